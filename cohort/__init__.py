@@ -1,0 +1,1 @@
+"""Who is studied: the manifest, the splits, and which scans are missing."""

@@ -1,0 +1,259 @@
+"""Read the manifest, one row a scan, and check it before anything is computed."""
+
+import csv
+import difflib
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from cohort.splits import PARTS, given_split_problems, subjects_of
+
+MOST_LISTED = 20  # problems of one kind that are written out; the rest are counted
+LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
+UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
+SEPARATOR = "\x1f"  # between the parts of a key, ASCII's unit separator; NumPy would drop a NUL
+
+
+class ModalityConfig(BaseModel):
+    """What the scans of one modality are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["volume", "image"] = Field(default="volume", description="volume: 3-D scan; image: 2-D picture")
+    skull_strip: bool = Field(default=True, description="remove all but the brain; ignored for images")
+
+
+class CohortConfig(BaseModel):
+    """Which patients are studied, and what is known of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modalities: dict[str, ModalityConfig] = Field(min_length=1, description="name → {kind, skull_strip}")
+    manifest: Path | None = Field(default=None, description="CSV or TSV, one row a scan; null: the demo phantoms")
+    label: str = Field(default="diagnosis", description="column that holds the class of a patient")
+    positive: str | None = Field(default=None, description="class counted as positive in binary metrics")
+    covariates: tuple[str, ...] = Field(default=("age", "sex", "site"), description="columns kept where present")
+    data_root: Path | None = Field(default=None, description="folder that no scan may lie outside of; null: anywhere")
+    limit: int | None = Field(default=None, ge=6, description="take only so many subjects, the classes in turn")
+
+
+class ManifestError(ValueError):
+    """Everything that is wrong with a manifest, one problem a line; row 2 is the first below the header."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV or TSV file as text.
+
+    Separated by tabs if the file is called .tsv or its header has tabs, otherwise by commas, or by semicolons as Excel
+    writes them in much of Europe. Blank rows and columns without a name are dropped.
+
+    Returns:
+        A str column for each one of the file; the index counts rows from 0, so that index + 2 is the row in the file.
+
+    Raises:
+        ManifestError: There is no file, it is empty or not UTF-8 text, its header is missing or names a column twice,
+            quotation marks do not match, or a row is longer than the header.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: is not UTF-8 text; in a spreadsheet, save it as 'CSV UTF-8'") from error
+    first_line = text.partition("\n")[0]
+    if "\0" in text or not first_line.strip(" ,;\t\r"):
+        raise ManifestError(f"{path}: is empty, has no line of column names at its top, or is not text")
+    tabs = path.suffix.lower() == ".tsv" or "\t" in first_line
+    separator = "\t" if tabs else ";" if first_line.count(";") > first_line.count(",") else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    try:
+        names, *body = [[cell.strip() for cell in cells] for cells in reader]
+    except csv.Error as error:
+        raise ManifestError(f"{path}: quotation marks do not match, up to line {reader.line_num} ({error})") from error
+    problems = [f"column {name!r} is there twice" for name in sorted(set(names) - {""}) if names.count(name) > 1]
+    problems += [
+        f"row {row}: has {len(cells)} cells under {len(names)} columns; put quotes around a cell with a {separator!r}"
+        for row, cells in enumerate(body, start=2)
+        if any(cells[len(names) :])
+    ]
+    if problems:
+        raise ManifestError(*_shortened(problems))
+    records = [dict(zip(names, cells, strict=False)) for cells in body]
+    table = pd.DataFrame(records, columns=[name for name in names if name]).fillna("").astype(str)
+    return table[(table != "").any(axis=1)]
+
+
+def check_manifest(
+    table: pd.DataFrame,
+    *,
+    folder: Path,
+    config: CohortConfig,
+    smallest_class: int,
+) -> pd.DataFrame:
+    """Turn the manifest into the table of scans, or say everything that is wrong with it at once.
+
+    Spaces around cells are dropped, and letters with accents are brought to one form (NFC) except in paths.
+
+    Args:
+        table: As from `read_table`: `subject`, `modality`, `path`, the label; at will `session`, `split`, covariates.
+        folder: What relative paths are relative to, as a rule the folder of the manifest.
+        config: Names the label column, the positive class, the modalities, the covariates and the data root.
+        smallest_class: Subjects a class needs at least.
+
+    Returns:
+        One row a scan in the order of the manifest, all str but `row`: `scan` (unique even where case is ignored, safe
+        as a file name), `subject`, `session` (or ""), `observation` (subject or subject_session, unique), `modality`,
+        `kind`, `path` (absolute), `label`, the covariates present, `split` ("" or a part), `row` (int64).
+
+    Raises:
+        ManifestError: Anything is wrong; it lists all problems with their rows, at most 20 of one kind.
+    """
+    required = ("subject", "modality", "path", config.label)
+    columns = table.astype(object).fillna("").astype(str).rename(columns=str.strip).apply(lambda cell: cell.str.strip())
+    rows = _rows(columns, folder, config)
+    checks = (
+        _column_problems(columns, required),
+        _unknown(rows, "modality", config.modalities),
+        *_file_problems(rows[rows["path"] != ""], config.data_root),
+        _unknown(rows, "split", PARTS),
+        _conflicts(rows[rows["label"] != ""], ["subject", "session"], "label"),
+        _conflicts(rows[rows["subject"] != ""], ["subject"], "split"),
+        given_split_problems(subjects_of(rows[rows["subject"] != ""])),
+        _class_problems(rows[(rows["label"] != "") & (rows["subject"] != "")], config.positive, smallest_class),
+    )
+    if problems := [line for check in checks for line in _shortened(list(check))]:
+        raise ManifestError(*problems)
+    rows = _with_ids(rows).assign(
+        kind=rows["modality"].map({name: each.kind for name, each in config.modalities.items()})
+    )
+    covariates = [name for name in config.covariates if name in columns and name not in rows]
+    names = ["scan", "subject", "session", "observation", "modality", "kind", "path", "label", *covariates]
+    return rows.join(columns[covariates])[[*names, "split", "row"]].reset_index(drop=True)
+
+
+def first_subjects(scans: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """Return the scans of the first `limit` subjects, taking one of each class in turn."""
+    subjects = scans.drop_duplicates("subject")[["subject", "label"]]
+    turn = subjects.groupby("label").cumcount()
+    chosen = subjects.assign(turn=turn).sort_values("turn", kind="stable")["subject"][:limit]
+    return scans[scans["subject"].isin(chosen)].reset_index(drop=True)
+
+
+def class_names(labels: Iterable[str], positive: str | None) -> tuple[str, ...]:
+    """Return the classes in sorted order; of two classes the positive one comes last, so that its index is 1."""
+    names = sorted(set(labels))
+    return tuple(sorted(names, key=lambda name: name == positive) if len(names) == 2 else names)
+
+
+def observations(scans: pd.DataFrame) -> pd.DataFrame:
+    """Return one row an observation, all str: `observation`, `subject`, `session`, `label`, covariates, `split`."""
+    first = scans.drop_duplicates("observation").drop(columns=["scan", "modality", "kind", "path", "row"])
+    return first[["observation", *first.columns.drop("observation")]].reset_index(drop=True)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return, in brackets, the known name that was probably meant, or all there are."""
+    folded = {other.casefold(): other for other in sorted(set(known))}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f"(did you mean {folded[near[0]]!r}?)" if near else f"(there is: {', '.join(folded.values()) or 'nothing'})"
+
+
+def _rows(columns: pd.DataFrame, folder: Path, config: CohortConfig) -> pd.DataFrame:
+    """Bring the columns every manifest has or may have under fixed names; what is missing is ""."""
+    empty = pd.Series("", index=columns.index, dtype=str)
+    sources = {name: name for name in ("subject", "session", "modality", "split")} | {"label": config.label}
+    rows = pd.DataFrame({name: columns.get(source, empty).str.normalize("NFC") for name, source in sources.items()})
+    rows["split"] = rows["split"].str.lower().replace({"val": PARTS[1], "valid": PARTS[1]})
+    rows["path"] = columns.get("path", empty).map(lambda path: str(folder.absolute() / path) if path else "")
+    return rows.assign(row=rows.index + 2)
+
+
+def _column_problems(columns: pd.DataFrame, required: Iterable[str]) -> Iterator[str]:
+    if columns.empty:
+        yield "there are no scans below the header"
+    for name in required:
+        if name not in columns:
+            yield f"column {name!r} is missing {suggest(name, columns.columns)}"
+        else:
+            yield from (f"row {index + 2}: {name} is empty" for index in columns.index[columns[name] == ""])
+
+
+def _unknown(rows: pd.DataFrame, column: str, known: Iterable[str]) -> Iterator[str]:
+    for row, name in rows.loc[~rows[column].isin(["", *known]), ["row", column]].itertuples(index=False):
+        yield f"row {row}: {column} {name!r} is unknown {suggest(name, known)}"
+
+
+def _file_problems(rows: pd.DataFrame, data_root: Path | None) -> Iterator[list[str]]:
+    """Yield one list for each kind of problem; `first` and `twin` are rows that name the same file, links followed."""
+    real = rows["path"].map(os.path.realpath)
+    first = rows.groupby(real)["row"].transform("min")
+    twin = rows.groupby(["subject", "session", "modality", real])["row"].transform("min")
+    root = Path(os.path.realpath(data_root or "/"))
+    kinds = {
+        "{path} is a folder, not a file": rows["path"].map(os.path.isdir).astype(bool),
+        "there is no file {path}": ~rows["path"].map(os.path.exists).astype(bool),
+        "{path} lies outside of data_root {root}": ~real.map(lambda path: Path(path).is_relative_to(root)).astype(bool),
+        "repeats row {twin}": twin < rows["row"],
+        "{path} is used in row {first} already": (first < rows["row"]) & (twin == rows["row"]),
+    }
+    for message, found in kinds.items():
+        scans = rows.assign(first=first, twin=twin)[found].to_dict("records")
+        yield [f"row {scan['row']}: {message.format(root=root, **scan)}" for scan in scans]
+
+
+def _conflicts(rows: pd.DataFrame, by: list[str], column: str) -> Iterator[str]:
+    values = rows.drop_duplicates([*by, column])
+    for key, group in values[values.duplicated(by, keep=False)].groupby(by, sort=False):
+        found = " and ".join(f"{value!r} (row {row})" for value, row in zip(group[column], group["row"], strict=True))
+        yield f"{' '.join(filter(None, key))}: {column} is {found}"
+
+
+def _class_problems(rows: pd.DataFrame, positive: str | None, smallest_class: int) -> Iterator[str]:
+    first_rows = rows.groupby("label")["row"].min()
+    for _, alike in first_rows.groupby(lambda name: "".join(name.casefold().split())):
+        if len(alike) > 1:
+            found = " and ".join(f"{name!r} (row {row})" for name, row in alike.items())
+            yield f"labels {found} differ only in case or spaces; use one spelling"
+    if len(first_rows) == 1:
+        yield f"there is only one class, {first_rows.index[0]!r}; a classifier needs two"
+    if len(first_rows) and positive is not None and positive not in first_rows.index:
+        yield f"positive: no label is {positive!r} {suggest(positive, first_rows.index)}"
+    sizes = subjects_of(rows)["label"].value_counts().reindex(first_rows.index, fill_value=0)
+    for name, size in sizes[sizes < smallest_class].items():
+        yield f"class {name!r} has too few subjects: {size} found (by their last session), {smallest_class} needed"
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    rest = len(problems) - MOST_LISTED
+    return problems[:MOST_LISTED] + ([f"… and {rest} more like this"] if rest > 0 else [])
+
+
+def _with_ids(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add `observation` and `scan`."""
+    key = rows["subject"] + SEPARATOR + rows["session"]
+    text = key.str.removesuffix(SEPARATOR).str.replace(SEPARATOR, "_")
+    rows = rows.assign(observation=_unique(text, text, key))
+    number = rows.groupby(["observation", "modality"]).cumcount() + 1
+    key = rows["observation"] + SEPARATOR + rows["modality"] + SEPARATOR + number.astype(str)
+    text = key.str.removesuffix(SEPARATOR + "1").str.replace(SEPARATOR, "_")
+    return rows.assign(scan=_unique(text.str.replace(UNSAFE, "_", regex=True).str[:LONGEST_NAME], text, key))
+
+
+def _unique(names: pd.Series, texts: pd.Series, keys: pd.Series) -> pd.Series:
+    """Append a hash of the key to names that differ from their text or that, case ignored, two keys share."""
+    shared = keys.groupby(names.str.lower()).transform("nunique") > 1
+    hashes = keys.map(lambda key: "-" + hashlib.sha256(key.encode()).hexdigest()[:12])
+    return names + hashes.where(shared | (names != texts), "")

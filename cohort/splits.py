@@ -1,0 +1,245 @@
+"""Deal the subjects into train, validation and test, once; what is dealt stays as it is.
+
+A split is by subject, never by scan or session. Its table has one row a repeat and subject: `repeat` (int64, from 1),
+`subject` (str), `part` (str: train, validation or test).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+PARTS = ("train", "validation", "test")
+
+Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SplitConfig(BaseModel):
+    """How subjects are dealt into train, validation and test."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ratio: tuple[Share, Share, Share] = Field(default=(6, 1, 3), description="train : validation : test, each above 0")
+    repeats: int = Field(default=3, ge=1, description="how many times the subjects are dealt anew")
+    seed: int = Field(default=0, ge=0, description="another seed gives another deal")
+    missing: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default={}, description="modality → share of its subjects whose scans are hidden, in every part"
+    )
+    new_subjects: Literal["leave_out", "train", "test", "deal"] = Field(
+        default="leave_out", description="what happens to subjects that came after the splits were frozen"
+    )
+
+
+class Reconciled(NamedTuple):
+    """Frozen splits brought together with the subjects of today."""
+
+    splits: pd.DataFrame
+    """The frozen rows, unchanged, and below them the rows of the new subjects."""
+    new: tuple[str, ...]
+    """Subjects the frozen splits do not know, whether they were left out or added."""
+    gone: tuple[str, ...]
+    """Subjects of the frozen splits that the manifest no longer has; their rows stay and do no harm."""
+    moved: tuple[str, ...]
+    """Subjects for which the manifest now gives another part than the frozen one; the frozen one holds."""
+
+
+def subjects_of(observations: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a subject, labelled as in its last session.
+
+    Sessions are put in the order of their names, numbers in them compared as numbers: ses-2 comes before ses-10.
+
+    Args:
+        observations: str columns `subject`, `session`, `label`, `split`.
+
+    Returns:
+        str columns `subject`, `label`, `split`, sorted by subject.
+    """
+    by_session = observations.sort_values("session", key=lambda names: names.map(_natural), kind="stable")
+    last = by_session.drop_duplicates("subject", keep="last").sort_values("subject")
+    return last[["subject", "label", "split"]].reset_index(drop=True)
+
+
+def make_splits(subjects: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
+    """Deal subjects into the parts, stratified by label; the order of the rows does not matter.
+
+    Every class has a subject in train and in test, and in validation where it has three. Beyond that, a class gets the
+    ratio by largest remainder, and what rounding took from a part in one class is given back in the next. Where the
+    manifest gives the split, every repeat has that one.
+
+    Args:
+        subjects: str columns `subject` (unique), `label`, `split` ("" or a part), as `subjects_of` returns them.
+        config: ratio, repeats and seed.
+
+    Returns:
+        The splits, sorted by repeat and subject.
+
+    Raises:
+        ValueError: A subject is there twice, a class has a single subject, or the given split cannot be used.
+    """
+    if subjects["subject"].duplicated().any():
+        twice = subjects.loc[subjects["subject"].duplicated(), "subject"].iloc[0]
+        raise ValueError(f"subject {twice!r} has two rows; make_splits takes one row a subject, see subjects_of")
+    if problems := given_split_problems(subjects):
+        raise ValueError("\n".join(problems))
+    repeats = range(1, config.repeats + 1)
+    if subjects["split"].ne("").any():
+        given = dict(zip(subjects["subject"], subjects["split"], strict=True))
+        return _table({repeat: given for repeat in repeats})
+    sizes = subjects["label"].value_counts()
+    if len(sizes) and sizes.min() < 2:
+        raise ValueError(f"class {sizes.idxmin()!r} has one subject; it needs one to train on and one to test on")
+    none_held = pd.DataFrame({"label": [], "part": []}, dtype=str)
+    return _table({repeat: _deal(subjects, none_held, config, repeat, spread=True) for repeat in repeats})
+
+
+def given_split_problems(subjects: pd.DataFrame) -> list[str]:
+    """Say what is wrong with the split the manifest gives; an empty list if nothing is, or if it gives none."""
+    given = subjects[subjects["split"] != ""]
+    if given.empty:
+        return []
+    without = sorted(set(subjects["subject"]) - set(given["subject"]))
+    problems = []
+    if without:
+        problems.append(f"split is given for {len(given)} subjects, not for {_few(without)}; give it for all or none")
+    problems += [f"split puts no subject in {part}" for part in PARTS if part not in set(given["split"])]
+    untaught = sorted(set(given["label"]) - set(given.loc[given["split"] == "train", "label"]))
+    return problems + [f"split puts no subject of class {label!r} in train" for label in untaught]
+
+
+def check_frozen(frozen: pd.DataFrame) -> None:
+    """Check that a table of frozen splits is whole.
+
+    Raises:
+        ValueError: Its columns, repeats, parts or subjects are damaged; the message lists everything found.
+    """
+    if problems := list(_damage(frozen)):
+        raise ValueError("the frozen splits are damaged: " + "; ".join(problems))
+
+
+def reconcile(frozen: pd.DataFrame, subjects: pd.DataFrame, config: SplitConfig) -> Reconciled:
+    """Reuse frozen splits for the subjects of today.
+
+    The number of repeats is that of the frozen table. With `new_subjects: deal`, a new subject goes where the manifest
+    puts it; where the manifest says nothing it goes to a part that is short of its class, in each repeat on its own.
+
+    Args:
+        frozen: Splits as `make_splits` or this function returned them.
+        subjects: str columns `subject` (unique), `label`, `split`.
+        config: `new_subjects`, and for `deal` the ratio and the seed.
+
+    Raises:
+        ValueError: The frozen splits are damaged.
+    """
+    check_frozen(frozen)
+    known = set(frozen["subject"])
+    today = dict(zip(subjects["subject"], subjects["split"], strict=True))
+    new = subjects[~subjects["subject"].isin(known)]
+    at_odds = [
+        today.get(name, "") not in ("", part) for name, part in zip(frozen["subject"], frozen["part"], strict=True)
+    ]
+    added: dict[int, dict[str, str]] = {}
+    for repeat, held in frozen.groupby("repeat"):
+        if config.new_subjects == "deal":
+            dealt = _deal(new[new["split"] == ""], held.merge(subjects, on="subject"), config, repeat, spread=False)
+            added[repeat] = {name: today[name] or dealt[name] for name in new["subject"]}
+        elif config.new_subjects != "leave_out":
+            added[repeat] = dict.fromkeys(new["subject"], config.new_subjects)
+    splits = pd.concat([frozen, _table(added)], ignore_index=True) if added and len(new) else frozen.copy()
+    return Reconciled(
+        splits=splits,
+        new=tuple(sorted(new["subject"])),
+        gone=tuple(sorted(known - set(today))),
+        moved=tuple(sorted(set(frozen.loc[at_odds, "subject"]))),
+    )
+
+
+def leaked(saw: Iterable[str], splits: pd.DataFrame, repeat: int) -> tuple[str, ...]:
+    """Return, sorted, the subjects in `saw` that are test subjects of this repeat; there should be none.
+
+    Raises:
+        ValueError: The splits have no such repeat.
+    """
+    rows = splits[splits["repeat"] == repeat]
+    if rows.empty:
+        raise ValueError(f"there is no repeat {repeat} in the splits, only {sorted(set(splits['repeat']))}")
+    return tuple(sorted(set(saw) & set(rows.loc[rows["part"] == "test", "subject"])))
+
+
+def shuffled(names: Iterable[str], *key: object) -> list[str]:
+    """Return names in an order that depends on nothing but themselves and the key.
+
+    They are ranked by SHA-256, so the order is the same on every machine, and a name added moves no other two.
+    """
+    salt = "\0".join(map(str, key))
+    return sorted(names, key=lambda name: hashlib.sha256(f"{salt}\0{name}".encode()).digest())
+
+
+def _deal(
+    subjects: pd.DataFrame, held: pd.DataFrame, config: SplitConfig, repeat: int, *, spread: bool
+) -> dict[str, str]:
+    """Return the part of each subject; `held` (label, part) are dealt already and count in the ratio."""
+    parts: dict[str, str] = {}
+    short = np.zeros(len(PARTS))  # by how many subjects a part came short in the classes so far
+    for label, members in subjects.groupby("label"):
+        names = shuffled(members["subject"], config.seed, repeat)
+        before = np.array([((held["label"] == label) & (held["part"] == part)).sum() for part in PARTS])
+        quota = (before.sum() + len(names)) * np.array(config.ratio) / sum(config.ratio)
+        counts = before + _one_each(len(names)) * spread
+        while counts.sum() < before.sum() + len(names):
+            missing = np.round(quota - counts, 9)
+            whole = missing >= 1
+            wanted = whole if whole.any() else missing > 0
+            counts[np.argmax(np.where(wanted, missing + short * ~whole, -np.inf))] += 1
+        short += quota - counts
+        parts.update(zip(names, np.repeat(PARTS, counts - before).tolist(), strict=True))
+    return parts
+
+
+def _one_each(size: int) -> np.ndarray:
+    """Return the subjects each part starts with, so that no part lacks a class that is large enough."""
+    return np.array([1, 1, 1] if size >= 3 else [1, 0, 1])
+
+
+def _table(parts: dict[int, dict[str, str]]) -> pd.DataFrame:
+    """Turn repeat → subject → part into a table, sorted by repeat and subject."""
+    rows = [(repeat, subject, of[subject]) for repeat, of in sorted(parts.items()) for subject in sorted(of)]
+    return pd.DataFrame(rows, columns=["repeat", "subject", "part"]).astype(
+        {"repeat": int, "subject": str, "part": str}
+    )
+
+
+def _damage(frozen: pd.DataFrame) -> Iterator[str]:
+    """Yield what is wrong with frozen splits."""
+    if missing := [name for name in ("repeat", "subject", "part") if name not in frozen]:
+        yield f"there is no column {' or '.join(missing)}"
+        return
+    if frozen.empty:
+        yield "there are no rows"
+    elif not (pd.api.types.is_integer_dtype(frozen["repeat"]) and frozen["repeat"].min() == 1):
+        yield "repeat is not a whole number counted from 1"
+    elif not frozen["subject"].map(lambda name: isinstance(name, str) and name != "").all():
+        yield "subject is empty or a number somewhere (read the column as text, or 001 becomes 1)"
+    else:
+        twice = frozen[frozen.duplicated(["repeat", "subject"])]
+        yield from (
+            f"subject {s!r} is twice in repeat {r}" for r, s in zip(twice["repeat"], twice["subject"], strict=True)
+        )
+        for part in sorted(set(map(str, frozen["part"])) - set(PARTS)):
+            yield f"part {part!r} is none of {', '.join(PARTS)}"
+        for repeat in range(1, frozen["repeat"].max() + 1):
+            if lost := sorted(set(frozen["subject"]) - set(frozen.loc[frozen["repeat"] == repeat, "subject"])):
+                yield f"repeat {repeat} lacks {_few(lost)}"
+
+
+def _few(names: list[str]) -> str:
+    """Name the first three, count the rest."""
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _natural(name: str) -> tuple[str | int, ...]:
+    """Return a sorting key in which numbers compare as numbers; text and numbers alternate."""
+    return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"(\d+)", name)))

@@ -1,0 +1,1 @@
+"""Torch modules, backbone weights and the one fit loop: tensors in, tensors out."""

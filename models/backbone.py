@@ -1,0 +1,202 @@
+"""Frozen pretrained backbones: slices in, blocks out, each with its own normalisation and weights.
+
+To add one, write a function that returns a `Backbone` and give it a line in `BACKBONES`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.weights import VGG11_IMAGENET, VGG16_IMAGENET, WeightsError, find_weights
+
+SLICE_SIZE = 224  # pixels, both sides
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of values in [0, 1]
+_CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, of values in [0, 255]
+_VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+_VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+
+
+class Backbone(nn.Module):
+    """Slices to blocks, frozen.
+
+    Attributes:
+        block_shape: (C, H, W) of one block.
+    """
+
+    def __init__(
+        self,
+        layers: nn.Module,
+        *,
+        block_shape: tuple[int, int, int],
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        caffe: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.block_shape = block_shape
+        self.caffe = caffe
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def normalise(self, slices: Tensor) -> Tensor:
+        """What the weights were trained with, from RGB in [0, 1]; Caffe's weights want BGR in [0, 255]."""
+        if self.caffe:
+            slices = 255 * slices.flip(1)
+        return (slices - self.mean) / self.std
+
+    def forward(self, slices: Tensor) -> Tensor:
+        """Blocks of slices.
+
+        Args:
+            slices: (N, 3, 224, 224), float32, RGB in [0, 1].
+
+        Returns:
+            (N, C, H, W) in the precision of the layers.
+        """
+        dtype = next(self.layers.parameters()).dtype
+        return self.layers(self.normalise(slices).to(dtype, memory_format=torch.channels_last))
+
+
+def _vgg_layers(plan: tuple[int | str, ...]) -> nn.Sequential:
+    """VGG's convolutions under torchvision's names and numbers, so that the official file fits."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in plan:
+        if isinstance(width, int):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            channels = width
+        else:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+def vgg11(weights: Path | None, *, random_seed: int | None) -> Backbone:
+    """VGG11, the paper's. Source: Simonyan and Zisserman 2014, configuration A; weights: torchvision."""
+    layers = _vgg_layers(_VGG11)
+    if random_seed is None:
+        state = torch.load(find_weights(VGG11_IMAGENET, weights), map_location="cpu", weights_only=True)
+        layers.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
+    else:
+        _draw_kaiming(layers, random_seed)
+    return Backbone(layers, block_shape=(512, 7, 7), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+
+
+def vgg16(weights: Path | None, *, random_seed: int | None) -> Backbone:
+    """VGG16 with Oxford's own weights. Source: Simonyan and Zisserman 2014, configuration D."""
+    layers = _vgg_layers(_VGG16)
+    if random_seed is None:
+        convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+        for layer, (kernel, bias) in zip(convolutions, _read_onnx_vgg16(weights), strict=True):
+            layer.weight.data.copy_(kernel)
+            layer.bias.data.copy_(bias)  # type: ignore[union-attr]
+    else:
+        _draw_kaiming(layers, random_seed)
+    return Backbone(layers, block_shape=(512, 7, 7), mean=_CAFFE_MEAN, std=(1.0, 1.0, 1.0), caffe=True)
+
+
+def _read_onnx_vgg16(weights: Path | None) -> list[tuple[Tensor, Tensor]]:
+    """Kernel (out, in, 3, 3) and bias (out) of the 13 convolutions, in order. Only data is read, no code is run."""
+    import onnx  # part of the extra "demo"; the paper's backbone does without
+
+    graph = onnx.load(find_weights(VGG16_IMAGENET, weights)).graph
+    arrays = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    names = [f"functional_1/block{b}_conv{c}_1" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)]
+    return [
+        (
+            torch.from_numpy(arrays[f"{name}/convolution/ReadVariableOp:0"].copy()),
+            torch.from_numpy(arrays[f"{name}/Squeeze:0"].copy()),
+        )
+        for name in names
+    ]
+
+
+def _draw_kaiming(layers: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def timm_backbone(name: str, *, random_seed: int | None) -> Backbone:
+    """Any convolutional network of timm; its last feature map is the block.
+
+    Raises:
+        WeightsError: timm is not installed, knows no such network, or cannot get its weights.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise WeightsError(f"backbone timm:{name} needs timm: pip install timm ({error})") from error
+    try:
+        if random_seed is not None:
+            torch.manual_seed(random_seed)
+        layers = timm.create_model(name, pretrained=random_seed is None, num_classes=0, global_pool="")
+    except (RuntimeError, OSError, ValueError) as error:
+        raise WeightsError(f"timm could not make {name} with its weights: {error}") from error
+    with torch.inference_mode():
+        block = layers.eval()(torch.zeros(1, 3, SLICE_SIZE, SLICE_SIZE))
+    if block.ndim != 4:
+        raise WeightsError(f"timm:{name} gives features of shape {tuple(block.shape)}, not (N, C, H, W); use a CNN")
+    configured = layers.pretrained_cfg
+    return Backbone(
+        layers, block_shape=tuple(block.shape[1:]), mean=tuple(configured["mean"]), std=tuple(configured["std"])
+    )
+
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {"vgg11": vgg11, "vgg16": vgg16}
+
+
+def load_backbone(name: str, *, weights: Path | None = None, random_seed: int | None = None) -> Backbone:
+    """A frozen backbone by name: one of `BACKBONES`, or "timm:<name>".
+
+    Args:
+        name: which.
+        weights: explicit weights file or folder; None looks where the backbone's source says.
+        random_seed: draw seeded Kaiming weights instead of the published ones; never done unasked.
+
+    Raises:
+        WeightsError: the weights are missing or not the published ones.
+        ValueError: no such backbone.
+    """
+    if name.startswith("timm:"):
+        return timm_backbone(name.removeprefix("timm:"), random_seed=random_seed)
+    if name not in BACKBONES:
+        raise ValueError(f"no backbone {name!r}; there are {', '.join(BACKBONES)} and timm:<name>")
+    return BACKBONES[name](weights, random_seed=random_seed)
+
+
+def pool_slices(backbone: Backbone, slices: Tensor, *, batch_slices: int, keep_slices: bool = False) -> Tensor:
+    """Element-wise maximum of the blocks of all slices of one scan.
+
+    No more than `batch_slices` slices are in the network at once, whatever the scan; memory is bounded by that.
+
+    Args:
+        backbone: frozen backbone.
+        slices: (S, 224, 224) grey or (S, 3, 224, 224) RGB, float32 in [0, 1], S >= 1.
+        batch_slices: slices per forward pass.
+        keep_slices: return the block of every slice instead of their maximum.
+
+    Returns:
+        (C, H, W) float32, or (S, C, H, W) with `keep_slices`; on the device of the backbone.
+
+    Source:
+        HyperMM, figure 2: "1D max pooling on the slice dimension".
+    """
+    device = next(backbone.parameters()).device
+    blocks, pooled = [], None
+    with torch.inference_mode():
+        for batch in slices.split(batch_slices):
+            batch = batch.to(device)
+            rgb = batch if batch.ndim == 4 else batch.unsqueeze(1).expand(-1, 3, -1, -1)
+            block = backbone(rgb).float()
+            if keep_slices:
+                blocks.append(block)
+            else:
+                top = block.amax(0)
+                pooled = top if pooled is None else torch.maximum(pooled, top)
+    return torch.cat(blocks) if keep_slices else pooled  # type: ignore[return-value]

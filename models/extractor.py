@@ -1,0 +1,124 @@
+"""The universal feature extractor φ, and step 1, which trains it on single scans.
+
+Source: HyperMM, section 2.2 and figure 1.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.hypernetwork import HyperNetwork
+
+
+class UniversalExtractor(nn.Module):
+    """φ(x, m) = W_m z + b_m at every position of the block, with (W_m, b_m) = h(m).
+
+    The published network feeds z as the backbone gives it. Here z is first standardised with statistics of the
+    training scans (`fit_scale`), because the backbones' outputs differ in size by two orders of magnitude and the
+    two losses of step 1 are added without weights.
+
+    Args:
+        modalities: number of modalities M.
+        block_shape: (C, H, W).
+        embedding: width of the modality embedding.
+        hidden: width of the hypernetwork's hidden layer.
+        initialisation: of the hypernetwork.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        modalities: int,
+        block_shape: tuple[int, int, int],
+        *,
+        embedding: int = 5,
+        hidden: int = 20,
+        initialisation: Literal["principled", "default"] = "principled",
+    ) -> None:
+        super().__init__()
+        self.block_shape = block_shape
+        self.hypernetwork = HyperNetwork(
+            modalities, block_shape[0], embedding=embedding, hidden=hidden, initialisation=initialisation
+        )
+        self.register_buffer("centre", torch.zeros(modalities, *block_shape))
+        self.register_buffer("spread", torch.ones(modalities, 1, 1, 1))
+
+    @torch.no_grad()
+    def fit_scale(self, blocks: Tensor, modality: Tensor, how: Literal["none", "scale", "standardise"]) -> None:
+        """Learn centre and spread of z from training scans.
+
+        Args:
+            blocks: (N, C, H, W), training scans only.
+            modality: (N,) int64.
+            how: "none" leaves z as it is (the paper); "scale" divides by one root mean square for all scans;
+                "standardise" subtracts each modality's mean block, then divides by the root mean square of what is
+                left, one number a modality.
+        """
+        self.centre.zero_()
+        self.spread.fill_(1.0)
+        if how == "scale":
+            self.spread.fill_(float(blocks.square().mean().sqrt().clamp_min(1e-6)))
+        elif how == "standardise":
+            for m in modality.unique().tolist():
+                mine = blocks[modality == m]
+                self.centre[m] = mine.mean(0)
+                if len(mine) > 1:  # one scan leaves no deviation to measure
+                    self.spread[m] = (mine - self.centre[m]).square().mean().sqrt().clamp_min(1e-6)
+
+    def standardised(self, blocks: Tensor, modality: Tensor) -> Tensor:
+        """Z as φ's last layer sees it, (N, C, H, W)."""
+        return (blocks - self.centre[modality]) / self.spread[modality]
+
+    def forward(self, blocks: Tensor, modality: Tensor) -> Tensor:
+        """Features of scans.
+
+        Args:
+            blocks: z, (N, C, H, W), float32.
+            modality: (N,), int64 in [0, M).
+
+        Returns:
+            φ, (N, C, H, W).
+        """
+        return self.last_layer(self.standardised(blocks, modality), modality)
+
+    def last_layer(self, z: Tensor, modality: Tensor) -> Tensor:
+        """W_m z + b_m of standardised blocks; each modality's layer is generated once, not once a scan."""
+        weights, biases = self.hypernetwork()
+        out = torch.empty_like(z)
+        for m in modality.unique().tolist():
+            mine = (modality == m).nonzero().squeeze(1)
+            out = out.index_copy(0, mine, F.conv2d(z[mine], weights[m][:, :, None, None], biases[m]))
+        return out
+
+
+class PretrainNetwork(nn.Module):
+    """φ with the two heads of step 1: a decoder back to z, and a classifier of the single scan.
+
+    Args:
+        extractor: φ.
+        classes: K.
+        hidden: width of the classifier's hidden layer.
+    """
+
+    def __init__(self, extractor: UniversalExtractor, classes: int, *, hidden: int = 512) -> None:
+        super().__init__()
+        channels, height, width = extractor.block_shape
+        self.extractor = extractor
+        self.decoder = nn.Conv2d(channels, channels, 1)
+        self.classifier = nn.Sequential(
+            nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+        )
+
+    def forward(self, blocks: Tensor, modality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass.
+
+        Returns:
+            Standardised z (N, C, H, W), its reconstruction (N, C, H, W), logits (N, K).
+        """
+        z = self.extractor.standardised(blocks, modality)
+        features = self.extractor.last_layer(z, modality)
+        return z, self.decoder(features), self.classifier(features)

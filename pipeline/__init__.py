@@ -1,0 +1,1 @@
+"""Stages, artifacts, provenance and scheduling: the only place that knows files."""

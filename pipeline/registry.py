@@ -1,0 +1,13 @@
+"""The stages, in the order in which they can run."""
+
+from pipeline.stage import Stage
+from pipeline.stages.classify import STAGE as CLASSIFY
+from pipeline.stages.cohort import STAGE as COHORT
+from pipeline.stages.features import STAGE as FEATURES
+from pipeline.stages.phantoms import STAGE as PHANTOMS
+from pipeline.stages.preprocess import STAGE as PREPROCESS
+from pipeline.stages.pretrain import STAGE as PRETRAIN
+from pipeline.stages.report import STAGE as REPORT
+from pipeline.stages.split import STAGE as SPLIT
+
+STAGES: tuple[Stage, ...] = (PHANTOMS, COHORT, SPLIT, PREPROCESS, FEATURES, PRETRAIN, CLASSIFY, REPORT)

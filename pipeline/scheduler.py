@@ -1,0 +1,230 @@
+"""Which stages run, why, and running them."""
+
+import datetime
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.artifacts import Artifact, read_json, replacing, write_json
+from pipeline.provenance import digest, git_commit, machine, result_settings, versions
+from pipeline.registry import STAGES
+from pipeline.runtime import InputError, Runtime
+from pipeline.settings import Settings, settings_yaml
+from pipeline.stage import Stage
+
+log = logging.getLogger("hypermm")
+State = Literal["run", "check", "up to date"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan.
+
+    Attributes:
+        stage: which.
+        state: "run"; "check" (a stage before it runs first, then it is looked at again); "up to date".
+        reasons: why, in words.
+        requested: named by the user, or needed by a stage that was.
+    """
+
+    stage: Stage
+    state: State
+    reasons: tuple[str, ...]
+    requested: bool
+
+
+def made_from(stage: Stage, settings: Settings, workspace: Path) -> dict[str, Any]:
+    """Everything that the stage's result depends on; its hash is the stage's key."""
+    config = getattr(settings, stage.name)
+    return {
+        "version": stage.version,
+        "settings": result_settings(config),
+        "inputs": {
+            other.name: other.writes(workspace / other.name).fingerprint
+            for other in stage.reads.values()
+            if other.applies(settings)
+        },
+        "outside": stage.outside(config),
+    }
+
+
+def stale_reasons(stage: Stage, settings: Settings, workspace: Path) -> tuple[str, ...]:
+    """Why the stage has to run; empty if it is up to date."""
+    artifact = stage.writes(workspace / stage.name)
+    manifest = artifact.manifest
+    if manifest is None:
+        return ("it was started before, but not finished",) if artifact.folder.exists() else ("it never ran here",)
+    now = made_from(stage, settings, workspace)
+    before = manifest["made_from"]
+    reasons = []
+    if now["version"] != before["version"]:
+        reasons.append(f"the stage itself changed (version {before['version']} → {now['version']})")
+    for name in sorted(now["settings"].keys() | before["settings"].keys()):
+        old, new = before["settings"].get(name), now["settings"].get(name)
+        if digest(old) != digest(new):
+            reasons.append(f"{stage.name}.{name} changed from {old} to {new}")
+    for name, fingerprint in now["inputs"].items():
+        if fingerprint != before["inputs"].get(name):
+            reasons.append(f"the result of {name} changed")
+    if digest(now["outside"]) != digest(before["outside"]):
+        reasons.append("files that it reads from outside the workspace changed")
+    if damage := artifact.damaged():
+        reasons.append(damage)
+    again = [f["scan"] for f in manifest.get("failures", ()) if f.get("again")]
+    if again:
+        reasons.append(f"{len(again)} failed scans are worth another try ({', '.join(again[:3])})")
+    return tuple(reasons)
+
+
+def make_plan(
+    requested: Sequence[str], settings: Settings, workspace: Path, *, force: Sequence[str] = ()
+) -> list[Step]:
+    """The requested stages and all they need, in order, each with what will happen and why."""
+    needed: dict[str, list[str]] = {name: [] for name in requested}
+    for stage in reversed(STAGES):
+        if stage.name in needed:
+            for other in stage.reads.values():
+                needed.setdefault(other.name, []).append(stage.name)
+    steps: list[Step] = []
+    moving: set[str] = set()  # stages that will or may change
+    for stage in STAGES:
+        if stage.name not in needed or not stage.applies(settings):
+            continue
+        reasons = stale_reasons(stage, settings, workspace)
+        before = [other.name for other in stage.reads.values() if other.name in moving]
+        state: State = "up to date"
+        if stage.name in force:
+            state, reasons = "run", ("--force", *reasons)
+        elif stage.writes(workspace / stage.name).manifest is None:
+            state = "run"
+        elif before:
+            state, reasons = "check", (*reasons, f"looked at again after {', '.join(before)}")
+        elif reasons:
+            state = "run"
+        if stage.name not in requested:
+            reasons = (*reasons, f"needed by {', '.join(needed[stage.name])}")
+        if state != "up to date":
+            moving.add(stage.name)
+        steps.append(Step(stage, state, reasons, stage.name in requested))
+    return steps
+
+
+def run_plan(
+    steps: Sequence[Step], settings: Settings, workspace: Path, *, device: str, force: Sequence[str] = ()
+) -> dict[str, float]:
+    """Run what is not up to date, in order.
+
+    Returns:
+        Stage → seconds, of those that ran.
+    """
+    seconds = {}
+    for step in steps:
+        reasons = stale_reasons(step.stage, settings, workspace)
+        if not reasons and step.stage.name not in force:
+            continue
+        seconds[step.stage.name] = run_stage(step.stage, settings, workspace, device=device)
+    return seconds
+
+
+def run_stage(stage: Stage, settings: Settings, workspace: Path, *, device: str) -> float:
+    """Run one stage and write its `manifest.json` last; returns the seconds it took."""
+    folder = workspace / stage.name
+    out = stage.writes(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    material = made_from(stage, settings, workspace)
+    runtime = Runtime(stage=stage.name, key=digest(material), device_name=device, workspace=workspace)
+    inputs = {name: other.writes(workspace / other.name) for name, other in stage.reads.items()}
+    log.info("%s: starts", stage.name)
+    begun, started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
+    stage.run(**inputs, out=out, config=getattr(settings, stage.name), runtime=runtime)
+    taken = time.monotonic() - started
+    contents = {"fingerprint": runtime.key, "counts": {}, **out.contents(), **runtime.results}
+    write_json(
+        folder / "manifest.json",
+        {
+            "stage": stage.name,
+            "key": runtime.key,
+            "made_from": material,
+            **contents,
+            "notes": runtime.notes,
+            "started": begun,
+            "seconds": round(taken, 1),
+            "device": device,
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "machine": machine(),
+        },
+    )
+    counts = ", ".join(f"{count} {name}" for name, count in contents["counts"].items())
+    log.info("%s: done in %.1f s%s → %s", stage.name, taken, f", {counts}" if counts else "", folder)
+    return taken
+
+
+def collect(steps: Sequence[Step], workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Failures and notes of all finished stages of a plan, those of earlier runs included."""
+    failures: list[dict[str, str]] = []
+    notes: list[str] = []
+    for step in steps:
+        manifest = Artifact(workspace / step.stage.name).manifest or {}
+        failures += [{"stage": step.stage.name, **failure} for failure in manifest.get("failures", ())]
+        notes += [f"{step.stage.name}: {note}" for note in manifest.get("notes", ())]
+    return failures, notes
+
+
+def write_failures(failures: Sequence[Mapping[str, str]], workspace: Path) -> None:
+    """`failures.csv`: one row a scan that could not be used, with the stage and the reason."""
+    import csv
+
+    scans = {}
+    cohort = workspace / "cohort" / "scans.csv"
+    if cohort.exists():
+        with cohort.open(encoding="utf-8", newline="") as stream:
+            scans = {row["scan"]: row for row in csv.DictReader(stream)}
+    columns = ("stage", "scan", "subject", "modality", "path", "reason")
+    with replacing(workspace / "failures.csv") as part, part.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        for failure in failures:
+            writer.writerow({**{c: scans.get(failure["scan"], {}).get(c, "") for c in columns}, **failure})
+
+
+@contextmanager
+def locked(workspace: Path) -> Iterator[None]:
+    """Hold the workspace; a second run on it is refused.
+
+    Raises:
+        InputError: another run holds it; says which.
+    """
+    workspace.mkdir(parents=True, exist_ok=True)
+    path = workspace / ".lock"
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = (read_json(path) or {}).get("process", "unknown")
+            raise InputError(
+                f"{workspace} is in use by process {holder}; wait for it, or name another --workspace"
+            ) from error
+        stream.truncate(0)
+        stream.write(f'{{"process": {os.getpid()}}}')
+        stream.flush()
+        yield
+
+
+def save_settings(settings: Settings, workspace: Path) -> None:
+    """`settings.yaml`: the settings of the newest run, as a config file would hold them."""
+    with replacing(workspace / "settings.yaml") as part:
+        part.write_text(settings_yaml(settings), "utf-8")
+
+
+def forget_splits(workspace: Path) -> None:
+    """Remove the frozen splits, so that new ones are dealt."""
+    for name in ("splits.csv", "frozen.json", "manifest.json"):
+        (workspace / "split" / name).unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""The settings of a run: YAML file < environment < command line, every key checked."""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from cohort.manifest import CohortConfig
+from cohort.phantoms import PhantomsConfig
+from cohort.splits import SplitConfig
+from pipeline.runtime import InputError
+from pipeline.stages.classify import ClassifyConfig
+from pipeline.stages.features import FeaturesConfig
+from pipeline.stages.preprocess import PreprocessConfig
+from pipeline.stages.pretrain import PretrainConfig
+from pipeline.stages.report import ReportConfig
+
+ENVIRONMENT_PREFIX = "HYPERMM_"
+
+
+class Settings(BaseSettings):
+    """One section a stage; the section and the stage have the same name."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
+    )
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="names the workspace: runs/<name>")
+    phantoms: PhantomsConfig = PhantomsConfig()
+    cohort: CohortConfig
+    split: SplitConfig = SplitConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    classify: ClassifyConfig = ClassifyConfig()
+    report: ReportConfig = ReportConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """First one wins: command line, environment, YAML file."""
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
+    """Read and check the settings of a run.
+
+    Args:
+        config_file: YAML.
+        overrides: dotted key → value as typed, such as "pretrain.learning_rate" → "3e-4".
+
+    Raises:
+        InputError: no such file, not YAML, an unknown key (the nearest right one is named) or a nonsense value.
+    """
+    _check_yaml(config_file)
+    _check_environment()
+    nested: dict[str, Any] = {}
+    for key, text in overrides.items():
+        *path, last = key.split(".")
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = _value(text)
+
+    class _Settings(Settings):
+        model_config = SettingsConfigDict(yaml_file=config_file, yaml_file_encoding="utf-8")
+
+    try:
+        return _Settings(**nested)
+    except ValidationError as error:
+        raise InputError(f"{config_file}, environment or command line:\n{explain(error)}") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _check_yaml(config_file: Path) -> None:
+    try:
+        content = yaml.safe_load(config_file.read_text("utf-8"))
+    except OSError as error:
+        near = ", ".join(sorted(str(p) for p in config_file.parent.glob("*.yaml"))) or "none"
+        raise InputError(f"cannot read {config_file}: {error.strerror}. Config files there: {near}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{config_file} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{config_file} holds no settings; see configs/demo.yaml for an example")
+
+
+def _check_environment() -> None:
+    """A misspelt variable would be overlooked silently."""
+    for variable in os.environ:
+        if variable.upper().startswith(ENVIRONMENT_PREFIX):
+            key = variable[len(ENVIRONMENT_PREFIX) :].lower().replace("__", ".")
+            if key.split(".")[0] not in Settings.model_fields:
+                raise InputError(f"environment variable {variable}: {unknown_key(key)}")
+
+
+def explain(error: ValidationError) -> str:
+    """One line a problem, naming the key as one would type it."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(unknown_key(key))
+        else:
+            given = "" if problem["type"] == "missing" else f", not {json.dumps(problem['input'], default=str)}"
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {message[0].lower()}{message[1:]}{given}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def unknown_key(key: str) -> str:
+    """What to say of a key that does not exist, with the nearest that does."""
+    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+    if not near:  # the right word in the wrong section
+        near = [known for known in known_keys() if known.split(".")[-1] == key.split(".")[-1]][:1]
+    return f"there is no setting {key}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def known_keys() -> list[str]:
+    """Every setting as a dotted key."""
+    keys = []
+    for name, field in Settings.model_fields.items():
+        keys.append(name)
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            keys += [f"{name}.{inner}" for inner in section.model_fields]
+    return keys
+
+
+def describe_settings() -> str:
+    """All settings with their defaults and meaning, for --help-settings."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            continue
+        lines.append(f"\n{name}: {(section.__doc__ or '').splitlines()[0]}")
+        for inner, detail in section.model_fields.items():
+            default = "required" if detail.is_required() else json.dumps(detail.get_default(True), default=str)
+            lines.append(f"  --{name}.{inner} (default {default})\n      {detail.description or ''}")
+    return "\n".join(lines).strip()
+
+
+def settings_yaml(settings: Settings) -> str:
+    """The settings as YAML, as a config file would hold them."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

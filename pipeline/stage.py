@@ -1,0 +1,46 @@
+"""A stage: a function with named inputs, and one constant that declares it."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.artifacts import Artifact
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The declaration of a stage, checked against its function when the module loads.
+
+    Attributes:
+        run: `run(<one argument for each of reads>, out, config, runtime)`; its name is the name of the stage, of its
+            section in the settings and of its folder in the workspace.
+        config: the class of its settings section.
+        reads: argument name → stage whose artifact it is.
+        writes: the class of its artifact.
+        version: raise it when the same input and settings give another result.
+        outside: from the settings section to what else the result depends on (files outside the workspace, hashes of
+            weights); JSON-able and cheap, since every plan asks for it.
+        applies: whether the stage has anything to do under these settings.
+    """
+
+    run: Callable[..., None]
+    config: type[BaseModel]
+    writes: type[Artifact]
+    version: int
+    reads: Mapping[str, "Stage"] = field(default_factory=dict)
+    outside: Callable[[Any], Any] = lambda config: None
+    applies: Callable[[Any], bool] = lambda settings: True
+
+    def __post_init__(self) -> None:
+        expected = [*self.reads, "out", "config", "runtime"]
+        found = list(inspect.signature(self.run).parameters)
+        if found != expected:
+            raise TypeError(f"stage {self.name} takes {found}, but declares {expected}")
+
+    @property
+    def name(self) -> str:
+        """The one name of the stage."""
+        return self.run.__name__

@@ -1,0 +1,387 @@
+"""Step 2: train ρ on frozen φ, then test it: on what every subject has, and on every subset of modalities."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, replacing, write_json
+from pipeline.repeats import Sets, Usable, class_weights, repeats_of, usable_scans
+from pipeline.runtime import InputError, Runtime
+from pipeline.stage import Stage
+from pipeline.stages.cohort import STAGE as COHORT
+from pipeline.stages.features import STAGE as FEATURES
+from pipeline.stages.pretrain import STAGE as PRETRAIN
+from pipeline.stages.split import STAGE as SPLIT
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from models.set_classifier import SetClassifier
+
+MOST_SUBSETS = 64  # of modalities; beyond, only single ones, all but one, and all
+EXTRACT_BATCH = 256  # scans whose φ is computed at once
+ANY, COMPLETE = "any", "complete"
+
+
+class ClassifyConfig(BaseModel):
+    """How ρ is trained and tested. Values as published: batch_size 1, modality_dropout 0, aggregate mean."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    aggregate: Literal["mean", "sum", "max"] = Field(default="mean", description="over the scans of a set")
+    hidden: tuple[int, int] = Field(default=(512, 128), description="widths of ρ's two hidden layers")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of hidden units dropped in training")
+    modality_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="chance that a training scan is left out of its set, never the last"
+    )
+    balance_classes: bool = Field(default=False, description="weight classes by the inverse of their frequency")
+    epochs: int = Field(default=100, ge=1, description="at most")
+    patience: int = Field(default=10, ge=1, description="epochs without a lower validation loss before stopping")
+    batch_size: int = Field(default=16, ge=1, description="observations a step")
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="of Adam")
+    weight_decay: float = Field(default=5e-4, ge=0, description="of Adam, as in the authors' code")
+    bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
+    seed: int = Field(default=0, description="of weights, order and draws; each repeat adds its number")
+
+
+def classify(
+    cohort: CohortTables,
+    split: SplitTables,
+    features: BlockSet,
+    pretrain: ExtractorSet,
+    out: ClassifierSet,
+    config: ClassifyConfig,
+    runtime: Runtime,
+) -> None:
+    """Fit and test one ρ a repeat. Source: HyperMM, section 2.3, equations 1 and 2.
+
+    Raises:
+        InputError: an extractor was fitted on a subject that is to be tested.
+    """
+    import pandas as pd
+
+    from evaluation.figures import learning_curves
+
+    repeats, tested = repeats_of(split), []
+    with runtime.progress(len(repeats), "repeat") as progress:
+        for repeat in repeats:
+            model = _model_of_repeat(cohort, split, features, pretrain, out, config, runtime, repeat)
+            tested.append(_test(model, repeat))
+            progress.advance()
+    with replacing(out.folder / "curves.svg") as part:
+        part.write_bytes(learning_curves(out.histories()))
+    frames = {
+        name: pd.concat([t[name] for t in tested], ignore_index=True) for name in ("validation", "test", "subsets")
+    }
+    classes = cohort.classes()
+    out.save_table("predictions.csv", _readable(frames["test"], classes))
+    out.save_table("validation_predictions.csv", _readable(frames["validation"], classes))
+    metrics = _metrics(frames["validation"], frames["test"], classes, repeats, config, runtime)
+    write_json(out.folder / "metrics.json", metrics)
+    out.save_table("subsets.csv", _subset_table(frames["subsets"], config))
+    for record in (out.record(r) or {} for r in repeats):
+        runtime.notes += record["notes"]
+    left_out = [failure for t in tested for failure in t["left_out"]]
+    failures = {(f["scan"], f["reason"]): {**f, "again": False} for f in left_out}
+    runtime.results |= {
+        "counts": {"repeats": len(repeats), "test predictions": len(frames["test"])},
+        "failures": list(failures.values()),
+    }
+
+
+@dataclass
+class _Model:
+    """One repeat, fitted: everything on the device of the run."""
+
+    classifier: "SetClassifier"
+    features: "torch.Tensor"
+    usable: Usable
+    left_out: list[dict[str, str]]
+
+
+def _model_of_repeat(
+    cohort: CohortTables,
+    split: SplitTables,
+    features: BlockSet,
+    pretrain: ExtractorSet,
+    out: ClassifierSet,
+    config: ClassifyConfig,
+    runtime: Runtime,
+    repeat: int,
+) -> _Model:
+    """Load φ, compute it once for every scan, and load or fit ρ."""
+    import torch
+
+    from models.extractor import UniversalExtractor
+    from models.set_classifier import SetClassifier
+
+    record = pretrain.record(repeat) or {}
+    usable = usable_scans(cohort, split, features, repeat)
+    refuse_leak(record, split, repeat)
+    usable, left_out = _only_trained(usable, record["modalities_trained"], repeat)
+    device = runtime.device
+    state = pretrain.state(repeat)
+    hidden, embedding = state["hypernetwork.hidden.weight"].shape
+    extractor = UniversalExtractor(
+        len(record["modalities"]), tuple(record["block_shape"]), embedding=embedding, hidden=hidden
+    )
+    extractor.load_state_dict(state)
+    extractor.to(device).eval()
+    modality = torch.tensor([record["modalities"].index(m) for m in usable.scans["modality"]])
+    names = usable.scans["scan"].to_list()
+    phi = []
+    with torch.no_grad():
+        for rows in torch.arange(len(names)).split(EXTRACT_BATCH):
+            blocks = features.load([names[i] for i in rows.tolist()]).to(device)
+            phi.append(extractor(blocks, modality[rows].to(device)).flatten(1))
+    features_ND = torch.cat(phi)
+    torch.manual_seed(1000 * config.seed + repeat)
+    classifier = SetClassifier(
+        features_ND.shape[1],
+        len(usable.classes),
+        hidden=config.hidden,
+        dropout=config.dropout,
+        how=config.aggregate,
+    ).to(device)
+    if out.has(repeat, runtime.key):
+        classifier.load_state_dict(out.state(repeat))
+        classifier.eval()
+    else:
+        _fit(classifier, features_ND, usable, out, config, runtime, repeat)
+    return _Model(classifier, features_ND, usable, left_out)
+
+
+def refuse_leak(record: dict[str, Any], split: SplitTables, repeat: int) -> None:
+    """Stop if what was fitted saw a subject that is to be tested.
+
+    Raises:
+        InputError: it did; the subjects are named.
+    """
+    from cohort.splits import leaked
+
+    seen = leaked([*record.get("train_subjects", ()), *record.get("validation_subjects", ())], split.splits(), repeat)
+    if seen:
+        raise InputError(
+            f"repeat {repeat}: the extractor was fitted on {len(seen)} subject(s) of the test part "
+            f"({', '.join(seen[:10])}); its test would mean nothing. Type --force pretrain"
+        )
+
+
+def _only_trained(usable: Usable, trained: list[str], repeat: int) -> tuple[Usable, list[dict[str, str]]]:
+    """Without the scans of modalities that φ never saw, and what to say of each."""
+    unknown = usable.scans[~usable.scans["modality"].isin(trained)]
+    left_out = [
+        {
+            "scan": row.scan,
+            "reason": f"no training scan of repeat {repeat} is a {row.modality}, so the model cannot read it; trained "
+            f"on {', '.join(trained)}",
+        }
+        for row in unknown.itertuples()
+    ]
+    kept = usable.scans.drop(unknown.index).reset_index(drop=True)
+    return Usable(kept, usable.modalities, usable.classes), left_out
+
+
+def _fit(
+    classifier: "SetClassifier",
+    features_ND: "torch.Tensor",
+    usable: Usable,
+    out: ClassifierSet,
+    config: ClassifyConfig,
+    runtime: Runtime,
+    repeat: int,
+) -> None:
+    import pandas as pd
+    import torch
+    import torch.nn.functional as F
+
+    from models.fit import fit
+    from models.set_classifier import drop_members
+
+    device = features_ND.device
+    sets = Sets.of(usable).to(device)
+    part_of = usable.scans.drop_duplicates("observation").set_index("observation")["part"]
+    parts = {
+        part: torch.tensor([i for i, name in enumerate(sets.observations) if part_of[name] == part], device=device)
+        for part in ("train", "validation")
+    }
+    train, validation = parts["train"].long(), parts["validation"].long()
+    weight = None
+    if config.balance_classes:
+        weight = class_weights(sets.target[train].cpu(), len(usable.classes)).to(device)
+    draws = torch.Generator().manual_seed(7919 * (config.seed + 1) + repeat)
+
+    def loss(items: torch.Tensor, training: bool) -> dict[str, torch.Tensor]:
+        scans, owner = sets.batch(items)
+        if training and config.modality_dropout:
+            stay = drop_members(owner, config.modality_dropout, draws)
+            scans, owner = scans[stay], owner[stay]
+        logits = classifier(features_ND[scans], owner, len(items))
+        return {"ce": F.cross_entropy(logits, sets.target[items], weight=weight)}
+
+    history = fit(
+        classifier,
+        loss,
+        train=train,
+        validation=validation,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        patience=config.patience,
+        seed=config.seed + repeat,
+    )
+    out.save(
+        repeat,
+        runtime.key,
+        classifier.state_dict(),
+        pd.DataFrame(history.rows),
+        {
+            "train_subjects": usable.subjects("train"),
+            "validation_subjects": usable.subjects("validation"),
+            "best_epoch": history.best_epoch,
+            "stopped": history.stopped,
+            "notes": [] if len(validation) else [f"repeat {repeat}: no validation subject; training loss decided"],
+        },
+    )
+
+
+def _test(model: _Model, repeat: int) -> dict[str, Any]:
+    """Predictions of one repeat: validation, test, and test with every subset of modalities."""
+    import pandas as pd
+
+    rows = []
+    present = tuple(sorted(model.usable.scans["modality"].unique()))
+    has = model.usable.scans.groupby("observation")["modality"].agg(frozenset)
+    for subset in subsets_of(present):
+        frame = _predict(model, "test", repeat, frozenset(subset))
+        for group in (ANY, COMPLETE):
+            chosen = frame if group == ANY else frame[[has[o] >= set(present) for o in frame["observation"]]]
+            rows.append(chosen.assign(modalities="+".join(subset), subjects=group))
+    return {
+        "validation": _predict(model, "validation", repeat),
+        "test": _predict(model, "test", repeat),
+        "subsets": pd.concat(rows, ignore_index=True),
+        "left_out": model.left_out,
+    }
+
+
+def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Every non-empty subset, small ones first; with many modalities only single ones, all but one, and all."""
+    sizes = range(1, len(modalities) + 1)
+    if 2 ** len(modalities) - 1 > MOST_SUBSETS:
+        sizes = sorted({1, len(modalities) - 1, len(modalities)})  # type: ignore[assignment]
+    return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
+
+
+def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] | None = None) -> "pd.DataFrame":
+    """One row an observation of the part that has a scan of these modalities."""
+    import pandas as pd
+    import torch
+
+    sets = Sets.of(model.usable, part, modalities)
+    device = model.features.device
+    probabilities = torch.zeros(0, len(model.usable.classes))
+    if sets.observations:
+        with torch.inference_mode():
+            scans, owner = sets.batch(torch.arange(len(sets.observations)))
+            logits = model.classifier(model.features[scans.to(device)], owner.to(device), len(sets.observations))
+            probabilities = logits.double().softmax(1).cpu()
+    table = model.usable.scans
+    used = [table["scan"].iloc[sets.scans[a:b].numpy()].to_list() for a, b in itertools.pairwise(sets.starts.tolist())]
+    subject = table.drop_duplicates("observation").set_index("observation")["subject"]
+    frame = pd.DataFrame(
+        {
+            "repeat": repeat,
+            "subject": [subject[o] for o in sets.observations],
+            "observation": list(sets.observations),
+            "scans_used": [";".join(names) for names in used],
+            "truth": sets.target.numpy(),
+        }
+    )
+    for k in range(len(model.usable.classes)):
+        frame[f"p_{k}"] = probabilities[:, k].numpy()
+    return frame
+
+
+def _readable(frame: "pd.DataFrame", classes: tuple[str, ...]) -> "pd.DataFrame":
+    """Class names for numbers."""
+    named = frame.assign(truth=[classes[k] for k in frame["truth"]])
+    return named.rename(columns={f"p_{k}": f"probability_{name}" for k, name in enumerate(classes)})
+
+
+def as_scored(frame: "pd.DataFrame", classes: tuple[str, ...]) -> "pd.DataFrame":
+    """The inverse of `_readable`, as `evaluation` wants it."""
+    numbered = frame.assign(truth=[classes.index(name) for name in frame["truth"]])
+    return numbered.rename(columns={f"probability_{name}": f"p_{k}" for k, name in enumerate(classes)})
+
+
+def _metrics(
+    validation: "pd.DataFrame",
+    test: "pd.DataFrame",
+    classes: tuple[str, ...],
+    repeats: list[int],
+    config: ClassifyConfig,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """The content of `metrics.json`."""
+    from evaluation.intervals import summarise
+    from evaluation.metrics import best_threshold
+
+    if test.empty:
+        raise InputError("no test subject has a usable scan; see failures.csv and split/splits.csv")
+    for repeat in repeats:
+        if test.loc[test["repeat"] == repeat, "truth"].nunique() < 2:
+            runtime.note(f"repeat {repeat}: the test part has one class only; AUC and balanced accuracy are undefined")
+    options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
+    result: dict[str, Any] = {
+        "classes": classes,
+        "positive": classes[1] if len(classes) == 2 else None,
+        "repeats": len(repeats),
+        "test_predictions": len(test),
+        "test_subjects": int(test["subject"].nunique()),
+        "interval": "95 % percentile bootstrap over subjects of the mean over repeats",
+        "threshold_half": summarise(test, thresholds=0.5, **options),
+    }
+    if len(classes) == 2:
+        thresholds = {}
+        for repeat in repeats:
+            rows = validation[validation["repeat"] == repeat]
+            thresholds[repeat], reason = best_threshold(rows["truth"].to_numpy(), rows["p_1"].to_numpy())
+            if reason:
+                runtime.note(f"repeat {repeat}: {reason}")
+        result["thresholds"] = thresholds
+        result["threshold_validation"] = summarise(test, thresholds=thresholds, **options)
+    return result
+
+
+def _subset_table(frames: "pd.DataFrame", config: ClassifyConfig) -> "pd.DataFrame":
+    """One row a subset of modalities and group of subjects, with every metric's mean, std and interval."""
+    import pandas as pd
+
+    from evaluation.intervals import summarise
+
+    rows = []
+    for (group, modalities), frame in frames.groupby(["subjects", "modalities"], sort=False):
+        summary = summarise(frame, thresholds=0.5, draws=config.bootstrap_draws, seed=config.seed)
+        row: dict[str, Any] = {"modalities": modalities, "subjects": group, "n": frame["subject"].nunique()}
+        for metric, values in summary.items():
+            for part in ("mean", "std", "low", "high"):
+                value = float(values[part])  # type: ignore[literal-required]
+                row[f"{metric}_{part}"] = None if math.isnan(value) else round(value, 6)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.sort_values("subjects", kind="stable", ignore_index=True)
+
+
+STAGE = Stage(
+    classify,
+    config=ClassifyConfig,
+    writes=ClassifierSet,
+    version=1,
+    reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "pretrain": PRETRAIN},
+)

@@ -1,0 +1,116 @@
+"""Compute the backbone block of every preprocessed scan, once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from models.weights import WeightsError, weights_identity
+from pipeline.artifacts import BlockSet, VolumeSet
+from pipeline.provenance import digest, result_settings
+from pipeline.runtime import InputError, Runtime
+from pipeline.scanwise import each_scan, scan_contents
+from pipeline.stage import Stage
+from pipeline.stages.preprocess import STAGE as PREPROCESS
+
+NOT_IN_RESULT = {"changes_results": False}
+
+
+class FeaturesConfig(BaseModel):
+    """Which frozen network turns slices into blocks, and which slices it sees."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str = Field(default="vgg11", description="vgg11, vgg16 or timm:<name>")
+    weights: Literal["published", "random"] | Path = Field(
+        default="published",
+        description="published; a file or folder that holds the published file; or random (seeded Kaiming)",
+        json_schema_extra=NOT_IN_RESULT,
+    )
+    random_seed: int = Field(default=0, description="of random weights")
+    field_of_view_mm: float = Field(default=192.0, gt=10, description="side of an axial slice, centred on the brain")
+    slice_spacing_mm: float | None = Field(
+        default=None, gt=0, description="distance between axial slices; null: every slice of the volume"
+    )
+    batch_slices: int = Field(
+        default=16, ge=1, description="slices per forward pass; bounds memory", json_schema_extra=NOT_IN_RESULT
+    )
+    precision: Literal["auto", "fp32"] = Field(
+        default="auto", description="auto is half precision where the device is fast at it"
+    )
+    keep_slices: bool = Field(default=False, description="also keep the block of every slice")
+
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ("vgg11", "vgg16") and not name.startswith("timm:"):
+            raise ValueError(f"no backbone {name!r}; there are vgg11, vgg16 and timm:<name>")
+        return name
+
+
+def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runtime: Runtime) -> None:
+    """Write one float32 block (C, H, W) per scan. Source: HyperMM, section 3.1 and figure 2.
+
+    Raises:
+        InputError: the backbone's weights are not there; the message holds the recipe.
+    """
+    from models.backbone import load_backbone, pool_slices
+    from preprocessing.skull_strip import half_precision
+    from preprocessing.slices import picture_to_slice, volume_to_slices
+
+    volumes = preprocess.keys()
+    material = [STAGE.version, result_settings(config), _outside(config)]
+    keys = {scan: digest([material, key]) for scan, key in volumes.items()}
+    backbone = None  # loaded at the first scan that needs it
+
+    def load(scan: str) -> Any:
+        if (preprocess.record(scan) or {}).get("kind") == "image":
+            return picture_to_slice(preprocess.load_picture(scan))
+        volume, mask, spacing_mm = preprocess.load_volume(scan)
+        return volume_to_slices(
+            volume,
+            mask,
+            spacing_mm,
+            field_of_view_mm=config.field_of_view_mm,
+            slice_spacing_mm=config.slice_spacing_mm,
+        )
+
+    def work(scan: str, slices: Any) -> Any:
+        nonlocal backbone
+        if backbone is None:
+            try:
+                path = config.weights if isinstance(config.weights, Path) else None
+                seed = config.random_seed if config.weights == "random" else None
+                backbone = load_backbone(config.backbone, weights=path, random_seed=seed)
+            except WeightsError as error:
+                raise InputError(str(error)) from error
+            if config.precision == "auto":
+                backbone.layers.to(half_precision(runtime.device))
+            backbone.to(runtime.device).layers.to(memory_format=_channels_last())
+        blocks = pool_slices(backbone, slices, batch_slices=config.batch_slices, keep_slices=config.keep_slices)
+        return (blocks.amax(0).cpu(), blocks.cpu()) if config.keep_slices else (blocks.cpu(), None)
+
+    def save(scan: str, result: Any) -> Mapping[str, Any]:
+        block, slices = result
+        out.save(scan, block, slices)
+        return {"shape": list(block.shape)}
+
+    each_scan(keys, out, runtime, load=load, work=work, save=save)
+    runtime.results |= scan_contents(out, keys)
+
+
+def _channels_last() -> Any:
+    import torch
+
+    return torch.channels_last
+
+
+def _outside(config: FeaturesConfig) -> Any:
+    """Which weights: the hash of the published ones, or that they are drawn."""
+    return "random" if config.weights == "random" else weights_identity(config.backbone)
+
+
+STAGE = Stage(
+    features, config=FeaturesConfig, writes=BlockSet, version=1, reads={"preprocess": PREPROCESS}, outside=_outside
+)

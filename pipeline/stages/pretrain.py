@@ -1,0 +1,152 @@
+"""Step 1: train the universal extractor φ on single scans, one model a repeat."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.artifacts import BlockSet, CohortTables, ExtractorSet, SplitTables, replacing
+from pipeline.repeats import class_weights, repeats_of, usable_scans
+from pipeline.runtime import InputError, Runtime
+from pipeline.stage import Stage
+from pipeline.stages.cohort import STAGE as COHORT
+from pipeline.stages.features import STAGE as FEATURES
+from pipeline.stages.split import STAGE as SPLIT
+
+
+class PretrainConfig(BaseModel):
+    """How φ is trained. Values as published: batch_size 1, block_scale none, patience 10, epochs 100."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=100, ge=1, description="at most")
+    patience: int = Field(default=10, ge=1, description="epochs without a lower validation loss before stopping")
+    batch_size: int = Field(default=16, ge=1, description="scans a step")
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="of Adam")
+    weight_decay: float = Field(default=5e-4, ge=0, description="of Adam, as in the authors' code")
+    losses: Literal["both", "classification", "reconstruction"] = Field(
+        default="both", description="both is MSE + cross-entropy, as published"
+    )
+    embedding: int = Field(default=5, ge=1, description="width of the modality embedding")
+    hidden: int = Field(default=20, ge=1, description="width of the hypernetwork's hidden layer")
+    initialisation: Literal["principled", "default"] = Field(default="principled", description="of the hypernetwork")
+    block_scale: Literal["standardise", "scale", "none"] = Field(
+        default="standardise", description="of blocks, learnt from training scans (docs/decisions/0004)"
+    )
+    balance_classes: bool = Field(default=False, description="weight classes by the inverse of their frequency")
+    seed: int = Field(default=0, description="of weights and order; each repeat adds its number")
+
+
+def pretrain(
+    cohort: CohortTables,
+    split: SplitTables,
+    features: BlockSet,
+    out: ExtractorSet,
+    config: PretrainConfig,
+    runtime: Runtime,
+) -> None:
+    """Fit one φ a repeat on training scans, keep the best validation epoch. Source: HyperMM, section 2.2."""
+    from evaluation.figures import learning_curves
+
+    repeats = repeats_of(split)
+    with runtime.progress(len(repeats), "repeat") as progress:
+        for repeat in repeats:
+            if not out.has(repeat, runtime.key):
+                _fit_repeat(cohort, split, features, out, config, runtime, repeat)
+            progress.advance()
+    with replacing(out.folder / "curves.svg") as part:
+        part.write_bytes(learning_curves(out.histories()))
+    records = {r: out.record(r) or {} for r in repeats}
+    runtime.notes += [f"repeat {r}: {n}" for r, record in records.items() for n in record.get("notes", ())]
+    runtime.results |= {
+        "counts": {"repeats": len(repeats)},
+        "best_epochs": {r: record["best_epoch"] for r, record in records.items()},
+    }
+
+
+def _fit_repeat(
+    cohort: CohortTables,
+    split: SplitTables,
+    features: BlockSet,
+    out: ExtractorSet,
+    config: PretrainConfig,
+    runtime: Runtime,
+    repeat: int,
+) -> None:
+    import pandas as pd
+    import torch
+    import torch.nn.functional as F
+
+    from models.extractor import PretrainNetwork, UniversalExtractor
+    from models.fit import fit
+
+    usable = usable_scans(cohort, split, features, repeat)
+    train, validation = usable.rows("train"), usable.rows("validation")
+    if len(train) == 0:
+        raise InputError(f"repeat {repeat} has no training scan left; see failures.csv and split/splits.csv")
+    device = runtime.device
+    blocks = features.load(usable.scans["scan"].to_list()).to(device)
+    modality, target = usable.modality().to(device), usable.target().to(device)
+    train, validation = train.to(device), validation.to(device)
+
+    torch.manual_seed(1000 * config.seed + repeat)
+    extractor = UniversalExtractor(
+        len(usable.modalities),
+        tuple(blocks.shape[1:]),
+        embedding=config.embedding,
+        hidden=config.hidden,
+        initialisation=config.initialisation,
+    )
+    network = PretrainNetwork(extractor, len(usable.classes)).to(device)
+    extractor.fit_scale(blocks[train], modality[train], config.block_scale)
+    weight = class_weights(target[train].cpu(), len(usable.classes)).to(device) if config.balance_classes else None
+
+    def loss(items: torch.Tensor, training: bool) -> dict[str, torch.Tensor]:
+        z, reconstruction, logits = network(blocks[items], modality[items])
+        parts = {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, target[items], weight=weight)}
+        dropped = {"both": "", "classification": "mse", "reconstruction": "ce"}[config.losses]
+        return {name: value for name, value in parts.items() if name != dropped}
+
+    history = fit(
+        network,
+        loss,
+        train=train,
+        validation=validation,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        patience=config.patience,
+        seed=config.seed + repeat,
+    )
+    trained = usable.scans.loc[train.cpu().numpy()]
+    notes = []
+    if len(validation) == 0:
+        notes.append("no validation scan; the training loss chose the epoch")
+    elif len(target[validation].unique()) < 2:
+        notes.append("the validation part has one class only; its loss still chose the epoch")
+    out.save(
+        repeat,
+        runtime.key,
+        extractor.state_dict(),
+        pd.DataFrame(history.rows),
+        {
+            "train_subjects": usable.subjects("train"),
+            "validation_subjects": usable.subjects("validation"),
+            "modalities": usable.modalities,
+            "modalities_trained": sorted(set(trained["modality"])),
+            "classes": usable.classes,
+            "block_shape": list(blocks.shape[1:]),
+            "best_epoch": history.best_epoch,
+            "stopped": history.stopped,
+            "notes": notes,
+        },
+    )
+
+
+STAGE = Stage(
+    pretrain,
+    config=PretrainConfig,
+    writes=ExtractorSet,
+    version=1,
+    reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
+)

@@ -1,0 +1,137 @@
+"""One self-contained HTML page on the whole run."""
+
+import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.artifacts import (
+    Artifact,
+    BlockSet,
+    ClassifierSet,
+    CohortTables,
+    ExtractorSet,
+    ReportPage,
+    SplitTables,
+    VolumeSet,
+    replacing,
+)
+from pipeline.provenance import git_commit, machine, versions
+from pipeline.runtime import Runtime
+from pipeline.stage import Stage
+from pipeline.stages.classify import STAGE as CLASSIFY
+from pipeline.stages.classify import as_scored
+from pipeline.stages.cohort import STAGE as COHORT
+from pipeline.stages.features import STAGE as FEATURES
+from pipeline.stages.preprocess import STAGE as PREPROCESS
+from pipeline.stages.pretrain import STAGE as PRETRAIN
+from pipeline.stages.split import STAGE as SPLIT
+
+
+class ReportConfig(BaseModel):
+    """What the report shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = Field(default="HyperMM run", description="headline of the page")
+    qc_pictures: int = Field(default=24, ge=0, description="QC pictures shown, the first of each modality in turn")
+
+
+def report(
+    cohort: CohortTables,
+    split: SplitTables,
+    preprocess: VolumeSet,
+    features: BlockSet,
+    pretrain: ExtractorSet,
+    classify: ClassifierSet,
+    out: ReportPage,
+    config: ReportConfig,
+    runtime: Runtime,
+) -> None:
+    """Write `report.html`."""
+    import pandas as pd
+
+    from evaluation.report import ReportData, render_report
+
+    stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify)
+    manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
+    scans, classes = cohort.scans(), cohort.classes()
+    named = scans.set_index("scan")
+    failures = pd.DataFrame(
+        [
+            {
+                "stage": name,
+                "scan": f["scan"],
+                "subject": named["subject"].get(f["scan"], ""),
+                "modality": named["modality"].get(f["scan"], ""),
+                "reason": f["reason"],
+            }
+            for name, manifest in manifests.items()
+            for f in manifest.get("failures", ())
+        ],
+        columns=["stage", "scan", "subject", "modality", "reason"],
+    )
+    failed = set(failures["scan"])
+    state = split.availability()
+    state["state"] = ["used" if a else "hidden" for a in state["available"]]
+    state.loc[state["scan"].isin(failed), "state"] = "failed"
+    covariates = [c for c in scans.columns if c not in (*CohortTables.COLUMNS, "split")]
+    page = render_report(
+        ReportData(
+            title=config.title,
+            created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+            classes=classes,
+            plan=pd.DataFrame(
+                [
+                    {
+                        "stage": name,
+                        "state": f"done {manifest.get('started', '')}",
+                        "reason": ", ".join(f"{n} {what}" for what, n in manifest.get("counts", {}).items()),
+                        "seconds": manifest.get("seconds"),
+                    }
+                    for name, manifest in manifests.items()
+                ]
+            ),
+            observations=scans.drop_duplicates("observation")[["observation", "subject", "label", *covariates]],
+            availability=state[["observation", "modality", "state"]],
+            splits=split.splits(),
+            qc=_qc_pictures(scans, preprocess, config.qc_pictures),
+            histories={stage.folder.name: stage.histories() for stage in (pretrain, classify)},
+            predictions=as_scored(classify.predictions(), classes),
+            metrics=classify.metrics(),
+            subsets=pd.read_csv(classify.folder / "subsets.csv"),
+            failures=failures,
+            notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
+            settings_yaml=(runtime.workspace / "settings.yaml").read_text("utf-8"),
+            versions=versions() | {"git commit": git_commit()},
+            hashes={name: manifest.get("key", "") for name, manifest in manifests.items()},
+            run_note=", ".join(f"{k} {v}" for k, v in machine().items()) + f", device {runtime.device_name}",
+        )
+    )
+    with replacing(out.page) as part:
+        part.write_text(page, "utf-8")
+
+
+def _qc_pictures(scans: "pd.DataFrame", preprocess: VolumeSet, most: int) -> tuple[tuple[str, bytes], ...]:  # noqa: F821
+    """The first scans of each modality in turn, those with a picture."""
+    turn = scans.groupby("modality").cumcount()
+    chosen = []
+    for scan in scans.assign(turn=turn).sort_values("turn", kind="stable")["scan"]:
+        if len(chosen) < most and (picture := preprocess.qc_picture(scan)) is not None:
+            chosen.append((scan, picture))
+    return tuple(chosen)
+
+
+STAGE = Stage(
+    report,
+    config=ReportConfig,
+    writes=ReportPage,
+    version=1,
+    reads={
+        "cohort": COHORT,
+        "split": SPLIT,
+        "preprocess": PREPROCESS,
+        "features": FEATURES,
+        "pretrain": PRETRAIN,
+        "classify": CLASSIFY,
+    },
+)

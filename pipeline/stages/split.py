@@ -1,0 +1,70 @@
+"""Deal the subjects into train, validation and test, once and for all; hide scans if asked to."""
+
+from cohort.splits import SplitConfig
+from pipeline.artifacts import CohortTables, SplitTables
+from pipeline.runtime import InputError, Runtime
+from pipeline.stage import Stage
+from pipeline.stages.cohort import STAGE as COHORT
+
+FROZEN_SETTINGS = ("ratio", "repeats", "seed")
+
+
+def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: Runtime) -> None:
+    """Write `splits.csv`, or reuse the one that is there, and `availability.csv`.
+
+    Raises:
+        InputError: the splits are frozen with other settings, or damaged, or cannot be made.
+    """
+    from cohort.manifest import observations
+    from cohort.missingness import hide_scans
+    from cohort.splits import check_frozen, make_splits, reconcile, subjects_of
+
+    scans = cohort.scans()
+    subjects = subjects_of(observations(scans))
+    now = {name: config.model_dump(mode="json")[name] for name in FROZEN_SETTINGS}
+    frozen = out.frozen()
+    try:
+        if frozen is None:
+            out.save_splits(make_splits(subjects, config), now)
+        else:
+            splits, made_with = frozen
+            check_frozen(splits)
+            changed = [name for name in FROZEN_SETTINGS if made_with.get(name, now[name]) != now[name]]
+            if changed:
+                raise InputError(
+                    "the splits of this workspace are frozen, and were made with "
+                    + ", ".join(f"split.{n} = {made_with[n]} (now {now[n]})" for n in changed)
+                    + ". Put the settings back, name another --workspace, or type --new-splits to deal anew; "
+                    "figures made with other splits cannot be compared"
+                )
+            merged = reconcile(splits, subjects, config)
+            if merged.new and config.new_subjects == "leave_out":
+                runtime.note(
+                    f"{len(merged.new)} subjects came after the splits were frozen and take no part: "
+                    f"{_names(merged.new)}. To use them, type --split.new_subjects train (or test, or deal)"
+                )
+            elif merged.new:
+                runtime.note(f"{len(merged.new)} new subjects: {config.new_subjects} ({_names(merged.new)})")
+            if merged.gone:
+                runtime.note(f"{len(merged.gone)} subjects of the splits are no longer there: {_names(merged.gone)}")
+            if merged.moved:
+                runtime.note(
+                    f"the frozen splits hold, though the manifest moved {_names(merged.moved)} to another part"
+                )
+            out.save_splits(merged.splits, made_with)
+        hidden = hide_scans(scans, config.missing, config.seed)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    for note in hidden.notes:
+        runtime.note(note)
+    out.save_table("availability.csv", hidden.scans, out.AVAILABILITY_COLUMNS)
+
+
+def _names(subjects: tuple[str, ...], most: int = 10) -> str:
+    more = f" and {len(subjects) - most} more" if len(subjects) > most else ""
+    return ", ".join(subjects[:most]) + more
+
+
+STAGE = Stage(split, config=SplitConfig, writes=SplitTables, version=1, reads={"cohort": COHORT})

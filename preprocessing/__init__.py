@@ -1,0 +1,1 @@
+"""One scan: skull strip, resample, normalise; voxels in, voxels out."""

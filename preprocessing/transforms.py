@@ -1,0 +1,165 @@
+"""The preprocessing steps as MONAI `MapTransform`s, for any `monai.transforms.Compose`.
+
+They work on channel-first `MetaTensor`s whose affine is kept right, and on a dictionary with the volume under
+`image` and the brain mask under `mask`. `preprocess_volume` is the pipeline's own composition.
+"""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform, Orientationd
+
+from preprocessing.normalise import minmax, standardise
+from preprocessing.resample import resample
+from preprocessing.skull_strip import SkullStripper, check_mask
+from preprocessing.slices import bounding_box
+
+Data = Mapping[Hashable, Any]
+
+
+class SkullStripd(MapTransform):
+    """Add the HD-BET brain mask of the first key's volume under `mask_key`.
+
+    Args:
+        keys: volume (1, X, Y, Z), MetaTensor in RAS+ order.
+        stripper: HD-BET; None takes every voxel above the volume's minimum for brain (already stripped scans).
+        mask_key: where the mask (1, X, Y, Z), bool, goes.
+
+    Raises:
+        ScanError: no brain found, or the mask fills the frame.
+    """
+
+    def __init__(self, keys: KeysCollection, stripper: SkullStripper | None, *, mask_key: str = "mask") -> None:
+        super().__init__(keys)
+        self.stripper = stripper
+        self.mask_key = mask_key
+
+    def __call__(self, data: Data) -> dict[Hashable, Any]:
+        """Add the mask."""
+        out = dict(data)
+        image = out[self.keys[0]]
+        if self.stripper is not None:
+            mask = self.stripper.mask(image[0].as_tensor(), np.asarray(image.affine))
+        else:
+            mask = image[0].as_tensor() > image.min()
+            check_mask(mask)
+        out[self.mask_key] = MetaTensor(mask[None].to(image.device), affine=image.affine)
+        return out
+
+
+class CropToBraind(MapTransform):
+    """Cut volumes to the bounding box of the mask, plus a margin that resampling needs.
+
+    Args:
+        keys: volumes (1, X, Y, Z) to cut, the mask among them.
+        mask_key: the mask.
+        margin_mm: kept around the box where the volume has it.
+    """
+
+    def __init__(self, keys: KeysCollection, *, mask_key: str = "mask", margin_mm: float = 6.0) -> None:
+        super().__init__(keys)
+        self.mask_key = mask_key
+        self.margin_mm = margin_mm
+
+    def __call__(self, data: Data) -> dict[Hashable, Any]:
+        """Cut."""
+        out = dict(data)
+        mask = out[self.mask_key]
+        affine = np.asarray(mask.affine)
+        low, high = bounding_box(mask[0].as_tensor())
+        margin = np.ceil(self.margin_mm / np.linalg.norm(affine[:3, :3], axis=0)).astype(int)
+        first = np.maximum(np.array(low) - margin, 0)
+        behind = np.minimum(np.array(high) + margin, mask.shape[1:])
+        moved = affine.copy()
+        moved[:3, 3] = affine[:3, 3] + affine[:3, :3] @ first
+        box = (slice(None), *(slice(int(a), int(b)) for a, b in zip(first, behind, strict=True)))
+        for key in self.keys:
+            out[key] = MetaTensor(out[key].as_tensor()[box].contiguous(), affine=moved)
+        return out
+
+
+class ResampleBicubicd(MapTransform):
+    """Bring volumes to one voxel size by cubic convolution (`preprocessing.resample`).
+
+    Args:
+        keys: volumes (1, X, Y, Z); bool ones are resampled as 0 and 1 and cut at one half.
+        spacing_mm: wanted voxel size.
+    """
+
+    def __init__(self, keys: KeysCollection, *, spacing_mm: float) -> None:
+        super().__init__(keys)
+        self.spacing_mm = spacing_mm
+
+    def __call__(self, data: Data) -> dict[Hashable, Any]:
+        """Resample."""
+        out = dict(data)
+        for key in self.keys:
+            volume = out[key].as_tensor()
+            new, affine = resample(volume.float(), np.asarray(out[key].affine), spacing_mm=self.spacing_mm)
+            out[key] = MetaTensor(new > 0.5 if volume.dtype == torch.bool else new, affine=affine)
+        return out
+
+
+class StandardiseInMaskd(MapTransform):
+    """Zero mean and unit variance inside the mask, 0 outside (`preprocessing.normalise.standardise`)."""
+
+    def __init__(self, keys: KeysCollection, *, mask_key: str = "mask") -> None:
+        super().__init__(keys)
+        self.mask_key = mask_key
+
+    def __call__(self, data: Data) -> dict[Hashable, Any]:
+        """Standardise."""
+        out = dict(data)
+        mask = out[self.mask_key].as_tensor()
+        for key in self.keys:
+            out[key] = MetaTensor(standardise(out[key].as_tensor(), mask), affine=out[key].affine)
+        return out
+
+
+class MinMaxInMaskd(MapTransform):
+    """[0, 1] inside the mask, 0 outside (`preprocessing.normalise.minmax`)."""
+
+    def __init__(self, keys: KeysCollection, *, mask_key: str = "mask") -> None:
+        super().__init__(keys)
+        self.mask_key = mask_key
+
+    def __call__(self, data: Data) -> dict[Hashable, Any]:
+        """Scale."""
+        out = dict(data)
+        mask = out[self.mask_key].as_tensor()
+        for key in self.keys:
+            out[key] = MetaTensor(minmax(out[key].as_tensor(), mask), affine=out[key].affine)
+        return out
+
+
+def find_brain(stripper: SkullStripper | None) -> Compose:
+    """Turn `image` to RAS+ order and add `mask`; None for volumes that are stripped already."""
+    return Compose([Orientationd("image", axcodes="RAS", labels=None), SkullStripd("image", stripper)])
+
+
+def normalise_brain(*, spacing_mm: float) -> Compose:
+    """Crop `image` and `mask` to the brain, resample both, bring `image` to [0, 1] inside and 0 outside."""
+    both = ("image", "mask")
+    return Compose(
+        [
+            CropToBraind(both),
+            ResampleBicubicd(both, spacing_mm=spacing_mm),
+            StandardiseInMaskd("image"),
+            MinMaxInMaskd("image"),
+        ]
+    )
+
+
+def preprocess_volume(stripper: SkullStripper | None, *, spacing_mm: float) -> Compose:
+    """The paper's preprocessing of one volume, PET too: `find_brain`, then `normalise_brain`.
+
+    Takes `{"image": MetaTensor (1, X, Y, Z)}` as `preprocessing.io.read_volume` gives it.
+
+    Source:
+        HyperMM, section 3.1.
+    """
+    return Compose([find_brain(stripper), normalise_brain(spacing_mm=spacing_mm)])

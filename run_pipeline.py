@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""The command line: read the config, print the plan, run it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.scheduler import Step
+
+HERE = Path(__file__).resolve().parent
+STAGE_NAMES = ("phantoms", "cohort", "split", "preprocess", "features", "pretrain", "classify", "report")
+DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+EXAMPLES = """\
+examples:
+  python run_pipeline.py --stages preprocess,pretrain,classify
+      the demo cohort; what a stage needs and is missing is run too
+  python run_pipeline.py --config configs/adni.yaml --cohort my_cohort.csv --workspace runs/mine
+      your own patients, all stages
+  python run_pipeline.py --stages classify --classify.aggregate max --dry-run
+      what would run after a change of settings, and why
+
+any setting can be given as --section.name VALUE, or in the environment as HYPERMM_SECTION__NAME;
+command line beats environment beats config file; --help-settings lists them all
+
+exit codes: 0 all done; 3 done, but some scans failed (see failures.csv); 2 bad input or settings; 1 a bug
+
+Research software, not a medical device.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; settings of stages are taken apart in `parse`."""
+    options = argparse.ArgumentParser(
+        prog="run_pipeline.py",
+        description="HyperMM: classify patients from whatever scans they have.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = options.add_argument
+    add("--stages", metavar="A,B,…", help=f"which stages; default all: {','.join(STAGE_NAMES)}")
+    add("--config", type=Path, metavar="FILE", default=HERE / "configs" / "demo.yaml", help="default configs/demo.yaml")
+    add("--cohort", metavar="CSV", help="manifest, one row a scan (cohort.manifest)")
+    add("--workspace", type=Path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
+    add("--device", default="auto", help="auto (a GPU when there is one), cpu, cuda, cuda:1, mps")
+    add("--limit", type=int, metavar="N", help="only N subjects, for a quick look, in a workspace of its own")
+    add("--force", metavar="A,B,…", default="", help="run these stages though they are up to date")
+    add("--new-splits", action="store_true", help="throw the frozen splits of this workspace away and deal anew")
+    add("--dry-run", action="store_true", help="print the plan and stop")
+    add("--explain", action="store_true", help="print the plan with every reason and stop")
+    add("--quiet", action="store_true", help="only warnings and results")
+    add("--help-settings", action="store_true", help="list all settings and stop")
+    return options
+
+
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Options, and settings of the form `--section.name VALUE` or `--section.name=VALUE`.
+
+    Raises:
+        InputError: an unknown option or a setting without a value.
+    """
+    from pipeline.runtime import InputError
+
+    known, rest = parser().parse_known_args(words)
+    settings: dict[str, str] = {}
+    while rest:
+        word = rest.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or "." not in key:
+            import difflib
+
+            options = [o for action in parser()._actions for o in action.option_strings]
+            near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+            raise InputError(f"there is no option {word}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+        if not equals:
+            if not rest:
+                raise InputError(f"--{key} needs a value")
+            value = rest.pop(0)
+        settings[key] = value
+    if known.cohort is not None:
+        settings["cohort.manifest"] = str(Path(known.cohort).resolve())
+    if known.limit is not None:
+        settings |= {"cohort.limit": str(known.limit), "phantoms.subjects": str(known.limit)}
+    return known, settings
+
+
+def stage_list(text: str, option: str) -> list[str]:
+    """Stage names from `a,b,c`.
+
+    Raises:
+        InputError: no such stage.
+    """
+    import difflib
+
+    from pipeline.runtime import InputError
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in STAGE_NAMES:
+            near = difflib.get_close_matches(name, STAGE_NAMES, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise InputError(f"{option}: there is no stage {name!r}{hint} Stages: {', '.join(STAGE_NAMES)}")
+    return names
+
+
+def main(words: Sequence[str]) -> int:
+    """Run what is asked for; returns the exit code."""
+    from pipeline.runtime import InputError
+
+    try:
+        return run(*parse(words))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Load settings, plan, run, sum up."""
+    import errno
+
+    from pipeline import journal, settings
+    from pipeline.runtime import InputError
+
+    if options.help_settings:
+        print(settings.describe_settings())
+        return DONE
+    config = settings.load_settings(options.config, overrides)
+    requested = stage_list(options.stages, "--stages") if options.stages else list(STAGE_NAMES)
+    forced = stage_list(options.force, "--force")
+    limit = "" if options.limit is None else f"-limit-{options.limit}"
+    workspace = (options.workspace or Path("runs") / f"{config.name}{limit}").resolve()
+
+    from pipeline import scheduler
+
+    dry = options.dry_run or options.explain
+    if dry:
+        print_plan(scheduler.make_plan(requested, config, workspace, force=forced), explain=options.explain)
+        return DONE
+    with scheduler.locked(workspace), journal.logging_to(workspace, quiet=options.quiet):
+        if options.new_splits:
+            scheduler.forget_splits(workspace)
+        steps = scheduler.make_plan(requested, config, workspace, force=forced)
+        print_plan(steps)
+        scheduler.save_settings(config, workspace)
+        try:
+            scheduler.run_plan(steps, config, workspace, device=options.device, force=forced)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError(
+                    f"the disk is full ({error.filename or workspace}); free some space, run again"
+                ) from error
+            raise
+        except InputError:
+            raise
+        except Exception:  # noqa: BLE001 - the last stop: whatever it is, it is logged and named a bug
+            journal.log.exception("a bug: please report it with this log, %s", journal.current_file(workspace))
+            return BUG
+        failures, notes = scheduler.collect(steps, workspace)
+        scheduler.write_failures(failures, workspace)
+    print_summary(steps, failures, notes, workspace)
+    return SOME_SCANS_FAILED if failures else DONE
+
+
+def print_plan(steps: "Sequence[Step]", *, explain: bool = False) -> None:
+    """One line a stage; with `explain`, every reason."""
+    print("plan:")
+    for step in steps:
+        reasons = step.reasons or ("nothing changed since it ran",)
+        shown = "; ".join(reasons) if not explain else ("\n" + " " * 25).join(reasons)
+        print(f"  {step.stage.name:<11} {step.state:<11} {shown}")
+
+
+def print_summary(steps: "Sequence[Step]", failures: list[dict[str, str]], notes: list[str], workspace: Path) -> None:
+    """The table of test results, what failed, and where things are."""
+    from pipeline.artifacts import read_json
+
+    ran = {step.stage.name for step in steps}
+    metrics: dict[str, Any] | None = read_json(workspace / "classify" / "metrics.json") if "classify" in ran else None
+    if metrics:
+        print_metrics(metrics, workspace)
+    for note in notes:
+        print(f"note: {note}")
+    if failures:
+        print(f"{len(failures)} scans could not be used; see {workspace / 'failures.csv'}")
+        for failure in failures[:5]:
+            print(f"  {failure['stage']}: {failure['scan']}: {failure['reason']}")
+    if "report" in ran:
+        print(f"report: {workspace / 'report' / 'report.html'}")
+    print(f"workspace: {workspace}")
+
+
+def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
+    """Test results as a table: all subjects, then every subset of modalities."""
+    import csv
+
+    from rich.console import Console
+    from rich.table import Table
+
+    def cell(mean: Any, std: Any, low: Any, high: Any) -> str:
+        if mean in (None, ""):
+            return "n/a"
+        spread = f" ± {float(std):.2f}" if std not in (None, "") else ""
+        interval = f" [{float(low):.2f}, {float(high):.2f}]" if low not in (None, "") else ""
+        return f"{float(mean):.2f}{spread}{interval}"
+
+    console = Console()
+    title = f"test: {metrics['test_predictions']} predictions of {metrics['test_subjects']} subjects"
+    table = Table(title=f"{title}, {metrics['repeats']} repeats; mean ± std over repeats [95 % interval over subjects]")
+    table.add_column("metric")
+    columns = [("threshold_half", "threshold 0.5"), ("threshold_validation", "threshold from validation")]
+    columns = [(key, words) for key, words in columns if key in metrics]
+    for _, words in columns:
+        table.add_column(words)
+    for name in metrics["threshold_half"]:
+        values = [metrics[key][name] for key, _ in columns]
+        table.add_row(name, *(cell(v["mean"], v["std"], v["low"], v["high"]) for v in values))
+    console.print(table)
+    subsets = Table(title="the same model on every subset of modalities")
+    for words in ("modalities", "subjects", "n", "AUC", "balanced accuracy"):
+        subsets.add_column(words)
+    with (workspace / "classify" / "subsets.csv").open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            figures = [
+                [row[f"{m}_{part}"] for part in ("mean", "std", "low", "high")] for m in ("auc", "balanced_accuracy")
+            ]
+            subsets.add_row(row["modalities"], row["subjects"], row["n"], *(cell(*figure) for figure in figures))
+    console.print(subsets)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
