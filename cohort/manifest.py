@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cohort.splits import PARTS, given_split_problems, subjects_of
 
 MOST_LISTED = 20  # problems of one kind that are written out; the rest are counted
+OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "path", "sha256", "row"]  # not of the whole observation
 LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
 SEPARATOR = "\x1f"  # between the parts of a key, ASCII's unit separator; NumPy would drop a NUL
@@ -160,7 +161,7 @@ def class_names(labels: Iterable[str], positive: str | None) -> tuple[str, ...]:
 
 def observations(scans: pd.DataFrame) -> pd.DataFrame:
     """Return one row an observation, all str: `observation`, `subject`, `session`, `label`, covariates, `split`."""
-    first = scans.drop_duplicates("observation").drop(columns=["scan", "modality", "kind", "path", "row"])
+    first = scans.drop_duplicates("observation").drop(columns=OF_ONE_SCAN, errors="ignore")
     return first[["observation", *first.columns.drop("observation")]].reset_index(drop=True)
 
 

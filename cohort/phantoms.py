@@ -2,7 +2,8 @@
 
 Every head is the ICBM152 average brain, bent into an anatomy of its own, wrapped in skull, muscle and scalp, and seen
 by an MRI and an FDG-PET scanner. Alzheimer's disease ("AD") marks the two scans separately: atrophy on the MRI,
-hypometabolism on the PET. Not every patient shows both, so one modality alone is a worse witness than two.
+hypometabolism on the PET. Not every patient shows both, so one modality alone is a worse witness than two. (A real
+atrophy shows on a PET too. Here it is left out there, so that the truth says which scan can know what.)
 
 Positions are millimetres in three frames, and a scan is sampled backwards through them: *world* (the scanner, what the
 affine of the header says) → *subject* (the head lying still) → *template* (ICBM152, MNI coordinates, RAS+).
@@ -37,7 +38,7 @@ VENTRICLES_DEPTH_MM = 20
 # Angular gyri (temporo-parietal) and precuneus with posterior cingulate, rounded. Source: FDG-PET regions of interest
 # in AD, Landau et al. 2011, Neurobiol. Aging 32:1207. The radii are ours.
 HYPOMETABOLIC_MM = ((-50.0, -58.0, 34.0), (50.0, -58.0, 34.0), (0.0, -52.0, 30.0))
-HYPOMETABOLIC_RADII_MM = ((24.0, 28.0, 30.0), (24.0, 28.0, 30.0), (15.0, 24.0, 24.0))
+HYPOMETABOLIC_RADII_MM = ((28.0, 32.0, 36.0), (28.0, 32.0, 36.0), (16.0, 26.0, 28.0))
 
 # Length of a brain as a share of the template's, which is larger than life.
 # Source: Lancaster et al. 2007, Hum. Brain Mapp. 28:1194 (by how much is ours).
@@ -73,7 +74,7 @@ class PhantomsConfig(BaseModel, frozen=True, extra="forbid"):
     ventricle_growth_mm: float = Field(
         5.0, ge=0, le=8, description="MRI sign: how far ventricle walls move outwards, mm"
     )
-    hypometabolism: float = Field(0.4, ge=0, le=0.9, description="PET sign: share of the regional uptake lost")
+    hypometabolism: float = Field(0.5, ge=0, le=0.9, description="PET sign: share of the regional uptake lost")
     anatomy_mm: float = Field(1.2, ge=0, le=4, description="standard deviation of the random deformation of a head, mm")
     mri_noise: float = Field(0.02, ge=0, le=0.3, description="noise of the MRI, share of the white matter signal")
     pet_noise: float = Field(
@@ -103,7 +104,8 @@ class Phantom:
 def phantom(number: int, config: PhantomsConfig) -> Phantom:
     """The subject `number` (from 1), whatever the size of the cohort.
 
-    Subjects 1 and 2, 3 and 4, … are pairs of one AD and one CN, both with a PET or both without.
+    Subjects 1 and 2, 3 and 4, … are pairs of one AD and one CN of the same site, both with a PET or both without, so
+    that neither site nor PET tells the diagnosis.
     """
     pair, second = divmod(number - 1, 2)
     ill = bool(_generator(config, _PAIR, pair).integers(2) == second)
@@ -117,7 +119,7 @@ def phantom(number: int, config: PhantomsConfig) -> Phantom:
         diagnosis="AD" if ill else "CN",
         age=round(float(random.uniform(60, 85)), 1),
         sex="F" if random.random() < 0.5 else "M",
-        site="A" if random.random() < 0.5 else "B",
+        site="A" if pair // 2 % 2 == 0 else "B",
         has_pet=int((pair + 1) * config.pet_share + 1e-9) > int(pair * config.pet_share + 1e-9),
         mri_sign=ill and not turn < missing,
         pet_sign=ill and not missing <= turn < 2 * missing,
@@ -158,15 +160,11 @@ def make_scan(
     random = _generator(config, _MRI if modality == "MRI" else _PET, subject.number)
     lattice_world = _lattice(affine, shape)
     lattice_subject = _scanner_to_subject(random, lattice_world)
-    lattice_template, layers_mm = _anatomy(subject, config, lattice_subject)
+    atrophy = subject.mri_sign and modality == "MRI"
+    lattice_template, layers_mm = _anatomy(subject, config, lattice_subject, atrophy=atrophy)
     tissue = _tissues(_upsample(lattice_template, shape), _upsample(layers_mm, shape), spacing_mm)
     if modality == "MRI":
-        loss = (
-            config.hippocampal_loss
-            * subject.mri_sign
-            * _blobs(lattice_template, HIPPOCAMPI_MM, (HIPPOCAMPUS_RADII_MM,) * 2, power=2)
-        )
-        volume = _mri(random, subject, config, tissue, _upsample(loss[None], shape)[0], lattice_world)
+        volume = _mri(random, subject, config, tissue, lattice_template, lattice_world)
     else:
         volume = _pet(random, subject, config, tissue, lattice_template, spacing_mm)
     return volume, (tissue["brain"] > 0.5).astype(np.uint8), affine
@@ -229,7 +227,9 @@ def _scanner_to_subject(random: np.random.Generator, world: np.ndarray) -> np.nd
     return np.tensordot(rotation, world - centre - shift, axes=1) + centre
 
 
-def _anatomy(subject: Phantom, config: PhantomsConfig, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _anatomy(
+    subject: Phantom, config: PhantomsConfig, positions: np.ndarray, *, atrophy: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Where in the template each position of the subject comes from, and where the layers of the head end there.
 
     The random numbers depend on the subject alone, so MRI and PET show the same head.
@@ -244,15 +244,13 @@ def _anatomy(subject: Phantom, config: PhantomsConfig, positions: np.ndarray) ->
     template = template + np.float32(config.anatomy_mm / 0.6) * np.stack(bends)
 
     # Ventricles: sampling nearer to them makes them larger. 0.03 mm a year of age, a spread of 0.3 mm, and the disease.
-    growth_mm = (
-        0.03 * (subject.age - 60) + 0.3 * random.standard_normal() + config.ventricle_growth_mm * subject.mri_sign
-    )
+    growth_mm = 0.03 * (subject.age - 60) + 0.3 * random.standard_normal() + config.ventricle_growth_mm * atrophy
     icbm = _icbm152(2)
     pull = np.stack([icbm.sample(part, template) for part in icbm.towards_ventricles])
     shifted = template + np.float32(growth_mm) * pull
 
     # Hippocampi: sampling further from their centre makes them smaller.
-    magnification = (1 - config.hippocampal_loss * subject.mri_sign) ** (-1 / 3)
+    magnification = (1 - config.hippocampal_loss * atrophy) ** (-1 / 3)
     for centre in HIPPOCAMPI_MM:
         inside = _blobs(template, (centre,), (HIPPOCAMPUS_RADII_MM,), power=2)
         shifted += np.float32(magnification - 1) * inside * (template - _column(centre))
@@ -363,15 +361,18 @@ def _tissues(template: np.ndarray, layers_mm: np.ndarray, spacing_mm: np.ndarray
 
 def _mri(
     random: np.random.Generator, subject: Phantom, config: PhantomsConfig, tissue: dict[str, np.ndarray],
-    loss: np.ndarray, lattice: np.ndarray,
+    template: np.ndarray, world: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
     """T1-weighted: tissue contrast of the site, hippocampal tissue lost to fluid, bias field, Rician noise; int16."""
-    shape = loss.shape
+    shape = tissue["grey"].shape
     contrast = MRI_SIGNAL[subject.site]
     signal = sum(np.float32(contrast[name]) * tissue[name] for name in contrast)
-    for name in ("grey", "white"):
-        signal += np.float32(contrast["fluid"] - contrast[name]) * loss * tissue[name]
-    bias = np.exp(0.1 * _smooth_field(random, lattice, knots_mm=80))
+    if subject.mri_sign:
+        blobs = _blobs(template, HIPPOCAMPI_MM, (HIPPOCAMPUS_RADII_MM,) * 2, power=2)
+        loss = _upsample(np.float32(config.hippocampal_loss) * blobs[None], shape)[0]
+        for name in ("grey", "white"):
+            signal += np.float32(contrast["fluid"] - contrast[name]) * loss * tissue[name]
+    bias = np.exp(0.1 * _smooth_field(random, world, knots_mm=80))
     signal *= _upsample(bias[None].astype(np.float32), shape)[0]
     noise = np.float32(config.mri_noise * SITE_NOISE[subject.site])
     real, imaginary = (noise * random.standard_normal(shape, dtype=np.float32) for _ in range(2))
@@ -386,7 +387,7 @@ def _pet(
     """FDG uptake: regional variation and loss, blur of the scanner, counting noise, post-filter; float32."""
     shape = tissue["grey"].shape
     uptake = sum(np.float32(PET_SIGNAL[name]) * tissue[name] for name in PET_SIGNAL)
-    regional = np.exp(0.05 * _smooth_field(random, template, knots_mm=40))
+    regional = np.exp(0.03 * _smooth_field(random, template, knots_mm=40))
     if subject.pet_sign:
         regional *= 1 - config.hypometabolism * _blobs(template, HYPOMETABOLIC_MM, HYPOMETABOLIC_RADII_MM, power=4)
     uptake *= _upsample(regional[None].astype(np.float32), shape)[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from cohort.manifest import CohortConfig
@@ -153,9 +154,14 @@ def describe_settings() -> str:
             continue
         lines.append(f"\n{name}: {(section.__doc__ or '').splitlines()[0]}")
         for inner, detail in section.model_fields.items():
-            default = "required" if detail.is_required() else json.dumps(detail.get_default(True), default=str)
+            default = "required" if detail.is_required() else _default(detail)
             lines.append(f"  --{name}.{inner} (default {default})\n      {detail.description or ''}")
     return "\n".join(lines).strip()
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return json.dumps(value, default=str)
 
 
 def settings_yaml(settings: Settings) -> str:

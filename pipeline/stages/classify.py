@@ -260,7 +260,8 @@ def _test(model: _Model, repeat: int) -> dict[str, Any]:
     for subset in subsets_of(present):
         frame = _predict(model, "test", repeat, frozenset(subset))
         for group in (ANY, COMPLETE):
-            chosen = frame if group == ANY else frame[[has[o] >= set(present) for o in frame["observation"]]]
+            complete = frame["observation"].map(has).map(lambda have: have >= set(present)).astype(bool)
+            chosen = frame if group == ANY else frame[complete]
             rows.append(chosen.assign(modalities="+".join(subset), subjects=group))
     return {
         "validation": _predict(model, "validation", repeat),
@@ -280,6 +281,7 @@ def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] | None = None) -> "pd.DataFrame":
     """One row an observation of the part that has a scan of these modalities."""
+    import numpy as np
     import pandas as pd
     import torch
 
@@ -296,7 +298,7 @@ def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] |
     subject = table.drop_duplicates("observation").set_index("observation")["subject"]
     frame = pd.DataFrame(
         {
-            "repeat": repeat,
+            "repeat": np.full(len(sets.observations), repeat, dtype=np.int64),
             "subject": [subject[o] for o in sets.observations],
             "observation": list(sets.observations),
             "scans_used": [";".join(names) for names in used],
@@ -368,7 +370,7 @@ def _subset_table(frames: "pd.DataFrame", config: ClassifyConfig) -> "pd.DataFra
     rows = []
     for (group, modalities), frame in frames.groupby(["subjects", "modalities"], sort=False):
         summary = summarise(frame, thresholds=0.5, draws=config.bootstrap_draws, seed=config.seed)
-        row: dict[str, Any] = {"modalities": modalities, "subjects": group, "n": frame["subject"].nunique()}
+        row: dict[str, Any] = {"modalities": modalities, "subjects": group, "n": len(frame)}
         for metric, values in summary.items():
             for part in ("mean", "std", "low", "high"):
                 value = float(values[part])  # type: ignore[literal-required]

@@ -29,7 +29,7 @@ def phantoms(out: PhantomCohort, config: PhantomsConfig, runtime: Runtime) -> No
         for modality in ("MRI", "PET")
         if modality == "MRI" or row.has_pet
     ]
-    numbers = {row.subject: number for number, row in enumerate(table.itertuples())}
+    numbers = {row.subject: number for number, row in enumerate(table.itertuples(), 1)}
     scans = {row["path"].split("/")[0]: (numbers[row["subject"]], row["modality"]) for row in rows}
     material = digest([STAGE.version, result_settings(config)])
 

@@ -50,6 +50,7 @@ def report(
     """Write `report.html`."""
     import pandas as pd
 
+    from cohort.manifest import observations
     from evaluation.report import ReportData, render_report
 
     stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify)
@@ -74,7 +75,7 @@ def report(
     state = split.availability()
     state["state"] = ["used" if a else "hidden" for a in state["available"]]
     state.loc[state["scan"].isin(failed), "state"] = "failed"
-    covariates = [c for c in scans.columns if c not in (*CohortTables.COLUMNS, "split")]
+    observed = observations(scans).drop(columns=["session", "split"])
     page = render_report(
         ReportData(
             title=config.title,
@@ -91,7 +92,7 @@ def report(
                     for name, manifest in manifests.items()
                 ]
             ),
-            observations=scans.drop_duplicates("observation")[["observation", "subject", "label", *covariates]],
+            observations=observed,
             availability=state[["observation", "modality", "state"]],
             splits=split.splits(),
             qc=_qc_pictures(scans, preprocess, config.qc_pictures),
