@@ -45,7 +45,7 @@ class SkullStripd(MapTransform):
         if self.stripper is not None:
             mask = self.stripper.mask(image[0].as_tensor(), np.asarray(image.affine))
         else:
-            mask = image[0].as_tensor() > image.min()
+            mask = image[0].as_tensor() > image.as_tensor().min()
             check_mask(mask)
         out[self.mask_key] = MetaTensor(mask[None].to(image.device), affine=image.affine)
         return out

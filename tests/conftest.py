@@ -27,12 +27,19 @@ def picture_cohort() -> Callable[..., Path]:
                 picture = random.integers(0, 90, (48, 48, 3)) + 90 * ill * np.array([1, modality == "high", 0])
                 path = folder / f"{subject}_{modality}.png"
                 Image.fromarray(picture.astype(np.uint8)).save(path)
-                rows.append({"subject": subject, "modality": modality, "path": path.name, "class": "sick" if ill else "well"})
+                rows.append(
+                    {"subject": subject, "modality": modality, "path": path.name, "class": "sick" if ill else "well"}
+                )
         pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
         kinds = {name: {"kind": "image"} for name in ("low", "high")}
         settings = {
             "name": "pictures",
-            "cohort": {"label": "class", "positive": "sick", "modalities": kinds, "manifest": str(folder / "cohort.csv")},
+            "cohort": {
+                "label": "class",
+                "positive": "sick",
+                "modalities": kinds,
+                "manifest": str(folder / "cohort.csv"),
+            },
             "split": {"repeats": 2},
             "features": {"backbone": "vgg16"},
             "pretrain": {"epochs": 4},

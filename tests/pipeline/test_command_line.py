@@ -32,7 +32,9 @@ def copied(finished: tuple[Path, Path], tmp_path: Path) -> tuple[list[str], Path
 def plan_of(output: str) -> dict[str, str]:
     """Stage → state, from the printed plan."""
     rows = [line.split() for line in output.splitlines() if line.startswith("  ")]
-    return {row[0]: "up to date" if row[1:4] == ["up", "to", "date"] else row[1] for row in rows if row[0] in STAGE_NAMES}
+    return {
+        row[0]: "up to date" if row[1:4] == ["up", "to", "date"] else row[1] for row in rows if row[0] in STAGE_NAMES
+    }
 
 
 def test_the_command_line_names_the_stages_of_the_registry() -> None:
@@ -115,7 +117,10 @@ def test_a_stage_can_be_forced(copied: tuple[list[str], Path], capsys: pytest.Ca
 
 
 def test_a_new_patient_costs_only_that_patient_and_is_not_dealt_in_silently(
-    picture_cohort: Callable[..., Path], copied: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    picture_cohort: Callable[..., Path],
+    copied: tuple[list[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     _, run = copied
     config = picture_cohort(tmp_path / "data")
@@ -140,7 +145,9 @@ def test_a_new_patient_costs_only_that_patient_and_is_not_dealt_in_silently(
     assert (predictions["subject"] == "late").sum() == 2
 
 
-def test_frozen_splits_are_not_remade_unasked(copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_frozen_splits_are_not_remade_unasked(
+    copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     words, run = copied
     assert main([*words, "--split.seed", "5"]) == 2
     assert "are frozen" in (error := capsys.readouterr().err)

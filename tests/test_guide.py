@@ -1,0 +1,204 @@
+"""The scripts in docs/guide.md do what the guide says, and the pages name nothing that is not there."""
+
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+import run_pipeline
+from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
+from cohort.splits import make_splits, SplitConfig, subjects_of
+from pipeline.registry import STAGES
+from pipeline.settings import known_keys
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {name: (ROOT / "docs" / name).read_text("utf-8") for name in ("guide.md", "method.md")}
+GUIDE = PAGES["guide.md"]
+HEADER = "Image Data ID,Subject,Group,Sex,Age,Visit,Modality,Description,Type,Acq Date,Format,Downloaded"
+T1, FDG = "MT1; GradWarp; N3m", "Coreg, Avg, Std Img and Vox Siz, Uniform Resolution"
+
+
+@pytest.fixture
+def run_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the code block that follows the comment `<!-- name -->` in the guide, as a reader would in `tmp_path`."""
+
+    def run(name: str, *words: str) -> str:
+        found = re.search(rf"<!-- {re.escape(name)} -->\n```python\n(.*?)```", GUIDE, re.DOTALL)
+        assert found, f"docs/guide.md has no code block {name}"
+        (tmp_path / name).write_text(found[1], "utf-8")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        runpy.run_path(name, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+class Download:
+    """A download from the IDA: a tree of images and its table."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.lines, self.number = folder, [HEADER], 1000
+
+    def add(
+        self, subject: str, group: str, modality: str, date: str, *, description: str = "", age: int = 70, old: bool = False
+    ) -> None:
+        """One image; `old` for the layout without a folder of the image's id, and ids without their I."""
+        self.number += 1
+        description = description or {"MRI": T1, "PET": FDG}[modality]
+        words = re.sub(r"[; ]", "_", description)
+        year, month, day = date.split("-")
+        series = f"S{self.number}" if old else f"I{self.number}"
+        place = self.folder / "ADNI" / subject / words / f"{date}_10_55_25.0" / series
+        place.mkdir(parents=True)
+        short = {"MRI": "MR", "PET": "PT"}[modality]
+        name = f"ADNI_{subject}_{short}_{words}_Br_20130206105826694_S1813_I{self.number}.nii"
+        (place / name).write_text(name)
+        self.lines.append(
+            f'"{"" if old else "I"}{self.number}","{subject}","{group}","F","{age}","sc","{modality}","{description}",'
+            f'"Processed","{int(month)}/{int(day)}/{year}","NiFTI","11/21/2025"'
+        )
+
+    def write(self) -> str:
+        """Write the table; returns its name."""
+        (self.folder / "table.csv").write_text("\n".join(self.lines) + "\n")
+        return "table.csv"
+
+
+@pytest.fixture
+def adni(tmp_path: Path) -> Download:
+    download = Download(tmp_path)
+    for number in range(4):
+        for group in ("CN", "AD"):
+            subject = f"{number:03d}_S_{1000 if group == 'CN' else 2000}"
+            download.add(subject, group, "MRI", "2013-02-01", age=70 + number)
+            download.add(subject, group, "PET", "2013-03-01", age=71 + number)
+    return download
+
+
+def manifest(folder: Path, name: str, config: CohortConfig) -> pd.DataFrame:
+    return check_manifest(read_table(folder / name), folder=folder, config=config, smallest_class=3)
+
+
+ADNI = CohortConfig(modalities={"MRI": ModalityConfig(), "PET": ModalityConfig()}, positive="AD")
+
+
+def chosen(scans: pd.DataFrame, subject: str) -> set[str]:
+    """The image ids of a subject's scans."""
+    return {re.findall(r"I(\d+)\.nii", path)[0] for path in scans.loc[scans["subject"] == subject, "path"]}
+
+
+def test_adni_manifest_is_valid_and_holds_every_pair(adni, run_script):
+    said = run_script("adni_manifest.py", adni.write())
+    scans = manifest(adni.folder, "my_cohort.csv", ADNI)
+    assert "16 scans of 8 subjects" in said
+    assert scans["modality"].value_counts().to_dict() == {"MRI": 8, "PET": 8}
+    row = scans[scans["subject"] == "003_S_2000"].iloc[0]
+    assert (row["label"], row["age"], row["sex"]) == ("AD", "73", "F")
+    assert scans.groupby("subject")["age"].nunique().eq(1).all()  # of the first of the two, so that they agree
+
+
+def test_adni_manifest_takes_the_mri_and_pet_closest_in_time(adni, run_script):
+    first = adni.number
+    for modality, date in (("MRI", "2012-01-01"), ("MRI", "2014-06-01"), ("PET", "2014-05-20"), ("PET", "2016-01-01")):
+        adni.add("100_S_0001", "AD", modality, date)
+    run_script("adni_manifest.py", adni.write())
+    scans = manifest(adni.folder, "my_cohort.csv", ADNI)
+    assert chosen(scans, "100_S_0001") == {str(first + 2), str(first + 3)}
+
+
+def test_adni_manifest_keeps_one_scan_of_those_without_a_pair(adni, run_script):
+    first = adni.number
+    adni.add("100_S_0001", "AD", "MRI", "2014-01-01")
+    adni.add("100_S_0001", "AD", "MRI", "2012-01-01")
+    adni.add("100_S_0002", "CN", "PET", "2012-01-01")
+    adni.add("100_S_0003", "CN", "PET", "2010-01-01")
+    adni.add("100_S_0003", "CN", "MRI", "2012-01-01")  # two years later: no pair
+    run_script("adni_manifest.py", adni.write())
+    scans = manifest(adni.folder, "my_cohort.csv", ADNI)
+    assert chosen(scans, "100_S_0001") == {str(first + 2)}
+    assert chosen(scans, "100_S_0002") == {str(first + 3)}
+    assert chosen(scans, "100_S_0003") == {str(first + 5)}
+
+
+def test_adni_manifest_leaves_out_other_groups_other_tracers_and_images_that_were_not_downloaded(adni, run_script):
+    adni.add("100_S_0001", "MCI", "MRI", "2013-02-01")
+    adni.add("100_S_0002", "CN", "PET", "2013-02-01", description=f"AV45 {FDG}")
+    adni.add("100_S_0003", "CN", "MRI", "2013-02-01", description="Axial FLAIR")
+    adni.lines.append(f'"I7","100_S_0004","CN","F","70","sc","MRI","{T1}","Processed","2/1/2013","NiFTI",""')
+    said = run_script("adni_manifest.py", adni.write())
+    assert "1 images of the table have no file" in said
+    assert set(manifest(adni.folder, "my_cohort.csv", ADNI)["subject"].str[:3]) == {"000", "001", "002", "003"}
+
+
+def test_adni_manifest_reads_older_downloads_and_ids_without_their_letter(adni, run_script):
+    adni.add("100_S_0001", "CN", "MRI", "2013-02-01", description="MPR; GradWarp; B1 Correction; N3; Scaled", old=True)
+    run_script("adni_manifest.py", adni.write())
+    assert chosen(manifest(adni.folder, "my_cohort.csv", ADNI), "100_S_0001") == {str(adni.number)}
+
+
+def test_breakhis_manifest_is_valid_and_keeps_a_slide_on_one_side(tmp_path, run_script):
+    slides = [f"B_{t}-14-{n}" for t, n in (("A", "22549AB"), ("A", "22549CD"), ("F", "25197"), ("TA", "16184"))]
+    slides += [f"M_{t}-14-{n}" for t, n in (("DC", "13412"), ("LC", "13412"), ("PC", "15704"), ("DC", "2773"))]
+    for slide in slides:
+        for magnification in (40, 400):
+            place = tmp_path / "BreaKHis_v1" / slide / f"{magnification}X"
+            place.mkdir(parents=True)
+            for number in (1, 2):
+                (place / f"SOB_{slide}-{magnification}-{number:03d}.png").write_text(f"{slide} {number}")
+    (tmp_path / "BreaKHis_v1" / "SOB_copy.png").touch()
+    said = run_script("breakhis_manifest.py", "BreaKHis_v1")
+    config = CohortConfig(
+        label="tumour",
+        positive="malignant",
+        modalities={f"{m}X": ModalityConfig(kind="image") for m in (40, 100, 200, 400)},
+        covariates=("tumour_type",),
+    )
+    scans = manifest(tmp_path, "breakhis.csv", config)
+    assert "SOB_copy.png" in said
+    assert "32 pictures of 6 slides" in said
+    assert set(scans["observation"]) >= {"14-13412_DC", "14-13412_LC", "14-22549_A-AB", "14-22549_A-CD"}
+    assert scans.groupby("observation").size().eq(4).all()
+    assert scans.groupby("label")["tumour_type"].agg(set).to_dict() == {
+        "benign": {"A", "F", "TA"}, "malignant": {"DC", "LC", "PC"}
+    }  # fmt: skip
+    splits = make_splits(subjects_of(scans), SplitConfig(repeats=5))
+    assert splits.groupby(["repeat", "subject"]).size().eq(1).all()
+
+
+def test_transforms_of_the_guide_run_in_a_compose_with_monai(tmp_path, run_script):
+    volume = np.zeros((40, 44, 36), np.float32)
+    volume[8:30, 10:34, 6:30] = np.random.default_rng(0).uniform(1, 2, (22, 24, 24))
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([1.5, 1.5, 1.5, 1])), tmp_path / "scan.nii.gz")
+    said = run_script("transforms.py", "scan.nii.gz", "--stripped")
+    assert said.strip().endswith("[2.0, 2.0, 2.0] 1.0")
+
+
+def test_every_option_and_setting_that_the_pages_name_exists():
+    options = {o for action in run_pipeline.parser()._actions for o in action.option_strings}
+    elsewhere = {"--upgrade", "--index-url", "--constraint", "--editable", "--dest", "--no-index", "--find-links"}
+    known = {*known_keys(), "split.missing.PET"}
+    for name, page in PAGES.items():
+        for word in re.findall(r"(?<![\w-])--[a-z][\w.-]*", page):
+            key = word.removeprefix("--").rstrip(".")
+            assert word in options | elsewhere | {"--stripped"} or key in known, f"{name}: {word}"
+        sections = "|".join(stage.name for stage in STAGES)
+        for key in set(re.findall(rf"`((?:{sections})\.[a-z_]+)", page)) - {"report.html"}:
+            assert key in known, f"{name}: {key}"
+
+
+def test_every_file_and_name_in_the_code_that_the_pages_mention_exists():
+    for page in PAGES.values():
+        for path in re.findall(r"`((?:cohort|preprocessing|models|evaluation|pipeline|configs|docs)/[\w/]+\.\w+)`", page):
+            made = path.startswith("cohort/") and path.endswith(("csv", "json"))
+            assert made or (ROOT / path).exists(), path
+    for path, names in re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", PAGES["method.md"]):
+        source = (ROOT / path).read_text("utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"\b(?:def|class) {name}\b|^{name}\b|\b{name}\b\s*[:=]", source, re.MULTILINE), (path, name)
