@@ -25,7 +25,8 @@ examples:
 any setting can be given as --section.name VALUE, or in the environment as HYPERMM_SECTION__NAME;
 command line beats environment beats config file; --help-settings lists them all
 
-exit codes: 0 all done; 3 done, but some scans failed (see failures.csv); 2 bad input or settings; 1 a bug
+exit codes: 0 all done; 3 done, but some scans failed (see failures.csv); 2 bad input or settings; 1 a bug;
+130 stopped with Ctrl-C
 
 Research software, not a medical device.
 """
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--cohort", metavar="CSV", help="manifest, one row a scan (cohort.manifest)")
     add("--workspace", type=Path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
     add("--device", default="auto", help="auto (a GPU when there is one), cpu, cuda, cuda:1, mps")
-    add("--limit", type=int, metavar="N", help="only N subjects, for a quick look, in a workspace of its own")
+    add("--limit", type=int, metavar="N", help="only N subjects (at least 6), for a quick look, in DIR-limit-N")
     add("--force", metavar="A,B,…", default="", help="run these stages though they are up to date")
     add("--new-splits", action="store_true", help="throw the frozen splits of this workspace away and deal anew")
     add("--dry-run", action="store_true", help="print the plan and stop")
@@ -133,8 +134,10 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = settings.load_settings(options.config, overrides)
     requested = stage_list(options.stages, "--stages") if options.stages else list(STAGE_NAMES)
     forced = stage_list(options.force, "--force")
-    limit = "" if options.limit is None else f"-limit-{options.limit}"
-    workspace = (options.workspace or Path("runs") / f"{config.name}{limit}").resolve()
+    requested += [name for name in forced if name not in requested]
+    workspace = (options.workspace or Path("runs") / config.name).resolve()
+    if options.limit is not None:  # the splits of a few must not become those of all
+        workspace = workspace.with_name(f"{workspace.name}-limit-{options.limit}")
 
     from pipeline import scheduler
 
@@ -156,7 +159,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
                     f"the disk is full ({error.filename or workspace}); free some space, run again"
                 ) from error
             raise
-        except InputError:
+        except InputError as error:
+            journal.log.debug("stopped: %s", error)
             raise
         except Exception:  # noqa: BLE001 - the last stop: whatever it is, it is logged and named a bug
             journal.log.exception("a bug: please report it with this log, %s", journal.current_file(workspace))

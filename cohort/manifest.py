@@ -36,7 +36,9 @@ class CohortConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modalities: dict[str, ModalityConfig] = Field(min_length=1, description="name → {kind, skull_strip}")
-    manifest: Path | None = Field(default=None, description="CSV or TSV, one row a scan; null: the demo phantoms")
+    manifest: Literal["phantoms"] | Path | None = Field(
+        default=None, description="CSV or TSV, one row a scan; or phantoms: make the demo cohort"
+    )
     label: str = Field(default="diagnosis", description="column that holds the class of a patient")
     positive: str | None = Field(default=None, description="class counted as positive in binary metrics")
     covariates: tuple[str, ...] = Field(default=("age", "sex", "site"), description="columns kept where present")

@@ -81,7 +81,7 @@ def score_draws(
         ValueError: if shapes disagree, K < 2, a class is out of range, a probability is not in [0, 1], or a weight is
             negative or not finite.
 
-    Source: HyperMM, section 4 (metrics reported); its published code for `auc_rounded`.
+    Source: HyperMM, section 3, tables 1 and 2 (metrics reported); its published code for `auc_rounded`.
     """
     truth_n, probabilities_nk, weights_bn = _checked(truth, probabilities, weights)
     n_draws, n_rows = weights_bn.shape

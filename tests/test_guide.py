@@ -13,7 +13,7 @@ import pytest
 
 import run_pipeline
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
-from cohort.splits import make_splits, SplitConfig, subjects_of
+from cohort.splits import SplitConfig, make_splits, subjects_of
 from pipeline.registry import STAGES
 from pipeline.settings import known_keys
 
@@ -25,7 +25,9 @@ T1, FDG = "MT1; GradWarp; N3m", "Coreg, Avg, Std Img and Vox Siz, Uniform Resolu
 
 
 @pytest.fixture
-def run_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def run_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     """Runs the code block that follows the comment `<!-- name -->` in the guide, as a reader would in `tmp_path`."""
 
     def run(name: str, *words: str) -> str:
@@ -47,7 +49,15 @@ class Download:
         self.folder, self.lines, self.number = folder, [HEADER], 1000
 
     def add(
-        self, subject: str, group: str, modality: str, date: str, *, description: str = "", age: int = 70, old: bool = False
+        self,
+        subject: str,
+        group: str,
+        modality: str,
+        date: str,
+        *,
+        description: str = "",
+        age: int = 70,
+        old: bool = False,
     ) -> None:
         """One image; `old` for the layout without a folder of the image's id, and ids without their I."""
         self.number += 1
@@ -195,10 +205,15 @@ def test_every_option_and_setting_that_the_pages_name_exists():
 
 def test_every_file_and_name_in_the_code_that_the_pages_mention_exists():
     for page in PAGES.values():
-        for path in re.findall(r"`((?:cohort|preprocessing|models|evaluation|pipeline|configs|docs)/[\w/]+\.\w+)`", page):
+        for path in re.findall(
+            r"`((?:cohort|preprocessing|models|evaluation|pipeline|configs|docs)/[\w/]+\.\w+)`", page
+        ):
             made = path.startswith("cohort/") and path.endswith(("csv", "json"))
             assert made or (ROOT / path).exists(), path
     for path, names in re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", PAGES["method.md"]):
         source = (ROOT / path).read_text("utf-8")
         for name in re.findall(r"`(\w+)`", names):
-            assert re.search(rf"\b(?:def|class) {name}\b|^{name}\b|\b{name}\b\s*[:=]", source, re.MULTILINE), (path, name)
+            assert re.search(rf"\b(?:def|class) {name}\b|^{name}\b|\b{name}\b\s*[:=]", source, re.MULTILINE), (
+                path,
+                name,
+            )

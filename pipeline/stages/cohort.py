@@ -21,7 +21,9 @@ def cohort(phantoms: PhantomCohort, out: CohortTables, config: CohortConfig, run
     """
     from cohort.manifest import ManifestError, check_manifest, class_names, first_subjects, read_table
 
-    manifest = config.manifest or phantoms.manifest_csv
+    if config.manifest is None:
+        raise InputError("no manifest is given; type --cohort my_cohort.csv (docs/guide.md says what it holds)")
+    manifest = phantoms.manifest_csv if config.manifest == "phantoms" else config.manifest
     try:
         scans = check_manifest(
             read_table(manifest),
@@ -30,7 +32,7 @@ def cohort(phantoms: PhantomCohort, out: CohortTables, config: CohortConfig, run
             smallest_class=len(PARTS),  # one subject for each part
         )
     except ManifestError as error:
-        raise InputError(f"the manifest {manifest} has {len(error.problems)} problem(s):\n{error}") from error
+        raise InputError(f"the manifest {manifest} cannot be used:\n{error}") from error
     if config.limit is not None:
         scans = first_subjects(scans, config.limit)
         runtime.note(f"cohort.limit: only {scans['subject'].nunique()} subjects take part")
@@ -58,7 +60,7 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
 
 def _outside(config: CohortConfig) -> Any:
     """Content of the manifest; size and time of every file that it names."""
-    if config.manifest is None:
+    if not isinstance(config.manifest, Path):
         return None
     from cohort.manifest import ManifestError, read_table
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from models.weights import WeightsError, weights_identity
+from models.weights import PUBLISHED, WeightsError, weights_identity
 from pipeline.artifacts import BlockSet, VolumeSet
 from pipeline.provenance import digest, result_settings
 from pipeline.runtime import InputError, Runtime
@@ -44,9 +44,15 @@ class FeaturesConfig(BaseModel):
     @field_validator("backbone")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in ("vgg11", "vgg16") and not name.startswith("timm:"):
-            raise ValueError(f"no backbone {name!r}; there are vgg11, vgg16 and timm:<name>")
+        if name not in PUBLISHED and not name.startswith("timm:"):
+            raise ValueError(f"no backbone {name!r}; there are {', '.join(PUBLISHED)} and timm:<name>")
         return name
+
+    @model_validator(mode="after")
+    def _timm_finds_its_own(self) -> Self:
+        if self.backbone.startswith("timm:") and isinstance(self.weights, Path):
+            raise ValueError("timm finds its weights itself; features.weights must be published or random")
+        return self
 
 
 def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runtime: Runtime) -> None:
@@ -108,7 +114,10 @@ def _channels_last() -> Any:
 
 def _outside(config: FeaturesConfig) -> Any:
     """Which weights: the hash of the published ones, or that they are drawn."""
-    return "random" if config.weights == "random" else weights_identity(config.backbone)
+    try:
+        return "random" if config.weights == "random" else weights_identity(config.backbone)
+    except WeightsError as error:
+        raise InputError(str(error)) from error
 
 
 STAGE = Stage(

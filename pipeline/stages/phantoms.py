@@ -58,5 +58,5 @@ STAGE = Stage(
     config=PhantomsConfig,
     writes=PhantomCohort,
     version=1,
-    applies=lambda settings: settings.cohort.manifest is None,
+    applies=lambda settings: settings.cohort.manifest == "phantoms",
 )

@@ -179,7 +179,7 @@ def test_an_extractor_that_saw_a_test_subject_is_refused(
         (["--pretrain.learning_rat", "1"], "did you mean pretrain.learning_rate?"),
         (["--learning_rate", "1"], "there is no option --learning_rate"),
         (["--classify.learning_rate", "-1"], "classify.learning_rate: input should be greater than 0, not -1"),
-        (["--features.backbone", "vgg12"], "there are vgg11, vgg16 and timm"),
+        (["--features.backbone", "vgg12"], "there are vgg11, vgg16 and timm:<name>"),
         (["--features.backbone"], "--features.backbone needs a value"),
         (["--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
         (["--cohort", "nowhere.csv"], "nowhere.csv"),
