@@ -4,6 +4,7 @@ No torch here: the plan needs only the name and hash of the weights, and reads b
 """
 
 import hashlib
+import http.client
 import importlib.metadata
 import importlib.util
 import os
@@ -118,7 +119,7 @@ def _download(source: WeightsSource, target: Path) -> None:
                 file.write(piece)
         _verify(part, source)
         part.replace(target)
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
         raise WeightsError(
             f"{source.file} is not in {target.parent} and could not be downloaded ({error}). {_recipe(source)}"
         ) from error

@@ -101,15 +101,7 @@ def _finish(
         _record_failure(out, scan, key, error)
 
 
-def _innermost(error: BaseException) -> BaseException:
-    """What really happened: MONAI's Compose wraps the error of a transform in one that only names the transform."""
-    while error.__cause__ is not None and not isinstance(error, ScanError | InputError):
-        error = error.__cause__
-    return error
-
-
-def _record_failure(out: ScanSet, scan: str, key: str, raised: Exception) -> None:
-    error = _innermost(raised)
+def _record_failure(out: ScanSet, scan: str, key: str, error: Exception) -> None:
     if isinstance(error, OSError) and error.errno in NOT_THE_SCANS_FAULT:
         raise error
     if isinstance(error, InputError):
@@ -119,7 +111,7 @@ def _record_failure(out: ScanSet, scan: str, key: str, raised: Exception) -> Non
         out.fail(scan, key, str(error), again=False)
     else:
         log.warning("scan %s failed: %s: %s", scan, type(error).__name__, error)
-        log.debug("scan %s", scan, exc_info=raised)
+        log.debug("scan %s", scan, exc_info=error)
         out.fail(scan, key, f"{type(error).__name__}: {error}", again=True)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import SimpleITK
-import skimage.io
 import torch
 from monai.data import MetaTensor
 from nibabel.filebasedimages import ImageFileError
@@ -21,7 +20,8 @@ from preprocessing.errors import ScanError
 MAX_VOXELS = 1024**3  # of one scan: 4 GB as float32; a header that promises more is taken for damaged
 MIN_SIDE = 8  # voxels; fewer along an axis is no head scan
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".mgz", ".mgh")
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
+NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, ".mgz", ".mgh")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
@@ -52,12 +52,20 @@ def read_volume(path: Path) -> MetaTensor:
 
 
 def _read_nifti(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+    if not path.name.lower().endswith(NIBABEL_SUFFIXES):
         raise ScanError(f"{path.suffix or 'no'} is not a volume format read here; expected .nii or .nii.gz")
     try:
         image = nibabel.load(path)
         _check_shape(image.shape)
+        dtype = image.get_data_dtype()
+        if dtype.kind not in "iuf":
+            raise ScanError(f"voxels of type {dtype}; expected one real number a voxel, not colours or complex numbers")
         array = np.asarray(image.dataobj, dtype=np.float32)
+        affine = np.asarray(image.affine, dtype=np.float64)
+        if path.name.lower().endswith("z"):
+            _check_gzip(path)
+    except (ScanError, FileNotFoundError):
+        raise
     except (ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
         raise ScanError(f"not a NIfTI image: {error}. Convert it again from the source") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -66,17 +74,33 @@ def _read_nifti(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         if error.errno is not None:
             raise  # the disk's fault, not the file's: worth another try
         raise ScanError(f"the file is shorter than its header says ({error}); copy it again") from error
-    return array, np.asarray(image.affine, dtype=np.float64)
+    except (ValueError, OverflowError) as error:
+        raise ScanError(f"the NIfTI header is damaged ({error}); convert it again from the source") from error
+    return array, affine
+
+
+def _check_gzip(path: Path) -> None:
+    """Read to the end, where gzip compares its checksum; nibabel stops before."""
+    with gzip.open(path) as stream:
+        while stream.read(1 << 22):
+            pass
 
 
 def _read_itk(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """SimpleITK gives z, y, x order and an LPS+ world; both are turned here."""
+    path.stat()
     try:
         reader = SimpleITK.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
         _check_shape(reader.GetSize())
+        if reader.GetNumberOfComponents() != 1:
+            raise ScanError(f"{reader.GetNumberOfComponents()} numbers a voxel; expected one")
         image = reader.Execute()
+        if image.GetDimension() == 4:
+            image = image[:, :, :, 0]
+    except ScanError:
+        raise
     except RuntimeError as error:
         raise ScanError(f"SimpleITK cannot read it: {str(error).splitlines()[-1].strip()}") from error
     affine = np.eye(4)
@@ -149,7 +173,16 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as header:
             if header.width * header.height > MAX_VOXELS:
                 raise ScanError(f"the header promises {header.width} x {header.height} pixels; downsize the picture")
-        array = skimage.io.imread(path)
+            if getattr(header, "n_frames", 1) > 1:
+                raise ScanError(f"a stack of {header.n_frames} pictures; expected one. Save the one that is meant")
+            if header.mode.startswith("I;16"):
+                array = (np.asarray(header) // 257).astype(np.uint8)[..., None].repeat(3, 2)
+            elif header.mode in ("F", "I"):
+                raise ScanError(
+                    f"pixels of mode {header.mode}, 32 bit; expected an 8- or 16-bit grey or RGB picture"
+                )
+            else:
+                array = np.array(header.convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, IndexError) as error:
         if isinstance(error, ScanError):
             raise

@@ -39,7 +39,7 @@ def _panel(plane: NDArray[np.float32], mask: NDArray[np.bool_], spacing: list[fl
     zoom = (spacing[0] * HEIGHT / height_mm, HEIGHT / plane.shape[1])
     grey = np.clip(ndimage.zoom(plane, zoom, order=1, mode="nearest", grid_mode=True), 0, 1)
     inside = ndimage.zoom(mask.astype(np.float32), zoom, order=1, mode="nearest", grid_mode=True) > 0.5
-    edge = inside & ~ndimage.binary_erosion(inside)
+    edge = inside & ~ndimage.binary_erosion(inside, iterations=2)
     picture = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)
     picture[edge] = OUTLINE
     picture = picture.transpose(1, 0, 2)[::-1]

@@ -39,9 +39,12 @@ def axis_weights(size: int, positions: Tensor, *, step: float, outside: str = "r
     stretch = max(step, 1.0)
     grid = torch.arange(size, dtype=torch.float64, device=positions.device)
     weights = cubic_kernel((grid[None, :] - positions[:, None]) / stretch)
-    total = weights.sum(1, keepdim=True)
     if outside == "zero":
-        return (weights / stretch).float()
+        reach = int(2 * stretch) + 2
+        around = torch.arange(-reach, reach + 1, dtype=torch.float64, device=positions.device)
+        fraction = (positions - positions.round())[:, None]
+        return (weights / cubic_kernel((around[None, :] - fraction) / stretch).sum(1, keepdim=True)).float()
+    total = weights.sum(1, keepdim=True)
     return (weights / torch.where(total.abs() < 1e-9, torch.ones_like(total), total)).float()
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
+from skimage import measure
 from torch import Tensor, nn
 
 from preprocessing.errors import ScanError
@@ -26,6 +26,7 @@ from preprocessing.parameters import PARAMETERS_SHA256
 from preprocessing.resample import resample
 
 NETWORK_SPACING_MM = 1.5
+LARGEST_SHARE = 0.98  # of the frame that a mask may fill
 PAD_MULTIPLE, PAD_LEAST = 16, 128  # voxels: four halvings, and the patch the network was trained on
 
 
@@ -133,7 +134,7 @@ def _back_to(brain: Tensor, shape: torch.Size, affine: NDArray[np.float64], grid
 
 def largest_component(mask: Tensor) -> Tensor:
     """The largest 26-connected component of a bool mask (X, Y, Z); an empty mask stays empty."""
-    labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3, 3)))
+    labels, count = measure.label(mask.cpu().numpy(), connectivity=3, return_num=True)
     if count <= 1:
         return mask
     sizes = np.bincount(labels.ravel())
@@ -150,7 +151,7 @@ def check_mask(mask: Tensor) -> None:
     share = float(mask.float().mean())
     if share == 0:
         raise ScanError("HD-BET found no brain; is it a whole head, and does its affine say which way is up?")
-    if share > 0.98:
+    if share > LARGEST_SHARE:
         raise ScanError(
             f"the brain mask fills the frame ({share:.1%}); if the scan is already skull-stripped and cropped, set "
             "skull_strip: false for its modality"

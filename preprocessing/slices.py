@@ -34,7 +34,7 @@ def volume_to_slices(
         slice_spacing_mm: distance between slices; None takes every slice of the volume.
 
     Returns:
-        (S, size, size), float32 in [0, 1]: rows from front to back, columns from left to right, slices from the feet up;
+        (S, size, size), float32 in [0, 1]: rows from front to back, columns from left to right, slices from below;
         only slices with brain in them.
 
     Raises:

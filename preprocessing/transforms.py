@@ -13,12 +13,26 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Orientationd
 
+from preprocessing.errors import ScanError
 from preprocessing.normalise import minmax, standardise
 from preprocessing.resample import resample
-from preprocessing.skull_strip import SkullStripper, check_mask
+from preprocessing.skull_strip import LARGEST_SHARE, SkullStripper
 from preprocessing.slices import bounding_box
 
 Data = Mapping[Hashable, Any]
+
+
+class Steps(Compose):
+    """MONAI's Compose, except that an error comes out as it is, not wrapped in one that only names the transform."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the steps."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except RuntimeError as error:
+            if error.__cause__ is None:
+                raise
+            raise error.__cause__ from None
 
 
 class SkullStripd(MapTransform):
@@ -46,7 +60,12 @@ class SkullStripd(MapTransform):
             mask = self.stripper.mask(image[0].as_tensor(), np.asarray(image.affine))
         else:
             mask = image[0].as_tensor() > image.as_tensor().min()
-            check_mask(mask)
+            if mask.float().mean() > LARGEST_SHARE:
+                raise ScanError(
+                    "the brain mask fills the frame: this modality counts as stripped already, so the lowest value "
+                    "stands for the background, but next to no voxel has it. Set what is not brain to the lowest "
+                    "value, or let HD-BET strip it (skull_strip: true)"
+                )
         out[self.mask_key] = MetaTensor(mask[None].to(image.device), affine=image.affine)
         return out
 
@@ -71,7 +90,7 @@ class CropToBraind(MapTransform):
         mask = out[self.mask_key]
         affine = np.asarray(mask.affine)
         low, high = bounding_box(mask[0].as_tensor())
-        margin = np.ceil(self.margin_mm / np.linalg.norm(affine[:3, :3], axis=0)).astype(int)
+        margin = np.maximum(np.ceil(self.margin_mm / np.linalg.norm(affine[:3, :3], axis=0)).astype(int), 3)
         first = np.maximum(np.array(low) - margin, 0)
         behind = np.minimum(np.array(high) + margin, mask.shape[1:])
         moved = affine.copy()
@@ -138,13 +157,13 @@ class MinMaxInMaskd(MapTransform):
 
 def find_brain(stripper: SkullStripper | None) -> Compose:
     """Turn `image` to RAS+ order and add `mask`; None for volumes that are stripped already."""
-    return Compose([Orientationd("image", axcodes="RAS", labels=None), SkullStripd("image", stripper)])
+    return Steps([Orientationd("image", axcodes="RAS", labels=None), SkullStripd("image", stripper)])
 
 
 def normalise_brain(*, spacing_mm: float) -> Compose:
     """Crop `image` and `mask` to the brain, resample both, bring `image` to [0, 1] inside and 0 outside."""
     both = ("image", "mask")
-    return Compose(
+    return Steps(
         [
             CropToBraind(both),
             ResampleBicubicd(both, spacing_mm=spacing_mm),
@@ -162,4 +181,4 @@ def preprocess_volume(stripper: SkullStripper | None, *, spacing_mm: float) -> C
     Source:
         HyperMM, section 3.1.
     """
-    return Compose([find_brain(stripper), normalise_brain(spacing_mm=spacing_mm)])
+    return Steps([find_brain(stripper), normalise_brain(spacing_mm=spacing_mm)])

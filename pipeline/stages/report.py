@@ -76,6 +76,10 @@ def report(
     state["state"] = ["used" if a else "hidden" for a in state["available"]]
     state.loc[state["scan"].isin(failed), "state"] = "failed"
     observed = observations(scans).drop(columns=["session", "split"])
+    for name in observed.columns[3:]:  # covariates come as text; those that are numbers are summed up as numbers
+        numbers = pd.to_numeric(observed[name], errors="coerce")
+        if numbers.notna().any() and (numbers.notna() | (observed[name] == "")).all():
+            observed[name] = numbers
     page = render_report(
         ReportData(
             title=config.title,

@@ -37,7 +37,7 @@ def test_mixed_batch_is_one_convolution_a_scan(extractor: UniversalExtractor) ->
     modality = generator.integers(0, 3, 9)
     modality[:3] = (2, 0, 2)
     ours = extractor(torch.from_numpy(blocks), torch.from_numpy(modality)).detach().numpy()
-    for block, m, features in zip(blocks, modality, ours):
+    for block, m, features in zip(blocks, modality, ours, strict=True):
         np.testing.assert_allclose(features, _by_hand(extractor, block, m), atol=1e-5)
 
 
@@ -71,7 +71,9 @@ def test_scale_none_is_the_paper(extractor: UniversalExtractor) -> None:
 def test_scale_against_numpy(extractor: UniversalExtractor) -> None:
     generator = np.random.default_rng(3)
     modality = np.array([0, 0, 0, 2, 2, 2, 2])
-    blocks = (5 + np.array([1, 9, 30])[modality][:, None, None, None] * generator.random((7, *SHAPE))).astype(np.float32)
+    blocks = (5 + np.array([1, 9, 30])[modality][:, None, None, None] * generator.random((7, *SHAPE))).astype(
+        np.float32
+    )
     tensors = torch.from_numpy(blocks), torch.from_numpy(modality)
 
     extractor.fit_scale(*tensors, "scale")

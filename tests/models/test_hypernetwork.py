@@ -55,11 +55,11 @@ def _gains(initialisation: str, modalities: int, seeds: int, channels: int = 48)
 
 @pytest.mark.parametrize("modalities", [1, 2, 4])
 def test_principled_start_keeps_the_mean_square(modalities: int) -> None:
-    """Over modalities of one network the mean is 1 to a few percent (C² draws); single ones differ around it."""
-    gains = _gains("principled", modalities, 60)
+    """The mean over the modalities of one network is 1 to a tenth; single modalities lie between 0.06 and 3.3."""
+    gains = _gains("principled", modalities, 40)
     np.testing.assert_allclose(gains.mean(1), 1, atol=0.12)
     assert gains.mean() == pytest.approx(1, abs=0.015)
-    assert gains.min() > 0.02
+    assert 0.02 < gains.min() <= gains.max() < 6
 
 
 def test_principled_start_on_a_real_z() -> None:
@@ -73,15 +73,15 @@ def test_principled_start_on_a_real_z() -> None:
 
 
 def test_default_start_is_far_too_large() -> None:
-    """Why the principled start is the default: torch's own gives about eight times the energy at 48 channels.
+    """Why the principled start is the default: torch's own gives W_m z the wrong energy, more so with more channels.
 
-    It grows with C, since the generated weights do not shrink with it: about 80 times at VGG's 512 channels.
+    Measured over seeds: 4.0 times at 48 channels, 8.1 at 96, 41 (from 16 to 83) at VGG's 512.
     """
     small, large = (_gains("default", 2, 20, channels).mean() for channels in (48, 96))
-    assert small > 3
+    assert small == pytest.approx(4.0, rel=0.25)
     assert large / small == pytest.approx(2, rel=0.3)
     full = _gains("default", 2, 2, 512).mean()
-    assert full > 30
+    assert full > 10
 
 
 def test_modalities_get_different_layers_and_gradients_reach_everything() -> None:
@@ -89,7 +89,8 @@ def test_modalities_get_different_layers_and_gradients_reach_everything() -> Non
     network = HyperNetwork(3, 16)
     weights, biases = network()
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert float((weights[a] - weights[b]).square().mean() / weights[a].square().mean()) > 0.01
+        difference = (weights[a] - weights[b]).detach()
+        assert float(difference.square().mean() / weights[a].detach().square().mean()) > 0.01
     (weights.square().sum() + biases.sum()).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
 from run_pipeline import main
 
 VOXEL_MM = 6.0

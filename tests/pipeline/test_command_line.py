@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from run_pipeline import STAGE_NAMES, main
 
 from pipeline.registry import STAGES
+from run_pipeline import STAGE_NAMES, main
 
 
 @pytest.fixture(scope="module")

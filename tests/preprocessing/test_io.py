@@ -140,7 +140,12 @@ BAD_VOLUMES: list[tuple[str, str, Callable[[], bytes], str]] = [
     ("NaN", "x.nii.gz", lambda: _nifti(NAN), "1 of 1320 voxels are NaN or infinite"),
     ("infinite", "x.nii.gz", lambda: _nifti(INFINITE), "264 of 1320 voxels are NaN or infinite"),
     ("constant", "x.nii.gz", lambda: _nifti(CONSTANT), "every voxel is 7; a scan needs at least two values"),
-    ("4-D", "x.nii.gz", lambda: _nifti(np.stack([_voxels()] * 3, -1)), "4-D with 3 volumes.*Average the frames or pick"),
+    (
+        "4-D",
+        "x.nii.gz",
+        lambda: _nifti(np.stack([_voxels()] * 3, -1)),
+        "4-D with 3 volumes.*Average the frames or pick",
+    ),
     ("5-D", "x.nii.gz", lambda: _nifti(_voxels()[..., None, None]), "5-D of shape"),
     ("2-D", "x.nii.gz", lambda: _nifti(_voxels()[:, :, 0]), r"2-D of shape \(10, 11\).*kind: image"),
     ("tiny", "x.nii.gz", lambda: _nifti(_voxels()[:, :, :3]), r"shape \(10, 11, 3\); a scan needs at least 8 voxels"),
@@ -152,7 +157,12 @@ BAD_VOLUMES: list[tuple[str, str, Callable[[], bytes], str]] = [
         lambda: _header(280, "12f", 1, 1, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0),
         "the affine is singular",
     ),
-    ("metres", "x.nii.gz", lambda: _header(280, "12f", 900, 0, 0, 0, 0, 900, 0, 0, 0, 0, 900, 0), "millimetres below 50"),
+    (
+        "metres",
+        "x.nii.gz",
+        lambda: _header(280, "12f", 900, 0, 0, 0, 0, 900, 0, 0, 0, 0, 900, 0),
+        "millimetres below 50",
+    ),
     # readable headers, unreadable content
     ("impossible quaternion", "x.nii", lambda: _header(252, "hh3f", 1, 0, 5, 5, 5), "qform|affine|NIfTI"),
     ("no number for the data's place", "x.nii", lambda: _header(108, "f", np.nan), "NIfTI|header|damaged"),
@@ -350,7 +360,13 @@ GOOD_PICTURES: list[tuple[str, str, bytes, np.ndarray, int]] = [
     ("16 bit", "a.png", _picture(Image.fromarray(GREY.astype(np.uint16) * 257), "PNG"), GREY[..., None], 0),
     ("16 bit tiff", "a.tif", _tiff(COLOURS.astype(np.uint16) * 257, photometric="rgb"), COLOURS, 0),
     ("black and white", "a.png", _picture(Image.fromarray(GREY > 127), "PNG"), 255 * (GREY > 127)[..., None], 0),
-    ("palette", "a.png", _picture(Image.fromarray(GREY // 64 * 64).quantize(8), "PNG"), (GREY // 64 * 64)[..., None], 0),
+    (
+        "palette",
+        "a.png",
+        _picture(Image.fromarray(GREY // 64 * 64).quantize(8), "PNG"),
+        (GREY // 64 * 64)[..., None],
+        0,
+    ),
     ("grey and alpha", "a.png", _picture(Image.fromarray(np.dstack([GREY, GREY])), "PNG"), GREY[..., None], 0),
 ]
 
@@ -362,7 +378,9 @@ def test_good_picture(tmp_path: Path, name: str, content: bytes, expected: np.nd
     picture = read_picture(_file(tmp_path, name, content))
     assert picture.shape == (20, 30, 3)
     assert picture.dtype == np.uint8
-    np.testing.assert_allclose(picture.astype(int), np.broadcast_to(expected, picture.shape).astype(int), atol=tolerance)
+    np.testing.assert_allclose(
+        picture.astype(int), np.broadcast_to(expected, picture.shape).astype(int), atol=tolerance
+    )
     assert picture_to_slice(picture).shape == (1, 3, 224, 224)  # without a warning about memory it may not write
 
 
@@ -386,9 +404,19 @@ BAD_PICTURES: list[tuple[str, str, bytes, str]] = [
     ("text", "a.png", b"subject,scan\n" * 20, "not a readable picture"),
     ("text tiff", "a.tif", b"subject,scan\n" * 20, "not a readable picture"),
     ("nothing", "a.jpg", b"", "not a readable picture"),
-    ("one colour", "a.png", _picture(Image.new("RGB", (20, 20), (9, 9, 9)), "PNG"), "every pixel is 9; the picture is empty"),
+    (
+        "one colour",
+        "a.png",
+        _picture(Image.new("RGB", (20, 20), (9, 9, 9)), "PNG"),
+        "every pixel is 9; the picture is empty",
+    ),
     ("tiny", "a.png", _picture(Image.fromarray(COLOURS[:5]), "PNG"), "30 x 5 pixels; at least 8"),
-    ("numbers, not grey values", "a.tif", _tiff(GREY.astype(np.float32)), "of float32; expected one 8- or 16-bit|expected"),
+    (
+        "numbers, not grey values",
+        "a.tif",
+        _tiff(GREY.astype(np.float32)),
+        "of float32; expected one 8- or 16-bit|expected",
+    ),
     ("stack of 2", "a.tif", _tiff(np.stack([GREY] * 2), photometric="minisblack"), "expected one|stack|pages"),
     ("stack of 3", "a.tif", _tiff(np.stack([GREY] * 3), photometric="minisblack"), "expected one|stack|pages"),
     ("stack of 4", "a.tif", _tiff(np.stack([GREY] * 4), photometric="minisblack"), "expected one|stack|pages"),
@@ -398,7 +426,9 @@ BAD_PICTURES: list[tuple[str, str, bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [p[1:] for p in BAD_PICTURES], ids=[p[0] for p in BAD_PICTURES])
+@pytest.mark.parametrize(
+    ("name", "content", "message"), [p[1:] for p in BAD_PICTURES], ids=[p[0] for p in BAD_PICTURES]
+)
 def test_bad_picture(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = _file(tmp_path, name, content)
     with pytest.raises(ScanError, match=message):

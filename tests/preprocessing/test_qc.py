@@ -11,13 +11,15 @@ GAP = 6
 
 def _panels(picture: np.ndarray, widths: list[int]) -> list[np.ndarray]:
     starts = np.cumsum([0, *[w + GAP for w in widths]])
-    return [picture[:, a : a + w] for a, w in zip(starts, widths)]
+    return [picture[:, a : a + w] for a, w in zip(starts[:-1], widths, strict=True)]
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.5, 3.0), (2.5, 1.2, 1.2)])
 def test_a_ball_is_round_in_every_plane(spacing: tuple) -> None:
     shape = tuple(round(120 / s) for s in spacing)
-    grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) * s for n, s in zip(shape, spacing)], indexing="ij"))
+    grid = np.stack(
+        np.meshgrid(*[(np.arange(n) + 0.5) * s for n, s in zip(shape, spacing, strict=True)], indexing="ij")
+    )
     distance = np.linalg.norm(grid - 60, axis=0)
     picture = three_planes(np.clip(1.5 - distance / 40, 0, 1).astype(np.float32), distance < 40, spacing)
     assert picture.dtype == np.uint8
@@ -40,7 +42,7 @@ def test_orientation() -> None:
     volume[8:12, 19:21, 27:31] = 0  # coronal: left, up
     volume[8:12, 27:31, 19:21] = 0  # axial: left, front
     panels = _panels(three_planes(volume, mask, (1.0, 1.0, 1.0)), [HEIGHT] * 3)
-    for panel, expected in zip(panels, ((True, True), (False, True), (False, True))):
+    for panel, expected in zip(panels, ((True, True), (False, True), (False, True)), strict=True):
         dark = (panel[32:160, 32:160] < 60).all(-1)
         row, column = ndimage.center_of_mass(dark)
         assert dark.sum() == pytest.approx((4 * HEIGHT / 40) ** 2, rel=0.3)

@@ -120,7 +120,9 @@ def test_centre_spacing_and_direction_stay(spacing: tuple, new: float | tuple) -
     volume = torch.zeros(2, 21, 34, 29)
     ours, new_affine = resample(volume, affine, spacing_mm=new)
     shape = ours.shape[1:]
-    assert shape == tuple(max(1, round(n * o / w)) for n, o, w in zip((21, 34, 29), spacing, np.broadcast_to(new, 3)))
+    assert shape == tuple(
+        max(1, round(n * o / w)) for n, o, w in zip((21, 34, 29), spacing, np.broadcast_to(new, 3), strict=True)
+    )
     before = affine @ [*(np.array((21, 34, 29)) - 1) / 2, 1]
     after = new_affine @ [*(np.array(shape) - 1) / 2, 1]
     np.testing.assert_allclose(after, before, atol=1e-10)

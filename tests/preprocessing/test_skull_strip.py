@@ -58,7 +58,7 @@ def test_mask_comes_back_to_the_scans_own_voxels(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(SkullStripper, "probability", bright)
     shape = tuple(round(120 / s) for s in spacing)
-    x, y, z = np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, spacing)], indexing="ij")
+    x, y, z = np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, spacing, strict=True)], indexing="ij")
     truth = ((x - 55) / 40) ** 2 + ((y - 66) / 45) ** 2 + ((z - 58) / 38) ** 2 < 1
     volume = np.where(truth, 900, 100).astype(np.float32)
     volume[-9:, :9, :3] = 900  # an island in a corner
@@ -67,9 +67,11 @@ def test_mask_comes_back_to_the_scans_own_voxels(monkeypatch: pytest.MonkeyPatch
     assert mask.shape == shape
     assert mask.dtype == torch.bool
     assert _dice(mask.numpy(), truth) > 0.97
+    moved_mm = np.subtract(ndimage.center_of_mass(mask.numpy()), ndimage.center_of_mass(truth)) * spacing
+    assert np.abs(moved_mm).max() < 0.1  # half a voxel of either grid would be 0.5 mm and more
     assert not mask[-9:, :9, :3].any()
     # what the network saw: z, y, x at 1.5 mm, standardised
-    assert seen[0].shape == tuple(round(n * s / NETWORK_SPACING_MM) for n, s in zip(shape, spacing))[::-1]
+    assert seen[0].shape == tuple(round(n * s / NETWORK_SPACING_MM) for n, s in zip(shape, spacing, strict=True))[::-1]
     assert float(seen[0].mean()) == pytest.approx(0, abs=1e-4)
     assert float(seen[0].std(correction=0)) == pytest.approx(1, abs=1e-3)
     centre = ndimage.center_of_mass((seen[0] > 0).numpy())

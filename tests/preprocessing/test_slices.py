@@ -15,7 +15,7 @@ PIXEL_MM = 192 / 224
 
 def _ball(centre_mm, diameter_mm: float, spacing=(1.5, 1.5, 1.5), shape=SHAPE) -> tuple[torch.Tensor, torch.Tensor]:
     """A ball with a surface one voxel soft; its mask is where it is above one half."""
-    grid = np.stack(np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, spacing)], indexing="ij"))
+    grid = np.stack(np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, spacing, strict=True)], indexing="ij"))
     distance = np.linalg.norm(grid - np.reshape(centre_mm, (3, 1, 1, 1)), axis=0)
     ball = np.clip((diameter_mm / 2 - distance) / max(spacing) + 0.5, 0, 1).astype(np.float32)
     return torch.from_numpy(ball), torch.from_numpy(ball > 0.5)
@@ -96,7 +96,9 @@ def test_left_is_left_and_front_is_on_top() -> None:
     assert row == pytest.approx(47.5 - 16, abs=0.1)
 
 
-@pytest.mark.parametrize(("slice_mm", "every"), [(None, 1), (0.5, 1), (1.5, 1), (3.0, 2), (6.0, 4), (7.4, 5), (500.0, 333)])
+@pytest.mark.parametrize(
+    ("slice_mm", "every"), [(None, 1), (0.5, 1), (1.5, 1), (3.0, 2), (6.0, 4), (7.4, 5), (500.0, 333)]
+)
 @pytest.mark.parametrize(("low", "high"), [(3, 4), (5, 45), (5, 46), (0, 60)])
 def test_slice_spacing(slice_mm: float | None, every: int, low: int, high: int) -> None:
     volume, mask = torch.zeros(12, 12, 60), torch.zeros(12, 12, 60, dtype=torch.bool)

@@ -41,7 +41,7 @@ def _affine(degrees: float = 0.0) -> np.ndarray:
 
 def _brain() -> np.ndarray:
     """A lopsided stripped brain: 0 outside, no symmetry that could hide a flip."""
-    x, y, z = np.meshgrid(*[np.arange(n) * s for n, s in zip(SHAPE, SPACING)], indexing="ij")
+    x, y, z = np.meshgrid(*[np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True)], indexing="ij")
     inside = ((x - 26) / 19) ** 2 + ((y - 38) / 24) ** 2 + ((z - 40) / 26) ** 2 < 1
     values = 500 + 6 * x - 3 * y + 2 * z + 80 * np.sin(x / 5) * np.cos(y / 7 + z / 9)
     return np.where(inside, values, 0).astype(np.float32)
@@ -119,14 +119,24 @@ def test_cropping_keeps_what_resampling_needs() -> None:
 
 
 def test_crop_box() -> None:
+    """The brain and at least 6 mm around it where there are any, not much more, and an affine that says from where."""
     volume, affine = _brain(), _affine(10.0)
     data = find_brain(None)(_data(volume, affine))
-    low = np.argwhere(volume > 0).min(0) - (4, 3, 2)  # 6 mm of 1.5, 2 and 3
-    high = np.argwhere(volume > 0).max(0) + 1 + (4, 3, 2)
-    low, high = np.maximum(low, 0), np.minimum(high, SHAPE)
     ours = CropToBraind(("image", "mask"))(data)
-    np.testing.assert_array_equal(ours["image"][0].numpy(), volume[tuple(slice(a, b) for a, b in zip(low, high))])
-    np.testing.assert_allclose(np.asarray(ours["image"].affine)[:3, 3], (affine @ [*low, 1])[:3])
+    shape = np.array(ours["image"].shape[1:])
+    corner = np.linalg.solve(affine, np.asarray(ours["image"].affine)[:, 3])[:3]
+    first = corner.round().astype(int)
+    np.testing.assert_allclose(corner, first, atol=1e-6)
+    box = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
+    np.testing.assert_array_equal(ours["image"][0].numpy(), volume[box])
+    np.testing.assert_array_equal(ours["mask"][0].numpy(), volume[box] > 0)
+    inside = np.argwhere(volume > 0)
+    low, high = inside.min(0) - first, first + shape - 1 - inside.max(0)  # margins, voxels
+    room_low, room_high = inside.min(0), np.array(SHAPE) - 1 - inside.max(0)
+    six_mm = 6 / np.array(SPACING)
+    assert (low >= np.minimum(six_mm, room_low)).all()
+    assert (high >= np.minimum(six_mm, room_high)).all()
+    assert (np.maximum(low, high) <= six_mm + 4).all()
     assert data["image"].shape == (1, *SHAPE)  # the input dictionary is left alone
 
 
