@@ -69,7 +69,7 @@ class PhantomsConfig(BaseModel, frozen=True, extra="forbid"):
     mri_voxel_mm: float = Field(1.5, ge=0.8, le=6, description="MRI voxel size, mm")
     pet_voxel_mm: float = Field(3.0, ge=0.8, le=6, description="PET voxel size, mm")
     pet_share: float = Field(0.5, ge=0, le=1, description="share of subjects with a PET; everybody has an MRI")
-    penetrance: float = Field(0.7, ge=0.5, le=1, description="share of AD subjects who show the sign of a modality")
+    penetrance: float = Field(0.6, ge=0.5, le=1, description="share of AD subjects who show the sign of a modality")
     hippocampal_loss: float = Field(0.5, ge=0, le=0.8, description="MRI sign: share of the hippocampal volume lost")
     ventricle_growth_mm: float = Field(
         5.0, ge=0, le=8, description="MRI sign: how far ventricle walls move outwards, mm"

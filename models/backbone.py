@@ -25,6 +25,9 @@ class Backbone(nn.Module):
         block_shape: (C, H, W) of one block.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         layers: nn.Module,
@@ -41,6 +44,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def normalise(self, slices: Tensor) -> Tensor:
         """What the weights were trained with, from RGB in [0, 1]; Caffe's weights want BGR in [0, 255]."""

@@ -18,8 +18,8 @@ class HyperNetwork(nn.Module):
         channels: C, channels of a block.
         embedding: E, width of the modality embedding.
         hidden: H, width of the hidden layer.
-        initialisation: "principled" gives the generated layer the variance of an ordinary one; "default" is what
-            torch does unasked, with generated weights far too large; it is kept for comparison.
+        initialisation: "principled" makes the generated layers orthogonal and independent of each other; "default" is
+            what torch does unasked, with generated weights far too large; it is kept for comparison.
     """
 
     def __init__(
@@ -42,14 +42,17 @@ class HyperNetwork(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Var(W_m) = 1 / C and b_m = 0 at the start, so that W_m z keeps the mean square of z.
+        """Every W_m starts as an orthogonal matrix of its own, b_m = 0: W_m z keeps the mean square of z exactly.
 
-        Each generated weight is a sum over the hidden activations a_m, hence Var = Var(head) · ‖a_m‖². The
-        activations are known here, so the head is scaled by their mean square over modalities instead of by an
-        expectation (Chang et al., equation 10, with the modalities that are really there).
+        The generated weights are linear in the hidden activations a_m, which are known here; the head is the
+        smallest one that turns each a_m into its W_m. Drawing the head at random, with only its variance right (Chang
+        et al., equation 10), would keep the mean square on average over modalities only, and give modalities similar
+        layers, since activations are never negative and so alike; φ then mixes their features up in the sum over the
+        set (docs/decisions/0004). With more modalities than hidden units the nearest such head is taken.
         """
-        square = self._activations().square().sum(1).mean().clamp_min(1e-6)
-        nn.init.normal_(self.weight.weight, std=float((self.channels * square) ** -0.5))
+        count = self.embedding.num_embeddings
+        layers = torch.stack([nn.init.orthogonal_(torch.empty(self.channels, self.channels)) for _ in range(count)])
+        self.weight.weight.copy_((torch.linalg.pinv(self._activations()) @ layers.flatten(1)).T)
         for parameter in (self.weight.bias, self.bias.weight, self.bias.bias):
             nn.init.zeros_(parameter)
 

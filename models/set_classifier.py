@@ -3,6 +3,7 @@
 Source: HyperMM, section 2.3, equations 1 and 2; Zaheer et al. 2017.
 """
 
+import itertools
 from typing import Literal
 
 import torch
@@ -30,12 +31,15 @@ def aggregate(features: Tensor, sets: Tensor, count: int, how: Aggregate) -> Ten
 
 
 class SetClassifier(nn.Module):
-    """ρ: three linear layers with ReLU between, on the aggregate of a set's features.
+    """ρ: linear layers with ReLU between, on the aggregate of a set's features; three as published.
+
+    The last layer starts at zero, so that training starts from equal probabilities and not from a random function,
+    which with few patients stays visible in the predictions to the end (docs/decisions/0005).
 
     Args:
         features: D, numbers in one scan's φ (C·H·W).
         classes: K.
-        hidden: widths of the two hidden layers.
+        hidden: widths of the hidden layers; two as published, none makes ρ linear.
         dropout: share of hidden units dropped in training.
         how: how the set is aggregated.
     """
@@ -45,22 +49,19 @@ class SetClassifier(nn.Module):
         features: int,
         classes: int,
         *,
-        hidden: tuple[int, int] = (512, 128),
+        hidden: tuple[int, ...] = (512, 128),
         dropout: float = 0.0,
         how: Aggregate = "mean",
     ) -> None:
         super().__init__()
         self.how: Aggregate = how
-        first, second = hidden
-        self.rho = nn.Sequential(
-            nn.Linear(features, first),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(first, second),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(second, classes),
-        )
+        layers: list[nn.Module] = []
+        for width, following in itertools.pairwise((features, *hidden)):
+            layers += [nn.Linear(width, following), nn.ReLU(), nn.Dropout(dropout)]
+        last = nn.Linear((features, *hidden)[-1], classes)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.rho = nn.Sequential(*layers, last)
 
     def forward(self, features: Tensor, sets: Tensor, count: int) -> Tensor:
         """Logits of sets.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.provenance import digest
+from pipeline.provenance import digest, file_sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +87,12 @@ class Artifact:
     def damaged(self) -> str:
         """Why the folder does not hold what its manifest says, or ""."""
         return ""
+
+    def forget(self) -> None:
+        """Take nothing in here for finished any more (--force)."""
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        for record in (*self.folder.glob("*/record.json"), *self.folder.glob("*/failure.json")):
+            record.unlink()
 
     def table(self, name: str, columns: tuple[str, ...]) -> "pd.DataFrame":
         """Read a CSV of text columns.
@@ -393,6 +399,11 @@ class RepeatSet(Artifact):
         except (OSError, safetensors.SafetensorError) as error:
             raise ArtifactError(f"cannot read the weights of {self.place(repeat)}: {error}") from error
 
+    def contents(self) -> dict[str, Any]:
+        """Readers go by the weights themselves, not by what they were made from."""
+        files = sorted(self.folder.glob("repeat-*/weights.safetensors"))
+        return {"fingerprint": digest([[f.parent.name, file_sha256(f)] for f in files])}
+
     def histories(self) -> "pd.DataFrame":
         """The histories of all repeats, one below the other, with a first column `repeat`."""
         import pandas as pd
@@ -411,7 +422,7 @@ class ExtractorSet(RepeatSet):
 
 
 class ClassifierSet(RepeatSet):
-    """ρ of every repeat, `predictions.csv`, `validation_predictions.csv`, `metrics.json` and `subsets.csv`."""
+    """ρ of every repeat, predictions, `metrics.json`, and `subsets.csv` with the predictions that it sums up."""
 
     def predictions(self, part: str = "test") -> "pd.DataFrame":
         """Predictions, one row an observation and repeat; `part` is "test" or "validation"."""

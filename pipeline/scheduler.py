@@ -126,7 +126,9 @@ def run_plan(
     seconds = {}
     for step in steps:
         reasons = stale_reasons(step.stage, settings, workspace)
-        if not reasons and step.stage.name not in force:
+        if step.stage.name in force:
+            step.stage.writes(workspace / step.stage.name).forget()
+        elif not reasons:
             continue
         seconds[step.stage.name] = run_stage(step.stage, settings, workspace, device=device)
     return seconds

@@ -12,6 +12,7 @@ import SimpleITK
 import torch
 from monai.data import MetaTensor
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -66,7 +67,7 @@ def _read_nifti(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
             _check_gzip(path)
     except (ScanError, FileNotFoundError):
         raise
-    except (ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
+    except (ImageFileError, HeaderDataError) as error:
         raise ScanError(f"not a NIfTI image: {error}. Convert it again from the source") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ScanError(f"the file is truncated or damaged ({error}); copy it again from the source") from error
@@ -173,14 +174,12 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as header:
             if header.width * header.height > MAX_VOXELS:
                 raise ScanError(f"the header promises {header.width} x {header.height} pixels; downsize the picture")
-            if getattr(header, "n_frames", 1) > 1:
-                raise ScanError(f"a stack of {header.n_frames} pictures; expected one. Save the one that is meant")
+            if (pages := getattr(header, "n_frames", 1)) > 1:
+                raise ScanError(f"a stack of {pages} pictures; expected one. Save the one that is meant")
             if header.mode.startswith("I;16"):
                 array = (np.asarray(header) // 257).astype(np.uint8)[..., None].repeat(3, 2)
             elif header.mode in ("F", "I"):
-                raise ScanError(
-                    f"pixels of mode {header.mode}, 32 bit; expected an 8- or 16-bit grey or RGB picture"
-                )
+                raise ScanError(f"pixels of mode {header.mode}, 32 bit; expected an 8- or 16-bit grey or RGB picture")
             else:
                 array = np.array(header.convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, IndexError) as error:

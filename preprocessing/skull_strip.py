@@ -69,7 +69,7 @@ class SkullStripper:
         for module in network.modules():  # the published inference: statistics of the scan, not running ones
             if isinstance(module, nn.InstanceNorm3d):
                 module.train()
-        return network.to(self.device, memory_format=torch.channels_last_3d)
+        return network.to(self.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def probability(self, volume: Tensor) -> Tensor:

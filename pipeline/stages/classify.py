@@ -3,7 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,12 +28,14 @@ ANY, COMPLETE = "any", "complete"
 
 
 class ClassifyConfig(BaseModel):
-    """How ρ is trained and tested. Values as published: batch_size 1, modality_dropout 0, aggregate mean."""
+    """How ρ is trained and tested. As published: hidden [512, 128], learning_rate 1e-4, batch_size 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     aggregate: Literal["mean", "sum", "max"] = Field(default="mean", description="over the scans of a set")
-    hidden: tuple[int, int] = Field(default=(512, 128), description="widths of ρ's two hidden layers")
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="widths of ρ's hidden layers; [512, 128] as published, [] makes ρ linear"
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of hidden units dropped in training")
     modality_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="chance that a training scan is left out of its set, never the last"
@@ -42,7 +44,7 @@ class ClassifyConfig(BaseModel):
     epochs: int = Field(default=100, ge=1, description="at most")
     patience: int = Field(default=10, ge=1, description="epochs without a lower validation loss before stopping")
     batch_size: int = Field(default=16, ge=1, description="observations a step")
-    learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="of Adam")
+    learning_rate: float = Field(default=3e-5, gt=0, lt=1, description="of Adam")
     weight_decay: float = Field(default=5e-4, ge=0, description="of Adam, as in the authors' code")
     bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
     seed: int = Field(default=0, description="of weights, order and draws; each repeat adds its number")
@@ -82,6 +84,7 @@ def classify(
     out.save_table("validation_predictions.csv", _readable(frames["validation"], classes))
     metrics = _metrics(frames["validation"], frames["test"], classes, repeats, config, runtime)
     write_json(out.folder / "metrics.json", metrics)
+    out.save_table("subset_predictions.csv", _readable(frames["subsets"], classes))
     out.save_table("subsets.csv", _subset_table(frames["subsets"], config))
     for record in (out.record(r) or {} for r in repeats):
         runtime.notes += record["notes"]
@@ -252,21 +255,20 @@ def _fit(
 
 def _test(model: _Model, repeat: int) -> dict[str, Any]:
     """Predictions of one repeat: validation, test, and test with every subset of modalities."""
+    import numpy as np
     import pandas as pd
 
-    rows = []
+    frames = []
     present = tuple(sorted(model.usable.scans["modality"].unique()))
     has = model.usable.scans.groupby("observation")["modality"].agg(frozenset)
     for subset in subsets_of(present):
         frame = _predict(model, "test", repeat, frozenset(subset))
-        for group in (ANY, COMPLETE):
-            complete = frame["observation"].map(has).map(lambda have: have >= set(present)).astype(bool)
-            chosen = frame if group == ANY else frame[complete]
-            rows.append(chosen.assign(modalities="+".join(subset), subjects=group))
+        complete = [has[observation] >= set(present) for observation in frame["observation"]]
+        frames.append(frame.assign(modalities="+".join(subset), complete=np.array(complete, dtype=bool)))
     return {
         "validation": _predict(model, "validation", repeat),
         "test": _predict(model, "test", repeat),
-        "subsets": pd.concat(rows, ignore_index=True),
+        "subsets": pd.concat(frames, ignore_index=True),
         "left_out": model.left_out,
     }
 
@@ -368,16 +370,20 @@ def _subset_table(frames: "pd.DataFrame", config: ClassifyConfig) -> "pd.DataFra
     from evaluation.intervals import summarise
 
     rows = []
-    for (group, modalities), frame in frames.groupby(["subjects", "modalities"], sort=False):
+    groups = frames.groupby("modalities", sort=False)
+    chosen = [(ANY, name, frame) for name, frame in groups]
+    chosen += [(COMPLETE, name, frame[frame["complete"]]) for name, frame in groups]
+    for group, modalities, frame in chosen:
+        if frame.empty:
+            continue
         summary = summarise(frame, thresholds=0.5, draws=config.bootstrap_draws, seed=config.seed)
         row: dict[str, Any] = {"modalities": modalities, "subjects": group, "n": len(frame)}
         for metric, values in summary.items():
             for part in ("mean", "std", "low", "high"):
-                value = float(values[part])  # type: ignore[literal-required]
+                value = float(values[part])
                 row[f"{metric}_{part}"] = None if math.isnan(value) else round(value, 6)
         rows.append(row)
-    table = pd.DataFrame(rows)
-    return table.sort_values("subjects", kind="stable", ignore_index=True)
+    return pd.DataFrame(rows)
 
 
 STAGE = Stage(

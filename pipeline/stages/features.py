@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from models.weights import PUBLISHED, WeightsError, weights_identity
 from pipeline.artifacts import BlockSet, VolumeSet
@@ -14,7 +14,7 @@ from pipeline.scanwise import each_scan, scan_contents
 from pipeline.stage import Stage
 from pipeline.stages.preprocess import STAGE as PREPROCESS
 
-NOT_IN_RESULT = {"changes_results": False}
+NOT_IN_RESULT: dict[str, JsonValue] = {"changes_results": False}
 
 
 class FeaturesConfig(BaseModel):
@@ -93,7 +93,7 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
                 raise InputError(str(error)) from error
             if config.precision == "auto":
                 backbone.layers.to(half_precision(runtime.device))
-            backbone.to(runtime.device).layers.to(memory_format=_channels_last())
+            backbone.to(runtime.device)
         blocks = pool_slices(backbone, slices, batch_slices=config.batch_slices, keep_slices=config.keep_slices)
         return (blocks.amax(0).cpu(), blocks.cpu()) if config.keep_slices else (blocks.cpu(), None)
 
@@ -104,12 +104,6 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
 
     each_scan(keys, out, runtime, load=load, work=work, save=save)
     runtime.results |= scan_contents(out, keys)
-
-
-def _channels_last() -> Any:
-    import torch
-
-    return torch.channels_last
 
 
 def _outside(config: FeaturesConfig) -> Any:

@@ -89,9 +89,10 @@ def _fit_repeat(
     train, validation = train.to(device), validation.to(device)
 
     torch.manual_seed(1000 * config.seed + repeat)
+    channels, height, width = blocks.shape[1:]
     extractor = UniversalExtractor(
         len(usable.modalities),
-        tuple(blocks.shape[1:]),
+        (channels, height, width),
         embedding=config.embedding,
         hidden=config.hidden,
         initialisation=config.initialisation,

@@ -1,6 +1,7 @@
 """One self-contained HTML page on the whole run."""
 
 import datetime
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +26,9 @@ from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.preprocess import STAGE as PREPROCESS
 from pipeline.stages.pretrain import STAGE as PRETRAIN
 from pipeline.stages.split import STAGE as SPLIT
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ReportConfig(BaseModel):
@@ -116,10 +120,10 @@ def report(
         part.write_text(page, "utf-8")
 
 
-def _qc_pictures(scans: "pd.DataFrame", preprocess: VolumeSet, most: int) -> tuple[tuple[str, bytes], ...]:  # noqa: F821
+def _qc_pictures(scans: "pd.DataFrame", preprocess: VolumeSet, most: int) -> tuple[tuple[str, bytes], ...]:
     """The first scans of each modality in turn, those with a picture."""
     turn = scans.groupby("modality").cumcount()
-    chosen = []
+    chosen: list[tuple[str, bytes]] = []
     for scan in scans.assign(turn=turn).sort_values("turn", kind="stable")["scan"]:
         if len(chosen) < most and (picture := preprocess.qc_picture(scan)) is not None:
             chosen.append((scan, picture))

@@ -111,9 +111,12 @@ def test_needed_stages_are_planned_and_named(
 
 def test_a_stage_can_be_forced(copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
     words, run = copied
-    before = (run / "classify" / "predictions.csv").read_bytes()
-    assert plan_of(main_output(capsys, [*words, "--stages", "classify", "--force", "classify"]))["classify"] == "run"
-    assert (run / "classify" / "predictions.csv").read_bytes() == before
+    files = [run / "classify" / "predictions.csv", *run.glob("classify/*/weights.safetensors")]
+    before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
+    assert plan_of(main_output(capsys, [*words, "--stages", "report", "--force", "classify"]))["classify"] == "run"
+    for file, (content, time) in zip(files, before, strict=True):
+        assert file.read_bytes() == content
+        assert file.stat().st_mtime_ns > time
 
 
 def test_a_new_patient_costs_only_that_patient_and_is_not_dealt_in_silently(
