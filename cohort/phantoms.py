@@ -11,30 +11,25 @@ affine of the header says) → *subject* (the head lying still) → *template* (
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field
 from scipy import ndimage
+
+from cohort.icbm152 import column, icbm152
 
 Modality = Literal["MRI", "PET"]
 
 FIELD_OF_VIEW_MM = (192.0, 224.0, 192.0)  # left-right, back-front, bottom-top
 FIELD_CENTRE_MM = (0.0, -18.0, 6.0)  # template position of the middle of the field of view
 LATTICE_MM = 4.0  # everything smooth is worked out on a lattice this coarse, then interpolated
-MARGIN_MM = 24  # air added around ICBM152, so that skull and scalp have room
 
 # Centres of the hippocampi. Source: Harvard-Oxford subcortical atlas (rounded). Template millimetres, as all below.
 HIPPOCAMPI_MM = ((-26.0, -22.0, -16.0), (26.0, -22.0, -16.0))
 HIPPOCAMPUS_RADII_MM = (9.0, 16.0, 9.0)
-# Box around the lateral ventricles; fluid in it and more than `VENTRICLES_DEPTH_MM` deep in the brain is ventricle.
-VENTRICLES_LOW_MM, VENTRICLES_HIGH_MM = (-36.0, -60.0, -6.0), (36.0, 42.0, 34.0)
-VENTRICLES_DEPTH_MM = 20
 # Angular gyri (temporo-parietal) and precuneus with posterior cingulate, rounded. Source: FDG-PET regions of interest
 # in AD, Landau et al. 2011, Neurobiol. Aging 32:1207. The radii are ours.
 HYPOMETABOLIC_MM = ((-50.0, -58.0, 34.0), (50.0, -58.0, 34.0), (0.0, -52.0, 30.0))
@@ -69,12 +64,12 @@ class PhantomsConfig(BaseModel, frozen=True, extra="forbid"):
     mri_voxel_mm: float = Field(1.5, ge=0.8, le=6, description="MRI voxel size, mm")
     pet_voxel_mm: float = Field(3.0, ge=0.8, le=6, description="PET voxel size, mm")
     pet_share: float = Field(0.5, ge=0, le=1, description="share of subjects with a PET; everybody has an MRI")
-    penetrance: float = Field(0.6, ge=0.5, le=1, description="share of AD subjects who show the sign of a modality")
-    hippocampal_loss: float = Field(0.5, ge=0, le=0.8, description="MRI sign: share of the hippocampal volume lost")
+    penetrance: float = Field(0.7, ge=0.5, le=1, description="share of AD subjects who show the sign of a modality")
+    hippocampal_loss: float = Field(0.6, ge=0, le=0.8, description="MRI sign: share of the hippocampal volume lost")
     ventricle_growth_mm: float = Field(
         5.0, ge=0, le=8, description="MRI sign: how far ventricle walls move outwards, mm"
     )
-    hypometabolism: float = Field(0.5, ge=0, le=0.9, description="PET sign: share of the regional uptake lost")
+    hypometabolism: float = Field(0.6, ge=0, le=0.9, description="PET sign: share of the regional uptake lost")
     anatomy_mm: float = Field(1.2, ge=0, le=4, description="standard deviation of the random deformation of a head, mm")
     mri_noise: float = Field(0.02, ge=0, le=0.3, description="noise of the MRI, share of the white matter signal")
     pet_noise: float = Field(
@@ -200,20 +195,16 @@ def _smooth_field(random: np.random.Generator, positions: np.ndarray, knots_mm: 
     reach = np.array(FIELD_OF_VIEW_MM) / 2 + 2 * knots_mm
     knots = random.standard_normal([int(n) for n in np.ceil(2 * reach / knots_mm)]).astype(np.float32)
     corner = np.array(FIELD_CENTRE_MM) - reach
-    return ndimage.map_coordinates(knots, (positions - _column(corner)) / np.float32(knots_mm), order=3, mode="nearest")
+    return ndimage.map_coordinates(knots, (positions - column(corner)) / np.float32(knots_mm), order=3, mode="nearest")
 
 
 def _blobs(positions: np.ndarray, centres_mm: tuple, radii_mm: tuple, power: float) -> np.ndarray:
     """1 in the centres of ellipsoids, 1/e on their surfaces, 0 far away: exp(-r^power), the largest; (x, y, z)."""
     squares = [
-        np.sum(((positions - _column(centre)) / _column(radii)) ** 2, axis=0)
+        np.sum(((positions - column(centre)) / column(radii)) ** 2, axis=0)
         for centre, radii in zip(centres_mm, radii_mm, strict=True)
     ]
     return np.exp(-(np.min(squares, axis=0) ** (power / 2)))
-
-
-def _column(vector: tuple | np.ndarray) -> np.ndarray:
-    return np.asarray(vector, dtype=np.float32).reshape(3, 1, 1, 1)
 
 
 def _scanner_to_subject(random: np.random.Generator, world: np.ndarray) -> np.ndarray:
@@ -223,7 +214,7 @@ def _scanner_to_subject(random: np.random.Generator, world: np.ndarray) -> np.nd
     turn_y = [[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]]
     turn_z = [[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]]
     rotation = (np.array(turn_x) @ turn_y @ turn_z).astype(np.float32)
-    centre, shift = _column(FIELD_CENTRE_MM), _column(random.normal(0, 3, size=3).clip(-7, 7))
+    centre, shift = column(FIELD_CENTRE_MM), column(random.normal(0, 3, size=3).clip(-7, 7))
     return np.tensordot(rotation, world - centre - shift, axes=1) + centre
 
 
@@ -239,13 +230,13 @@ def _anatomy(
     """
     random = _generator(config, _ANATOMY, subject.number)
     size = BRAIN_SIZE[subject.sex] * (1 + 0.015 * random.standard_normal(3).clip(-2, 2))
-    template = (positions - _column(FIELD_CENTRE_MM)) / _column(size) + _column(FIELD_CENTRE_MM)
+    template = (positions - column(FIELD_CENTRE_MM)) / column(size) + column(FIELD_CENTRE_MM)
     bends = [_smooth_field(random, template, knots_mm=40) for _ in range(3)]
     template = template + np.float32(config.anatomy_mm / 0.6) * np.stack(bends)
 
     # Ventricles: sampling nearer to them makes them larger. 0.03 mm a year of age, a spread of 0.3 mm, and the disease.
     growth_mm = 0.03 * (subject.age - 60) + 0.3 * random.standard_normal() + config.ventricle_growth_mm * atrophy
-    icbm = _icbm152(2)
+    icbm = icbm152(2)
     pull = np.stack([icbm.sample(part, template) for part in icbm.towards_ventricles])
     shifted = template + np.float32(growth_mm) * pull
 
@@ -253,7 +244,7 @@ def _anatomy(
     magnification = (1 - config.hippocampal_loss * atrophy) ** (-1 / 3)
     for centre in HIPPOCAMPI_MM:
         inside = _blobs(template, (centre,), (HIPPOCAMPUS_RADII_MM,), power=2)
-        shifted += np.float32(magnification - 1) * inside * (template - _column(centre))
+        shifted += np.float32(magnification - 1) * inside * (template - column(centre))
 
     thickness = [np.exp(0.2 * _smooth_field(random, template, knots_mm=48)) * mean_mm for mean_mm in (2.0, 6.0, 6.0)]
     return shifted, np.cumsum(thickness, axis=0).astype(np.float32)
@@ -262,80 +253,9 @@ def _anatomy(
 # --- The head ---
 
 
-@dataclass(frozen=True)
-class _Icbm152:
-    """ICBM152 at `step` mm with air around it; fractions are float32 in [0, 1]."""
-
-    step: int
-    corner_mm: np.ndarray  # template position of the first voxel
-    grey: np.ndarray
-    white: np.ndarray
-    brain: np.ndarray  # everything inside the surface of the brain, ventricles too
-    brain_mm: np.ndarray  # distance from the surface of the brain, negative inside
-    head_mm: np.ndarray  # the same for the brain with its hollows filled, face and neck muscle included
-    towards_ventricles: np.ndarray  # (3, X, Y, Z), longest vector 1
-
-    def sample(self, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Values at template positions, linearly interpolated."""
-        return ndimage.map_coordinates(
-            values, (positions - _column(self.corner_mm)) / np.float32(self.step), order=1, mode="nearest"
-        )
-
-
-@functools.cache
-def _icbm152(step: int) -> _Icbm152:
-    """Read the template shipped with nilearn and average it over blocks of `step` mm.
-
-    Source: Fonov et al. 2011, NeuroImage 54:313; ICBM 2009a nonlinear symmetric: T1, shares of grey and white matter;
-    197x233x189 voxels of 1 mm, values 0 to 255.
-    """
-    try:
-        folder = importlib.resources.files("nilearn") / "datasets" / "data"
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the phantoms are made of volumes shipped with nilearn: pip install nilearn"
-        ) from error
-    maps = {}
-    for name in ("t1", "gm", "wm"):
-        with importlib.resources.as_file(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") as path:
-            image = nib.load(path)
-            maps[name] = np.pad(np.asarray(image.dataobj), MARGIN_MM)
-    mask = ndimage.binary_fill_holes(ndimage.binary_closing(maps["t1"] > 0, iterations=3))
-
-    def blocks(values: np.ndarray) -> np.ndarray:
-        whole = values[tuple(slice(n // step * step) for n in values.shape)]
-        x, y, z = (n // step for n in whole.shape)
-        return whole.reshape(x, step, y, step, z, step).mean(axis=(1, 3, 5), dtype=np.float32)
-
-    grey, white, brain = blocks(maps["gm"]) / 255, blocks(maps["wm"]) / 255, blocks(mask)
-    corner_mm = image.affine[:3, 3] - MARGIN_MM + (step - 1) / 2
-    if step == 1:  # distance and pull are smooth: those of the coarser template do
-        coarse = _icbm152(2)
-        return _Icbm152(step, corner_mm, grey, white, brain, coarse.brain_mm, coarse.head_mm, coarse.towards_ventricles)
-
-    def distance_mm(inside: np.ndarray) -> np.ndarray:
-        distance = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
-        return step * ndimage.gaussian_filter(distance.astype(np.float32), 1)
-
-    brain_mm = distance_mm(brain >= 0.5)
-    head_mm = distance_mm(distance_mm(brain_mm < 36) < -36)  # a closing with a ball of 36 mm
-    low, high = ((np.array(edge) - corner_mm) / step for edge in (VENTRICLES_LOW_MM, VENTRICLES_HIGH_MM))
-    box = np.zeros(brain.shape, dtype=bool)
-    box[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))] = True
-    ventricles = box & (brain_mm < -VENTRICLES_DEPTH_MM) & (grey + white < 0.5)
-    pull = np.stack(
-        [
-            ndimage.gaussian_filter(ventricles.astype(np.float32), 6 / step, order=order)
-            for order in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-        ]
-    )
-    pull /= np.sqrt((pull**2).sum(axis=0)).max()
-    return _Icbm152(step, corner_mm, grey, white, brain, brain_mm, head_mm, pull)
-
-
 def _tissues(template: np.ndarray, layers_mm: np.ndarray, spacing_mm: np.ndarray) -> dict[str, np.ndarray]:
     """Share of every tissue in every voxel (X, Y, Z), float32 in [0, 1]; `brain` is all inside its surface."""
-    icbm, coarse = _icbm152(1 if spacing_mm[0] < 2.5 else 2), _icbm152(2)
+    icbm, coarse = icbm152(1 if spacing_mm[0] < 2.5 else 2), icbm152(2)
     grey, white, brain = (icbm.sample(values, template) for values in (icbm.grey, icbm.white, icbm.brain))
     brain_mm, head_mm = (coarse.sample(values, template) for values in (coarse.brain_mm, coarse.head_mm))
 

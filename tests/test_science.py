@@ -13,7 +13,7 @@ import yaml
 from cohort.phantoms import PhantomsConfig, make_scan, phantom
 from evaluation.intervals import paired_difference
 from pipeline.artifacts import ClassifierSet
-from pipeline.stages.classify import as_scored
+from pipeline.scores import as_scored
 from run_pipeline import main
 
 SUBJECTS = 96
@@ -28,7 +28,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Each sign is shown by 60 % of the AD phantoms, so that neither modality alone can do well.
     """
     folder = tmp_path_factory.mktemp("science")
-    config = PhantomsConfig(subjects=SUBJECTS, pet_share=1, mri_voxel_mm=VOXEL_MM, pet_voxel_mm=VOXEL_MM)
+    config = PhantomsConfig(
+        subjects=SUBJECTS, penetrance=0.6, pet_share=1, mri_voxel_mm=VOXEL_MM, pet_voxel_mm=VOXEL_MM
+    )
 
     def write(number: int) -> list[dict[str, str]]:
         rows, subject = [], phantom(number, config)

@@ -1,7 +1,6 @@
 """Step 2: train ρ on frozen φ, then test it: on what every subject has, and on every subset of modalities."""
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, replacing, write_json
 from pipeline.repeats import Sets, Usable, class_weights, repeats_of, usable_scans
 from pipeline.runtime import InputError, Runtime
+from pipeline.scores import metrics_of, readable, subset_table, subsets_of
 from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
     from models.set_classifier import SetClassifier
 
-MOST_SUBSETS = 64  # of modalities; beyond, only single ones, all but one, and all
 EXTRACT_BATCH = 256  # scans whose φ is computed at once
-ANY, COMPLETE = "any", "complete"
 
 
 class ClassifyConfig(BaseModel):
@@ -80,12 +78,13 @@ def classify(
         name: pd.concat([t[name] for t in tested], ignore_index=True) for name in ("validation", "test", "subsets")
     }
     classes = cohort.classes()
-    out.save_table("predictions.csv", _readable(frames["test"], classes))
-    out.save_table("validation_predictions.csv", _readable(frames["validation"], classes))
-    metrics = _metrics(frames["validation"], frames["test"], classes, repeats, config, runtime)
+    out.save_table("predictions.csv", readable(frames["test"], classes))
+    out.save_table("validation_predictions.csv", readable(frames["validation"], classes))
+    options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
+    metrics = metrics_of(frames["validation"], frames["test"], classes, repeats, note=runtime.note, **options)
     write_json(out.folder / "metrics.json", metrics)
-    out.save_table("subset_predictions.csv", _readable(frames["subsets"], classes))
-    out.save_table("subsets.csv", _subset_table(frames["subsets"], config))
+    out.save_table("subset_predictions.csv", readable(frames["subsets"], classes))
+    out.save_table("subsets.csv", subset_table(frames["subsets"], **options))
     for record in (out.record(r) or {} for r in repeats):
         runtime.notes += record["notes"]
     left_out = [failure for t in tested for failure in t["left_out"]]
@@ -273,14 +272,6 @@ def _test(model: _Model, repeat: int) -> dict[str, Any]:
     }
 
 
-def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Every non-empty subset, small ones first; with many modalities only single ones, all but one, and all."""
-    sizes = range(1, len(modalities) + 1)
-    if 2 ** len(modalities) - 1 > MOST_SUBSETS:
-        sizes = sorted({1, len(modalities) - 1, len(modalities)})  # type: ignore[assignment]
-    return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
-
-
 def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] | None = None) -> "pd.DataFrame":
     """One row an observation of the part that has a scan of these modalities."""
     import numpy as np
@@ -310,80 +301,6 @@ def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] |
     for k in range(len(model.usable.classes)):
         frame[f"p_{k}"] = probabilities[:, k].numpy()
     return frame
-
-
-def _readable(frame: "pd.DataFrame", classes: tuple[str, ...]) -> "pd.DataFrame":
-    """Class names for numbers."""
-    named = frame.assign(truth=[classes[k] for k in frame["truth"]])
-    return named.rename(columns={f"p_{k}": f"probability_{name}" for k, name in enumerate(classes)})
-
-
-def as_scored(frame: "pd.DataFrame", classes: tuple[str, ...]) -> "pd.DataFrame":
-    """The inverse of `_readable`, as `evaluation` wants it."""
-    numbered = frame.assign(truth=[classes.index(name) for name in frame["truth"]])
-    return numbered.rename(columns={f"probability_{name}": f"p_{k}" for k, name in enumerate(classes)})
-
-
-def _metrics(
-    validation: "pd.DataFrame",
-    test: "pd.DataFrame",
-    classes: tuple[str, ...],
-    repeats: list[int],
-    config: ClassifyConfig,
-    runtime: Runtime,
-) -> dict[str, Any]:
-    """The content of `metrics.json`."""
-    from evaluation.intervals import summarise
-    from evaluation.metrics import best_threshold
-
-    if test.empty:
-        raise InputError("no test subject has a usable scan; see failures.csv and split/splits.csv")
-    for repeat in repeats:
-        if test.loc[test["repeat"] == repeat, "truth"].nunique() < 2:
-            runtime.note(f"repeat {repeat}: the test part has one class only; AUC and balanced accuracy are undefined")
-    options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
-    result: dict[str, Any] = {
-        "classes": classes,
-        "positive": classes[1] if len(classes) == 2 else None,
-        "repeats": len(repeats),
-        "test_predictions": len(test),
-        "test_subjects": int(test["subject"].nunique()),
-        "interval": "95 % percentile bootstrap over subjects of the mean over repeats",
-        "threshold_half": summarise(test, thresholds=0.5, **options),
-    }
-    if len(classes) == 2:
-        thresholds = {}
-        for repeat in repeats:
-            rows = validation[validation["repeat"] == repeat]
-            thresholds[repeat], reason = best_threshold(rows["truth"].to_numpy(), rows["p_1"].to_numpy())
-            if reason:
-                runtime.note(f"repeat {repeat}: {reason}")
-        result["thresholds"] = thresholds
-        result["threshold_validation"] = summarise(test, thresholds=thresholds, **options)
-    return result
-
-
-def _subset_table(frames: "pd.DataFrame", config: ClassifyConfig) -> "pd.DataFrame":
-    """One row a subset of modalities and group of subjects, with every metric's mean, std and interval."""
-    import pandas as pd
-
-    from evaluation.intervals import summarise
-
-    rows = []
-    groups = frames.groupby("modalities", sort=False)
-    chosen = [(ANY, name, frame) for name, frame in groups]
-    chosen += [(COMPLETE, name, frame[frame["complete"]]) for name, frame in groups]
-    for group, modalities, frame in chosen:
-        if frame.empty:
-            continue
-        summary = summarise(frame, thresholds=0.5, draws=config.bootstrap_draws, seed=config.seed)
-        row: dict[str, Any] = {"modalities": modalities, "subjects": group, "n": len(frame)}
-        for metric, values in summary.items():
-            for part in ("mean", "std", "low", "high"):
-                value = float(values[part])
-                row[f"{metric}_{part}"] = None if math.isnan(value) else round(value, 6)
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 STAGE = Stage(

@@ -18,9 +18,9 @@ from pipeline.artifacts import (
 )
 from pipeline.provenance import git_commit, machine, versions
 from pipeline.runtime import Runtime
+from pipeline.scores import as_scored
 from pipeline.stage import Stage
 from pipeline.stages.classify import STAGE as CLASSIFY
-from pipeline.stages.classify import as_scored
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.preprocess import STAGE as PREPROCESS

@@ -90,8 +90,12 @@ def test_what_was_left_half_written_is_not_taken_for_finished(tmp_path: Path) ->
     scans.finish("a", "k", {})
     assert scans.has("a", "k")
     assert not scans.has("a", "other")
-    writing = replacing(tmp_path / "table.csv")
-    writing.__enter__().write_text("half")
+
+    def break_off() -> None:
+        with replacing(tmp_path / "table.csv") as part:
+            part.write_text("half")
+            raise RuntimeError("broken")
+
     with pytest.raises(RuntimeError, match="broken"):
-        writing.__exit__(RuntimeError, RuntimeError("broken"), None)
+        break_off()
     assert os.listdir(tmp_path) == ["a"]

@@ -1,0 +1,24 @@
+"""What stages write and read: each artifact owns its file names and checks what goes in and what comes out."""
+
+from pipeline.artifacts.base import Artifact, ArtifactError, read_json, replacing, write_json
+from pipeline.artifacts.fitted import ClassifierSet, ExtractorSet, RepeatSet, ReportPage
+from pipeline.artifacts.scans import BlockSet, PhantomCohort, ScanSet, VolumeSet
+from pipeline.artifacts.tables import CohortTables, SplitTables
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "BlockSet",
+    "ClassifierSet",
+    "CohortTables",
+    "ExtractorSet",
+    "PhantomCohort",
+    "RepeatSet",
+    "ReportPage",
+    "ScanSet",
+    "SplitTables",
+    "VolumeSet",
+    "read_json",
+    "replacing",
+    "write_json",
+]

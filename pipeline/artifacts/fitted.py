@@ -1,0 +1,107 @@
+"""Artifacts with one folder a repeat: fitted networks, their histories, and what was predicted with them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.base import Artifact, ArtifactError, read_json, replacing, write_json
+from pipeline.provenance import digest, file_sha256
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+
+class RepeatSet(Artifact):
+    """One folder a repeat: `weights.safetensors`, `history.csv`, `record.json` (written last, with its key)."""
+
+    def place(self, repeat: int) -> Path:
+        """The folder of a repeat."""
+        return self.folder / f"repeat-{repeat}"
+
+    def record(self, repeat: int) -> dict[str, Any] | None:
+        """What is recorded with the weights, the subjects they saw among it; None if not finished."""
+        return read_json(self.place(repeat) / "record.json")
+
+    def has(self, repeat: int, key: str) -> bool:
+        """Whether the repeat is finished and made from `key`."""
+        return (self.record(repeat) or {}).get("key") == key
+
+    def save(
+        self, repeat: int, key: str, state: "Mapping[str, Tensor]", history: "pd.DataFrame", facts: Mapping[str, Any]
+    ) -> None:
+        """Write the weights, the history and what is known about them.
+
+        Raises:
+            ArtifactError: `facts` does not say which subjects were seen.
+        """
+        import safetensors.torch
+
+        for needed in ("train_subjects", "validation_subjects"):
+            if needed not in facts:
+                raise ArtifactError(f"a fitted artifact must record its {needed}")
+        place = self.place(repeat)
+        (place / "record.json").unlink(missing_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
+        with replacing(place / "weights.safetensors") as part:
+            safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in state.items()}, part)
+        self.save_table(f"{place.name}/history.csv", history)
+        write_json(place / "record.json", {"key": key, **facts})
+
+    def state(self, repeat: int) -> "dict[str, Tensor]":
+        """The weights.
+
+        Raises:
+            ArtifactError: they cannot be read.
+        """
+        import safetensors.torch
+
+        try:
+            return safetensors.torch.load_file(self.place(repeat) / "weights.safetensors")
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ArtifactError(f"cannot read the weights of {self.place(repeat)}: {error}") from error
+
+    def contents(self) -> dict[str, Any]:
+        """Readers go by the weights themselves, not by what they were made from."""
+        files = sorted(self.folder.glob("repeat-*/weights.safetensors"))
+        return {"fingerprint": digest([[f.parent.name, file_sha256(f)] for f in files])}
+
+    def histories(self) -> "pd.DataFrame":
+        """The histories of all repeats, one below the other, with a first column `repeat`."""
+        import pandas as pd
+
+        found = sorted(self.folder.glob("repeat-*/history.csv"), key=lambda p: int(p.parent.name.split("-")[1]))
+        frames = []
+        for path in found:
+            frame = pd.read_csv(path)
+            frame.insert(0, "repeat", int(path.parent.name.split("-")[1]))
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+class ExtractorSet(RepeatSet):
+    """φ of every repeat."""
+
+
+class ClassifierSet(RepeatSet):
+    """ρ of every repeat, predictions, `metrics.json`, and `subsets.csv` with the predictions that it sums up."""
+
+    def predictions(self, part: str = "test") -> "pd.DataFrame":
+        """Predictions, one row an observation and repeat; `part` is "test" or "validation"."""
+        import pandas as pd
+
+        name = "predictions.csv" if part == "test" else "validation_predictions.csv"
+        return pd.read_csv(self.folder / name, dtype={"subject": str, "observation": str, "truth": str})
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        return read_json(self.folder / "metrics.json") or {}
+
+
+class ReportPage(Artifact):
+    """`report.html`."""
+
+    @property
+    def page(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"

@@ -1,0 +1,178 @@
+"""Artifacts with one folder a scan: phantoms, preprocessed volumes, backbone blocks."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.base import Artifact, ArtifactError, read_json, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+class ScanSet(Artifact):
+    """One folder a scan. `record.json` is written last and holds the key that the files were made from."""
+
+    def place(self, scan: str) -> Path:
+        """The folder of a scan."""
+        return self.folder / scan
+
+    def record(self, scan: str) -> dict[str, Any] | None:
+        """What was recorded with the scan's files; None if they are not finished."""
+        return read_json(self.place(scan) / "record.json")
+
+    def has(self, scan: str, key: str) -> bool:
+        """Whether the scan's files are finished and made from `key`."""
+        return (self.record(scan) or {}).get("key") == key
+
+    def failure(self, scan: str, key: str) -> dict[str, Any] | None:
+        """The recorded failure under `key`: stage, reason, again (worth another try)."""
+        failure = read_json(self.place(scan) / "failure.json")
+        return failure if failure and failure["key"] == key else None
+
+    def begin(self, scan: str) -> Path:
+        """The scan's folder, emptied: nothing of an earlier setting stays behind."""
+        place = self.place(scan)
+        if place.exists():
+            (place / "record.json").unlink(missing_ok=True)
+            shutil.rmtree(place)
+        place.mkdir(parents=True)
+        return place
+
+    def finish(self, scan: str, key: str, facts: Mapping[str, Any]) -> None:
+        """Say that the scan's files are complete."""
+        write_json(self.place(scan) / "record.json", {"key": key, **facts})
+
+    def fail(self, scan: str, key: str, reason: str, *, again: bool) -> None:
+        """Record why there are no files; `again` if another try may end differently."""
+        self.begin(scan)
+        write_json(self.place(scan) / "failure.json", {"key": key, "reason": reason, "again": again})
+
+    def keys(self) -> dict[str, str]:
+        """Scan → key, of the scans that the finished stage holds."""
+        return (self.manifest or {}).get("scans", {})
+
+    def damaged(self) -> str:
+        """Name a scan whose files were taken away since."""
+        gone = [scan for scan in self.keys() if not (self.place(scan) / "record.json").exists()]
+        return f"the files of {len(gone)} scans are gone, {gone[0]} among them" if gone else ""
+
+
+class PhantomCohort(ScanSet):
+    """The demo cohort: NIfTI scans, `manifest.csv` like anyone's, and the truth that only tests read."""
+
+    SCAN, TRUE_MASK = "scan.nii.gz", "true_mask.nii.gz"
+
+    @property
+    def manifest_csv(self) -> Path:
+        """The cohort's manifest."""
+        return self.folder / "manifest.csv"
+
+
+class VolumeSet(ScanSet):
+    """Preprocessed scans: `volume.nii.gz` and `mask.nii.gz`, or `picture.png`; `qc.png` for volumes."""
+
+    def save_volume(
+        self, scan: str, volume: "NDArray[np.float32]", mask: "NDArray[np.bool_]", affine: "NDArray[np.float64]",
+        qc: bytes,
+    ) -> None:  # fmt: skip
+        """Write one volume.
+
+        Args:
+            scan: which.
+            volume: (X, Y, Z), float32 in [0, 1], RAS+ order.
+            mask: (X, Y, Z), bool.
+            affine: voxel to world, (4, 4), mm.
+            qc: PNG.
+
+        Raises:
+            ArtifactError: shapes, dtypes or range are not these.
+        """
+        import numpy as np
+
+        from preprocessing.io import write_volume
+
+        if volume.dtype != np.float32 or volume.ndim != 3 or mask.shape != volume.shape or mask.dtype != bool:
+            raise ArtifactError(f"{scan}: volume {volume.dtype} {volume.shape}, mask {mask.dtype} {mask.shape}")
+        if not (volume.min() >= 0 and volume.max() <= 1):
+            raise ArtifactError(f"{scan}: values from {volume.min()} to {volume.max()}, expected [0, 1]")
+        place = self.begin(scan)
+        write_volume(place / "volume.nii.gz", volume, affine, "HyperMM preprocessed")
+        write_volume(place / "mask.nii.gz", mask.astype(np.uint8), affine, "HyperMM brain mask")
+        (place / "qc.png").write_bytes(qc)
+
+    def load_volume(self, scan: str) -> "tuple[Tensor, Tensor, tuple[float, float, float]]":
+        """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, voxel size in mm."""
+        import numpy as np
+
+        from preprocessing.io import read_volume
+
+        volume = read_volume(self.place(scan) / "volume.nii.gz")
+        mask = read_volume(self.place(scan) / "mask.nii.gz")
+        if volume.shape != mask.shape:
+            raise ArtifactError(f"{scan}: volume {volume.shape} and mask {mask.shape} differ; --force preprocess")
+        spacing = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)
+        x, y, z = (float(s) for s in spacing)
+        return volume[0].as_tensor(), mask[0].as_tensor() > 0.5, (x, y, z)
+
+    def save_picture(self, scan: str, png: bytes) -> None:
+        """Write one picture (PNG)."""
+        (self.begin(scan) / "picture.png").write_bytes(png)
+
+    def load_picture(self, scan: str) -> "NDArray[np.uint8]":
+        """(H, W, 3), uint8."""
+        from preprocessing.io import read_picture
+
+        return read_picture(self.place(scan) / "picture.png")
+
+    def qc_picture(self, scan: str) -> bytes | None:
+        """The QC picture, or the picture itself."""
+        for name in ("qc.png", "picture.png"):
+            if (self.place(scan) / name).exists():
+                return (self.place(scan) / name).read_bytes()
+        return None
+
+
+class BlockSet(ScanSet):
+    """Backbone blocks: `block.safetensors` with `block` (C, H, W) and, if asked for, `slices` (S, C, H, W); float32."""
+
+    def save(self, scan: str, block: "Tensor", slices: "Tensor | None" = None) -> None:
+        """Write one block.
+
+        Raises:
+            ArtifactError: not float32, not (C, H, W), or not finite.
+        """
+        import safetensors.torch
+        import torch
+
+        if block.dtype != torch.float32 or block.ndim != 3 or not torch.isfinite(block).all():
+            raise ArtifactError(f"{scan}: block {block.dtype} {tuple(block.shape)}, expected finite float32 (C, H, W)")
+        tensors = {"block": block.cpu().contiguous()}
+        if slices is not None:
+            tensors["slices"] = slices.cpu().contiguous()
+        safetensors.torch.save_file(tensors, self.begin(scan) / "block.safetensors")
+
+    def load(self, scans: list[str]) -> "Tensor":
+        """Blocks of scans, (N, C, H, W) float32, in the order asked for.
+
+        Raises:
+            ArtifactError: one is missing, or shapes differ.
+        """
+        import safetensors
+        import torch
+
+        blocks: list[Tensor] = []
+        for scan in scans:
+            path = self.place(scan) / "block.safetensors"
+            try:
+                with safetensors.safe_open(path, framework="pt") as file:
+                    block = file.get_tensor("block")
+            except (OSError, safetensors.SafetensorError) as error:
+                raise ArtifactError(f"cannot read {path}: {error}; rerun with --force features") from error
+            if block.dtype != torch.float32 or block.ndim != 3 or (blocks and block.shape != blocks[0].shape):
+                raise ArtifactError(f"{path} holds {block.dtype} {tuple(block.shape)}; rerun with --force features")
+            blocks.append(block)
+        return torch.stack(blocks)

@@ -1,0 +1,70 @@
+"""The tables of the cohort: its scans, its splits, what of it is available."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipeline.artifacts.base import Artifact, read_json, write_json
+from pipeline.provenance import digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class CohortTables(Artifact):
+    """`scans.csv`: one row a scan, with the hash of its file's content; `classes.json`: class names in order."""
+
+    COLUMNS: ClassVar = (
+        "scan", "subject", "session", "observation", "modality", "kind", "skull_strip", "path", "label", "sha256",
+    )  # fmt: skip
+
+    def save(self, scans: "pd.DataFrame", classes: tuple[str, ...]) -> None:
+        """Write both; the scans need `COLUMNS`, further columns are covariates."""
+        self.save_table("scans.csv", scans, self.COLUMNS)
+        write_json(self.folder / "classes.json", classes)
+
+    def scans(self) -> "pd.DataFrame":
+        """One row a scan, all text."""
+        return self.table("scans.csv", self.COLUMNS)
+
+    def classes(self) -> tuple[str, ...]:
+        """Class names; for two classes the positive one is last."""
+        return tuple(read_json(self.folder / "classes.json") or ())
+
+    def contents(self) -> dict[str, Any]:
+        """Where a file lies does not matter to those who read the scans; what is in it does."""
+        scans = self.scans()
+        rows = scans.drop(columns="path").to_dict("split")
+        return {"fingerprint": digest([rows, self.classes()]), "counts": {"scans": len(scans)}}
+
+
+class SplitTables(Artifact):
+    """`splits.csv` (repeat, subject, part), frozen once made, and `availability.csv` (scan, …, available)."""
+
+    SPLIT_COLUMNS: ClassVar = ("repeat", "subject", "part")
+    AVAILABILITY_COLUMNS: ClassVar = ("scan", "observation", "subject", "modality", "available")
+
+    def save_splits(self, splits: "pd.DataFrame", made_with: Mapping[str, Any]) -> None:
+        """Write the splits and the settings that made them."""
+        write_json(self.folder / "frozen.json", made_with)
+        self.save_table("splits.csv", splits, self.SPLIT_COLUMNS)
+
+    def frozen(self) -> tuple["pd.DataFrame", dict[str, Any]] | None:
+        """The splits made earlier and the settings that made them; None before the first time."""
+        if not (self.folder / "splits.csv").exists():
+            return None
+        return self.splits(), read_json(self.folder / "frozen.json") or {}
+
+    def splits(self) -> "pd.DataFrame":
+        """Repeat (int, from 1), subject, part ("train", "validation" or "test")."""
+        frame = self.table("splits.csv", self.SPLIT_COLUMNS)
+        return frame.assign(repeat=frame["repeat"].astype(int))
+
+    def availability(self) -> "pd.DataFrame":
+        """One row a scan; `available` (bool) is False where `split.missing` hides it."""
+        frame = self.table("availability.csv", self.AVAILABILITY_COLUMNS)
+        return frame.assign(available=frame["available"] == "True")
+
+    def contents(self) -> dict[str, Any]:
+        """The fingerprint is that of both tables."""
+        tables = [self.splits().to_dict("split"), self.availability().to_dict("split")]
+        return {"fingerprint": digest(tables), "counts": {"repeats": int(self.splits()["repeat"].max())}}

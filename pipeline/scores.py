@@ -1,0 +1,98 @@
+"""From the predictions of all repeats to `predictions.csv`, `metrics.json` and `subsets.csv`."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pipeline.runtime import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_SUBSETS = 64  # of modalities; beyond, only single ones, all but one, and all
+ANY, COMPLETE = "any", "complete"
+
+
+def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Every non-empty subset, small ones first; with many modalities only single ones, all but one, and all."""
+    sizes = range(1, len(modalities) + 1)
+    if 2 ** len(modalities) - 1 > MOST_SUBSETS:
+        sizes = sorted({1, len(modalities) - 1, len(modalities)})  # type: ignore[assignment]
+    return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
+
+
+def readable(frame: "pd.DataFrame", classes: tuple[str, ...]) -> "pd.DataFrame":
+    """Class names for numbers."""
+    named = frame.assign(truth=[classes[k] for k in frame["truth"]])
+    return named.rename(columns={f"p_{k}": f"probability_{name}" for k, name in enumerate(classes)})
+
+
+def as_scored(frame: "pd.DataFrame", classes: tuple[str, ...]) -> "pd.DataFrame":
+    """The inverse of `readable`, as `evaluation` wants it."""
+    numbered = frame.assign(truth=[classes.index(name) for name in frame["truth"]])
+    return numbered.rename(columns={f"probability_{name}": f"p_{k}" for k, name in enumerate(classes)})
+
+
+def metrics_of(
+    validation: "pd.DataFrame",
+    test: "pd.DataFrame",
+    classes: tuple[str, ...],
+    repeats: list[int],
+    *,
+    draws: int,
+    seed: int,
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """The content of `metrics.json`."""
+    from evaluation.intervals import summarise
+    from evaluation.metrics import best_threshold
+
+    if test.empty:
+        raise InputError("no test subject has a usable scan; see failures.csv and split/splits.csv")
+    for repeat in repeats:
+        if test.loc[test["repeat"] == repeat, "truth"].nunique() < 2:
+            note(f"repeat {repeat}: the test part has one class only; AUC and balanced accuracy are undefined")
+    options: dict[str, Any] = {"draws": draws, "seed": seed}
+    result: dict[str, Any] = {
+        "classes": classes,
+        "positive": classes[1] if len(classes) == 2 else None,
+        "repeats": len(repeats),
+        "test_predictions": len(test),
+        "test_subjects": int(test["subject"].nunique()),
+        "interval": "95 % percentile bootstrap over subjects of the mean over repeats",
+        "threshold_half": summarise(test, thresholds=0.5, **options),
+    }
+    if len(classes) == 2:
+        thresholds = {}
+        for repeat in repeats:
+            rows = validation[validation["repeat"] == repeat]
+            thresholds[repeat], reason = best_threshold(rows["truth"].to_numpy(), rows["p_1"].to_numpy())
+            if reason:
+                note(f"repeat {repeat}: {reason}")
+        result["thresholds"] = thresholds
+        result["threshold_validation"] = summarise(test, thresholds=thresholds, **options)
+    return result
+
+
+def subset_table(frames: "pd.DataFrame", *, draws: int, seed: int) -> "pd.DataFrame":
+    """One row a subset of modalities and group of subjects, with every metric's mean, std and interval."""
+    import pandas as pd
+
+    from evaluation.intervals import summarise
+
+    rows = []
+    groups = frames.groupby("modalities", sort=False)
+    chosen = [(ANY, name, frame) for name, frame in groups]
+    chosen += [(COMPLETE, name, frame[frame["complete"]]) for name, frame in groups]
+    for group, modalities, frame in chosen:
+        if frame.empty:
+            continue
+        summary = summarise(frame, thresholds=0.5, draws=draws, seed=seed)
+        row: dict[str, Any] = {"modalities": modalities, "subjects": group, "n": len(frame)}
+        for metric, values in summary.items():
+            for part in ("mean", "std", "low", "high"):
+                value = float(values[part])
+                row[f"{metric}_{part}"] = None if math.isnan(value) else round(value, 6)
+        rows.append(row)
+    return pd.DataFrame(rows)
