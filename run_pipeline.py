@@ -84,7 +84,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     if known.cohort is not None:
         settings["cohort.manifest"] = str(Path(known.cohort).resolve())
     if known.limit is not None:
-        settings |= {"cohort.limit": str(known.limit), "phantoms.subjects": str(known.limit)}
+        settings["cohort.limit"] = str(known.limit)
     return known, settings
 
 
@@ -123,10 +123,11 @@ def main(words: Sequence[str]) -> int:
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Load settings, plan, run, sum up."""
-    import errno
+    import contextlib
 
     from pipeline import journal, settings
-    from pipeline.runtime import InputError
+    from pipeline.artifacts import ArtifactError
+    from pipeline.runtime import DISK_FULL, InputError
 
     if options.help_settings:
         print(settings.describe_settings())
@@ -153,20 +154,18 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         scheduler.save_settings(config, workspace)
         try:
             scheduler.run_plan(steps, config, workspace, device=options.device, force=forced)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InputError(
-                    f"the disk is full ({error.filename or workspace}); free some space, run again"
-                ) from error
-            raise
-        except InputError as error:
-            journal.log.debug("stopped: %s", error)
-            raise
-        except Exception:  # noqa: BLE001 - the last stop: whatever it is, it is logged and named a bug
+        except (InputError, ArtifactError) as error:
+            journal.log.debug("stopped", exc_info=error)
+            raise InputError(str(error)) from error
+        except Exception as error:  # noqa: BLE001 - the last stop: what nobody foresaw is logged and named a bug
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise InputError(f"the disk is full ({error}); free some space and run again") from error
             journal.log.exception("a bug: please report it with this log, %s", journal.current_file(workspace))
             return BUG
-        failures, notes = scheduler.collect(steps, workspace)
-        scheduler.write_failures(failures, workspace)
+        finally:
+            failures, notes = scheduler.collect(workspace)
+            with contextlib.suppress(OSError):  # the disk may be full
+                scheduler.write_failures(failures, workspace)
     print_summary(steps, failures, notes, workspace)
     return SOME_SCANS_FAILED if failures else DONE
 
@@ -230,6 +229,8 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
         subsets.add_column(words)
     with (workspace / "classify" / "subsets.csv").open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
+            if row["threshold"] != "0.5":
+                continue
             figures = [
                 [row[f"{m}_{part}"] for part in ("mean", "std", "low", "high")] for m in ("auc", "balanced_accuracy")
             ]

@@ -7,10 +7,10 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from cohort.splits import PARTS, given_split_problems, subjects_of
 
@@ -30,6 +30,13 @@ class ModalityConfig(BaseModel):
     skull_strip: bool = Field(default=True, description="remove all but the brain; ignored for images")
 
 
+def _as_written(value: object) -> object:
+    """YAML takes 1 for a number and No for false; a class may be called 1, but No has to be quoted."""
+    if isinstance(value, bool):
+        raise ValueError("YAML takes this word for true or false; put it in quotation marks")
+    return str(value) if isinstance(value, int | float) else value
+
+
 class CohortConfig(BaseModel):
     """Which patients are studied, and what is known of them."""
 
@@ -40,7 +47,9 @@ class CohortConfig(BaseModel):
         default=None, description="CSV or TSV, one row a scan; or phantoms: make the demo cohort"
     )
     label: str = Field(default="diagnosis", description="column that holds the class of a patient")
-    positive: str | None = Field(default=None, description="class counted as positive in binary metrics")
+    positive: Annotated[str, BeforeValidator(_as_written)] | None = Field(
+        default=None, description="class counted as positive in binary metrics"
+    )
     covariates: tuple[str, ...] = Field(default=("age", "sex", "site"), description="columns kept where present")
     data_root: Path | None = Field(default=None, description="folder that no scan may lie outside of; null: anywhere")
     limit: int | None = Field(default=None, ge=6, description="take only so many subjects, the classes in turn")

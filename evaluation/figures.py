@@ -132,7 +132,8 @@ def learning_curves(figure: Figure, history: pd.DataFrame) -> None:
         axes.plot(rows["epoch"], rows["train_loss"], color=colour, linestyle=(0, (3, 2)), linewidth=1, alpha=0.8)
         axes.plot(rows["epoch"], rows["validation_loss"], color=colour, linewidth=1.6)
         kept = rows[rows["best"].astype(bool)]
-        axes.plot(kept["epoch"], kept["validation_loss"], "o", color=colour, markeredgecolor="white", markersize=7)
+        height = kept["validation_loss"].fillna(kept["train_loss"])  # no validation: the training loss chose
+        axes.plot(kept["epoch"], height, "o", color=colour, markeredgecolor="white", markersize=7)
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=INK, linestyle=(0, (3, 2)), linewidth=1, label="training"),
         Line2D([], [], color=INK, linewidth=1.6, label="validation"),

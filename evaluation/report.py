@@ -123,7 +123,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
     binary = len(data.classes) == 2
     half, tuned = data.metrics["threshold_half"], data.metrics.get("threshold_validation") if binary else None
     thresholds = {int(repeat): float(value) for repeat, value in data.metrics.get("thresholds", {}).items()}
-    excluded = tables.excluded_subjects(data.observations, data.splits)
+    excluded = tables.excluded_subjects(data.observations, data.splits, data.availability)
     groups = {key: title for key, title in tables.SUBSET_GROUPS.items() if (data.subsets["subjects"] == key).any()}
     first = data.splits["repeat"].min() if len(data.splits) else None
     parts = data.splits[data.splits["repeat"] == first].astype({"subject": str}).set_index("subject")["part"].to_dict()

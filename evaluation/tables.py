@@ -124,10 +124,12 @@ def covariate_table(observations: pd.DataFrame) -> Table | None:
     )
 
 
-def excluded_subjects(observations: pd.DataFrame, splits: pd.DataFrame) -> list[str]:
-    """Subjects of the cohort that are in no part of any repeat."""
+def excluded_subjects(observations: pd.DataFrame, splits: pd.DataFrame, availability: pd.DataFrame) -> list[str]:
+    """Subjects of the cohort that are in no part of any repeat, or of whom no scan could be used."""
     placed = set(splits.loc[splits["part"] != "excluded", "subject"].astype(str))
-    return sorted(set(observations["subject"].astype(str)) - placed)
+    used = set(availability.loc[availability["state"] == "used", "observation"])
+    usable = set(observations.loc[observations["observation"].isin(used), "subject"].astype(str))
+    return sorted(set(observations["subject"].astype(str)) - (placed & usable))
 
 
 def prediction_table(

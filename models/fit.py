@@ -107,9 +107,9 @@ def fit(
 
 @torch.inference_mode()
 def evaluate(network: nn.Module, loss: Loss, items: Tensor, *, batch_size: int) -> dict[str, float | int | bool]:
-    """Mean loss over `items` with the network in evaluation mode; empty without items."""
+    """Mean loss over `items` with the network in evaluation mode; NaN without items."""
     if len(items) == 0:
-        return {}
+        return {"validation_loss": float("nan")}
     network.eval()
     sums: dict[str, float] = {}
     for batch in _batches(items, max(batch_size, 64)):

@@ -111,7 +111,7 @@ def usable_scans(cohort: CohortTables, split: SplitTables, blocks: BlockSet, rep
     splits = split.splits()
     part_of = splits[splits["repeat"] == repeat].set_index("subject")["part"]
     hidden = split.availability().set_index("scan")["available"]
-    here = set(blocks.keys())
+    here = set(blocks.scans())
     scans = scans[
         scans["scan"].isin(here)
         & scans["scan"].map(hidden).fillna(False).astype(bool)

@@ -1,5 +1,6 @@
 """What every stage gets beside its inputs: device, progress, notes."""
 
+import errno
 import logging
 import sys
 import time
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("hypermm")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, no quota, no larger file allowed
 LINE_EVERY_S = 30.0  # between progress lines when nobody watches
 
 
@@ -46,13 +48,13 @@ class Progress:
             self.task = self.bar.add_task(title, total=total, rate="")
             self.bar.start()
 
-    def advance(self) -> None:
-        """One step is done."""
-        self.done += 1
+    def advance(self, steps: int = 1) -> None:
+        """Steps are done."""
+        self.done += steps
         rate = self.done / max(time.monotonic() - self.started, 1e-9)
         words = f"{rate:.1f} {self.unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{self.unit}"
         if self.bar is not None:
-            self.bar.update(self.task, advance=1, rate=words)
+            self.bar.update(self.task, advance=steps, rate=words)
         elif time.monotonic() - self.last_line > LINE_EVERY_S and self.done < self.total:
             self.last_line = time.monotonic()
             left = (self.total - self.done) / rate

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from pipeline.artifacts import ScanSet
 from pipeline.provenance import digest
-from pipeline.runtime import InputError, Runtime
+from pipeline.runtime import DISK_FULL, InputError, Runtime
 from preprocessing.errors import ScanError
 
 log = logging.getLogger("hypermm")
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
-NOT_THE_SCANS_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
+NOT_THE_SCANS_FAULT = (*DISK_FULL, errno.EROFS, errno.EMFILE)
 
 
 def each_scan(
@@ -122,7 +122,7 @@ def _settled(out: ScanSet, scan: str, key: str) -> bool:
 
 def scan_contents(out: ScanSet, keys: Mapping[str, str]) -> dict[str, Any]:
     """For the manifest of a finished scan-wise stage: what is there, what failed and why."""
-    done = {scan: key for scan, key in keys.items() if out.has(scan, key)}
+    done = {scan: (out.record(scan) or {})["content"] for scan, key in keys.items() if out.has(scan, key)}
     failures = [
         {"scan": scan, **{k: v for k, v in (out.failure(scan, key) or {}).items() if k in ("reason", "again")}}
         for scan, key in keys.items()

@@ -169,14 +169,18 @@ def run_stage(stage: Stage, settings: Settings, workspace: Path, *, device: str)
     return taken
 
 
-def collect(steps: Sequence[Step], workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Failures and notes of all finished stages of a plan, those of earlier runs included."""
+def collect(workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Failures and notes of all stages, those of earlier runs and of a stage that was broken off included."""
     failures: list[dict[str, str]] = []
     notes: list[str] = []
-    for step in steps:
-        manifest = Artifact(workspace / step.stage.name).manifest or {}
-        failures += [{"stage": step.stage.name, **failure} for failure in manifest.get("failures", ())]
-        notes += [f"{step.stage.name}: {note}" for note in manifest.get("notes", ())]
+    for stage in STAGES:
+        folder = workspace / stage.name
+        manifest = Artifact(folder).manifest
+        if manifest is None:
+            found = {path.parent.name: read_json(path) or {} for path in sorted(folder.glob("*/failure.json"))}
+            manifest = {"failures": [{"scan": scan, "reason": f.get("reason", "")} for scan, f in found.items()]}
+        failures += [{"stage": stage.name, **failure} for failure in manifest.get("failures", ())]
+        notes += [f"{stage.name}: {note}" for note in manifest.get("notes", ())]
     return failures, notes
 
 
@@ -204,9 +208,13 @@ def locked(workspace: Path) -> Iterator[None]:
     Raises:
         InputError: another run holds it; says which.
     """
-    workspace.mkdir(parents=True, exist_ok=True)
     path = workspace / ".lock"
-    with path.open("a+") as stream:
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+")
+    except OSError as error:
+        raise InputError(f"cannot write to the workspace {workspace}: {error.strerror}; name another") from error
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -227,6 +235,8 @@ def save_settings(settings: Settings, workspace: Path) -> None:
 
 
 def forget_splits(workspace: Path) -> None:
-    """Remove the frozen splits, so that new ones are dealt."""
-    for name in ("splits.csv", "frozen.json", "manifest.json"):
-        (workspace / "split" / name).unlink(missing_ok=True)
+    """Set the frozen splits aside as `splits.before.csv`, so that new ones are dealt."""
+    (workspace / "split" / "manifest.json").unlink(missing_ok=True)
+    splits = workspace / "split" / "splits.csv"
+    if splits.exists():
+        splits.replace(splits.with_name("splits.before.csv"))

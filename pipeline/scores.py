@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime import InputError
@@ -51,8 +51,9 @@ def metrics_of(
     if test.empty:
         raise InputError("no test subject has a usable scan; see failures.csv and split/splits.csv")
     for repeat in repeats:
-        if test.loc[test["repeat"] == repeat, "truth"].nunique() < 2:
-            note(f"repeat {repeat}: the test part has one class only; AUC and balanced accuracy are undefined")
+        if test.loc[test["repeat"] == repeat, "truth"].nunique() < len(classes):
+            there = sorted({classes[k] for k in test.loc[test["repeat"] == repeat, "truth"]})
+            note(f"repeat {repeat}: the test part holds only {', '.join(there)}; AUC, balanced accuracy are undefined")
     options: dict[str, Any] = {"draws": draws, "seed": seed}
     result: dict[str, Any] = {
         "classes": classes,
@@ -75,8 +76,10 @@ def metrics_of(
     return result
 
 
-def subset_table(frames: "pd.DataFrame", *, draws: int, seed: int) -> "pd.DataFrame":
-    """One row a subset of modalities and group of subjects, with every metric's mean, std and interval."""
+def subset_table(
+    frames: "pd.DataFrame", thresholds: Mapping[int, float] | None, *, draws: int, seed: int
+) -> "pd.DataFrame":
+    """One row a subset of modalities, group of subjects and threshold, with every metric's mean, std and interval."""
     import pandas as pd
 
     from evaluation.intervals import summarise
@@ -85,11 +88,12 @@ def subset_table(frames: "pd.DataFrame", *, draws: int, seed: int) -> "pd.DataFr
     groups = frames.groupby("modalities", sort=False)
     chosen = [(ANY, name, frame) for name, frame in groups]
     chosen += [(COMPLETE, name, frame[frame["complete"]]) for name, frame in groups]
-    for group, modalities, frame in chosen:
+    kinds: dict[str, Any] = {"0.5": 0.5} | ({"validation": thresholds} if thresholds else {})
+    for (group, modalities, frame), (kind, threshold) in itertools.product(chosen, kinds.items()):
         if frame.empty:
             continue
-        summary = summarise(frame, thresholds=0.5, draws=draws, seed=seed)
-        row: dict[str, Any] = {"modalities": modalities, "subjects": group, "n": len(frame)}
+        summary = summarise(frame, thresholds=threshold, draws=draws, seed=seed)
+        row: dict[str, Any] = {"modalities": modalities, "subjects": group, "threshold": kind, "n": len(frame)}
         for metric, values in summary.items():
             for part in ("mean", "std", "low", "high"):
                 value = float(values[part])

@@ -10,7 +10,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
 
 from cohort.manifest import CohortConfig
 from cohort.phantoms import PhantomsConfig
@@ -73,6 +79,8 @@ def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
         place = nested
         for part in path:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--{key}: {part} was given a value of its own as well")
         place[last] = _value(text)
 
     class _Settings(Settings):
@@ -82,6 +90,8 @@ def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
         return _Settings(**nested)
     except ValidationError as error:
         raise InputError(f"{config_file}, environment or command line:\n{explain(error)}") from error
+    except SettingsError as error:
+        raise InputError(f"environment: {error}; lists are written as JSON, e.g. [7, 1, 2]") from error
 
 
 def _value(text: str) -> Any:

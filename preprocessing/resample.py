@@ -29,7 +29,7 @@ def axis_weights(size: int, positions: Tensor, *, step: float, outside: str = "r
 
     Args:
         size: samples of the input axis.
-        positions: (n,) float64, where each output sample lies, in input samples (0 is the centre of the first).
+        positions: (n,) float64, on the CPU: where output samples lie, in input samples (0 is the first).
         step: distance between output samples, in input samples; above 1 the kernel is stretched by it.
         outside: "renormalise" treats samples beyond the border as unknown, "zero" as zeros.
 
@@ -37,11 +37,11 @@ def axis_weights(size: int, positions: Tensor, *, step: float, outside: str = "r
         (n, size) float32; output = weights @ input.
     """
     stretch = max(step, 1.0)
-    grid = torch.arange(size, dtype=torch.float64, device=positions.device)
+    grid = torch.arange(size, dtype=torch.float64)
     weights = cubic_kernel((grid[None, :] - positions[:, None]) / stretch)
     if outside == "zero":
         reach = int(2 * stretch) + 2
-        around = torch.arange(-reach, reach + 1, dtype=torch.float64, device=positions.device)
+        around = torch.arange(-reach, reach + 1, dtype=torch.float64)
         fraction = (positions - positions.round())[:, None]
         return (weights / cubic_kernel((around[None, :] - fraction) / stretch).sum(1, keepdim=True)).float()
     total = weights.sum(1, keepdim=True)
@@ -50,7 +50,7 @@ def axis_weights(size: int, positions: Tensor, *, step: float, outside: str = "r
 
 def apply_axis(volume: Tensor, weights: Tensor, axis: int) -> Tensor:
     """Resample one axis: weights (n, size) applied along `axis` of `volume`."""
-    return torch.tensordot(volume, weights, dims=([axis], [1])).movedim(-1, axis)
+    return torch.tensordot(volume, weights.to(volume.device), dims=([axis], [1])).movedim(-1, axis)
 
 
 def resample(
@@ -78,7 +78,7 @@ def resample(
         first[i] = (size - 1) / 2 - step * (count - 1) / 2
         if count == size and abs(step - 1) < 1e-6:
             continue
-        positions = first[i] + step * torch.arange(count, dtype=torch.float64, device=volume.device)
+        positions = first[i] + step * torch.arange(count, dtype=torch.float64)
         volume = apply_axis(volume, axis_weights(size, positions, step=float(step)), axis)
     new_affine[:3, 3] = affine[:3, 3] + affine[:3, :3] @ first
     return volume, new_affine

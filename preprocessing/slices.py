@@ -42,7 +42,7 @@ def volume_to_slices(
     """
     low, high = bounding_box(mask)
     pixel_mm = field_of_view_mm / size
-    offsets = (torch.arange(size, dtype=torch.float64, device=volume.device) - (size - 1) / 2) * pixel_mm
+    offsets = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) * pixel_mm
     z = torch.arange(low[2], high[2], device=volume.device)
     if slice_spacing_mm is not None:
         every = max(1, round(slice_spacing_mm / spacing_mm[2]))

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +61,8 @@ class Artifact:
         folder: the stage's folder; made when first written to.
     """
 
+    FILES: ClassVar[tuple[str, ...]] = ()  # without which the folder is of no use
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
@@ -80,7 +82,8 @@ class Artifact:
 
     def damaged(self) -> str:
         """Why the folder does not hold what its manifest says, or ""."""
-        return ""
+        gone = [name for name in self.FILES if not (self.folder / name).exists()]
+        return f"{', '.join(gone)} is gone" if gone else ""
 
     def forget(self) -> None:
         """Take nothing in here for finished any more (--force)."""

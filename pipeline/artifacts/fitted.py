@@ -1,8 +1,9 @@
 """Artifacts with one folder a repeat: fitted networks, their histories, and what was predicted with them."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.artifacts.base import Artifact, ArtifactError, read_json, replacing, write_json
 from pipeline.provenance import digest, file_sha256
@@ -44,9 +45,16 @@ class RepeatSet(Artifact):
         (place / "record.json").unlink(missing_ok=True)
         place.mkdir(parents=True, exist_ok=True)
         with replacing(place / "weights.safetensors") as part:
-            safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in state.items()}, part)
+            part.write_bytes(safetensors.torch.save({k: v.cpu().contiguous() for k, v in state.items()}))
         self.save_table(f"{place.name}/history.csv", history)
         write_json(place / "record.json", {"key": key, **facts})
+
+    def keep_only(self, repeats: list[int]) -> None:
+        """Remove what is left of repeats that there no longer are."""
+        for place in self.folder.glob("repeat-*"):
+            if place.name not in {f"repeat-{repeat}" for repeat in repeats}:
+                (place / "record.json").unlink(missing_ok=True)
+                shutil.rmtree(place)
 
     def state(self, repeat: int) -> "dict[str, Tensor]":
         """The weights.
@@ -86,12 +94,24 @@ class ExtractorSet(RepeatSet):
 class ClassifierSet(RepeatSet):
     """ρ of every repeat, predictions, `metrics.json`, and `subsets.csv` with the predictions that it sums up."""
 
+    FILES: ClassVar = ("predictions.csv", "validation_predictions.csv", "metrics.json", "subsets.csv")
+
     def predictions(self, part: str = "test") -> "pd.DataFrame":
         """Predictions, one row an observation and repeat; `part` is "test" or "validation"."""
         import pandas as pd
 
         name = "predictions.csv" if part == "test" else "validation_predictions.csv"
-        return pd.read_csv(self.folder / name, dtype={"subject": str, "observation": str, "truth": str})
+        text = {"subject": str, "observation": str, "scans_used": str, "truth": str}
+        return pd.read_csv(self.folder / name, dtype=text, keep_default_na=False)
+
+    def subsets(self) -> "pd.DataFrame":
+        """One row a subset of modalities, group of subjects and threshold."""
+        import pandas as pd
+
+        text = {"modalities": str, "subjects": str, "threshold": str}
+        frame = pd.read_csv(self.folder / "subsets.csv", dtype=text, keep_default_na=False)
+        numbers = frame.columns.difference(list(text))
+        return frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce") for name in numbers})
 
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
@@ -100,6 +120,8 @@ class ClassifierSet(RepeatSet):
 
 class ReportPage(Artifact):
     """`report.html`."""
+
+    FILES: ClassVar = ("report.html",)
 
     @property
     def page(self) -> Path:

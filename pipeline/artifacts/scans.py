@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.base import Artifact, ArtifactError, read_json, write_json
+from pipeline.provenance import digest, file_sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,21 +44,23 @@ class ScanSet(Artifact):
         return place
 
     def finish(self, scan: str, key: str, facts: Mapping[str, Any]) -> None:
-        """Say that the scan's files are complete."""
-        write_json(self.place(scan) / "record.json", {"key": key, **facts})
+        """Say that the scan's files are complete; what readers go by is their content."""
+        files = sorted(path for path in self.place(scan).iterdir() if path.suffix in (".gz", ".png", ".safetensors"))
+        content = digest([(file.name, file_sha256(file)) for file in files])
+        write_json(self.place(scan) / "record.json", {"key": key, "content": content, **facts})
 
     def fail(self, scan: str, key: str, reason: str, *, again: bool) -> None:
         """Record why there are no files; `again` if another try may end differently."""
         self.begin(scan)
         write_json(self.place(scan) / "failure.json", {"key": key, "reason": reason, "again": again})
 
-    def keys(self) -> dict[str, str]:
-        """Scan → key, of the scans that the finished stage holds."""
+    def scans(self) -> dict[str, str]:
+        """Scan → hash of its files, of the scans that the finished stage holds."""
         return (self.manifest or {}).get("scans", {})
 
     def damaged(self) -> str:
         """Name a scan whose files were taken away since."""
-        gone = [scan for scan in self.keys() if not (self.place(scan) / "record.json").exists()]
+        gone = [scan for scan in self.scans() if not (self.place(scan) / "record.json").exists()]
         return f"the files of {len(gone)} scans are gone, {gone[0]} among them" if gone else ""
 
 
@@ -153,7 +156,7 @@ class BlockSet(ScanSet):
         tensors = {"block": block.cpu().contiguous()}
         if slices is not None:
             tensors["slices"] = slices.cpu().contiguous()
-        safetensors.torch.save_file(tensors, self.begin(scan) / "block.safetensors")
+        (self.begin(scan) / "block.safetensors").write_bytes(safetensors.torch.save(tensors))
 
     def load(self, scans: list[str]) -> "Tensor":
         """Blocks of scans, (N, C, H, W) float32, in the order asked for.

@@ -1,6 +1,7 @@
 """The tables of the cohort: its scans, its splits, what of it is available."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.artifacts.base import Artifact, read_json, write_json
@@ -16,6 +17,18 @@ class CohortTables(Artifact):
     COLUMNS: ClassVar = (
         "scan", "subject", "session", "observation", "modality", "kind", "skull_strip", "path", "label", "sha256",
     )  # fmt: skip
+
+    FILES: ClassVar = ("scans.csv", "classes.json", "files.json")
+
+    def forget(self) -> None:
+        """Also hash every scan again."""
+        super().forget()
+        (self.folder / "files.json").unlink(missing_ok=True)
+
+    def damaged(self) -> str:
+        """Scans that are no longer where they were count too."""
+        moved = [path for path in read_json(self.folder / "files.json") or () if not Path(path).exists()]
+        return super().damaged() or (f"{len(moved)} scans have moved, {moved[0]} among them" if moved else "")
 
     def save(self, scans: "pd.DataFrame", classes: tuple[str, ...]) -> None:
         """Write both; the scans need `COLUMNS`, further columns are covariates."""
@@ -41,6 +54,7 @@ class SplitTables(Artifact):
     """`splits.csv` (repeat, subject, part), frozen once made, and `availability.csv` (scan, …, available)."""
 
     SPLIT_COLUMNS: ClassVar = ("repeat", "subject", "part")
+    FILES: ClassVar = ("splits.csv", "frozen.json", "availability.csv")
     AVAILABILITY_COLUMNS: ClassVar = ("scan", "observation", "subject", "modality", "available")
 
     def save_splits(self, splits: "pd.DataFrame", made_with: Mapping[str, Any]) -> None:

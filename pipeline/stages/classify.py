@@ -1,6 +1,7 @@
 """Step 2: train ρ on frozen φ, then test it: on what every subject has, and on every subset of modalities."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -45,7 +46,7 @@ class ClassifyConfig(BaseModel):
     learning_rate: float = Field(default=3e-5, gt=0, lt=1, description="of Adam")
     weight_decay: float = Field(default=5e-4, ge=0, description="of Adam, as in the authors' code")
     bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
-    seed: int = Field(default=0, description="of weights, order and draws; each repeat adds its number")
+    seed: int = Field(default=0, ge=0, description="of weights, order and draws; each repeat adds its number")
 
 
 def classify(
@@ -67,11 +68,16 @@ def classify(
     from evaluation.figures import learning_curves
 
     repeats, tested = repeats_of(split), []
-    with runtime.progress(len(repeats), "repeat") as progress:
-        for repeat in repeats:
-            model = _model_of_repeat(cohort, split, features, pretrain, out, config, runtime, repeat)
-            tested.append(_test(model, repeat))
+    out.keep_only(repeats)
+    with runtime.progress(len(repeats) * config.epochs, "epoch") as progress:
+
+        def on_epoch(row: object) -> None:
             progress.advance()
+
+        for done, repeat in enumerate(repeats, 1):
+            model = _model_of_repeat(cohort, split, features, pretrain, out, config, runtime, repeat, on_epoch)
+            tested.append(_test(model, repeat))
+            progress.advance(done * config.epochs - progress.done)
     with replacing(out.folder / "curves.svg") as part:
         part.write_bytes(learning_curves(out.histories()))
     frames = {
@@ -84,7 +90,7 @@ def classify(
     metrics = metrics_of(frames["validation"], frames["test"], classes, repeats, note=runtime.note, **options)
     write_json(out.folder / "metrics.json", metrics)
     out.save_table("subset_predictions.csv", readable(frames["subsets"], classes))
-    out.save_table("subsets.csv", subset_table(frames["subsets"], **options))
+    out.save_table("subsets.csv", subset_table(frames["subsets"], metrics.get("thresholds"), **options))
     for record in (out.record(r) or {} for r in repeats):
         runtime.notes += record["notes"]
     left_out = [failure for t in tested for failure in t["left_out"]]
@@ -114,6 +120,7 @@ def _model_of_repeat(
     config: ClassifyConfig,
     runtime: Runtime,
     repeat: int,
+    on_epoch: Callable[[object], None],
 ) -> _Model:
     """Load φ, compute it once for every scan, and load or fit ρ."""
     import torch
@@ -153,7 +160,7 @@ def _model_of_repeat(
         classifier.load_state_dict(out.state(repeat))
         classifier.eval()
     else:
-        _fit(classifier, features_ND, usable, out, config, runtime, repeat)
+        _fit(classifier, features_ND, usable, out, config, runtime, repeat, on_epoch)
     return _Model(classifier, features_ND, usable, left_out)
 
 
@@ -196,6 +203,7 @@ def _fit(
     config: ClassifyConfig,
     runtime: Runtime,
     repeat: int,
+    on_epoch: Callable[[object], None],
 ) -> None:
     import pandas as pd
     import torch
@@ -225,18 +233,22 @@ def _fit(
         logits = classifier(features_ND[scans], owner, len(items))
         return {"ce": F.cross_entropy(logits, sets.target[items], weight=weight)}
 
-    history = fit(
-        classifier,
-        loss,
-        train=train,
-        validation=validation,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        patience=config.patience,
-        seed=config.seed + repeat,
-    )
+    try:
+        history = fit(
+            classifier,
+            loss,
+            train=train,
+            validation=validation,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            patience=config.patience,
+            seed=config.seed + repeat,
+            on_epoch=on_epoch,
+        )
+    except FloatingPointError as error:
+        raise InputError(f"repeat {repeat}: {error}") from error
     out.save(
         repeat,
         runtime.key,
@@ -258,7 +270,7 @@ def _test(model: _Model, repeat: int) -> dict[str, Any]:
     import pandas as pd
 
     frames = []
-    present = tuple(sorted(model.usable.scans["modality"].unique()))
+    present = model.usable.modalities
     has = model.usable.scans.groupby("observation")["modality"].agg(frozenset)
     for subset in subsets_of(present):
         frame = _predict(model, "test", repeat, frozenset(subset))
@@ -285,7 +297,7 @@ def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] |
         with torch.inference_mode():
             scans, owner = sets.batch(torch.arange(len(sets.observations)))
             logits = model.classifier(model.features[scans.to(device)], owner.to(device), len(sets.observations))
-            probabilities = logits.double().softmax(1).cpu()
+            probabilities = logits.cpu().double().softmax(1)
     table = model.usable.scans
     used = [table["scan"].iloc[sets.scans[a:b].numpy()].to_list() for a, b in itertools.pairwise(sets.starts.tolist())]
     subject = table.drop_duplicates("observation").set_index("observation")["subject"]

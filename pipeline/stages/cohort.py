@@ -52,7 +52,12 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
             if before and before[:2] == [status.st_size, status.st_mtime_ns]:
                 current[str(path)] = before
             else:
-                current[str(path)] = [status.st_size, status.st_mtime_ns, file_sha256(path)]
+                try:
+                    content = file_sha256(path)
+                except OSError as error:
+                    runtime.note(f"{path} cannot be read ({error.strerror}); preprocess will leave it out")
+                    content = "unreadable"
+                current[str(path)] = [status.st_size, status.st_mtime_ns, content]
             progress.advance()
     write_json(out.folder / "files.json", current)
     return [current[str(path)][2] for path in paths]

@@ -65,9 +65,9 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
     from preprocessing.skull_strip import half_precision
     from preprocessing.slices import picture_to_slice, volume_to_slices
 
-    volumes = preprocess.keys()
+    volumes = preprocess.scans()
     material = [STAGE.version, result_settings(config), _outside(config)]
-    keys = {scan: digest([material, key]) for scan, key in volumes.items()}
+    keys = {scan: digest([material, content]) for scan, content in volumes.items()}
     backbone = None  # loaded at the first scan that needs it
 
     def load(scan: str) -> Any:

@@ -1,5 +1,6 @@
 """Step 1: train the universal extractor φ on single scans, one model a repeat."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,7 +34,7 @@ class PretrainConfig(BaseModel):
         default="standardise", description="of blocks, learnt from training scans (docs/decisions/0004)"
     )
     balance_classes: bool = Field(default=False, description="weight classes by the inverse of their frequency")
-    seed: int = Field(default=0, description="of weights and order; each repeat adds its number")
+    seed: int = Field(default=0, ge=0, description="of weights and order; each repeat adds its number")
 
 
 def pretrain(
@@ -48,11 +49,12 @@ def pretrain(
     from evaluation.figures import learning_curves
 
     repeats = repeats_of(split)
-    with runtime.progress(len(repeats), "repeat") as progress:
-        for repeat in repeats:
+    out.keep_only(repeats)
+    with runtime.progress(len(repeats) * config.epochs, "epoch") as progress:
+        for done, repeat in enumerate(repeats, 1):
             if not out.has(repeat, runtime.key):
-                _fit_repeat(cohort, split, features, out, config, runtime, repeat)
-            progress.advance()
+                _fit_repeat(cohort, split, features, out, config, runtime, repeat, lambda row: progress.advance())
+            progress.advance(done * config.epochs - progress.done)
     with replacing(out.folder / "curves.svg") as part:
         part.write_bytes(learning_curves(out.histories()))
     records = {r: out.record(r) or {} for r in repeats}
@@ -71,6 +73,7 @@ def _fit_repeat(
     config: PretrainConfig,
     runtime: Runtime,
     repeat: int,
+    on_epoch: Callable[[object], None],
 ) -> None:
     import pandas as pd
     import torch
@@ -83,6 +86,9 @@ def _fit_repeat(
     train, validation = usable.rows("train"), usable.rows("validation")
     if len(train) == 0:
         raise InputError(f"repeat {repeat} has no training scan left; see failures.csv and split/splits.csv")
+    seen = set(usable.scans.loc[train.numpy(), "modality"])
+    known = torch.tensor(usable.scans["modality"].isin(seen).to_list())
+    validation = validation[known[validation]]  # φ has no layer for a modality that it never saw
     device = runtime.device
     blocks = features.load(usable.scans["scan"].to_list()).to(device)
     modality, target = usable.modality().to(device), usable.target().to(device)
@@ -107,19 +113,22 @@ def _fit_repeat(
         dropped = {"both": "", "classification": "mse", "reconstruction": "ce"}[config.losses]
         return {name: value for name, value in parts.items() if name != dropped}
 
-    history = fit(
-        network,
-        loss,
-        train=train,
-        validation=validation,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        patience=config.patience,
-        seed=config.seed + repeat,
-    )
-    trained = usable.scans.loc[train.cpu().numpy()]
+    try:
+        history = fit(
+            network,
+            loss,
+            train=train,
+            validation=validation,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            patience=config.patience,
+            seed=config.seed + repeat,
+            on_epoch=on_epoch,
+        )
+    except FloatingPointError as error:
+        raise InputError(f"repeat {repeat}: {error}") from error
     notes = []
     if len(validation) == 0:
         notes.append("no validation scan; the training loss chose the epoch")
@@ -134,7 +143,7 @@ def _fit_repeat(
             "train_subjects": usable.subjects("train"),
             "validation_subjects": usable.subjects("validation"),
             "modalities": usable.modalities,
-            "modalities_trained": sorted(set(trained["modality"])),
+            "modalities_trained": sorted(seen),
             "classes": usable.classes,
             "block_shape": list(blocks.shape[1:]),
             "best_epoch": history.best_epoch,

@@ -107,7 +107,7 @@ def report(
             histories={stage.folder.name: stage.histories() for stage in (pretrain, classify)},
             predictions=as_scored(classify.predictions(), classes),
             metrics=classify.metrics(),
-            subsets=pd.read_csv(classify.folder / "subsets.csv"),
+            subsets=classify.subsets().query("threshold == '0.5'"),
             failures=failures,
             notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
             settings_yaml=(runtime.workspace / "settings.yaml").read_text("utf-8"),

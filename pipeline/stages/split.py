@@ -1,10 +1,15 @@
 """Deal the subjects into train, validation and test, once and for all; hide scans if asked to."""
 
+from typing import TYPE_CHECKING
+
 from cohort.splits import SplitConfig
 from pipeline.artifacts import CohortTables, SplitTables
 from pipeline.runtime import InputError, Runtime
 from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FROZEN_SETTINGS = ("ratio", "repeats", "seed")
 
@@ -52,6 +57,7 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
                     f"the frozen splits hold, though the manifest moved {_names(merged.moved)} to another part"
                 )
             out.save_splits(merged.splits, made_with)
+        _say_which_classes_lack(out.splits(), subjects, runtime)
         hidden = hide_scans(scans, config.missing, config.seed)
     except InputError:
         raise
@@ -60,6 +66,19 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     for note in hidden.notes:
         runtime.note(note)
     out.save_table("availability.csv", hidden.scans, out.AVAILABILITY_COLUMNS)
+
+
+def _say_which_classes_lack(splits: "pd.DataFrame", subjects: "pd.DataFrame", runtime: Runtime) -> None:
+    """Frozen splits outlive corrected labels; a class may be gone from a part by then."""
+    merged = splits.merge(subjects[["subject", "label"]], on="subject")
+    for (repeat, part), group in merged.groupby(["repeat", "part"]):
+        lacking = sorted(set(subjects["label"]) - set(group["label"]))
+        if lacking and part == "train":
+            raise InputError(
+                f"repeat {repeat} has no training subject of class {', '.join(lacking)}; type --new-splits"
+            )
+        if lacking:
+            runtime.note(f"repeat {repeat}: the {part} part has no subject of class {', '.join(lacking)}")
 
 
 def _names(subjects: tuple[str, ...], most: int = 10) -> str:

@@ -90,7 +90,8 @@ def test_bad_scans_are_named_and_the_rest_goes_on(
     predictions = pd.read_csv(tmp_path / "run with spaces ü" / "classify" / "predictions.csv")
     assert "lost" not in set(predictions["subject"])
     page = (tmp_path / "run with spaces ü" / "report" / "report.html").read_text("utf-8")
-    assert "lost" in page
+    assert "Excluded subjects: 1." in page
+    assert "could be used: lost" in page
     assert "NaN or infinite" in page
     capsys.readouterr()
     assert main([*words, "--dry-run"]) == 0  # settled failures are not tried again

@@ -50,7 +50,7 @@ def test_all_artifacts_are_there(finished: tuple[Path, Path]) -> None:
     assert {"repeat", "subject", "scans_used", "truth", "probability_well", "probability_sick"} <= set(predictions)
     assert predictions[["probability_well", "probability_sick"]].sum(axis=1).between(0.999, 1.001).all()
     subsets = pd.read_csv(run / "classify" / "subsets.csv")
-    assert sorted(subsets["modalities"]) == sorted(2 * ["high", "low", "high+low"])
+    assert sorted(subsets["modalities"]) == sorted(4 * ["high", "low", "high+low"])
     splits = pd.read_csv(run / "split" / "splits.csv")
     tested = splits[splits["part"] == "test"]
     assert set(zip(predictions["repeat"], predictions["subject"], strict=True)) == set(

@@ -99,3 +99,47 @@ def test_the_report_shows_in_a_browser(picture_cohort: Callable[..., Path], tmp_
     assert pixels.shape == (1600, 1100)
     assert (pixels < 100).mean() > 0.005  # ink
     assert pixels.std() > 10
+
+
+def test_names_that_look_like_missing_values_and_no_validation_scan(
+    picture_cohort: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class called None, a subject called NA; and every validation scan is broken."""
+    config = picture_cohort(tmp_path / "data", subjects=12)
+    manifest = pd.read_csv(tmp_path / "data" / "cohort.csv")
+    manifest["class"] = manifest["class"].replace({"well": "None", "sick": "1"})
+    parts = {f"p{n:02d}": "train" if n < 6 else "validation" if n < 8 else "test" for n in range(12)}
+    manifest["split"] = manifest["subject"].map(parts)
+    for path in manifest.loc[manifest["split"] == "validation", "path"]:
+        (tmp_path / "data" / path).write_bytes(path.encode())
+    manifest["subject"] = manifest["subject"].replace({"p11": "NA"})
+    manifest.to_csv(tmp_path / "data" / "cohort.csv", index=False)
+    assert main([*words_of(config, tmp_path / "run"), "--cohort.positive", "1"]) == 3
+    shown = capsys.readouterr().out
+    assert "no validation" in shown
+    predictions = pd.read_csv(tmp_path / "run" / "classify" / "predictions.csv", keep_default_na=False)
+    assert "NA" in set(predictions["subject"])
+    assert set(predictions["truth"]) == {"None", "1"}
+
+
+def test_what_was_deleted_is_made_again(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
+    config = picture_cohort(tmp_path / "data", subjects=12)
+    assert main(words_of(config, tmp_path / "run")) == 0
+    gone = [
+        tmp_path / "run" / name for name in ("report/report.html", "classify/metrics.json", "split/availability.csv")
+    ]
+    for path in gone:
+        path.unlink()
+    stale = tmp_path / "run" / "pretrain" / "repeat-9"
+    stale.mkdir()
+    assert main(words_of(config, tmp_path / "run")) == 0
+    assert all(path.exists() for path in gone)
+
+
+def test_a_workspace_that_cannot_be_written_to_is_said(
+    picture_cohort: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = picture_cohort(tmp_path / "data", subjects=12)
+    (tmp_path / "file").write_text("in the way")
+    assert main(words_of(config, tmp_path / "file" / "run")) == 2
+    assert "cannot write to the workspace" in capsys.readouterr().err
