@@ -213,8 +213,11 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
         return f"{float(mean):.2f}{spread}{interval}"
 
     console = Console()
-    title = f"test: {metrics['test_predictions']} predictions of {metrics['test_subjects']} subjects"
-    table = Table(title=f"{title}, {metrics['repeats']} repeats; mean ± std over repeats [95 % interval over subjects]")
+    tested = f"test: {metrics['test_predictions']} predictions of {metrics['test_subjects']} subjects"
+    table = Table(
+        title=f"{tested}, {metrics['repeats']} repeats",
+        caption="mean ± std over repeats [95 % interval over subjects]",
+    )
     table.add_column("metric")
     columns = [("threshold_half", "threshold 0.5"), ("threshold_validation", "threshold from validation")]
     columns = [(key, words) for key, words in columns if key in metrics]
@@ -224,7 +227,10 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
         values = [metrics[key][name] for key, _ in columns]
         table.add_row(name, *(cell(v["mean"], v["std"], v["low"], v["high"]) for v in values))
     console.print(table)
-    subsets = Table(title="the same model on every subset of modalities")
+    subsets = Table(
+        title="the same model on every subset of modalities, threshold 0.5",
+        caption="any: subjects with one of them; complete: the subjects with all, so rows compare",
+    )
     for words in ("modalities", "subjects", "n", "AUC", "balanced accuracy"):
         subsets.add_column(words)
     with (workspace / "classify" / "subsets.csv").open(encoding="utf-8", newline="") as stream:
@@ -232,9 +238,9 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
             if row["threshold"] != "0.5":
                 continue
             figures = [
-                [row[f"{m}_{part}"] for part in ("mean", "std", "low", "high")] for m in ("auc", "balanced_accuracy")
+                cell(row[f"{m}_mean"], None, row[f"{m}_low"], row[f"{m}_high"]) for m in ("auc", "balanced_accuracy")
             ]
-            subsets.add_row(row["modalities"], row["subjects"], row["n"], *(cell(*figure) for figure in figures))
+            subsets.add_row(row["modalities"], row["subjects"], row["n"], *figures)
     console.print(subsets)
 
 
