@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, replacing, write_json
 from pipeline.repeats import Sets, Usable, class_weights, repeats_of, usable_scans
@@ -16,6 +16,7 @@ from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.pretrain import STAGE as PRETRAIN
 from pipeline.stages.split import STAGE as SPLIT
+from pipeline.training import TrainingConfig, train_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
 EXTRACT_BATCH = 256  # scans whose φ is computed at once
 
 
-class ClassifyConfig(BaseModel):
+class ClassifyConfig(TrainingConfig):
     """How ρ is trained and tested. As published: hidden [512, 128], learning_rate 1e-4, batch_size 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     aggregate: Literal["mean", "sum", "max"] = Field(default="mean", description="over the scans of a set")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -39,14 +38,8 @@ class ClassifyConfig(BaseModel):
     modality_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="chance that a training scan is left out of its set, never the last"
     )
-    balance_classes: bool = Field(default=False, description="weight classes by the inverse of their frequency")
-    epochs: int = Field(default=100, ge=1, description="at most")
-    patience: int = Field(default=10, ge=1, description="epochs without a lower validation loss before stopping")
-    batch_size: int = Field(default=16, ge=1, description="observations a step")
     learning_rate: float = Field(default=3e-5, gt=0, lt=1, description="of Adam")
-    weight_decay: float = Field(default=5e-4, ge=0, description="of Adam, as in the authors' code")
     bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
-    seed: int = Field(default=0, ge=0, description="of weights, order and draws; each repeat adds its number")
 
 
 def classify(
@@ -209,7 +202,6 @@ def _fit(
     import torch
     import torch.nn.functional as F
 
-    from models.fit import fit
     from models.set_classifier import drop_members
 
     device = features_ND.device
@@ -233,22 +225,7 @@ def _fit(
         logits = classifier(features_ND[scans], owner, len(items))
         return {"ce": F.cross_entropy(logits, sets.target[items], weight=weight)}
 
-    try:
-        history = fit(
-            classifier,
-            loss,
-            train=train,
-            validation=validation,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            patience=config.patience,
-            seed=config.seed + repeat,
-            on_epoch=on_epoch,
-        )
-    except FloatingPointError as error:
-        raise InputError(f"repeat {repeat}: {error}") from error
+    history = train_network(classifier, loss, (train, validation), config=config, repeat=repeat, on_epoch=on_epoch)
     out.save(
         repeat,
         runtime.key,

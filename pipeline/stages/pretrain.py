@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.artifacts import BlockSet, CohortTables, ExtractorSet, SplitTables, replacing
 from pipeline.repeats import class_weights, repeats_of, usable_scans
@@ -12,18 +12,12 @@ from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.split import STAGE as SPLIT
+from pipeline.training import TrainingConfig, train_network
 
 
-class PretrainConfig(BaseModel):
+class PretrainConfig(TrainingConfig):
     """How φ is trained. Values as published: batch_size 1, block_scale none, patience 10, epochs 100."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(default=100, ge=1, description="at most")
-    patience: int = Field(default=10, ge=1, description="epochs without a lower validation loss before stopping")
-    batch_size: int = Field(default=16, ge=1, description="scans a step")
-    learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="of Adam")
-    weight_decay: float = Field(default=5e-4, ge=0, description="of Adam, as in the authors' code")
     losses: Literal["both", "classification", "reconstruction"] = Field(
         default="both", description="both is MSE + cross-entropy, as published"
     )
@@ -33,8 +27,6 @@ class PretrainConfig(BaseModel):
     block_scale: Literal["standardise", "scale", "none"] = Field(
         default="standardise", description="of blocks, learnt from training scans (docs/decisions/0004)"
     )
-    balance_classes: bool = Field(default=False, description="weight classes by the inverse of their frequency")
-    seed: int = Field(default=0, ge=0, description="of weights and order; each repeat adds its number")
 
 
 def pretrain(
@@ -80,7 +72,6 @@ def _fit_repeat(
     import torch.nn.functional as F
 
     from models.extractor import PretrainNetwork, UniversalExtractor
-    from models.fit import fit
 
     usable = usable_scans(cohort, split, features, repeat)
     train, validation = usable.rows("train"), usable.rows("validation")
@@ -113,22 +104,7 @@ def _fit_repeat(
         dropped = {"both": "", "classification": "mse", "reconstruction": "ce"}[config.losses]
         return {name: value for name, value in parts.items() if name != dropped}
 
-    try:
-        history = fit(
-            network,
-            loss,
-            train=train,
-            validation=validation,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            patience=config.patience,
-            seed=config.seed + repeat,
-            on_epoch=on_epoch,
-        )
-    except FloatingPointError as error:
-        raise InputError(f"repeat {repeat}: {error}") from error
+    history = train_network(network, loss, (train, validation), config=config, repeat=repeat, on_epoch=on_epoch)
     notes = []
     if len(validation) == 0:
         notes.append("no validation scan; the training loss chose the epoch")
