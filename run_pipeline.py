@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 STAGE_NAMES = ("phantoms", "cohort", "split", "preprocess", "features", "pretrain", "classify", "report")
 DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+MOST_ROWS = 16  # subsets of modalities shown on the terminal; beyond, single ones and all
 EXAMPLES = """\
 examples:
   python run_pipeline.py --stages preprocess,pretrain,classify
@@ -234,14 +235,17 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
     for words in ("modalities", "subjects", "n", "AUC", "balanced accuracy"):
         subsets.add_column(words)
     with (workspace / "classify" / "subsets.csv").open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if row["threshold"] != "0.5":
-                continue
+        rows = [row for row in csv.DictReader(stream) if row["threshold"] == "0.5"]
+    largest = max(row["modalities"].count("+") for row in rows)
+    for row in rows:
+        if len(rows) <= MOST_ROWS or row["modalities"].count("+") in (0, largest):
             figures = [
                 cell(row[f"{m}_mean"], None, row[f"{m}_low"], row[f"{m}_high"]) for m in ("auc", "balanced_accuracy")
             ]
             subsets.add_row(row["modalities"], row["subjects"], row["n"], *figures)
     console.print(subsets)
+    if subsets.row_count < len(rows):
+        print(f"{len(rows) - subsets.row_count} more subsets are in {workspace / 'classify' / 'subsets.csv'}")
 
 
 if __name__ == "__main__":

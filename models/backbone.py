@@ -134,7 +134,7 @@ def timm_backbone(name: str, *, random_seed: int | None) -> Backbone:
     """
     try:
         import timm
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit this torch
         raise WeightsError(f"backbone timm:{name} needs timm: pip install timm ({error})") from error
     try:
         if random_seed is not None:

@@ -122,7 +122,13 @@ def run_plan(
 
     Returns:
         Stage → seconds, of those that ran.
+
+    Raises:
+        InputError: something that a stage needs is not there; nothing has been run then.
     """
+    for step in steps:
+        if step.state == "run":
+            step.stage.ready(getattr(settings, step.stage.name))
     seconds = {}
     for step in steps:
         reasons = stale_reasons(step.stage, settings, workspace)

@@ -24,6 +24,8 @@ class Stage:
         outside: from the settings section to what else the result depends on (files outside the workspace, hashes of
             weights); JSON-able and cheap, since every plan asks for it.
         applies: whether the stage has anything to do under these settings.
+        ready: raises `InputError` if something that the stage needs is not there, such as weights. Asked of every stage
+            that will run before any starts, so that no night is lost to what could be known in the evening.
     """
 
     run: Callable[..., None]
@@ -33,6 +35,7 @@ class Stage:
     reads: Mapping[str, "Stage"] = field(default_factory=dict)
     outside: Callable[[Any], Any] = lambda config: None
     applies: Callable[[Any], bool] = lambda settings: True
+    ready: Callable[[Any], None] = lambda config: None
 
     def __post_init__(self) -> None:
         expected = [*self.reads, "out", "config", "runtime"]

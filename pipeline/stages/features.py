@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from models.weights import PUBLISHED, WeightsError, weights_identity
+from models.weights import PUBLISHED, WeightsError, find_weights, weights_identity
 from pipeline.artifacts import BlockSet, VolumeSet
 from pipeline.provenance import digest, result_settings
 from pipeline.runtime import InputError, Runtime
@@ -114,6 +114,22 @@ def _outside(config: FeaturesConfig) -> Any:
         raise InputError(str(error)) from error
 
 
+def _ready(config: FeaturesConfig) -> None:
+    """The weights are there and the published ones; what has to be downloaded is."""
+    if config.weights == "random" or config.backbone not in PUBLISHED:
+        return
+    try:
+        find_weights(PUBLISHED[config.backbone], config.weights if isinstance(config.weights, Path) else None)
+    except WeightsError as error:
+        raise InputError(str(error)) from error
+
+
 STAGE = Stage(
-    features, config=FeaturesConfig, writes=BlockSet, version=1, reads={"preprocess": PREPROCESS}, outside=_outside
+    features,
+    config=FeaturesConfig,
+    writes=BlockSet,
+    version=1,
+    reads={"preprocess": PREPROCESS},
+    outside=_outside,
+    ready=_ready,
 )

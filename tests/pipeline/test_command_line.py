@@ -184,6 +184,8 @@ def test_an_extractor_that_saw_a_test_subject_is_refused(
         (["--classify.learning_rate", "-1"], "classify.learning_rate: input should be greater than 0, not -1"),
         (["--features.backbone", "vgg12"], "there are vgg11, vgg16 and timm:<name>"),
         (["--features.backbone"], "--features.backbone needs a value"),
+        (["--features.backbone", "vgg11", "--features.weights", "/nowhere"], "there is no file /nowhere"),
+        (["--features.backbone", "timm:resnet18", "--features.weights", "/nowhere"], "timm finds its weights itself"),
         (["--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
         (["--cohort", "nowhere.csv"], "nowhere.csv"),
         (["--split.missing", "{PETT: 0.5}"], "PETT"),
