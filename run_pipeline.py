@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add("--new-splits", action="store_true", help="throw the frozen splits of this workspace away and deal anew")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--explain", action="store_true", help="print the plan with every reason and stop")
-    add("--quiet", action="store_true", help="only warnings and results")
+    add("--quiet", action="store_true", help="only the plan, warnings and results")
     add("--help-settings", action="store_true", help="list all settings and stop")
     return options
 
@@ -128,14 +128,16 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     from pipeline import journal, settings
     from pipeline.artifacts import ArtifactError
-    from pipeline.runtime import DISK_FULL, InputError
+    from pipeline.runtime import DISK_FULL, NOT_ALLOWED, InputError
 
     if options.help_settings:
         print(settings.describe_settings())
         return DONE
     config = settings.load_settings(options.config, overrides)
-    requested = stage_list(options.stages, "--stages") if options.stages else list(STAGE_NAMES)
-    forced = stage_list(options.force, "--force")
+    requested = list(STAGE_NAMES) if options.stages is None else stage_list(options.stages, "--stages")
+    if not requested:
+        raise InputError(f"--stages names no stage. Stages: {', '.join(STAGE_NAMES)}")
+    forced = stage_list(options.force, "--force") + (["split"] if options.new_splits else [])
     requested += [name for name in forced if name not in requested]
     workspace = (options.workspace or Path("runs") / config.name).resolve()
     if options.limit is not None:  # the splits of a few must not become those of all
@@ -152,15 +154,19 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             scheduler.forget_splits(workspace)
         steps = scheduler.make_plan(requested, config, workspace, force=forced)
         print_plan(steps)
-        scheduler.save_settings(config, workspace)
+        before = scheduler.save_settings(config, workspace)
         try:
+            scheduler.check_device(steps, options.device)
             scheduler.run_plan(steps, config, workspace, device=options.device, force=forced)
         except (InputError, ArtifactError) as error:
             journal.log.debug("stopped", exc_info=error)
+            scheduler.restore_settings(before, workspace)
             raise InputError(str(error)) from error
         except Exception as error:  # noqa: BLE001 - the last stop: what nobody foresaw is logged and named a bug
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise InputError(f"the disk is full ({error}); free some space and run again") from error
+            if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
+                raise InputError(f"not allowed: {error}; mend the rights or name another --workspace") from error
             journal.log.exception("a bug: please report it with this log, %s", journal.current_file(workspace))
             return BUG
         finally:

@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("hypermm")
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, no quota, no larger file allowed
 LINE_EVERY_S = 30.0  # between progress lines when nobody watches
 
 
 class InputError(ValueError):
     """The input or the settings are wrong; the message says what to change. Ends the run with exit code 2."""
+
+
+class Refused(InputError):
+    """An `InputError` from before the stage changed any of its files: what it finished earlier still holds."""
 
 
 class Progress:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pipeline.artifacts import Artifact, read_json, replacing, write_json
 from pipeline.provenance import digest, git_commit, machine, result_settings, versions
 from pipeline.registry import STAGES
-from pipeline.runtime import InputError, Runtime
+from pipeline.runtime import InputError, Refused, Runtime
 from pipeline.settings import Settings, settings_yaml
 from pipeline.stage import Stage
 
@@ -145,13 +145,19 @@ def run_stage(stage: Stage, settings: Settings, workspace: Path, *, device: str)
     folder = workspace / stage.name
     out = stage.writes(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    before = out.manifest
     (folder / "manifest.json").unlink(missing_ok=True)
     material = made_from(stage, settings, workspace)
     runtime = Runtime(stage=stage.name, key=digest(material), device_name=device, workspace=workspace)
     inputs = {name: other.writes(workspace / other.name) for name, other in stage.reads.items()}
     log.info("%s: starts", stage.name)
     begun, started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
-    stage.run(**inputs, out=out, config=getattr(settings, stage.name), runtime=runtime)
+    try:
+        stage.run(**inputs, out=out, config=getattr(settings, stage.name), runtime=runtime)
+    except Refused:
+        if before is not None:
+            write_json(folder / "manifest.json", before)
+        raise
     taken = time.monotonic() - started
     contents = {"fingerprint": runtime.key, "counts": {}, **out.contents(), **runtime.results}
     write_json(
@@ -234,10 +240,30 @@ def locked(workspace: Path) -> Iterator[None]:
         yield
 
 
-def save_settings(settings: Settings, workspace: Path) -> None:
-    """`settings.yaml`: the settings of the newest run, as a config file would hold them."""
+def check_device(steps: Sequence[Step], device: str) -> None:
+    """Refuse a device that is not there before anything is touched; "auto" and "cpu" always are.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if device not in ("auto", "cpu") and any(step.state != "up to date" for step in steps):
+        _ = Runtime(stage="", key="", device_name=device, workspace=Path()).device
+
+
+def save_settings(settings: Settings, workspace: Path) -> bytes | None:
+    """`settings.yaml`: the settings of the newest run, as a config file holds them; returns what it held before."""
+    path = workspace / "settings.yaml"
+    before = path.read_bytes() if path.exists() else None
     with replacing(workspace / "settings.yaml") as part:
         part.write_text(settings_yaml(settings), "utf-8")
+    return before
+
+
+def restore_settings(before: bytes | None, workspace: Path) -> None:
+    """Put `settings.yaml` back after a run that was refused."""
+    if before is not None:
+        with replacing(workspace / "settings.yaml") as part:
+            part.write_bytes(before)
 
 
 def forget_splits(workspace: Path) -> None:

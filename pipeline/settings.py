@@ -5,10 +5,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -18,7 +18,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from cohort.manifest import CohortConfig
+from cohort.manifest import CohortConfig, suggest
 from cohort.phantoms import PhantomsConfig
 from cohort.splits import SplitConfig
 from pipeline.runtime import InputError
@@ -47,6 +47,13 @@ class Settings(BaseSettings):
     pretrain: PretrainConfig = PretrainConfig()
     classify: ClassifyConfig = ClassifyConfig()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _missing_are_modalities(self) -> Self:
+        for name in self.split.missing:
+            if name not in self.cohort.modalities:
+                raise ValueError(f"split.missing: {name!r} is no modality {suggest(name, self.cohort.modalities)}")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -130,9 +137,10 @@ def explain(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(unknown_key(key))
         else:
-            given = "" if problem["type"] == "missing" else f", not {json.dumps(problem['input'], default=str)}"
             message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {message[0].lower()}{message[1:]}{given}")
+            whole = problem["type"] == "missing" or not key  # nothing was given, or it is about several settings
+            given = "" if whole else f", not {json.dumps(problem['input'], default=str)}"
+            lines.append((f"{key}: " if key else "") + f"{message[0].lower()}{message[1:]}{given}")
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -165,8 +173,15 @@ def describe_settings() -> str:
         lines.append(f"\n{name}: {(section.__doc__ or '').splitlines()[0]}")
         for inner, detail in section.model_fields.items():
             default = "required" if detail.is_required() else _default(detail)
-            lines.append(f"  --{name}.{inner} (default {default})\n      {detail.description or ''}")
+            kinds = (detail.annotation, *get_args(detail.annotation))
+            choices = " | ".join(str(choice) for kind in kinds for choice in _literals(kind))
+            lines.append(f"  --{name}.{inner} (default {default})" + (f" {choices}" if choices else ""))
+            lines.append(f"      {detail.description or ''}")
     return "\n".join(lines).strip()
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def _default(field: FieldInfo) -> str:

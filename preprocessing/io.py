@@ -54,7 +54,8 @@ def read_volume(path: Path) -> MetaTensor:
 
 def _read_nifti(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     if not path.name.lower().endswith(NIBABEL_SUFFIXES):
-        raise ScanError(f"{path.suffix or 'no'} is not a volume format read here; expected .nii or .nii.gz")
+        known = ", ".join((*NIBABEL_SUFFIXES, *ITK_SUFFIXES))
+        raise ScanError(f"{path.suffix or 'no'} is not a volume format read here ({known}); a picture is kind: image")
     try:
         image = nibabel.load(path)
         _check_shape(image.shape)

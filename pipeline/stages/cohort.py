@@ -2,28 +2,32 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cohort.manifest import CohortConfig
 from cohort.splits import PARTS
 from pipeline.artifacts import CohortTables, PhantomCohort, read_json, write_json
 from pipeline.provenance import file_sha256
-from pipeline.runtime import InputError, Runtime
+from pipeline.runtime import InputError, Refused, Runtime
 from pipeline.stage import Stage
 from pipeline.stages.phantoms import STAGE as PHANTOMS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNREADABLE = "unreadable"  # instead of a hash
 
 
 def cohort(phantoms: PhantomCohort, out: CohortTables, config: CohortConfig, runtime: Runtime) -> None:
     """Write one row a scan, with the hash of its file.
 
     Raises:
-        InputError: the manifest has problems; all of them are named, with their rows.
+        Refused: the manifest has problems; all of them are named, with their rows.
     """
     from cohort.manifest import ManifestError, check_manifest, class_names, first_subjects, read_table
 
-    if config.manifest is None:
-        raise InputError("no manifest is given; type --cohort my_cohort.csv (docs/guide.md says what it holds)")
-    manifest = phantoms.manifest_csv if config.manifest == "phantoms" else config.manifest
+    _ready(config)
+    manifest = config.manifest if isinstance(config.manifest, Path) else phantoms.manifest_csv
     try:
         scans = check_manifest(
             read_table(manifest),
@@ -32,13 +36,28 @@ def cohort(phantoms: PhantomCohort, out: CohortTables, config: CohortConfig, run
             smallest_class=len(PARTS),  # one subject for each part
         )
     except ManifestError as error:
-        raise InputError(f"the manifest {manifest} cannot be used:\n{error}") from error
+        raise Refused(f"the manifest {manifest} cannot be used:\n{error}") from error
     if config.limit is not None:
         scans = first_subjects(scans, config.limit)
         runtime.note(f"cohort.limit: only {scans['subject'].nunique()} subjects take part")
     scans["skull_strip"] = [str(config.modalities[m].skull_strip) for m in scans["modality"]]
     scans["sha256"] = _hashes([Path(path) for path in scans["path"]], out, runtime)
+    _say_same_content(scans, runtime)
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive))
+
+
+def _say_same_content(scans: "pd.DataFrame", runtime: Runtime) -> None:
+    """A scan copied to another subject could be learnt from and tested on.
+
+    Raises:
+        Refused: the two subjects have different labels.
+    """
+    for _, group in scans[scans["sha256"] != UNREADABLE].groupby("sha256"):
+        if group["subject"].nunique() > 1:
+            names = ", ".join(group["scan"])
+            if group["label"].nunique() > 1:
+                raise Refused(f"the scans {names} have the same content, but different labels; one must be a mistake")
+            runtime.note(f"the scans {names} of different subjects have the same content; is one a copy?")
 
 
 def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]:
@@ -56,11 +75,19 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
                     content = file_sha256(path)
                 except OSError as error:
                     runtime.note(f"{path} cannot be read ({error.strerror}); preprocess will leave it out")
-                    content = "unreadable"
+                    content = UNREADABLE
                 current[str(path)] = [status.st_size, status.st_mtime_ns, content]
             progress.advance()
     write_json(out.folder / "files.json", current)
     return [current[str(path)][2] for path in paths]
+
+
+def _ready(config: CohortConfig) -> None:
+    """A manifest is given and there."""
+    if config.manifest is None:
+        raise InputError("no manifest is given; type --cohort my_cohort.csv (docs/guide.md says what it holds)")
+    if isinstance(config.manifest, Path) and not config.manifest.is_file():
+        raise InputError(f"there is no manifest {config.manifest}; --cohort takes a CSV or TSV file")
 
 
 def _outside(config: CohortConfig) -> Any:
@@ -86,5 +113,11 @@ def _outside(config: CohortConfig) -> Any:
 
 
 STAGE = Stage(
-    cohort, config=CohortConfig, writes=CohortTables, version=1, reads={"phantoms": PHANTOMS}, outside=_outside
+    cohort,
+    config=CohortConfig,
+    writes=CohortTables,
+    version=1,
+    reads={"phantoms": PHANTOMS},
+    outside=_outside,
+    ready=_ready,
 )

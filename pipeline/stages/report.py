@@ -113,7 +113,7 @@ def report(
             settings_yaml=(runtime.workspace / "settings.yaml").read_text("utf-8"),
             versions=versions() | {"git commit": git_commit()},
             hashes={name: manifest.get("key", "") for name, manifest in manifests.items()},
-            run_note=", ".join(f"{k} {v}" for k, v in machine().items()) + f", device {runtime.device_name}",
+            run_note=", ".join(f"{k} {v}" for k, v in machine().items()) + f", device {runtime.device}",
         )
     )
     with replacing(out.page) as part:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from cohort.splits import SplitConfig
 from pipeline.artifacts import CohortTables, SplitTables
-from pipeline.runtime import InputError, Runtime
+from pipeline.runtime import Refused, Runtime
 from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 
@@ -18,7 +18,7 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     """Write `splits.csv`, or reuse the one that is there, and `availability.csv`.
 
     Raises:
-        InputError: the splits are frozen with other settings, or damaged, or cannot be made.
+        Refused: the splits are frozen with other settings, or damaged, or cannot be made.
     """
     from cohort.manifest import observations
     from cohort.missingness import hide_scans
@@ -30,13 +30,13 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     frozen = out.frozen()
     try:
         if frozen is None:
-            out.save_splits(make_splits(subjects, config), now)
+            splits, made_with = make_splits(subjects, config), now
         else:
             splits, made_with = frozen
             check_frozen(splits)
             changed = [name for name in FROZEN_SETTINGS if made_with.get(name, now[name]) != now[name]]
             if changed:
-                raise InputError(
+                raise Refused(
                     "the splits of this workspace are frozen, and were made with "
                     + ", ".join(f"split.{n} = {made_with[n]} (now {now[n]})" for n in changed)
                     + ". Put the settings back, name another --workspace, or type --new-splits to deal anew; "
@@ -56,15 +56,16 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
                 runtime.note(
                     f"the frozen splits hold, though the manifest moved {_names(merged.moved)} to another part"
                 )
-            out.save_splits(merged.splits, made_with)
-        _say_which_classes_lack(out.splits(), subjects, runtime)
+            splits = merged.splits
+        _say_which_classes_lack(splits, subjects, runtime)
         hidden = hide_scans(scans, config.missing, config.seed)
-    except InputError:
+    except Refused:
         raise
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise Refused(str(error)) from error
     for note in hidden.notes:
         runtime.note(note)
+    out.save_splits(splits, made_with)
     out.save_table("availability.csv", hidden.scans, out.AVAILABILITY_COLUMNS)
 
 
@@ -74,9 +75,7 @@ def _say_which_classes_lack(splits: "pd.DataFrame", subjects: "pd.DataFrame", ru
     for (repeat, part), group in merged.groupby(["repeat", "part"]):
         lacking = sorted(set(subjects["label"]) - set(group["label"]))
         if lacking and part == "train":
-            raise InputError(
-                f"repeat {repeat} has no training subject of class {', '.join(lacking)}; type --new-splits"
-            )
+            raise Refused(f"repeat {repeat} has no training subject of class {', '.join(lacking)}; type --new-splits")
         if lacking:
             runtime.note(f"repeat {repeat}: the {part} part has no subject of class {', '.join(lacking)}")
 

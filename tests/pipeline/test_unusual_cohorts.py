@@ -143,3 +143,38 @@ def test_a_workspace_that_cannot_be_written_to_is_said(
     (tmp_path / "file").write_text("in the way")
     assert main(words_of(config, tmp_path / "file" / "run")) == 2
     assert "cannot write to the workspace" in capsys.readouterr().err
+
+
+def test_a_scan_copied_to_another_subject_is_found(
+    picture_cohort: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = picture_cohort(tmp_path / "data", subjects=12)
+    manifest = pd.read_csv(tmp_path / "data" / "cohort.csv")
+    for victim, code in (("p02", 0), ("p01", 2)):
+        shutil.copy(tmp_path / "data" / "p00_low.png", tmp_path / "data" / f"{victim}_copy.png")
+        label = manifest.loc[manifest["subject"] == victim, "class"].iloc[0]
+        row = {"subject": victim, "modality": "low", "path": f"{victim}_copy.png", "class": label}
+        pd.concat([manifest, pd.DataFrame([row])]).to_csv(tmp_path / "data" / "cohort.csv", index=False)
+        assert main([*words_of(config, tmp_path / "run"), "--stages", "cohort"]) == code
+        output = capsys.readouterr()
+        assert "p00_low" in output.out + output.err
+        assert "same content" in output.out + output.err
+
+
+def test_a_refused_run_leaves_what_was_finished(
+    picture_cohort: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = picture_cohort(tmp_path / "data", subjects=12)
+    words = words_of(config, tmp_path / "run")
+    assert main(words) == 0
+    settings = (tmp_path / "run" / "settings.yaml").read_text()
+    for wrong in (
+        ["--split.seed", "9"],
+        ["--cohort", str(tmp_path / "no.csv")],
+        ["--device", "cuda:9", "--force", "split"],
+    ):
+        assert main([*words, *wrong]) == 2
+        assert (tmp_path / "run" / "settings.yaml").read_text() == settings
+        capsys.readouterr()
+        assert main([*words, "--dry-run"]) == 0
+        assert capsys.readouterr().out.count("up to date") == 7, wrong
