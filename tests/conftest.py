@@ -15,7 +15,7 @@ from PIL import Image
 def picture_cohort() -> Callable[..., Path]:
     """Writes a cohort of small pictures in two modalities whose brightness tells the class; returns its config file."""
 
-    def make(folder: Path, *, subjects: int = 24, second: float = 0.75, seed: int = 0) -> Path:
+    def make(folder: Path, *, subjects: int = 24, second: float = 0.75, seed: int = 0, side: int = 48) -> Path:
         random = np.random.default_rng(seed)
         folder.mkdir(parents=True, exist_ok=True)
         rows = []
@@ -24,7 +24,7 @@ def picture_cohort() -> Callable[..., Path]:
             for modality in ("low", "high"):
                 if modality == "high" and random.random() > second:
                     continue
-                picture = random.integers(0, 90, (48, 48, 3)) + 90 * ill * np.array([1, modality == "high", 0])
+                picture = random.integers(0, 90, (side, side, 3)) + 90 * ill * np.array([1, modality == "high", 0])
                 path = folder / f"{subject}_{modality}.png"
                 Image.fromarray(picture.astype(np.uint8)).save(path)
                 rows.append(

@@ -23,6 +23,14 @@ FIRST_TRACE = {  # what shows that a stage is in the middle of its work
 
 def start(config: Path, workspace: Path) -> subprocess.Popen[bytes]:
     words = [sys.executable, "run_pipeline.py", "--config", str(config), "--workspace", str(workspace), "--quiet"]
+    words += [
+        "--pretrain.epochs",
+        "10",
+        "--classify.epochs",
+        "1000",
+        "--classify.patience",
+        "1000",
+    ]  # time to be hit in
     return subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -50,7 +58,7 @@ def stop_within(process: subprocess.Popen[bytes], stage_folder: Path, trace: str
 
 @pytest.mark.slow
 def test_killed_in_every_stage_and_the_same_in_the_end(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
-    config = picture_cohort(tmp_path / "data")
+    config = picture_cohort(tmp_path / "data", side=400)
     assert finish(start(config, tmp_path / "undisturbed")) == 0
     for number, (stage, trace) in enumerate(FIRST_TRACE.items()):
         how = signal.SIGINT if number % 2 else signal.SIGKILL

@@ -249,7 +249,7 @@ def test_a_damaged_header_is_never_anything_but_a_scan_error(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["scan.dcm", "scan", "scan.nii.bz2", "scan.png"])
 def test_unknown_format(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ScanError, match=r"not a volume format read here; expected \.nii or \.nii\.gz"):
+    with pytest.raises(ScanError, match=r"not a volume format read here"):
         read_volume(tmp_path / name)
 
 
