@@ -1,0 +1,118 @@
+"""What every comparator learns from: the cached blocks of one repeat, and whose they are."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Blocks of one repeat. An observation is a subject at a session: what gets one label and one decision.
+
+    Attributes:
+        blocks: z of every scan that may be used, (N, C, H, W), float32.
+        modality: (N,), int64 in [0, M).
+        observation: (N,), int64 in [0, B): whose scan it is. Several scans of one modality are allowed.
+        target: (B,), int64 in [0, K).
+        train: observations to learn from, (T,), int64.
+        validation: observations that decide when to stop, (V,), int64, V >= 0.
+        test: observations to be tested, (S,), int64; nothing is fitted on them.
+        modalities: M.
+        classes: K.
+    """
+
+    blocks: Tensor
+    modality: Tensor
+    observation: Tensor
+    target: Tensor
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    modalities: int
+    classes: int
+
+    @property
+    def there(self) -> Tensor:
+        """(B, M), bool: which modalities each observation has."""
+        there = torch.zeros(len(self.target), self.modalities, dtype=torch.bool, device=self.blocks.device)
+        there[self.observation, self.modality] = True
+        return there
+
+    def scans_of(self, observations: Tensor) -> Tensor:
+        """(n,), int64: the scans of some observations, in the order of the blocks."""
+        wanted = torch.zeros(len(self.target), dtype=torch.bool, device=self.observation.device)
+        wanted[observations] = True
+        return wanted[self.observation].nonzero().squeeze(1)
+
+    def grid(self) -> Tensor:
+        """(B, M, C, H, W), float32: one block an observation and modality, the mean of its scans; 0 where there is none."""
+        count = len(self.target)
+        place = self.observation * self.modalities + self.modality
+        total = self.blocks.new_zeros(count * self.modalities, *self.blocks.shape[1:])
+        total.index_add_(0, place, self.blocks)
+        scans = torch.bincount(place, minlength=count * self.modalities).clamp_min(1)
+        return (total / scans.view(-1, 1, 1, 1)).unflatten(0, (count, self.modalities))
+
+    def standardised(self) -> "Sample":
+        """Every modality minus its mean training block, over the root mean square of what is left; as φ sees z.
+
+        Only scans of training observations are measured. A modality with one training scan is not divided.
+        """
+        blocks = self.blocks.clone()
+        training = torch.zeros(len(self.target), dtype=torch.bool, device=blocks.device)
+        training[self.train] = True
+        training = training[self.observation]
+        for m in range(self.modalities):
+            mine = self.modality == m
+            measured = self.blocks[mine & training]
+            if len(measured):
+                centre = measured.mean(0)
+                spread = (measured - centre).square().mean().sqrt().clamp_min(1e-6) if len(measured) > 1 else 1.0
+                blocks[mine] = (blocks[mine] - centre) / spread
+        return replace(self, blocks=blocks)
+
+    def without(self, hidden: Tensor) -> "Sample":
+        """The sample with some scans taken away.
+
+        Args:
+            hidden: (N,), bool. Observations may end up without a scan; they keep their number.
+        """
+        return replace(
+            self, blocks=self.blocks[~hidden], modality=self.modality[~hidden], observation=self.observation[~hidden]
+        )
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of the one fit loop (`models.fit.fit`), the same for every comparator that has epochs."""
+
+    epochs: int = 100
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    weight_decay: float = 5e-4
+    patience: int = 10
+    seed: int = 0
+
+
+class Fitted(Protocol):
+    """A trained comparator.
+
+    Attributes:
+        parameters: trained numbers.
+    """
+
+    parameters: int
+
+    def probabilities(self, sample: Sample) -> Tensor:
+        """Class probabilities of all observations of a sample, which may have fewer scans than the one trained on.
+
+        Returns:
+            (B, K), float64; a row of NaN for an observation that this comparator cannot take.
+        """
+        ...
+
+
+class CannotFit(ValueError):
+    """This comparator cannot learn from this sample; the message says why, for a person."""
