@@ -50,7 +50,7 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def _as_svg(draw: Callable[Concatenate[Figure, Arguments], None]) -> Callable[Arguments, bytes]:
+def as_svg(draw: Callable[Concatenate[Figure, Arguments], None]) -> Callable[Arguments, bytes]:
     """Turn a function that draws on a figure into one that returns SVG bytes."""
 
     @wraps(draw)
@@ -66,7 +66,7 @@ def _as_svg(draw: Callable[Concatenate[Figure, Arguments], None]) -> Callable[Ar
     return drawn
 
 
-@_as_svg
+@as_svg
 def availability_figure(
     figure: Figure, observations: pd.DataFrame, availability: pd.DataFrame, parts: dict[str, str]
 ) -> None:
@@ -116,7 +116,7 @@ def availability_figure(
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)))
 
 
-@_as_svg
+@as_svg
 def learning_curves(figure: Figure, history: pd.DataFrame) -> None:
     """Draw training (dashed) and validation (solid) loss per epoch, a colour per repeat, a dot at the epoch kept.
 
@@ -148,7 +148,7 @@ def learning_curves(figure: Figure, history: pd.DataFrame) -> None:
     axes.grid(axis="y", color="#E3E5E8", linewidth=0.6)
 
 
-@_as_svg
+@as_svg
 def roc_figure(figure: Figure, predictions: pd.DataFrame, classes: tuple[str, ...]) -> None:
     """Draw the ROC curve of every repeat (thin) and their mean (thick); one class against the rest if K > 2.
 
@@ -170,7 +170,7 @@ def roc_figure(figure: Figure, predictions: pd.DataFrame, classes: tuple[str, ..
     axes.legend(loc="lower right")
 
 
-@_as_svg
+@as_svg
 def calibration_figure(figure: Figure, predictions: pd.DataFrame, classes: tuple[str, ...]) -> None:
     """Draw observed against predicted frequency in bins of equal count, all repeats together, counts in the legend.
 
@@ -192,7 +192,7 @@ def calibration_figure(figure: Figure, predictions: pd.DataFrame, classes: tuple
     axes.legend(loc="upper left")
 
 
-@_as_svg
+@as_svg
 def subset_forest(figure: Figure, subsets: pd.DataFrame, groups: dict[str, str]) -> None:
     """Draw the AUC of every subset of modalities with its interval, group by group.
 

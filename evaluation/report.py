@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from evaluation import figures, tables
+from evaluation.comparison_page import Comparison, comparison_section
 from evaluation.intervals import probability_columns
+from evaluation.pages import data_uri, environment
 from evaluation.wording import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
 
 MAX_PREDICTION_ROWS = 500
@@ -55,6 +55,7 @@ class ReportData:
         hashes: what → hash.
         run_note: one line about the run, such as machine and duration.
         level: of every interval.
+        comparison: with other methods; None leaves the section out.
     """
 
     title: str
@@ -76,24 +77,18 @@ class ReportData:
     hashes: Mapping[str, str]
     run_note: str
     level: float = 0.95
+    comparison: Comparison | None = None
 
 
 def render_report(data: ReportData) -> str:
     """Render the report as one self-contained HTML page.
 
     Raises:
-        ValueError: if a frame lacks a column, the classes do not fit the predictions, or the metrics at threshold 0.5
-            are missing.
+        ValueError: if a frame or the comparison lacks a column, the classes do not fit the predictions, or the metrics
+            at threshold 0.5 are missing.
     """
     _check(data)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("evaluation", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(data=data, **_headline(data), **_sections(data))
+    return environment().get_template("report.html.j2").render(data=data, **_headline(data), **_sections(data))
 
 
 def _headline(data: ReportData) -> dict[str, Any]:
@@ -133,23 +128,24 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "results": tables.results_table(half, tuned),
         "result_notes": _result_notes(data, half, thresholds if tuned is not None else {}),
         "subset_tables": [(title, tables.subset_table(data.subsets, key)) for key, title in groups.items()],
-        "forest": _uri(figures.subset_forest(drawn_subsets, groups)) if groups else "",
+        "forest": data_uri(figures.subset_forest(drawn_subsets, groups)) if groups else "",
         "forest_cut": len(data.subsets) > len(drawn_subsets),
-        "roc": _uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
-        "calibration": _uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
+        "comparison": comparison_section(data.comparison, level=data.level) if data.comparison else None,
+        "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
+        "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
         "cohort": tables.cohort_table(data.observations, data.splits),
         "covariates": tables.covariate_table(data.observations),
         "modalities": tables.modality_table(data.availability, data.observations["observation"].nunique()),
         "availability": (
-            _uri(figures.availability_figure(data.observations, data.availability, parts))
+            data_uri(figures.availability_figure(data.observations, data.availability, parts))
             if len(data.availability)
             else ""
         ),
         "availability_repeat": first,
         "excluded": excluded,
-        "qc": [(scan, _uri(png, "image/png")) for scan, png in data.qc],
+        "qc": [(scan, data_uri(png, "image/png")) for scan, png in data.qc],
         "curves": [
-            (name, _uri(figures.learning_curves(rows)), _kept(rows))
+            (name, data_uri(figures.learning_curves(rows)), _kept(rows))
             for name, rows in data.histories.items()
             if len(rows)
         ],
@@ -206,11 +202,6 @@ def _kept(history: pd.DataFrame) -> str:
         f"{row['epoch']} of {last[row['repeat']]} (repeat {row['repeat']})" for row in kept.to_dict("records")
     )
     return f"Epoch kept: {said}." if said else "No epoch was kept."
-
-
-def _uri(content: bytes, kind: str = "image/svg+xml") -> str:
-    """Write a picture as a data URI."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _check(data: ReportData) -> None:

@@ -1,0 +1,224 @@
+"""Linear classifiers of blocks: one a modality, averaged; and one linear function of the whole set.
+
+They are what is left of Uni-CNN and HyperMM when nothing but a line is learnt, and say how much of a result is due to
+the backbone alone. A block has more numbers (25,088) than there are patients, so everything is solved in the space
+that the training rows span, which changes no prediction.
+
+Source: an addition to the paper's comparators. Dual form: the minimiser of a loss with an L2 term lies in the span of
+the training rows (Schölkopf, Herbrich, Smola 2001, "A generalized representer theorem").
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from torch import Tensor, nn
+
+from baselines.cnn import LateFusion, ScanScores, require_two_classes
+from baselines.sample import CannotFit, Sample, Training
+
+PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+"""L2 penalties to choose from, for rows whose mean squared length is 1."""
+
+PENALTY = 0.01
+"""The one taken without validation rows; for 100 rows of length 1 it is scikit-learn's default, C = 1."""
+
+COLUMNS = 4096  # of the Gram matrix's rows at a time, in float64
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass
+class LinearSet:
+    """f(S) = mean over the scans of S of w_m·z, plus b.
+
+    Attributes:
+        weights: (M, C·H·W, K), float32; 0 for a modality that is not in `modalities`.
+        bias: (K,), float32.
+        modalities: those with training scans; scans of others are left out of the mean.
+        penalty: that was chosen.
+        parameters: trained numbers.
+    """
+
+    weights: Tensor
+    bias: Tensor
+    modalities: tuple[int, ...]
+    penalty: float
+    parameters: int
+
+    def probabilities(self, sample: Sample) -> Tensor:
+        """(B, K), float64; NaN for an observation without a scan of these modalities."""
+        sums, scans = set_sums(sample, self.modalities)
+        logits = torch.stack([sums[m] @ self.weights[m] for m in self.modalities]).sum(0).double()
+        return (logits / scans.unsqueeze(1) + self.bias.double()).softmax(1)  # 0 / 0 is NaN
+
+
+def fit_averaged_probes(sample: Sample, training: Training) -> LateFusion:
+    """A logistic regression on the single scans of every modality; the scores of those present are averaged.
+
+    Each is penalised as its own validation scans like it best.
+
+    Args:
+        sample: standardised.
+        training: not used, there are no epochs; here so that all comparators are called alike.
+
+    Raises:
+        CannotFit: no modality has training scans of two classes.
+    """
+    labels = sample.target[sample.observation]
+    members: list[ScanScores] = []
+    reasons: list[str] = []
+    for m in range(sample.modalities):
+        train, validation = (
+            scans[sample.modality[scans] == m]
+            for scans in (sample.scans_of(sample.train), sample.scans_of(sample.validation))
+        )
+        try:
+            if len(train) == 0:
+                raise CannotFit(f"modality {m} has no training scan")
+            require_two_classes(labels[train], f"training scans of modality {m}")
+        except CannotFit as reason:
+            reasons.append(str(reason))
+            continue
+        weights, bias, _ = fit_softmax(
+            (sample.blocks[train].flatten(1), labels[train]),
+            (sample.blocks[validation].flatten(1), labels[validation]),
+            classes=sample.classes,
+        )
+        members.append(ScanScores(_linear(weights, bias), (m,), weights.numel() + bias.numel()))
+    if not members:
+        raise CannotFit("no modality can be fitted: " + "; ".join(reasons))
+    return LateFusion(tuple(members), sum(member.parameters for member in members))
+
+
+def fit_linear_set(sample: Sample, training: Training) -> LinearSet:
+    """One linear function of sets, with logistic loss; any subset can be learnt from and classified.
+
+    f is linear in a row that has, for every modality, the sum of the set's blocks divided by the number of all its
+    scans. The inner product of two such rows is the mean over pairs of scans, one of each set, of their inner product
+    if they are of one modality and 0 if not.
+
+    Args:
+        sample: standardised.
+        training: not used, there are no epochs; here so that all comparators are called alike.
+
+    Raises:
+        CannotFit: no training scan, or training observations of one class only.
+    """
+    modalities = tuple(sample.modality[sample.scans_of(sample.train)].unique().tolist())
+    if not modalities:
+        raise CannotFit("there is no training scan")
+    sums, scans = set_sums(sample, modalities)
+    train, validation = (rows[scans[rows] > 0] for rows in (sample.train, sample.validation))
+    require_two_classes(sample.target[train], "training observations")
+    train_rows, validation_rows = (
+        torch.cat([sums[m][rows] for m in modalities], 1) / scans[rows].unsqueeze(1) for rows in (train, validation)
+    )
+    weights, bias, penalty = fit_softmax(
+        (train_rows, sample.target[train]), (validation_rows, sample.target[validation]), classes=sample.classes
+    )
+    placed = weights.new_zeros(sample.modalities, sample.blocks[0].numel(), sample.classes)
+    placed[list(modalities)] = weights.unflatten(0, (len(modalities), -1))
+    return LinearSet(placed, bias, modalities, penalty, weights.numel() + bias.numel())
+
+
+def set_sums(sample: Sample, modalities: tuple[int, ...]) -> tuple[dict[int, Tensor], Tensor]:
+    """Sum of every observation's blocks, (B, C·H·W), for each of some modalities; and how many scans that is, (B,)."""
+    count = len(sample.target)
+    sums: dict[int, Tensor] = {}
+    scans = torch.zeros(count, dtype=torch.int64, device=sample.blocks.device)
+    for m in modalities:
+        mine = sample.modality == m
+        rows = sample.blocks[mine].flatten(1)
+        sums[m] = rows.new_zeros(count, rows.shape[1]).index_add_(0, sample.observation[mine], rows)
+        scans += torch.bincount(sample.observation[mine], minlength=count)
+    return sums, scans
+
+
+def fit_softmax(
+    train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], *, classes: int
+) -> tuple[Tensor, Tensor, float]:
+    """Multinomial logistic regression with an L2 term, penalised as validation rows like it best.
+
+    Minimises mean cross-entropy + ½ λ u ‖W‖² over W and b; b is free, and u is the mean squared length of the training
+    rows, so that λ means the same for blocks of any size. λ is the one of `PENALTIES` with the lowest log loss on the
+    validation rows, the larger one in a tie; without such rows it is `PENALTY`.
+
+    Args:
+        train: rows (n, D), float32, and classes (n,), int64.
+        validation: rows (v, D) and classes (v,); v >= 0.
+        classes: K.
+
+    Returns:
+        W (D, K) and b (K,), float32, and λ.
+    """
+    (rows, labels), (held_rows, held_labels) = train, validation
+    features, projection = _span(rows)
+    held_out = _inner_products(held_rows, rows) @ projection
+    inputs, wanted = features.cpu().numpy(), labels.cpu().numpy()
+    held_inputs, held_wanted = held_out.cpu().numpy(), held_labels.cpu().numpy()
+    solution = np.zeros((inputs.shape[1] + 1, classes))  # the last row is b
+    best, chosen, penalty = np.inf, solution, PENALTY
+    for candidate in PENALTIES if len(held_wanted) else (PENALTY,):
+        solution = _minimise(inputs, wanted, candidate, solution)
+        loss = _cross_entropy(held_inputs, held_wanted, solution) if len(held_wanted) else 0.0
+        if loss < best:
+            best, chosen, penalty = loss, solution, candidate
+    weights = torch.from_numpy(chosen).to(projection)
+    return rows.T @ (projection @ weights[:-1]).to(rows), weights[-1].to(rows), penalty
+
+
+def _span(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The space that rows X span, by way of their Gram matrix U S² Uᵀ.
+
+    Returns:
+        U S / √u, (n, r), float64: the rows themselves in that space, of mean squared length 1; and U S⁻¹ / √u, (n, r),
+        float64, which takes inner products with the rows there.
+    """
+    eigenvalues, vectors = torch.linalg.eigh(_inner_products(rows, rows))
+    kept = eigenvalues > 1e-10 * eigenvalues[-1].clamp_min(torch.finfo(torch.float64).tiny)
+    lengths, basis = eigenvalues[kept].sqrt(), vectors[:, kept]
+    root = (lengths.square().sum() / len(rows)).sqrt()
+    return basis * (lengths / root), basis / (lengths * root)
+
+
+def _inner_products(left: Tensor, right: Tensor) -> Tensor:
+    """(n, m), float64, of rows (n, D) and (m, D), without a float64 copy of either."""
+    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
+    for some, same in zip(left.split(COLUMNS, 1), right.split(COLUMNS, 1), strict=True):
+        total += some.double() @ same.double().T
+    return total
+
+
+def _minimise(inputs: Array, labels: npt.NDArray[np.int64], penalty: float, start: Array) -> Array:
+    """W and, as last row, b of the penalised regression, (r + 1, K); `start` is where to begin."""
+    truth = np.eye(start.shape[1])[labels]
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        weights = flat.reshape(start.shape)
+        logits = inputs @ weights[:-1] + weights[-1]
+        error = (softmax(logits, axis=1) - truth) / len(labels)
+        gradient = np.vstack([inputs.T @ error + penalty * weights[:-1], error.sum(0)])
+        value = -(log_softmax(logits, axis=1) * truth).sum() / len(labels)
+        return value + penalty / 2 * np.square(weights[:-1]).sum(), gradient.ravel()
+
+    options = {"maxiter": 2000, "maxfun": 4000, "gtol": 1e-8, "ftol": 1e-14}
+    return minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(start.shape)
+
+
+def _cross_entropy(inputs: Array, labels: npt.NDArray[np.int64], weights: Array) -> float:
+    """Mean log loss."""
+    logits = inputs @ weights[:-1] + weights[-1]
+    return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
+
+
+def _linear(weights: Tensor, bias: Tensor) -> nn.Module:
+    """A network that flattens blocks and returns their logits."""
+    layer = nn.Linear(*weights.shape).to(weights.device)
+    with torch.no_grad():
+        layer.weight.copy_(weights.T)
+        layer.bias.copy_(bias)
+    return nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)

@@ -1,0 +1,211 @@
+"""ShaSpec: what all modalities share and what each has of its own; the shared part stands in for a missing modality.
+
+Source: Wang et al., CVPR 2023, "Multi-modal Learning with Missing Modality via Shared-Specific Feature Modelling",
+and the authors' code (github.com/billhhh/ShaSpec), which is for segmentation; here for classes, on blocks.
+"""
+
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.sample import CannotFit, Fitted, Sample, Training
+from models.fit import History, fit
+
+
+class ShaSpec(nn.Module):
+    """One shared encoder, one specific encoder a modality, residual fusion, and a classifier on all fused features.
+
+    An encoder is 1×1 convolution → leaky ReLU → linear layer, in place of the published ResNet-50: blocks are features
+    already. The linear layer sees every position, where the published domain classifier sees a mean over positions.
+    The task's classifier starts at zero (docs/decisions/0005).
+
+    Args:
+        modalities: M.
+        block_shape: (C, H, W).
+        classes: K.
+        features: D, width of shared, specific and fused features.
+        narrow: channels between the 1×1 convolution and the linear layer.
+    """
+
+    def __init__(
+        self,
+        modalities: int,
+        block_shape: tuple[int, int, int],
+        classes: int,
+        *,
+        features: int = 64,
+        narrow: int = 32,
+    ) -> None:
+        super().__init__()
+
+        def encoder() -> nn.Module:
+            channels, height, width = block_shape
+            return nn.Sequential(
+                nn.Conv2d(channels, narrow, 1), nn.LeakyReLU(), nn.Flatten(),
+                nn.Linear(narrow * height * width, features),
+            )  # fmt: skip
+
+        self.shared = encoder()
+        self.specific = nn.ModuleList(encoder() for _ in range(modalities))
+        self.project = nn.Linear(2 * features, features)
+        self.domain = nn.Linear(features, modalities)
+        self.classifier = nn.Linear(modalities * features, classes)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+        self.features = features
+
+    def forward(self, grid: Tensor, there: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass.
+
+        Args:
+            grid: one block an observation and modality, (B, M, C, H, W).
+            there: (B, M), bool; every row has at least one.
+
+        Returns:
+            Logits (B, K), shared features r (B, M, D) and specific features s (B, M, D), 0 where there is no scan.
+        """
+        r, s = (grid.new_zeros(*there.shape, self.features) for _ in range(2))
+        r[there] = self.shared(grid[there])
+        for m, encoder in enumerate(self.specific):
+            mine = there[:, m].nonzero().squeeze(1)
+            s[mine, m] = encoder(grid[mine, m])
+        return self.classifier(self.fuse(r, s, there).flatten(1)), r, s  # (B, M, D) → (B, M·D)
+
+    def fuse(self, shared: Tensor, specific: Tensor, there: Tensor) -> Tensor:
+        """Of a modality that is there r + proj([r, s]), of a missing one the mean r of those that are; (B, M, D)."""
+        present = there.unsqueeze(2)
+        fused = shared + self.project(torch.cat([shared, specific], dim=2))
+        stand_in = (shared * present).sum(1, keepdim=True) / present.sum(1, keepdim=True)
+        return torch.where(present, fused, stand_in)
+
+
+def alignment(shared: Tensor, there: Tensor) -> Tensor:
+    """How far apart the shared features of an observation's modalities are.
+
+    The mean absolute difference, which the authors' code uses (squares and KL divergence are commented out there), here
+    averaged over all pairs of modalities that are there. The code adds up neighbours in a ring of four, hidden ones
+    included.
+
+    Args:
+        shared: r, (B, M, D).
+        there: (B, M), bool.
+
+    Returns:
+        (B,); 0 for an observation without a pair.
+    """
+    total, pairs = shared.new_zeros(len(shared)), shared.new_zeros(len(shared))
+    for i, j in combinations(range(there.shape[1]), 2):
+        both = there[:, i] & there[:, j]
+        total = total + both * (shared[:, i] - shared[:, j]).abs().mean(1)
+        pairs = pairs + both
+    return total / pairs.clamp_min(1)
+
+
+def hide_some(there: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Hide a random number of modalities, every number from none to all but one equally likely.
+
+    Args:
+        there: (B, M), bool; every row has at least one.
+        share: probability that this happens to an observation, in [0, 1].
+        generator: source of the randomness, on the CPU.
+
+    Returns:
+        What is still seen, (B, M), bool; at least one of every row.
+
+    Source: `mode="random"` in the authors' code.
+    """
+    count = there.sum(1, keepdim=True)
+    untouched = torch.rand(len(there), 1, generator=generator).to(there.device) >= share
+    kept = 1 + (torch.rand(len(there), 1, generator=generator).to(there.device) * count).long()  # 1 to n
+    draw = torch.rand(there.shape, generator=generator).to(there.device)
+    place = draw.masked_fill(~there, -1.0).argsort(1, descending=True).argsort(1)
+    return there & (untouched | (place < kept))
+
+
+@dataclass
+class FittedShaSpec:
+    """A trained ShaSpec. It takes any observation with a scan of a modality it has learnt.
+
+    Attributes:
+        network: the network, with the weights of its best validation epoch.
+        learnt: modalities that training observations had, (M,), bool; scans of others are left aside.
+        history: of the training.
+        parameters: trained numbers, the domain classifier included.
+    """
+
+    network: ShaSpec
+    learnt: Tensor
+    history: History
+    parameters: int
+
+    @torch.no_grad()
+    def probabilities(self, sample: Sample) -> Tensor:
+        """Class probabilities, (B, K), float64; NaN for an observation without a scan to go by."""
+        grid, there = sample.grid(), sample.there & self.learnt
+        out = grid.new_full((len(there), sample.classes), torch.nan, dtype=torch.float64)
+        for rows in there.any(1).nonzero().squeeze(1).split(64):
+            out[rows] = self.network(grid[rows], there[rows])[0].double().softmax(1)
+        return out
+
+
+def fit_shaspec(
+    sample: Sample,
+    training: Training,
+    *,
+    features: int = 64,
+    narrow: int = 32,
+    alpha: float = 0.1,
+    beta: float = 0.02,
+    hide: float = 0.5,
+) -> Fitted:
+    """Train on observations with any subset of modalities.
+
+    The loss is `ce + alpha · alignment + beta · domain`: cross-entropy of the classes, L1 distance of shared features,
+    and cross-entropy of telling the modality from the specific features of a scan, averaged over an observation's
+    scans. Both weights are those of the authors' code.
+
+    Deviations from the published code: only modalities that are seen enter the two auxiliary losses (there, hidden ones
+    are encoded as images of zeros and enter too); the stand-in is the mean of the shared features, as in the paper (the
+    code takes the first modality's); the run with all modalities and the later one with random ones are a single run
+    in which modalities are hidden from half of the visits. Nothing is hidden in validation.
+
+    Args:
+        sample: standardised blocks.
+        training: settings of the fit loop.
+        features: D, width of all feature vectors.
+        narrow: channels of an encoder after its 1×1 convolution.
+        alpha: weight of the alignment of shared features.
+        beta: weight of the domain classification of specific features.
+        hide: probability that a training visit hides a random number of modalities, in [0, 1].
+
+    Raises:
+        CannotFit: no training observation has a scan.
+    """
+    learnt = sample.there[sample.train].any(0)
+    grid, there = sample.grid(), sample.there & learnt
+    train, validation = (items[there[items].any(1)] for items in (sample.train, sample.validation))
+    if len(train) == 0:
+        raise CannotFit(f"none of the {len(sample.train)} training observations has a scan; ShaSpec needs some")
+    torch.manual_seed(training.seed)
+    channels, height, width = sample.blocks.shape[1:]
+    network = ShaSpec(sample.modalities, (channels, height, width), sample.classes, features=features, narrow=narrow)
+    network.to(grid.device)
+    generator = torch.Generator().manual_seed(training.seed)
+
+    def loss(batch: Tensor, is_training: bool) -> dict[str, Tensor]:
+        seen = hide_some(there[batch], hide, generator) if is_training else there[batch]
+        logits, r, s = network(grid[batch], seen)
+        row, modality = seen.nonzero(as_tuple=True)
+        domain = F.cross_entropy(network.domain(s[row, modality]), modality, reduction="none") / seen.sum(1)[row]
+        return {
+            "ce": F.cross_entropy(logits, sample.target[batch]),
+            "alignment": alpha * alignment(r, seen).mean(),
+            "domain": beta * domain.sum() / len(batch),
+        }
+
+    history = fit(network, loss, train=train, validation=validation, **asdict(training))
+    parameters = sum(weight.numel() for weight in network.parameters())
+    return FittedShaSpec(network=network, learnt=learnt, history=history, parameters=parameters)

@@ -1,0 +1,263 @@
+"""Multi-VAE: one latent an observation, to which every scan that is there contributes, and a classifier on it.
+
+Source: Wu and Goodman 2018, "Multimodal Generative Models for Scalable Weakly-Supervised Learning" (MVAE), and the
+authors' code (github.com/mhw32/multimodal-vae-public). HyperMM compares with such a network "that we adapt for
+classification", and does not say how.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.sample import CannotFit, Fitted, Sample, Training
+from models.fit import History, fit
+
+
+def product_of_experts(mu: Tensor, logvar: Tensor, there: Tensor, *, prior: bool = True) -> tuple[Tensor, Tensor]:
+    """The normal distribution proportional to the product of some normal distributions.
+
+    Its precision is the sum of theirs, its mean their mean weighted by precision. Precisions are added as logarithms,
+    so that nothing overflows; the authors add 1e-8 to every variance instead.
+
+    Args:
+        mu: means, (N, M, L). What stands in the place of a missing expert has no influence, not even NaN.
+        logvar: natural logarithms of the variances, (N, M, L).
+        there: which experts there are, (N, M), bool.
+        prior: let the standard normal distribution be one more expert, as published.
+
+    Returns:
+        Mean and log-variance, both (N, L).
+
+    Raises:
+        ValueError: a row has no expert and there is no prior.
+
+    Source: Wu and Goodman 2018, section "Approximating the joint posterior"; Cao and Fleet 2014.
+    """
+    if not prior and not there.any(1).all():
+        row = int((~there.any(1)).nonzero()[0])
+        raise ValueError(f"row {row} has no expert and the prior is off; give it one expert or switch the prior on")
+    missing = ~there.unsqueeze(2)
+    mu, log_precision = mu.masked_fill(missing, 0.0), (-logvar).masked_fill(missing, -torch.inf)
+    if prior:  # N(0, 1): mean 0, log-precision 0
+        mu, log_precision = F.pad(mu, (0, 0, 0, 1)), F.pad(log_precision, (0, 0, 0, 1))
+    return (log_precision.softmax(1) * mu).sum(1), -log_precision.logsumexp(1)
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL divergence of N(mu, exp(logvar)) from the standard normal distribution, in nats, (N, L) → (N,)."""
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1)
+
+
+def draw(mu: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:
+    """One draw from each N(mu, exp(logvar)), same shape; gradients flow through (Kingma and Welling 2014)."""
+    return mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=generator).to(mu.device)
+
+
+def elbo_terms(there: Tensor, extra: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The subsets of each observation's modalities whose bounds are learnt together: the sub-sampled training paradigm.
+
+    These are all that are there, each one alone, and `extra` random ones of 2 to n - 1 of the n that are there, every
+    size equally likely. A subset that would be the whole again is left out, so with two modalities none is random.
+
+    Args:
+        there: (B, M), bool; every row has at least one.
+        extra: k, random subsets an observation with three modalities or more.
+        generator: source of the randomness, on the CPU.
+
+    Returns:
+        Row of `there` that each subset is of, (T,), int64, and the subsets, (T, M), bool.
+
+    Source: Wu and Goodman 2018, section "Sub-sampled training paradigm"; `sample_combinations` in the authors' code.
+    """
+    modalities, count = there.shape[1], there.sum(1)
+    alone, several = (count > 1).nonzero().squeeze(1), (count > 2).nonzero().squeeze(1)
+    owners, subsets = [torch.arange(len(there), device=there.device)], [there]
+    for m in range(modalities):
+        mine = alone[there[alone, m]]
+        owners.append(mine)
+        subsets.append((torch.arange(modalities, device=there.device) == m).expand(len(mine), -1))
+    for _ in range(extra if len(several) else 0):
+        size = 2 + (torch.rand(len(several), generator=generator).to(there.device) * (count[several] - 2)).long()
+        random = torch.rand(len(several), modalities, generator=generator).to(there.device)
+        place = random.masked_fill(~there[several], -1.0).argsort(1, descending=True).argsort(1)
+        owners.append(several)
+        subsets.append(place < size.unsqueeze(1))
+    return torch.cat(owners), torch.cat(subsets)
+
+
+class MultiVae(nn.Module):
+    """An encoder and a decoder a modality, and a linear classifier on the joint latent.
+
+    The published encoders and decoders are convolutional networks on pictures; blocks are features already, so one
+    1×1 convolution and one linear layer on either side do, with Swish between, as published. The label has no encoder:
+    no observation brings it to the test. The classifier starts at zero (docs/decisions/0005).
+
+    Args:
+        modalities: M.
+        block_shape: (C, H, W).
+        classes: K.
+        latent: L.
+        narrow: channels between the 1×1 convolution and the linear layer.
+    """
+
+    def __init__(
+        self,
+        modalities: int,
+        block_shape: tuple[int, int, int],
+        classes: int,
+        *,
+        latent: int = 64,
+        narrow: int = 32,
+    ) -> None:
+        super().__init__()
+        channels, height, width = block_shape
+        numbers = narrow * height * width
+        self.encoders = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, narrow, 1), nn.SiLU(), nn.Flatten(), nn.Linear(numbers, 2 * latent))
+            for _ in range(modalities)
+        )
+        self.decoders = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(latent, numbers), nn.SiLU(), nn.Unflatten(1, (narrow, height, width)),
+                nn.Conv2d(narrow, channels, 1),
+            )
+            for _ in range(modalities)
+        )  # fmt: skip
+        self.classifier = nn.Linear(latent, classes)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+        self.latent = latent
+
+    def experts(self, grid: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """What each scan says of the latent.
+
+        Args:
+            grid: one block an observation and modality, (B, M, C, H, W).
+            there: (B, M), bool.
+
+        Returns:
+            Means and log-variances, both (B, M, L); 0 where there is no scan.
+        """
+        out = grid.new_zeros(*there.shape, 2 * self.latent)
+        for m, encoder in enumerate(self.encoders):
+            mine = there[:, m].nonzero().squeeze(1)
+            out[mine, m] = encoder(grid[mine, m])
+        mu, logvar = out.chunk(2, dim=2)
+        return mu, logvar
+
+    def forward(self, grid: Tensor, there: Tensor) -> Tensor:
+        """Logits (B, K) at the mean of the joint latent."""
+        mu, _ = product_of_experts(*self.experts(grid, there), there)
+        return self.classifier(mu)
+
+    def rebuild_errors(self, latent: Tensor, grid: Tensor, owner: Tensor, subset: Tensor) -> Tensor:
+        """Mean squared error of each rebuilt block, summed over the modalities of a subset.
+
+        Args:
+            latent: (T, L).
+            grid: (B, M, C, H, W).
+            owner: row of `grid` that each latent is of, (T,), int64.
+            subset: modalities to rebuild, (T, M), bool.
+
+        Returns:
+            (T,).
+        """
+        errors = latent.new_zeros(len(latent))
+        for m, decoder in enumerate(self.decoders):
+            mine = subset[:, m].nonzero().squeeze(1)
+            error = (decoder(latent[mine]) - grid[owner[mine], m]).square().mean((1, 2, 3))
+            errors = errors.index_add(0, mine, error)
+        return errors
+
+
+@dataclass
+class FittedMultiVae:
+    """A trained Multi-VAE. It takes any observation with a scan of a modality it has learnt.
+
+    Attributes:
+        network: the network, with the weights of its best validation epoch.
+        learnt: modalities that training observations had, (M,), bool; scans of others are left aside.
+        history: of the training.
+        parameters: trained numbers, decoders included.
+    """
+
+    network: MultiVae
+    learnt: Tensor
+    history: History
+    parameters: int
+
+    @torch.no_grad()
+    def probabilities(self, sample: Sample) -> Tensor:
+        """Class probabilities at the mean of the joint latent, (B, K), float64; NaN without a scan to go by."""
+        grid, there = sample.grid(), sample.there & self.learnt
+        out = grid.new_full((len(there), sample.classes), torch.nan, dtype=torch.float64)
+        for rows in there.any(1).nonzero().squeeze(1).split(64):
+            out[rows] = self.network(grid[rows], there[rows]).double().softmax(1)
+        return out
+
+
+def fit_multi_vae(
+    sample: Sample,
+    training: Training,
+    *,
+    latent: int = 64,
+    narrow: int = 32,
+    beta: float = 1.0,
+    extra: int = 1,
+) -> Fitted:
+    """Train on observations with any subset of modalities.
+
+    The loss of one subset is `mse + beta · 2/D · KL + ce`: D numbers in a block, mse a mean over numbers, summed over
+    the modalities of the subset, KL in nats. With beta = 1, mse and KL together are 2/D times the negative evidence
+    bound of normal blocks of unit variance, which standardised blocks have. The cross-entropy has weight 1 and so does
+    not drown in D numbers; the authors weigh labels up too (by 10 against pictures of CelebA).
+
+    Deviations from the paper: beta is constant, where the authors raise it from 0 to 1 over the first epochs, since
+    early stopping compares losses of different epochs; the terms of an observation are averaged, not summed, so that
+    observations with many scans do not weigh more; the label is never an input. The validation loss is that of all
+    modalities that are there, at the mean of the latent, and so without chance.
+
+    Args:
+        sample: standardised blocks.
+        training: settings of the fit loop.
+        latent: L.
+        narrow: channels of encoders and decoders after their 1×1 convolution.
+        beta: weight of the KL divergence, 1 for the evidence bound.
+        extra: k, random subsets a training visit.
+
+    Raises:
+        CannotFit: no training observation has a scan.
+    """
+    learnt = sample.there[sample.train].any(0)
+    grid, there = sample.grid(), sample.there & learnt
+    train, validation = (items[there[items].any(1)] for items in (sample.train, sample.validation))
+    if len(train) == 0:
+        raise CannotFit(f"none of the {len(sample.train)} training observations has a scan; Multi-VAE needs some")
+    torch.manual_seed(training.seed)
+    channels, height, width = sample.blocks.shape[1:]
+    network = MultiVae(sample.modalities, (channels, height, width), sample.classes, latent=latent, narrow=narrow)
+    network.to(grid.device)
+    generator = torch.Generator().manual_seed(training.seed)
+    kl_weight = beta * 2 / (channels * height * width)
+
+    def loss(batch: Tensor, is_training: bool) -> dict[str, Tensor]:
+        blocks, present = grid[batch], there[batch]
+        owner, subset = torch.arange(len(batch), device=grid.device), present
+        if is_training:
+            owner, subset = elbo_terms(present, extra, generator)
+        mu, logvar = network.experts(blocks, present)
+        mu, logvar = product_of_experts(mu[owner], logvar[owner], subset)
+        z = draw(mu, logvar, generator) if is_training else mu
+        share = 1 / (owner.bincount()[owner] * len(batch))  # every observation counts once
+        ce = F.cross_entropy(network.classifier(z), sample.target[batch][owner], reduction="none")
+        return {
+            "mse": (share * network.rebuild_errors(z, blocks, owner, subset)).sum(),
+            "kl": kl_weight * (share * kl_divergence(mu, logvar)).sum(),
+            "ce": (share * ce).sum(),
+        }
+
+    history = fit(network, loss, train=train, validation=validation, **asdict(training))
+    parameters = sum(weight.numel() for weight in network.parameters())
+    return FittedMultiVae(network=network, learnt=learnt, history=history, parameters=parameters)

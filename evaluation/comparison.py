@@ -1,0 +1,273 @@
+"""Compare methods on the same test patients, as the paper's tables 1 and 2 do, with intervals and paired tests.
+
+A table of predictions in long form has the columns of `evaluation.intervals` (`repeat`, `subject`, `observation`,
+`truth`, `p_0`, …) and `scenario` and `method` (str), with one row for each of them. A method that cannot take an
+observation, such as one that needs both scans, has a row of NaN probabilities for it, or none.
+
+Every method is scored on the rows it could take, and compared with the reference on the rows both could take, for the
+scores of two methods on different patients differ by their patients too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from evaluation.intervals import paired_difference, probability_columns, summarise
+from evaluation.metrics import FloatArray
+
+Thresholds = Mapping[int, float] | float
+
+COMPARED = ("accuracy", "balanced_accuracy", "auc", "auc_rounded", "f1", "precision", "recall")
+"""The metrics of a comparison."""
+
+TESTED = ("auc", "balanced_accuracy")
+"""The metrics whose difference from the reference is tested."""
+
+COSTS = ("imputation_seconds", "classification_seconds", "peak_memory_mb", "trained_parameters")
+"""What a method may cost: seconds, seconds, megabytes, trained numbers."""
+
+_KEYS = ("scenario", "method", "repeat", "subject", "observation", "truth")
+_POINT = ["method", "hidden_modality", "where", "rate"]
+_ENDS = ("mean", "std", "low", "high")
+_WHERE = ("test", "both")
+
+
+def comparison_table(
+    predictions: pd.DataFrame,
+    *,
+    reference: str = "HyperMM",
+    thresholds: Mapping[tuple[str, str], Thresholds] | float = 0.5,
+    costs: pd.DataFrame | None = None,
+    reasons: Mapping[tuple[str, str], str] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Score every method in every scenario and compare it with the reference.
+
+    Args:
+        predictions: of the test part, in long form as above.
+        reference: the method that others are compared with.
+        thresholds: decision threshold of two classes, one for all or by (scenario, method), each a number or one per
+            repeat.
+        costs: columns `scenario`, `method` and `COSTS`; NaN for what was not measured.
+        reasons: (scenario, method) → why it has no predictions, in words.
+        draws: number of bootstrap draws.
+        seed: of the draws.
+        level: of the intervals, between 0 and 1.
+
+    Returns:
+        One row a scenario and method, in the order in which they first appear (in predictions, costs, reasons):
+
+        - `scenario`, `method`, `note` (what is missing, in words; "" for nothing);
+        - `n` test predictions made, out of `n_asked`, of `subjects` out of `subjects_asked`, in `repeats`; what was
+          asked is everything that any method of the scenario has a row of;
+        - for each of `COMPARED` `_mean`, `_std`, `_low`, `_high`, as `intervals.summarise` gives them;
+        - `n_shared` rows that the reference could take too, and for each of `TESTED`, on those, `_difference` (method
+          minus reference), `_difference_low`, `_difference_high`, `_p` and `_p_holm`, corrected for the number of
+          methods in the scenario; NaN for the reference;
+        - `COSTS`, NaN where unknown.
+
+    Raises:
+        ValueError: a column is missing, a row is there twice, methods disagree on a subject or a truth, a row has some
+            probabilities and lacks others, the reference made no prediction anywhere, a threshold is missing, or
+            `costs` has two rows for one method.
+    """
+    _check(predictions)
+    made = predictions[~predictions[probability_columns(predictions)].isna().any(axis=1)]
+    if reference not in set(made["method"]):
+        known = ", ".join(map(str, made["method"].unique())) or "nothing"
+        raise ValueError(f"the reference {reference!r} made no predictions; there are predictions of {known}")
+    cost_of = _costs(costs)
+    reasons, level_of = dict(reasons or {}), _thresholds(made, thresholds)
+    options = {"draws": draws, "seed": seed, "level": level}
+    rows = []
+    for scenario, method in _pairs(predictions, [*cost_of, *reasons]):
+        asked = predictions.loc[predictions["scenario"] == scenario].drop_duplicates(["repeat", "observation"])
+        here = made[made["scenario"] == scenario]
+        mine, others = here[here["method"] == method], here[here["method"] == reference]
+        own, theirs = (level_of.get((scenario, name), 0.5) for name in (method, reference))
+        row: dict[str, Any] = {"scenario": scenario, "method": method}
+        row |= {"n": len(mine), "n_asked": len(asked), "subjects": mine["subject"].nunique()}
+        row |= {"subjects_asked": asked["subject"].nunique(), "repeats": mine["repeat"].nunique()}
+        row |= _scores(mine, own, options) | _differences(mine, others, own, theirs, options, same=method == reference)
+        row["note"] = _note(row, reference, reasons.get((scenario, method), ""))
+        rows.append(row | cost_of.get((scenario, method), dict.fromkeys(COSTS, np.nan)))
+    table = pd.DataFrame(rows)
+    for metric in TESTED:
+        corrected = table.groupby("scenario", sort=False)[f"{metric}_p"].transform(lambda p: holm(p.to_numpy()))
+        table.insert(table.columns.get_loc(f"{metric}_p") + 1, f"{metric}_p_holm", corrected)
+    return table
+
+
+def holm(p_values: npt.ArrayLike) -> FloatArray:
+    """Correct p values for their number, so that the chance of any false alarm among them stays at the level.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none becomes smaller than the one before it, or
+    larger than 1.
+
+    Args:
+        p_values: (m,) floats in [0, 1], in any order. NaN stays NaN and does not count.
+
+    Returns:
+        (m,) floats in [0, 1], in the order given.
+
+    Raises:
+        ValueError: a value is below 0 or above 1, or there is more than one axis.
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6:65.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"p values have shape {values.shape}; expected (m,)")
+    there = np.flatnonzero(~np.isnan(values))
+    wrong = there[(values[there] < 0) | (values[there] > 1)]
+    if wrong.size:
+        raise ValueError(f"p value {wrong[0]} is {values[wrong[0]]}; expected one from 0 to 1")
+    order = there[np.argsort(values[there], kind="stable")]
+    stepped = values[order] * np.arange(order.size, 0, -1)
+    result = np.full(values.shape, np.nan)
+    result[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return result
+
+
+def robustness_table(
+    predictions: pd.DataFrame, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> pd.DataFrame:
+    """AUC against the share of scans hidden, one row a point of the curve.
+
+    Args:
+        predictions: columns `method`, `hidden_modality` (str), `rate` (share hidden, 0 to below 1), `where` ("test":
+            hidden in the test part; "both": in training too), and those of `evaluation.intervals`. NaN probabilities
+            where a method could not take the observation.
+        draws: number of bootstrap draws.
+        seed: of the draws.
+        level: of the intervals.
+
+    Returns:
+        Columns `method`, `hidden_modality`, `where`, `rate`, `n` (predictions made), `n_asked`, `auc_mean`, `auc_std`,
+        `auc_low`, `auc_high`; curves in the order in which they first appear, each by rising rate.
+
+    Raises:
+        ValueError: a column is missing, `where` is neither, a rate is out of range, or a point cannot be scored.
+    """
+    missing = [name for name in _POINT if name not in predictions.columns]
+    if missing:
+        raise ValueError(f"predictions lack the column(s) {', '.join(missing)}; found {list(predictions.columns)}")
+    if strange := sorted(set(predictions["where"]) - set(_WHERE)):
+        raise ValueError(f"where is {strange[0]!r}; expected one of {', '.join(_WHERE)}")
+    outside = predictions.loc[~predictions["rate"].between(0, 1, inclusive="left"), "rate"]
+    if len(outside):
+        raise ValueError(f"rate is {outside.iloc[0]}; expected a share from 0 up to (not including) 1")
+    columns = probability_columns(predictions)
+    rows = []
+    for curve, points in predictions.groupby(_POINT[:3], sort=False):
+        for rate, asked in points.groupby("rate"):
+            made = asked[~asked[columns].isna().any(axis=1)]
+            row = dict(zip(_POINT, (*curve, rate), strict=True)) | {"n": len(made), "n_asked": len(asked)}
+            summary = summarise(made, draws=draws, seed=seed, level=level)["auc"]
+            rows.append(row | {f"auc_{end}": value for end, value in summary.items() if end in _ENDS})
+    return pd.DataFrame(rows, columns=[*_POINT, "n", "n_asked", *(f"auc_{end}" for end in _ENDS)])
+
+
+def _scores(made: pd.DataFrame, thresholds: Thresholds, options: dict[str, Any]) -> dict[str, object]:
+    summary = summarise(made, thresholds=thresholds, **options)
+    return {f"{name}_{end}": value for name in COMPARED for end, value in summary[name].items() if end in _ENDS}
+
+
+def _differences(
+    mine: pd.DataFrame,
+    others: pd.DataFrame,
+    own: Thresholds,
+    theirs: Thresholds,
+    options: dict[str, Any],
+    *,
+    same: bool,
+) -> dict[str, float]:
+    """Compare a method with the reference on the rows that both could take."""
+    key = ["repeat", "observation"]
+    shared = mine[key].merge(others[key], on=key)
+    result: dict[str, float] = {"n_shared": len(shared)}
+    if same or shared.empty:
+        names = ("difference", "difference_low", "difference_high", "p")
+        return result | {f"{metric}_{name}": np.nan for metric in TESTED for name in names}
+    ours, reference = (table.merge(shared, on=key) for table in (mine, others))
+    for metric in TESTED:
+        found = paired_difference(ours, reference, metric, thresholds_a=own, thresholds_b=theirs, **options)
+        result |= {f"{metric}_difference": found["difference"], f"{metric}_difference_low": found["low"]}
+        result |= {f"{metric}_difference_high": found["high"], f"{metric}_p": found["p"]}
+    return result
+
+
+def _note(row: dict[str, Any], reference: str, reason: str) -> str:
+    """Say what is missing from a row."""
+    if row["n"] == 0:
+        return f"no predictions: {reason}" if reason else "no predictions"
+    notes = [reason] if reason else []
+    if lost := row["n_asked"] - row["n"]:
+        notes.append(f"{lost} of {row['n_asked']} test predictions could not be made")
+    if row["method"] != reference and row["n_shared"] == 0:
+        notes.append(f"no test prediction in common with {reference}")
+    return "; ".join(notes)
+
+
+def _pairs(predictions: pd.DataFrame, more: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Every scenario and method, scenarios together, both in the order in which they first appear."""
+    given = predictions[["scenario", "method"]].drop_duplicates().itertuples(index=False, name=None)
+    pairs = list(dict.fromkeys([*given, *more]))
+    for scenario in dict.fromkeys(scenario for scenario, _ in pairs):
+        yield from (pair for pair in pairs if pair[0] == scenario)
+
+
+def _thresholds(
+    made: pd.DataFrame, thresholds: Mapping[tuple[str, str], Thresholds] | float
+) -> dict[tuple[str, str], Thresholds]:
+    """The threshold of every scenario and method with predictions."""
+    pairs = list(made[["scenario", "method"]].drop_duplicates().itertuples(index=False, name=None))
+    if not isinstance(thresholds, Mapping):
+        return dict.fromkeys(pairs, thresholds)
+    for scenario, method in pairs:
+        if (scenario, method) not in thresholds:
+            raise ValueError(f"{scenario}, {method}: has predictions and no threshold; found {sorted(thresholds)}")
+    return dict(thresholds)
+
+
+def _costs(costs: pd.DataFrame | None) -> dict[tuple[str, str], dict[str, float]]:
+    if costs is None:
+        return {}
+    missing = [name for name in ("scenario", "method", *COSTS) if name not in costs.columns]
+    if missing:
+        raise ValueError(f"costs lack the column(s) {', '.join(missing)}; found {list(costs.columns)}")
+    twice = costs[costs.duplicated(["scenario", "method"])]
+    if len(twice):
+        raise ValueError(f"costs have two rows for {twice['method'].iloc[0]!r} in {twice['scenario'].iloc[0]!r}")
+    return {
+        (row["scenario"], row["method"]): {name: float(row[name]) for name in COSTS} for row in costs.to_dict("records")
+    }
+
+
+def _check(predictions: pd.DataFrame) -> None:
+    """Refuse a table that cannot be compared, naming scenario, method and row."""
+    missing = [name for name in _KEYS if name not in predictions.columns]
+    if missing:
+        raise ValueError(f"predictions lack the column(s) {', '.join(missing)}; found {list(predictions.columns)}")
+    twice = predictions[predictions.duplicated(["scenario", "method", "repeat", "observation"])]
+    if len(twice):
+        raise ValueError(f"{_row_name(twice.iloc[0])} is predicted twice")
+    empty = predictions[probability_columns(predictions)].isna()
+    partly = predictions[empty.any(axis=1) & ~empty.all(axis=1)]
+    if len(partly):
+        raise ValueError(f"{_row_name(partly.iloc[0])} has some probabilities and lacks others; give all or none")
+    for column in ("subject", "truth"):
+        values = predictions.groupby(["scenario", "repeat", "observation"])[column].transform("nunique")
+        if (values > 1).any():
+            raise ValueError(f"{_row_name(predictions[values > 1].iloc[0])} has another {column} in another method")
+
+
+def _row_name(row: pd.Series) -> str:
+    return f"{row['scenario']}, {row['method']}: repeat {row['repeat']}, observation {row['observation']!r}"
