@@ -1,12 +1,13 @@
 # make demo   install, then the demo cohort from scans to a tested classifier and a report
 # make test   install, then all tests
+# make bench  every benchmark, about WHAT minutes; ARGS=--quick tries them out
 # make lint   style, types and who may import whom
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: .venv demo test lint
+.PHONY: .venv demo test lint bench
 
 .venv: $(INSTALLED)
 
@@ -28,3 +29,8 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	for question in features skull_strip training protocol memory startup; do \
+		$(BIN)/python -m benchmarks.bench_$$question $(ARGS) || exit 1; \
+	done

@@ -2,6 +2,7 @@
 """The command line: read the config, print the plan, run it."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.scheduler import Step
 
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch is imported: docs/decisions/0006-idle-threads-sleep.md
 HERE = Path(__file__).resolve().parent
 STAGE_NAMES = ("phantoms", "cohort", "split", "preprocess", "features", "pretrain", "classify", "report")
 DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130

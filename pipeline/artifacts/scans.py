@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.base import Artifact, ArtifactError, read_json, write_json
 from pipeline.provenance import digest, file_sha256
+from pipeline.rows import CHUNK, Rows
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -179,3 +181,18 @@ class BlockSet(ScanSet):
                 raise ArtifactError(f"{path} holds {block.dtype} {tuple(block.shape)}; rerun with --force features")
             blocks.append(block)
         return torch.stack(blocks)
+
+    def rows(self, *, device: "torch.device", memory_mb: int, folder: Path) -> Rows:
+        """The blocks of all scans, to be read by index.
+
+        Args:
+            device: where batches of them are handed out.
+            memory_mb: blocks up to this are held on the device, more in a temporary file.
+            folder: for that file.
+
+        Raises:
+            ArtifactError: as `load`.
+        """
+        scans = sorted(self.scans())
+        batches = (self.load(scans[start : start + CHUNK]) for start in range(0, len(scans), CHUNK))
+        return Rows(scans, batches, device=device, most_bytes=1_000_000 * memory_mb, folder=folder)

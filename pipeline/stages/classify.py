@@ -1,7 +1,9 @@
 """Step 2: train ρ on frozen φ, then test it: on what every subject has, and on every subset of modalities."""
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +11,7 @@ from pydantic import Field
 
 from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, replacing, write_json
 from pipeline.repeats import Sets, Usable, class_weights, repeats_of, usable_scans
+from pipeline.rows import CHUNK, Rows
 from pipeline.runtime import InputError, Runtime
 from pipeline.scores import metrics_of, readable, subset_table, subsets_of
 from pipeline.stage import Stage
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from models.set_classifier import SetClassifier
-
-EXTRACT_BATCH = 256  # scans whose φ is computed at once
 
 
 class ClassifyConfig(TrainingConfig):
@@ -68,8 +69,8 @@ def classify(
             progress.advance()
 
         for done, repeat in enumerate(repeats, 1):
-            model = _model_of_repeat(cohort, split, features, pretrain, out, config, runtime, repeat, on_epoch)
-            tested.append(_test(model, repeat))
+            with _model_of_repeat(cohort, split, features, pretrain, out, config, runtime, repeat, on_epoch) as model:
+                tested.append(_test(model, repeat))
             progress.advance(done * config.epochs - progress.done)
     with replacing(out.folder / "curves.svg") as part:
         part.write_bytes(learning_curves(out.histories()))
@@ -96,14 +97,15 @@ def classify(
 
 @dataclass
 class _Model:
-    """One repeat, fitted: everything on the device of the run."""
+    """One repeat, fitted, and φ of all its scans; both on the device of the run."""
 
     classifier: "SetClassifier"
-    features: "torch.Tensor"
+    phi: Rows
     usable: Usable
     left_out: list[dict[str, str]]
 
 
+@contextmanager
 def _model_of_repeat(
     cohort: CohortTables,
     split: SplitTables,
@@ -114,7 +116,7 @@ def _model_of_repeat(
     runtime: Runtime,
     repeat: int,
     on_epoch: Callable[[object], None],
-) -> _Model:
+) -> Iterator[_Model]:
     """Load φ, compute it once for every scan, and load or fit ρ."""
     import torch
 
@@ -135,26 +137,30 @@ def _model_of_repeat(
     extractor.to(device).eval()
     modality = torch.tensor([record["modalities"].index(m) for m in usable.scans["modality"]])
     names = usable.scans["scan"].to_list()
-    phi = []
-    with torch.no_grad():
-        for rows in torch.arange(len(names)).split(EXTRACT_BATCH):
+
+    def extracted() -> Iterator["torch.Tensor"]:
+        for rows in torch.arange(len(names)).split(CHUNK):
             blocks = features.load([names[i] for i in rows.tolist()]).to(device)
-            phi.append(extractor(blocks, modality[rows].to(device)).flatten(1))
-    features_ND = torch.cat(phi)
-    torch.manual_seed(1000 * config.seed + repeat)
-    classifier = SetClassifier(
-        features_ND.shape[1],
-        len(usable.classes),
-        hidden=config.hidden,
-        dropout=config.dropout,
-        how=config.aggregate,
-    ).to(device)
-    if out.has(repeat, runtime.key):
-        classifier.load_state_dict(out.state(repeat))
-        classifier.eval()
-    else:
-        _fit(classifier, features_ND, usable, out, config, runtime, repeat, on_epoch)
-    return _Model(classifier, features_ND, usable, left_out)
+            with torch.no_grad():
+                rows_of_phi = extractor(blocks, modality[rows].to(device)).flatten(1)
+            yield rows_of_phi
+
+    most_bytes = 1_000_000 * config.memory_mb
+    with Rows(names, extracted(), device=device, most_bytes=most_bytes, folder=out.folder) as phi:
+        torch.manual_seed(1000 * config.seed + repeat)
+        classifier = SetClassifier(
+            math.prod(record["block_shape"]),
+            len(usable.classes),
+            hidden=config.hidden,
+            dropout=config.dropout,
+            how=config.aggregate,
+        ).to(device)
+        if out.has(repeat, runtime.key):
+            classifier.load_state_dict(out.state(repeat))
+            classifier.eval()
+        else:
+            _fit(classifier, phi, usable, out, config, runtime, repeat, on_epoch)
+        yield _Model(classifier, phi, usable, left_out)
 
 
 def refuse_leak(record: dict[str, Any], split: SplitTables, repeat: int) -> None:
@@ -190,7 +196,7 @@ def _only_trained(usable: Usable, trained: list[str], repeat: int) -> tuple[Usab
 
 def _fit(
     classifier: "SetClassifier",
-    features_ND: "torch.Tensor",
+    phi: Rows,
     usable: Usable,
     out: ClassifierSet,
     config: ClassifyConfig,
@@ -204,7 +210,7 @@ def _fit(
 
     from models.set_classifier import drop_members
 
-    device = features_ND.device
+    device = phi.device
     sets = Sets.of(usable).to(device)
     part_of = usable.scans.drop_duplicates("observation").set_index("observation")["part"]
     parts = {
@@ -222,7 +228,7 @@ def _fit(
         if training and config.modality_dropout:
             stay = drop_members(owner, config.modality_dropout, draws)
             scans, owner = scans[stay], owner[stay]
-        logits = classifier(features_ND[scans], owner, len(items))
+        logits = classifier(phi[scans], owner, len(items))
         return {"ce": F.cross_entropy(logits, sets.target[items], weight=weight)}
 
     history = train_network(classifier, loss, (train, validation), config=config, repeat=repeat, on_epoch=on_epoch)
@@ -268,13 +274,12 @@ def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] |
     import torch
 
     sets = Sets.of(model.usable, part, modalities)
-    device = model.features.device
-    probabilities = torch.zeros(0, len(model.usable.classes))
-    if sets.observations:
-        with torch.inference_mode():
-            scans, owner = sets.batch(torch.arange(len(sets.observations)))
-            logits = model.classifier(model.features[scans.to(device)], owner.to(device), len(sets.observations))
-            probabilities = logits.cpu().double().softmax(1)
+    probabilities = torch.zeros(len(sets.observations), len(model.usable.classes), dtype=torch.float64)
+    with torch.inference_mode():
+        for some in torch.arange(len(sets.observations)).split(CHUNK):
+            scans, owner = sets.batch(some)
+            logits = model.classifier(model.phi[scans], owner.to(model.phi.device), len(some))
+            probabilities[some] = logits.cpu().double().softmax(1)
     table = model.usable.scans
     used = [table["scan"].iloc[sets.scans[a:b].numpy()].to_list() for a, b in itertools.pairwise(sets.starts.tolist())]
     subject = table.drop_duplicates("observation").set_index("observation")["subject"]

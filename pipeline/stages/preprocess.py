@@ -84,5 +84,5 @@ def _outside(config: PreprocessConfig) -> Any:
 
 
 STAGE = Stage(
-    preprocess, config=PreprocessConfig, writes=VolumeSet, version=1, reads={"cohort": COHORT}, outside=_outside
+    preprocess, config=PreprocessConfig, writes=VolumeSet, version=2, reads={"cohort": COHORT}, outside=_outside
 )

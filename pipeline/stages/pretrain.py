@@ -1,18 +1,23 @@
 """Step 1: train the universal extractor φ on single scans, one model a repeat."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from pipeline.artifacts import BlockSet, CohortTables, ExtractorSet, SplitTables, replacing
-from pipeline.repeats import class_weights, repeats_of, usable_scans
+from pipeline.repeats import Usable, class_weights, repeats_of, usable_scans
+from pipeline.rows import CHUNK, Rows, View
 from pipeline.runtime import InputError, Runtime
 from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.split import STAGE as SPLIT
 from pipeline.training import TrainingConfig, train_network
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PretrainConfig(TrainingConfig):
@@ -42,10 +47,14 @@ def pretrain(
 
     repeats = repeats_of(split)
     out.keep_only(repeats)
-    with runtime.progress(len(repeats) * config.epochs, "epoch") as progress:
+    usable = {repeat: usable_scans(cohort, split, features, repeat) for repeat in repeats}
+    with (
+        runtime.progress(len(repeats) * config.epochs, "epoch") as progress,
+        features.rows(device=runtime.device, memory_mb=config.memory_mb, folder=out.folder) as blocks,
+    ):
         for done, repeat in enumerate(repeats, 1):
             if not out.has(repeat, runtime.key):
-                _fit_repeat(cohort, split, features, out, config, runtime, repeat, lambda row: progress.advance())
+                _fit_repeat(usable[repeat], blocks, out, config, runtime, repeat, lambda row: progress.advance())
             progress.advance(done * config.epochs - progress.done)
     with replacing(out.folder / "curves.svg") as part:
         part.write_bytes(learning_curves(out.histories()))
@@ -58,9 +67,8 @@ def pretrain(
 
 
 def _fit_repeat(
-    cohort: CohortTables,
-    split: SplitTables,
-    features: BlockSet,
+    usable: Usable,
+    all_blocks: Rows,
     out: ExtractorSet,
     config: PretrainConfig,
     runtime: Runtime,
@@ -73,7 +81,6 @@ def _fit_repeat(
 
     from models.extractor import PretrainNetwork, UniversalExtractor
 
-    usable = usable_scans(cohort, split, features, repeat)
     train, validation = usable.rows("train"), usable.rows("validation")
     if len(train) == 0:
         raise InputError(f"repeat {repeat} has no training scan left; see failures.csv and split/splits.csv")
@@ -81,12 +88,11 @@ def _fit_repeat(
     known = torch.tensor(usable.scans["modality"].isin(seen).to_list())
     validation = validation[known[validation]]  # φ has no layer for a modality that it never saw
     device = runtime.device
-    blocks = features.load(usable.scans["scan"].to_list()).to(device)
+    blocks = all_blocks.of(usable.scans["scan"])
     modality, target = usable.modality().to(device), usable.target().to(device)
-    train, validation = train.to(device), validation.to(device)
 
     torch.manual_seed(1000 * config.seed + repeat)
-    channels, height, width = blocks.shape[1:]
+    channels, height, width = blocks.shape
     extractor = UniversalExtractor(
         len(usable.modalities),
         (channels, height, width),
@@ -95,7 +101,8 @@ def _fit_repeat(
         initialisation=config.initialisation,
     )
     network = PretrainNetwork(extractor, len(usable.classes)).to(device)
-    extractor.fit_scale(blocks[train], modality[train], config.block_scale)
+    extractor.fit_scale(_Batches(blocks, modality, train), config.block_scale)
+    train, validation = train.to(device), validation.to(device)
     weight = class_weights(target[train].cpu(), len(usable.classes)).to(device) if config.balance_classes else None
 
     def loss(items: torch.Tensor, training: bool) -> dict[str, torch.Tensor]:
@@ -121,7 +128,7 @@ def _fit_repeat(
             "modalities": usable.modalities,
             "modalities_trained": sorted(seen),
             "classes": usable.classes,
-            "block_shape": list(blocks.shape[1:]),
+            "block_shape": list(blocks.shape),
             "best_epoch": history.best_epoch,
             "stopped": history.stopped,
             "notes": notes,
@@ -129,10 +136,23 @@ def _fit_repeat(
     )
 
 
+@dataclass(frozen=True)
+class _Batches:
+    """Blocks and modalities of some scans, as often as they are asked for."""
+
+    blocks: View
+    modality: "Tensor"
+    scans: "Tensor"
+
+    def __iter__(self) -> "Iterator[tuple[Tensor, Tensor]]":
+        for items in self.scans.split(CHUNK):
+            yield self.blocks[items], self.modality[items]
+
+
 STAGE = Stage(
     pretrain,
     config=PretrainConfig,
     writes=ExtractorSet,
-    version=1,
+    version=2,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
 )

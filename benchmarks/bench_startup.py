@@ -1,0 +1,48 @@
+"""How long before something happens: --help, --dry-run and a rerun with nothing to do, on a large finished run."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import simulated
+from benchmarks.bench_memory import STAGES
+from benchmarks.common import finish, in_turns, options
+from pipeline.provenance import REPOSITORY
+
+
+def main() -> None:
+    """Run it."""
+    parser = options(__doc__ or "")
+    parser.add_argument("--kept", type=Path, help="what bench_memory --keep left; else a run is made first")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.kept or Path(temporary)
+        if arguments.kept is None:
+            manifest = simulated.make_cohort(folder / "pictures", 50 if arguments.quick else 5_000)
+            for stage in STAGES:
+                simulated.run_stage(stage, manifest, folder / "run")
+        words = ["--config", str(folder / "run.yaml"), "--cohort", str(folder / "pictures" / "manifest.csv")]
+        words += ["--workspace", str(folder / "run"), "--device", "cpu"]
+
+        def call(*more: str) -> None:
+            subprocess.run(
+                [sys.executable, "run_pipeline.py", *more], cwd=REPOSITORY, check=True, capture_output=True, text=True
+            )
+
+        seconds = in_turns(
+            {
+                "--help": lambda: call("--help"),
+                "--dry-run": lambda: call(*words, "--dry-run"),
+                "everything up to date": lambda: call(*words),
+            },
+            1 if arguments.quick else 5,
+        )
+        scans = sum(1 for _ in (folder / "run" / "cohort" / "scans.csv").open()) - 1
+    found: dict[str, Any] = {"scans": scans} | {f"seconds, {name}": value for name, value in seconds.items()}
+    finish("startup", found, arguments)
+
+
+if __name__ == "__main__":
+    main()

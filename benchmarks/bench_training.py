@@ -1,0 +1,158 @@
+"""Training from cached blocks: seconds an epoch, and whether large batches lose anything against batches of one."""
+
+import argparse
+import csv
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.common import finish, options
+from models.extractor import PretrainNetwork, UniversalExtractor
+from models.fit import fit
+from models.set_classifier import SetClassifier
+from pipeline.repeats import Sets
+from pipeline.stages.classify import ClassifyConfig
+from pipeline.stages.pretrain import PretrainConfig
+
+SHAPE = (512, 7, 7)
+SCANS, SUBJECTS = 360, 180  # the training part of the paper's 300 subjects with two scans each
+
+
+def step_one(batch_size: int, scans: int, epochs: int) -> float:
+    """Median seconds of an epoch over single scans of real size; the first epoch warms up."""
+    random = torch.Generator().manual_seed(0)
+    blocks = torch.randn(scans, *SHAPE, generator=random)
+    modality, target = torch.arange(scans) % 2, torch.arange(scans) // 2 % 2
+    torch.manual_seed(0)
+    network = PretrainNetwork(UniversalExtractor(2, SHAPE), 2)
+
+    def loss(items: Tensor, training: bool) -> dict[str, Tensor]:
+        z, reconstruction, logits = network(blocks[items], modality[items])
+        return {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, target[items])}
+
+    return _seconds_an_epoch(network, loss, scans, batch_size, epochs)
+
+
+def step_two(batch_size: int, subjects: int, epochs: int, hidden: tuple[int, ...]) -> float:
+    """Median seconds of an epoch over subjects with two scans each, φ computed before."""
+    phi = torch.randn(2 * subjects, 512 * 49, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(subjects) % 2
+    sets = Sets(
+        tuple(map(str, range(subjects))), torch.arange(2 * subjects), torch.arange(0, 2 * subjects + 1, 2), target
+    )
+    torch.manual_seed(0)
+    network = SetClassifier(phi.shape[1], 2, hidden=hidden)
+
+    def loss(items: Tensor, training: bool) -> dict[str, Tensor]:
+        scans, owner = sets.batch(items)
+        return {"ce": F.cross_entropy(network(phi[scans], owner, len(items)), target[items])}
+
+    return _seconds_an_epoch(network, loss, subjects, batch_size, epochs)
+
+
+def _seconds_an_epoch(network: torch.nn.Module, loss: Any, items: int, batch_size: int, epochs: int) -> float:
+    ends = [time.perf_counter()]
+    fit(
+        network,
+        loss,
+        train=torch.arange(items),
+        validation=torch.zeros(0, dtype=torch.int64),
+        epochs=epochs + 1,
+        batch_size=batch_size,
+        learning_rate=1e-4,
+        weight_decay=5e-4,
+        patience=epochs + 1,
+        seed=0,
+        on_epoch=lambda row: ends.append(time.perf_counter()),
+    )
+    return statistics.median(b - a for a, b in zip(ends[1:], ends[2:], strict=False))
+
+
+def epochs() -> dict[str, Any]:
+    """Both steps at the default batch size and at the published one."""
+    one, two = PretrainConfig().batch_size, ClassifyConfig().batch_size
+    return {
+        f"step 1, seconds an epoch over {SCANS} scans, batch {one}": step_one(one, SCANS, 3),
+        f"step 1, seconds an epoch over {SCANS} scans, batch 1": step_one(1, SCANS, 1),
+        f"step 1, seconds an epoch over {SCANS} scans, batch 64": step_one(64, SCANS, 3),
+        f"step 2, seconds an epoch over {SUBJECTS} subjects, batch {two}, ρ linear": step_two(two, SUBJECTS, 5, ()),
+        f"step 2, seconds an epoch over {SUBJECTS} subjects, batch {two}, ρ [512, 128]": step_two(
+            two, SUBJECTS, 5, (512, 128)
+        ),
+        f"step 2, seconds an epoch over {SUBJECTS} subjects, batch 1, ρ [512, 128]": step_two(
+            1, SUBJECTS, 2, (512, 128)
+        ),
+    }
+
+
+def curves(workspace: Path, out: Path) -> dict[str, Any]:
+    """Validation losses of both steps on the cached blocks of a finished run, at batch 1 and at the default.
+
+    The pretrain and classify stages are run twice in copies of the workspace; a figure shows both.
+    """
+    import shutil
+    import subprocess
+    import sys
+    import tempfile
+
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    from pipeline.provenance import REPOSITORY
+
+    found: dict[str, Any] = {}
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    with tempfile.TemporaryDirectory() as folder:
+        for batch, style in ((1, ":"), (PretrainConfig().batch_size, "-")):
+            copy = Path(folder) / f"batch-{batch}"
+            shutil.copytree(workspace, copy, ignore=shutil.ignore_patterns("pretrain", "classify", "report", ".lock"))
+            words = ["--config", str(copy / "settings.yaml"), "--workspace", str(copy), "--stages", "pretrain,classify"]
+            words += ["--pretrain.batch_size", str(batch), "--classify.batch_size", str(batch), "--quiet"]
+            subprocess.run([sys.executable, "run_pipeline.py", *words], cwd=REPOSITORY, check=True, capture_output=True)
+            for axis, stage in zip(axes, ("pretrain", "classify"), strict=True):
+                losses = []
+                for path in sorted((copy / stage).glob("repeat-*/history.csv")):
+                    with path.open() as stream:
+                        losses.append([float(row["validation_loss"]) for row in csv.DictReader(stream)])
+                for number, values in enumerate(losses):
+                    label = f"batch {batch}" if number == 0 else None
+                    axis.plot(range(1, len(values) + 1), values, style, color=f"C{number}", label=label)
+                found[f"{stage}: best validation loss, batch {batch}, mean of {len(losses)} repeats"] = statistics.mean(
+                    min(values) for values in losses
+                )
+                axis.set(title=stage, xlabel="epoch", ylabel="validation loss")
+            metrics = (copy / "classify" / "metrics.json").read_text()
+            import json
+
+            found[f"test AUC, batch {batch}"] = json.loads(metrics)["threshold_half"]["auc"]["mean"]
+    axes[0].legend(frameon=False)
+    figure.savefig(out / "training_curves.svg", metadata={"Date": None})
+    return found
+
+
+def main() -> None:
+    """Run it."""
+    parser = options(__doc__ or "")
+    parser.add_argument("--workspace", type=Path, help="a finished run, for the curves; such as runs/demo")
+    arguments: argparse.Namespace = parser.parse_args()
+    found: dict[str, Any] = {}
+    if arguments.quick:
+        found["step 1, seconds an epoch over 32 scans"] = step_one(16, 32, 1)
+        found["step 2, seconds an epoch over 32 subjects"] = step_two(16, 32, 1, ())
+    else:
+        found |= epochs()
+    if arguments.workspace is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        found |= curves(arguments.workspace, arguments.out)
+    finish("training", found, arguments)
+
+
+if __name__ == "__main__":
+    main()

