@@ -15,7 +15,14 @@ os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
 )  # before torch is imported: docs/decisions/0006-idle-threads-sleep.md
 HERE = Path(__file__).resolve().parent
-STAGE_NAMES = ("phantoms", "cohort", "split", "preprocess", "features", "pretrain", "classify", "report")
+STAGE_NAMES = ("phantoms", "cohort", "split", "preprocess", "features", "pretrain", "classify", "baselines", "report")
+ONLY_IF_NAMED = ("baselines",)  # long, and nothing needs it
+PAPER_PROTOCOL = {
+    "pretrain.batch_size": "1", "pretrain.learning_rate": "1e-4", "pretrain.weight_decay": "5e-4",
+    "pretrain.block_scale": "none", "pretrain.initialisation": "default", "pretrain.losses": "both",
+    "classify.batch_size": "1", "classify.learning_rate": "1e-4", "classify.weight_decay": "5e-4",
+    "classify.hidden": "[512, 128]", "classify.aggregate": "mean",
+}  # fmt: skip
 DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 MOST_ROWS = 16  # subsets of modalities shown on the terminal; beyond, single ones and all
 EXAMPLES = """\
@@ -26,6 +33,8 @@ examples:
       your own patients, all stages
   python run_pipeline.py --stages classify --classify.aggregate max --dry-run
       what would run after a change of settings, and why
+  python run_pipeline.py --stages baselines,report --baselines.only "[hypermm, multi_cnn]"
+      other methods on the same patients and splits, compared on one page
 
 any setting can be given as --section.name VALUE, or in the environment as HYPERMM_SECTION__NAME;
 command line beats environment beats config file; --help-settings lists them all
@@ -47,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = options.add_argument
-    add("--stages", metavar="A,B,…", help=f"which stages; default all: {','.join(STAGE_NAMES)}")
+    add("--stages", metavar="A,B,…", help=f"which stages, of {','.join(STAGE_NAMES)}; default all but baselines")
     add("--config", type=Path, metavar="FILE", default=HERE / "configs" / "demo.yaml", help="default configs/demo.yaml")
     add("--cohort", metavar="CSV", help="manifest, one row a scan (cohort.manifest)")
     add("--workspace", type=Path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
@@ -55,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="only N subjects (at least 6), for a quick look, in DIR-limit-N")
     add("--force", metavar="A,B,…", default="", help="run these stages though they are up to date")
     add("--new-splits", action="store_true", help="throw the frozen splits of this workspace away and deal anew")
+    add(
+        "--paper-protocol", action="store_true", help="pretrain and classify as published: batches of one, rate 1e-4, …"
+    )
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--explain", action="store_true", help="print the plan with every reason and stop")
     add("--quiet", action="store_true", help="only the plan, warnings and results")
@@ -86,6 +98,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
                 raise InputError(f"--{key} needs a value")
             value = rest.pop(0)
         settings[key] = value
+    if known.paper_protocol:
+        settings = PAPER_PROTOCOL | settings
     if known.cohort is not None:
         settings["cohort.manifest"] = str(Path(known.cohort).resolve())
     if known.limit is not None:
@@ -138,7 +152,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         print(settings.describe_settings())
         return DONE
     config = settings.load_settings(options.config, overrides)
-    requested = list(STAGE_NAMES) if options.stages is None else stage_list(options.stages, "--stages")
+    usual = [name for name in STAGE_NAMES if name not in ONLY_IF_NAMED]
+    requested = usual if options.stages is None else stage_list(options.stages, "--stages")
     if not requested:
         raise InputError(f"--stages names no stage. Stages: {', '.join(STAGE_NAMES)}")
     forced = stage_list(options.force, "--force") + (["split"] if options.new_splits else [])

@@ -6,7 +6,7 @@ starts from, whether φ stays frozen.
 Source: HyperMM, sections 2.2 and 2.3; "w/o 2 steps" is the row of that name in table 1.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baselines.cnn import count_parameters, require_two_classes, run_fit
-from baselines.sample import CannotFit, Sample, Training
+from baselines.sample import Sample, Training
 from models.extractor import PretrainNetwork, UniversalExtractor
 from models.set_classifier import Aggregate, SetClassifier, drop_members
 from models.sets import Groups
@@ -147,12 +147,11 @@ def _step_one(
         train=sample.scans_of(sample.train),
         validation=validation[learnt[sample.modality[validation]]],
         training=training,
+        batch_size=training.batch_size,
     )
 
 
-def _step_two(
-    model: WholeModel, sample: Sample, training: Training, options: HyperMMOptions, learnt: Tensor
-) -> None:
+def _step_two(model: WholeModel, sample: Sample, training: Training, options: HyperMMOptions, learnt: Tensor) -> None:
     known = learnt[sample.modality].nonzero().squeeze(1)
     blocks, modality = sample.blocks[known], sample.modality[known]
     groups = Groups.of(sample.observation[known], len(sample.target))
@@ -178,6 +177,7 @@ def _step_two(
         train=sample.train[has[sample.train]],
         validation=sample.validation[has[sample.validation]],
         training=training,
+        batch_size=training.batch_size,
     )
     model.eval()
 

@@ -47,7 +47,7 @@ class Sample:
         return wanted[self.observation].nonzero().squeeze(1)
 
     def grid(self) -> Tensor:
-        """(B, M, C, H, W), float32: one block an observation and modality, the mean of its scans; 0 where there is none."""
+        """(B, M, C, H, W), float32: for each observation and modality the mean block of its scans; 0 where none is."""
         count = len(self.target)
         place = self.observation * self.modalities + self.modality
         total = self.blocks.new_zeros(count * self.modalities, *self.blocks.shape[1:])
@@ -55,23 +55,35 @@ class Sample:
         scans = torch.bincount(place, minlength=count * self.modalities).clamp_min(1)
         return (total / scans.view(-1, 1, 1, 1)).unflatten(0, (count, self.modalities))
 
-    def standardised(self) -> "Sample":
-        """Every modality minus its mean training block, over the root mean square of what is left; as φ sees z.
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """What `standardised` subtracts and divides by: measured on scans of training observations only.
 
-        Only scans of training observations are measured. A modality with one training scan is not divided.
+        Returns:
+            Mean block of every modality (M, C, H, W), and root mean square of what is left (M, 1, 1, 1); 0 and 1 for
+            a modality without a training scan, and 1 for one with a single scan, which leaves no deviation.
         """
-        blocks = self.blocks.clone()
-        training = torch.zeros(len(self.target), dtype=torch.bool, device=blocks.device)
+        training = torch.zeros(len(self.target), dtype=torch.bool, device=self.blocks.device)
         training[self.train] = True
         training = training[self.observation]
+        centre = self.blocks.new_zeros(self.modalities, *self.blocks.shape[1:])
+        spread = self.blocks.new_ones(self.modalities, 1, 1, 1)
         for m in range(self.modalities):
-            mine = self.modality == m
-            measured = self.blocks[mine & training]
+            measured = self.blocks[(self.modality == m) & training]
             if len(measured):
-                centre = measured.mean(0)
-                spread = (measured - centre).square().mean().sqrt().clamp_min(1e-6) if len(measured) > 1 else 1.0
-                blocks[mine] = (blocks[mine] - centre) / spread
-        return replace(self, blocks=blocks)
+                centre[m] = measured.mean(0)
+            if len(measured) > 1:
+                spread[m] = (measured - centre[m]).square().mean().sqrt().clamp_min(1e-6)
+        return centre, spread
+
+    def standardised(self) -> "Sample":
+        """Every modality minus its mean training block, over the root mean square of what is left; as φ sees z."""
+        centre, spread = self.scale()
+        return replace(self, blocks=(self.blocks - centre[self.modality]) / spread[self.modality])
+
+    def to(self, device: torch.device | str) -> "Sample":
+        """The same on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
     def without(self, hidden: Tensor) -> "Sample":
         """The sample with some scans taken away.

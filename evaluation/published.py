@@ -72,3 +72,17 @@ def published_rows(cohort: Literal["ADNI", "BreakHis"]) -> pd.DataFrame:
             row |= {f"{metric}_mean": mean, f"{metric}_std": deviation}
         rows.append(row | {"time": time})
     return pd.DataFrame(rows)
+
+
+def published_beside(cohort: str | None, scenarios: list[str]) -> pd.DataFrame | None:
+    """The published figures to stand beside ours, named like our scenarios.
+
+    Args:
+        cohort: "ADNI", "BreakHis" or None for none.
+        scenarios: names of ours; the one of BreakHis, where everybody has what they have, is called like our last.
+    """
+    if cohort == "ADNI":
+        return published_rows("ADNI")
+    if cohort == "BreakHis":
+        return published_rows("BreakHis").assign(scenario=scenarios[-1])
+    return None

@@ -1,6 +1,7 @@
 """The stages, in the order in which they can run."""
 
 from pipeline.stage import Stage
+from pipeline.stages.baselines import STAGE as BASELINES
 from pipeline.stages.classify import STAGE as CLASSIFY
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
@@ -10,4 +11,4 @@ from pipeline.stages.pretrain import STAGE as PRETRAIN
 from pipeline.stages.report import STAGE as REPORT
 from pipeline.stages.split import STAGE as SPLIT
 
-STAGES: tuple[Stage, ...] = (PHANTOMS, COHORT, SPLIT, PREPROCESS, FEATURES, PRETRAIN, CLASSIFY, REPORT)
+STAGES: tuple[Stage, ...] = (PHANTOMS, COHORT, SPLIT, PREPROCESS, FEATURES, PRETRAIN, CLASSIFY, BASELINES, REPORT)

@@ -47,7 +47,7 @@ def made_from(stage: Stage, settings: Settings, workspace: Path) -> dict[str, An
         "settings": result_settings(config),
         "inputs": {
             other.name: other.writes(workspace / other.name).fingerprint
-            for other in stage.reads.values()
+            for other in stage.inputs.values()
             if other.applies(settings)
         },
         "outside": stage.outside(config),
@@ -97,7 +97,7 @@ def make_plan(
         if stage.name not in needed or not stage.applies(settings):
             continue
         reasons = stale_reasons(stage, settings, workspace)
-        before = [other.name for other in stage.reads.values() if other.name in moving]
+        before = [other.name for other in stage.inputs.values() if other.name in moving]
         state: State = "up to date"
         if stage.name in force:
             state, reasons = "run", ("--force", *reasons)
@@ -149,7 +149,7 @@ def run_stage(stage: Stage, settings: Settings, workspace: Path, *, device: str)
     (folder / "manifest.json").unlink(missing_ok=True)
     material = made_from(stage, settings, workspace)
     runtime = Runtime(stage=stage.name, key=digest(material), device_name=device, workspace=workspace)
-    inputs = {name: other.writes(workspace / other.name) for name, other in stage.reads.items()}
+    inputs = {name: other.writes(workspace / other.name) for name, other in stage.inputs.items()}
     log.info("%s: starts", stage.name)
     begun, started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     try:

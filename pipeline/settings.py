@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
@@ -22,6 +22,7 @@ from cohort.manifest import CohortConfig, suggest
 from cohort.phantoms import PhantomsConfig
 from cohort.splits import SplitConfig
 from pipeline.runtime import InputError
+from pipeline.stages.baselines import BaselinesConfig
 from pipeline.stages.classify import ClassifyConfig
 from pipeline.stages.features import FeaturesConfig
 from pipeline.stages.preprocess import PreprocessConfig
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
     features: FeaturesConfig = FeaturesConfig()
     pretrain: PretrainConfig = PretrainConfig()
     classify: ClassifyConfig = ClassifyConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
@@ -157,9 +159,8 @@ def known_keys() -> list[str]:
     keys = []
     for name, field in Settings.model_fields.items():
         keys.append(name)
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            keys += [f"{name}.{inner}" for inner in section.model_fields]
+        if (section := _section(field)) is not None:
+            keys += [f"{name}.{inner}" for inner, _ in _fields(section)]
     return keys
 
 
@@ -167,17 +168,31 @@ def describe_settings() -> str:
     """All settings with their defaults and meaning, for --help-settings."""
     lines = []
     for name, field in Settings.model_fields.items():
-        section = field.annotation
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+        if (section := _section(field)) is None:
             continue
         lines.append(f"\n{name}: {(section.__doc__ or '').splitlines()[0]}")
-        for inner, detail in section.model_fields.items():
+        for inner, detail in _fields(section):
             default = "required" if detail.is_required() else _default(detail)
             kinds = (detail.annotation, *get_args(detail.annotation))
             choices = " | ".join(str(choice) for kind in kinds for choice in _literals(kind))
             lines.append(f"  --{name}.{inner} (default {default})" + (f" {choices}" if choices else ""))
             lines.append(f"      {detail.description or ''}")
     return "\n".join(lines).strip()
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _fields(section: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted names of a section's settings; those of a section inside it instead of itself."""
+    for name, field in section.model_fields.items():
+        inside = _section(field)
+        if inside is None:
+            yield name, field
+        else:
+            yield from ((f"{name}.{inner}", detail) for inner, detail in _fields(inside))
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ class Stage:
             section in the settings and of its folder in the workspace.
         config: the class of its settings section.
         reads: argument name → stage whose artifact it is.
+        reads_if_there: the same, of stages that are not run for this one; their artifact may be unfinished.
         writes: the class of its artifact.
         version: raise it when the same input and settings give another result.
         outside: from the settings section to what else the result depends on (files outside the workspace, hashes of
@@ -33,15 +34,21 @@ class Stage:
     writes: type[Artifact]
     version: int
     reads: Mapping[str, "Stage"] = field(default_factory=dict)
+    reads_if_there: Mapping[str, "Stage"] = field(default_factory=dict)
     outside: Callable[[Any], Any] = lambda config: None
     applies: Callable[[Any], bool] = lambda settings: True
     ready: Callable[[Any], None] = lambda config: None
 
     def __post_init__(self) -> None:
-        expected = [*self.reads, "out", "config", "runtime"]
+        expected = [*self.inputs, "out", "config", "runtime"]
         found = list(inspect.signature(self.run).parameters)
         if found != expected:
             raise TypeError(f"stage {self.name} takes {found}, but declares {expected}")
+
+    @property
+    def inputs(self) -> dict[str, "Stage"]:
+        """All stages whose artifacts it is given."""
+        return {**self.reads, **self.reads_if_there}
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """What stages write and read: each artifact owns its file names and checks what goes in and what comes out."""
 
 from pipeline.artifacts.base import Artifact, ArtifactError, read_json, replacing, write_json
+from pipeline.artifacts.comparison import ComparisonSet
 from pipeline.artifacts.fitted import ClassifierSet, ExtractorSet, RepeatSet, ReportPage
 from pipeline.artifacts.scans import BlockSet, PhantomCohort, ScanSet, VolumeSet
 from pipeline.artifacts.tables import CohortTables, SplitTables
@@ -11,6 +12,7 @@ __all__ = [
     "BlockSet",
     "ClassifierSet",
     "CohortTables",
+    "ComparisonSet",
     "ExtractorSet",
     "PhantomCohort",
     "RepeatSet",

@@ -109,8 +109,8 @@ class VolumeSet(ScanSet):
         write_volume(place / "mask.nii.gz", mask.astype(np.uint8), affine, "HyperMM brain mask")
         (place / "qc.png").write_bytes(qc)
 
-    def load_volume(self, scan: str) -> "tuple[Tensor, Tensor, tuple[float, float, float]]":
-        """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, voxel size in mm."""
+    def load_placed(self, scan: str) -> "tuple[Tensor, Tensor, NDArray[np.float64]]":
+        """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, affine from voxel to world in mm."""
         import numpy as np
 
         from preprocessing.io import read_volume
@@ -119,9 +119,15 @@ class VolumeSet(ScanSet):
         mask = read_volume(self.place(scan) / "mask.nii.gz")
         if volume.shape != mask.shape:
             raise ArtifactError(f"{scan}: volume {volume.shape} and mask {mask.shape} differ; --force preprocess")
-        spacing = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)
-        x, y, z = (float(s) for s in spacing)
-        return volume[0].as_tensor(), mask[0].as_tensor() > 0.5, (x, y, z)
+        return volume[0].as_tensor(), mask[0].as_tensor() > 0.5, np.asarray(volume.affine)
+
+    def load_volume(self, scan: str) -> "tuple[Tensor, Tensor, tuple[float, float, float]]":
+        """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, voxel size in mm."""
+        import numpy as np
+
+        volume, mask, affine = self.load_placed(scan)
+        x, y, z = (float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
+        return volume, mask, (x, y, z)
 
     def save_picture(self, scan: str, png: bytes) -> None:
         """Write one picture (PNG)."""

@@ -1,8 +1,8 @@
 """Compute the backbone block of every preprocessed scan, once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
@@ -14,6 +14,12 @@ from pipeline.scanwise import each_scan, scan_contents
 from pipeline.stage import Stage
 from pipeline.stages.preprocess import STAGE as PREPROCESS
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.backbone import Backbone
+
+SpacingMm = tuple[float, float, float]
 NOT_IN_RESULT: dict[str, JsonValue] = {"changes_results": False}
 
 
@@ -64,15 +70,14 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
     Raises:
         InputError: the backbone's weights are not there; the message holds the recipe.
     """
-    from models.backbone import load_backbone, pool_slices
-    from preprocessing.skull_strip import half_precision
+    from models.backbone import pool_slices
     from preprocessing.slices import picture_to_slice, volume_to_slices
 
     volumes = preprocess.scans()
     material = [STAGE.version, result_settings(config), _outside(config)]
     keys = {scan: digest([material, content]) for scan, content in volumes.items()}
-    batch_slices = config.batch_slices or (4 if runtime.device.type == "cpu" else 64)
-    backbone = None  # loaded at the first scan that needs it
+    batch_slices = slices_a_pass(config, runtime)
+    backbone: Backbone | None = None  # loaded at the first scan that needs it
 
     def load(scan: str) -> Any:
         if (preprocess.record(scan) or {}).get("kind") == "image":
@@ -89,15 +94,7 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
     def work(scan: str, slices: Any) -> Any:
         nonlocal backbone
         if backbone is None:
-            try:
-                path = config.weights if isinstance(config.weights, Path) else None
-                seed = config.random_seed if config.weights == "random" else None
-                backbone = load_backbone(config.backbone, weights=path, random_seed=seed)
-            except WeightsError as error:
-                raise InputError(str(error)) from error
-            if config.precision == "auto":
-                backbone.layers.to(half_precision(runtime.device))
-            backbone.to(runtime.device)
+            backbone = ready_backbone(config, runtime)
         blocks = pool_slices(backbone, slices, batch_slices=batch_slices, keep_slices=config.keep_slices)
         return (blocks.amax(0).cpu(), blocks.cpu()) if config.keep_slices else (blocks.cpu(), None)
 
@@ -108,6 +105,51 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
 
     each_scan(keys, out, runtime, load=load, work=work, save=save)
     runtime.results |= scan_contents(out, keys)
+
+
+def slices_a_pass(config: FeaturesConfig, runtime: Runtime) -> int:
+    """Slices in the network at once."""
+    return config.batch_slices or (4 if runtime.device.type == "cpu" else 64)
+
+
+def ready_backbone(config: FeaturesConfig, runtime: Runtime) -> "Backbone":
+    """The frozen network on its device, in its precision.
+
+    Raises:
+        InputError: its weights are not there.
+    """
+    from models.backbone import load_backbone
+    from preprocessing.skull_strip import half_precision
+
+    try:
+        path = config.weights if isinstance(config.weights, Path) else None
+        seed = config.random_seed if config.weights == "random" else None
+        backbone = load_backbone(config.backbone, weights=path, random_seed=seed)
+    except WeightsError as error:
+        raise InputError(str(error)) from error
+    if config.precision == "auto":
+        backbone.layers.to(half_precision(runtime.device))
+    return backbone.to(runtime.device)
+
+
+def block_maker(config: FeaturesConfig, runtime: Runtime) -> "Callable[[Tensor, Tensor, SpacingMm], Tensor]":
+    """For volumes that are not scans of the cohort: from volume, mask and voxel size to the block."""
+    from models.backbone import pool_slices
+    from preprocessing.slices import volume_to_slices
+
+    backbone = ready_backbone(config, runtime)
+
+    def make(volume: "Tensor", mask: "Tensor", spacing_mm: SpacingMm) -> "Tensor":
+        slices = volume_to_slices(
+            volume,
+            mask,
+            spacing_mm,
+            field_of_view_mm=config.field_of_view_mm,
+            slice_spacing_mm=config.slice_spacing_mm,
+        )
+        return pool_slices(backbone, slices, batch_slices=slices_a_pass(config, runtime)).cpu()
+
+    return make
 
 
 def _outside(config: FeaturesConfig) -> Any:

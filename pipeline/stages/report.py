@@ -10,6 +10,7 @@ from pipeline.artifacts import (
     BlockSet,
     ClassifierSet,
     CohortTables,
+    ComparisonSet,
     ExtractorSet,
     ReportPage,
     SplitTables,
@@ -20,6 +21,7 @@ from pipeline.provenance import git_commit, machine, versions
 from pipeline.runtime import Runtime
 from pipeline.scores import as_scored
 from pipeline.stage import Stage
+from pipeline.stages.baselines import STAGE as BASELINES
 from pipeline.stages.classify import STAGE as CLASSIFY
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
@@ -29,6 +31,8 @@ from pipeline.stages.split import STAGE as SPLIT
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from evaluation.comparison_page import Comparison
 
 
 class ReportConfig(BaseModel):
@@ -47,6 +51,7 @@ def report(
     features: BlockSet,
     pretrain: ExtractorSet,
     classify: ClassifierSet,
+    baselines: ComparisonSet,
     out: ReportPage,
     config: ReportConfig,
     runtime: Runtime,
@@ -58,6 +63,8 @@ def report(
     from evaluation.report import ReportData, render_report
 
     stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify)
+    if baselines.manifest is not None:
+        stages += (baselines,)
     manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
     scans, classes = cohort.scans(), cohort.classes()
     named = scans.set_index("scan")
@@ -109,6 +116,7 @@ def report(
             metrics=classify.metrics(),
             subsets=classify.subsets().query("threshold == '0.5'"),
             failures=failures,
+            comparison=_comparison(baselines),
             notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
             settings_yaml=(runtime.workspace / "settings.yaml").read_text("utf-8"),
             versions=versions() | {"git commit": git_commit()},
@@ -118,6 +126,24 @@ def report(
     )
     with replacing(out.page) as part:
         part.write_text(page, "utf-8")
+
+
+def _comparison(baselines: ComparisonSet) -> "Comparison | None":
+    """The comparison with other methods; None while there is none."""
+    from evaluation.comparison_page import Comparison
+    from evaluation.published import published_beside
+
+    manifest = baselines.manifest
+    if manifest is None:
+        return None
+    return Comparison(
+        table=baselines.comparison(),
+        cohort=manifest["cohort"],
+        published=published_beside(manifest["published"], manifest["scenario_names"]),
+        reference=manifest["reference"],
+        robustness=baselines.robustness(),
+        imputations=baselines.pictures(),
+    )
 
 
 def _qc_pictures(scans: "pd.DataFrame", preprocess: VolumeSet, most: int) -> tuple[tuple[str, bytes], ...]:
@@ -143,4 +169,5 @@ STAGE = Stage(
         "pretrain": PRETRAIN,
         "classify": CLASSIFY,
     },
+    reads_if_there={"baselines": BASELINES},
 )

@@ -1,0 +1,24 @@
+"""What the methods are called; nothing heavy is imported here, since the settings are checked against it."""
+
+SIMPLE_NAMES = {
+    "hypermm": "HyperMM",
+    "hypermm_one_step": "HyperMM w/o 2 steps",
+    "multi_cnn": "Multi-CNN",
+    "multi_vae": "Multi-VAE",
+    "shaspec": "ShaSpec",
+    "late_fusion": "late fusion of Uni-CNNs",
+    "averaged_probes": "linear probes, averaged",
+    "linear_set": "linear set function",
+    "zero": "zero block + mask",
+    "mean": "mean block",
+    "nearest": "nearest-neighbour block",
+    "ridge": "ridge block",
+    "incremental_cnn": "Incremental-CNN",
+}
+"""Key → name of the methods that need nothing but blocks."""
+
+TRANSLATIONS = {"pix2pix": "pix2pix", "cyclegan": "cycleGAN"}
+"""Key → name of the methods that impute whole scans; the pipeline brings them their blocks."""
+
+KEYS = ("uni_cnn", *SIMPLE_NAMES, *TRANSLATIONS, "ablations")
+"""Everything that `baselines.only` takes, in the order of the table."""
