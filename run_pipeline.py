@@ -15,7 +15,9 @@ os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
 )  # before torch is imported: docs/decisions/0006-idle-threads-sleep.md
 HERE = Path(__file__).resolve().parent
-STAGE_NAMES = ("phantoms", "cohort", "split", "preprocess", "features", "pretrain", "classify", "baselines", "report")
+STAGE_NAMES = (
+    "phantoms", "biopsies", "cohort", "split", "preprocess", "features", "pretrain", "classify", "baselines", "report",
+)  # fmt: skip
 ONLY_IF_NAMED = ("baselines",)  # long, and nothing needs it
 PAPER_PROTOCOL = {
     "pretrain.batch_size": "1", "pretrain.learning_rate": "1e-4", "pretrain.weight_decay": "5e-4",

@@ -43,8 +43,16 @@ class CohortConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modalities: dict[str, ModalityConfig] = Field(min_length=1, description="name → {kind, skull_strip}")
-    manifest: Literal["phantoms"] | Path | None = Field(
-        default=None, description="CSV or TSV, one row a scan; or phantoms: make the demo cohort"
+    manifest: Literal["phantoms", "biopsies"] | Path | None = Field(
+        default=None,
+        description="CSV or TSV, one row a scan; phantoms or biopsies: made here; with layout breakhis a folder",
+    )
+    layout: Literal["table", "breakhis"] = Field(
+        default="table", description="breakhis: the manifest is a folder whose pictures are named as in BreakHis"
+    )
+    balanced: tuple[int, int] | None = Field(
+        default=None,
+        description="with layout breakhis: so many benign and malignant patients, as in the paper [24, 29]",
     )
     label: str = Field(default="diagnosis", description="column that holds the class of a patient")
     positive: Annotated[str, BeforeValidator(_as_written)] | None = Field(

@@ -38,7 +38,9 @@ class GanConfig(BaseModel):
     slice_spacing_mm: float = Field(default=3.0, gt=0, description="between the slices trained on")
     field_of_view_mm: float = Field(default=192.0, gt=10, description="side of a slice")
     pix2pix_epochs: int = Field(default=200, ge=1, description="of pix2pix")
-    cyclegan_epochs: int = Field(default=200, ge=1, description="of cycleGAN, whose epochs cost about six times as much")
+    cyclegan_epochs: int = Field(
+        default=200, ge=1, description="of cycleGAN, whose epochs cost about six times as much"
+    )
     batch_size: int = Field(default=1, ge=1, description="slices a step")
     width: int = Field(default=64, ge=4, description="channels of the first layer")
     blocks: int | None = Field(default=None, ge=1, description="residual blocks of cycleGAN; null: 6, or 9 from 256 px")

@@ -2,6 +2,7 @@
 
 from pipeline.stage import Stage
 from pipeline.stages.baselines import STAGE as BASELINES
+from pipeline.stages.biopsies import STAGE as BIOPSIES
 from pipeline.stages.classify import STAGE as CLASSIFY
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
@@ -11,4 +12,15 @@ from pipeline.stages.pretrain import STAGE as PRETRAIN
 from pipeline.stages.report import STAGE as REPORT
 from pipeline.stages.split import STAGE as SPLIT
 
-STAGES: tuple[Stage, ...] = (PHANTOMS, COHORT, SPLIT, PREPROCESS, FEATURES, PRETRAIN, CLASSIFY, BASELINES, REPORT)
+STAGES: tuple[Stage, ...] = (
+    PHANTOMS,
+    BIOPSIES,
+    COHORT,
+    SPLIT,
+    PREPROCESS,
+    FEATURES,
+    PRETRAIN,
+    CLASSIFY,
+    BASELINES,
+    REPORT,
+)

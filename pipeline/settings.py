@@ -18,6 +18,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from cohort.biopsies import BiopsiesConfig
 from cohort.manifest import CohortConfig, suggest
 from cohort.phantoms import PhantomsConfig
 from cohort.splits import SplitConfig
@@ -41,6 +42,7 @@ class Settings(BaseSettings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="names the workspace: runs/<name>")
     phantoms: PhantomsConfig = PhantomsConfig()
+    biopsies: BiopsiesConfig = BiopsiesConfig()
     cohort: CohortConfig
     split: SplitConfig = SplitConfig()
     preprocess: PreprocessConfig = PreprocessConfig()

@@ -3,7 +3,7 @@
 from pipeline.artifacts.base import Artifact, ArtifactError, read_json, replacing, write_json
 from pipeline.artifacts.comparison import ComparisonSet
 from pipeline.artifacts.fitted import ClassifierSet, ExtractorSet, RepeatSet, ReportPage
-from pipeline.artifacts.scans import BlockSet, PhantomCohort, ScanSet, VolumeSet
+from pipeline.artifacts.scans import BlockSet, PhantomCohort, PictureCohort, ScanSet, VolumeSet
 from pipeline.artifacts.tables import CohortTables, SplitTables
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ComparisonSet",
     "ExtractorSet",
     "PhantomCohort",
+    "PictureCohort",
     "RepeatSet",
     "ReportPage",
     "ScanSet",

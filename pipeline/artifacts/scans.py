@@ -77,6 +77,17 @@ class PhantomCohort(ScanSet):
         return self.folder / "manifest.csv"
 
 
+class PictureCohort(ScanSet):
+    """The cohort of drawn biopsies: a PNG a picture, `manifest.csv` like anyone's."""
+
+    PICTURE = "biopsy.png"
+
+    @property
+    def manifest_csv(self) -> Path:
+        """The cohort's manifest."""
+        return self.folder / "manifest.csv"
+
+
 class VolumeSet(ScanSet):
     """Preprocessed scans: `volume.nii.gz` and `mask.nii.gz`, or `picture.png`; `qc.png` for volumes."""
 

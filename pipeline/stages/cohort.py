@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from cohort.manifest import CohortConfig
 from cohort.splits import PARTS
-from pipeline.artifacts import CohortTables, PhantomCohort, read_json, write_json
-from pipeline.provenance import file_sha256
+from pipeline.artifacts import CohortTables, PhantomCohort, PictureCohort, read_json, write_json
+from pipeline.provenance import digest, file_sha256
 from pipeline.runtime import InputError, Refused, Runtime
 from pipeline.stage import Stage
+from pipeline.stages.biopsies import STAGE as BIOPSIES
 from pipeline.stages.phantoms import STAGE as PHANTOMS
 
 if TYPE_CHECKING:
@@ -18,20 +19,26 @@ if TYPE_CHECKING:
 UNREADABLE = "unreadable"  # instead of a hash
 
 
-def cohort(phantoms: PhantomCohort, out: CohortTables, config: CohortConfig, runtime: Runtime) -> None:
+def cohort(
+    phantoms: PhantomCohort, biopsies: PictureCohort, out: CohortTables, config: CohortConfig, runtime: Runtime
+) -> None:
     """Write one row a scan, with the hash of its file.
 
     Raises:
         Refused: the manifest has problems; all of them are named, with their rows.
     """
-    from cohort.manifest import ManifestError, check_manifest, class_names, first_subjects, read_table
+    from cohort.manifest import ManifestError, check_manifest, class_names, first_subjects
 
     _ready(config)
-    manifest = config.manifest if isinstance(config.manifest, Path) else phantoms.manifest_csv
+    made_here = {"phantoms": phantoms.manifest_csv, "biopsies": biopsies.manifest_csv}
+    manifest = config.manifest if isinstance(config.manifest, Path) else made_here[str(config.manifest)]
     try:
+        table, left_out = _table(manifest, config)
+        for path, reason in left_out:
+            runtime.note(f"{path} left out: {reason}")
         scans = check_manifest(
-            read_table(manifest),
-            folder=manifest.parent,
+            table,
+            folder=manifest if manifest.is_dir() else manifest.parent,
             config=config,
             smallest_class=len(PARTS),  # one subject for each part
         )
@@ -44,6 +51,27 @@ def cohort(phantoms: PhantomCohort, out: CohortTables, config: CohortConfig, run
     scans["sha256"] = _hashes([Path(path) for path in scans["path"]], out, runtime)
     _say_same_content(scans, runtime)
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive))
+
+
+def _table(manifest: Path, config: CohortConfig) -> "tuple[pd.DataFrame, list[tuple[str, str]]]":
+    """The manifest, read or made from file names, and which files of a folder are not in it.
+
+    Raises:
+        ManifestError: it cannot be read, or has not the patients asked for.
+    """
+    from cohort.manifest import ManifestError, read_table
+
+    if config.layout == "table":
+        return read_table(manifest), []
+    from cohort.breakhis import breakhis_manifest
+
+    paths = sorted(path.relative_to(manifest).as_posix() for path in manifest.rglob("*.png"))
+    try:
+        found = breakhis_manifest(paths, balanced=config.balanced)
+    except ValueError as error:
+        raise ManifestError(f"cohort.balanced: {error}") from error
+    table = found.scans.assign(row=[str(number) for number in range(1, len(found.scans) + 1)])
+    return table, list(found.left_out.itertuples(index=False, name=None))
 
 
 def _say_same_content(scans: "pd.DataFrame", runtime: Runtime) -> None:
@@ -86,7 +114,13 @@ def _ready(config: CohortConfig) -> None:
     """A manifest is given and there."""
     if config.manifest is None:
         raise InputError("no manifest is given; type --cohort my_cohort.csv (docs/guide.md says what it holds)")
-    if isinstance(config.manifest, Path) and not config.manifest.is_file():
+    if not isinstance(config.manifest, Path):
+        return
+    if config.layout == "breakhis" and not config.manifest.is_dir():
+        raise InputError(
+            f"{config.manifest} is no folder; with cohort.layout breakhis, --cohort takes the folder of it"
+        )
+    if config.layout == "table" and not config.manifest.is_file():
         raise InputError(f"there is no manifest {config.manifest}; --cohort takes a CSV or TSV file")
 
 
@@ -94,16 +128,18 @@ def _outside(config: CohortConfig) -> Any:
     """Content of the manifest; size and time of every file that it names."""
     if not isinstance(config.manifest, Path):
         return None
-    from cohort.manifest import ManifestError, read_table
+    from cohort.manifest import ManifestError
 
     try:
-        content = hashlib.sha256(config.manifest.read_bytes()).hexdigest()
-        paths = read_table(config.manifest).get("path", ())
+        table, _ = _table(config.manifest, config)
+        content = digest(table.to_dict("split"))
+        paths = table.get("path", ())
     except (OSError, ManifestError):
         return None  # the stage itself says what is wrong
+    root = config.manifest if config.manifest.is_dir() else config.manifest.parent
     state = hashlib.sha256()
     for name in paths:
-        path = config.manifest.parent / str(name).strip()
+        path = root / str(name).strip()
         try:
             status = path.stat()
             state.update(f"{name}|{status.st_size}|{status.st_mtime_ns}\n".encode())
@@ -117,7 +153,7 @@ STAGE = Stage(
     config=CohortConfig,
     writes=CohortTables,
     version=1,
-    reads={"phantoms": PHANTOMS},
+    reads={"phantoms": PHANTOMS, "biopsies": BIOPSIES},
     outside=_outside,
     ready=_ready,
 )

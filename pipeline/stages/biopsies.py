@@ -1,0 +1,49 @@
+"""Make the cohort of drawn biopsies: pictures at four magnifications and a manifest like anyone's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cohort.biopsies import BiopsiesConfig
+from pipeline.artifacts import PictureCohort, replacing
+from pipeline.provenance import digest, result_settings
+from pipeline.runtime import Runtime
+from pipeline.scanwise import each_scan, scan_contents
+from pipeline.stage import Stage
+
+
+def biopsies(out: PictureCohort, config: BiopsiesConfig, runtime: Runtime) -> None:
+    """Write every picture, `manifest.csv`, and the truth that only tests read (`truth.csv`)."""
+    from cohort.biopsies import biopsy, biopsy_table, make_picture, picture_table
+    from preprocessing.io import png_bytes
+
+    truth = biopsy_table(config)
+    subjects = {row.subject: biopsy(number, config) for number, row in enumerate(truth.itertuples(), 1)}
+    table = picture_table(config)
+    pictures = {path.removesuffix(".png"): row for path, row in zip(table["path"], table.itertuples(), strict=True)}
+    material = digest([STAGE.version, result_settings(config)])
+
+    def load(scan: str) -> Any:
+        row = pictures[scan]
+        return make_picture(subjects[row.subject], row.modality, row.picture, config)
+
+    def save(scan: str, picture: Any) -> Mapping[str, Any]:
+        (out.begin(scan) / out.PICTURE).write_bytes(png_bytes(picture))
+        return {}
+
+    keys = {scan: digest([material, scan]) for scan in pictures}
+    each_scan(keys, out, runtime, load=load, work=lambda scan, picture: picture, save=save, readers=2)
+    manifest = table[["subject", "modality", "tumour"]].assign(path=[f"{scan}/{out.PICTURE}" for scan in pictures])
+    with replacing(out.manifest_csv) as part:
+        manifest.to_csv(part, index=False, lineterminator="\n")
+    with replacing(out.folder / "truth.csv") as part:
+        truth.to_csv(part, index=False, lineterminator="\n")
+    runtime.results |= scan_contents(out, keys)
+
+
+STAGE = Stage(
+    biopsies,
+    config=BiopsiesConfig,
+    writes=PictureCohort,
+    version=1,
+    applies=lambda settings: settings.cohort.manifest == "biopsies",
+)
