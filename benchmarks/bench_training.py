@@ -15,7 +15,7 @@ from benchmarks.common import finish, options
 from models.extractor import PretrainNetwork, UniversalExtractor
 from models.fit import fit
 from models.set_classifier import SetClassifier
-from pipeline.repeats import Sets
+from models.sets import Groups
 from pipeline.stages.classify import ClassifyConfig
 from pipeline.stages.pretrain import PretrainConfig
 
@@ -42,9 +42,7 @@ def step_two(batch_size: int, subjects: int, epochs: int, hidden: tuple[int, ...
     """Median seconds of an epoch over subjects with two scans each, φ computed before."""
     phi = torch.randn(2 * subjects, 512 * 49, generator=torch.Generator().manual_seed(0))
     target = torch.arange(subjects) % 2
-    sets = Sets(
-        tuple(map(str, range(subjects))), torch.arange(2 * subjects), torch.arange(0, 2 * subjects + 1, 2), target
-    )
+    sets = Groups.of(torch.arange(2 * subjects) // 2, subjects)
     torch.manual_seed(0)
     network = SetClassifier(phi.shape[1], 2, hidden=hidden)
 

@@ -36,3 +36,7 @@ class Groups:
         owner = torch.repeat_interleave(torch.arange(len(sets), device=sets.device), sizes)
         within = torch.arange(len(owner), device=sets.device) - (sizes.cumsum(0) - sizes)[owner]
         return self.items[self.starts[sets][owner] + within], owner
+
+    def to(self, device: torch.device | str) -> "Groups":
+        """The same on a device."""
+        return Groups(self.items.to(device), self.starts.to(device))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from models.sets import Groups
+
 
 @dataclass(frozen=True)
 class Usable:
@@ -57,15 +59,13 @@ class Sets:
     """Scans grouped into sets, one an observation.
 
     Attributes:
-        observations: names, one a set; the order of the tensors below.
-        scans: scans sorted by set, N rows of the features.
-        starts: where each set begins in `scans`, and N at the end, (B + 1,) int64.
+        observations: names, one a set; the order of the sets.
+        groups: which scans each has; items are rows of the features.
         target: class of each set, (B,) int64.
     """
 
     observations: tuple[str, ...]
-    scans: "Tensor"
-    starts: "Tensor"
+    groups: "Groups"
     target: "Tensor"
 
     @classmethod
@@ -73,31 +73,28 @@ class Sets:
         """The sets of a part, with only the scans of some modalities; sets that are left empty are not there."""
         import torch
 
+        from models.sets import Groups
+
         scans = usable.scans
         if part is not None:
             scans = scans[scans["part"] == part]
         if modalities is not None:
             scans = scans[scans["modality"].isin(modalities)]
-        groups = scans.groupby("observation", sort=True)
-        names = tuple(groups.groups)
-        members = [groups.get_group(name).index.to_list() for name in names]
-        labels = [usable.classes.index(groups.get_group(name)["label"].iloc[0]) for name in names]
-        sizes = torch.tensor([0, *(len(m) for m in members)], dtype=torch.int64)
-        flat = torch.tensor([row for m in members for row in m], dtype=torch.int64)
-        return cls(names, flat, sizes.cumsum(0), torch.tensor(labels, dtype=torch.int64))
+        names = tuple(sorted(set(scans["observation"])))
+        number = {name: i for i, name in enumerate(names)}
+        groups = Groups.of(torch.tensor([number[name] for name in scans["observation"]], dtype=torch.int64), len(names))
+        rows = torch.tensor(scans.index.to_numpy(), dtype=torch.int64)
+        label = scans.drop_duplicates("observation").set_index("observation")["label"]
+        target = torch.tensor([usable.classes.index(label[name]) for name in names], dtype=torch.int64)
+        return cls(names, Groups(rows[groups.items], groups.starts), target)
 
     def batch(self, sets: "Tensor") -> "tuple[Tensor, Tensor]":
         """Scans (n,) of some sets (b,), and for each its place among them in [0, b)."""
-        import torch
-
-        sizes = self.starts[sets + 1] - self.starts[sets]
-        owner = torch.repeat_interleave(torch.arange(len(sets), device=sets.device), sizes)
-        within = torch.arange(len(owner), device=sets.device) - (sizes.cumsum(0) - sizes)[owner]
-        return self.scans[self.starts[sets][owner] + within], owner
+        return self.groups.batch(sets)
 
     def to(self, device: "torch.device") -> "Sets":
         """The same on a device."""
-        return Sets(self.observations, self.scans.to(device), self.starts.to(device), self.target.to(device))
+        return Sets(self.observations, self.groups.to(device), self.target.to(device))
 
 
 def repeats_of(split: SplitTables) -> list[int]:

@@ -281,7 +281,8 @@ def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] |
             logits = model.classifier(model.phi[scans], owner.to(model.phi.device), len(some))
             probabilities[some] = logits.cpu().double().softmax(1)
     table = model.usable.scans
-    used = [table["scan"].iloc[sets.scans[a:b].numpy()].to_list() for a, b in itertools.pairwise(sets.starts.tolist())]
+    items, starts = sets.groups.items, sets.groups.starts.tolist()
+    used = [table["scan"].iloc[items[a:b].numpy()].to_list() for a, b in itertools.pairwise(starts)]
     subject = table.drop_duplicates("observation").set_index("observation")["subject"]
     frame = pd.DataFrame(
         {

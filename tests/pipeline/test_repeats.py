@@ -49,8 +49,8 @@ def test_scans_are_joined_by_subject_when_some_are_missing(tables: tuple[CohortT
         number = int(scan[1])
         expected[scan[:2]].discard(10 * number + scan.endswith("PET"))
     found = {
-        name: set(values[sets.scans[a:b]].tolist())
-        for name, a, b in zip(sets.observations, sets.starts[:-1], sets.starts[1:], strict=True)
+        name: set(values[sets.groups.items[a:b]].tolist())
+        for name, a, b in zip(sets.observations, sets.groups.starts[:-1], sets.groups.starts[1:], strict=True)
     }
     assert found == expected
     assert [sets.target[i].item() for i in range(10)] == [n % 2 for n in range(10)]
@@ -69,7 +69,7 @@ def test_batches_of_sets_hold_each_members_scans(tables: tuple[CohortTables, Spl
     chosen = torch.tensor([7, 1, 4])
     scans, owner = sets.batch(chosen)
     for place, number in enumerate(chosen.tolist()):
-        expected = sets.scans[sets.starts[number] : sets.starts[number + 1]].tolist()
+        expected = sets.groups.items[sets.groups.starts[number] : sets.groups.starts[number + 1]].tolist()
         assert scans[owner == place].tolist() == expected
 
 
