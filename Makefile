@@ -1,6 +1,6 @@
 # make demo   install, then the demo cohort from scans to a tested classifier and a report
 # make test   install, then all tests
-# make bench  every benchmark, about WHAT minutes; ARGS=--quick tries them out
+# make bench  every benchmark, about 25 minutes; ARGS=--quick tries them out
 # make lint   style, types and who may import whom
 
 PYTHON ?= python3
@@ -31,6 +31,6 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)
-	for question in features skull_strip training protocol memory startup; do \
+	for question in features skull_strip training protocol memory startup profile; do \
 		$(BIN)/python -m benchmarks.bench_$$question $(ARGS) || exit 1; \
 	done

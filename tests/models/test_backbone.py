@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.backbone import Backbone, load_backbone, pool_slices
+from models.backbone import Backbone, HalfMax, load_backbone, pool_slices
 from models.weights import VGG16_IMAGENET, WeightsError, find_weights
 
 
@@ -127,6 +127,17 @@ def test_official_vgg11_file_is_read(tmp_path, monkeypatch: pytest.MonkeyPatch) 
 
 
 # --- other backbones ---
+
+
+def test_half_max_is_the_maximum_of_four() -> None:
+    features = torch.randn(2, 3, 8, 6).to(memory_format=torch.channels_last)
+    assert torch.equal(HalfMax()(features), nn.functional.max_pool2d(features, 2))
+    ours = load_backbone("vgg11", random_seed=0)
+    layers = [layer for layer in ours.layers if not isinstance(layer, nn.ReLU)]
+    pools = [i for i, layer in enumerate(ours.layers) if isinstance(layer, HalfMax)]
+    assert len(pools) == 5
+    assert all(isinstance(ours.layers[i - 1], nn.Conv2d) and isinstance(ours.layers[i + 1], nn.ReLU) for i in pools)
+    assert len(layers) == 8 + 5  # every convolution and every maximum is there once
 
 
 def test_unknown_backbone() -> None:
