@@ -35,7 +35,7 @@ examples:
       your own patients, all stages
   python run_pipeline.py --stages classify --classify.aggregate max --dry-run
       what would run after a change of settings, and why
-  python run_pipeline.py --stages baselines,report --baselines.only "[hypermm, multi_cnn]"
+  python run_pipeline.py --stages baselines,report --only hypermm,multi_cnn
       other methods on the same patients and splits, compared on one page
 
 any setting can be given as --section.name VALUE, or in the environment as HYPERMM_SECTION__NAME;
@@ -100,6 +100,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
                 raise InputError(f"--{key} needs a value")
             value = rest.pop(0)
         settings[key] = value
+    if known.only is not None:
+        settings["baselines.only"] = f"[{known.only}]"
     if known.paper_protocol:
         settings = PAPER_PROTOCOL | settings
     if known.cohort is not None:
