@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hypermm")
 PICTURE_SPACING_MM = 1.5  # between the slices of imputed.png
+FAILED = "failed "  # before the key of a task that raised, which therefore counts as not done
 NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "bootstrap_draws", "memory_mb", "curve_rates")
 
 
@@ -87,38 +88,40 @@ def baselines(
     runtime: Runtime,
 ) -> None:
     """Write every method's predictions and the tables over all. Source: HyperMM, tables 1 and 2."""
-    from baselines.methods import chosen_methods
+    from baselines.methods import ABLATIONS, chosen_methods
 
     scans = cohort.scans()
     modalities = tuple(sorted(scans["modality"].unique()))
     pictures = bool((scans["kind"] == "image").all())
-    left_out = {"ablations", *(TRANSLATIONS if pictures else ("incremental_cnn",))}
-    keys = config.only or tuple(key for key in KEYS if key not in left_out)
+    not_here = {"ablations", *(TRANSLATIONS if pictures else ("incremental_cnn",))}
+    keys = config.only or tuple(key for key in KEYS if key not in not_here)
     usable = {repeat: usable_scans(cohort, split, features, repeat) for repeat in repeats_of(split)}
     scenarios = scenarios_of(config.scenarios, config.rates, modalities)
-    methods = chosen_methods(keys, modalities, pictures=pictures)
-    translations: list[Kind] = [key for key in TRANSLATIONS if key in keys]  # type: ignore[misc]
-    run = _Run(preprocess, features, out, config, runtime, modalities)
     for scenario in scenarios:
         left, _ = scans_in(scenario, next(iter(usable.values())), config.seed)
         if left.empty:
             raise InputError(
                 f"scenario {scenario.name!r}: no subject has every modality; set baselines.scenarios to [as_it_is]"
             )
-    with runtime.progress(len(scenarios) * len(usable) * (len(methods) + len(translations)), "comparator") as progress:
+    # Methods that are not asked for now keep their rows, if they were fitted on the same data with the same settings.
+    methods = chosen_methods(KEYS, modalities, pictures=pictures)
+    wanted = {method.name for method in chosen_methods(keys, modalities, pictures=pictures)}
+    run = _Run(preprocess, features, out, config, runtime, modalities)
+    tasks = len(scenarios) * len(usable) * (len(wanted) + sum(key in keys for key in TRANSLATIONS))
+    with runtime.progress(tasks, "comparator") as progress:
         for scenario in scenarios:
             for repeat, all_scans in usable.items():
                 drawn, notes = run.draw(scenario, all_scans)
-                for note in notes if repeat == 1 else ():
+                for note in notes if repeat == min(usable) else ():
                     runtime.note(f"{scenario.name}: {note}")
                 for method in methods:
-                    run.simple(scenario, repeat, method, drawn)
-                    progress.advance()
-                for key in translations:
-                    run.translated(scenario, repeat, key, drawn, all_scans)
-                    progress.advance()
-    names = [method.name for method in methods] + [TRANSLATIONS[key] for key in translations]
-    run.tables(scenarios, names, list(usable), cohort.classes())
+                    run.simple(scenario, repeat, method, drawn, wanted=method.name in wanted)
+                    progress.advance(int(method.name in wanted))
+                for key in TRANSLATIONS:
+                    run.translated(scenario, repeat, key, drawn, all_scans, wanted=key in keys)  # type: ignore[arg-type]
+                    progress.advance(int(key in keys))
+    names = [method.name for method in methods if method not in ABLATIONS] + list(TRANSLATIONS.values())
+    run.tables(scenarios, names + [method.name for method in ABLATIONS], list(usable), cohort.classes())
 
 
 @dataclasses.dataclass
@@ -131,6 +134,8 @@ class _Run:
     config: BaselinesConfig
     runtime: Runtime
     modalities: tuple[str, ...]
+    keys: dict[Path, str] = dataclasses.field(default_factory=dict)
+    """Folder of a task → hash of what its result has to be made from to count."""
 
     def draw(self, scenario: Scenario, usable: Usable) -> tuple[Drawn, list[str]]:
         """The sample of a scenario and repeat."""
@@ -158,12 +163,13 @@ class _Run:
         rows = drawn.scans.assign(content=[content[s] for s in drawn.scans["scan"]]).to_dict("split")
         return digest([STAGE.version, settings, dataclasses.asdict(scenario), repeat, rows, more])
 
-    def simple(self, scenario: Scenario, repeat: int, method: "Method", drawn: Drawn) -> None:
+    def simple(self, scenario: Scenario, repeat: int, method: "Method", drawn: Drawn, *, wanted: bool) -> None:
         """A comparator that needs nothing but blocks."""
         rates = self.config.curve_rates if scenario.name == "complete" else ()
         key = self.key(scenario, repeat, drawn, method.name, rates)
         place = self.out.place(scenario.name, method.name, repeat)
-        if self.out.record(place, key) is not None:
+        self.keys[place] = key
+        if not wanted or self.out.record(place, key) is not None:
             return
 
         def fit() -> "tuple[dict[str, pd.DataFrame], dict[str, Any]]":
@@ -179,7 +185,9 @@ class _Run:
 
         self._task(place, key, f"{scenario.name}, {method.name}, repeat {repeat}", fit)
 
-    def translated(self, scenario: Scenario, repeat: int, key: Kind, drawn: Drawn, usable: Usable) -> None:
+    def translated(
+        self, scenario: Scenario, repeat: int, key: Kind, drawn: Drawn, usable: Usable, *, wanted: bool
+    ) -> None:
         """Impute whole scans, compute their blocks, then Multi-CNN on the filled sample."""
         from baselines.imputers import TableImputer, fit_imputed
 
@@ -188,7 +196,8 @@ class _Run:
         gan = self.config.gan
         task = self.key(scenario, repeat, drawn, key, gan.model_dump(mode="json"), self.preprocess.fingerprint)
         place = self.out.place(scenario.name, TRANSLATIONS[key], repeat)
-        if self.out.record(place, task) is not None:
+        self.keys[place] = task
+        if not wanted or self.out.record(place, task) is not None:
             return
         there = set(drawn.scans["scan"])
         gone = usable.scans[~usable.scans["scan"].isin(there) & usable.scans["observation"].isin(drawn.observations)]
@@ -241,7 +250,7 @@ class _Run:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
             log.exception("baselines: %s failed", words)
-            self.out.finish(place, f"failed {key}", {}, {"reason": f"{type(error).__name__}: {error}"})
+            self.out.finish(place, FAILED + key, {}, {"reason": f"{type(error).__name__}: {error}"})
             self.runtime.note(f"{words} failed and will be tried again: {type(error).__name__}: {error}")
         else:
             self.out.finish(place, key, tables, facts | {"peak_memory_mb": peak["mb"]})
@@ -252,7 +261,7 @@ class _Run:
         from evaluation.comparison_page import comparison_markdown
         from evaluation.published import published_beside
 
-        found = _collected(self.out, scenarios, names, repeats)
+        found = _collected(self.out, self.keys, scenarios, names, repeats)
         if found.predictions.empty:
             reasons = "; ".join(f"{name} ({scenario}): {why}" for (scenario, name), why in found.reasons.items())
             raise InputError(f"no comparator could be fitted: {reasons}")
@@ -278,7 +287,7 @@ class _Run:
             part.write_text(page, "utf-8")
         _pictures(self.out, self.preprocess, scenarios, self.config.gan, found.quality)
         self.runtime.results |= {
-            "counts": {"scenarios": len(scenarios), "methods": len(names)},
+            "counts": {"scenarios": len(scenarios), "methods": table["method"].nunique()},
             "cohort": title,
             "reference": reference,
             "published": self.config.published,
@@ -329,7 +338,9 @@ class _Collected:
     reasons: dict[tuple[str, str], str]
 
 
-def _collected(out: ComparisonSet, scenarios: list[Scenario], names: list[str], repeats: list[int]) -> _Collected:
+def _collected(
+    out: ComparisonSet, keys: dict[Path, str], scenarios: list[Scenario], names: list[str], repeats: list[int]
+) -> _Collected:
     import pandas as pd
 
     from pipeline.artifacts import read_json
@@ -345,7 +356,7 @@ def _collected(out: ComparisonSet, scenarios: list[Scenario], names: list[str], 
             for repeat in repeats:
                 place = out.place(scenario.name, name, repeat)
                 record = read_json(place / "record.json")
-                if record is None:
+                if record is None or record["key"].removeprefix(FAILED) != keys.get(place):
                     continue
                 if "reason" in record:
                     reasons[scenario.name, name] = f"repeat {repeat}: {record['reason']}"
