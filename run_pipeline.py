@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="only N subjects (at least 6), for a quick look, in DIR-limit-N")
     add("--force", metavar="A,B,…", default="", help="run these stages though they are up to date")
     add("--new-splits", action="store_true", help="throw the frozen splits of this workspace away and deal anew")
+    add("--only", metavar="A,B,…", help="methods of the stage baselines, such as hypermm,multi_cnn (baselines.only)")
     add(
         "--paper-protocol", action="store_true", help="pretrain and classify as published: batches of one, rate 1e-4, …"
     )
