@@ -1,5 +1,6 @@
-"""Does memory, or time a subject, grow with the cohort? Every stage at three sizes, each in a process of its own."""
+"""Does memory, or time a subject, grow with the cohort? Every stage at four sizes, each in a process of its own."""
 
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--keep", type=Path, help="folder for the largest cohort and its run, for bench_startup")
     arguments = parser.parse_args()
-    sizes = (50, 100) if arguments.quick else (100, 1_000, 10_000)
+    sizes = (50, 100) if arguments.quick else (100, 1_000, 3_000, 10_000)
     found: dict[str, Any] = {}
     for subjects in sizes:
         with tempfile.TemporaryDirectory() as temporary:
@@ -26,13 +27,10 @@ def main() -> None:
                 found[f"{stage}, {subjects} subjects: peak MB"] = round(peak_mb)
                 found[f"{stage}, {subjects} subjects: seconds"] = round(seconds, 2)
                 print(f"{stage:12s} {subjects:6d} subjects  {peak_mb:6.0f} MB  {seconds:8.2f} s", flush=True)
-    for stage in STAGES:  # start-up, the same for any size, drops out of the difference
-        smaller, larger = sizes[-2:]
-        more = found[f"{stage}, {larger} subjects: seconds"] - found[f"{stage}, {smaller} subjects: seconds"]
-        found[f"{stage}: ms for one more subject, {smaller} → {larger}"] = 1e3 * more / (larger - smaller)
-        if len(sizes) > 2:
-            more = found[f"{stage}, {smaller} subjects: seconds"] - found[f"{stage}, {sizes[0]} subjects: seconds"]
-            found[f"{stage}: ms for one more subject, {sizes[0]} → {smaller}"] = 1e3 * more / (smaller - sizes[0])
+    for stage in STAGES:
+        for smaller, larger in itertools.pairwise(sizes):  # start-up, the same for any size, drops out
+            more = found[f"{stage}, {larger} subjects: seconds"] - found[f"{stage}, {smaller} subjects: seconds"]
+            found[f"{stage}: ms for one more subject, {smaller} → {larger}"] = 1e3 * more / (larger - smaller)
     finish("memory", found, arguments)
 
 
