@@ -4,7 +4,9 @@ Only the calling thread is profiled: what reader and writer threads do beside it
 stage waits for them, which shows as a lock.
 """
 
+import contextlib
 import cProfile
+import io
 import pstats
 import tempfile
 from typing import Any
@@ -19,9 +21,10 @@ SHOWN = 6  # functions a stage
 def profile(stage: str, words: list[str]) -> dict[str, Any]:
     """Seconds of one stage, and the functions that used most of them, without what they call."""
     profiler = cProfile.Profile()
-    profiler.enable()
-    run([*words, "--stages", stage])
-    profiler.disable()
+    with contextlib.redirect_stdout(io.StringIO()):
+        profiler.enable()
+        run([*words, "--stages", stage])
+        profiler.disable()
     stats = pstats.Stats(profiler)
     total = stats.total_tt  # type: ignore[attr-defined]
     rows = sorted(stats.stats.items(), key=lambda item: -item[1][2])[:SHOWN]  # type: ignore[attr-defined]
