@@ -22,8 +22,8 @@ from cohort.biopsies import BiopsiesConfig
 from cohort.manifest import CohortConfig, suggest
 from cohort.phantoms import PhantomsConfig
 from cohort.splits import SplitConfig
+from pipeline.comparators import BaselinesConfig
 from pipeline.runtime import InputError
-from pipeline.stages.baselines import BaselinesConfig
 from pipeline.stages.classify import ClassifyConfig
 from pipeline.stages.features import FeaturesConfig
 from pipeline.stages.preprocess import PreprocessConfig
