@@ -137,7 +137,7 @@ def _collected(
                 predictions.append(out.read(place, "predictions.csv").assign(**where))  # type: ignore[union-attr]
                 for kind, found in (("curve.csv", curves), ("quality.csv", quality)):
                     if (frame := out.read(place, kind)) is not None:
-                        found.append(frame.assign(**where))
+                        found.append(frame.assign(**where, repeat=repeat))
                 spent.append(record)
             if spent:
                 costs.append({"scenario": scenario.name, "method": name} | _mean_costs(spent))
@@ -177,30 +177,28 @@ def _pictures(
     out: ComparisonSet, volumes: VolumeSet, scenarios: list[Scenario], gan: GanConfig, quality: "pd.DataFrame"
 ) -> None:
     """Real and imputed scans side by side, of one test subject, as in the paper's figure 3."""
-    import pandas as pd
-
     from evaluation.comparison_figures import imputation_figure
     from pipeline.imputation import compared, imputed_path
 
     (out.folder / "pictures.json").unlink(missing_ok=True)
+    if quality.empty:
+        return
     rows: dict[str, dict[str, Any]] = {}
-    shown = ""
+    shown = []
     for scenario in scenarios:
-        places = {name: out.place(scenario.name, name, 1) for name in TRANSLATIONS.values()}
-        tables = {name: out.read(place, "quality.csv") for name, place in places.items()}
-        measured = {name: table for name, table in tables.items() if table is not None and len(table)}
-        if not measured:
+        tested = quality[(quality["scenario"] == scenario.name) & (quality["part"] == "test")]
+        tested = tested[tested["repeat"] == quality["repeat"].min()].sort_values("observation", kind="stable")
+        if tested.empty:
             continue
-        common = pd.concat(measured.values()).query("part == 'test'")
-        if common.empty:
-            continue
-        chosen = common.sort_values("observation").iloc[0]
-        made = {name: imputed_path(places[name], chosen["observation"], chosen["to"]) for name in measured}
+        chosen = tested.iloc[0]
+        made = {
+            name: imputed_path(out.place(scenario.name, name, chosen["repeat"]), chosen["observation"], chosen["to"])
+            for name in tested["method"].unique()
+        }
         rows[chosen["to"]] = compared(volumes, dict(chosen[["source", "real"]]), made, gan, PICTURE_SPACING_MM)
-        shown = f"{shown}, {chosen['to']} of {chosen['observation']}".strip(", ")
+        shown.append(f"{chosen['to']} of {chosen['observation']}")
     if rows and len({tuple(columns) for columns in rows.values()}) == 1:
         with replacing(out.folder / "imputed.png") as part:
             part.write_bytes(imputation_figure(rows))
-        caption = f"Real and imputed scans of test subjects, hidden from training: {shown}. {quality_words(quality)}"
-        caption += f" {gan.words()}."
-        write_json(out.folder / "pictures.json", {"imputed.png": caption})
+        caption = f"Real and imputed scans of test subjects, hidden from training: {', '.join(shown)}."
+        write_json(out.folder / "pictures.json", {"imputed.png": f"{caption} {quality_words(quality)} {gan.words()}."})
