@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baselines.names import TRANSLATIONS
 from pipeline.artifacts import ComparisonSet, VolumeSet, read_json, replacing, write_json
 from pipeline.comparators import FAILED, BaselinesConfig
 from pipeline.imputation import GanConfig
