@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ import pandas as pd
 import pytest
 
 import run_pipeline
+from baselines.names import KEYS, SIMPLE_NAMES
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
-from cohort.splits import SplitConfig, make_splits, subjects_of
+from pipeline.imputation import GanConfig
 from pipeline.registry import STAGES
-from pipeline.settings import known_keys
+from pipeline.settings import known_keys, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {name: (ROOT / "docs" / name).read_text("utf-8") for name in ("guide.md", "method.md")}
@@ -153,33 +155,49 @@ def test_adni_manifest_reads_older_downloads_and_ids_without_their_letter(adni, 
     assert chosen(manifest(adni.folder, "my_cohort.csv", ADNI), "100_S_0001") == {str(adni.number)}
 
 
-def test_breakhis_manifest_is_valid_and_keeps_a_slide_on_one_side(tmp_path, run_script):
-    slides = [f"B_{t}-14-{n}" for t, n in (("A", "22549AB"), ("A", "22549CD"), ("F", "25197"), ("TA", "16184"))]
-    slides += [f"M_{t}-14-{n}" for t, n in (("DC", "13412"), ("LC", "13412"), ("PC", "15704"), ("DC", "2773"))]
-    for slide in slides:
-        for magnification in (40, 400):
-            place = tmp_path / "BreaKHis_v1" / slide / f"{magnification}X"
-            place.mkdir(parents=True)
-            for number in (1, 2):
-                (place / f"SOB_{slide}-{magnification}-{number:03d}.png").write_text(f"{slide} {number}")
+@pytest.fixture
+def breakhis(tmp_path: Path) -> Path:
+    """The folder of a small BreakHis: ten patients on eight slides, two pictures at each of two magnifications."""
+    benign = (("A", "22549AB"), ("A", "22549CD"), ("F", "25197"), ("TA", "16184"), ("PT", "21998AB"))
+    malignant = (("DC", "13412"), ("LC", "13412"), ("PC", "15704"), ("DC", "2773"), ("MC", "10147"))
+    for tumour, slides in (("B", benign), ("M", malignant)):
+        for tumour_type, slide in slides:
+            name = f"SOB_{tumour}_{tumour_type}-14-{slide}"
+            for magnification in (40, 400):
+                place = tmp_path / "BreaKHis_v1" / name / f"{magnification}X"
+                place.mkdir(parents=True)
+                for number in (1, 2):
+                    file = f"{name}-{magnification}-{number:03d}.png"
+                    (place / file).write_text(file)
     (tmp_path / "BreaKHis_v1" / "SOB_copy.png").touch()
-    said = run_script("breakhis_manifest.py", "BreaKHis_v1")
-    config = CohortConfig(
-        label="tumour",
-        positive="malignant",
-        modalities={f"{m}X": ModalityConfig(kind="image") for m in (40, 100, 200, 400)},
-        covariates=("tumour_type",),
-    )
-    scans = manifest(tmp_path, "breakhis.csv", config)
-    assert "SOB_copy.png" in said
-    assert "32 pictures of 6 slides" in said
+    return tmp_path / "BreaKHis_v1"
+
+
+def read_breakhis(folder: Path, *more: str) -> pd.DataFrame:
+    """The scans of the command that the guide gives, without the stages that compute something."""
+    workspace = folder.parent / "run"
+    words = ["--config", str(ROOT / "configs" / "breakhis.yaml"), "--cohort", str(folder), "--quiet"]
+    assert run_pipeline.main([*words, "--workspace", str(workspace), "--stages", "cohort,split", *more]) == 0
+    return pd.read_csv(workspace / "cohort" / "scans.csv")
+
+
+def test_breakhis_is_read_from_its_folder_and_keeps_a_slide_on_one_side(breakhis, capsys):
+    scans = read_breakhis(breakhis)
+    assert "SOB_copy.png left out: not a BreakHis name" in capsys.readouterr().out
     assert set(scans["observation"]) >= {"14-13412_DC", "14-13412_LC", "14-22549_A-AB", "14-22549_A-CD"}
-    assert scans.groupby("observation").size().eq(4).all()
+    assert scans.groupby("observation").size().to_list() == 10 * [4]
     assert scans.groupby("label")["tumour_type"].agg(set).to_dict() == {
-        "benign": {"A", "F", "TA"}, "malignant": {"DC", "LC", "PC"}
+        "benign": {"A", "F", "PT", "TA"}, "malignant": {"DC", "LC", "MC", "PC"}
     }  # fmt: skip
-    splits = make_splits(subjects_of(scans), SplitConfig(repeats=5))
+    splits = pd.read_csv(breakhis.parent / "run" / "split" / "splits.csv")
+    assert splits["repeat"].nunique() == 5
+    assert splits["subject"].nunique() == 8
     assert splits.groupby(["repeat", "subject"]).size().eq(1).all()
+
+
+def test_breakhis_takes_as_many_patients_of_each_class_as_asked_for(breakhis):
+    scans = read_breakhis(breakhis, "--cohort.balanced", "[4, 4]")
+    assert scans.groupby("label")["observation"].nunique().to_dict() == {"benign": 4, "malignant": 4}
 
 
 def test_transforms_of_the_guide_run_in_a_compose_with_monai(tmp_path, run_script):
@@ -200,15 +218,68 @@ def test_every_option_and_setting_that_the_pages_name_exists():
             assert word in options | elsewhere | {"--stripped"} or key in known, f"{name}: {word}"
         sections = "|".join(stage.name for stage in STAGES)
         for key in set(re.findall(rf"`((?:{sections})\.[a-z_]+)", page)) - {"report.html"}:
-            assert key in known, f"{name}: {key}"
+            assert any(other == key or other.startswith(f"{key}.") for other in known), f"{name}: {key}"
+
+
+def test_every_command_of_the_pages_is_understood():
+    lines = [
+        line.strip()
+        for page in (GUIDE, (ROOT / "README.md").read_text("utf-8"))
+        for block in re.findall(r"^ *```\w*\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+        if line.strip().startswith("python run_pipeline.py")
+    ]
+    assert len(lines) > 10
+    for line in lines:
+        options, overrides = run_pipeline.parse(shlex.split(line, comments=True)[2:])
+        assert run_pipeline.stage_list(options.stages or "report", "--stages"), line
+        load_settings(ROOT / options.config, overrides)
+
+
+def test_every_link_leads_somewhere():
+    def anchors(page: str) -> set[str]:
+        headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+        return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    for name, page in PAGES.items():
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page):
+            target = ROOT / "docs" / (path or name)
+            assert target.exists(), f"{name}: {path}"
+            assert not anchor or anchor in anchors(target.read_text("utf-8")), f"{name}: {path}#{anchor}"
+
+
+def chapter(title: str) -> str:
+    """A chapter of the guide, from its heading to the next one."""
+    found = re.search(rf"^###? {re.escape(title)}\n(.*?)(?=^##)", GUIDE, re.DOTALL | re.MULTILINE)
+    assert found, f"docs/guide.md has no chapter {title}"
+    return found[1]
+
+
+def test_the_table_of_methods_has_all_of_them():
+    table = chapter("Which methods")
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(key for keys, _ in rows for key in re.findall(r"`(\w+)`", keys)) == sorted(KEYS)
+    names = ", ".join(names for _, names in rows)
+    assert not [name for name in SIMPLE_NAMES.values() if name not in names]
+
+
+def test_the_sizes_of_the_gans_are_those_of_code_and_config():
+    table = chapter("pix2pix and cycleGAN")
+    small = load_settings(ROOT / "configs" / "comparison.yaml", {}).baselines.gan
+    for key in ("pixels", "slice_spacing_mm", "width", "discriminator_layers", "batch_size"):
+        found = re.search(rf"^\| `{key}`[^|]*\| (\d+) \| (\d+) \|$", table, re.MULTILINE)
+        assert found, key
+        assert [float(found[1]), float(found[2])] == [getattr(GanConfig(), key), getattr(small, key)], key
+    epochs = f"| {GanConfig().pix2pix_epochs}, {GanConfig().cyclegan_epochs} | {small.pix2pix_epochs}, "
+    assert f"{epochs}{small.cyclegan_epochs} |" in table
 
 
 def test_every_file_and_name_in_the_code_that_the_pages_mention_exists():
     for page in PAGES.values():
         for path in re.findall(
-            r"`((?:cohort|preprocessing|models|evaluation|pipeline|configs|docs)/[\w/]+\.\w+)`", page
+            r"`((?:cohort|preprocessing|models|baselines|evaluation|pipeline|configs|docs)/[\w/]+\.\w+)`", page
         ):
-            made = path.startswith("cohort/") and path.endswith(("csv", "json"))
+            made = path.startswith(("cohort/", "baselines/")) and path.endswith(("csv", "json", "md"))
             assert made or (ROOT / path).exists(), path
     for path, names in re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", PAGES["method.md"]):
         source = (ROOT / path).read_text("utf-8")

@@ -60,10 +60,12 @@ def baselines(
                     runtime.note(f"{scenario.name}: {note}")
                 for method in methods:
                     run.simple(scenario, repeat, method, drawn, wanted=method.name in wanted)
-                    progress.advance(int(method.name in wanted))
+                    if method.name in wanted:
+                        progress.advance()
                 for key in TRANSLATIONS:
                     run.translated(scenario, repeat, key, drawn, all_scans, wanted=key in keys)  # type: ignore[arg-type]
-                    progress.advance(int(key in keys))
+                    if key in keys:
+                        progress.advance()
     usual = [method.name for method in methods if method not in ABLATIONS]
     runtime.results |= write_tables(
         out,
