@@ -60,7 +60,11 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("--stages", metavar="A,B,…", help=f"which stages, of {','.join(STAGE_NAMES)}; default all but baselines")
     add("--config", type=Path, metavar="FILE", default=HERE / "configs" / "demo.yaml", help="default configs/demo.yaml")
-    add("--cohort", metavar="CSV", help="manifest, one row a scan (cohort.manifest)")
+    add(
+        "--cohort",
+        metavar="CSV",
+        help="manifest, one row a scan; with cohort.layout breakhis a folder",
+    )
     add("--workspace", type=Path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
     add("--device", default="auto", help="auto (a GPU when there is one), cpu, cuda, cuda:1, mps")
     add("--limit", type=int, metavar="N", help="only N subjects (at least 6), for a quick look, in DIR-limit-N")

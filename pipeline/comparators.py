@@ -18,7 +18,7 @@ from pipeline.provenance import digest, result_settings
 from pipeline.repeats import Usable
 from pipeline.runtime import DISK_FULL, InputError, Runtime
 from pipeline.scenarios import Drawn, Scenario, draw_sample, scans_in
-from pipeline.training import TrainingConfig
+from pipeline.training import FitConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hypermm")
 FAILED = "failed "  # before the key of a task that raised, which therefore counts as not done
-NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "bootstrap_draws", "memory_mb", "curve_rates")
+NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "bootstrap_draws", "curve_rates")
 
 
-class BaselinesConfig(TrainingConfig):
+class BaselinesConfig(FitConfig):
     """Which comparators, in which scenarios."""
 
     only: tuple[str, ...] = Field(default=(), description=f"methods; empty for all that apply. {', '.join(KEYS)}")
@@ -151,7 +151,8 @@ class Comparators:
         if not scenario.hidden and bool(drawn.sample.there.all()):
             return  # nothing to impute
         gan = self.config.gan
-        task = self.key(scenario, repeat, drawn, key, gan.model_dump(mode="json"), self.preprocess.fingerprint)
+        sizes = gan.model_dump(mode="json", exclude={f"{other}_epochs" for other in TRANSLATIONS if other != key})
+        task = self.key(scenario, repeat, drawn, key, sizes, self.preprocess.fingerprint)
         place = self.out.place(scenario.name, TRANSLATIONS[key], repeat)
         self.keys[place] = task
         if not wanted or self.out.record(place, task) is not None:
@@ -208,8 +209,11 @@ class Comparators:
                 raise
             log.exception("baselines: %s failed", words)
             self.out.finish(place, FAILED + key, {}, {"reason": f"{type(error).__name__}: {error}"})
-            self.runtime.note(f"{words} failed and will be tried again: {type(error).__name__}: {error}")
+            failure = {"scan": words, "reason": f"{type(error).__name__}: {error}", "again": True}
+            self.runtime.results.setdefault("failures", []).append(failure)
         else:
+            for note in facts["notes"]:
+                self.runtime.note(f"{words}: {note}")
             self.out.finish(place, key, tables, facts | {"peak_memory_mb": peak["mb"]})
 
 

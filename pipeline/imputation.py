@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.artifacts import VolumeSet, replacing
+from pipeline.runtime import LINE_EVERY_S
 from pipeline.scenarios import Drawn
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class GanConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pixels: int = Field(default=256, ge=32, description="of a slice, both sides; a multiple of 4")
+    pixels: int = Field(default=256, ge=32, multiple_of=16, description="of a slice, both sides")
     slice_spacing_mm: float = Field(default=3.0, gt=0, description="between the slices trained on")
     field_of_view_mm: float = Field(default=192.0, gt=10, description="side of a slice")
     pix2pix_epochs: int = Field(default=200, ge=1, description="of pix2pix")
@@ -190,6 +191,7 @@ def _train(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, history = folder / "checkpoint.safetensors", folder / "history.csv"
     rows: list[dict[str, Any]] = []
+    said = time.monotonic()
     if checkpoint.exists() and history.exists():
         trainer.load_state(safetensors.torch.load_file(checkpoint))
         rows = pd.read_csv(history).head(trainer.epoch).to_dict("records")
@@ -201,6 +203,9 @@ def _train(
             pd.DataFrame(rows).to_csv(part, index=False)
         with replacing(checkpoint) as part:
             part.write_bytes(safetensors.torch.save(trainer.state()))
+        if time.monotonic() - said > LINE_EVERY_S:
+            said = time.monotonic()
+            log.info("%s %s: epoch %d of %d", kind, folder.name, trainer.epoch, common["epochs"])
         on_epoch()
     parameters = sum(p.numel() for network in gan.networks.values() for p in network.parameters())
     return gan.networks["a_to_b"], parameters

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from models.fit import History, Loss
 
 
-class TrainingConfig(BaseModel):
+class FitConfig(BaseModel):
     """Settings of the fit loop."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,8 +23,13 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(default=16, ge=1, description="scans (pretrain) or observations (classify) a step")
     learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="of Adam")
     weight_decay: float = Field(default=5e-4, ge=0, description="of Adam, as in the authors' code")
-    balance_classes: bool = Field(default=False, description="weight classes by the inverse of their frequency")
     seed: int = Field(default=0, ge=0, description="of weights, order and draws; each repeat adds its number")
+
+
+class TrainingConfig(FitConfig):
+    """Settings of both training stages."""
+
+    balance_classes: bool = Field(default=False, description="weight classes by the inverse of their frequency")
     memory_mb: int = Field(
         default=512,
         gt=0,

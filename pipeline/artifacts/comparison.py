@@ -42,8 +42,10 @@ class ComparisonSet(Artifact):
         write_json(place / "begun.json", {"key": key})
 
     def finish(self, place: Path, key: str, tables: "Mapping[str, pd.DataFrame]", facts: Mapping[str, Any]) -> None:
-        """Write the tables of one fitted comparator, and its record."""
+        """Write the tables of one fitted comparator, those that have rows, and its record."""
         for name, table in tables.items():
+            if table.empty:
+                continue
             self.save_table(str((place / name).relative_to(self.folder)), table)
         write_json(place / "record.json", {"key": key, **facts})
 

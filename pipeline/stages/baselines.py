@@ -4,6 +4,9 @@ Each (scenario, method, repeat) is a task of its own (`pipeline.comparators`): f
 failed one takes no other down, and `baselines.only` picks methods.
 """
 
+import dataclasses
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from baselines.names import KEYS, TRANSLATIONS
@@ -33,11 +36,14 @@ def baselines(
     from baselines.methods import ABLATIONS, chosen_methods
 
     scans = cohort.scans()
-    modalities = tuple(sorted(scans["modality"].unique()))
+    modalities = in_order(scans["modality"].unique())
     pictures = bool((scans["kind"] == "image").all())
     not_here = {"ablations", *(TRANSLATIONS if pictures else ("incremental_cnn",))}
     keys = config.only or tuple(key for key in KEYS if key not in not_here)
-    usable = {repeat: usable_scans(cohort, split, features, repeat) for repeat in repeats_of(split)}
+    usable = {
+        repeat: dataclasses.replace(usable_scans(cohort, split, features, repeat), modalities=modalities)
+        for repeat in repeats_of(split)
+    }
     scenarios = scenarios_of(config.scenarios, config.rates, modalities)
     for scenario in scenarios:
         left, _ = scans_in(scenario, next(iter(usable.values())), config.seed)
@@ -76,6 +82,13 @@ def baselines(
         classes=cohort.classes(),
         volumes=preprocess,
         config=config,
+    )
+
+
+def in_order(modalities: Iterable[str]) -> tuple[str, ...]:
+    """Modalities by name, numbers in it by size: 40X comes before 100X, which Incremental-CNN relies on."""
+    return tuple(
+        sorted(modalities, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
     )
 
 

@@ -63,8 +63,13 @@ def report(
     from evaluation.report import ReportData, render_report
 
     stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify)
-    if baselines.manifest is not None:
+    comparison = _comparison(baselines, {stage.folder.name: stage.fingerprint for stage in stages})
+    if comparison is not None:
         stages += (baselines,)
+    elif baselines.manifest is not None:
+        runtime.note(
+            "the comparison with other methods is of earlier data and not shown; type --stages baselines,report"
+        )
     manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
     scans, classes = cohort.scans(), cohort.classes()
     named = scans.set_index("scan")
@@ -116,7 +121,7 @@ def report(
             metrics=classify.metrics(),
             subsets=classify.subsets().query("threshold == '0.5'"),
             failures=failures,
-            comparison=_comparison(baselines),
+            comparison=comparison,
             notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
             settings_yaml=(runtime.workspace / "settings.yaml").read_text("utf-8"),
             versions=versions() | {"git commit": git_commit()},
@@ -128,13 +133,13 @@ def report(
         part.write_text(page, "utf-8")
 
 
-def _comparison(baselines: ComparisonSet) -> "Comparison | None":
-    """The comparison with other methods; None while there is none."""
+def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> "Comparison | None":
+    """The comparison with other methods; None while there is none of the data that the rest of the page is about."""
     from evaluation.comparison_page import Comparison
     from evaluation.published import published_beside
 
     manifest = baselines.manifest
-    if manifest is None:
+    if manifest is None or any(now.get(name) != seen for name, seen in manifest["made_from"]["inputs"].items()):
         return None
     return Comparison(
         table=baselines.comparison(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,6 @@ from cohort.breakhis import PUBLISHED_PATIENTS, breakhis_manifest
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest
 from cohort.splits import SplitConfig, make_splits, subjects_of
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide.md"
 REAL = Path("/work/shared/data/breakhis-mini")
 SLIDES = [
     "B_A-14-22549AB", "B_A-14-22549CD", "B_F-14-25197", "B_TA-14-16184", "B_PT-14-21998AB",
@@ -56,19 +54,6 @@ def test_everything_in_a_name_is_read():
     ]  # fmt: skip
     assert found.left_out.empty
     assert list(found.left_out.columns) == ["path", "reason"]
-
-
-def test_it_says_what_the_script_of_the_guide_says(tmp_path, monkeypatch, capsys):
-    for path in tree():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(path)
-    script = re.search(r"<!-- breakhis_manifest.py -->\n```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
-    assert script
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["breakhis_manifest.py", "breast"])
-    exec(compile(script[1], "guide", "exec"), {"__name__": "__main__"})
-    expected = pd.read_csv("breakhis.csv", dtype=str).sort_values("path", ignore_index=True)
-    pd.testing.assert_frame_equal(breakhis_manifest(Path("breast").rglob("*.png")).scans, expected[list(expected)])
 
 
 def test_a_slide_is_one_subject_whatever_its_letters_and_tumour_types(tmp_path):
