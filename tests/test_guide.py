@@ -15,6 +15,7 @@ import pytest
 import run_pipeline
 from baselines.names import KEYS, SIMPLE_NAMES
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
+from pipeline import intake
 from pipeline.imputation import GanConfig
 from pipeline.registry import STAGES
 from pipeline.settings import known_keys, load_settings
@@ -211,6 +212,8 @@ def test_transforms_of_the_guide_run_in_a_compose_with_monai(tmp_path, run_scrip
 def test_every_option_and_setting_that_the_pages_name_exists():
     options = {o for action in run_pipeline.parser()._actions for o in action.option_strings}
     elsewhere = {"--upgrade", "--index-url", "--constraint", "--editable", "--dest", "--no-index", "--find-links"}
+    ways = next(action.choices for action in intake.parser()._actions if action.dest == "way")
+    options |= {o for way in ways.values() for action in way._actions for o in action.option_strings}
     known = {*known_keys(), "split.missing.PET"}
     for name, page in PAGES.items():
         for word in re.findall(r"(?<![\w-])--[a-z][\w.-]*", page):

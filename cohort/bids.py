@@ -1,0 +1,267 @@
+"""Read a data set in the Brain Imaging Data Structure (BIDS) as a manifest: names of files and tables, no voxels.
+
+Source: Gorgolewski et al. 2016, The brain imaging data structure, Sci. Data 3:160044, and the BIDS specification 1.10,
+sections "Magnetic Resonance Imaging", "Positron Emission Tomography" and "Data summary files".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+import pandas as pd
+
+from cohort.manifest import MOST_LISTED, ManifestError, read_table, suggest
+
+ANATOMICAL = ("T1w", "T2w", "FLAIR")
+ABSENT = "n/a"  # how BIDS writes a missing value
+_ISOTOPE = re.compile(r"^(11C|13N|15O|18F|64Cu|68Ga|89Zr|124I|C11|N13|O15|F18|Cu64|Ga68|Zr89|I124)(?=[A-Za-z])", re.I)
+_ENTITY = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")
+_NAME = re.compile(r"(?P<entities>(?:[a-z]+-[A-Za-z0-9+]+_)+)(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?")
+_OTHER = {
+    "ce": "taken with a contrast agent (ce)",
+    "part": "phase, real or imaginary part",
+    "space": "processed already (space)",
+    "desc": "processed already (desc)",
+    "echo": "one echo of several",
+}
+
+
+class Bids(NamedTuple):
+    """The manifest, and the scans that are not in it."""
+
+    scans: pd.DataFrame
+    """One row a scan, sorted, all str: `subject` ("sub-01"), `session` ("ses-01" or ""), `modality`, `path` (relative
+    to the data set), the label, the covariates present."""
+    left_out: pd.DataFrame
+    """One row a scan or, with an empty path, a participant: `subject`, `session`, `path`, `reason`."""
+
+
+class _Scan(NamedTuple):
+    subject: str
+    session: str
+    modality: str
+    path: str
+    entities: dict[str, str]
+
+
+def read_bids(
+    root: Path,
+    *,
+    label: str = "diagnosis",
+    covariates: Sequence[str] = ("age", "sex", "site"),
+    runs: Literal["first", "last", "all"] = "first",
+    names: dict[str, str] | None = None,
+) -> Bids:
+    """Find T1w, T2w and FLAIR in `anat` and PET in `pet`, and look up the classes of their subjects.
+
+    PET is called after its tracer without the isotope: `trc-18FFDG` and `trc-FDG` are "FDG-PET", no tracer is "PET".
+    Of several scans of a modality in a session that differ in other entities (`acq`, `rec`, …), the plainest name is
+    taken, then `runs` decides.
+
+    Args:
+        root: the folder with participants.tsv and the sub-* folders.
+        label: column with the class, in participants.tsv or, where it differs between sessions, in
+            `sub-01/sub-01_sessions.tsv`, which goes first.
+        covariates: columns kept where present, from the same two.
+        runs: which runs of a scan are taken.
+        names: modality here → modality in the manifest, such as {"T1w": "MRI", "FDG-PET": "PET"}; others are left out.
+            None takes all as they are.
+
+    Returns:
+        The manifest as `cohort.manifest.check_manifest` reads it with `folder=root`, and what is left out.
+
+    Raises:
+        ManifestError: it is no BIDS data set, or anything contradicts or is missing; all problems at once, at most 20
+            of one kind.
+    """
+    if not root.is_dir():
+        raise ManifestError(f"there is no folder {root}")
+    subjects = sorted(path.name for path in root.glob("sub-*") if path.is_dir())
+    if not subjects:
+        raise ManifestError(f"{root} has no sub-* folders; give the top folder of a BIDS data set")
+    columns = (label, *(name for name in covariates if name != label))
+    participants, problems = _participants(root, subjects, columns)
+    sessions, more = _sessions(root, subjects, columns)
+    scans, misnamed, left_out = _scans(root, subjects)
+    problems += more + _shortened(misnamed) + _shortened(_not_there(root, scans))
+    if problems:
+        raise ManifestError(*problems)
+    kept, others = _chosen(scans, runs, names)
+    left_out += others
+    rows = []
+    for scan in kept:
+        known = participants.get(scan.subject, {}) | sessions.get((scan.subject, scan.session), {})
+        if known.get(label, "") == "":
+            left_out.append((scan.subject, scan.session, scan.path, f"{label} is missing"))
+        else:
+            rows.append([*scan[:4], *(known.get(column, "") for column in columns)])
+    without = sorted(set(participants) - {scan.subject for scan in scans})
+    left_out += [(subject, "", "", "no scan of a kind that is read here") for subject in without]
+    table = pd.DataFrame(rows, columns=["subject", "session", "modality", "path", *columns], dtype=str)
+    there = {column for known in [*participants.values(), *sessions.values()] for column in known}
+    return Bids(
+        table.drop(columns=[column for column in columns[1:] if column not in there]),
+        pd.DataFrame(sorted(left_out), columns=["subject", "session", "path", "reason"], dtype=str),
+    )
+
+
+def tracer_modality(tracer: str) -> str:
+    """The name of PET with a tracer, given as in `trc-<label>` or "" for none: "18FFDG" gives "FDG-PET"."""
+    word = _ISOTOPE.sub("", tracer)
+    return f"{word.upper()}-PET" if word else "PET"
+
+
+def _participants(
+    root: Path, subjects: list[str], columns: Sequence[str]
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """participant_id → column → value, of the columns that are there; and problems."""
+    path = root / "participants.tsv"
+    if not path.is_file():
+        return {}, ["participants.tsv is missing; it names the class of every participant"]
+    found, problems = _keyed(path, "participant_id", columns)
+    ids = {name if name.startswith("sub-") else f"sub-{name}": row for name, row in found.items()}
+    problems += _shortened(
+        [f"{subject} has a folder and no row in participants.tsv" for subject in subjects if subject not in ids]
+    )
+    has_label = columns[0] in next(iter(ids.values()), {})
+    if not problems and not has_label and not any(root.glob("sub-*/sub-*_sessions.tsv")):
+        header = [name for name in read_table(path).columns if name != "participant_id"]
+        problems.append(f"participants.tsv: column {columns[0]!r} is missing {suggest(columns[0], header)}")
+    return ids, problems
+
+
+def _sessions(
+    root: Path, subjects: list[str], columns: Sequence[str]
+) -> tuple[dict[tuple[str, str], dict[str, str]], list[str]]:
+    """(subject, session_id) → column → value, of what is not missing; and problems."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    problems: list[str] = []
+    for subject in subjects:
+        path = root / subject / f"{subject}_sessions.tsv"
+        if path.is_file():
+            found, wrong = _keyed(path, "session_id", columns)
+            problems += wrong
+            for name, row in found.items():
+                session = name if name.startswith("ses-") else f"ses-{name}"
+                rows[subject, session] = {column: value for column, value in row.items() if value}
+    return rows, _shortened(problems)
+
+
+def _keyed(path: Path, key: str, columns: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    try:
+        table = read_table(path)
+    except ManifestError as error:
+        return {}, list(error.problems)
+    if key not in table:
+        return {}, [f"{path.name}: column {key!r} is missing {suggest(key, table.columns)}"]
+    again = table[key][table[key].duplicated()]
+    problems = _shortened([f"{path.name}: row {index + 2}: {name} is there twice" for index, name in again.items()])
+    kept = [column for column in columns if column in table]
+    values = table[kept].replace(ABSENT, "")
+    return dict(zip(table[key], values.to_dict("records"), strict=True)), problems
+
+
+def _scans(root: Path, subjects: list[str]) -> tuple[list[_Scan], list[str], list[tuple[str, str, str, str]]]:
+    """All scans of the kinds read here, names that contradict their folders, and scans of no use."""
+    scans: list[_Scan] = []
+    problems: list[str] = []
+    left_out: list[tuple[str, str, str, str]] = []
+    for subject in subjects:
+        for path in _files(root, subject):
+            read = _read(path)
+            if isinstance(read, str):
+                problems.append(f"{path}: {read}")
+            elif read is not None and (reason := _unfit(read)):
+                left_out.append((read.subject, read.session, read.path, reason))
+            elif read is not None:
+                scans.append(read)
+    return scans, problems, left_out
+
+
+def _files(root: Path, subject: str) -> list[PurePosixPath]:
+    found = [
+        path
+        for kind in ("anat", "pet")
+        for pattern in (f"{kind}/*.nii*", f"ses-*/{kind}/*.nii*")
+        for path in (root / subject).glob(pattern)
+    ]
+    return sorted(PurePosixPath(path.relative_to(root).as_posix()) for path in found)
+
+
+def _read(path: PurePosixPath) -> _Scan | str | None:
+    """What a path says, what is wrong with it, or None if it is another kind of image."""
+    subject, kind = path.parts[0], path.parts[-2]
+    session = path.parts[1] if len(path.parts) == 4 else ""
+    found = _NAME.fullmatch(path.name)
+    wanted = ANATOMICAL if kind == "anat" else ("pet",)
+    suffix = found["suffix"] if found else re.split(r"[_.]", path.name.removesuffix(".gz").removesuffix(".nii"))[-1]
+    if suffix not in wanted:
+        return None
+    if not found:
+        return "not a BIDS name; expected one such as sub-01_ses-01_T1w.nii.gz"
+    entities = dict(_ENTITY.findall(found["entities"]))
+    for name, folder in (("sub", subject), ("ses", session)):
+        if (f"{name}-{entities[name]}" if name in entities else "") != folder:
+            return f"the name says {name}-{entities.get(name, '(none)')}, but the folder is {folder or 'of no session'}"
+    modality = suffix if kind == "anat" else tracer_modality(entities.get("trc", ""))
+    return _Scan(subject, session, modality, path.as_posix(), entities)
+
+
+def _unfit(scan: _Scan) -> str:
+    entity = next((name for name in _OTHER if name in scan.entities), None)
+    return "" if entity is None or (entity, scan.entities[entity]) == ("part", "mag") else _OTHER[entity]
+
+
+def _not_there(root: Path, scans: Iterable[_Scan]) -> Iterator[str]:
+    for scan in scans:
+        if not (root / scan.path).exists() and os.path.islink(root / scan.path):
+            yield f"{scan.path} is a link to a file that is not there; with DataLad or git-annex, get its content first"
+
+
+def _chosen(
+    scans: list[_Scan], runs: str, names: dict[str, str] | None
+) -> tuple[list[_Scan], list[tuple[str, str, str, str]]]:
+    """One scan of a modality and session, or all its runs; and the others with reasons."""
+    groups: dict[tuple[str, str, str], list[_Scan]] = {}
+    left_out = []
+    for scan in scans:
+        if names is not None and scan.modality not in names:
+            left_out.append((*scan[:2], scan.path, f"{scan.modality} is not asked for"))
+        else:
+            renamed = scan._replace(modality=(names or {}).get(scan.modality, scan.modality))
+            groups.setdefault(renamed[:3], []).append(renamed)
+    kept: list[_Scan] = []
+    for several in groups.values():
+        plainest = min(map(_variant, several))
+        alike = [scan for scan in sorted(several, key=_run) if _variant(scan) == plainest]
+        alike = [scan for place, scan in enumerate(alike) if place == 0 or scan.entities != alike[place - 1].entities]
+        taken = alike if runs == "all" else [alike[0 if runs == "first" else -1]]
+        kept += taken
+        left_out += [
+            (*scan[:2], scan.path, f"another {scan.modality} of this session; {taken[0].path} is used")
+            for scan in several
+            if scan not in taken
+        ]
+    return sorted(kept, key=lambda scan: (*scan[:3], _run(scan))), left_out
+
+
+def _variant(scan: _Scan) -> tuple[int, list[tuple[str, str]]]:
+    """What a scan is beside subject, session and run; fewer entities come first."""
+    rest = sorted(item for item in scan.entities.items() if item[0] not in ("sub", "ses", "run"))
+    return len(rest), rest
+
+
+def _run(scan: _Scan) -> tuple[int, str, bool]:
+    """Runs are numbered, run-2 before run-10; of the same image twice the packed one comes first."""
+    run = scan.entities.get("run", "")
+    return int(run) if run.isdigit() else 0, run, not scan.path.endswith(".gz")
+
+
+def _shortened(problems: Iterable[str]) -> list[str]:
+    listed = list(problems)
+    rest = len(listed) - MOST_LISTED
+    return listed[:MOST_LISTED] + ([f"… and {rest} more like this"] if rest > 0 else [])

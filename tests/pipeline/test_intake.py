@@ -1,0 +1,59 @@
+"""BIDS in and out through the command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.artifacts import CohortTables, VolumeSet, write_json
+from pipeline.intake import main
+
+AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
+
+
+def test_a_bids_data_set_becomes_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data set"
+    for name in ("sub-01/anat/sub-01_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-02_T2w.nii.gz"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    (root / "participants.tsv").write_text("participant_id\tdiagnosis\nsub-01\tCN\nsub-02\tAD\n")
+    manifest = tmp_path / "manifest.csv"
+    assert main(["bids", str(root), str(manifest), "--name", "T1w=MRI"]) == 0
+    table = pd.read_csv(manifest)
+    assert table[["subject", "modality", "diagnosis"]].to_numpy().tolist() == [
+        ["sub-01", "MRI", "CN"],
+        ["sub-02", "MRI", "AD"],
+    ]
+    assert all(Path(path).exists() for path in table["path"])
+    assert "2 scans" in capsys.readouterr().out
+    assert main(["bids", str(root), str(manifest), "--name", "T1w"]) == 2
+    assert "expected words such as T1w=MRI" in capsys.readouterr().err
+
+
+def test_preprocessed_scans_become_derivatives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables, volumes = CohortTables(tmp_path / "run" / "cohort"), VolumeSet(tmp_path / "run" / "preprocess")
+    row = {"scan": "p1_MRI", "subject": "p1", "session": "", "observation": "p1", "modality": "MRI", "kind": "volume"}
+    row |= {"skull_strip": "True", "path": "x", "label": "CN", "sha256": ""}
+    tables.save(pd.DataFrame([row]), ("CN", "AD"))
+    out = tmp_path / "derivatives"
+    words = ["derivatives", str(tmp_path / "run"), str(out), "--kind", "MRI=T1w"]
+    assert main(words) == 2
+    assert "not finished" in capsys.readouterr().err
+    mask = np.zeros((8, 8, 8), dtype=bool)
+    mask[2:6, 2:6, 2:6] = True
+    volumes.save_volume("p1_MRI", mask.astype(np.float32), mask, AFFINE, b"")
+    volumes.finish("p1_MRI", "", {})
+    made_from = {"settings": {"spacing_mm": 2.0}}
+    write_json(
+        volumes.folder / "manifest.json", {"scans": {"p1_MRI": "x"}, "made_from": made_from, "git_commit": "abc"}
+    )
+    assert main(words) == 0
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert "sub-p1/anat/sub-p1_desc-preproc_T1w.nii.gz" in found
+    assert "sub-p1/anat/sub-p1_desc-brain_mask.nii.gz" in found
+    assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    assert main(words) == 2
+    assert "is there already" in capsys.readouterr().err
