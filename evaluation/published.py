@@ -16,6 +16,8 @@ PAPER = "Chaptoukaev et al. 2024, arXiv 2407.20768"
 COMPLETE, HALF_PET, HALF_MRI = "complete", "100% MRI + 50% PET", "100% PET + 50% MRI"
 """Names of the scenarios. BreakHis has one, `COMPLETE`: whatever pictures a patient has."""
 
+AS_IT_IS = "as it is"
+
 _METRICS = ("accuracy", "auc_rounded", "f1", "precision", "recall")
 _SOURCES = {
     "ADNI": ("table 1", 300, "300 subjects (165 CN, 135 AD), 3 repeats"),
@@ -79,10 +81,10 @@ def published_beside(cohort: str | None, scenarios: list[str]) -> pd.DataFrame |
 
     Args:
         cohort: "ADNI", "BreakHis" or None for none.
-        scenarios: names of ours; the one of BreakHis, where everybody has what they have, is called like our last.
+        scenarios: names of ours; the one of BreakHis, where everybody has what they have, is our `AS_IT_IS`.
     """
     if cohort == "ADNI":
         return published_rows("ADNI")
-    if cohort == "BreakHis":
-        return published_rows("BreakHis").assign(scenario=scenarios[-1])
+    if cohort == "BreakHis" and AS_IT_IS in scenarios:
+        return published_rows("BreakHis").assign(scenario=AS_IT_IS)
     return None

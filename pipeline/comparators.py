@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -41,7 +41,9 @@ class BaselinesConfig(FitConfig):
         description="complete: subjects with every modality; missing: those, with each modality hidden in turn; "
         "as_it_is: whatever each subject has",
     )
-    rates: tuple[float, ...] = Field(default=(0.5,), description="shares hidden in training and test, for missing")
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.5,), description="shares hidden in training and test, for missing"
+    )
     curve_rates: tuple[float, ...] = Field(
         default=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
         description="shares hidden in the test part of the complete scenario; one trained model serves all",
@@ -63,8 +65,8 @@ class BaselinesConfig(FitConfig):
     @field_validator("rates", "curve_rates")
     @classmethod
     def _shares(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0 <= rate < 1 for rate in rates):
-            raise ValueError(f"{rates}: expected shares from 0 up to (not including) 1")
+        if any(not 0 <= rate < 1 for rate in rates) or len(set(rates)) < len(rates):
+            raise ValueError(f"{rates}: expected different shares from 0 up to (not including) 1")
         return rates
 
 
@@ -251,7 +253,7 @@ def _curve(
 
     tested = drawn.scans[drawn.scans["part"] == "test"]
     frames = []
-    for modality in modalities if len(modalities) > 1 else ():
+    for modality in modalities if len(modalities) > 1 and len(tested) else ():
         for rate in rates:
             available, _ = hide_scans(tested, {modality: rate}, seed)
             gone = set(available.loc[~available["available"], "scan"])

@@ -50,11 +50,12 @@ def write_tables(
     from evaluation.published import published_beside
 
     found = _collected(out, keys, scenarios, names, repeats)
-    if found.predictions.empty:
+    if found.predictions.empty or found.predictions["p_0"].isna().all():
         reasons = "; ".join(f"{name} ({scenario}): {why}" for (scenario, name), why in found.reasons.items())
         raise InputError(f"no comparator could be fitted: {reasons}")
     options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
-    reference = "HyperMM" if "HyperMM" in set(found.predictions["method"]) else found.predictions["method"].iloc[0]
+    able = found.predictions.loc[found.predictions["p_0"].notna(), "method"]
+    reference = "HyperMM" if "HyperMM" in set(able) else able.iloc[0]
     table = comparison_table(
         found.predictions, reference=reference, costs=found.costs, reasons=found.reasons, **options
     )
@@ -66,6 +67,8 @@ def write_tables(
         (out.folder / "robustness.csv").unlink(missing_ok=True)
     if len(found.quality):
         out.save_table("imputation_quality.csv", found.quality)
+    else:
+        (out.folder / "imputation_quality.csv").unlink(missing_ok=True)
     published = published_beside(config.published, [scenario.name for scenario in scenarios])
     title = cohort_words(found.predictions, classes)
     page = comparison_markdown(table, published, cohort=title, reference=reference)
@@ -133,7 +136,8 @@ def _collected(
                     reasons[scenario.name, name] = f"repeat {repeat}: {record['reason']}"
                     continue
                 where = {"scenario": scenario.name, "method": name}
-                predictions.append(out.read(place, "predictions.csv").assign(**where))  # type: ignore[union-attr]
+                if (made := out.read(place, "predictions.csv")) is not None:  # None: nobody was tested
+                    predictions.append(made.assign(**where))
                 for kind, found in (("curve.csv", curves), ("quality.csv", quality)):
                     if (frame := out.read(place, kind)) is not None:
                         found.append(frame.assign(**where, repeat=repeat))

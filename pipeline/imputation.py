@@ -351,5 +351,9 @@ def _names_of(drawn: Drawn, observation: int, modality: int) -> list[str]:
 
 
 def _scan(volumes: VolumeSet, scan: str) -> Scan:
+    from baselines.sample import CannotFit
+
+    if (volumes.record(scan) or {}).get("kind") == "image":
+        raise CannotFit(f"{scan} is a picture; pix2pix and cycleGAN translate volumes")
     volume, mask, affine = volumes.load_placed(scan)
     return Scan(volume, mask, affine)

@@ -14,7 +14,7 @@ from pipeline.artifacts import BlockSet, CohortTables, ComparisonSet, SplitTable
 from pipeline.comparators import BaselinesConfig, Comparators
 from pipeline.comparison_tables import write_tables
 from pipeline.repeats import repeats_of, usable_scans
-from pipeline.runtime import InputError, Runtime
+from pipeline.runtime import Refused, Runtime
 from pipeline.scenarios import scans_in, scenarios_of
 from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
@@ -46,10 +46,10 @@ def baselines(
     }
     scenarios = scenarios_of(config.scenarios, config.rates, modalities)
     for scenario in scenarios:
-        left, _ = scans_in(scenario, next(iter(usable.values())), config.seed)
-        if left.empty:
-            raise InputError(
-                f"scenario {scenario.name!r}: no subject has every modality; set baselines.scenarios to [as_it_is]"
+        left = [scans_in(scenario, each, config.seed)[0] for each in usable.values()]
+        if not any((scans["part"] == "test").any() for scans in left):
+            raise Refused(
+                f"scenario {scenario.name!r}: no test subject has every modality; set baselines.scenarios to [as_it_is]"
             )
     # Methods that are not asked for now keep their rows, if they were fitted on the same data with the same settings.
     methods = chosen_methods(KEYS, modalities, pictures=pictures)
