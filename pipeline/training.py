@@ -20,7 +20,7 @@ class FitConfig(BaseModel):
 
     epochs: int = Field(default=100, ge=1, description="at most")
     patience: int = Field(default=10, ge=1, description="epochs without a lower validation loss before stopping")
-    batch_size: int = Field(default=16, ge=1, description="scans (pretrain) or observations (classify) a step")
+    batch_size: int = Field(default=16, ge=1, description="scans or observations a step")
     learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="of Adam")
     weight_decay: float = Field(default=5e-4, ge=0, description="of Adam, as in the authors' code")
     seed: int = Field(default=0, ge=0, description="of weights, order and draws; each repeat adds its number")

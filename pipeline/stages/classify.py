@@ -39,7 +39,7 @@ class ClassifyConfig(TrainingConfig):
     modality_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="chance that a training scan is left out of its set, never the last"
     )
-    learning_rate: float = Field(default=3e-5, gt=0, lt=1, description="of Adam")
+    batch_size: int = Field(default=4, ge=1, description="observations a step")
     bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
 
 
