@@ -79,8 +79,8 @@ def epochs() -> dict[str, Any]:
         f"step 1, seconds an epoch over {SCANS} scans, batch 1": step_one(1, SCANS, 1),
         f"step 1, seconds an epoch over {SCANS} scans, batch 64": step_one(64, SCANS, 3),
         f"step 2, seconds an epoch over {SUBJECTS} subjects, batch {two}, ρ linear": step_two(two, SUBJECTS, 5, ()),
-        f"step 2, seconds an epoch over {SUBJECTS} subjects, batch {two}, ρ [512, 128]": step_two(
-            two, SUBJECTS, 5, (512, 128)
+        f"step 2, seconds an epoch over {SUBJECTS} subjects, batch 16, ρ [512, 128]": step_two(
+            16, SUBJECTS, 5, (512, 128)
         ),
         f"step 2, seconds an epoch over {SUBJECTS} subjects, batch 1, ρ [512, 128]": step_two(
             1, SUBJECTS, 2, (512, 128)
@@ -89,7 +89,7 @@ def epochs() -> dict[str, Any]:
 
 
 def curves(workspace: Path, out: Path) -> dict[str, Any]:
-    """Validation losses of both steps on the cached blocks of a finished run, at batch 1 and at the default.
+    """Validation losses of both steps on the cached blocks of a finished run, at batch 1 and at the defaults.
 
     The pretrain and classify stages are run twice in copies of the workspace; a figure shows both.
     """
@@ -108,11 +108,12 @@ def curves(workspace: Path, out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     with tempfile.TemporaryDirectory() as folder:
-        for batch, style in ((1, ":"), (PretrainConfig().batch_size, "-")):
-            copy = Path(folder) / f"batch-{batch}"
+        usual = PretrainConfig().batch_size, ClassifyConfig().batch_size
+        for (one, two), style in (((1, 1), ":"), (usual, "-")):
+            copy, batch = Path(folder) / f"batch-{one}-{two}", f"{one} and {two}"
             shutil.copytree(workspace, copy, ignore=shutil.ignore_patterns("pretrain", "classify", "report", ".lock"))
             words = ["--config", str(copy / "settings.yaml"), "--workspace", str(copy), "--stages", "pretrain,classify"]
-            words += ["--pretrain.batch_size", str(batch), "--classify.batch_size", str(batch), "--quiet"]
+            words += ["--pretrain.batch_size", str(one), "--classify.batch_size", str(two), "--quiet"]
             subprocess.run([sys.executable, "run_pipeline.py", *words], cwd=REPOSITORY, check=True, capture_output=True)
             for axis, stage in zip(axes, ("pretrain", "classify"), strict=True):
                 losses = []
