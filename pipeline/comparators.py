@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -191,6 +192,10 @@ class Comparators:
 
         self._task(place, task, f"{scenario.name}, {TRANSLATIONS[key]}, repeat {repeat}", fit)
 
+    def _named(self, words: str) -> str:
+        """Names of modalities for their numbers, which is all that comparators know."""
+        return re.sub(r"\bmodality (\d+)\b", lambda found: self.modalities[int(found[1])], words)
+
     def _task(
         self, place: Path, key: str, words: str, fit: "Callable[[], tuple[dict[str, pd.DataFrame], dict[str, Any]]]"
     ) -> None:
@@ -202,8 +207,8 @@ class Comparators:
             with _peak_memory(self.runtime) as peak:
                 tables, facts = fit()
         except CannotFit as error:
-            log.warning("baselines: %s: %s", words, error)
-            self.out.finish(place, key, {}, {"reason": str(error)})
+            log.warning("baselines: %s: %s", words, self._named(str(error)))
+            self.out.finish(place, key, {}, {"reason": self._named(str(error))})
         except InputError:
             raise
         except Exception as error:
@@ -215,7 +220,7 @@ class Comparators:
             self.runtime.results.setdefault("failures", []).append(failure)
         else:
             for note in facts["notes"]:
-                self.runtime.note(f"{words}: {note}")
+                self.runtime.note(f"{words}: {self._named(note)}")
             self.out.finish(place, key, tables, facts | {"peak_memory_mb": peak["mb"]})
 
 
