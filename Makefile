@@ -1,6 +1,6 @@
 # make demo   install, then the demo cohort from scans to a tested classifier and a report
 # make test   install, then all tests
-# make bench  every benchmark, about 25 minutes; ARGS=--quick tries them out
+# make bench  every benchmark; ARGS=--quick tries them out
 # make lint   style, types and who may import whom
 
 PYTHON ?= python3

@@ -78,7 +78,7 @@ def main() -> None:
     models.backbone.load_backbone = _stand_in  # type: ignore[assignment]
     code = run(sys.argv[1:])
     if code:
-        sys.exit(code)
+        raise SystemExit(code)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
 

@@ -12,7 +12,6 @@ from cohort.breakhis import PUBLISHED_PATIENTS, breakhis_manifest
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest
 from cohort.splits import SplitConfig, make_splits, subjects_of
 
-REAL = Path("/work/shared/data/breakhis-mini")
 SLIDES = [
     "B_A-14-22549AB", "B_A-14-22549CD", "B_F-14-25197", "B_TA-14-16184", "B_PT-14-21998AB",
     "M_DC-14-13412", "M_LC-14-13412", "M_PC-14-15704", "M_DC-14-2773", "M_MC-14-10147",
@@ -139,13 +138,3 @@ def test_balanced_depends_on_the_seed_and_on_nothing_else():
 def test_balanced_refuses_what_is_not_there(balanced: tuple[int, int], said: str):
     with pytest.raises(ValueError, match=said):
         breakhis_manifest(many(10, 30), balanced=balanced)
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"there is no folder {REAL}")
-def test_real_names_are_read():
-    names = [path.name for path in REAL.glob("*.png")]
-    found = breakhis_manifest(REAL.iterdir())
-    assert len(found.scans) == len(names) > 0
-    assert found.scans.groupby("tumour")["tumour_type"].agg(set).to_dict() == {
-        "benign": {"A", "F", "PT", "TA"}, "malignant": {"DC", "LC", "MC", "PC"}
-    }  # fmt: skip
