@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.sample import CannotFit, Fitted, Sample, Training
-from models.fit import Loss, fit
+from models.fit import History, Loss, fit
 
 BATCH = 64  # blocks a pass in prediction
 
@@ -268,14 +268,14 @@ def ordered_batches(groups: list[Tensor], size: int, generator: torch.Generator)
 
 def run_fit(
     network: nn.Module, loss: Loss, *, train: Tensor, validation: Tensor, training: Training, batch_size: int
-) -> None:
+) -> History:
     """Call the one fit loop.
 
     Raises:
         CannotFit: the loss diverged.
     """
     try:
-        fit(
+        return fit(
             network,
             loss,
             train=train,

@@ -4,15 +4,15 @@ Source: Wang et al., CVPR 2023, "Multi-modal Learning with Missing Modality via 
 and the authors' code (github.com/billhhh/ShaSpec), which is for segmentation; here for classes, on blocks.
 """
 
-from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.cnn import count_parameters, run_fit
 from baselines.sample import CannotFit, Fitted, Sample, Training
-from models.fit import History, fit
+from baselines.subsets import FittedOnSubsets
 
 
 class ShaSpec(nn.Module):
@@ -125,32 +125,6 @@ def hide_some(there: Tensor, share: float, generator: torch.Generator) -> Tensor
     return there & (untouched | (place < kept))
 
 
-@dataclass
-class FittedShaSpec:
-    """A trained ShaSpec. It takes any observation with a scan of a modality it has learnt.
-
-    Attributes:
-        network: the network, with the weights of its best validation epoch.
-        learnt: modalities that training observations had, (M,), bool; scans of others are left aside.
-        history: of the training.
-        parameters: trained numbers, the domain classifier included.
-    """
-
-    network: ShaSpec
-    learnt: Tensor
-    history: History
-    parameters: int
-
-    @torch.no_grad()
-    def probabilities(self, sample: Sample) -> Tensor:
-        """Class probabilities, (B, K), float64; NaN for an observation without a scan to go by."""
-        grid, there = sample.grid(), sample.there & self.learnt
-        out = grid.new_full((len(there), sample.classes), torch.nan, dtype=torch.float64)
-        for rows in there.any(1).nonzero().squeeze(1).split(64):
-            out[rows] = self.network(grid[rows], there[rows])[0].double().softmax(1)
-        return out
-
-
 def fit_shaspec(
     sample: Sample,
     training: Training,
@@ -206,6 +180,9 @@ def fit_shaspec(
             "domain": beta * domain.sum() / len(batch),
         }
 
-    history = fit(network, loss, train=train, validation=validation, **asdict(training))
-    parameters = sum(weight.numel() for weight in network.parameters())
-    return FittedShaSpec(network=network, learnt=learnt, history=history, parameters=parameters)
+    history = run_fit(
+        network, loss, train=train, validation=validation, training=training, batch_size=training.batch_size
+    )
+    return FittedOnSubsets(
+        network, lambda grid, there: network(grid, there)[0], learnt, history, count_parameters(network)
+    )

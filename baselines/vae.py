@@ -5,14 +5,13 @@ authors' code (github.com/mhw32/multimodal-vae-public). HyperMM compares with su
 classification", and does not say how.
 """
 
-from dataclasses import asdict, dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.cnn import count_parameters, run_fit
 from baselines.sample import CannotFit, Fitted, Sample, Training
-from models.fit import History, fit
+from baselines.subsets import FittedOnSubsets
 
 
 def product_of_experts(mu: Tensor, logvar: Tensor, there: Tensor, *, prior: bool = True) -> tuple[Tensor, Tensor]:
@@ -172,32 +171,6 @@ class MultiVae(nn.Module):
         return errors
 
 
-@dataclass
-class FittedMultiVae:
-    """A trained Multi-VAE. It takes any observation with a scan of a modality it has learnt.
-
-    Attributes:
-        network: the network, with the weights of its best validation epoch.
-        learnt: modalities that training observations had, (M,), bool; scans of others are left aside.
-        history: of the training.
-        parameters: trained numbers, decoders included.
-    """
-
-    network: MultiVae
-    learnt: Tensor
-    history: History
-    parameters: int
-
-    @torch.no_grad()
-    def probabilities(self, sample: Sample) -> Tensor:
-        """Class probabilities at the mean of the joint latent, (B, K), float64; NaN without a scan to go by."""
-        grid, there = sample.grid(), sample.there & self.learnt
-        out = grid.new_full((len(there), sample.classes), torch.nan, dtype=torch.float64)
-        for rows in there.any(1).nonzero().squeeze(1).split(64):
-            out[rows] = self.network(grid[rows], there[rows]).double().softmax(1)
-        return out
-
-
 def fit_multi_vae(
     sample: Sample,
     training: Training,
@@ -258,6 +231,7 @@ def fit_multi_vae(
             "ce": (share * ce).sum(),
         }
 
-    history = fit(network, loss, train=train, validation=validation, **asdict(training))
-    parameters = sum(weight.numel() for weight in network.parameters())
-    return FittedMultiVae(network=network, learnt=learnt, history=history, parameters=parameters)
+    history = run_fit(
+        network, loss, train=train, validation=validation, training=training, batch_size=training.batch_size
+    )
+    return FittedOnSubsets(network, network, learnt, history, count_parameters(network))
