@@ -1,6 +1,6 @@
 """CNNs on blocks: against NumPy, on planted signals, and what they refuse."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -22,18 +22,11 @@ from baselines.cnn import (
 from baselines.sample import CannotFit, Sample, Training
 from models.extractor import PretrainNetwork, UniversalExtractor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Planted = Callable[..., Sample]
 SHAPE = (8, 3, 3)
 TRAINING = Training(epochs=8, learning_rate=1e-3)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Layers this small only wait for each other on several cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _uni(sample: Sample, training: Training) -> object:

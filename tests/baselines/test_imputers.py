@@ -1,6 +1,6 @@
 """Imputers against brute force and scikit-learn; what they learn never depends on who is tested."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -27,18 +27,11 @@ from baselines.imputers import (
 )
 from baselines.sample import CannotFit, Sample, Training
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Planted = Callable[..., Sample]
 SHAPE = (4, 2, 2)
 TRAINING = Training(epochs=8, learning_rate=1e-3)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Layers this small only wait for each other on several cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """pix2pix and cycleGAN: steps written out by hand, learning by heart, kill and resume, the image pool."""
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import safetensors.torch
@@ -14,18 +13,11 @@ from baselines.translation.networks import UNet
 from baselines.translation.pix2pix import Pix2Pix, Pix2PixSettings
 from baselines.translation.training import SHOWN, Epoch, Trainer, to_signed, translate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SIZE = 32
 SMALL = {"width": 4, "discriminator_layers": 2}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Layers this small only wait for each other on several cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _pairs(count: int = 2, size: int = SIZE) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The one fit loop: a reference Adam, the best epoch, early stopping, seeds, and networks that can learn."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,19 +13,12 @@ from models.extractor import PretrainNetwork, UniversalExtractor
 from models.fit import evaluate, fit
 from models.set_classifier import SetClassifier
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NONE = torch.zeros(0, dtype=torch.int64)
 SETTINGS = {
     "epochs": 5, "batch_size": 4, "learning_rate": 1e-2, "weight_decay": 0.0, "patience": 10, "seed": 0,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Layers this small only wait for each other on several cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _regression(seed: int = 0, items: int = 12) -> tuple[nn.Linear, Callable, np.ndarray, np.ndarray]:

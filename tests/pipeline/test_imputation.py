@@ -1,6 +1,6 @@
 """Whole scans imputed by pix2pix and cycleGAN: what is written, from whom it was learnt, killed and taken up again."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from torch import Tensor
 from baselines.sample import CannotFit, Sample
 from pipeline.artifacts import VolumeSet
 from pipeline.imputation import GanConfig, Imputed, Kind, impute, imputed_path
+from pipeline.provenance import file_sha256
 from pipeline.scenarios import Drawn
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 MODALITIES = ("MRI", "PET")
@@ -40,15 +43,6 @@ SMALL = GanConfig(
     batch_size=4,
 )  # fmt: skip
 KINDS = pytest.mark.parametrize("kind", ["pix2pix", "cyclegan"])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Layers this small only wait for each other on several cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def head(subject: str, modality: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:
@@ -147,9 +141,9 @@ def done(request: pytest.FixtureRequest, volumes: VolumeSet, tmp_path_factory: p
     return Done(request.param, place, run(request.param, volumes, place))
 
 
-def contents(place: Path) -> dict[str, bytes]:
-    """Path → bytes of all files."""
-    return {str(p.relative_to(place)): p.read_bytes() for p in sorted(place.rglob("*")) if p.is_file()}
+def contents(place: Path) -> dict[str, str]:
+    """Path → hash of all files."""
+    return {str(p.relative_to(place)): file_sha256(p) for p in sorted(place.rglob("*")) if p.is_file()}
 
 
 def test_every_missing_scan_and_no_other_is_imputed(done: Done) -> None:
@@ -274,7 +268,7 @@ def test_test_subjects_have_no_influence_on_what_is_trained(kind: Kind, tmp_path
         "hidden": HIDDEN.values(),
         "train": ("a_PET",),
     }
-    found: dict[str, dict[str, bytes]] = {}
+    found: dict[str, dict[str, str]] = {}
     for name, changed in changes.items():
         cohort = VolumeSet(tmp_path / name / "preprocess")
         fill(cohort, changed)

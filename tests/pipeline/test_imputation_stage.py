@@ -13,6 +13,7 @@ from test_imputation import MODALITIES, SPACING_MM, block_of, fill
 from pipeline.artifacts import BlockSet, CohortTables, ComparisonSet, SplitTables, VolumeSet, read_json, write_json
 from pipeline.comparators import BaselinesConfig
 from pipeline.imputation import GanConfig
+from pipeline.provenance import file_sha256
 from pipeline.runtime import Runtime
 from pipeline.stages import baselines as module
 from pipeline.stages.baselines import baselines
@@ -112,9 +113,9 @@ def test_what_was_imputed_is_shown_until_it_would_be_imputed_otherwise(compare: 
     assert contents(out) == before
 
 
-def contents(out: ComparisonSet) -> dict[str, bytes]:
-    """File → bytes of what stands over all comparators."""
-    return {path.name: path.read_bytes() for path in out.folder.iterdir() if path.is_file()}
+def contents(out: ComparisonSet) -> dict[str, str]:
+    """File → hash of what stands over all comparators."""
+    return {path.name: file_sha256(path) for path in out.folder.iterdir() if path.is_file()}
 
 
 def times(out: ComparisonSet) -> dict[Path, int]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from pipeline.provenance import REPOSITORY, file_sha256
+
 TIME_STAMPED = ("manifest.json", "record.json", "report.html", "settings.yaml", ".lock")
 FIRST_TRACE = {  # what shows that a stage is in the middle of its work
     "preprocess": "*/record.json",
@@ -39,9 +40,9 @@ def finish(process: subprocess.Popen[bytes]) -> int:
     return process.returncode
 
 
-def contents(workspace: Path) -> dict[str, bytes]:
+def contents(workspace: Path) -> dict[str, str]:
     files = (p for p in workspace.rglob("*") if p.is_file() and "logs" not in p.parts)
-    return {str(p.relative_to(workspace)): p.read_bytes() for p in files if p.name not in TIME_STAMPED}
+    return {str(p.relative_to(workspace)): file_sha256(p) for p in files if p.name not in TIME_STAMPED}
 
 
 def stop_within(process: subprocess.Popen[bytes], stage_folder: Path, trace: str, how: signal.Signals) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.provenance import file_sha256
 from pipeline.rows import Rows
 from run_pipeline import main
 
@@ -17,7 +18,7 @@ def test_streamed_and_held_blocks_give_the_same_bytes(
     assert main(["--config", str(config), "--workspace", str(held), "--quiet"]) == 0
     names = ["pretrain/repeat-1/weights.safetensors", "classify/repeat-1/weights.safetensors"]
     names += ["classify/predictions.csv", "classify/subsets.csv"]
-    before = {name: (held / name).read_bytes() for name in names}
+    before = {name: file_sha256(held / name) for name in names}
     files = []
     filled = Rows.__init__
 
@@ -30,4 +31,4 @@ def test_streamed_and_held_blocks_give_the_same_bytes(
     assert main(["--config", str(config), "--workspace", str(held), "--stages", "classify", *words]) == 0
     assert files
     assert all(file is not None for file in files)
-    assert {name: (held / name).read_bytes() for name in names} == before
+    assert {name: file_sha256(held / name) for name in names} == before
