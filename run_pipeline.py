@@ -2,14 +2,15 @@
 """The command line: read the config, print the plan, run it."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.scheduler import Step
+    from pipeline.settings import Settings
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
@@ -17,8 +18,9 @@ os.environ.setdefault(
 HERE = Path(__file__).resolve().parent
 STAGE_NAMES = (
     "phantoms", "biopsies", "cohort", "split", "preprocess", "features", "pretrain", "classify", "baselines", "report",
+    "export", "predict",
 )  # fmt: skip
-ONLY_IF_NAMED = ("baselines",)  # long, and nothing needs it
+ONLY_IF_NAMED = ("baselines", "export", "predict")  # nothing needs them
 PAPER_PROTOCOL = {
     "pretrain.batch_size": "1", "pretrain.learning_rate": "1e-4", "pretrain.weight_decay": "5e-4",
     "pretrain.block_scale": "none", "pretrain.initialisation": "default", "pretrain.losses": "both",
@@ -26,7 +28,6 @@ PAPER_PROTOCOL = {
     "classify.hidden": "[512, 128]", "classify.aggregate": "mean",
 }  # fmt: skip
 DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-MOST_ROWS = 16  # subsets of modalities shown on the terminal; beyond, single ones and all
 EXAMPLES = """\
 examples:
   python run_pipeline.py --stages preprocess,pretrain,classify
@@ -37,6 +38,10 @@ examples:
       what would run after a change of settings, and why
   python run_pipeline.py --stages baselines,report --only hypermm,multi_cnn
       other methods on the same patients and splits, compared on one page
+  python run_pipeline.py --config configs/adni.yaml --cohort my_cohort.csv --doctor
+      whether this machine is ready for such a run, and what to mend
+  python run_pipeline.py --model runs/mine/export/bundle --cohort tonight.csv --workspace runs/tonight
+      answers for new patients, from whatever scans each has
 
 any setting can be given as --section.name VALUE, or in the environment as HYPERMM_SECTION__NAME;
 command line beats environment beats config file; --help-settings lists them all
@@ -58,15 +63,21 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = options.add_argument
-    add("--stages", metavar="A,B,…", help=f"which stages, of {','.join(STAGE_NAMES)}; default all but baselines")
-    add("--config", type=Path, metavar="FILE", default=HERE / "configs" / "demo.yaml", help="default configs/demo.yaml")
+    usual = f"default all but {', '.join(ONLY_IF_NAMED)}"
+    add("--stages", metavar="A,B,…", help=f"which stages, of {','.join(STAGE_NAMES)}; {usual}")
+    add("--config", type=Path, metavar="FILE", help="default configs/demo.yaml; with --model the settings in the model")
     add(
         "--cohort",
         metavar="CSV",
         help="manifest, one row a scan; with cohort.layout breakhis a folder",
     )
+    add("--model", type=Path, metavar="DIR", help="answer for the patients of --cohort with an exported model")
     add("--workspace", type=Path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
     add("--device", default="auto", help="auto (a GPU when there is one), cpu, cuda, cuda:1, mps")
+    add("--executor", choices=("local", "dask", "slurm"), help="where scans are done; default local: in this process")
+    add("--workers", metavar="N", help="Dask processes here, or Slurm jobs; default one per GPU, else per four cores")
+    add("--worker-memory", metavar="8GB", help="of one worker; default an equal share of the machine's, Slurm 16GB")
+    add("--scheduler", metavar="tcp://…", help="Dask workers that are running already (with --executor dask)")
     add("--limit", type=int, metavar="N", help="only N subjects (at least 6), for a quick look, in DIR-limit-N")
     add("--force", metavar="A,B,…", default="", help="run these stages though they are up to date")
     add("--new-splits", action="store_true", help="throw the frozen splits of this workspace away and deal anew")
@@ -78,6 +89,9 @@ def parser() -> argparse.ArgumentParser:
     add("--explain", action="store_true", help="print the plan with every reason and stop")
     add("--quiet", action="store_true", help="only the plan, warnings and results")
     add("--help-settings", action="store_true", help="list all settings and stop")
+    add("--doctor", action="store_true", help="check this machine for such a run, a line a check, and stop")
+    add("--fetch-weights", type=Path, metavar="DIR", help="with internet: bring all weights files into DIR, and stop")
+    add("--weights-from", type=Path, metavar="DIR", help="without internet: take the weights from such a DIR")
     return options
 
 
@@ -111,6 +125,11 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         settings = PAPER_PROTOCOL | settings
     if known.cohort is not None:
         settings["cohort.manifest"] = str(Path(known.cohort).resolve())
+    if known.model is not None:
+        settings["predict.model"] = str(known.model.resolve())
+    for option, key in (("executor", "kind"), ("workers",) * 2, ("worker_memory",) * 2, ("scheduler",) * 2):
+        if (value := getattr(known, option)) is not None:
+            settings[f"executor.{key}"] = value
     if known.limit is not None:
         settings["cohort.limit"] = str(known.limit)
     return known, settings
@@ -144,6 +163,11 @@ def main(words: Sequence[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        if not (told := explained(error)):
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
         return INTERRUPTED
@@ -153,134 +177,143 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Load settings, plan, run, sum up."""
     import contextlib
 
-    from pipeline import journal, settings
+    if options.doctor:  # before anything is imported that may be missing
+        return consult_doctor(options, overrides)
+    from pipeline import disk, journal, settings, terminal, tracking
     from pipeline.artifacts import ArtifactError
-    from pipeline.runtime import DISK_FULL, NOT_ALLOWED, InputError
+    from pipeline.executors import clusters, handout
+    from pipeline.runtime import DISK_FULL, InputError
+    from pipeline.stages import predict
 
     if options.help_settings:
         print(settings.describe_settings())
         return DONE
-    config = settings.load_settings(options.config, overrides)
-    usual = [name for name in STAGE_NAMES if name not in ONLY_IF_NAMED]
+    config = load(options, overrides)
+    if options.fetch_weights is not None:
+        return fetch_weights(options.fetch_weights, config.features.backbone)
+    usual = ["predict"] if options.model else [name for name in STAGE_NAMES if name not in ONLY_IF_NAMED]
     requested = usual if options.stages is None else stage_list(options.stages, "--stages")
     if not requested:
         raise InputError(f"--stages names no stage. Stages: {', '.join(STAGE_NAMES)}")
     forced = stage_list(options.force, "--force") + (["split"] if options.new_splits else [])
     requested += [name for name in forced if name not in requested]
-    workspace = (options.workspace or Path("runs") / config.name).resolve()
-    if options.limit is not None:  # the splits of a few must not become those of all
-        workspace = workspace.with_name(f"{workspace.name}-limit-{options.limit}")
+    workspace = place_of(options, config.name)
+    disk.check_path(workspace)
+    tracking.ready(config.tracking)
+    if "predict" in requested:
+        predict.check_settings(config)
 
     from pipeline import scheduler
 
     dry = options.dry_run or options.explain
     if dry:
-        print_plan(scheduler.make_plan(requested, config, workspace, force=forced), explain=options.explain)
+        terminal.print_plan(scheduler.make_plan(requested, config, workspace, force=forced), explain=options.explain)
+        if config.executor.kind == "slurm":
+            print(f"\neach worker's job for Slurm:\n{clusters.slurm_script(config.executor, workspace)}")
         return DONE
     with scheduler.locked(workspace), journal.logging_to(workspace, quiet=options.quiet):
         if options.new_splits:
             scheduler.forget_splits(workspace)
         steps = scheduler.make_plan(requested, config, workspace, force=forced)
-        print_plan(steps)
+        terminal.print_plan(steps)
+        to_come = [step.stage.name for step in steps if step.state != "up to date"]
+        if short := disk.shortage(config, workspace, to_come):
+            journal.log.warning(short)
         before = scheduler.save_settings(config, workspace)
         try:
-            scheduler.check_device(steps, options.device)
-            scheduler.run_plan(steps, config, workspace, device=options.device, force=forced)
+            elsewhere = config.executor.kind == "slurm" or config.executor.scheduler is not None
+            scheduler.check_device(steps, options.device, elsewhere=elsewhere)
+            with handout.opened(config.executor, workspace, device=options.device) as executor:
+                scheduler.run_plan(steps, config, workspace, device=options.device, force=forced, executor=executor)
+            tracking.track(config.tracking, workspace)
         except (InputError, ArtifactError) as error:
             journal.log.debug("stopped", exc_info=error)
             scheduler.restore_settings(before, workspace)
             raise InputError(str(error)) from error
         except Exception as error:  # noqa: BLE001 - the last stop: what nobody foresaw is logged and named a bug
-            if isinstance(error, OSError) and error.errno in DISK_FULL:
-                raise InputError(f"the disk is full ({error}); free some space and run again") from error
-            if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
-                raise InputError(f"not allowed: {error}; mend the rights or name another --workspace") from error
+            if isinstance(error, OSError) and (told := explained(error)):
+                needed = f": {disk.when_full(config, workspace, to_come)}" if error.errno in DISK_FULL else ""
+                raise InputError(told + needed) from error
             journal.log.exception("a bug: please report it with this log, %s", journal.current_file(workspace))
             return BUG
         finally:
             failures, notes = scheduler.collect(workspace)
             with contextlib.suppress(OSError):  # the disk may be full
                 scheduler.write_failures(failures, workspace)
-    print_summary(steps, failures, notes, workspace)
+    terminal.print_summary(steps, failures, notes, workspace)
     return SOME_SCANS_FAILED if failures else DONE
 
 
-def print_plan(steps: "Sequence[Step]", *, explain: bool = False) -> None:
-    """One line a stage; with `explain`, every reason."""
-    print("plan:")
-    for step in steps:
-        reasons = step.reasons or ("nothing changed since it ran",)
-        shown = "; ".join(reasons) if not explain else ("\n" + " " * 25).join(reasons)
-        print(f"  {step.stage.name:<11} {step.state:<11} {shown}")
+def explained(error: OSError) -> str:
+    """What to say of an error that is no bug; "" if it may be one."""
+    import errno
+
+    from pipeline.runtime import DISK_FULL, NOT_ALLOWED
+
+    if error.errno in DISK_FULL:
+        return f"the disk is full ({error}); free some space and run again"
+    if error.errno in NOT_ALLOWED:
+        return f"not allowed: {error}; mend the rights or name another --workspace"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"a path is too long for its disk, name a shorter one: {error.filename}"
+    return ""
 
 
-def print_summary(steps: "Sequence[Step]", failures: list[dict[str, str]], notes: list[str], workspace: Path) -> None:
-    """The table of test results, what failed, and where things are."""
-    from pipeline.artifacts import read_json
+def load(options: argparse.Namespace, overrides: dict[str, str]) -> "Settings":
+    """The settings of the config file or the model, environment and command line.
 
-    ran = {step.stage.name for step in steps}
-    metrics: dict[str, Any] | None = read_json(workspace / "classify" / "metrics.json") if "classify" in ran else None
-    if metrics:
-        print_metrics(metrics, workspace)
-    for note in notes:
-        print(f"note: {note}")
-    if failures:
-        print(f"{len(failures)} scans could not be used; see {workspace / 'failures.csv'}")
-        for failure in failures[:5]:
-            print(f"  {failure['stage']}: {failure['scan']}: {failure['reason']}")
-    if "report" in ran:
-        print(f"report: {workspace / 'report' / 'report.html'}")
-    print(f"workspace: {workspace}")
+    Raises:
+        InputError: they are wrong, or a folder named is not there.
+    """
+    from pipeline.runtime import InputError
+    from pipeline.settings import load_settings, settings_of_model
+
+    if options.model is not None and not options.model.is_dir():
+        raise InputError(f"there is no model {options.model}; --model takes the folder that --stages export made")
+    standard = HERE / "configs" / "demo.yaml" if options.model is None else settings_of_model(options.model)
+    config = load_settings(options.config or standard, overrides)
+    if options.weights_from is not None:
+        from pipeline.weights_folder import use_weights_from
+
+        config = use_weights_from(config, options.weights_from)
+    return config
 
 
-def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
-    """Test results as a table: all subjects, then every subset of modalities."""
-    import csv
+def place_of(options: argparse.Namespace, name: str) -> Path:
+    """The workspace: as typed, or by the name of the settings."""
+    workspace: Path = (options.workspace or Path("runs") / name).resolve()
+    if options.limit is not None:  # the splits of a few must not become those of all
+        workspace = workspace.with_name(f"{workspace.name}-limit-{options.limit}")
+    return workspace
 
-    from rich.console import Console
-    from rich.table import Table
 
-    def cell(mean: Any, std: Any, low: Any, high: Any) -> str:
-        if mean in (None, ""):
-            return "n/a"
-        spread = f" ± {float(std):.2f}" if std not in (None, "") else ""
-        interval = f" [{float(low):.2f}, {float(high):.2f}]" if low not in (None, "") else ""
-        return f"{float(mean):.2f}{spread}{interval}"
+def consult_doctor(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Print the doctor's findings; exit code 2 if a run cannot go well."""
+    from pipeline.doctor import Patient, examine
 
-    console = Console()
-    tested = f"test: {metrics['test_predictions']} predictions of {metrics['test_subjects']} subjects"
-    table = Table(
-        title=f"{tested}, {metrics['repeats']} repeats",
-        caption="mean ± std over repeats [95 % interval over subjects]",
-    )
-    table.add_column("metric")
-    columns = [("threshold_half", "threshold 0.5"), ("threshold_validation", "threshold from validation")]
-    columns = [(key, words) for key, words in columns if key in metrics]
-    for _, words in columns:
-        table.add_column(words)
-    for name in metrics["threshold_half"]:
-        values = [metrics[key][name] for key, _ in columns]
-        table.add_row(name, *(cell(v["mean"], v["std"], v["low"], v["high"]) for v in values))
-    console.print(table)
-    subsets = Table(
-        title="the same model on every subset of modalities, threshold 0.5",
-        caption="any: subjects with one of them; complete: the subjects with all, so rows compare",
-    )
-    for words in ("modalities", "subjects", "n", "AUC", "balanced accuracy"):
-        subsets.add_column(words)
-    with (workspace / "classify" / "subsets.csv").open(encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["threshold"] == "0.5"]
-    largest = max(row["modalities"].count("+") for row in rows)
-    for row in rows:
-        if len(rows) <= MOST_ROWS or row["modalities"].count("+") in (0, largest):
-            figures = [
-                cell(row[f"{m}_mean"], None, row[f"{m}_low"], row[f"{m}_high"]) for m in ("auc", "balanced_accuracy")
-            ]
-            subsets.add_row(row["modalities"], row["subjects"], row["n"], *figures)
-    console.print(subsets)
-    if subsets.row_count < len(rows):
-        print(f"{len(rows) - subsets.row_count} more subsets are in {workspace / 'classify' / 'subsets.csv'}")
+    failed = False
+    for finding in examine(Patient(lambda: load(options, overrides), lambda name: place_of(options, name),
+                                   options.device)):  # fmt: skip
+        print(finding, flush=True)
+        failed |= finding.status == "fail"
+    return BAD_INPUT if failed else DONE
+
+
+def fetch_weights(folder: Path, backbone: str) -> int:
+    """Fill a folder with all weights files, a line each; exit code 2 if one could not be had."""
+    from pipeline import weights_folder
+
+    whole = True
+    for ok, line in weights_folder.fetch_weights(folder, backbone):
+        print(f"{'ok' if ok else 'fail':<4}  {line}", flush=True)
+        whole &= ok
+    told = "copy it, and type --weights-from DIR there" if whole else "not whole; type the same again to go on"
+    print(f"weights: {folder.resolve()}; {told}")
+    return DONE if whole else BAD_INPUT
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # a terminal or a mail of cron without UTF-8 is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

@@ -11,10 +11,10 @@ import torch
 from benchmarks.bench_features import PASS, as_published, plain_loop
 from benchmarks.bench_training import step_one, step_two
 from benchmarks.common import finish, in_turns, options
+from devices.precision import half_precision
 from models.backbone import load_backbone, pool_slices
 from pipeline.stages.classify import ClassifyConfig
 from pipeline.stages.pretrain import PretrainConfig
-from preprocessing.skull_strip import half_precision
 
 SUBJECTS, MODALITIES, SLICES, EPOCHS, REPEATS = 300, 2, 90, 100, 3
 TRAINING, VALIDATION, TEST = 180, 30, 90

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -54,7 +55,10 @@ class CohortConfig(BaseModel):
         default=None,
         description="with layout breakhis: so many benign and malignant patients, as in the paper [24, 29]",
     )
-    label: str = Field(default="diagnosis", description="column that holds the class of a patient")
+    label: str | None = Field(
+        default="diagnosis",
+        description="column that holds the class of a patient; null: it is not known, for the stage predict",
+    )
     positive: Annotated[str, BeforeValidator(_as_written)] | None = Field(
         default=None, description="class counted as positive in binary metrics"
     )
@@ -136,25 +140,20 @@ def check_manifest(
     Returns:
         One row a scan in the order of the manifest, all str but `row`: `scan` (unique even where case is ignored, safe
         as a file name), `subject`, `session` (or ""), `observation` (subject or subject_session, unique), `modality`,
-        `kind`, `path` (absolute), `label`, the covariates present, `split` ("" or a part), `row` (int64).
+        `kind`, `path` (absolute), `label` ("" if config.label is None), the covariates present, `split` ("" or a part),
+        `row` (int64). If config.label is None, nothing is learnt, and files may be missing: a night of predictions
+        goes on without them.
 
     Raises:
         ManifestError: Anything is wrong; it lists all problems with their rows, at most 20 of one kind.
     """
-    required = ("subject", "modality", "path", config.label)
-    columns = table.astype(object).fillna("").astype(str).rename(columns=str.strip).apply(lambda cell: cell.str.strip())
+    columns = _columns(table)
     rows = _rows(columns, folder, config)
-    checks = (
-        _column_problems(columns, required),
-        _unknown(rows, "modality", config.modalities),
-        *_file_problems(rows[rows["path"] != ""], config.data_root),
-        _unknown(rows, "split", PARTS),
-        _conflicts(rows[rows["label"] != ""], ["subject", "session"], "label"),
-        _conflicts(rows[rows["subject"] != ""], ["subject"], "split"),
-        given_split_problems(subjects_of(rows[rows["subject"] != ""])),
-        _class_problems(rows[(rows["label"] != "") & (rows["subject"] != "")], config.positive, smallest_class),
-    )
-    if problems := [line for check in checks for line in _shortened(list(check))]:
+    checks = [*_problems(columns, rows, config)]
+    if config.label is not None:
+        labelled = rows[(rows["label"] != "") & (rows["subject"] != "")]
+        checks.append(list(_class_problems(labelled, config.positive, smallest_class)))
+    if problems := [line for check in checks for line in _shortened(check)]:
         raise ManifestError(*problems)
     rows = _with_ids(rows).assign(
         kind=rows["modality"].map({name: each.kind for name, each in config.modalities.items()})
@@ -162,6 +161,44 @@ def check_manifest(
     covariates = [name for name in config.covariates if name in columns and name not in rows]
     names = ["scan", "subject", "session", "observation", "modality", "kind", "path", "label", *covariates]
     return rows.join(columns[covariates])[[*names, "split", "row"]].reset_index(drop=True)
+
+
+def usable_rows(
+    table: pd.DataFrame, *, folder: Path, config: CohortConfig
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """Leave out the rows of a manifest that `check_manifest` would refuse, so that one row does not stop a night.
+
+    Of several rows that name the same file the first stays.
+
+    Args:
+        table: As for `check_manifest`.
+        folder: The same.
+        config: The same, without a label column.
+
+    Returns:
+        The other rows, and for each left out: row, subject, session, modality, path, reason.
+
+    Raises:
+        ManifestError: A column is missing.
+    """
+    left_out: list[dict[str, str]] = []
+    while True:
+        columns = _columns(table)
+        found: dict[int, str] = {}
+        for problem in [line for check in _problems(columns, _rows(columns, folder, config), config) for line in check]:
+            match = re.match(r"row (\d+): (.*)", problem, re.DOTALL)
+            if match is None:
+                raise ManifestError(problem)
+            found.setdefault(int(match[1]), match[2])
+        if not found:
+            return table, left_out
+        for row, reason in found.items():
+            cells = {name: str(columns[name].get(row - 2, "")) for name in columns}
+            names = {name: cells.get(name, "") for name in ("subject", "session", "modality", "path")}
+            left_out.append({"row": str(row), **names, "reason": reason})
+        table = table.drop(index=[row - 2 for row in found])
+        if table.empty:
+            return table, left_out
 
 
 def first_subjects(scans: pd.DataFrame, limit: int) -> pd.DataFrame:
@@ -174,7 +211,7 @@ def first_subjects(scans: pd.DataFrame, limit: int) -> pd.DataFrame:
 
 def class_names(labels: Iterable[str], positive: str | None) -> tuple[str, ...]:
     """Return the classes in sorted order; of two classes the positive one comes last, so that its index is 1."""
-    names = sorted(set(labels))
+    names = sorted(set(labels) - {""})
     return tuple(sorted(names, key=lambda name: name == positive) if len(names) == 2 else names)
 
 
@@ -194,15 +231,38 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def _rows(columns: pd.DataFrame, folder: Path, config: CohortConfig) -> pd.DataFrame:
     """Bring the columns every manifest has or may have under fixed names; what is missing is ""."""
     empty = pd.Series("", index=columns.index, dtype=str)
-    sources = {name: name for name in ("subject", "session", "modality", "split")} | {"label": config.label}
+    sources = {name: name for name in ("subject", "session", "modality")}
+    if config.label is not None:
+        sources |= {"split": "split", "label": config.label}
     rows = pd.DataFrame({name: columns.get(source, empty).str.normalize("NFC") for name, source in sources.items()})
+    for name in {"label", "split"} - set(rows):
+        rows[name] = ""
     rows["split"] = rows["split"].str.lower().replace({"val": PARTS[1], "valid": PARTS[1]})
     rows["path"] = columns.get("path", empty).map(lambda path: str(folder.absolute() / path) if path else "")
     return rows.assign(row=rows.index + 2)
 
 
-def _column_problems(columns: pd.DataFrame, required: Iterable[str]) -> Iterator[str]:
-    if columns.empty:
+def _columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells and column names as text without spaces around."""
+    return table.astype(object).fillna("").astype(str).rename(columns=str.strip).apply(lambda cell: cell.str.strip())
+
+
+def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -> Iterator[list[str]]:
+    """One list a kind of problem; what does not begin with a row is about the whole table."""
+    learning = config.label is not None
+    required = ("subject", "modality", "path", *([config.label] if config.label else []))
+    yield list(_column_problems(columns, required, some=learning))
+    yield list(_unknown(rows, "modality", config.modalities))
+    yield from _file_problems(rows[rows["path"] != ""], config.data_root, all_there=learning)
+    if learning:
+        yield list(_unknown(rows, "split", PARTS))
+        yield list(_conflicts(rows[rows["label"] != ""], ["subject", "session"], "label"))
+        yield list(_conflicts(rows[rows["subject"] != ""], ["subject"], "split"))
+        yield list(given_split_problems(subjects_of(rows[rows["subject"] != ""])))
+
+
+def _column_problems(columns: pd.DataFrame, required: Iterable[str], *, some: bool) -> Iterator[str]:
+    if some and columns.empty:
         yield "there are no scans below the header"
     for name in required:
         if name not in columns:
@@ -216,7 +276,7 @@ def _unknown(rows: pd.DataFrame, column: str, known: Iterable[str]) -> Iterator[
         yield f"row {row}: {column} {name!r} is unknown {suggest(name, known)}"
 
 
-def _file_problems(rows: pd.DataFrame, data_root: Path | None) -> Iterator[list[str]]:
+def _file_problems(rows: pd.DataFrame, data_root: Path | None, *, all_there: bool) -> Iterator[list[str]]:
     """Yield one list for each kind of problem; `first` and `twin` are rows that name the same file, links followed."""
     real = rows["path"].map(os.path.realpath)
     first = rows.groupby(real)["row"].transform("min")
@@ -224,7 +284,7 @@ def _file_problems(rows: pd.DataFrame, data_root: Path | None) -> Iterator[list[
     root = Path(os.path.realpath(data_root or "/"))
     kinds = {
         "{path} is a folder, not a file": rows["path"].map(os.path.isdir).astype(bool),
-        "there is no file {path}": ~rows["path"].map(os.path.exists).astype(bool),
+        "there is no file {path}": all_there & ~rows["path"].map(os.path.exists).astype(bool),
         "{path} lies outside of data_root {root}": ~real.map(lambda path: Path(path).is_relative_to(root)).astype(bool),
         "repeats row {twin}": twin < rows["row"],
         "{path} is used in row {first} already": (first < rows["row"]) & (twin == rows["row"]),

@@ -4,14 +4,17 @@ To add one, write a function that returns a `Backbone` and give it a line in `BA
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from devices.out_of_memory import Attempt, copy_on_cpu, first_that_fits
 from models.weights import VGG11_IMAGENET, VGG16_IMAGENET, WeightsError, find_weights
 
 SLICE_SIZE = 224  # pixels, both sides
+CPU_BATCH = 4  # slices a pass where the CPU takes over; they fit its caches
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of values in [0, 1]
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, of values in [0, 255]
 _VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
@@ -183,23 +186,42 @@ def load_backbone(name: str, *, weights: Path | None = None, random_seed: int | 
     return BACKBONES[name](weights, random_seed=random_seed)
 
 
-def pool_slices(backbone: Backbone, slices: Tensor, *, batch_slices: int, keep_slices: bool = False) -> Tensor:
+def pool_slices(
+    backbone: Backbone, slices: Tensor, *, batch_slices: int, keep_slices: bool = False, name: str = "a scan"
+) -> Tensor:
     """Element-wise maximum of the blocks of all slices of one scan.
 
-    No more than `batch_slices` slices are in the network at once, whatever the scan; memory is bounded by that.
+    No more than `batch_slices` slices are in the network at once, whatever the scan; memory is bounded by that. Where a
+    GPU has no room for so many, half of them, and so on down to one; after that this scan is done on the CPU in
+    float32. The next scan starts with `batch_slices` on the GPU again.
 
     Args:
         backbone: frozen backbone.
         slices: (S, 224, 224) grey or (S, 3, 224, 224) RGB, float32 in [0, 1], S >= 1.
         batch_slices: slices per forward pass.
         keep_slices: return the block of every slice instead of their maximum.
+        name: of the scan, for the log.
 
     Returns:
-        (C, H, W) float32, or (S, C, H, W) with `keep_slices`; on the device of the backbone.
+        (C, H, W) float32, or (S, C, H, W) with `keep_slices`; on the device of the backbone, or on the CPU if that had
+        to take over.
 
     Source:
         HyperMM, figure 2: "1D max pooling on the slice dimension".
     """
+    device = next(backbone.parameters()).device
+    pool = partial(_pool, slices=slices, keep_slices=keep_slices)
+    sizes = [min(batch_slices, len(slices))]
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    attempts = [
+        Attempt(f"{size} slices a pass on {device}", partial(pool, backbone, batch_slices=size)) for size in sizes
+    ]
+    attempts.append(Attempt("the CPU", lambda: pool(copy_on_cpu(backbone), batch_slices=CPU_BATCH)))
+    return first_that_fits(f"blocks of {name}", attempts)
+
+
+def _pool(backbone: Backbone, *, slices: Tensor, batch_slices: int, keep_slices: bool) -> Tensor:
     device = next(backbone.parameters()).device
     blocks, pooled = [], None
     with torch.inference_mode():

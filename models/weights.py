@@ -4,6 +4,7 @@ No torch here: the plan needs only the name and hash of the weights, and reads b
 """
 
 import hashlib
+import http
 import http.client
 import importlib.metadata
 import importlib.util
@@ -81,6 +82,17 @@ def find_weights(source: WeightsSource, path: Path | None = None) -> Path:
         WeightsError: nothing found, or the SHA-256 differs. The message holds the recipe for a machine without
             internet.
     """
+    if path is None and not source.package and not (cached := _hub_folder() / source.file).is_file():
+        download(source, cached)
+    return present_weights(source, path)
+
+
+def present_weights(source: WeightsSource, path: Path | None = None) -> Path:
+    """As `find_weights`, but nothing is downloaded.
+
+    Raises:
+        WeightsError: as `find_weights`.
+    """
     if path is not None:
         found = path / source.file if path.is_dir() else path
         if not found.is_file():
@@ -90,7 +102,7 @@ def find_weights(source: WeightsSource, path: Path | None = None) -> Path:
     else:
         found = _hub_folder() / source.file
         if not found.is_file():
-            _download(source, found)
+            raise WeightsError(f"{source.file} is not in {found.parent}. {_recipe(source)}")
     _verify(found, source)
     return found
 
@@ -110,21 +122,58 @@ def _hub_folder() -> Path:
     return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub" / "checkpoints"
 
 
-def _download(source: WeightsSource, target: Path) -> None:
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+def download(source: WeightsSource, target: Path, *, resume: bool = False) -> None:
+    """Fetch and verify a file; `target` appears whole or not at all.
+
+    Args:
+        source: which file; it has a URL.
+        target: where it goes.
+        resume: what came before a connection broke stays as `<target>.part`, and the next call goes on from there.
+
+    Raises:
+        WeightsError: it cannot be fetched or written, or what came is not the published file.
+    """
+    part = target.with_name(f"{target.name}.part" if resume else f"{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(source.url, timeout=30) as answer, part.open("wb") as file:
-            while piece := answer.read(1 << 20):
-                file.write(piece)
+        _receive(source.url, part)
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        if not resume:
+            part.unlink(missing_ok=True)
+        kept = f" What came is kept in {part}; the same command goes on from there." if part.is_file() else ""
+        raise WeightsError(
+            f"{source.file} is not in {target.parent} and could not be downloaded ({error}).{kept} {_recipe(source)}"
+        ) from error
+    try:
         _verify(part, source)
         part.replace(target)
-    except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
-        raise WeightsError(
-            f"{source.file} is not in {target.parent} and could not be downloaded ({error}). {_recipe(source)}"
-        ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _receive(url: str, part: Path) -> None:
+    """Write what is behind `url` to `part`, after what is there already.
+
+    Raises:
+        OSError, http.client.HTTPException: the connection cannot be made, or broke before the announced end.
+    """
+    there = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"}) if there else url
+    try:
+        answer = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        if there and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # all of it is there; its hash will tell
+        raise
+    with answer:
+        goes_on = there > 0 and answer.status == http.HTTPStatus.PARTIAL_CONTENT
+        announced = answer.headers.get("Content-Length")
+        with part.open("ab" if goes_on else "wb") as file:
+            while piece := answer.read(1 << 20):
+                file.write(piece)
+    came, wanted = part.stat().st_size, int(announced or 0) + (there if goes_on else 0)
+    if announced is not None and came < wanted:
+        raise ConnectionError(f"the connection broke off after {came} of {wanted} bytes")
 
 
 def _verify(file: Path, source: WeightsSource) -> None:
@@ -142,5 +191,6 @@ def _recipe(source: WeightsSource) -> str:
         return "Install it with: pip install -c constraints.txt '.[demo]'"
     return (
         f"On a machine with internet: curl -LO {source.url} ; copy the file here and either put it into "
-        f"{_hub_folder()} or type --features.weights /folder/{source.file}"
+        f"{_hub_folder()} or type --features.weights /folder/{source.file}. For all files at once: --fetch-weights DIR "
+        "there, --weights-from DIR here"
     )

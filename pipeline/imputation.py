@@ -167,8 +167,8 @@ def _train(
     from baselines.translation.cyclegan import CycleGan, CycleGanSettings
     from baselines.translation.pix2pix import Pix2Pix, Pix2PixSettings
     from baselines.translation.training import Trainer
+    from devices.precision import half_precision
     from preprocessing.io import png_bytes
-    from preprocessing.skull_strip import half_precision
 
     slices = _paired(drawn, pair, names, volumes, config, notes) if kind == "pix2pix" else (
         _unpaired(drawn, pair[0], names[0], volumes, config), _unpaired(drawn, pair[1], names[1], volumes, config)

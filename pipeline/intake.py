@@ -1,6 +1,7 @@
 """The way in and out for others' folders: DICOM or BIDS to a manifest, preprocessed scans to BIDS derivatives.
 
 python -m pipeline.intake dicom EXPORT OUT --key FILE [--patients CSV --keep diagnosis] [--name T1w=MRI …]
+python -m pipeline.intake pseudonym ID [ID …] --key FILE
 python -m pipeline.intake bids DATASET MANIFEST.csv [--label diagnosis] [--name T1w=MRI …]
 python -m pipeline.intake derivatives WORKSPACE OUT [--kind MRI=T1w …]
 """
@@ -19,14 +20,20 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m pipeline.intake", description="DICOM or BIDS to a manifest; preprocessed scans to BIDS."
     )
-    ways = options.add_subparsers(dest="way", required=True, metavar="dicom|bids|derivatives")
+    ways = options.add_subparsers(dest="way", required=True, metavar="dicom|pseudonym|bids|derivatives")
     way = ways.add_parser("dicom", help="convert a folder of DICOM files; patients get pseudonyms")
     way.add_argument("export", type=Path, help="folder of DICOM files; nothing is written there")
     way.add_argument("out", type=Path, help="where volumes, manifest.csv and left_out.csv go")
     way.add_argument("--key", type=Path, required=True, help="file of the secret key; made if it is not there")
     way.add_argument("--patients", type=Path, help="CSV with patient_id, as in DICOM, and the columns to keep")
     way.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="of --patients, such as diagnosis")
+    way.add_argument(
+        "--session-days", type=int, default=0, metavar="N", help="scans up to N days after a visit's first belong to it"
+    )
     _names(way)
+    way = ways.add_parser("pseudonym", help="what patients of your own are called, for who has the key")
+    way.add_argument("patients", nargs="+", metavar="ID", help="patient id, as in DICOM")
+    way.add_argument("--key", type=Path, required=True, help="file of the secret key")
     way = ways.add_parser("bids", help="write the manifest of a BIDS data set")
     way.add_argument("dataset", type=Path)
     way.add_argument("manifest", type=Path, help="CSV to write")
@@ -42,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _names(way: argparse.ArgumentParser) -> None:
     way.add_argument(
-        "--name", action="append", default=[], metavar="T1w=MRI", help="what the manifest calls a modality"
+        "--name",
+        action="append",
+        default=[],
+        metavar="T1w=MRI",
+        help="what the manifest calls T1w, T2w, FLAIR, FDG-PET or PET",
     )
 
 
@@ -54,7 +65,7 @@ def main(words: Sequence[str]) -> int:
 
     options = parser().parse_args(words)
     try:
-        {"dicom": dicom, "bids": bids, "derivatives": derivatives}[options.way](options)
+        {"dicom": dicom, "pseudonym": pseudonyms, "bids": bids, "derivatives": derivatives}[options.way](options)
     except (InputError, ManifestError, ScanError, KeyFileError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -68,25 +79,41 @@ def dicom(options: argparse.Namespace) -> None:
     from preprocessing.dicom_rules import DicomConfig
     from preprocessing.pseudonyms import read_or_make_key
 
+    config = DicomConfig(names=_pairs(options.name), session_days=options.session_days)
+    new = not options.key.exists()
     key = read_or_make_key(options.key, outside=[options.export, options.out])
+    if new:
+        print(f"note: made a new key, {options.key}; pseudonyms of other keys do not agree with its own")
     patients = None if options.patients is None else read_table(options.patients)
     options.out.mkdir(parents=True, exist_ok=True)
     found = import_dicom(
         options.export,
         options.out,
         key=key,
-        config=DicomConfig(names=_pairs(options.name)),
+        config=config,
         patients=patients,
         keep=options.keep,
     )
     found.scans.to_csv(options.out / "manifest.csv", index=False, lineterminator="\n")
     found.left_out.to_csv(options.out / "left_out.csv", index=False, lineterminator="\n")
-    print(f"{len(found.scans)} volumes → {options.out / 'manifest.csv'}")
+    counts = ", ".join(f"{count} {name}" for name, count in found.scans["modality"].value_counts().items())
+    print(f"{len(found.scans)} volumes{f' ({counts})' if counts else ''} → {options.out / 'manifest.csv'}")
     print(f"{len(found.left_out)} series left out, with reasons → {options.out / 'left_out.csv'}")
     for reason, count in found.skipped.items():
         print(f"{count} files skipped: {reason}")
     for note in found.notes:
         print(f"note: {note}")
+
+
+def pseudonyms(options: argparse.Namespace) -> None:
+    """Print the pseudonym of each patient id."""
+    from preprocessing.pseudonyms import pseudonym, read_or_make_key
+
+    if not options.key.exists():
+        raise InputError(f"there is no key file {options.key}")
+    key = read_or_make_key(options.key, outside=[])
+    for patient in options.patients:
+        print(f"{patient} {pseudonym(patient, key)}")
 
 
 def bids(options: argparse.Namespace) -> None:

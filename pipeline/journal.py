@@ -23,6 +23,7 @@ def logging_to(workspace: Path, *, quiet: bool) -> Iterator[None]:
     terminal.setLevel(logging.WARNING if quiet else logging.INFO)
     log.setLevel(logging.DEBUG)
     log.propagate = False
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, has no tracebacks to add
     for handler in (file, terminal):
         log.addHandler(handler)
     try:

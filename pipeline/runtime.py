@@ -4,7 +4,7 @@ import errno
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +84,7 @@ class Runtime:
         workspace: folder of the run.
         notes: what a person should be told at the end and in the report.
         results: what the stage adds to its manifest beside what its artifact says of itself.
+        executor: does scans elsewhere than in this process, called like `pipeline.scanwise.in_process`; None: here.
     """
 
     stage: str
@@ -92,6 +93,7 @@ class Runtime:
     workspace: Path
     notes: list[str] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    executor: Callable[..., None] | None = None
 
     @property
     def device(self) -> "torch.device":

@@ -4,9 +4,10 @@ import errno
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from pipeline.artifacts import ScanSet
 from pipeline.provenance import digest
@@ -14,76 +15,132 @@ from pipeline.runtime import DISK_FULL, InputError, Runtime
 from preprocessing.errors import ScanError
 
 log = logging.getLogger("hypermm")
-Loaded = TypeVar("Loaded")
-Result = TypeVar("Result")
 NOT_THE_SCANS_FAULT = (*DISK_FULL, errno.EROFS, errno.EMFILE)
 
 
-def each_scan(
-    keys: Mapping[str, str],
-    out: ScanSet,
-    runtime: Runtime,
-    *,
-    load: Callable[[str], Loaded],
-    work: Callable[[str, Loaded], Result],
-    save: Callable[[str, Result], Mapping[str, Any]],
-    readers: int = 1,
-) -> None:
-    """Do every scan that is not there yet; reading and writing overlap the work.
+@dataclass(frozen=True)
+class ScanJob:
+    """What a stage does to each scan, as a value: whoever holds it can do any one of the scans.
+
+    Making one is cheap. Networks, weights and devices are asked for in `work`, at the first scan that needs them, so
+    that who only hands out scans never loads them.
+
+    Attributes:
+        keys: scan → hash of all that its result depends on.
+        load: reads a scan; may run in a thread ahead of the work.
+        work: computes from what was loaded, one scan at a time.
+        save: writes the files, maybe in a thread behind the work; returns facts for the scan's record.
+        readers: threads that read.
+        later: scans that read what others of this job leave; they are done when all others are.
+        all_may_fail: whether the run goes on without a single scan.
+    """
+
+    keys: Mapping[str, str]
+    load: Callable[[str], Any]
+    work: Callable[[str, Any], Any]
+    save: Callable[[str, Any], Mapping[str, Any]]
+    readers: int = 1
+    later: frozenset[str] = frozenset()
+    all_may_fail: bool = False
+
+
+def each_scan(job: ScanJob, out: ScanSet, runtime: Runtime) -> None:
+    """Do every scan that is not there yet, in this process or where the runtime's executor does them.
 
     A `ScanError` is a fault of the data: it is recorded and, while file and settings stay the same, not tried again.
     Anything else that one scan raises is recorded too, with its traceback in the log, and tried again in the next run.
     A full disk ends the run.
 
     Args:
-        keys: scan → hash of all that its result depends on.
+        job: what to do to each scan.
         out: where results go; what it has under the same key is not done again.
         runtime: of the stage.
-        load: reads a scan, in a thread ahead of the work.
-        work: computes, in the calling thread, one scan at a time.
-        save: writes the files, in a thread behind the work; returns facts for the scan's record.
-        readers: threads that read.
 
     Raises:
-        InputError: not one scan could be done.
+        InputError: not one scan could be done, and that matters.
         OSError: the disk is full or cannot be written to.
     """
+    keys = job.keys
     todo = [scan for scan, key in keys.items() if not out.has(scan, key) and not _settled(out, scan, key)]
     if len(todo) < len(keys):
         log.info("%s: %d of %d scans are there already", runtime.stage, len(keys) - len(todo), len(keys))
-    with (
-        runtime.progress(len(todo), "scan") as progress,
-        ThreadPoolExecutor(readers) as reader,
-        ThreadPoolExecutor(1) as writer,
-    ):
-        writing: Future[None] | None = None
-        try:
-            for scan, loaded in _ahead(todo, reader, load, depth=readers + 1):
-                started = time.monotonic()
-                try:
-                    result = work(scan, loaded.result())
-                except Exception as error:  # noqa: BLE001 - the one place where a scan's failure is caught
-                    _record_failure(out, scan, keys[scan], error)
-                else:
-                    if writing is not None:
-                        writing.result()
-                    writing = writer.submit(_finish, out, scan, keys[scan], save, result, started)
-                progress.advance()
-            if writing is not None:
-                writing.result()
-        except BaseException:
-            reader.shutdown(wait=False, cancel_futures=True)
-            raise
-    if keys and not any(out.has(scan, key) for scan, key in keys.items()):
+    with runtime.progress(len(todo), "scan") as progress:
+        for wave in ([s for s in todo if s not in job.later], [s for s in todo if s in job.later]):
+            if wave:
+                (runtime.executor or in_process)(job, out, wave, runtime, progress.advance)
+    if keys and not job.all_may_fail and not any(out.has(scan, key) for scan, key in keys.items()):
         reasons = [(out.failure(scan, key) or {}).get("reason", "?") for scan, key in keys.items()]
         raise InputError(f"{runtime.stage}: not one of {len(keys)} scans could be done. The first: {reasons[0]}")
 
 
+def in_process(job: ScanJob, out: ScanSet, scans: Sequence[str], runtime: Runtime, advance: Callable[[], None]) -> None:
+    """The executor that needs no other process: threads read ahead of the work and write behind it.
+
+    Args:
+        job: what to do to each scan.
+        out: where results go.
+        scans: those to do, in this order.
+        runtime: of the stage.
+        advance: called after every scan.
+
+    Raises:
+        InputError: a fault that every scan would meet.
+        OSError: the disk is full or cannot be written to.
+    """
+    with ThreadPoolExecutor(job.readers) as reader, ThreadPoolExecutor(1) as writer:
+        writing: deque[Future[None]] = deque()
+
+        def behind(finish: Callable[[], None]) -> None:
+            while writing:
+                writing.popleft().result()
+            writing.append(writer.submit(finish))
+
+        try:
+            for scan, loaded in _ahead(scans, reader, job.load, depth=job.readers + 1):
+                do_scan(job, out, scan, loaded=loaded.result, write=behind)
+                advance()
+            while writing:
+                writing.popleft().result()
+        except BaseException:
+            reader.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def do_scan(
+    job: ScanJob,
+    out: ScanSet,
+    scan: str,
+    *,
+    loaded: Callable[[], Any],
+    write: Callable[[Callable[[], None]], None],
+) -> None:
+    """Do one scan and record how it ended; what every executor calls.
+
+    Args:
+        job: what to do.
+        out: where the result goes.
+        scan: which.
+        loaded: gives what `job.load` gave, or raises what it raised.
+        write: calls what it is given, now or later; it writes the result and the record.
+
+    Raises:
+        InputError: a fault that every scan would meet.
+        OSError: the disk is full or cannot be written to.
+    """
+    started = time.monotonic()
+    try:
+        result = job.work(scan, loaded())
+    except Exception as error:  # noqa: BLE001 - the one place where a scan's failure is caught
+        _record_failure(out, scan, job.keys[scan], error)
+    else:
+        write(lambda: _finish(out, scan, job.keys[scan], job.save, result, started))
+
+
 def _ahead(
-    scans: list[str], reader: ThreadPoolExecutor, load: Callable[[str], Loaded], *, depth: int
-) -> Iterator[tuple[str, Future[Loaded]]]:
+    scans: Sequence[str], reader: ThreadPoolExecutor, load: Callable[[str], Any], *, depth: int
+) -> Iterator[tuple[str, Future[Any]]]:
     """Scans in order, each with its loading under way, never more than `depth` at once."""
-    waiting: deque[tuple[str, Future[Loaded]]] = deque()
+    waiting: deque[tuple[str, Future[Any]]] = deque()
     for scan in scans:
         waiting.append((scan, reader.submit(load, scan)))
         if len(waiting) >= depth:
@@ -92,7 +149,7 @@ def _ahead(
 
 
 def _finish(
-    out: ScanSet, scan: str, key: str, save: Callable[[str, Result], Mapping[str, Any]], result: Result, started: float
+    out: ScanSet, scan: str, key: str, save: Callable[[str, Any], Mapping[str, Any]], result: Any, started: float
 ) -> None:
     try:
         facts = save(scan, result)

@@ -2,8 +2,10 @@
 
 import datetime
 import fcntl
+import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import Artifact, read_json, replacing, write_json
+from pipeline.executors.handout import DaskExecutor
+from pipeline.executors.inhand import InHand
 from pipeline.provenance import digest, git_commit, machine, result_settings, versions
 from pipeline.registry import STAGES
 from pipeline.runtime import InputError, Refused, Runtime
@@ -116,9 +120,15 @@ def make_plan(
 
 
 def run_plan(
-    steps: Sequence[Step], settings: Settings, workspace: Path, *, device: str, force: Sequence[str] = ()
+    steps: Sequence[Step],
+    settings: Settings,
+    workspace: Path,
+    *,
+    device: str,
+    force: Sequence[str] = (),
+    executor: DaskExecutor | None = None,
 ) -> dict[str, float]:
-    """Run what is not up to date, in order.
+    """Run what is not up to date, in order; the work on scans where the executor does it, None being this process.
 
     Returns:
         Stage → seconds, of those that ran.
@@ -136,24 +146,30 @@ def run_plan(
             step.stage.writes(workspace / step.stage.name).forget()
         elif not reasons:
             continue
-        seconds[step.stage.name] = run_stage(step.stage, settings, workspace, device=device)
+        seconds[step.stage.name] = run_stage(step.stage, settings, workspace, device=device, executor=executor)
     return seconds
 
 
-def run_stage(stage: Stage, settings: Settings, workspace: Path, *, device: str) -> float:
+def run_stage(
+    stage: Stage, settings: Settings, workspace: Path, *, device: str, executor: DaskExecutor | None = None
+) -> float:
     """Run one stage and write its `manifest.json` last; returns the seconds it took."""
     folder = workspace / stage.name
     out = stage.writes(folder)
     folder.mkdir(parents=True, exist_ok=True)
     before = out.manifest
     (folder / "manifest.json").unlink(missing_ok=True)
+    InHand(folder, run="").close()  # workers of an earlier run that still write, write for nobody
     material = made_from(stage, settings, workspace)
     runtime = Runtime(stage=stage.name, key=digest(material), device_name=device, workspace=workspace)
-    inputs = {name: other.writes(workspace / other.name) for name, other in stage.inputs.items()}
+    if executor is not None and stage.job is not None:
+        runtime.executor = executor.bound(stage, settings)
+    elif executor is not None:
+        executor.rest()  # workers do not wait, and block a cluster, while networks are trained here
     log.info("%s: starts", stage.name)
     begun, started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     try:
-        stage.run(**inputs, out=out, config=getattr(settings, stage.name), runtime=runtime)
+        stage.run(**stage.opened(workspace), out=out, config=getattr(settings, stage.name), runtime=runtime)
     except Refused:
         if before is not None:
             write_json(folder / "manifest.json", before)
@@ -217,6 +233,9 @@ def write_failures(failures: Sequence[Mapping[str, str]], workspace: Path) -> No
 def locked(workspace: Path) -> Iterator[None]:
     """Hold the workspace; a second run on it is refused.
 
+    The lock is the kernel's (`flock`): it goes with its process, however that ends. Across a network file system it may
+    not reach other machines, so the file also says who holds it, on which machine and since when.
+
     Raises:
         InputError: another run holds it; says which.
     """
@@ -230,23 +249,46 @@ def locked(workspace: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = (read_json(path) or {}).get("process", "unknown")
             raise InputError(
-                f"{workspace} is in use by process {holder}; wait for it, or name another --workspace"
+                f"{workspace} is in use by {_holder(read_json(path))}; wait for it, or name another --workspace"
             ) from error
+        before = read_json(path)
+        if before and before.get("host", socket.gethostname()) != socket.gethostname():
+            log.warning(
+                "the last run in %s did not end properly: %s. If it is still at work, stop this one: not every network "
+                "file system tells one machine of the locks of another",
+                workspace,
+                _holder(before),
+            )
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         stream.truncate(0)
-        stream.write(f'{{"process": {os.getpid()}}}')
+        json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": now}, stream)
         stream.flush()
-        yield
+        try:
+            yield
+        finally:
+            stream.truncate(0)
 
 
-def check_device(steps: Sequence[Step], device: str) -> None:
+def _holder(lock: Mapping[str, Any] | None) -> str:
+    """Who holds a workspace, in words."""
+    found = {"process": "unknown", "host": "unknown", "since": "unknown", **(lock or {})}
+    return f"process {found['process']} on {found['host']} since {found['since']}"
+
+
+def check_device(steps: Sequence[Step], device: str, *, elsewhere: bool = False) -> None:
     """Refuse a device that is not there before anything is touched; "auto" and "cpu" always are.
+
+    Args:
+        steps: of the plan.
+        device: as asked for.
+        elsewhere: the work on scans is done on other machines; this one needs the device for the other stages only.
 
     Raises:
         InputError: it is not there.
     """
-    if device not in ("auto", "cpu") and any(step.state != "up to date" for step in steps):
+    moving = [step for step in steps if step.state != "up to date" and not (elsewhere and step.stage.job)]
+    if device not in ("auto", "cpu") and moving:
         _ = Runtime(stage="", key="", device_name=device, workspace=Path()).device
 
 

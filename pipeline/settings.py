@@ -23,12 +23,16 @@ from cohort.manifest import CohortConfig, suggest
 from cohort.phantoms import PhantomsConfig
 from cohort.splits import SplitConfig
 from pipeline.comparators import BaselinesConfig
+from pipeline.executors.settings import ExecutorConfig
 from pipeline.runtime import InputError
 from pipeline.stages.classify import ClassifyConfig
+from pipeline.stages.export import ExportConfig
 from pipeline.stages.features import FeaturesConfig
+from pipeline.stages.predict import PredictConfig
 from pipeline.stages.preprocess import PreprocessConfig
 from pipeline.stages.pretrain import PretrainConfig
 from pipeline.stages.report import ReportConfig
+from pipeline.tracking import TrackingConfig
 
 ENVIRONMENT_PREFIX = "HYPERMM_"
 
@@ -51,12 +55,27 @@ class Settings(BaseSettings):
     classify: ClassifyConfig = ClassifyConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     report: ReportConfig = ReportConfig()
+    executor: ExecutorConfig = ExecutorConfig()
+    export: ExportConfig = ExportConfig()
+    predict: PredictConfig = PredictConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _missing_are_modalities(self) -> Self:
         for name in self.split.missing:
             if name not in self.cohort.modalities:
                 raise ValueError(f"split.missing: {name!r} is no modality {suggest(name, self.cohort.modalities)}")
+        if self.predict.maps and not self.features.keep_slices:
+            raise ValueError("predict.maps needs the features of every slice: set features.keep_slices to true as well")
+        kinds = {name: modality.kind for name, modality in self.cohort.modalities.items()}
+        partners = self.preprocess.register_to or {}
+        for name, other in partners.items():
+            for each in (name, other):
+                if kinds.get(each) != "volume":
+                    known = suggest(each, [n for n, kind in kinds.items() if kind == "volume"])
+                    raise ValueError(f"preprocess.register_to: {each!r} is no modality of volumes {known}")
+            if other in partners:
+                raise ValueError(f"preprocess.register_to: {name} to {other}, which is to be registered itself")
         return self
 
     @classmethod
@@ -103,6 +122,31 @@ def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
         raise InputError(f"{config_file}, environment or command line:\n{explain(error)}") from error
     except SettingsError as error:
         raise InputError(f"environment: {error}; lists are written as JSON, e.g. [7, 1, 2]") from error
+
+
+def settings_of_model(folder: Path) -> Path:
+    """The settings that an exported model brings: how its scans are prepared, and nothing else.
+
+    Raises:
+        InputError: the model is damaged, or its settings say more, such as where to send results.
+    """
+    from pipeline.bundle import SETTINGS, Bundle, verified
+
+    bundle = Bundle.read(folder)
+    content = yaml.safe_load(verified(bundle.folder / SETTINGS, bundle.checksums[SETTINGS]))
+    allowed: dict[str, set[str] | None] = {
+        "name": set(),
+        "cohort": {"modalities", "manifest", "label"},
+        "preprocess": None,
+        "features": None,
+    }
+    for section, value in content.items():
+        keys = set(value) if isinstance(value, dict) else set()
+        strange = section not in allowed or (allowed[section] is not None and keys - set(allowed[section] or ()))
+        places = isinstance(value, dict) and (value.get("manifest") or value.get("weights") not in (None, "random"))
+        if strange or places:
+            raise InputError(f"the model {folder} brings settings that are not a model's to make ({section})")
+    return folder / SETTINGS
 
 
 def _value(text: str) -> Any:

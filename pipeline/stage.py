@@ -3,11 +3,13 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from pipeline.artifacts import Artifact
+from pipeline.scanwise import ScanJob
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Stage:
         applies: whether the stage has anything to do under these settings.
         ready: raises `InputError` if something that the stage needs is not there, such as weights. Asked of every stage
             that will run before any starts, so that no night is lost to what could be known in the evening.
+        job: of a stage that works scan by scan, `job(<as run>)` gives the work on one scan as a value, so that other
+            processes can do it too.
     """
 
     run: Callable[..., None]
@@ -38,17 +42,23 @@ class Stage:
     outside: Callable[[Any], Any] = lambda config: None
     applies: Callable[[Any], bool] = lambda settings: True
     ready: Callable[[Any], None] = lambda config: None
+    job: Callable[..., ScanJob] | None = None
 
     def __post_init__(self) -> None:
         expected = [*self.inputs, "out", "config", "runtime"]
-        found = list(inspect.signature(self.run).parameters)
-        if found != expected:
-            raise TypeError(f"stage {self.name} takes {found}, but declares {expected}")
+        for words, function in (("", self.run), ("'s job", self.job)):
+            found = expected if function is None else list(inspect.signature(function).parameters)
+            if found != expected:
+                raise TypeError(f"stage {self.name}{words} takes {found}, but declares {expected}")
 
     @property
     def inputs(self) -> dict[str, "Stage"]:
         """All stages whose artifacts it is given."""
         return {**self.reads, **self.reads_if_there}
+
+    def opened(self, workspace: Path) -> dict[str, Artifact]:
+        """Argument name → artifact of a workspace, for the inputs."""
+        return {name: other.writes(workspace / other.name) for name, other in self.inputs.items()}
 
     @property
     def name(self) -> str:

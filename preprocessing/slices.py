@@ -43,17 +43,73 @@ def volume_to_slices(
     low, high = bounding_box(mask)
     pixel_mm = field_of_view_mm / size
     offsets = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) * pixel_mm
-    z = torch.arange(low[2], high[2], device=volume.device)
-    if slice_spacing_mm is not None:
-        every = max(1, round(slice_spacing_mm / spacing_mm[2]))
-        z = z[(len(z) - 1) % every // 2 :: every]
-    slices = volume[:, :, z].movedim(2, 0)  # (S, X, Y)
+    z = _levels(low[2], high[2], spacing_mm[2], slice_spacing_mm)
+    slices = volume[:, :, z.to(volume.device)].movedim(2, 0)  # (S, X, Y)
     for axis in (0, 1):
         centre = (low[axis] + high[axis] - 1) / 2
         positions = centre + offsets / spacing_mm[axis]
         weights = axis_weights(volume.shape[axis], positions, step=pixel_mm / spacing_mm[axis], outside="zero")
         slices = apply_axis(slices, weights, axis + 1)
     return slices.transpose(1, 2).flip(1).clamp(0, 1).contiguous()
+
+
+def _levels(first: int, behind: int, voxel_mm: float, slice_spacing_mm: float | None) -> Tensor:
+    """Which axial voxel layers become slices, (S,) int64, rising."""
+    z = torch.arange(first, behind)
+    if slice_spacing_mm is None:
+        return z
+    every = max(1, round(slice_spacing_mm / voxel_mm))
+    return z[(len(z) - 1) % every // 2 :: every]
+
+
+def map_to_volume(
+    cells: Tensor,
+    mask: Tensor,
+    spacing_mm: tuple[float, float, float],
+    *,
+    slices_a_slab: int,
+    field_of_view_mm: float = 192.0,
+    slice_spacing_mm: float | None = None,
+) -> Tensor:
+    """What was found for cells of slices, at the voxels that these slices were made from.
+
+    Args:
+        cells: (G, H, W): G slabs of slices as `volume_to_slices` gives them, H x W cells that fill a slice.
+        mask: of the volume, (X, Y, Z), bool.
+        spacing_mm: voxel size.
+        slices_a_slab: slices in each slab; the last may have fewer.
+        field_of_view_mm: as the slices were made.
+        slice_spacing_mm: as the slices were made.
+
+    Returns:
+        (X, Y, Z), float32: linear between the centres of cells, 0 outside the mask.
+
+    Raises:
+        ScanError: the mask is empty.
+    """
+    low, high = bounding_box(mask)
+    slabs = _levels(low[2], high[2], spacing_mm[2], slice_spacing_mm).double().split(slices_a_slab)
+    centres = [torch.stack([slab.mean() for slab in slabs])]
+    for axis, count in ((1, cells.shape[1]), (0, cells.shape[2])):
+        offsets = (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) * field_of_view_mm / count
+        centres.append((low[axis] + high[axis] - 1) / 2 + offsets / spacing_mm[axis])
+    found = cells.float().flip(1)  # rows of a slice run from front to back
+    for axis, (at, size) in enumerate(zip(centres, (mask.shape[2], mask.shape[1], mask.shape[0]), strict=True)):
+        found = apply_axis(found, _linear_weights(at, size), axis)
+    return found.permute(2, 1, 0) * mask
+
+
+def _linear_weights(centres: Tensor, size: int) -> Tensor:
+    """(size, n) float32: linear interpolation between rising `centres` (n,) at 0 … size - 1, constant beyond them."""
+    positions = torch.arange(size, dtype=torch.float64).clamp(centres[0], centres[-1])
+    if len(centres) == 1:
+        return torch.ones(size, 1)
+    right = torch.searchsorted(centres, positions).clamp(1, len(centres) - 1)
+    share = (positions - centres[right - 1]) / (centres[right] - centres[right - 1])
+    weights = torch.zeros(size, len(centres), dtype=torch.float64)
+    rows = torch.arange(size)
+    weights[rows, right - 1], weights[rows, right] = 1 - share, share
+    return weights.float()
 
 
 def bounding_box(mask: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:

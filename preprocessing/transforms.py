@@ -163,14 +163,12 @@ def find_brain(stripper: SkullStripper | None) -> Compose:
 def normalise_brain(*, spacing_mm: float) -> Compose:
     """Crop `image` and `mask` to the brain, resample both, bring `image` to [0, 1] inside and 0 outside."""
     both = ("image", "mask")
-    return Steps(
-        [
-            CropToBraind(both),
-            ResampleBicubicd(both, spacing_mm=spacing_mm),
-            StandardiseInMaskd("image"),
-            MinMaxInMaskd("image"),
-        ]
-    )
+    return Steps([CropToBraind(both), ResampleBicubicd(both, spacing_mm=spacing_mm), normalise_intensity()])
+
+
+def normalise_intensity() -> Compose:
+    """Bring `image` to [0, 1] inside `mask` and 0 outside, on the grid that both have."""
+    return Steps([StandardiseInMaskd("image"), MinMaxInMaskd("image")])
 
 
 def preprocess_volume(stripper: SkullStripper | None, *, spacing_mm: float) -> Compose:

@@ -16,6 +16,8 @@ import run_pipeline
 from baselines.names import KEYS, SIMPLE_NAMES
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
 from pipeline import intake
+from pipeline.bundle import NEEDED as BUNDLE
+from pipeline.bundle import ONNX
 from pipeline.imputation import GanConfig
 from pipeline.registry import STAGES
 from pipeline.settings import known_keys, load_settings
@@ -211,7 +213,10 @@ def test_transforms_of_the_guide_run_in_a_compose_with_monai(tmp_path, run_scrip
 
 def test_every_option_and_setting_that_the_pages_name_exists():
     options = {o for action in run_pipeline.parser()._actions for o in action.option_strings}
-    elsewhere = {"--upgrade", "--index-url", "--constraint", "--editable", "--dest", "--no-index", "--find-links"}
+    pip = {"--upgrade", "--index-url", "--constraint", "--editable", "--dest", "--no-index", "--find-links"}
+    slurm = {"--job-name", "--array", "--cpus-per-task", "--mem", "--time", "--constraint=a100"}
+    dask = {"--host", "--port", "--nthreads", "--no-dashboard"}
+    elsewhere = {*pip, *slurm, *dask, "--config_file", "--bundle_root", "--logdir", "--backend-store-uri"}
     ways = next(action.choices for action in intake.parser()._actions if action.dest == "way")
     options |= {o for way in ways.values() for action in way._actions for o in action.option_strings}
     known = {*known_keys(), "split.missing.PET"}
@@ -234,9 +239,13 @@ def test_every_command_of_the_pages_is_understood():
     ]
     assert len(lines) > 10
     for line in lines:
-        options, overrides = run_pipeline.parse(shlex.split(line, comments=True)[2:])
+        words = shlex.split(line.partition(" || ")[0], comments=True)
+        options, overrides = run_pipeline.parse(words[2:])
         assert run_pipeline.stage_list(options.stages or "report", "--stages"), line
-        load_settings(ROOT / options.config, overrides)
+        if options.model is None:
+            load_settings(ROOT / (options.config or "configs/demo.yaml"), overrides)
+        else:  # the settings lie in the model
+            assert {key for key in overrides if key != "predict.model"} <= set(known_keys()), line
 
 
 def test_every_link_leads_somewhere():
@@ -283,7 +292,7 @@ def test_every_file_and_name_in_the_code_that_the_pages_mention_exists():
             r"`((?:cohort|preprocessing|models|baselines|evaluation|pipeline|configs|docs)/[\w/]+\.\w+)`", page
         ):
             made = path.startswith(("cohort/", "baselines/")) and path.endswith(("csv", "json", "md"))
-            assert made or (ROOT / path).exists(), path
+            assert made or path in (*BUNDLE, ONNX) or (ROOT / path).exists(), path
     for path, names in re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", PAGES["method.md"]):
         source = (ROOT / path).read_text("utf-8")
         for name in re.findall(r"`(\w+)`", names):

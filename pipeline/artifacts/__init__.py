@@ -3,6 +3,7 @@
 from pipeline.artifacts.base import Artifact, ArtifactError, read_json, replacing, write_json
 from pipeline.artifacts.comparison import ComparisonSet
 from pipeline.artifacts.fitted import ClassifierSet, ExtractorSet, RepeatSet, ReportPage
+from pipeline.artifacts.predictions import PredictionSet
 from pipeline.artifacts.scans import BlockSet, PhantomCohort, PictureCohort, ScanSet, VolumeSet
 from pipeline.artifacts.tables import CohortTables, SplitTables
 
@@ -16,6 +17,7 @@ __all__ = [
     "ExtractorSet",
     "PhantomCohort",
     "PictureCohort",
+    "PredictionSet",
     "RepeatSet",
     "ReportPage",
     "ScanSet",

@@ -199,6 +199,13 @@ class BlockSet(ScanSet):
             blocks.append(block)
         return torch.stack(blocks)
 
+    def slices(self, scan: str) -> "Tensor | None":
+        """The features of every slice of a scan, (S, C, H, W) float32; None if they were not kept."""
+        import safetensors
+
+        with safetensors.safe_open(self.place(scan) / "block.safetensors", framework="pt") as file:
+            return file.get_tensor("slices") if "slices" in file.keys() else None  # noqa: SIM118 - it is no dict
+
     def rows(self, *, device: "torch.device", memory_mb: int, folder: Path) -> Rows:
         """The blocks of all scans, to be read by index.
 

@@ -1,6 +1,6 @@
 """The tables of the cohort: its scans, its splits, what of it is available."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class CohortTables(Artifact):
-    """`scans.csv`: one row a scan, with the hash of its file's content; `classes.json`: class names in order."""
+    """`scans.csv`: one row a scan, with the hash of its file's content; `classes.json`; `left_out.json`."""
 
     COLUMNS: ClassVar = (
         "scan", "subject", "session", "observation", "modality", "kind", "skull_strip", "path", "label", "sha256",
@@ -30,10 +30,21 @@ class CohortTables(Artifact):
         moved = [path for path in read_json(self.folder / "files.json") or () if not Path(path).exists()]
         return super().damaged() or (f"{len(moved)} scans have moved, {moved[0]} among them" if moved else "")
 
-    def save(self, scans: "pd.DataFrame", classes: tuple[str, ...]) -> None:
-        """Write both; the scans need `COLUMNS`, further columns are covariates."""
+    def save(self, scans: "pd.DataFrame", classes: tuple[str, ...], left_out: Sequence[Mapping[str, str]] = ()) -> None:
+        """Write them; the scans need `COLUMNS`, further columns are covariates.
+
+        Args:
+            scans: one row a scan.
+            classes: names in order; none where nothing is learnt.
+            left_out: rows of the manifest that cannot be used: row, subject, session, modality, path, reason.
+        """
         self.save_table("scans.csv", scans, self.COLUMNS)
         write_json(self.folder / "classes.json", classes)
+        write_json(self.folder / "left_out.json", left_out)
+
+    def left_out(self) -> list[dict[str, str]]:
+        """Rows of the manifest that cannot be used, with the reason; only where nothing is learnt."""
+        return read_json(self.folder / "left_out.json") or []
 
     def scans(self) -> "pd.DataFrame":
         """One row a scan, all text."""
@@ -47,7 +58,10 @@ class CohortTables(Artifact):
         """Where a file lies does not matter to those who read the scans; what is in it does."""
         scans = self.scans()
         rows = scans.drop(columns="path").to_dict("split")
-        return {"fingerprint": digest([rows, self.classes()]), "counts": {"scans": len(scans)}}
+        left_out = self.left_out()
+        content = [rows, self.classes(), *([left_out] if left_out else [])]
+        failures = [{**row, "scan": f"row {row['row']}", "again": False} for row in left_out]
+        return {"fingerprint": digest(content), "counts": {"scans": len(scans)}, "failures": failures}
 
 
 class SplitTables(Artifact):

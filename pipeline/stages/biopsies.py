@@ -7,7 +7,7 @@ from cohort.biopsies import BiopsiesConfig
 from pipeline.artifacts import PictureCohort, replacing
 from pipeline.provenance import digest, result_settings
 from pipeline.runtime import Runtime
-from pipeline.scanwise import each_scan, scan_contents
+from pipeline.scanwise import ScanJob, each_scan, scan_contents
 from pipeline.stage import Stage
 
 
@@ -31,7 +31,7 @@ def biopsies(out: PictureCohort, config: BiopsiesConfig, runtime: Runtime) -> No
         return {}
 
     keys = {scan: digest([material, scan]) for scan in pictures}
-    each_scan(keys, out, runtime, load=load, work=lambda scan, picture: picture, save=save, readers=2)
+    each_scan(ScanJob(keys, load, lambda scan, picture: picture, save, readers=2), out, runtime)
     manifest = table[["subject", "modality", "tumour"]].assign(path=[f"{scan}/{out.PICTURE}" for scan in pictures])
     with replacing(out.manifest_csv) as part:
         manifest.to_csv(part, index=False, lineterminator="\n")

@@ -27,7 +27,9 @@ def cohort(
     Raises:
         Refused: the manifest has problems; all of them are named, with their rows.
     """
-    from cohort.manifest import ManifestError, check_manifest, class_names, first_subjects
+    import pandas as pd
+
+    from cohort.manifest import ManifestError, check_manifest, class_names, first_subjects, usable_rows
 
     _ready(config)
     made_here = {"phantoms": phantoms.manifest_csv, "biopsies": biopsies.manifest_csv}
@@ -36,12 +38,14 @@ def cohort(
         table, left_out = _table(manifest, config)
         for path, reason in left_out:
             runtime.note(f"{path} left out: {reason}")
-        scans = check_manifest(
-            table,
-            folder=manifest if manifest.is_dir() else manifest.parent,
-            config=config,
-            smallest_class=len(PARTS),  # one subject for each part
-        )
+        folder = manifest if manifest.is_dir() else manifest.parent
+        unusable: list[dict[str, str]] = []
+        if config.label is None:
+            table, unusable = usable_rows(table, folder=folder, config=config)
+        scans = pd.DataFrame(columns=[*CohortTables.COLUMNS, "row"], dtype=str)
+        if len(table) or config.label is not None:
+            smallest_class = len(PARTS)  # one subject for each part
+            scans = check_manifest(table, folder=folder, config=config, smallest_class=smallest_class)
     except ManifestError as error:
         raise Refused(f"the manifest {manifest} cannot be used:\n{error}") from error
     if config.limit is not None:
@@ -50,7 +54,7 @@ def cohort(
     scans["skull_strip"] = [str(config.modalities[m].skull_strip) for m in scans["modality"]]
     scans["sha256"] = _hashes([Path(path) for path in scans["path"]], out, runtime)
     _say_same_content(scans, runtime)
-    out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive))
+    out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive), unusable)
 
 
 def _table(manifest: Path, config: CohortConfig) -> "tuple[pd.DataFrame, list[tuple[str, str]]]":
@@ -94,20 +98,18 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
     current = {}
     with runtime.progress(len(paths), "file") as progress:
         for path in paths:
-            status = path.stat()
-            before = known.get(str(path))
-            if before and before[:2] == [status.st_size, status.st_mtime_ns]:
-                current[str(path)] = before
-            else:
-                try:
-                    content = file_sha256(path)
-                except OSError as error:
-                    runtime.note(f"{path} cannot be read ({error.strerror}); preprocess will leave it out")
-                    content = UNREADABLE
-                current[str(path)] = [status.st_size, status.st_mtime_ns, content]
+            try:
+                status = path.stat()
+                before = known.get(str(path))
+                if before and before[:2] == [status.st_size, status.st_mtime_ns]:
+                    current[str(path)] = before
+                else:
+                    current[str(path)] = [status.st_size, status.st_mtime_ns, file_sha256(path)]
+            except OSError as error:
+                runtime.note(f"{path} cannot be read ({error.strerror}); preprocess will leave it out")
             progress.advance()
     write_json(out.folder / "files.json", current)
-    return [current[str(path)][2] for path in paths]
+    return [current[str(path)][2] if str(path) in current else UNREADABLE for path in paths]
 
 
 def _ready(config: CohortConfig) -> None:

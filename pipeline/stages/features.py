@@ -1,5 +1,7 @@
 """Compute the backbone block of every preprocessed scan, once."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -10,7 +12,7 @@ from models.weights import PUBLISHED, WeightsError, find_weights, weights_identi
 from pipeline.artifacts import BlockSet, VolumeSet
 from pipeline.provenance import digest, result_settings
 from pipeline.runtime import InputError, Runtime
-from pipeline.scanwise import each_scan, scan_contents
+from pipeline.scanwise import ScanJob, each_scan, scan_contents
 from pipeline.stage import Stage
 from pipeline.stages.preprocess import STAGE as PREPROCESS
 
@@ -70,14 +72,25 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
     Raises:
         InputError: the backbone's weights are not there; the message holds the recipe.
     """
+    job = features_job(preprocess, out, config, runtime)
+    each_scan(job, out, runtime)
+    runtime.results |= scan_contents(out, job.keys)
+
+
+def features_job(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runtime: Runtime) -> ScanJob:
+    """The work on one scan."""
+    from devices.out_of_memory import Attempt, first_that_fits
     from models.backbone import pool_slices
     from preprocessing.slices import picture_to_slice, volume_to_slices
 
     volumes = preprocess.scans()
     material = [STAGE.version, result_settings(config), _outside(config)]
     keys = {scan: digest([material, content]) for scan, content in volumes.items()}
-    batch_slices = slices_a_pass(config, runtime)
-    backbone: Backbone | None = None  # loaded at the first scan that needs it
+
+    @functools.cache
+    def backbone(device: str) -> "Backbone":
+        """Loaded at the first scan that needs it."""
+        return ready_backbone(config, dataclasses.replace(runtime, device_name=device))
 
     def load(scan: str) -> Any:
         if (preprocess.record(scan) or {}).get("kind") == "image":
@@ -91,11 +104,18 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
             slice_spacing_mm=config.slice_spacing_mm,
         )
 
+    def blocks_of(scan: str, slices: Any, device: str) -> "Tensor":
+        batch_slices = slices_a_pass(config, runtime)
+        return pool_slices(
+            backbone(device), slices, batch_slices=batch_slices, keep_slices=config.keep_slices, name=scan
+        )
+
     def work(scan: str, slices: Any) -> Any:
-        nonlocal backbone
-        if backbone is None:
-            backbone = ready_backbone(config, runtime)
-        blocks = pool_slices(backbone, slices, batch_slices=batch_slices, keep_slices=config.keep_slices)
+        attempts = [  # a GPU that others have filled has no room for the network itself
+            Attempt(words, functools.partial(blocks_of, scan, slices, device))
+            for words, device in ((f"the backbone on {runtime.device}", runtime.device_name), ("the CPU", "cpu"))
+        ]
+        blocks = first_that_fits(f"blocks of {scan}", attempts)
         return (blocks.amax(0).cpu(), blocks.cpu()) if config.keep_slices else (blocks.cpu(), None)
 
     def save(scan: str, result: Any) -> Mapping[str, Any]:
@@ -103,8 +123,7 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
         out.save(scan, block, slices)
         return {"shape": list(block.shape)}
 
-    each_scan(keys, out, runtime, load=load, work=work, save=save)
-    runtime.results |= scan_contents(out, keys)
+    return ScanJob(keys, load, work, save)
 
 
 def slices_a_pass(config: FeaturesConfig, runtime: Runtime) -> int:
@@ -118,8 +137,8 @@ def ready_backbone(config: FeaturesConfig, runtime: Runtime) -> "Backbone":
     Raises:
         InputError: its weights are not there.
     """
+    from devices.precision import half_precision
     from models.backbone import load_backbone
-    from preprocessing.skull_strip import half_precision
 
     try:
         path = config.weights if isinstance(config.weights, Path) else None
@@ -178,4 +197,5 @@ STAGE = Stage(
     reads={"preprocess": PREPROCESS},
     outside=_outside,
     ready=_ready,
+    job=features_job,
 )

@@ -7,7 +7,7 @@ from cohort.phantoms import PhantomsConfig
 from pipeline.artifacts import PhantomCohort, replacing
 from pipeline.provenance import digest, result_settings
 from pipeline.runtime import Runtime
-from pipeline.scanwise import each_scan, scan_contents
+from pipeline.scanwise import ScanJob, each_scan, scan_contents
 from pipeline.stage import Stage
 
 
@@ -45,7 +45,7 @@ def phantoms(out: PhantomCohort, config: PhantomsConfig, runtime: Runtime) -> No
         return {}
 
     keys = {scan: digest([material, scan]) for scan in scans}
-    each_scan(keys, out, runtime, load=load, work=lambda scan, made: made, save=save, readers=2)
+    each_scan(ScanJob(keys, load, lambda scan, made: made, save, readers=2), out, runtime)
     with replacing(out.manifest_csv) as part:
         pd.DataFrame(rows).to_csv(part, index=False, lineterminator="\n")
     with replacing(out.folder / "truth.csv") as part:

@@ -24,6 +24,8 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     from cohort.missingness import hide_scans
     from cohort.splits import check_frozen, make_splits, reconcile, subjects_of
 
+    if not cohort.classes():
+        raise Refused("cohort.label is null, so there is nothing to learn; name the column with the patients' classes")
     scans = cohort.scans()
     subjects = subjects_of(observations(scans))
     now = {name: config.model_dump(mode="json")[name] for name in FROZEN_SETTINGS}

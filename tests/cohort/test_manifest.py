@@ -144,6 +144,19 @@ def test_rows_follow_the_manifest_and_its_blank_lines(cohort: pd.DataFrame, tmp_
     assert list(scans.index) == list(range(12))
 
 
+def test_without_a_label_column_nothing_is_learnt_and_files_may_lack(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    """A night of predictions: no class is known, one class is enough, a scan that is gone does not stop the others."""
+    (tmp_path / "s1_PET.nii.gz").unlink()
+    tonight = cohort.drop(columns="diagnosis")
+    scans = check(tonight, tmp_path, smallest_class=3, label=None)
+    assert set(scans["label"]) == {""}
+    assert class_names(scans["label"], None) == ()
+    expected = check(on_disk(tmp_path, cohort), tmp_path)
+    pd.testing.assert_frame_equal(scans.drop(columns="label"), expected.drop(columns="label"))
+    pd.testing.assert_frame_equal(check(cohort, tmp_path, label=None), scans)  # a column of that name is not read
+    assert problems(tonight.assign(modality="CT"), tmp_path, label=None)
+
+
 def test_spaces_around_cells_and_header_do_not_matter(cohort: pd.DataFrame, tmp_path: Path) -> None:
     spaced = cohort.map(lambda cell: f" {cell}\u00a0").rename(columns=lambda name: f" {name} ")
     pd.testing.assert_frame_equal(check(spaced, tmp_path), check(cohort, tmp_path))

@@ -1,5 +1,6 @@
 """Backbones: VGG16's published weights against ONNX's reference, and pooling over slices."""
 
+import logging
 import sys
 from types import SimpleNamespace
 
@@ -235,3 +236,78 @@ def test_half_precision_layers_give_float32_blocks() -> None:
     half = pool_slices(backbone, slices, batch_slices=2)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, full, atol=0.05 * float(full.max()), rtol=0)
+
+
+# --- a GPU that is full; torch's own error, raised on the CPU ---
+
+
+class _Crowded(Backbone):
+    """Has no room for more than `room` slices; its copy on the CPU has."""
+
+    room = 3
+
+    def __init__(self, *, everywhere: bool = False) -> None:
+        tiny = _tiny()
+        super().__init__(tiny.layers, block_shape=tiny.block_shape, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+        self.home, self.everywhere, self.asked = id(self), everywhere, []
+
+    def forward(self, slices: Tensor) -> Tensor:
+        self.asked.append((id(self) == self.home, len(slices)))
+        if (self.everywhere or id(self) == self.home) and len(slices) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().forward(slices)
+
+
+@pytest.mark.parametrize("keep_slices", [False, True])
+@pytest.mark.parametrize(("room", "sizes"), [(11, {11}), (5, {11, 5, 1}), (3, {11, 5, 2, 1}), (1, {11, 5, 2, 1})])
+def test_a_full_gpu_gets_fewer_slices(keep_slices: bool, room: int, sizes: set[int]) -> None:
+    slices = torch.rand(11, 56, 56, generator=torch.Generator().manual_seed(4))
+    crowded = _Crowded()
+    crowded.room = 11
+    expected = pool_slices(crowded, slices, batch_slices=64, keep_slices=keep_slices)
+    crowded.room = room
+    for _ in range(2):  # the second scan starts with all of them again
+        crowded.asked.clear()
+        found = pool_slices(crowded, slices, batch_slices=64, keep_slices=keep_slices)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        assert crowded.asked[0] == (True, 11)
+        assert {size for _, size in crowded.asked} == sizes
+
+
+def test_a_gpu_without_any_room_hands_the_scan_to_the_cpu(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("hypermm"), "propagate", True)
+    slices = torch.rand(6, 56, 56, generator=torch.Generator().manual_seed(5))
+    crowded = _Crowded()
+    crowded.room = 6
+    expected = pool_slices(crowded, slices, batch_slices=6)
+    crowded.room = 0
+    found = pool_slices(crowded, slices, batch_slices=6, name="p01_MRI")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert [at_home for at_home, _ in crowded.asked] == [True] * 4  # 6, 6, 3, 1; then its copy was asked
+    assert [message.split(" (")[0] for message in caplog.messages] == [
+        "blocks of p01_MRI: out of memory with 6 slices a pass on cpu; this scan goes on with 3 slices a pass on cpu",
+        "blocks of p01_MRI: out of memory with 3 slices a pass on cpu; this scan goes on with 1 slices a pass on cpu",
+        "blocks of p01_MRI: out of memory with 1 slices a pass on cpu; this scan goes on with the CPU",
+    ]
+
+
+def test_when_nothing_has_room_the_scan_fails() -> None:
+    crowded = _Crowded(everywhere=True)
+    crowded.room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        pool_slices(crowded, torch.rand(2, 56, 56), batch_slices=2)
+
+
+def test_half_precision_becomes_single_on_the_cpu() -> None:
+    slices = torch.rand(3, 56, 56, generator=torch.Generator().manual_seed(6))
+    crowded = _Crowded()
+    crowded.room = 0
+    crowded.layers.to(torch.bfloat16)
+    found = pool_slices(crowded, slices, batch_slices=3)
+    assert found.dtype == torch.float32
+    assert next(crowded.layers.parameters()).dtype == torch.bfloat16
+    crowded.room = 3
+    crowded.layers.to(torch.float32)  # the rounded weights, exactly
+    torch.testing.assert_close(found, pool_slices(crowded, slices, batch_slices=3), rtol=0, atol=1e-6)

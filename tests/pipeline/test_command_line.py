@@ -224,12 +224,17 @@ def test_environment_beats_file_and_command_line_beats_environment(
 
 
 def test_a_workspace_in_use_is_refused(copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    import os
+    import socket
+
     from pipeline.scheduler import locked
 
     words, run = copied
     with locked(run):
         assert main(words) == 2
-    assert "is in use by process" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"is in use by process {os.getpid()} on {socket.gethostname()} since 20" in message
+    assert main(words) == 0
 
 
 def test_help_settings_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.artifacts import CohortTables, VolumeSet, write_json
 from pipeline.intake import main
+from preprocessing.pseudonyms import pseudonym
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
@@ -57,3 +58,22 @@ def test_preprocessed_scans_become_derivatives(tmp_path: Path, capsys: pytest.Ca
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     assert main(words) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_who_has_the_key_finds_a_patient_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = tmp_path / "key"
+    assert main(["pseudonym", "H-4711", "--key", str(key)]) == 2
+    assert "there is no key file" in capsys.readouterr().err
+    key.write_text("ab" * 32 + "\n")
+    key.chmod(0o600)
+    assert main(["pseudonym", "H-4711", "H-4712", "--key", str(key)]) == 0
+    said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert said == {name: pseudonym(name, bytes.fromhex("ab" * 32)) for name in ("H-4711", "H-4712")}
+
+
+def test_a_name_for_a_series_that_there_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "export").mkdir()
+    words = ["dicom", str(tmp_path / "export"), str(tmp_path / "out"), "--key", str(tmp_path / "key")]
+    assert main([*words, "--name", "T1=MRI"]) == 2
+    assert "no series is called T1; did you mean T1w?" in capsys.readouterr().err
+    assert not (tmp_path / "key").exists()

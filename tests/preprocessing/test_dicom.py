@@ -472,7 +472,7 @@ def test_sessions_follow_the_dates_and_may_span_days(tmp_path: Path) -> None:
     assert found == [["ses-01", "T1w", "80"], ["ses-02", "FDG-PET", "80"], ["ses-03", "T1w", "81"]]
     assert len(result.notes) == 1
     assert result.notes[0].startswith("3 of 3 sessions have one modality only; if the scans of a visit were taken on")
-    assert result.notes[0].endswith("raise session_days")
+    assert result.notes[0].endswith("raise --session-days")
     joined = converted(folder, config=DicomConfig(session_days=30, names={"T1w": "MRI", "FDG-PET": "PET"}))
     found = joined.scans[["session", "modality"]].values.tolist()
     assert found == [["ses-01", "MRI"], ["ses-01", "PET"], ["ses-02", "MRI"]]

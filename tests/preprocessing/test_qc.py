@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from preprocessing.qc import HEIGHT, OUTLINE, three_planes
+from preprocessing.qc import HEIGHT, OUTLINE, registered_planes, three_planes
 
 GAP = 6
 
@@ -63,3 +63,45 @@ def test_height_is_always_the_same(shape: tuple) -> None:
     generator = np.random.default_rng(0)
     picture = three_planes(generator.random(shape).astype(np.float32), generator.random(shape) > 0.4, (1.1, 0.9, 2.3))
     assert picture.shape[0] == HEIGHT
+
+
+def test_overlay_colours_where_it_is_high_and_leaves_the_rest() -> None:
+    """A hot block, up, in front and left of the middle: blue to white there, the grey picture as before elsewhere."""
+    mask = np.zeros((48, 48, 48), bool)
+    mask[6:42, 6:42, 6:42] = True
+    volume = np.random.default_rng(0).random((48, 48, 48)).astype(np.float32)
+    overlay = np.zeros((48, 48, 48), np.float32)
+    overlay[8:26, 22:40, 22:40] = 7
+    alone = three_planes(volume, mask, (1.0, 1.0, 1.0))
+    both = three_planes(volume, mask, (1.0, 1.0, 1.0), overlay=overlay)
+    assert both.shape == alone.shape
+    changed = (both != alone).any(-1)
+    scale = HEIGHT / 48
+    corners = ((22, 22), (8, 22), (8, 22))  # of the block in each plane, voxels from the left and from below
+    for panel, now, (left, below) in zip(
+        _panels(changed, [HEIGHT] * 3), _panels(both, [HEIGHT] * 3), corners, strict=True
+    ):
+        rows, columns = np.nonzero(panel)
+        edges = (columns.min(), columns.max() + 1, HEIGHT - 1 - rows.max(), HEIGHT - rows.min())
+        np.testing.assert_allclose(edges, [scale * e for e in (left, left + 18, below, below + 18)], atol=scale)
+        inner = now[rows.min() + 8 : rows.max() - 8, columns.min() + 8 : columns.max() - 8].astype(int)
+        assert (inner.mean((0, 1))[[1, 2]] > inner.mean((0, 1))[0]).all()
+    outlines = [(picture == OUTLINE).all(-1) for picture in (alone, both)]
+    np.testing.assert_array_equal(*outlines)
+
+
+def test_registered_scan_over_and_under() -> None:
+    mask = np.zeros((30, 36, 33), bool)
+    mask[5:25, 6:30, 5:28] = True
+    volume, other = (np.random.default_rng(seed).random(mask.shape).astype(np.float32) for seed in (0, 1))
+    picture = registered_planes(volume, other, mask, (1.5, 1.5, 2.0))
+    above, below = picture[:HEIGHT], picture[HEIGHT + GAP :]
+    np.testing.assert_array_equal(above, three_planes(volume, mask, (1.5, 1.5, 2.0), overlay=other))
+    np.testing.assert_array_equal(below, three_planes(other, mask, (1.5, 1.5, 2.0)))
+    assert (picture[HEIGHT : HEIGHT + GAP] == 0).all()
+
+
+def test_scans_on_two_grids_are_refused() -> None:
+    volume, mask = np.zeros((9, 9, 9), np.float32), np.ones((9, 9, 9), bool)
+    with pytest.raises(ValueError, match=r"registered scan \(9, 9, 8\).*not on one grid; bring them there with"):
+        registered_planes(volume, volume[:, :, 1:], mask, (1.0, 1.0, 1.0))

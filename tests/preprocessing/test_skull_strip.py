@@ -1,5 +1,8 @@
 """Skull stripping: the bookkeeping around HD-BET fast, the network itself slow."""
 
+import logging
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,9 @@ from scipy import ndimage
 from skimage.measure import label
 
 from cohort.phantoms import PhantomsConfig, make_scan, phantom
+from devices.precision import half_precision
 from preprocessing.errors import ScanError
-from preprocessing.skull_strip import NETWORK_SPACING_MM, SkullStripper, check_mask, half_precision, largest_component
+from preprocessing.skull_strip import NETWORK_SPACING_MM, SkullStripper, check_mask, largest_component
 
 
 def _dice(one: np.ndarray, other: np.ndarray) -> float:
@@ -88,6 +92,54 @@ def test_precision_is_asked_for() -> None:
     assert SkullStripper(precision="fp32").dtype == torch.float32
     assert SkullStripper(precision="auto").dtype == half_precision(torch.device("cpu"))
     assert half_precision(torch.device("meta")) == torch.float32
+
+
+# --- a GPU that is full; torch's own error, raised on the CPU ---
+
+
+def _bright_networks(monkeypatch: pytest.MonkeyPatch, full: list[bool]) -> list[dict]:
+    """Networks that call the bright half brain; those loaded first have no room while `full` says so."""
+    loaded: list[dict] = []
+
+    class Bright(torch.nn.Module):
+        def __init__(self, first: bool) -> None:
+            super().__init__()
+            self.first = first
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            if self.first and full.pop(0):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+            return torch.cat([-image, image], 1)
+
+    def load(number: int, **how: object) -> torch.nn.Module:
+        loaded.append({"number": number, **how})
+        return Bright(first=len(loaded) == 1)
+
+    monkeypatch.setattr("preprocessing.skull_strip.load_network", load)
+    return loaded
+
+
+def test_a_full_gpu_hands_one_scan_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(logging.getLogger("hypermm"), "propagate", True)
+    full = [False, True, False]
+    loaded = _bright_networks(monkeypatch, full)
+    volume = torch.zeros(30, 34, 32)
+    volume[8:20, 9:25, 10:22] = 900
+    stripper = SkullStripper(parameters=tmp_path)
+    masks = [stripper.mask(volume, np.eye(4)) for _ in range(3)]
+    assert full == []  # the third scan was tried on the GPU again
+    assert all(torch.equal(mask, masks[0]) for mask in masks)
+    assert masks[0][9:19, 10:24, 11:21].all()
+    assert int(masks[0].sum()) == int(masks[0][6:22, 7:27, 8:24].sum())
+    assert [(each["number"], each["folder"], each["dtype"]) for each in loaded] == [
+        (0, tmp_path, half_precision(torch.device("cpu")))
+    ] * 2
+    (message,) = caplog.messages
+    assert message.startswith(
+        "skull stripping of 30×34×32 voxels: out of memory with HD-BET on cpu; this scan goes on with HD-BET on the CPU"
+    )
 
 
 # --- the real network; one phantom for everything ---

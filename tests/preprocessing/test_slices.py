@@ -7,7 +7,7 @@ from PIL import Image
 from scipy import ndimage
 
 from preprocessing.errors import ScanError
-from preprocessing.slices import bounding_box, picture_to_slice, volume_to_slices
+from preprocessing.slices import bounding_box, map_to_volume, picture_to_slice, volume_to_slices
 
 SHAPE = (100, 110, 90)
 PIXEL_MM = 192 / 224
@@ -151,3 +151,29 @@ def test_histology_picture_to_a_fraction_of_a_pixel() -> None:
     planes = [Image.fromarray(picture[..., c].astype(np.float32)) for c in range(3)]
     expected = np.stack([np.asarray(p.resize((224, 224), Image.Resampling.BICUBIC, box=box)) for p in planes])
     np.testing.assert_allclose(picture_to_slice(picture)[0].numpy(), np.clip(expected / 255, 0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize(("slice_mm", "slab"), [(None, 3), (3.0, 2), (4.5, 1)])
+def test_what_is_found_in_slices_goes_back_to_where_it_came_from(slice_mm: float | None, slab: int) -> None:
+    """Means over cells of a linear volume, spread linearly, are that volume again between the outermost centres."""
+    shape, spacing, view = (70, 84, 66), (2.0, 1.5, 1.5), 112.0
+    x, y, z = (torch.arange(n).float() for n in shape)
+    volume = 0.1 + 0.004 * x[:, None, None] + 0.002 * y[None, :, None] + 0.005 * z[None, None, :]
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[6:64, 5:80, 3:60] = True  # 116 mm, wider than the field of view
+    options = {"field_of_view_mm": view, "slice_spacing_mm": slice_mm}
+    slices = volume_to_slices(volume, mask, spacing, **options)
+    cells = torch.nn.functional.avg_pool2d(slices[:, None], 32)[:, 0]
+    slabs = torch.stack([part.mean(0) for part in cells.split(slab)])
+    found = map_to_volume(slabs, mask, spacing, slices_a_slab=slab, **options)
+    assert found.shape == shape
+    assert not found[~mask].any()
+    inner = (slice(14, 56), slice(12, 72), slice(9, 54))
+    torch.testing.assert_close(found[inner], volume[inner], atol=2e-3, rtol=0)
+
+
+def test_one_cell_fills_the_mask() -> None:
+    mask = torch.zeros(6, 7, 8, dtype=torch.bool)
+    mask[1:5, 2:6, 3:7] = True
+    found = map_to_volume(torch.full((1, 1, 1), 0.25), mask, (1.0, 1.0, 1.0), slices_a_slab=9)
+    torch.testing.assert_close(found, 0.25 * mask)

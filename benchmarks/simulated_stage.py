@@ -1,0 +1,54 @@
+"""A stage that does nothing to its scans, for what it costs to hand them out and to keep the books.
+
+Dask loads this in the workers of `bench_scheduling` (`distributed.worker.preload`), so that they know the stage too.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.artifacts import ScanSet
+from pipeline.executors import worker
+from pipeline.provenance import digest
+from pipeline.runtime import Runtime
+from pipeline.scanwise import ScanJob, each_scan, scan_contents
+from pipeline.stage import Stage
+
+
+class SimulatedConfig(BaseModel):
+    """How many scans, and how long each takes."""
+
+    scans: int
+    seconds: float = 0.0
+
+
+def simulated(out: ScanSet, config: SimulatedConfig, runtime: Runtime) -> None:
+    """Write a file of a few bytes per scan."""
+    job = simulated_job(out, config, runtime)
+    each_scan(job, out, runtime)
+    runtime.results |= scan_contents(out, job.keys)
+
+
+def simulated_job(out: ScanSet, config: SimulatedConfig, runtime: Runtime) -> ScanJob:
+    """The work on one scan: to wait."""
+
+    def work(scan: str, loaded: Any) -> None:
+        if config.seconds:
+            time.sleep(config.seconds)
+
+    def save(scan: str, result: Any) -> Mapping[str, Any]:
+        (out.begin(scan) / "picture.png").write_bytes(scan.encode())
+        return {}
+
+    keys = {f"scan-{number:05d}": digest(number) for number in range(config.scans)}
+    return ScanJob(keys, load=lambda scan: None, work=work, save=save)
+
+
+STAGE = Stage(simulated, config=SimulatedConfig, writes=ScanSet, version=1, job=simulated_job)
+
+
+def dask_setup(_: Any) -> None:
+    """Called by Dask in a worker: make the stage known."""
+    worker.STAGES = (STAGE,)

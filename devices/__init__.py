@@ -1,0 +1,1 @@
+"""What computing on a device needs that models and preprocessing share."""

@@ -1,0 +1,99 @@
+"""How far a new scan lies from the scans that a model has learnt from: another scanner, protocol or organ.
+
+A block (C, H, W) is reduced to its C channel means. Their Mahalanobis distance from the training scans of the same
+modality is compared with that of scans held out: the share that lay at least as far is a p-value without any assumption
+on the shape of the cloud.
+
+Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples (2018), with one cloud a
+modality in place of one a class; Ledoit and Wolf (2004) for the covariance; Bates et al., Testing for Outliers with
+Conformal p-values (2023).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.conformal import fewest_subjects
+
+FloatArray = npt.NDArray[np.float64]
+
+FEWEST = 8  # training scans of a modality; a mean of fewer would come close to being one patient's
+RATE = 0.05  # of usual scans that may be flagged, unless another is asked for
+_LEAST_SPREAD = 0.01  # of a channel, as a share of the mean spread; some channels never fire
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The cloud of training scans of one modality. No single scan can be read off it.
+
+    Attributes:
+        mean: of channel means, (C,), float32.
+        precision: inverse covariance, (C, C), float32.
+        n: training scans.
+    """
+
+    mean: npt.NDArray[np.float32]
+    precision: npt.NDArray[np.float32]
+    n: int
+
+
+def fit_reference(channel_means: npt.ArrayLike, *, fewest: int = FEWEST) -> Reference:
+    """Describe the training scans of a modality.
+
+    Channels are brought to one spread first, so that the covariance is shrunk towards a diagonal of their variances and
+    not towards one variance for all.
+
+    Args:
+        channel_means: (n, C).
+        fewest: scans needed.
+
+    Raises:
+        ValueError: fewer scans, or all alike.
+    """
+    from sklearn.covariance import LedoitWolf
+
+    x = np.asarray(channel_means, dtype=np.float64)
+    if len(x) < fewest:
+        raise ValueError(f"{len(x)} training scans, at least {fewest} needed")
+    spread = x.std(axis=0)
+    if not spread.mean() > 0:
+        raise ValueError(f"all {len(x)} training scans have the same channel means")
+    spread = np.maximum(spread, _LEAST_SPREAD * spread.mean())
+    precision = LedoitWolf().fit((x - x.mean(axis=0)) / spread).precision_ / np.outer(spread, spread)
+    return Reference(x.mean(axis=0).astype(np.float32), precision.astype(np.float32), len(x))
+
+
+def distances(reference: Reference, channel_means: npt.ArrayLike) -> FloatArray:
+    """Mahalanobis distances of scans from the training cloud; channel_means (n, C) → (n,), float64, ≥ 0."""
+    away = np.asarray(channel_means, dtype=np.float64) - reference.mean
+    squared = np.einsum("nc,cd,nd->n", away, reference.precision.astype(np.float64), away, optimize=True)
+    return np.sqrt(np.maximum(squared, 0))
+
+
+def share_farther(distance: float, held_out: npt.ArrayLike) -> float:
+    """The conformal p-value (1 + number of held-out distances at least as large) / (m + 1), in (0, 1].
+
+    Args:
+        distance: of the new scan.
+        held_out: (m,), distances of scans that the reference was not fitted on, one a subject.
+    """
+    others = np.asarray(held_out, dtype=np.float64)
+    return float((1 + np.count_nonzero(others >= distance)) / (len(others) + 1))
+
+
+def too_few(count: int, rate: float = RATE) -> str:
+    """Words for a number of held-out distances with which no scan can be flagged at this rate, or "".
+
+    No share is smaller than 1 / (m + 1); if that is above the rate, nothing can be told.
+
+    Args:
+        count: m.
+        rate: share of usual scans that may be flagged, in (0, 1).
+    """
+    needed = fewest_subjects(rate)
+    if count >= needed:
+        return ""
+    return f"scans of {count} held-out subjects are too few to tell at a rate of {rate:g}; {needed} are needed"

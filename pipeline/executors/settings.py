@@ -1,0 +1,69 @@
+"""Where scans are done: the section `executor` of the settings. Nothing in it changes a result."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MEMORY = r"^\d+(\.\d+)? ?([kMGT]i?)?B$"
+
+
+class SlurmConfig(BaseModel):
+    """What each job of one worker asks Slurm for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    partition: str | None = Field(default=None, description="of Slurm; null: the standard one")
+    account: str | None = Field(default=None, description="who is charged; null: nobody is named")
+    time: str = Field(default="12:00:00", pattern=r"^[\d:-]+$", description="longest time of a job, [days-]hours:min:s")
+    cores: int = Field(default=4, ge=1, description="of a worker")
+    gpus: int = Field(default=0, ge=0, le=1, description="of a worker: 0 or 1")
+    lines: tuple[Annotated[str, Field(pattern=r"^-[^\n\r]*$")], ...] = Field(
+        default=(), description='more options of sbatch, such as ["--constraint=a100"]'
+    )
+    interface: str | None = Field(
+        default=None, description="network interface through which jobs reach this machine, such as ib0"
+    )
+
+
+class ExecutorConfig(BaseModel):
+    """Where the work on scans is done; no result depends on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["local", "dask", "slurm"] = Field(
+        default="local", description="this process; Dask workers; Dask workers in Slurm jobs (--executor sets it)"
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="how many; null: one per GPU, else one per four cores; Slurm: 4 (--workers)"
+    )
+    worker_memory: str | None = Field(
+        default=None,
+        pattern=MEMORY,
+        description="of one worker, beyond which it is stopped, such as 8GB; null: an equal share; Slurm: 16GB",
+    )
+    scheduler: str | None = Field(
+        default=None,
+        pattern=r"^(tcp|tls)://[^ ]+:\d+$",
+        description="of Dask workers that someone else started, such as tcp://10.0.0.5:8786 (--scheduler)",
+    )
+    patience_minutes: float = Field(
+        default=60.0, gt=0, description="without scheduler or without a single worker, before the run ends"
+    )
+    slurm: SlurmConfig = SlurmConfig()
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _full_address(cls, address: object) -> object:
+        if isinstance(address, str) and "://" not in address:
+            raise ValueError("an address begins with tcp:// or tls:// and ends with a port, as tcp://10.0.0.5:8786")
+        return address
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if self.scheduler is not None and self.kind != "dask":
+            raise ValueError("executor.scheduler goes with executor.kind dask (--executor dask --scheduler tcp://…)")
+        if self.scheduler is not None and (self.workers or self.worker_memory):
+            raise ValueError("the workers of executor.scheduler are started elsewhere; leave out workers and memory")
+        if self.kind == "local" and (self.workers or self.worker_memory):
+            raise ValueError("executor.workers and worker_memory go with executor.kind dask or slurm (--executor dask)")
+        return self

@@ -1,0 +1,163 @@
+"""What runs in a worker: one scan, from its files to its files.
+
+A task is a dict of strings and numbers; no code travels in it. The worker takes the code of the stage from the package
+that is installed where it runs, and checks that it would make the same of the scan: the keys have to agree.
+"""
+
+import functools
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.executors.inhand import MOST_DEATHS, Desk, InHand, new_name
+from pipeline.registry import STAGES
+from pipeline.runtime import NOT_ALLOWED, InputError, Runtime
+from pipeline.scanwise import NOT_THE_SCANS_FAULT, ScanJob, do_scan
+
+log = logging.getLogger("hypermm")
+NAME = new_name()  # of this process
+SEEN_WITHIN_S = 20.0  # what one machine writes, another sees
+ONE_AT_A_TIME = threading.Lock()  # networks, threads and the desk are one scan's, however many threads Dask has
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A stage in a workspace, ready for scans.
+
+    Attributes:
+        job: the work on a scan; it writes on the desk.
+        desk: where files lie until they are complete.
+        runtime: of the stage, in this process.
+    """
+
+    job: ScanJob
+    desk: Desk
+    runtime: Runtime
+
+
+def do_one(task: Mapping[str, Any], scan: str, key: str) -> dict[str, Any]:
+    """Do one scan and say how it ended.
+
+    Args:
+        task: what all scans of a stage have in common: `stage`, `workspace`, `settings` (of the stage, as JSON),
+            `stage_key`, `device`, `run`, `memory` (limit of a worker, in words).
+        scan: which.
+        key: what the scan's result depends on, as the run sees it.
+
+    Returns:
+        `lines`: [level, text], for the log of the run; `notes`: for its report; `died`: how many workers died at this
+        scan in this run. If those were too many, nothing was done, and `suspect` says why. If nothing more can be done: `stop` ("input" or "disk"), `reason` and, for a disk, `errno`.
+    """
+    with ONE_AT_A_TIME, _listening() as lines:
+        notes: list[str] = []
+        outcome: dict[str, Any] = {"lines": lines, "notes": notes, "died": 0}
+        try:
+            outcome["died"] = _do(task, scan, key, notes)
+            if outcome["died"] >= MOST_DEATHS:
+                outcome["suspect"] = _suspicion(task)
+        except InputError as error:
+            outcome |= {"stop": "input", "reason": str(error)}
+        except OSError as error:
+            if error.errno not in (*NOT_THE_SCANS_FAULT, *NOT_ALLOWED):
+                raise
+            reason = f"{error.strerror or error} on {socket.gethostname()}: {error.filename or task['workspace']}"
+            outcome |= {"stop": "disk", "reason": reason, "errno": error.errno}
+        return outcome
+
+
+def _do(task: Mapping[str, Any], scan: str, key: str, notes: list[str]) -> int:
+    """Returns how many workers died at this scan before; if those were too many, nothing was done."""
+    workspace = Path(task["workspace"])
+    hand = InHand(workspace / task["stage"], task["run"])
+    if not _sees(hand):
+        raise InputError(
+            f"a worker on {socket.gethostname()} does not find this run in {workspace}. The workspace has to be on a "
+            "file system that all workers share, under the same path"
+        )
+    place = _workplace(task["stage"], str(workspace), task["settings"], task["device"], task["stage_key"])
+    out = place.desk.out
+    if out.has(scan, key):
+        return 0  # its worker was lost after the work was done
+    if place.job.keys.get(scan) != key:
+        raise InputError(
+            f"{task['stage']}: a worker on {socket.gethostname()} would make something else of scan {scan}: its code, "
+            "packages or weights are not those of this run. Install the same version there and start it again"
+        )
+    died = hand.begun(scan).get("times", 0)
+    if died >= MOST_DEATHS:
+        return died
+    hand.begin(scan, NAME)
+    place.desk.clear(scan)
+    place.runtime.notes.clear()
+    do_scan(
+        place.job,
+        place.desk.staged,
+        scan,
+        loaded=lambda: place.job.load(scan),
+        write=lambda finish: finish(),
+    )
+    if hand.holds(scan, NAME):
+        place.desk.hand_in(scan)
+        hand.end(scan)
+    notes += place.runtime.notes
+    return died
+
+
+def _sees(hand: InHand) -> bool:
+    """Whether this run hands out here; a network file system may take a while to show it."""
+    deadline = time.monotonic() + SEEN_WITHIN_S
+    while hand.runs_here() != hand.run:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def _suspicion(task: Mapping[str, Any]) -> str:
+    return (
+        f"its worker died {MOST_DEATHS} times while it had this scan in hand: killed, crashed, or above its memory limit "
+        f"({task['memory']}). It is left alone now and in later runs; after a remedy (another file, more "
+        f"--worker-memory) --force {task['stage']} tries again"
+    )
+
+
+@functools.lru_cache(maxsize=1)  # what an earlier stage holds, networks above all, goes
+def _workplace(stage_name: str, workspace: str, settings: str, device: str, stage_key: str) -> Workplace:
+    stage = next(stage for stage in STAGES if stage.name == stage_name)
+    if stage.job is None:
+        raise InputError(f"the stage {stage_name} does not work scan by scan")
+    out = stage.writes(Path(workspace) / stage_name)
+    runtime = Runtime(stage=stage_name, key=stage_key, device_name=device, workspace=Path(workspace))
+    desk = Desk(out, NAME)  # type: ignore[arg-type]
+    config = stage.config.model_validate_json(settings)
+    job = stage.job(**stage.opened(Path(workspace)), out=desk.staged, config=config, runtime=runtime)
+    return Workplace(job, desk, runtime)
+
+
+@contextmanager
+def _listening() -> Iterator[list[list[Any]]]:
+    """Collect what is logged, to be said again where the run is watched."""
+    lines: list[list[Any]] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if record.exc_info:
+                text += "\n" + logging.Formatter().formatException(record.exc_info)
+            lines.append([record.levelno, text])
+
+    handler, before = Collect(), (log.level, log.propagate)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    log.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+        log.level, log.propagate = before

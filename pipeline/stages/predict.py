@@ -1,0 +1,280 @@
+"""Answer for new patients with an exported model, from whatever scans each has."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.artifacts import ArtifactError, BlockSet, CohortTables, PredictionSet, VolumeSet
+from pipeline.provenance import digest, git_commit, result_settings, versions
+from pipeline.runtime import InputError, Refused, Runtime
+from pipeline.stage import Stage
+from pipeline.stages.cohort import STAGE as COHORT
+from pipeline.stages.features import STAGE as FEATURES
+from pipeline.stages.preprocess import STAGE as PREPROCESS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+    from pipeline.bundle import Bundle
+    from pipeline.prediction import Reader
+
+KEPT_BESIDE = "keep_slices"  # of features: changes what is kept beside the blocks, not the blocks
+
+
+class PredictConfig(BaseModel):
+    """Which model answers, and when it should rather not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path | None = Field(default=None, description="folder of an exported model; --model sets it")
+    error_rate: float = Field(
+        default=0.1, gt=0, lt=0.5, description="share of patients whose class may lie outside of the answer's set"
+    )
+    outlier_rate: float = Field(
+        default=0.05,
+        gt=0,
+        lt=0.5,
+        description="share of usual scans that may be flagged as unlike training; takes 1/rate - 1 held-out scans",
+    )
+    maps: bool = Field(
+        default=False,
+        description="a NIfTI for every volume used: where the answer comes from; needs features.keep_slices",
+    )
+    known_patients: bool = Field(default=False, description="answer for patients that the model has learnt from, too")
+
+
+def predict(
+    cohort: CohortTables,
+    preprocess: VolumeSet,
+    features: BlockSet,
+    out: PredictionSet,
+    config: PredictConfig,
+    runtime: Runtime,
+) -> None:
+    """Write `predictions.json`, `predictions.csv`, `index.html`, a page a patient, and maps if asked for.
+
+    Raises:
+        Refused: the scans were not prepared as the model needs them.
+    """
+    from pipeline.decision_maps import write_maps
+    from pipeline.prediction import Reader
+
+    bundle = read_bundle(config)
+    for stage, artifact in ((PREPROCESS, preprocess), (FEATURES, features)):
+        _same_preparation(bundle, stage.name, (artifact.manifest or {})["made_from"])
+    reader = Reader(bundle, bundle.network(), config.error_rate, config.outlier_rate)
+    scans = _scans(cohort, preprocess, features)
+    roles = {subject: bundle.seen(subject, list(rows["sha256"])) for subject, rows in scans.groupby("subject")}
+    patients: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+    out.forget_maps()
+    groups = list(scans.groupby("observation", sort=True))
+    with runtime.progress(len(groups), "patient") as progress:
+        for observation, rows in groups:
+            first = rows.iloc[0]
+            names = {"observation": observation, "subject": first["subject"], "session": first["session"]}
+            try:
+                answer = _patient(reader, rows, features, role=roles[first["subject"]], known=config.known_patients)
+                if config.maps and "reason" not in answer:
+                    maps = write_maps(reader, answer, preprocess, features, out)
+                    answer["scans"] = [{**scan, "map": maps.get(scan["scan"], "")} for scan in answer["scans"]]
+            except ArtifactError as error:
+                answer = {"reason": str(error)}
+            if "reason" in answer:
+                runtime.note(f"no answer for {observation}: {answer['reason']}")
+                refused.append({**names, **answer})
+            else:
+                answer["notes"] += _not_registered(answer, preprocess)
+                patients.append({**names, **answer})
+            progress.advance()
+    _write(out, {**_made_with(bundle, config), "patients": patients, "refused": refused}, preprocess)
+    runtime.results |= {
+        "counts": {
+            "answers": sum(not p["abstains"] for p in patients),
+            "abstentions": sum(p["abstains"] for p in patients),
+            "refused": len(refused),
+        }
+    }
+
+
+def _scans(cohort: CohortTables, preprocess: VolumeSet, features: BlockSet) -> "pd.DataFrame":
+    """All that the manifest names, one row each, in the order of their names; `reason` says why one has no block."""
+    import pandas as pd
+
+    failed = {
+        failure["scan"]: failure["reason"]
+        for artifact in (preprocess, features)
+        for failure in (artifact.manifest or {}).get("failures", ())
+    }
+    scans = cohort.scans()
+    scans["reason"] = [failed.get(scan, "") for scan in scans["scan"]]
+    visits = dict(zip(zip(scans["subject"], scans["session"], strict=True), scans["observation"], strict=True))
+    rows = []
+    for row in cohort.left_out():
+        visit = (row["subject"], row["session"])
+        own = "_".join(filter(None, visit)) if row["subject"] else f"row {row['row']}"
+        observation = visits.get(visit, own)
+        rows.append({**row, "scan": f"row {row['row']}", "observation": observation, "sha256": ""})
+    everything = scans.to_dict("records") + rows
+    return pd.DataFrame(everything, columns=[*scans.columns], dtype=object).fillna("").sort_values("scan")
+
+
+def _made_with(bundle: "Bundle", config: PredictConfig) -> dict[str, Any]:
+    """What stands at the top of predictions.json."""
+    from pipeline.prediction import SCHEMA
+
+    return {
+        "schema": SCHEMA,
+        "made": {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "model": bundle.name,
+            "model_version": bundle.version,
+            "model_sha256": bundle.fingerprint,
+            "software": {"git_commit": git_commit(), "versions": versions()},
+        },
+        "classes": list(bundle.classes),
+        "modalities": list(bundle.trained),
+        "error_rate": config.error_rate,
+        "temperature": bundle.temperature,
+    }
+
+
+def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -> None:
+    """The same content for programs, for tables and for people."""
+    from evaluation.patient_page import night_page, patient_page
+    from evaluation.patient_table import patients_csv
+
+    out.save(content, patients_csv(content))
+    links = out.page_names([patient["observation"] for patient in content["patients"]])
+
+    def pages() -> "Iterator[tuple[str, str]]":
+        for patient in content["patients"]:
+            pictures = {scan["scan"]: preprocess.qc_picture(scan["scan"]) for scan in patient["scans"]}
+            shown = {scan: png for scan, png in pictures.items() if png}
+            page = patient_page(content, patient, pictures=shown, night_link="../index.html")
+            yield links[patient["observation"]], page
+
+    out.save_pages(night_page(content, links), pages())
+
+
+def _patient(reader: "Reader", rows: "pd.DataFrame", features: BlockSet, *, role: str, known: bool) -> dict[str, Any]:
+    """What is said of one observation; only `reason` if nothing can be said."""
+    from pipeline.prediction import answer_patient
+
+    bundle = reader.bundle
+    learnt = role in ("train", "validation")
+    if learnt and not known:
+        return {
+            "reason": f"the model knows this patient, by id or by a scan ({role} part); an answer would look better "
+            "than it is. To have it all the same: --predict.known_patients true"
+        }
+    readable = rows["modality"].isin(bundle.trained) | (rows["reason"] != "")
+    why = rows["reason"].where(readable, f"the model has learnt {', '.join(bundle.trained)} only")
+    used = rows[why == ""]
+    unused = [
+        {"scan": row.scan, "modality": row.modality, "used": False, "reason": reason}
+        for row, reason in zip(rows[why != ""].itertuples(), why[why != ""], strict=True)
+    ]
+    if used.empty:
+        found = "; ".join(f"{scan['scan']}: {scan['reason']}" for scan in unused)
+        return {"reason": f"none of the scans can be used ({found})"}
+    scans = list(zip(used["scan"], used["modality"], strict=True))
+    answer = answer_patient(reader, scans, features.load([name for name, _ in scans]))
+    answered = [{**scan, "used": True, "reason": ""} for scan in answer["scans"]]
+    nothing = {"contribution": None, "outlier": None}
+    told = "the answer looks better than it is" if learnt else "the error rate is not promised for those"
+    notes = [f"the model knows this patient ({role} part): {told}"] if role else []
+    return {**answer, "scans": answered + [{**nothing, **scan} for scan in unused], "notes": notes}
+
+
+def _not_registered(answer: dict[str, Any], preprocess: VolumeSet) -> list[str]:
+    """Notes on scans that should have been registered to another one."""
+    records = {scan["scan"]: preprocess.record(scan["scan"]) or {} for scan in answer["scans"] if scan["used"]}
+    return [f"{s} was not registered: {r['not_registered']}" for s, r in records.items() if r.get("not_registered")]
+
+
+def check_settings(settings: Any) -> None:
+    """What can be known in the evening: whether these settings prepare scans as the model needs them.
+
+    Args:
+        settings: of the whole run.
+
+    Raises:
+        InputError: no model is given, or settings differ.
+    """
+    bundle = read_bundle(settings.predict)
+    kinds = {name: modality.model_dump(mode="json") for name, modality in settings.cohort.modalities.items()}
+    for name in sorted(kinds.keys() & bundle.kinds.keys()):
+        if kinds[name] != bundle.kinds[name]:
+            raise InputError(
+                f"the model {bundle.name} was trained with {name} as {bundle.kinds[name]}, not {kinds[name]}"
+            )
+    for stage in (PREPROCESS, FEATURES):
+        config = getattr(settings, stage.name)
+        material = {"version": stage.version, "settings": result_settings(config), "outside": stage.outside(config)}
+        _same_preparation(bundle, stage.name, material)
+
+
+def _same_preparation(bundle: "Bundle", name: str, made_from: Mapping[str, Any]) -> None:
+    """Blocks made otherwise than those of training would be read as if they were alike.
+
+    Raises:
+        Refused: version, weights or settings of a stage differ; they are named.
+    """
+    if made_from["version"] != bundle.stage_versions[name]:
+        raise Refused(
+            f"the model {bundle.name} was trained with version {bundle.stage_versions[name]} of the stage {name}; this "
+            f"program has version {made_from['version']}. Train and export it again, or use the program it came from"
+        )
+    if digest(made_from["outside"]) != digest(bundle.weights[name]):
+        raise Refused(
+            f"the model {bundle.name} was trained with other weights in {name} ({bundle.weights[name]}) than were "
+            f"used now ({made_from['outside']}); see {name}.weights"
+        )
+    now, then = made_from["settings"], bundle.settings[name]
+    keys = (now.keys() | then.keys()) - {KEPT_BESIDE}
+    differing = sorted(key for key in keys if digest(now.get(key)) != digest(then.get(key)))
+    if differing:
+        told = ", ".join(f"{name}.{key} = {then.get(key)} (now {now.get(key)})" for key in differing)
+        raise Refused(
+            f"the model {bundle.name} was trained with {told}; leave that away, and --config, to use the model's own"
+        )
+
+
+def read_bundle(config: PredictConfig) -> "Bundle":
+    """The model.
+
+    Raises:
+        InputError: none is given, or it is damaged.
+    """
+    from pipeline.bundle import Bundle
+
+    if config.model is None:
+        raise InputError("no model is given; type --model FOLDER (--stages export makes one: workspace/export/bundle)")
+    return Bundle.read(config.model)
+
+
+def _ready(config: PredictConfig) -> None:
+    """The model is there and whole."""
+    read_bundle(config)
+
+
+def _outside(config: PredictConfig) -> Any:
+    """The content of the model."""
+    return read_bundle(config).fingerprint if config.model is not None else None
+
+
+STAGE = Stage(
+    predict,
+    config=PredictConfig,
+    writes=PredictionSet,
+    version=1,
+    reads={"cohort": COHORT, "preprocess": PREPROCESS, "features": FEATURES},
+    outside=_outside,
+    ready=_ready,
+)

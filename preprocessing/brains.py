@@ -1,0 +1,156 @@
+"""One volume, from what the scanner gave to a brain in [0, 1]: by itself, or on the grid of another scan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from numpy.typing import NDArray
+
+from preprocessing.common_grid import onto_brain
+from preprocessing.errors import ScanError
+from preprocessing.qc import registered_planes, three_planes
+from preprocessing.registration import register_rigid
+from preprocessing.skull_strip import SkullStripper
+from preprocessing.transforms import find_brain, normalise_brain, normalise_intensity
+
+KEYS = ("image", "mask")  # of what the transforms are given
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What volumes need on one device.
+
+    Attributes:
+        stripper: HD-BET.
+        strip: turns a head and finds its brain.
+        keep: the same for volumes that are stripped already.
+        finish: crops, resamples and normalises.
+    """
+
+    stripper: SkullStripper
+    strip: Compose
+    keep: Compose
+    finish: Compose
+
+    @classmethod
+    def ready(
+        cls,
+        mode: Literal["fast", "accurate"],
+        *,
+        device: torch.device,
+        precision: Literal["auto", "fp32"],
+        parameters: Path | None,
+        spacing_mm: float,
+    ) -> Self:
+        """Tools for one device; the networks are loaded when the first head comes.
+
+        Args:
+            mode: as `SkullStripper`, and the next three.
+            device: where to compute.
+            precision: of HD-BET.
+            parameters: folder of HD-BET's parameter files, or None for those of its package.
+            spacing_mm: voxel size after resampling.
+        """
+        stripper = SkullStripper(mode, device=device, precision=precision, parameters=parameters)
+        return cls(stripper, find_brain(stripper), find_brain(None), normalise_brain(spacing_mm=spacing_mm))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The scan that another one is registered to.
+
+    Attributes:
+        scan: its name.
+        raw: as it came, (1, X, Y, Z).
+        volume: preprocessed, (X', Y', Z'), float32 in [0, 1].
+        mask: its brain, (X', Y', Z'), bool.
+        affine: of both, voxel to world, (4, 4), mm.
+    """
+
+    scan: str
+    raw: MetaTensor
+    volume: torch.Tensor
+    mask: torch.Tensor
+    affine: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Brain:
+    """What is kept of a volume.
+
+    Attributes:
+        volume: (X, Y, Z), float32 in [0, 1], 0 outside the mask.
+        mask: (X, Y, Z), bool.
+        affine: voxel to world, (4, 4), mm.
+        qc: picture, (H, W, 3), uint8.
+        facts: for the scan's record.
+    """
+
+    volume: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    qc: NDArray[np.uint8]
+    facts: dict[str, Any]
+
+
+def brain_of(tools: Tools, image: MetaTensor, beside: Beside | None, *, strip: bool) -> Brain:
+    """On the grid and with the mask of the scan beside it if they can be registered; else by itself.
+
+    Args:
+        tools: on the device to compute on.
+        image: the volume, (1, X, Y, Z).
+        beside: what to register it to, or None.
+        strip: whether its brain has to be found; else all that is not background is brain.
+
+    Raises:
+        ScanError: no brain is found, or its values are all alike.
+    """
+    reason = {}
+    if beside is not None:
+        registered = _registered(tools, image, beside)
+        if isinstance(registered, Brain):
+            return registered
+        reason = {"not_registered": registered}
+    found = (tools.strip if strip else tools.keep)({"image": image.to(tools.stripper.device)})
+    facts = {"precision": str(tools.stripper.dtype)} if strip else {}
+    return _brain(tools.finish(found), found, {**facts, **reason})
+
+
+def _registered(tools: Tools, image: MetaTensor, beside: Beside) -> Brain | str:
+    """The volume brought to the scan beside it, or why that is not to be believed."""
+    brain_mask = MetaTensor(beside.mask[None].float(), affine=beside.affine)
+    try:
+        motion = register_rigid(beside.raw, image, fixed_mask=brain_mask)
+    except ScanError as error:
+        return f"{error} (with {beside.scan})"
+    if motion.reason:
+        return f"{motion.reason} (with {beside.scan})"
+    moved, inside = onto_brain(image.to(tools.stripper.device), brain_mask, motion.matrix)
+    done = normalise_intensity()({"image": moved, "mask": inside})
+    facts = {
+        "registered_to": beside.scan,
+        "rotation_degrees": round(motion.rotation_degrees, 2),
+        "translation_mm": round(motion.translation_mm, 2),
+        "brain_in_view": round(motion.coverage, 3),
+        "to_own_world": motion.matrix.tolist(),
+    }
+    brain = _brain(done, done, facts)
+    picture = registered_planes(beside.volume.numpy(), brain.volume, brain.mask, _spacing_mm(beside.affine))
+    return replace(brain, qc=picture)
+
+
+def _brain(done: Mapping[Any, Any], whole: Mapping[Any, Any], facts: dict[str, Any]) -> Brain:
+    """Voxels back from the device; the picture shows `whole`."""
+    volume, mask, head, head_mask = (d[k][0].as_tensor().cpu().numpy() for d in (done, whole) for k in KEYS)
+    qc = three_planes(head, head_mask, _spacing_mm(np.asarray(whole["image"].affine)))
+    return Brain(volume, mask, np.asarray(done["image"].affine), qc, facts)
+
+
+def _spacing_mm(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = (float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
+    return x, y, z

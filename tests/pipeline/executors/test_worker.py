@@ -1,0 +1,212 @@
+"""One scan in a worker: done, failed, suspected, refused, taken over; no Dask needed."""
+
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.artifacts import CohortTables, VolumeSet
+from pipeline.executors import worker
+from pipeline.executors.inhand import InHand
+from pipeline.executors.worker import do_one
+from pipeline.runtime import Runtime
+from pipeline.stages.preprocess import PreprocessConfig, preprocess, preprocess_job
+from run_pipeline import main
+
+RUN = "a run"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, picture_cohort: Callable[..., Path]) -> Path:
+    """A workspace whose cohort is read; one scan is no picture."""
+    folder = tmp_path_factory.mktemp("prepared")
+    config = picture_cohort(folder / "data", subjects=12)
+    (folder / "data" / "p01_low.png").write_bytes(b"no picture")
+    assert main(["--config", str(config), "--workspace", str(folder / "run"), "--stages", "cohort", "--quiet"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def out(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> VolumeSet:
+    """The artifact of preprocess, empty, of a run that hands out."""
+    monkeypatch.setattr(worker, "SEEN_WITHIN_S", 0.0)
+    worker._workplace.cache_clear()
+    out = VolumeSet(prepared / "preprocess")
+    for place in (p for p in out.folder.glob("p*") if p.is_dir()):
+        out.begin(place.name)
+        place.rmdir()
+    InHand(out.folder, RUN).open()
+    return out
+
+
+def runtime(workspace: Path) -> Runtime:
+    return Runtime(stage="preprocess", key="key", device_name="cpu", workspace=workspace)
+
+
+def key(out: VolumeSet, scan: str) -> str:
+    workspace = out.folder.parent
+    tables = CohortTables(workspace / "cohort")
+    return preprocess_job(tables, out, PreprocessConfig(), runtime(workspace)).keys[scan]
+
+
+def done(out: VolumeSet, scan: str, **other: Any) -> dict[str, Any]:
+    task = {
+        "stage": "preprocess",
+        "workspace": str(out.folder.parent),
+        "settings": PreprocessConfig().model_dump_json(),
+        "stage_key": "key",
+        "device": "cpu",
+        "run": RUN,
+        "memory": "2GB",
+    }
+    outcome = do_one({**task, **other}, scan, key(out, scan))
+    assert json.loads(json.dumps(outcome)) == outcome  # plain types only
+    return outcome
+
+
+def test_a_scan_is_done_as_in_process(out: VolumeSet, prepared: Path) -> None:
+    assert done(out, "p00_low") == {"lines": [], "notes": [], "died": 0}
+    assert out.has("p00_low", key(out, "p00_low"))
+    found = {path.name: path.read_bytes() for path in out.place("p00_low").glob("*.png")}
+    record = out.record("p00_low") or {}
+    other = VolumeSet(prepared / "in_process")
+    preprocess(CohortTables(prepared / "cohort"), other, PreprocessConfig(), runtime(prepared))
+    assert {path.name: path.read_bytes() for path in other.place("p00_low").glob("*.png")} == found
+    expected = other.record("p00_low") or {}
+    assert {**record, "seconds": 0} == {**expected, "seconds": 0}
+    assert InHand(out.folder, RUN).begun("p00_low") == {}
+
+
+def test_what_is_there_is_not_done_again(out: VolumeSet) -> None:
+    done(out, "p00_low")
+    before = (out.place("p00_low") / "record.json").stat().st_mtime_ns
+    assert done(out, "p00_low")["died"] == 0
+    assert (out.place("p00_low") / "record.json").stat().st_mtime_ns == before
+
+
+def test_a_bad_scan_is_recorded_and_told_to_the_run(out: VolumeSet) -> None:
+    outcome = done(out, "p01_low")
+    ((level, line), *_) = outcome["lines"]
+    failure = out.failure("p01_low", key(out, "p01_low"))
+    assert failure is not None
+    assert level == 30
+    assert line == f"scan p01_low left out: {failure['reason']}"
+    assert "stop" not in outcome
+
+
+def test_the_fourth_beginning_is_refused(out: VolumeSet) -> None:
+    hand = InHand(out.folder, RUN)
+    for _ in range(2):
+        hand.begin("p00_low", "a worker that died")
+    assert done(out, "p00_low")["died"] == 2
+    assert out.has("p00_low", key(out, "p00_low"))
+    for _ in range(3):
+        hand.begin("p02_low", "a worker that died")
+    outcome = done(out, "p02_low")
+    assert outcome["died"] == 3
+    assert not out.place("p02_low").exists()
+    assert "its worker died 3 times" in outcome["suspect"]
+    assert "memory limit (2GB)" in outcome["suspect"]
+    assert "--force preprocess" in outcome["suspect"]
+
+
+def test_deaths_in_an_earlier_run_do_not_count(out: VolumeSet) -> None:
+    earlier = InHand(out.folder, "an earlier run")
+    for _ in range(3):
+        earlier.begin("p00_low", "a worker that died")
+    assert done(out, "p00_low")["died"] == 0
+    assert out.has("p00_low", key(out, "p00_low"))
+
+
+def test_a_worker_that_was_thought_dead_spoils_nothing(out: VolumeSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    import preprocessing.io
+
+    hand = InHand(out.folder, RUN)
+    read = preprocessing.io.read_picture
+
+    def slow(path: Path) -> Any:  # meanwhile another one takes the scan and finishes it
+        hand.begin("p00_low", "the successor")
+        (out.begin("p00_low") / "picture.png").write_bytes(b"of the successor")
+        return read(path)
+
+    monkeypatch.setattr(preprocessing.io, "read_picture", slow)
+    done(out, "p00_low")
+    assert (out.place("p00_low") / "picture.png").read_bytes() == b"of the successor"
+    assert hand.holds("p00_low", "the successor")
+
+
+def test_other_code_or_weights_stop_the_run(out: VolumeSet) -> None:
+    outcome = done(out, "p00_low", settings=PreprocessConfig(spacing_mm=3).model_dump_json())
+    assert outcome["stop"] == "input"
+    assert "would make something else of scan p00_low" in outcome["reason"]
+    assert not out.place("p00_low").exists()
+
+
+def test_a_workspace_that_is_not_shared_stops_the_run(out: VolumeSet, tmp_path: Path) -> None:
+    outcome = do_one({"stage": "preprocess", "workspace": str(tmp_path), "run": RUN}, "p00_low", "key")
+    assert outcome["stop"] == "input"
+    assert f"does not find this run in {tmp_path}" in outcome["reason"]
+    other = done(out, "p00_low", run="another run")
+    assert other["stop"] == "input"
+
+
+def test_a_full_disk_stops_the_run(out: VolumeSet) -> None:
+    """A file size limit stands for the full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    expected = key(out, "p00_low")
+    task = {"stage": "preprocess", "workspace": str(out.folder.parent), "stage_key": "key", "device": "cpu"}
+    task |= {"settings": PreprocessConfig().model_dump_json(), "run": RUN, "memory": ""}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        outcome = do_one(task, "p00_low", expected)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert outcome["stop"] == "disk"
+    assert "File too large" in outcome["reason"]
+    assert out.failure("p00_low", expected) is None
+
+
+def test_notes_of_the_work_come_back(out: VolumeSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    import preprocessing.io
+
+    read = preprocessing.io.read_picture
+
+    settings = PreprocessConfig().model_dump_json()
+
+    def noting(path: Path) -> Any:
+        place = worker._workplace("preprocess", str(out.folder.parent), settings, "cpu", "key")
+        if path.name == "p00_low.png":
+            place.runtime.note("half of it on the CPU")
+        return read(path)
+
+    monkeypatch.setattr(preprocessing.io, "read_picture", noting)
+    outcome = done(out, "p00_low")
+    assert outcome["notes"] == ["half of it on the CPU"]
+    assert outcome["lines"] == [[30, "preprocess: half of it on the CPU"]]
+    assert done(out, "p02_low")["notes"] == []
+
+
+def test_one_scan_at_a_time_however_many_threads(out: VolumeSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import preprocessing.io
+
+    read, inside, most = preprocessing.io.read_picture, [0], [0]
+
+    def counting(path: Path) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.05)
+        inside[0] -= 1
+        return read(path)
+
+    monkeypatch.setattr(preprocessing.io, "read_picture", counting)
+    scans = ["p00_low", "p02_low", "p03_low", "p04_low"]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda scan: done(out, scan), scans))
+    assert most == [1]
+    assert all(out.has(scan, key(out, scan)) for scan in scans)
