@@ -82,9 +82,10 @@ class Errand:
     def _suspect(self, scan: str, reason: str) -> None:
         self.suspects[scan] = reason
         if len(self.suspects) >= MOST_SUSPECTS:
+            first = next(iter(self.suspects))
             raise InputError(
-                f"{len(self.suspects)} scans in a row killed {MOST_DEATHS} workers each, {next(iter(self.suspects))} first; "
-                f"that is hardly the scans' fault, and none is left out for it. {self._memory()}"
+                f"{len(self.suspects)} scans in a row killed {MOST_DEATHS} workers each, {first} first; that is "
+                f"hardly the scans' fault, and none is left out for it. {self._memory()}"
             )
 
     def _blame_suspects(self) -> None:

@@ -52,7 +52,8 @@ def do_one(task: Mapping[str, Any], scan: str, key: str) -> dict[str, Any]:
 
     Returns:
         `lines`: [level, text], for the log of the run; `notes`: for its report; `died`: how many workers died at this
-        scan in this run. If those were too many, nothing was done, and `suspect` says why. If nothing more can be done: `stop` ("input" or "disk"), `reason` and, for a disk, `errno`.
+        scan in this run. If those were too many, nothing was done, and `suspect` says why. If no scan can be done:
+        `stop` ("input" or "disk"), `reason` and, for a disk, `errno`.
     """
     with ONE_AT_A_TIME, _listening() as lines:
         notes: list[str] = []
@@ -121,8 +122,8 @@ def _sees(hand: InHand) -> bool:
 
 def _suspicion(task: Mapping[str, Any]) -> str:
     return (
-        f"its worker died {MOST_DEATHS} times while it had this scan in hand: killed, crashed, or above its memory limit "
-        f"({task['memory']}). It is left alone now and in later runs; after a remedy (another file, more "
+        f"its worker died {MOST_DEATHS} times while it had this scan in hand: killed, crashed, or above its memory "
+        f"limit ({task['memory']}). It is left alone now and in later runs; after a remedy (another file, more "
         f"--worker-memory) --force {task['stage']} tries again"
     )
 

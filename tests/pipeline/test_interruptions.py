@@ -41,7 +41,7 @@ def finish(process: subprocess.Popen[bytes]) -> int:
 
 
 def contents(workspace: Path) -> dict[str, str]:
-    files = (p for p in workspace.rglob("*") if p.is_file() and "logs" not in p.parts)
+    files = (p for p in workspace.rglob("*") if p.is_file() and not {"logs", "tensorboard"} & set(p.parts))
     return {str(p.relative_to(workspace)): file_sha256(p) for p in files if p.name not in TIME_STAMPED}
 
 
