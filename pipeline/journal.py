@@ -21,6 +21,7 @@ def logging_to(workspace: Path, *, quiet: bool) -> Iterator[None]:
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     terminal.setLevel(logging.WARNING if quiet else logging.INFO)
+    before = log.level, log.propagate, logging.raiseExceptions
     log.setLevel(logging.DEBUG)
     log.propagate = False
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, has no tracebacks to add
@@ -31,6 +32,8 @@ def logging_to(workspace: Path, *, quiet: bool) -> Iterator[None]:
     finally:
         for handler in (file, terminal):
             log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate, logging.raiseExceptions = before[1:]
         file.close()
 
 

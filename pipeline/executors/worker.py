@@ -161,4 +161,5 @@ def _listening() -> Iterator[list[list[Any]]]:
         yield lines
     finally:
         log.removeHandler(handler)
-        log.level, log.propagate = before
+        log.setLevel(before[0])
+        log.propagate = before[1]
