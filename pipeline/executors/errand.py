@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -94,24 +94,24 @@ class Errand:
             self.out.fail(scan, self.job.keys[scan], reason, again=False)
         self.suspects.clear()
 
-    def try_again(self, scan: str, worker: str) -> None:
-        """A worker died. If it had begun the scan, that is counted there; else the scan has nothing to do with it.
+    def try_again(self, scans: Sequence[str], worker: str) -> None:
+        """A worker died. If it had begun a scan, that is counted there; the others have nothing to do with it.
 
         Args:
-            scan: which was assigned to it.
+            scans: assigned to it together; those that it has finished are found done.
             worker: its address.
 
         Raises:
             InputError: workers die and die before they begin anything.
         """
-        if not self.hand.begun(scan):
+        if not any(self.hand.begun(scan) for scan in scans):
             self.dead.add(worker)
         if len(self.dead) > MOST_DEAD:
             raise InputError(
                 f"{len(self.dead)} workers died before they began a scan, the last of them at {worker}. "
                 + self._memory()
             )
-        self.waiting.appendleft(scan)
+        self.waiting.extendleft(reversed(scans))
 
     def settle(self) -> None:
         """Close the books: blame who is left, and wait for what a network file system shows only after a while.

@@ -17,7 +17,7 @@ from pipeline.executors.connection import Connection, SchedulerLostError
 from pipeline.executors.errand import Errand
 from pipeline.executors.inhand import InHand, new_name
 from pipeline.executors.settings import ExecutorConfig
-from pipeline.executors.worker import do_one
+from pipeline.executors.worker import do_some
 from pipeline.runtime import InputError, Runtime
 from pipeline.scanwise import ScanJob
 from pipeline.stage import Stage
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hypermm")
 LOOK_EVERY_S = 1.0  # at the cluster
 A_WORKER, AT_LEAST = 3, 32  # scans that are with Dask: so many that no worker waits for this process
+TASK_S, MOST_TOGETHER = 0.05, 32  # scans that take no longer together go together; Dask needs some 2 ms a task
 TOGETHER_S = 0.02  # answers are asked for together
 
 
@@ -115,7 +116,8 @@ class _Round:
     def __init__(self, connection: Connection, errand: Errand) -> None:
         self.connection, self.errand = connection, errand
         self.client: Client = connection.client()
-        self.flying: dict[Future, str] = {}
+        self.flying: dict[Future, list[str]] = {}
+        self.together = 1  # scans in one task: several only if they take next to no time
         self.back: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.workers, self.looked = connection.look(), time.monotonic()
 
@@ -132,20 +134,22 @@ class _Round:
                 if time.monotonic() - self.looked > LOOK_EVERY_S:
                     self.workers, self.looked = self.connection.look(), time.monotonic()
         except SchedulerLostError:
-            self.errand.waiting.extendleft(reversed(self.flying.values()))
+            self.errand.waiting.extendleft(reversed([scan for scans in self.flying.values() for scan in scans]))
             raise
 
     def _hand_out(self) -> None:
-        waiting = self.errand.waiting
-        most = max(AT_LEAST, A_WORKER * self.workers) - len(self.flying)
-        scans = [waiting.popleft() for _ in range(min(most, len(waiting)))]
-        if not scans:
+        waiting, job = self.errand.waiting, self.errand.job
+        room = max(AT_LEAST, A_WORKER * self.workers) - len(self.flying)
+        tasks: list[list[str]] = []
+        while waiting and len(tasks) < room:
+            tasks.append([waiting.popleft() for _ in range(min(self.together, len(waiting)))])
+        if not tasks:
             return
-        names = [(f"{self.errand.task['stage']}-{self.errand.task['run']}", next(self.errand.numbers)) for _ in scans]
-        keys = [self.errand.job.keys[scan] for scan in scans]
-        futures = self.client.map(do_one, [self.errand.task] * len(scans), scans, keys, key=names, pure=False)
-        for scan, future in zip(scans, futures, strict=True):
-            self.flying[future] = scan
+        names = [(f"{self.errand.task['stage']}-{self.errand.task['run']}", next(self.errand.numbers)) for _ in tasks]
+        keys = [[job.keys[scan] for scan in scans] for scans in tasks]
+        futures = self.client.map(do_some, [self.errand.task] * len(tasks), tasks, keys, key=names, pure=False)
+        for scans, future in zip(tasks, futures, strict=True):
+            self.flying[future] = scans
             future.add_done_callback(self.back.put)
 
     def _take_back(self) -> None:
@@ -162,10 +166,14 @@ class _Round:
             if future.status == "error":
                 self._failed(future)
         good = [future for future in ended if future.status == "finished"]
-        for future, outcome in self._outcomes(good):
-            self.errand.take(self.flying.pop(future), outcome)
+        for future, outcomes in self._outcomes(good):
+            scans = self.flying.pop(future)
+            slowest = max(outcome["seconds"] for outcome in outcomes)
+            self.together = max(1, min(MOST_TOGETHER, int(TASK_S / max(slowest, 1e-6))))
+            for scan, outcome in zip(scans, outcomes, strict=False):  # fewer outcomes: the last one raises
+                self.errand.take(scan, outcome)
 
-    def _outcomes(self, futures: "list[Future]") -> "list[tuple[Future, dict[str, Any]]]":
+    def _outcomes(self, futures: "list[Future]") -> "list[tuple[Future, list[dict[str, Any]]]]":
         """What the workers returned. If one that has an answer died meanwhile, they are asked again later."""
         try:
             outcomes = self.client.sync(_gathered, self.client, futures, callback_timeout=60 * LOOK_EVERY_S)
@@ -189,8 +197,8 @@ class _Round:
                 "and in the folder of this checkout"
             ) from error
         else:
-            raise error or RuntimeError(f"scan {self.flying[future]} failed without a reason")
+            raise error or RuntimeError(f"scans {', '.join(self.flying[future])} failed without a reason")
 
 
-async def _gathered(client: "Client", futures: "list[Future]") -> list[dict[str, Any]]:
+async def _gathered(client: "Client", futures: "list[Future]") -> list[list[dict[str, Any]]]:
     return list(await client.gather(futures, asynchronous=True))

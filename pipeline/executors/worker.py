@@ -9,7 +9,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,22 @@ class Workplace:
     job: ScanJob
     desk: Desk
     runtime: Runtime
+
+
+def do_some(task: Mapping[str, Any], scans: Sequence[str], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Do scans one after the other, until one says that nothing more can be done.
+
+    Returns:
+        What `do_one` returned for each, and `seconds` beside it.
+    """
+    outcomes: list[dict[str, Any]] = []
+    for scan, key in zip(scans, keys, strict=True):
+        started = time.monotonic()
+        outcome = do_one(task, scan, key)
+        outcomes.append({**outcome, "seconds": time.monotonic() - started})
+        if "stop" in outcome:
+            break
+    return outcomes
 
 
 def do_one(task: Mapping[str, Any], scan: str, key: str) -> dict[str, Any]:

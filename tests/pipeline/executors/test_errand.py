@@ -82,12 +82,23 @@ def test_workers_that_die_before_they_begin_end_the_run(errand: Errand) -> None:
     errand.hand.open()
     errand.hand.begin("b", "a worker that died in the middle")
     for number in range(2 * errands.MOST_DEAD):
-        errand.try_again("b", f"worker {number}")  # the workers themselves put an end to this
+        errand.try_again(["b"], f"worker {number}")  # the workers themselves put an end to this
     for scan in "acac" * errands.MOST_DEAD:
-        errand.try_again(scan, "worker 0")  # one death, and many scans that waited there
+        errand.try_again([scan], "worker 0")  # one death, and many scans that waited there
         assert errand.waiting.popleft() == scan
     for number in range(1, errands.MOST_DEAD):
-        errand.try_again("a", f"worker {number}")
+        errand.try_again(["a"], f"worker {number}")
     words = r"13 workers died before they began a scan, the last of them at worker 12. .* \(--worker-memory, now 2GB\)"
     with pytest.raises(InputError, match=words):
-        errand.try_again("a", "worker 12")
+        errand.try_again(["a"], "worker 12")
+
+
+def test_scans_that_went_together_come_back_in_order_and_blame_nobody_who_had_not_begun(errand: Errand) -> None:
+    errand.waiting.append("c")
+    errand.hand.open()
+    errand.hand.begin("b", "a worker that died in the middle")
+    errand.try_again(["a", "b"], "worker 1")
+    assert list(errand.waiting)[:2] == ["a", "b"]
+    assert not errand.dead
+    errand.try_again(["a"], "worker 2")
+    assert errand.dead == {"worker 2"}

@@ -12,7 +12,7 @@ import pytest
 from pipeline.artifacts import CohortTables, VolumeSet
 from pipeline.executors import worker
 from pipeline.executors.inhand import InHand
-from pipeline.executors.worker import do_one
+from pipeline.executors.worker import do_one, do_some
 from pipeline.runtime import Runtime
 from pipeline.stages.preprocess import PreprocessConfig, preprocess, preprocess_job
 from run_pipeline import main
@@ -210,3 +210,17 @@ def test_one_scan_at_a_time_however_many_threads(out: VolumeSet, monkeypatch: py
         list(threads.map(lambda scan: done(out, scan), scans))
     assert most == [1]
     assert all(out.has(scan, key(out, scan)) for scan in scans)
+
+
+def test_several_at_once_until_nothing_more_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def one(task: object, scan: str, key: str) -> dict[str, object]:
+        seen.append((scan, key))
+        return {"lines": [], **({"stop": "input", "reason": "all alike"} if scan == "b" else {})}
+
+    monkeypatch.setattr("pipeline.executors.worker.do_one", one)
+    outcomes = do_some({}, ["a", "b", "c"], ["1", "2", "3"])
+    assert seen == [("a", "1"), ("b", "2")]
+    assert [outcome.get("stop") for outcome in outcomes] == [None, "input"]
+    assert all(0 <= outcome["seconds"] < 1 for outcome in outcomes)
