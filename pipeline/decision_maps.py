@@ -73,10 +73,10 @@ def _map_of(
     wanted: int,
 ) -> "tuple[NDArray[np.float32], NDArray[np.float64]]":
     """The map of one scan of a set, on the grid of its preprocessed volume."""
-    import numpy as np
     import torch
 
     from models.occlusion import occlusion_map
+    from preprocessing.resample import voxel_size_mm
     from preprocessing.slices import map_to_volume
 
     network = reader.network
@@ -97,10 +97,12 @@ def _map_of(
         return calibrated[:, wanted] - against.logsumexp(1)
 
     _, mask, affine = placed
-    x, y, z = (float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
+    spacing_mm = voxel_size_mm(affine)
     view, slice_mm = options["field_of_view_mm"], options["slice_spacing_mm"]
-    slab = max(1, round(view / slices.shape[3] / (slice_mm or z)))  # about as thick as a cell is wide
+    slab = max(1, round(view / slices.shape[3] / (slice_mm or spacing_mm[2])))  # about as thick as a cell is wide
     nothing = network.extractor.centre[modality[number]]
     cells = occlusion_map(slices, ask, slices_a_slab=slab, nothing=nothing)
-    volume = map_to_volume(cells, mask, (x, y, z), slices_a_slab=slab, field_of_view_mm=view, slice_spacing_mm=slice_mm)
+    volume = map_to_volume(
+        cells, mask, spacing_mm, slices_a_slab=slab, field_of_view_mm=view, slice_spacing_mm=slice_mm
+    )
     return volume.numpy(), affine

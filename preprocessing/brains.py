@@ -15,6 +15,7 @@ from preprocessing.common_grid import onto_brain
 from preprocessing.errors import ScanError
 from preprocessing.qc import registered_planes, three_planes
 from preprocessing.registration import register_rigid
+from preprocessing.resample import voxel_size_mm
 from preprocessing.skull_strip import SkullStripper
 from preprocessing.transforms import find_brain, normalise_brain, normalise_intensity
 
@@ -140,17 +141,12 @@ def _registered(tools: Tools, image: MetaTensor, beside: Beside) -> Brain | str:
         "to_own_world": motion.matrix.tolist(),
     }
     brain = _brain(done, done, facts)
-    picture = registered_planes(beside.volume.numpy(), brain.volume, brain.mask, _spacing_mm(beside.affine))
+    picture = registered_planes(beside.volume.numpy(), brain.volume, brain.mask, voxel_size_mm(beside.affine))
     return replace(brain, qc=picture)
 
 
 def _brain(done: Mapping[Any, Any], whole: Mapping[Any, Any], facts: dict[str, Any]) -> Brain:
     """Voxels back from the device; the picture shows `whole`."""
     volume, mask, head, head_mask = (d[k][0].as_tensor().cpu().numpy() for d in (done, whole) for k in KEYS)
-    qc = three_planes(head, head_mask, _spacing_mm(np.asarray(whole["image"].affine)))
+    qc = three_planes(head, head_mask, voxel_size_mm(np.asarray(whole["image"].affine)))
     return Brain(volume, mask, np.asarray(done["image"].affine), qc, facts)
-
-
-def _spacing_mm(affine: NDArray[np.float64]) -> tuple[float, float, float]:
-    x, y, z = (float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
-    return x, y, z

@@ -53,6 +53,12 @@ def apply_axis(volume: Tensor, weights: Tensor, axis: int) -> Tensor:
     return torch.tensordot(volume, weights.to(volume.device), dims=([axis], [1])).movedim(-1, axis)
 
 
+def voxel_size_mm(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Along each axis of a volume, from its voxel-to-world affine (4, 4)."""
+    x, y, z = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
+    return x, y, z
+
+
 def resample(
     volume: Tensor, affine: NDArray[np.float64], *, spacing_mm: float | tuple[float, float, float]
 ) -> tuple[Tensor, NDArray[np.float64]]:

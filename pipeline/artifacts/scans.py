@@ -134,11 +134,10 @@ class VolumeSet(ScanSet):
 
     def load_volume(self, scan: str) -> "tuple[Tensor, Tensor, tuple[float, float, float]]":
         """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, voxel size in mm."""
-        import numpy as np
+        from preprocessing.resample import voxel_size_mm
 
         volume, mask, affine = self.load_placed(scan)
-        x, y, z = (float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
-        return volume, mask, (x, y, z)
+        return volume, mask, voxel_size_mm(affine)
 
     def save_picture(self, scan: str, png: bytes) -> None:
         """Write one picture (PNG)."""
