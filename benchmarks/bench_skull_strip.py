@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.common import MATRIX_GFLOP, finish, in_turns, matrix_product, options
 from cohort.phantoms import PhantomsConfig, make_scan, phantom
+from files.reading import file_sha256
 from pipeline.artifacts import CohortTables, VolumeSet
-from pipeline.provenance import file_sha256
 from pipeline.runtime import Runtime
 from pipeline.stages.preprocess import PreprocessConfig, preprocess
 from preprocessing.io import write_volume

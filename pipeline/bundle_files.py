@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from files.reading import file_sha256
 from pipeline.artifacts import write_json
 from pipeline.bundle import (
     CALIBRATION,
@@ -30,7 +31,7 @@ from pipeline.bundle import (
     scan_hash,
     subject_hash,
 )
-from pipeline.provenance import file_sha256, versions
+from pipeline.provenance import versions
 
 if TYPE_CHECKING:
     from evaluation.outliers import Reference

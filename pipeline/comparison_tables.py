@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import ComparisonSet, VolumeSet, read_json, replacing, write_json
+from files.writing import replacing
+from pipeline.artifacts import ComparisonSet, VolumeSet, read_json, write_json
 from pipeline.comparators import FAILED, BaselinesConfig
 from pipeline.imputation import GanConfig
 from pipeline.runtime import InputError

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.artifacts import VolumeSet, replacing
+from files.writing import replacing
+from pipeline.artifacts import VolumeSet
 from pipeline.runtime import LINE_EVERY_S
 from pipeline.scenarios import Drawn
 

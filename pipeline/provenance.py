@@ -25,12 +25,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def result_settings(config: BaseModel) -> dict[str, Any]:
     """The settings of a section that its results depend on.
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.artifacts import Artifact, read_json, replacing, write_json
+from files.writing import replacing
+from pipeline.artifacts import Artifact, read_json, write_json
 from pipeline.executors.handout import DaskExecutor
 from pipeline.executors.inhand import InHand
 from pipeline.provenance import digest, git_commit, machine, result_settings, versions

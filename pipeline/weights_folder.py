@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from files.reading import file_sha256
+from files.writing import replacing
 from models.weights import PUBLISHED, WeightsError, WeightsSource, download, present_weights
-from pipeline.artifacts.base import replacing
-from pipeline.provenance import file_sha256
 from pipeline.runtime import InputError
 from preprocessing.parameters import PARAMETERS_SHA256, ParametersError, parameter_file, read_parameters
 

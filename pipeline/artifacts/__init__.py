@@ -1,6 +1,6 @@
 """What stages write and read: each artifact owns its file names and checks what goes in and what comes out."""
 
-from pipeline.artifacts.base import Artifact, ArtifactError, read_json, replacing, write_json
+from pipeline.artifacts.base import Artifact, ArtifactError, read_json, write_json
 from pipeline.artifacts.comparison import ComparisonSet
 from pipeline.artifacts.fitted import ClassifierSet, ExtractorSet, RepeatSet, ReportPage
 from pipeline.artifacts.predictions import PredictionSet
@@ -24,6 +24,5 @@ __all__ = [
     "SplitTables",
     "VolumeSet",
     "read_json",
-    "replacing",
     "write_json",
 ]

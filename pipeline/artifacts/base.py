@@ -4,11 +4,11 @@ Files are written beside their place and moved in with `os.replace`; what is not
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from files.writing import replacing, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,18 +16,6 @@ if TYPE_CHECKING:
 
 class ArtifactError(RuntimeError):
     """A file in the workspace is not what the pipeline wrote there."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write to the path that this yields; it takes the place of `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -118,5 +106,4 @@ class Artifact:
         missing = [c for c in columns if c not in frame.columns]
         if missing:
             raise ArtifactError(f"{name} would lack the columns {missing}")
-        with replacing(self.folder / name) as part:
-            frame.to_csv(part, index=False, lineterminator="\n")
+        write_table(self.folder / name, frame)

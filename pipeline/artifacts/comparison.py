@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from files.reading import file_sha256
 from pipeline.artifacts.base import Artifact, read_json, write_json
-from pipeline.provenance import digest, file_sha256
+from pipeline.provenance import digest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.artifacts.base import Artifact, ArtifactError, read_json, replacing, write_json
-from pipeline.provenance import digest, file_sha256
+from files.reading import file_sha256
+from files.writing import replacing
+from pipeline.artifacts.base import Artifact, ArtifactError, read_json, write_json
+from pipeline.provenance import digest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.artifacts.base import Artifact, read_json, replacing, write_json
+from files.writing import replacing
+from pipeline.artifacts.base import Artifact, read_json, write_json
 from pipeline.provenance import digest
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from files.reading import file_sha256
 from pipeline.artifacts.base import Artifact, ArtifactError, read_json, write_json
-from pipeline.provenance import digest, file_sha256
+from pipeline.provenance import digest
 from pipeline.rows import CHUNK, Rows
 
 if TYPE_CHECKING:

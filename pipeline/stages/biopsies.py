@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cohort.biopsies import BiopsiesConfig
-from pipeline.artifacts import PictureCohort, replacing
+from files.writing import replacing
+from pipeline.artifacts import PictureCohort
 from pipeline.provenance import digest, result_settings
 from pipeline.runtime import Runtime
 from pipeline.scanwise import ScanJob, each_scan, scan_contents

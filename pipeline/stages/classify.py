@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, replacing, write_json
+from files.writing import replacing
+from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, write_json
 from pipeline.repeats import Sets, Usable, class_weights, repeats_of, usable_scans
 from pipeline.rows import CHUNK, Rows
 from pipeline.runtime import InputError, Runtime

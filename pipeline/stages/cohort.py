@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from cohort.manifest import CohortConfig
 from cohort.splits import PARTS
+from files.reading import file_sha256
 from pipeline.artifacts import CohortTables, PhantomCohort, PictureCohort, read_json, write_json
-from pipeline.provenance import digest, file_sha256
+from pipeline.provenance import digest
 from pipeline.runtime import InputError, Refused, Runtime
 from pipeline.stage import Stage
 from pipeline.stages.biopsies import STAGE as BIOPSIES

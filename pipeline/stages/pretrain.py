@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pipeline.artifacts import BlockSet, CohortTables, ExtractorSet, SplitTables, replacing
+from files.writing import replacing
+from pipeline.artifacts import BlockSet, CohortTables, ExtractorSet, SplitTables
 from pipeline.repeats import Usable, class_weights, repeats_of, usable_scans
 from pipeline.rows import CHUNK, Rows, View
 from pipeline.runtime import InputError, Runtime

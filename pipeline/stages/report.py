@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from files.writing import replacing
 from pipeline.artifacts import (
     Artifact,
     BlockSet,
@@ -15,7 +16,6 @@ from pipeline.artifacts import (
     ReportPage,
     SplitTables,
     VolumeSet,
-    replacing,
 )
 from pipeline.provenance import git_commit, machine, versions
 from pipeline.runtime import Runtime

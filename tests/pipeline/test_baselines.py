@@ -13,8 +13,8 @@ import pytest
 from baselines import methods
 from baselines.sample import Sample, Training
 from cohort.missingness import hide_scans
+from files.reading import file_sha256
 from pipeline.artifacts import ComparisonSet
-from pipeline.provenance import file_sha256
 from run_pipeline import main
 
 SCENARIOS = ("complete", "100% high + 50% low", "100% low + 50% high")

@@ -16,10 +16,10 @@ import yaml
 from monai.bundle import ConfigParser
 
 from evaluation.outliers import fit_reference
+from files.reading import file_sha256
 from models.set_model import SetModel
 from pipeline.bundle import CHECKSUMS, NEEDED, Bundle, BundleError
 from pipeline.bundle_files import Export, metadata, seen_table, write_bundle
-from pipeline.provenance import file_sha256
 from pipeline.settings import load_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,9 +15,9 @@ from scipy.ndimage import binary_dilation, map_coordinates
 from torch import Tensor
 
 from baselines.sample import CannotFit, Sample
+from files.reading import file_sha256
 from pipeline.artifacts import VolumeSet
 from pipeline.imputation import GanConfig, Imputed, Kind, impute, imputed_path
-from pipeline.provenance import file_sha256
 from pipeline.scenarios import Drawn
 
 pytestmark = pytest.mark.usefixtures("one_thread")

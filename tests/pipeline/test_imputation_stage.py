@@ -10,10 +10,10 @@ import torch
 import yaml
 from test_imputation import MODALITIES, SPACING_MM, block_of, fill
 
+from files.reading import file_sha256
 from pipeline.artifacts import BlockSet, CohortTables, ComparisonSet, SplitTables, VolumeSet, read_json, write_json
 from pipeline.comparators import BaselinesConfig
 from pipeline.imputation import GanConfig
-from pipeline.provenance import file_sha256
 from pipeline.runtime import Runtime
 from pipeline.stages import baselines as module
 from pipeline.stages.baselines import baselines

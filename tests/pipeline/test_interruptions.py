@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.provenance import REPOSITORY, file_sha256
+from files.reading import file_sha256
+from pipeline.provenance import REPOSITORY
 
 TIME_STAMPED = ("manifest.json", "record.json", "report.html", "settings.yaml", ".lock")
 FIRST_TRACE = {  # what shows that a stage is in the middle of its work
@@ -90,7 +91,8 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
 
 
 def test_what_was_left_half_written_is_not_taken_for_finished(tmp_path: Path) -> None:
-    from pipeline.artifacts import ScanSet, replacing
+    from files.writing import replacing
+    from pipeline.artifacts import ScanSet
 
     scans = ScanSet(tmp_path)
     scans.begin("a")

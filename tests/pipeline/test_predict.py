@@ -14,8 +14,8 @@ import yaml
 from PIL import Image
 
 from evaluation.calibration import apply_temperature
+from files.reading import file_sha256
 from pipeline.bundle import Bundle
-from pipeline.provenance import file_sha256
 from run_pipeline import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,8 +10,8 @@ import torch
 import yaml
 from PIL import Image
 
+from files.reading import file_sha256
 from pipeline.artifacts import BlockSet, CohortTables, SplitTables, write_json
-from pipeline.provenance import file_sha256
 from pipeline.repeats import Sets, class_weights, usable_scans
 from run_pipeline import main
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.provenance import file_sha256
+from files.reading import file_sha256
 from pipeline.rows import Rows
 from run_pipeline import main
 

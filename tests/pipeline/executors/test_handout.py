@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from files.reading import file_sha256
 from pipeline.artifacts import VolumeSet
 from pipeline.executors.inhand import FOLDER
-from pipeline.provenance import REPOSITORY, file_sha256
+from pipeline.provenance import REPOSITORY
 from run_pipeline import main
 
 TIME_STAMPED = ("manifest.json", "record.json", "settings.yaml", ".lock")

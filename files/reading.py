@@ -1,0 +1,130 @@
+"""Read files that somebody else made: regular ones only, and no more of them than asked for.
+
+A named pipe would wait for ever, `/dev/zero` never ends, a megabyte of gzip can hold gigabytes.
+"""
+
+import hashlib
+import io
+import json
+import os
+import stat
+import zlib
+from pathlib import Path
+from typing import Any
+
+CHUNK = 1 << 20  # bytes at a time
+MOST_TEXT = 200_000_000  # bytes of a table, a config or a JSON file
+DEEPEST = 100  # levels of lists and mappings in JSON and YAML
+
+
+class UnusableFileError(ValueError):
+    """The file is not one that is read here; the message says what it is and what was expected."""
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading; links to one are followed.
+
+    Raises:
+        UnusableFileError: it is a pipe, a device or a socket.
+        OSError: it is not there, is a folder, or may not be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer does not wait
+    kind = os.fstat(handle).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(handle)
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(21, "Is a directory", str(path))
+        raise UnusableFileError(f"{path} is a pipe, a device or a socket; expected a file")
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: Path, *, most: int = MOST_TEXT) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        path: which.
+        most: bytes; a larger file is refused before it is read.
+
+    Raises:
+        UnusableFileError: it is larger, or no regular file.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        content = b"" if size > most else stream.read(most + 1)
+    if size > most or len(content) > most:
+        raise UnusableFileError(f"{path} has {max(size, len(content)):,} bytes; at most {most:,} are read")
+    return content
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a regular file's content, hex.
+
+    Raises:
+        UnusableFileError: it is no regular file.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def gunzip(content: bytes, *, most: int) -> bytes:
+    """Return what gzip packed, all members of it, their checksums compared.
+
+    Args:
+        content: of the file.
+        most: bytes; what would unpack to more is refused as soon as that is known.
+
+    Raises:
+        UnusableFileError: it unpacks to more.
+        EOFError: it is cut short.
+        zlib.error: it is damaged.
+    """
+    parts: list[bytes] = []
+    left, rest = most, content
+    while rest:
+        unpacker = zlib.decompressobj(wbits=31)
+        waiting = rest
+        while not unpacker.eof:
+            part = unpacker.decompress(waiting, left + 1)
+            if len(part) > left:
+                raise UnusableFileError(f"it unpacks to more than {most:,} bytes, {len(content):,} of them packed")
+            left -= len(part)
+            parts.append(part)
+            waiting = unpacker.unconsumed_tail
+            if not part and not waiting and not unpacker.eof:
+                raise EOFError("it ends before the packed data do")
+        rest = unpacker.unused_data.lstrip(b"\0")  # gzip allows zeros behind its end
+    return b"".join(parts)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        UnusableFileError: it is no JSON, or is nested deeper than `DEEPEST`.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        said = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise UnusableFileError(f"not JSON: {said}") from error
+    if _deeper(value, DEEPEST):
+        raise UnusableFileError(f"JSON nested deeper than {DEEPEST} levels")
+    return value
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and mappings are nested deeper than so many levels; goes down level by level, not by recursion."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
