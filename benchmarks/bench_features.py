@@ -101,6 +101,7 @@ def whole_stage(name: str, scans: int) -> dict[str, Any]:
         for i in range(scans):
             volume = (random.random(mask.shape) * mask).astype(np.float32)
             volumes.save_volume(f"scan-{i}", volume, mask, affine, b"")
+            volumes.finish(f"scan-{i}", "key", {})
             volumes.finish(f"scan-{i}", "", {"kind": "volume"})
         write_json(volumes.folder / "manifest.json", {"scans": {f"scan-{i}": str(i) for i in range(scans)}})
         runtime = Runtime(stage="features", key="", device_name="cpu", workspace=Path(folder))

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from cohort.splits import PARTS, given_split_problems, subjects_of
+from files.reading import UnusableFileError, read_bytes
 
 MOST_LISTED = 20  # problems of one kind that are written out; the rest are counted
 OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "path", "sha256", "row"]  # not of the whole observation
 LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
+CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"  # characters that end lines, move cursors, or are none
+MODALITY = r"[^./\\\s](?:[^/\\]{0,58}[^/\\\s])?"  # folders and pages are named after modalities
 SEPARATOR = "\x1f"  # between the parts of a key, ASCII's unit separator; NumPy would drop a NUL
 
 
@@ -66,6 +69,17 @@ class CohortConfig(BaseModel):
     data_root: Path | None = Field(default=None, description="folder that no scan may lie outside of; null: anywhere")
     limit: int | None = Field(default=None, ge=6, description="take only so many subjects, the classes in turn")
 
+    @field_validator("modalities")
+    @classmethod
+    def _names_of_modalities(cls, modalities: dict[str, ModalityConfig]) -> dict[str, ModalityConfig]:
+        for name in modalities:
+            if not re.fullmatch(MODALITY, name) or re.search(CONTROL, name):
+                raise ValueError(
+                    f"{name!r} cannot be the name of a modality: 1 to 60 characters, none of them / or \\ or a control "
+                    "character, and no dot at the beginning"
+                )
+        return modalities
+
 
 class ManifestError(ValueError):
     """Everything that is wrong with a manifest, one problem a line; row 2 is the first below the header."""
@@ -92,7 +106,9 @@ def read_table(path: Path) -> pd.DataFrame:
             quotation marks do not match, or a row is longer than the header.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnusableFileError as error:
+        raise ManifestError(str(error)) from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -107,7 +123,8 @@ def read_table(path: Path) -> pd.DataFrame:
         names, *body = [[cell.strip() for cell in cells] for cells in reader]
     except csv.Error as error:
         raise ManifestError(f"{path}: quotation marks do not match, up to line {reader.line_num} ({error})") from error
-    problems = [f"column {name!r} is there twice" for name in sorted(set(names) - {""}) if names.count(name) > 1]
+    problems = [f"column {ascii(name)} holds a control character" for name in names if re.search(CONTROL, name)]
+    problems += [f"column {name!r} is there twice" for name in sorted(set(names) - {""}) if names.count(name) > 1]
     problems += [
         f"row {row}: has {len(cells)} cells under {len(names)} columns; put quotes around a cell with a {separator!r}"
         for row, cells in enumerate(body, start=2)
@@ -194,7 +211,8 @@ def usable_rows(
             return table, left_out
         for row, reason in found.items():
             cells = {name: str(columns[name].get(row - 2, "")) for name in columns}
-            names = {name: cells.get(name, "") for name in ("subject", "session", "modality", "path")}
+            told = ("subject", "session", "modality", "path")
+            names = {name: re.sub(CONTROL, "\N{REPLACEMENT CHARACTER}", cells.get(name, "")) for name in told}
             left_out.append({"row": str(row), **names, "reason": reason})
         table = table.drop(index=[row - 2 for row in found])
         if table.empty:
@@ -251,6 +269,7 @@ def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -
     """One list a kind of problem; what does not begin with a row is about the whole table."""
     learning = config.label is not None
     required = ("subject", "modality", "path", *([config.label] if config.label else []))
+    yield list(_control_characters(columns))
     yield list(_column_problems(columns, required, some=learning))
     yield list(_unknown(rows, "modality", config.modalities))
     yield from _file_problems(rows[rows["path"] != ""], config.data_root, all_there=learning)
@@ -269,6 +288,14 @@ def _column_problems(columns: pd.DataFrame, required: Iterable[str], *, some: bo
             yield f"column {name!r} is missing {suggest(name, columns.columns)}"
         else:
             yield from (f"row {index + 2}: {name} is empty" for index in columns.index[columns[name] == ""])
+
+
+def _control_characters(columns: pd.DataFrame) -> Iterator[str]:
+    """No cell of any column may hold one: they end lines in other programs' tables, and move cursors."""
+    for name in columns:
+        cells = columns[name][columns[name].str.contains(CONTROL)]
+        for index, cell in cells.items():
+            yield f"row {index + 2}: {name} holds a line break or another control character ({ascii(cell)}); remove it"
 
 
 def _unknown(rows: pd.DataFrame, column: str, known: Iterable[str]) -> Iterator[str]:

@@ -46,12 +46,13 @@ def real_folder(path: Path, *, below: Path) -> Path:
     return path
 
 
-def remove_folder(path: Path, *, below: Path) -> None:
+def remove_folder(path: Path, *, below: Path, others_write: bool = False) -> None:
     """Delete a folder with all that is in it, if it is there; links in it are removed, not followed.
 
     Args:
         path: to delete.
         below: the folder that it is a direct child of.
+        others_write: another process may write in it meanwhile; what it leaves is no error.
 
     Raises:
         PlantedLinkError: it is a link itself.
@@ -62,7 +63,7 @@ def remove_folder(path: Path, *, below: Path) -> None:
     if path.is_symlink():
         raise PlantedLinkError(path)
     if path.exists():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=others_write)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from files.writing import replacing
-from pipeline.artifacts import ComparisonSet, VolumeSet, read_json, write_json
+from pipeline.artifacts import ComparisonSet, VolumeSet, write_json
 from pipeline.comparators import FAILED, BaselinesConfig
 from pipeline.imputation import GanConfig
 from pipeline.runtime import InputError
@@ -130,7 +130,7 @@ def _collected(
             spent: list[dict[str, float]] = []
             for repeat in repeats:
                 place = out.place(scenario.name, name, repeat)
-                record = read_json(place / "record.json")
+                record = out.finished(place)
                 if record is None or record["key"].removeprefix(FAILED) != keys.get(place):
                     continue
                 if "reason" in record:

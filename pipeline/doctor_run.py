@@ -250,6 +250,7 @@ def _written_and_read(block: "torch.Tensor", folder: Path) -> "torch.Tensor":
 
     blocks = BlockSet(folder)
     blocks.save("smoke", block)
+    blocks.finish("smoke", "smoke", {})
     read = blocks.load(["smoke"])[0]
     if not torch.equal(read, block):
         raise RuntimeError(f"a block written to {folder} came back different; the disk or the memory is faulty")

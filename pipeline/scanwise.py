@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.artifacts import ScanSet
+from pipeline.artifacts import DamagedError, ScanSet
 from pipeline.provenance import digest
 from pipeline.runtime import DISK_FULL, InputError, Runtime
 from preprocessing.errors import ScanError
@@ -161,7 +161,7 @@ def _finish(
 def _record_failure(out: ScanSet, scan: str, key: str, error: Exception) -> None:
     if isinstance(error, OSError) and error.errno in NOT_THE_SCANS_FAULT:
         raise error
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | DamagedError):  # an earlier stage has to make a scan again first
         raise error
     if isinstance(error, ScanError):
         log.warning("scan %s left out: %s", scan, error)

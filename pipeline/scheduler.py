@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from files.writing import replacing
-from pipeline.artifacts import Artifact, read_json, write_json
+from files.writing import real_folder, replacing
+from pipeline.artifacts import Artifact, DamagedError, ScanSet, read_json, read_record, write_record
 from pipeline.executors.handout import DaskExecutor
 from pipeline.executors.inhand import InHand
 from pipeline.provenance import digest, git_commit, machine, result_settings, versions
@@ -63,7 +63,7 @@ def stale_reasons(stage: Stage, settings: Settings, workspace: Path) -> tuple[st
     """Why the stage has to run; empty if it is up to date."""
     artifact = stage.writes(workspace / stage.name)
     manifest = artifact.manifest
-    if manifest is None:
+    if manifest is None or not {"made_from", "files"} <= manifest.keys():
         return ("its last run did not finish",) if artifact.folder.exists() else ("it never ran here",)
     now = made_from(stage, settings, workspace)
     before = manifest["made_from"]
@@ -140,15 +140,31 @@ def run_plan(
     for step in steps:
         if step.state == "run":
             step.stage.ready(getattr(settings, step.stage.name))
-    seconds = {}
-    for step in steps:
-        reasons = stale_reasons(step.stage, settings, workspace)
-        if step.stage.name in force:
-            step.stage.writes(workspace / step.stage.name).forget()
-        elif not reasons:
-            continue
-        seconds[step.stage.name] = run_stage(step.stage, settings, workspace, device=device, executor=executor)
+    seconds: dict[str, float] = {}
+    for repairs_left in reversed(range(len(steps) + 1)):
+        try:
+            for step in steps:
+                name = step.stage.name
+                if name in force and name not in seconds:
+                    step.stage.writes(workspace / name).forget()
+                elif not stale_reasons(step.stage, settings, workspace):
+                    continue
+                seconds[name] = run_stage(step.stage, settings, workspace, device=device, executor=executor)
+            break
+        except DamagedError as error:
+            if not repairs_left:
+                raise
+            log.warning("%s; it is made again", error)
+            _find_all_damage(steps, workspace)
     return seconds
+
+
+def _find_all_damage(steps: Sequence[Step], workspace: Path) -> None:
+    """Look at every scan's files, so that all that is damaged is made again at once."""
+    for step in steps:
+        artifact = step.stage.writes(workspace / step.stage.name)
+        if isinstance(artifact, ScanSet) and (damaged := artifact.check_all()):
+            log.warning("%s: the results of %d scans are damaged: %s", step.stage.name, len(damaged), damaged[:10])
 
 
 def run_stage(
@@ -157,7 +173,7 @@ def run_stage(
     """Run one stage and write its `manifest.json` last; returns the seconds it took."""
     folder = workspace / stage.name
     out = stage.writes(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    real_folder(folder, below=workspace)
     before = out.manifest
     (folder / "manifest.json").unlink(missing_ok=True)
     InHand(folder, run="").close()  # workers of an earlier run that still write, write for nobody
@@ -173,17 +189,18 @@ def run_stage(
         stage.run(**stage.opened(workspace), out=out, config=getattr(settings, stage.name), runtime=runtime)
     except Refused:
         if before is not None:
-            write_json(folder / "manifest.json", before)
+            write_record(folder / "manifest.json", before)
         raise
     taken = time.monotonic() - started
     contents = {"fingerprint": runtime.key, "counts": {}, **out.contents(), **runtime.results}
-    write_json(
+    write_record(
         folder / "manifest.json",
         {
             "stage": stage.name,
             "key": runtime.key,
             "made_from": material,
             **contents,
+            "files": out.hashes(),
             "notes": runtime.notes,
             "started": begun,
             "seconds": round(taken, 1),
@@ -206,7 +223,7 @@ def collect(workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
         folder = workspace / stage.name
         manifest = Artifact(folder).manifest
         if manifest is None:
-            found = {path.parent.name: read_json(path) or {} for path in sorted(folder.glob("*/failure.json"))}
+            found = {path.parent.name: read_record(path) or {} for path in sorted(folder.glob("*/failure.json"))}
             manifest = {"failures": [{"scan": scan, "reason": f.get("reason", "")} for scan, f in found.items()]}
         failures += [{"stage": stage.name, **failure} for failure in manifest.get("failures", ())]
         notes += [f"{stage.name}: {note}" for note in manifest.get("notes", ())]

@@ -1,6 +1,14 @@
 """What stages write and read: each artifact owns its file names and checks what goes in and what comes out."""
 
-from pipeline.artifacts.base import Artifact, ArtifactError, read_json, write_json
+from pipeline.artifacts.base import (
+    Artifact,
+    ArtifactError,
+    DamagedError,
+    read_json,
+    read_record,
+    write_json,
+    write_record,
+)
 from pipeline.artifacts.comparison import ComparisonSet
 from pipeline.artifacts.fitted import ClassifierSet, ExtractorSet, RepeatSet, ReportPage
 from pipeline.artifacts.predictions import PredictionSet
@@ -14,6 +22,7 @@ __all__ = [
     "ClassifierSet",
     "CohortTables",
     "ComparisonSet",
+    "DamagedError",
     "ExtractorSet",
     "PhantomCohort",
     "PictureCohort",
@@ -24,5 +33,7 @@ __all__ = [
     "SplitTables",
     "VolumeSet",
     "read_json",
+    "read_record",
     "write_json",
+    "write_record",
 ]

@@ -1,13 +1,13 @@
 """The artifact of the stage baselines: one folder a scenario, method and repeat, and the tables over all of them."""
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from files.reading import file_sha256
-from pipeline.artifacts.base import Artifact, read_json, write_json
+from files.writing import real_folder, remove_folder
+from pipeline.artifacts.base import Artifact, read_json, read_record, write_json, write_record
 from pipeline.provenance import digest
 
 if TYPE_CHECKING:
@@ -31,24 +31,33 @@ class ComparisonSet(Artifact):
 
     def record(self, place: Path, key: str) -> dict[str, Any] | None:
         """What was recorded under `key`: costs, or the reason why there are no predictions; None if not finished."""
-        record = read_json(place / "record.json")
+        record = self.finished(place)
         return record if record and record["key"] == key else None
+
+    def finished(self, place: Path) -> dict[str, Any] | None:
+        """Return the record of a fitted comparator, under whatever key; None if a table is not as it was written."""
+        record = read_record(place / "record.json")
+        if record is None or any(not (place / name).is_file() for name in record["tables"]):
+            return None
+        whole = all(file_sha256(place / name) == content for name, content in record["tables"].items())
+        return record if whole else None
 
     def begin(self, place: Path, key: str) -> None:
         """Empty the folder, unless it holds the beginning of a run under the same key."""
+        real_folder(place.parent, below=self.folder)
         if read_json(place / "begun.json") != {"key": key}:
-            shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True, exist_ok=True)
+            remove_folder(place, below=place.parent)
+        real_folder(place, below=self.folder)
         (place / "record.json").unlink(missing_ok=True)
         write_json(place / "begun.json", {"key": key})
 
     def finish(self, place: Path, key: str, tables: "Mapping[str, pd.DataFrame]", facts: Mapping[str, Any]) -> None:
         """Write the tables of one fitted comparator, those that have rows, and its record."""
-        for name, table in tables.items():
-            if table.empty:
-                continue
+        written = {name: table for name, table in tables.items() if not table.empty}
+        for name, table in written.items():
             self.save_table(str((place / name).relative_to(self.folder)), table)
-        write_json(place / "record.json", {"key": key, **facts})
+        hashes = {name: file_sha256(place / name) for name in written}
+        write_record(place / "record.json", {"key": key, "tables": hashes, **facts})
 
     def read(self, place: Path, name: str) -> "pd.DataFrame | None":
         """A table of one fitted comparator; None if it has no such table."""
@@ -60,8 +69,10 @@ class ComparisonSet(Artifact):
     def forget(self) -> None:
         """Fit all comparators again."""
         super().forget()
-        for record in (*self.folder.glob("*/*/*/record.json"), *self.folder.glob("*/*/*/begun.json")):
-            record.unlink()
+        for place in self.folder.glob("*/*/repeat-*"):
+            real_folder(place, below=self.folder)
+            for name in ("record.json", "begun.json"):
+                (place / name).unlink(missing_ok=True)
 
     def contents(self) -> dict[str, Any]:
         """Readers go by the tables."""
@@ -89,5 +100,6 @@ class ComparisonSet(Artifact):
 
 
 def _file_name(name: str) -> str:
-    """A name as a folder: what file systems dislike becomes a hyphen."""
-    return re.sub(r"[^\w%+.-]+", "-", name).strip("-.")
+    """Return a name as a folder: spaces become hyphens, and what file systems dislike a hyphen and a hash."""
+    safe = re.sub(r"[^\w%+.-]+", "-", name).strip("-.")
+    return safe if safe and re.fullmatch(r"[\w%+. -]+", name) else f"{safe}-{digest(name)[:12]}"

@@ -1,13 +1,12 @@
 """Artifacts with one folder a repeat: fitted networks, their histories, and what was predicted with them."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from files.reading import file_sha256
-from files.writing import replacing
-from pipeline.artifacts.base import Artifact, ArtifactError, read_json, write_json
+from files.writing import real_folder, remove_folder, replacing
+from pipeline.artifacts.base import Artifact, ArtifactError, DamagedError, read_json, read_record, write_record
 from pipeline.provenance import digest
 
 if TYPE_CHECKING:
@@ -24,11 +23,16 @@ class RepeatSet(Artifact):
 
     def record(self, repeat: int) -> dict[str, Any] | None:
         """What is recorded with the weights, the subjects they saw among it; None if not finished."""
-        return read_json(self.place(repeat) / "record.json")
+        return read_record(self.place(repeat) / "record.json")
 
     def has(self, repeat: int, key: str) -> bool:
-        """Whether the repeat is finished and made from `key`."""
-        return (self.record(repeat) or {}).get("key") == key
+        """Whether the repeat is finished, made from `key`, and its weights are as they were written."""
+        record, weights = self.record(repeat) or {}, self.place(repeat) / "weights.safetensors"
+        return record.get("key") == key and weights.is_file() and record.get("weights") == file_sha256(weights)
+
+    def files(self) -> list[Path]:
+        """Weights, histories and records count too."""
+        return sorted([*super().files(), *(path for path in self.folder.glob("repeat-*/*.*") if path.is_file())])
 
     def save(
         self, repeat: int, key: str, state: "Mapping[str, Tensor]", history: "pd.DataFrame", facts: Mapping[str, Any]
@@ -44,32 +48,37 @@ class RepeatSet(Artifact):
             if needed not in facts:
                 raise ArtifactError(f"a fitted artifact must record its {needed}")
         place = self.place(repeat)
+        real_folder(place, below=self.folder)
         (place / "record.json").unlink(missing_ok=True)
-        place.mkdir(parents=True, exist_ok=True)
         with replacing(place / "weights.safetensors") as part:
             part.write_bytes(safetensors.torch.save({k: v.cpu().contiguous() for k, v in state.items()}))
         self.save_table(f"{place.name}/history.csv", history)
-        write_json(place / "record.json", {"key": key, **facts})
+        weights = file_sha256(place / "weights.safetensors")
+        write_record(place / "record.json", {"key": key, "weights": weights, **facts})
 
     def keep_only(self, repeats: list[int]) -> None:
         """Remove what is left of repeats that there no longer are."""
         for place in self.folder.glob("repeat-*"):
             if place.name not in {f"repeat-{repeat}" for repeat in repeats}:
-                (place / "record.json").unlink(missing_ok=True)
-                shutil.rmtree(place)
+                remove_folder(place, below=self.folder)
 
     def state(self, repeat: int) -> "dict[str, Tensor]":
         """The weights.
 
         Raises:
-            ArtifactError: they cannot be read.
+            DamagedError: they cannot be read, are not as they were written, or not finite.
         """
         import safetensors.torch
 
+        path, record = self.place(repeat) / "weights.safetensors", self.record(repeat) or {}
         try:
-            return safetensors.torch.load_file(self.place(repeat) / "weights.safetensors")
+            state = safetensors.torch.load_file(path)
+            whole = file_sha256(path) == record.get("weights") and all(w.isfinite().all() for w in state.values())
         except (OSError, safetensors.SafetensorError) as error:
-            raise ArtifactError(f"cannot read the weights of {self.place(repeat)}: {error}") from error
+            raise DamagedError(f"{path} cannot be read: {error}") from error
+        if not whole:
+            raise DamagedError(f"{path} is damaged: not the finite weights that were written")
+        return state
 
     def contents(self) -> dict[str, Any]:
         """Readers go by the weights themselves, not by what they were made from."""

@@ -1,12 +1,12 @@
 """Artifacts with one folder a scan: phantoms, preprocessed volumes, backbone blocks."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from files.reading import file_sha256
-from pipeline.artifacts.base import Artifact, ArtifactError, read_json, write_json
+from files.writing import real_folder, remove_folder
+from pipeline.artifacts.base import Artifact, ArtifactError, DamagedError, read_record, safe_id, write_record
 from pipeline.provenance import digest
 from pipeline.rows import CHUNK, Rows
 
@@ -21,12 +21,16 @@ class ScanSet(Artifact):
     """One folder a scan. `record.json` is written last and holds the key that the files were made from."""
 
     def place(self, scan: str) -> Path:
-        """The folder of a scan."""
-        return self.folder / scan
+        """Return the folder of a scan, a direct child of the artifact's.
+
+        Raises:
+            ArtifactError: what should be a scan's id is none.
+        """
+        return self.folder / safe_id(scan)
 
     def record(self, scan: str) -> dict[str, Any] | None:
         """What was recorded with the scan's files; None if they are not finished."""
-        return read_json(self.place(scan) / "record.json")
+        return read_record(self.place(scan) / "record.json")
 
     def has(self, scan: str, key: str) -> bool:
         """Whether the scan's files are finished and made from `key`."""
@@ -34,37 +38,84 @@ class ScanSet(Artifact):
 
     def failure(self, scan: str, key: str) -> dict[str, Any] | None:
         """The recorded failure under `key`: stage, reason, again (worth another try)."""
-        failure = read_json(self.place(scan) / "failure.json")
-        return failure if failure and failure["key"] == key else None
+        failure = read_record(self.place(scan) / "failure.json")
+        return failure if failure and failure.get("key") == key else None
 
     def begin(self, scan: str) -> Path:
         """The scan's folder, emptied: nothing of an earlier setting stays behind."""
+        self.remove(scan)
         place = self.place(scan)
-        if place.exists():
+        return real_folder(place, below=place.parent)
+
+    def remove(self, scan: str) -> None:
+        """Delete the folder of a scan, its record first.
+
+        Raises:
+            PlantedLinkError: it is a link.
+        """
+        place = self.place(scan)
+        self.invalidate(scan)
+        remove_folder(place, below=place.parent)
+
+    def invalidate(self, scan: str) -> None:
+        """Take the scan's files for unfinished from now on."""
+        place = self.place(scan)
+        if not place.is_symlink():
             (place / "record.json").unlink(missing_ok=True)
-            shutil.rmtree(place)
-        place.mkdir(parents=True)
-        return place
 
     def finish(self, scan: str, key: str, facts: Mapping[str, Any]) -> None:
         """Say that the scan's files are complete; what readers go by is their content."""
+        write_record(self.place(scan) / "record.json", {"key": key, "content": self.content(scan), **facts})
+
+    def content(self, scan: str) -> str:
+        """Return the hash of the scan's files as they are now."""
         files = sorted(path for path in self.place(scan).iterdir() if path.suffix in (".gz", ".png", ".safetensors"))
-        content = digest([(file.name, file_sha256(file)) for file in files])
-        write_json(self.place(scan) / "record.json", {"key": key, "content": content, **facts})
+        return digest([(file.name, file_sha256(file)) for file in files])
+
+    def check(self, scan: str) -> None:
+        """Compare the scan's files with the hash in its record; every reader does this first.
+
+        Raises:
+            DamagedError: they are not as they were written. The scan counts as unfinished from then on.
+        """
+        record = self.record(scan)
+        if record is None:
+            self.damage(scan, "its record is gone, or not as it was written")
+        if record.get("content") != self.content(scan):
+            self.damage(scan, "its files are not as they were written")
+
+    def damage(self, scan: str, found: str) -> NoReturn:
+        """Take the scan for unfinished, and say so.
+
+        Raises:
+            DamagedError: always.
+        """
+        self.invalidate(scan)
+        raise DamagedError(f"{self.folder.name}: the result of scan {scan} is damaged on disk: {found}")
+
+    def check_all(self) -> list[str]:
+        """Compare every scan with its record; returns those that were damaged and count as unfinished now."""
+        damaged = []
+        for scan in self.scans():
+            try:
+                self.check(scan)
+            except DamagedError:
+                damaged.append(scan)
+        return damaged
 
     def fail(self, scan: str, key: str, reason: str, *, again: bool) -> None:
         """Record why there are no files; `again` if another try may end differently."""
         self.begin(scan)
-        write_json(self.place(scan) / "failure.json", {"key": key, "reason": reason, "again": again})
+        write_record(self.place(scan) / "failure.json", {"key": key, "reason": reason, "again": again})
 
     def scans(self) -> dict[str, str]:
         """Scan → hash of its files, of the scans that the finished stage holds."""
         return (self.manifest or {}).get("scans", {})
 
     def damaged(self) -> str:
-        """Name a scan whose files were taken away since."""
+        """Name a scan whose files were taken away since; whether they are whole is looked at when they are read."""
         gone = [scan for scan in self.scans() if not (self.place(scan) / "record.json").exists()]
-        return f"the files of {len(gone)} scans are gone, {gone[0]} among them" if gone else ""
+        return f"the files of {len(gone)} scans are gone, {gone[0]} among them" if gone else super().damaged()
 
 
 class PhantomCohort(ScanSet):
@@ -125,12 +176,17 @@ class VolumeSet(ScanSet):
         """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, affine from voxel to world in mm."""
         import numpy as np
 
+        from preprocessing.errors import ScanError
         from preprocessing.io import read_volume
 
-        volume = read_volume(self.place(scan) / "volume.nii.gz")
-        mask = read_volume(self.place(scan) / "mask.nii.gz")
-        if volume.shape != mask.shape:
-            raise ArtifactError(f"{scan}: volume {volume.shape} and mask {mask.shape} differ; --force preprocess")
+        self.check(scan)
+        try:
+            volume = read_volume(self.place(scan) / "volume.nii.gz")
+            mask = read_volume(self.place(scan) / "mask.nii.gz")
+        except (ScanError, FileNotFoundError) as error:
+            self.damage(scan, str(error))
+        if volume.shape != mask.shape or not (volume.min() >= 0 and volume.max() <= 1):
+            self.damage(scan, f"volume {tuple(volume.shape)} and mask {tuple(mask.shape)}, or values outside [0, 1]")
         return volume[0].as_tensor(), mask[0].as_tensor() > 0.5, np.asarray(volume.affine)
 
     def load_volume(self, scan: str) -> "tuple[Tensor, Tensor, tuple[float, float, float]]":
@@ -146,9 +202,14 @@ class VolumeSet(ScanSet):
 
     def load_picture(self, scan: str) -> "NDArray[np.uint8]":
         """(H, W, 3), uint8."""
+        from preprocessing.errors import ScanError
         from preprocessing.io import read_picture
 
-        return read_picture(self.place(scan) / "picture.png")
+        self.check(scan)
+        try:
+            return read_picture(self.place(scan) / "picture.png")
+        except (ScanError, FileNotFoundError) as error:
+            self.damage(scan, str(error))
 
     def qc_picture(self, scan: str) -> bytes | None:
         """The QC picture, or the picture itself."""
@@ -181,30 +242,43 @@ class BlockSet(ScanSet):
         """Blocks of scans, (N, C, H, W) float32, in the order asked for.
 
         Raises:
-            ArtifactError: one is missing, or shapes differ.
+            DamagedError: one is missing, not as it was written, not finite, or of another shape.
         """
-        import safetensors
         import torch
 
         blocks: list[Tensor] = []
         for scan in scans:
-            path = self.place(scan) / "block.safetensors"
-            try:
-                with safetensors.safe_open(path, framework="pt") as file:
-                    block = file.get_tensor("block")
-            except (OSError, safetensors.SafetensorError) as error:
-                raise ArtifactError(f"cannot read {path}: {error}; rerun with --force features") from error
-            if block.dtype != torch.float32 or block.ndim != 3 or (blocks and block.shape != blocks[0].shape):
-                raise ArtifactError(f"{path} holds {block.dtype} {tuple(block.shape)}; rerun with --force features")
+            block = self._tensor(scan, "block")
+            if block is None or block.dtype != torch.float32 or block.ndim != 3 or not torch.isfinite(block).all():
+                self.damage(scan, "its block is not finite float32 (C, H, W)")
+            if blocks and block.shape != blocks[0].shape:
+                self.damage(scan, f"its block is {tuple(block.shape)}, that of others {tuple(blocks[0].shape)}")
             blocks.append(block)
         return torch.stack(blocks)
 
-    def slices(self, scan: str) -> "Tensor | None":
-        """The features of every slice of a scan, (S, C, H, W) float32; None if they were not kept."""
+    def _tensor(self, scan: str, name: str) -> "Tensor | None":
+        """Read one tensor of a scan, after comparing its file with the record; None if there is no such tensor.
+
+        Raises:
+            DamagedError: the file cannot be read, or is not as it was written.
+        """
         import safetensors
 
-        with safetensors.safe_open(self.place(scan) / "block.safetensors", framework="pt") as file:
-            return file.get_tensor("slices") if "slices" in file.keys() else None  # noqa: SIM118 - it is no dict
+        self.check(scan)
+        try:
+            with safetensors.safe_open(self.place(scan) / "block.safetensors", framework="pt") as file:
+                return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 - it is no dict
+        except (OSError, safetensors.SafetensorError) as error:
+            self.damage(scan, str(error))
+
+    def slices(self, scan: str) -> "Tensor | None":
+        """The features of every slice of a scan, (S, C, H, W) float32; None if they were not kept."""
+        import torch
+
+        slices = self._tensor(scan, "slices")
+        if slices is not None and not torch.isfinite(slices).all():
+            self.damage(scan, "its slices are not finite")
+        return slices
 
     def rows(self, *, device: "torch.device", memory_mb: int, folder: Path) -> Rows:
         """The blocks of all scans, to be read by index.
@@ -215,7 +289,7 @@ class BlockSet(ScanSet):
             folder: for that file.
 
         Raises:
-            ArtifactError: as `load`.
+            DamagedError: as `load`.
         """
         scans = sorted(self.scans())
         batches = (self.load(scans[start : start + CHUNK]) for start in range(0, len(scans), CHUNK))

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.artifacts.base import Artifact, read_json, write_json
+from files.reading import file_sha256
+from pipeline.artifacts.base import Artifact, ArtifactError, read_json, read_record, safe_id, write_json, write_record
 from pipeline.provenance import digest
 
 if TYPE_CHECKING:
@@ -44,15 +45,22 @@ class CohortTables(Artifact):
 
     def left_out(self) -> list[dict[str, str]]:
         """Rows of the manifest that cannot be used, with the reason; only where nothing is learnt."""
-        return read_json(self.folder / "left_out.json") or []
+        return read_json(self.folder / "left_out.json", list) or []
 
     def scans(self) -> "pd.DataFrame":
-        """One row a scan, all text."""
-        return self.table("scans.csv", self.COLUMNS)
+        """Return one row a scan, all text.
+
+        Raises:
+            ArtifactError: it cannot be read, or its ids are not those that the stage gives: folders are named by them.
+        """
+        scans = self.table("scans.csv", self.COLUMNS)
+        if scans["scan"].map(safe_id).str.lower().duplicated().any():
+            raise ArtifactError(f"{self.folder / 'scans.csv'} names a scan twice; rerun with --force cohort")
+        return scans
 
     def classes(self) -> tuple[str, ...]:
         """Class names; for two classes the positive one is last."""
-        return tuple(read_json(self.folder / "classes.json") or ())
+        return tuple(read_json(self.folder / "classes.json", list) or ())
 
     def contents(self) -> dict[str, Any]:
         """Where a file lies does not matter to those who read the scans; what is in it does."""
@@ -72,15 +80,34 @@ class SplitTables(Artifact):
     AVAILABILITY_COLUMNS: ClassVar = ("scan", "observation", "subject", "modality", "available")
 
     def save_splits(self, splits: "pd.DataFrame", made_with: Mapping[str, Any]) -> None:
-        """Write the splits and the settings that made them."""
-        write_json(self.folder / "frozen.json", made_with)
-        self.save_table("splits.csv", splits, self.SPLIT_COLUMNS)
+        """Write the splits, and with their hash the settings that made them.
+
+        Written before the splits take their place, `frozen.json` knows both the new ones and those before: a run that
+        is broken off in between leaves splits that are whole.
+        """
+        path, new = self.folder / "splits.csv", self.folder / "splits.new.csv"
+        self.save_table(new.name, splits, self.SPLIT_COLUMNS)
+        hashes = list(dict.fromkeys(file_sha256(each) for each in (path, new) if each.exists()))
+        write_record(self.folder / "frozen.json", {"made_with": made_with, "sha256": hashes})
+        new.replace(path)
 
     def frozen(self) -> tuple["pd.DataFrame", dict[str, Any]] | None:
-        """The splits made earlier and the settings that made them; None before the first time."""
-        if not (self.folder / "splits.csv").exists():
+        """Return the splits made earlier and the settings that made them; None before the first time.
+
+        Raises:
+            ArtifactError: they are not as they were written; nothing can make the same ones again.
+        """
+        path = self.folder / "splits.csv"
+        if not path.exists():
             return None
-        return self.splits(), read_json(self.folder / "frozen.json") or {}
+        frozen = read_record(self.folder / "frozen.json")
+        if frozen is None or file_sha256(path) not in frozen["sha256"]:
+            raise ArtifactError(
+                f"the frozen splits are damaged or were edited: {path} is not as it was written. Bring the folder "
+                f"{self.folder} back from a copy, or type --new-splits to deal anew; figures made with other splits "
+                "cannot be compared"
+            )
+        return self.splits(), frozen["made_with"]
 
     def splits(self) -> "pd.DataFrame":
         """Repeat (int, from 1), subject, part ("train", "validation" or "test")."""

@@ -11,13 +11,14 @@ All of it is files in `<stage>/.in-hand`, which every worker sees, so that it ho
 """
 
 import os
-import shutil
 import socket
 import uuid
 from pathlib import Path
 from typing import Any
 
+from files.writing import remove_folder
 from pipeline.artifacts import ScanSet, read_json, write_json
+from pipeline.artifacts.base import safe_id
 
 FOLDER = ".in-hand"
 MOST_DEATHS = 3
@@ -42,7 +43,7 @@ class InHand:
 
     def close(self) -> None:
         """End: nothing is in hand."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder, below=self.folder.parent, others_write=True)
 
     def forget_all(self) -> None:
         """Blame no scan for the workers that went with their scheduler; what they still write is dropped."""
@@ -73,7 +74,7 @@ class InHand:
         self._note(scan).unlink(missing_ok=True)
 
     def _note(self, scan: str) -> Path:
-        return self.folder / f"scan-{scan}.json"
+        return self.folder / f"scan-{safe_id(scan)}.json"
 
 
 class Desk:
@@ -93,15 +94,12 @@ class Desk:
     def clear(self, scan: str) -> None:
         """Make room for a scan."""
         self.staged.in_hand = scan
-        shutil.rmtree(self.place, ignore_errors=True)
+        remove_folder(self.place, below=self.place.parent, others_write=True)
 
     def hand_in(self, scan: str) -> None:
         """Move the complete files of the scan to their place."""
-        place = self.out.place(scan)
-        if place.exists():
-            (place / "record.json").unlink(missing_ok=True)
-            shutil.rmtree(place)
-        os.replace(self.staged.place(scan), place)
+        self.out.remove(scan)
+        os.replace(self.staged.place(scan), self.out.place(scan))
 
 
 class _Staged:
@@ -112,7 +110,7 @@ class _Staged:
 
     def place(self, scan: str) -> Path:
         """The folder of a scan."""
-        return self.desk / scan if scan == self.in_hand else super().place(scan)  # type: ignore[misc]
+        return self.desk / safe_id(scan) if scan == self.in_hand else super().place(scan)  # type: ignore[misc]
 
 
 def _staged_class(kind: type[ScanSet]) -> Any:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cohort.splits import SplitConfig
-from pipeline.artifacts import CohortTables, SplitTables
+from pipeline.artifacts import ArtifactError, CohortTables, SplitTables
 from pipeline.runtime import Refused, Runtime
 from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
@@ -29,7 +29,10 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     scans = cohort.scans()
     subjects = subjects_of(observations(scans))
     now = {name: config.model_dump(mode="json")[name] for name in FROZEN_SETTINGS}
-    frozen = out.frozen()
+    try:
+        frozen = out.frozen()
+    except ArtifactError as error:
+        raise Refused(str(error)) from error
     try:
         if frozen is None:
             splits, made_with = make_splits(subjects, config), now

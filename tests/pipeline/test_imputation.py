@@ -63,6 +63,7 @@ def fill(volumes: VolumeSet, brighter: Collection[str] = (), subjects: Iterable[
         if scan not in NEVER_THERE:
             volume, mask, affine = head(*scan.split("_"))
             volumes.save_volume(scan, np.sqrt(volume) if scan in brighter else volume, mask, affine, b"")
+            volumes.finish(scan, "key", {})
 
 
 @pytest.fixture(scope="module")

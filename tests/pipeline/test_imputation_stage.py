@@ -11,7 +11,7 @@ import yaml
 from test_imputation import MODALITIES, SPACING_MM, block_of, fill
 
 from files.reading import file_sha256
-from pipeline.artifacts import BlockSet, CohortTables, ComparisonSet, SplitTables, VolumeSet, read_json, write_json
+from pipeline.artifacts import BlockSet, CohortTables, ComparisonSet, SplitTables, VolumeSet, read_json, write_record
 from pipeline.comparators import BaselinesConfig
 from pipeline.imputation import GanConfig
 from pipeline.runtime import Runtime
@@ -32,7 +32,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of preprocessed scans, MRI and PET of everybody."""
     folder = tmp_path_factory.mktemp("stage") / "preprocess"
     fill(VolumeSet(folder), subjects=SUBJECTS)
-    write_json(folder / "manifest.json", {"fingerprint": "volumes"})
+    write_record(folder / "manifest.json", {"fingerprint": "volumes"})
     return folder
 
 
@@ -59,7 +59,8 @@ def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         random = torch.Generator().manual_seed(0)
         for scan in scans["scan"]:
             blocks.save(scan, torch.randn(3, 1, 1, generator=random))
-        write_json(blocks.folder / "manifest.json", {"scans": dict.fromkeys(scans["scan"], "content")})
+            blocks.finish(scan, "key", {})
+        write_record(blocks.folder / "manifest.json", {"scans": dict.fromkeys(scans["scan"], "content")})
         config = BaselinesConfig(only=only, epochs=1, bootstrap_draws=100, gan=gan, **settings)
         runtime = Runtime(stage="baselines", key="", device_name="cpu", workspace=tmp_path)
         baselines(cohort, split, VolumeSet(volumes), blocks, out, config, runtime)
@@ -177,7 +178,7 @@ def test_blocks_of_imputed_volumes_are_made_like_those_of_scans(tmp_path: Path) 
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings), "utf-8")
     preprocessed, blocks = VolumeSet(tmp_path / "preprocess"), BlockSet(tmp_path / "features")
     fill(preprocessed, subjects="a")
-    write_json(preprocessed.folder / "manifest.json", {"scans": {"a_MRI": "content"}})
+    write_record(preprocessed.folder / "manifest.json", {"scans": {"a_MRI": "content"}})
     runtime = Runtime(stage="features", key="", device_name="cpu", workspace=tmp_path)
     features(preprocessed, blocks, FeaturesConfig(**settings["features"]), runtime)
     make, spacing_mm = module._like_the_real_ones(runtime)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import CohortTables, VolumeSet, write_json
+from pipeline.artifacts import CohortTables, VolumeSet, write_record
 from pipeline.intake import main
 from preprocessing.pseudonyms import pseudonym
 
@@ -48,7 +48,7 @@ def test_preprocessed_scans_become_derivatives(tmp_path: Path, capsys: pytest.Ca
     volumes.save_volume("p1_MRI", mask.astype(np.float32), mask, AFFINE, b"")
     volumes.finish("p1_MRI", "", {})
     made_from = {"settings": {"spacing_mm": 2.0}}
-    write_json(
+    write_record(
         volumes.folder / "manifest.json", {"scans": {"p1_MRI": "x"}, "made_from": made_from, "git_commit": "abc"}
     )
     assert main(words) == 0

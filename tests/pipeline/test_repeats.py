@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from files.reading import file_sha256
-from pipeline.artifacts import BlockSet, CohortTables, SplitTables, write_json
+from pipeline.artifacts import BlockSet, CohortTables, SplitTables, write_record
 from pipeline.repeats import Sets, class_weights, usable_scans
 from run_pipeline import main
 
@@ -28,6 +28,7 @@ def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, BlockSet]:
             row |= {"modality": modality, "kind": "volume", "skull_strip": "True", "path": "/x", "sha256": "0"}
             rows.append(row | {"label": "ab"[number % 2]})
             blocks.save(f"{name}_{modality}", torch.full((2, 1, 1), 10.0 * number + code))
+            blocks.finish(f"{name}_{modality}", "key", {})
     scans = pd.DataFrame(rows).sample(frac=1, random_state=0)  # the order of rows must not matter
     cohort.save(scans, ("a", "b"))
     parts = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
@@ -36,7 +37,7 @@ def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, BlockSet]:
     available = scans.assign(available=~scans["scan"].isin(hidden))
     split.save_table("availability.csv", available, SplitTables.AVAILABILITY_COLUMNS)
     failed = {"s2_MRI"}
-    write_json(blocks.folder / "manifest.json", {"scans": {s: "k" for s in scans["scan"] if s not in failed}})
+    write_record(blocks.folder / "manifest.json", {"scans": {s: "k" for s in scans["scan"] if s not in failed}})
     return cohort, split, blocks
 
 

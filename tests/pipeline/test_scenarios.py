@@ -154,6 +154,7 @@ def blocks(tmp_path: Path, usable_of: Callable[..., Usable]) -> BlockSet:
     found = BlockSet(tmp_path / "features")
     for scan in usable_of(24).scans["scan"]:
         found.save(scan, torch.full((2, 1, 1), value_of(scan)))
+        found.finish(scan, "key", {})
     return found
 
 
@@ -202,6 +203,7 @@ def test_several_scans_of_a_modality_stay_with_their_observation(
     later["modality"] = "MRI"
     for scan, value in (("p02_x", 100.0), ("p02_y", 200.0)):
         blocks.save(scan, torch.full((2, 1, 1), value))
+        blocks.finish(scan, "key", {})
     drawn = draw_sample(pd.concat([later, usable.scans]), usable, blocks, CPU)
     place = drawn.observations.index("p02_later")
     assert drawn.subjects[place] == "p02"

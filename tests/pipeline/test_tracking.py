@@ -13,6 +13,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline import tracking
+from pipeline.artifacts import read_record, write_record
 from pipeline.runtime import InputError
 from pipeline.settings import load_settings
 from pipeline.tracking import TrackingConfig
@@ -36,7 +37,7 @@ def make_workspace(folder: Path, *, key: str = "k1") -> Path:
             "started": "2026-11-24T03:12:44+00:00" if stage == "classify" else "2026-11-24T01:00:00+00:00",
             "made_from": {"settings": {"epochs": 3, "losses": "both"}},
         }
-        (folder / stage / "manifest.json").write_text(json.dumps(manifest))
+        write_record(folder / stage / "manifest.json", manifest)
     summary = {"mean": 0.9, "std": None, "low": 0.8, "high": 0.95, "n_undefined": 0}
     metrics = {"threshold_half": {"auc": summary}, "thresholds": {"1": 0.4}, "test_subjects": 12}
     (folder / "classify" / "metrics.json").write_text(json.dumps(metrics))
@@ -99,11 +100,12 @@ def test_the_same_results_are_told_once_and_new_ones_again(workspace: Path, capl
     tracking.track(CONFIG, workspace)
     assert {p: p.stat().st_mtime_ns for p in (workspace / "tensorboard").rglob("*")} == before
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-    manifest = json.loads((workspace / "classify" / "manifest.json").read_text()) | {"started": "2026-11-25T01:00:00"}
-    (workspace / "classify" / "manifest.json").write_text(json.dumps(manifest))  # done again, the same came out
+    path = workspace / "classify" / "manifest.json"
+    manifest = (read_record(path) or {}) | {"started": "2026-11-25T01:00:00"}
+    write_record(path, manifest)  # done again, the same came out
     tracking.track(CONFIG, workspace)
     assert len(list((workspace / "tensorboard").iterdir())) == 1
-    (workspace / "classify" / "manifest.json").write_text(json.dumps(manifest | {"key": "k2"}))
+    write_record(path, manifest | {"key": "k2"})
     tracking.track(CONFIG, workspace)
     assert len(list((workspace / "tensorboard").iterdir())) == 2
 
