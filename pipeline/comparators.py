@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from baselines.names import KEYS, TRANSLATIONS
-from pipeline.artifacts import BlockSet, ComparisonSet, VolumeSet
+from pipeline.artifacts import BlockSet, ComparisonSet, DamagedError, VolumeSet
 from pipeline.imputation import GanConfig, Kind, impute
 from pipeline.provenance import digest, result_settings
 from pipeline.repeats import Usable
@@ -209,7 +209,7 @@ class Comparators:
         except CannotFit as error:
             log.warning("baselines: %s: %s", words, self._named(str(error)))
             self.out.finish(place, key, {}, {"reason": self._named(str(error))})
-        except InputError:
+        except (InputError, DamagedError):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
