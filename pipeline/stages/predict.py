@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.artifacts import ArtifactError, BlockSet, CohortTables, PredictionSet, VolumeSet
+from pipeline.artifacts import ArtifactError, BlockSet, CohortTables, DamagedError, PredictionSet, VolumeSet
 from pipeline.provenance import digest, git_commit, result_settings, versions
 from pipeline.runtime import InputError, Refused, Runtime
 from pipeline.stage import Stage
@@ -83,6 +83,8 @@ def predict(
                 if config.maps and "reason" not in answer:
                     maps = write_maps(reader, answer, preprocess, features, out)
                     answer["scans"] = [{**scan, "map": maps.get(scan["scan"], "")} for scan in answer["scans"]]
+            except DamagedError:
+                raise  # the scan is made again, and then everybody is answered
             except ArtifactError as error:
                 answer = {"reason": str(error)}
             if "reason" in answer:
@@ -151,10 +153,12 @@ def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -
 
     out.save(content, patients_csv(content))
     links = out.page_names([patient["observation"] for patient in content["patients"]])
+    done = preprocess.scans()
 
     def pages() -> "Iterator[tuple[str, str]]":
         for patient in content["patients"]:
-            pictures = {scan["scan"]: preprocess.qc_picture(scan["scan"]) for scan in patient["scans"]}
+            names = [scan["scan"] for scan in patient["scans"] if scan["scan"] in done]
+            pictures = {name: preprocess.qc_picture(name) for name in names}
             shown = {scan: png for scan, png in pictures.items() if png}
             page = patient_page(content, patient, pictures=shown, night_link="../index.html")
             yield links[patient["observation"]], page

@@ -8,6 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from files.reading import file_sha256
+from pipeline.artifacts import read_record, write_record
 from pipeline.registry import STAGES
 from run_pipeline import STAGE_NAMES, main
 
@@ -167,9 +169,12 @@ def test_an_extractor_that_saw_a_test_subject_is_refused(
     words, run = copied
     splits = pd.read_csv(run / "split" / "splits.csv")
     victim = splits[(splits["repeat"] == 1) & (splits["part"] == "test")]["subject"].iloc[0]
-    path = run / "pretrain" / "repeat-1" / "record.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "train_subjects": [*record["train_subjects"], victim]}))
+    path, manifest = run / "pretrain" / "repeat-1" / "record.json", run / "pretrain" / "manifest.json"
+    record = read_record(path) or {}
+    write_record(path, {**record, "train_subjects": [*record["train_subjects"], victim]})
+    told = read_record(manifest) or {}
+    told["files"]["repeat-1/record.json"] = file_sha256(path)
+    write_record(manifest, told)
     assert main([*words, "--stages", "classify", "--force", "classify"]) == 2
     assert victim in (error := capsys.readouterr().err)
     assert "test part" in error
