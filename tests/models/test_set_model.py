@@ -60,7 +60,7 @@ def test_it_is_its_two_parts(tmp_path: Path, rho_hidden: tuple[int, ...], aggreg
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     whole = model((), "mean")
     (tmp_path / "model.safetensors").write_bytes(safetensors.torch.save(whole.state_dict()))
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(ValueError, match="expected the 13 tensors of such a model; 'classifier.rho.3.bias' is missing"):
         load_set_model(tmp_path / "model.safetensors", **arguments((5,), "mean"))
 
 
