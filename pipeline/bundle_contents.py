@@ -208,8 +208,8 @@ def _told(problem: Mapping[str, Any]) -> str:
     key = ".".join(str(p) if isinstance(p, int) or p.isidentifier() else shown(p) for p in problem["loc"])
     if problem["type"] == "missing":
         return f"it says nothing of {key}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key or 'the whole'} is {shown(problem['input'])}: {message[0].lower()}{message[1:]}"
+    message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", problem["msg"].removeprefix("Value error, "))
+    return (f"{key} is {shown(problem['input'])}: " if key else "") + f"{message[0].lower()}{message[1:]}"
 
 
 def check_calibration(path: Path, calibration: Mapping[str, Any], trained: list[str]) -> None:

@@ -92,8 +92,8 @@ def _head(export: Export) -> str:
         f"# {text(export.name)} {text(export.version)}\n\n**{INTENDED_USE}**\n\n"
         f"Tells {text(' from '.join(export.classes))}, from any of these modalities, in any number: "
         f"{text(', '.join(export.trained))}. Made with hypermm-pipeline: a frozen network describes each scan, a layer "
-        f"made for its modality translates the description, and the {export.network['aggregate']} over a patient's scans is "
-        "classified. Intended for studies of patients like those below, scanned and labelled as they were."
+        f"made for its modality translates the description, and the {export.network['aggregate']} over a patient's "
+        "scans is classified. Intended for studies of patients like those below, scanned and labelled as they were."
     )
 
 

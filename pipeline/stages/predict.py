@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.artifacts import ArtifactError, BlockSet, CohortTables, PredictionSet, VolumeSet
+from pipeline.bundle_layout import shown
 from pipeline.provenance import digest, git_commit, result_settings, versions
 from pipeline.runtime import InputError, Refused, Runtime, log
 from pipeline.stage import Stage
@@ -226,7 +227,7 @@ def check_settings(settings: Any) -> None:
     for name in sorted(kinds.keys() & bundle.kinds.keys()):
         if kinds[name] != bundle.kinds[name]:
             raise InputError(
-                f"the model {bundle.name} was trained with {name} as {bundle.kinds[name]}, not {kinds[name]}"
+                f"the model {bundle.name} was trained with {name} as {shown(bundle.kinds[name])}, not {kinds[name]}"
             )
     for stage in (PREPROCESS, FEATURES):
         config = getattr(settings, stage.name)
@@ -247,14 +248,14 @@ def _same_preparation(bundle: "Bundle", name: str, made_from: Mapping[str, Any])
         )
     if digest(made_from["outside"]) != digest(bundle.weights[name]):
         raise Refused(
-            f"the model {bundle.name} was trained with other weights in {name} ({bundle.weights[name]}) than were "
-            f"used now ({made_from['outside']}); see {name}.weights"
+            f"the model {bundle.name} was trained with other weights in {name} ({shown(bundle.weights[name])}) than "
+            f"were used now ({made_from['outside']}); see {name}.weights"
         )
     now, then = made_from["settings"], bundle.settings[name]
     keys = (now.keys() | then.keys()) - {KEPT_BESIDE}
     differing = sorted(key for key in keys if digest(now.get(key)) != digest(then.get(key)))
     if differing:
-        told = ", ".join(f"{name}.{key} = {then.get(key)} (now {now.get(key)})" for key in differing)
+        told = ", ".join(f"{name}.{key} = {shown(then.get(key))} (now {now.get(key)})" for key in differing)
         raise Refused(
             f"the model {bundle.name} was trained with {told}; leave that away, and --config, to use the model's own"
         )
