@@ -74,7 +74,9 @@ def picture_cohort() -> Callable[..., Path]:
 def small_model() -> Callable[..., Path]:
     """Writes an exported model of two modalities, with all that an export writes, for blocks (6, 2, 2)."""
 
-    def make(folder: Path, *, signing_key: Path | None = None, **changes: Any) -> Path:
+    def make(
+        folder: Path, *, signing_key: Path | None = None, card: Callable[..., str] = lambda _: "# Card", **changes: Any
+    ) -> Path:
         import torch
 
         from evaluation.outliers import fit_reference
@@ -88,6 +90,7 @@ def small_model() -> Callable[..., Path]:
         train = np.random.default_rng(0).normal(0, 1, (30, 6))
         subsets = [["pet"], ["t1"], ["pet", "t1"]]
         scores = [n / 40 for n in range(20)]
+        shares = {"coverage": 1.0, "coverage_by_class": [1.0, None, 1.0], "answered": 0.5, "answered_right": None}
         change = {"n": 4, "mean_absolute_change": 0.1, "decisions_changed": 0.25, "abstentions_resolved": None}
         export = Export(
             name="small",
@@ -110,7 +113,10 @@ def small_model() -> Callable[..., Path]:
                 "conformal": {
                     "error_rate": 0.1,
                     "parts": ["validation", "test"],
-                    "subsets": [{"modalities": m, "subjects": 20, "too_few": "", "scores": scores} for m in subsets],
+                    "subsets": [
+                        {"modalities": m, "subjects": 20, "too_few": "", "leave_one_out": shares, "scores": scores}
+                        for m in subsets
+                    ],
                 },
                 "expected_changes": [{"modalities": ["pet"], "modality": "t1", **change, "error_rate": 0.1}],
                 "outliers": {
@@ -127,7 +133,7 @@ def small_model() -> Callable[..., Path]:
         with torch.no_grad():
             model.classifier.rho[-1].weight.normal_()
         export = dataclasses.replace(export, **changes)
-        write_bundle(folder, export, model, card="# Card\n", onnx=b"graph", signing_key=signing_key)
+        write_bundle(folder, export, model, card=card(export), onnx=b"graph", signing_key=signing_key)
         return folder
 
     return make
