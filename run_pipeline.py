@@ -3,6 +3,7 @@
 
 import argparse
 import io
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -72,6 +73,8 @@ def parser() -> argparse.ArgumentParser:
         help="manifest, one row a scan; with cohort.layout breakhis a folder",
     )
     add("--model", type=Path, metavar="DIR", help="answer for the patients of --cohort with an exported model")
+    told = "with --model: only one that was signed by this key, or by one in this folder; may be given again"
+    add("--trusted", type=Path, action="append", metavar="KEY.pub", help=told)
     add("--workspace", type=Path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
     add("--device", default="auto", help="auto (a GPU when there is one), cpu, cuda, cuda:1, mps")
     add("--executor", choices=("local", "dask", "slurm"), help="where scans are done; default local: in this process")
@@ -127,6 +130,10 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         settings["cohort.manifest"] = str(Path(known.cohort).resolve())
     if known.model is not None:
         settings["predict.model"] = str(known.model.resolve())
+    if known.trusted is not None:
+        if known.model is None:
+            raise InputError("--trusted is about an exported model: name it with --model DIR")
+        settings["predict.trusted"] = json.dumps([str(place.resolve()) for place in known.trusted])
     for option, key in (("executor", "kind"), ("workers",) * 2, ("worker_memory",) * 2, ("scheduler",) * 2):
         if (value := getattr(known, option)) is not None:
             settings[f"executor.{key}"] = value
@@ -216,6 +223,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             scheduler.forget_splits(workspace)
         steps = scheduler.make_plan(requested, config, workspace, force=forced)
         terminal.print_plan(steps)
+        if "predict" in requested:
+            journal.log.info("%s", predict.signature_words(config.predict))
         to_come = [step.stage.name for step in steps if step.state != "up to date"]
         if short := disk.shortage(config, workspace, to_come):
             journal.log.warning(short)
@@ -270,7 +279,9 @@ def load(options: argparse.Namespace, overrides: dict[str, str]) -> "Settings":
 
     if options.model is not None and not options.model.is_dir():
         raise InputError(f"there is no model {options.model}; --model takes the folder that --stages export made")
-    standard = HERE / "configs" / "demo.yaml" if options.model is None else settings_of_model(options.model)
+    standard = HERE / "configs" / "demo.yaml"
+    if options.model is not None:
+        standard = settings_of_model(options.model, options.trusted or ())
     config = load_settings(options.config or standard, overrides)
     if options.weights_from is not None:
         from pipeline.weights_folder import use_weights_from

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.conformal import finite
+
 FloatArray = npt.NDArray[np.float64]
 
 FEWEST = 10  # observations; one number can be fitted to fewer, but not so that it helps
@@ -49,11 +51,11 @@ def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> Float
         (n, K), float64, rows that sum to 1; at T = 1 the values of `probabilities`.
 
     Raises:
-        ValueError: T is not a positive number.
+        ValueError: T is not a positive number, or a probability is not a finite one.
     """
     if not 0 < temperature < np.inf:
         raise ValueError(f"the temperature is {temperature}; expected a positive number, 1.0 to change nothing")
-    p = np.asarray(probabilities, dtype=np.float64)
+    p = finite(probabilities, "a probability")
     with np.errstate(divide="ignore"):  # a probability of 0 stays 0
         scaled = np.log(p) / temperature
     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
@@ -86,7 +88,7 @@ def fit_temperature(probabilities: npt.ArrayLike, truth: npt.ArrayLike, *, fewes
     """
     from scipy.optimize import brentq
 
-    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(truth, dtype=np.int64)
+    p, y = finite(probabilities, "a probability"), np.asarray(truth, dtype=np.int64)
     before = log_loss(p, y) if len(y) else np.nan
     if len(y) < fewest:
         return Temperature(1.0, len(y), before, before, f"{len(y)} observations, at least {fewest} needed")

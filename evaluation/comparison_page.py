@@ -14,7 +14,7 @@ import pandas as pd
 
 from evaluation.comparison import COSTS, TESTED
 from evaluation.comparison_figures import robustness_figure
-from evaluation.pages import data_uri, environment
+from evaluation.pages import data_uri, environment, markdown_text
 from evaluation.tables import Table
 from evaluation.wording import METRIC_LABELS, count, is_number, number, percent, seconds, spread
 
@@ -87,10 +87,10 @@ def comparison_markdown(
     """
     blocks = []
     for part in scenario_parts(table, published, cohort=cohort, reference=reference, level=level):
-        blocks += [f"### {_escaped(part.title)}", _escaped(part.lead)]
+        blocks += [f"### {markdown_text(part.title)}", markdown_text(part.lead)]
         for caption, content in part.tables:
-            blocks += [f"**{_escaped(caption)}**", _markdown_table(content)]
-        blocks.append("\n".join(f"- {_escaped(note)}" for note in part.notes))
+            blocks += [f"**{markdown_text(caption)}**", _markdown_table(content)]
+        blocks.append("\n".join(f"- {markdown_text(note)}" for note in part.notes))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -276,13 +276,5 @@ def _p(value: Any) -> str:
 def _markdown_table(content: Table) -> str:
     """Write a table in pipes, numbers to the right."""
     rule = ["---:" if i in content.numeric else "---" for i in range(len(content.headers))]
-    lines = [[_escaped(cell) for cell in cells] for cells in (content.headers, *content.rows)]
+    lines = [[markdown_text(cell) for cell in cells] for cells in (content.headers, *content.rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))
-
-
-def _escaped(text: str) -> str:
-    """Keep names from being read as Markdown or HTML."""
-    text = " ".join(text.replace("\\", "\\\\").split("\n"))
-    for mark in "|*_`<":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("](", "]\\(")

@@ -35,7 +35,7 @@ def subject_scores(probabilities: npt.ArrayLike, truth: npt.ArrayLike, subjects:
     Returns:
         (S,), in [0, 1].
     """
-    p = np.asarray(probabilities, dtype=np.float64)
+    p = finite(probabilities, "a probability")
     names, number = np.unique(np.asarray(subjects, dtype=object).astype(str), return_inverse=True)
     scores = np.zeros(len(names))
     np.maximum.at(scores, number, 1 - p[np.arange(len(p)), np.asarray(truth, dtype=np.int64)])
@@ -59,9 +59,9 @@ def score_threshold(scores: npt.ArrayLike, error_rate: float) -> float:
         error_rate: α, between 0 and 1.
 
     Raises:
-        ValueError: the rate is not between 0 and 1.
+        ValueError: the rate is not between 0 and 1, or a score is not a finite number.
     """
-    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    ordered = np.sort(finite(scores, "a score"))
     rank = math.ceil((len(ordered) + 1) * (1 - _exact(error_rate)))
     return float(ordered[rank - 1]) if rank <= len(ordered) else math.inf
 
@@ -89,7 +89,7 @@ def prediction_sets(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArr
 
     Source: Sadinle, Lei and Wasserman (2019) on filling empty sets.
     """
-    return _sets(np.asarray(probabilities, dtype=np.float64), np.asarray(threshold))
+    return _sets(finite(probabilities, "a probability"), np.asarray(threshold))
 
 
 def leave_one_out(
@@ -150,6 +150,22 @@ def leave_one_out_sets(
     _, number = np.unique(np.asarray(subjects, dtype=object).astype(str), return_inverse=True)
     thresholds = np.array([score_threshold(np.delete(scores, s), error_rate) for s in range(len(scores))])
     return _sets(p, thresholds[number][:, None])
+
+
+def finite(values: npt.ArrayLike, what: str) -> FloatArray:
+    """Return the values as float64; NaN would be sorted last, lead every comparison, and become an answer.
+
+    Args:
+        values: of any shape.
+        what: one of them is, for the message.
+
+    Raises:
+        ValueError: one is not a finite number.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{what} is not a finite number; the model or the scans are damaged")
+    return numbers
 
 
 def _sets(probabilities: FloatArray, threshold: FloatArray) -> npt.NDArray[np.bool_]:

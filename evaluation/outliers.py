@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.conformal import fewest_subjects
+from evaluation.conformal import fewest_subjects, finite
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def fit_reference(channel_means: npt.ArrayLike, *, fewest: int = FEWEST) -> Refe
     """
     from sklearn.covariance import LedoitWolf
 
-    x = np.asarray(channel_means, dtype=np.float64)
+    x = finite(channel_means, "a channel mean")
     if len(x) < fewest:
         raise ValueError(f"{len(x)} training scans, at least {fewest} needed")
     spread = x.std(axis=0)
@@ -68,7 +68,7 @@ def fit_reference(channel_means: npt.ArrayLike, *, fewest: int = FEWEST) -> Refe
 
 def distances(reference: Reference, channel_means: npt.ArrayLike) -> FloatArray:
     """Mahalanobis distances of scans from the training cloud; channel_means (n, C) → (n,), float64, ≥ 0."""
-    away = np.asarray(channel_means, dtype=np.float64) - reference.mean
+    away = finite(channel_means, "a channel mean") - reference.mean
     squared = np.einsum("nc,cd,nd->n", away, reference.precision.astype(np.float64), away, optimize=True)
     return np.sqrt(np.maximum(squared, 0))
 

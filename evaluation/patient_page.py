@@ -89,6 +89,21 @@ def patient_page(
     )  # fmt: skip
 
 
+def missing_page(observation: str, reason: str) -> str:
+    """Render what stands in the place of a page that could not be made.
+
+    Args:
+        observation: whose page.
+        reason: why not.
+    """
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{{ observation }}: no page</title></head>'
+        "<body><h1>{{ observation }}</h1><p>This page could not be made ({{ reason }}). What the model says of this "
+        "patient is in predictions.json.</p></body></html>\n"
+    )
+    return environment().from_string(page).render(observation=observation, reason=reason)
+
+
 def night_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
     """Render the list of the night: warnings, then abstentions, then lost scans and notes, then the others as given.
 

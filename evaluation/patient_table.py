@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from evaluation.wording import is_number
+
 SCHEMA = "hypermm-predictions/1"
 SEPARATOR = ";"
 STATES = ("answered", "abstained", "refused")
@@ -104,6 +106,9 @@ def check_content(content: Mapping[str, Any]) -> None:
         _need(patient, _PATIENT_KEYS, name)
         for key in ("probabilities", "uncalibrated"):
             _need(patient[key], content["classes"], f"{name}: {key}")
+            for label, value in patient[key].items():
+                if not is_number(value):
+                    raise ValueError(f"{name}: {key} of {label} is {value}; expected a finite number")
         for scan in patient["scans"]:
             _need(scan, _SCAN_KEYS, f"{name}, scan {scan.get('scan')}")
             if scan["contribution"] is not None:

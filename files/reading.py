@@ -51,7 +51,9 @@ def read_bytes(path: Path, *, most: int = MOST_TEXT) -> bytes:
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        content = b"" if size > most else stream.read(most + 1)
+        content = b"" if size > most else stream.read(size + 1)  # as much is allocated as is asked for
+        if len(content) > size and size <= most:  # it grows while it is read
+            content += stream.read(most + 1 - len(content))
     if size > most or len(content) > most:
         raise UnusableFileError(f"{path} has {max(size, len(content)):,} bytes; at most {most:,} are read")
     return content
@@ -102,16 +104,24 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        UnusableFileError: it is no JSON, or is nested deeper than `DEEPEST`.
+        UnusableFileError: it is no JSON, is nested deeper than `DEEPEST`, or has a key twice.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         said = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         raise UnusableFileError(f"not JSON: {said}") from error
     if _deeper(value, DEEPEST):
         raise UnusableFileError(f"JSON nested deeper than {DEEPEST} levels")
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of which no value is lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
 
 
 def _deeper(value: Any, levels: int) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from devices.out_of_memory import Attempt, copy_on_cpu, first_that_fits
-from models.weights import VGG11_IMAGENET, VGG16_IMAGENET, WeightsError, find_weights
+from models.weights import VGG11_IMAGENET, VGG16_IMAGENET, WeightsError, check_timm_name, find_weights
 
 SLICE_SIZE = 224  # pixels, both sides
 CPU_BATCH = 4  # slices a pass where the CPU takes over; they fit its caches
@@ -142,8 +142,9 @@ def timm_backbone(name: str, *, random_seed: int | None) -> Backbone:
     """Any convolutional network of timm; its last feature map is the block.
 
     Raises:
-        WeightsError: timm is not installed, knows no such network, or cannot get its weights.
+        WeightsError: timm is not installed, knows no such network, cannot get its weights, or the name is an address.
     """
+    check_timm_name(name)
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit this torch

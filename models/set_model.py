@@ -1,12 +1,18 @@
 """φ and ρ as one network: from the blocks of a patient's scans to logits."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from files.reading import read_bytes
 from models.extractor import UniversalExtractor
 from models.set_classifier import Aggregate, SetClassifier
+
+MOST_BYTES = 2 << 30  # of a weights file
 
 
 class SetModel(nn.Module):
@@ -88,12 +94,10 @@ def load_set_model(
 
     Raises:
         OSError: there is no such file.
-        safetensors.SafetensorError: it is no safetensors file.
-        RuntimeError: its tensors are not those of such a model.
+        ValueError: it does not hold the weights of such a model, or one is not a finite number.
     """
-    import safetensors.torch
-
-    model = SetModel(
+    return set_model_from(
+        read_bytes(Path(weights), most=MOST_BYTES),
         modalities=modalities,
         block_shape=block_shape,
         classes=classes,
@@ -102,5 +106,79 @@ def load_set_model(
         rho_hidden=rho_hidden,
         aggregate=aggregate,
     )
-    model.load_state_dict(safetensors.torch.load_file(weights))
+
+
+def set_model_from(
+    content: bytes,
+    *,
+    modalities: int,
+    block_shape: Sequence[int],
+    classes: int,
+    embedding: int,
+    hidden: int,
+    rho_hidden: Sequence[int],
+    aggregate: Aggregate,
+) -> SetModel:
+    """A model with weights from the content of a safetensors file, in eval mode on the CPU.
+
+    The file may be anyone's. Its tensors are compared with what such a model has before one is built, so that no more
+    memory is taken than the file itself has bytes. Arguments as in `load_set_model`.
+
+    Raises:
+        ValueError: it does not hold the weights of such a model, or one is not a finite number.
+    """
+    import safetensors.torch
+
+    sizes: dict[str, Any] = {
+        "modalities": modalities,
+        "block_shape": block_shape,
+        "classes": classes,
+        "embedding": embedding,
+        "hidden": hidden,
+        "rho_hidden": rho_hidden,
+    }
+    try:
+        state = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"no safetensors file that can be read ({type(error).__name__})") from error
+    expected = weight_shapes(**sizes)
+    if wrong := sorted(state.keys() ^ expected.keys()):
+        raise ValueError(
+            f"expected the {len(expected)} tensors of such a model; {wrong[0]!r:.80} is missing or strange"
+        )
+    for name, tensor in state.items():
+        if tuple(tensor.shape) != expected[name] or tensor.dtype != torch.float32:
+            found = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise ValueError(f"{name} is {found}; expected {torch.float32} {expected[name]}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} has numbers that are not finite")
+    model = SetModel(**sizes, aggregate=aggregate)
+    model.load_state_dict(state)
     return model.eval()
+
+
+def weight_shapes(
+    *,
+    modalities: int,
+    block_shape: Sequence[int],
+    classes: int,
+    embedding: int,
+    hidden: int,
+    rho_hidden: Sequence[int],
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of a `SetModel`'s weights, without making them; arguments as in `SetModel`."""
+    channels, height, width = block_shape
+    layer = "extractor.hypernetwork"
+    shapes: dict[str, tuple[int, ...]] = {
+        "extractor.centre": (modalities, channels, height, width),
+        "extractor.spread": (modalities, 1, 1, 1),
+        f"{layer}.embedding.weight": (modalities, embedding),
+    }
+    linear = [(f"{layer}.hidden", embedding, hidden), (f"{layer}.weight", hidden, channels * channels)]
+    linear.append((f"{layer}.bias", hidden, channels))
+    widths = [channels * height * width, *rho_hidden, classes]
+    step = 3  # a linear layer, a ReLU, a dropout
+    linear += [(f"classifier.rho.{step * i}", *pair) for i, pair in enumerate(itertools.pairwise(widths))]
+    for name, inputs, outputs in linear:
+        shapes |= {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+    return shapes

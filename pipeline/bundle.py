@@ -11,21 +11,44 @@
     outliers.safetensors     mean and precision of the training scans' channel means, a modality
     seen.json                hashes of the subjects and scans that the model knows
     checksums.json           SHA-256 of all of these
+    checksums.json.sig       a lab's signature of that (not always there; see `pipeline.signing`)
 
-Nothing in it is a pickle, an absolute path or a patient's name.
+Nothing in it is a pickle, an absolute path or a patient's name. All of it may come from a stranger who made the
+checksums anew: whatever it says is checked (`pipeline.bundle_contents`), and ends in a `BundleError` or a usable model.
 """
 
 import hashlib
 import hmac
-import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipeline.artifacts import Artifact, read_json
+from pipeline.bundle_configs import check_configs
+from pipeline.bundle_contents import CalibrationContent, ModelContent, SeenContent, check_calibration, content_of
+from pipeline.bundle_layout import (
+    CALIBRATION,
+    CHECKSUMS,
+    MODEL,
+    NEEDED,
+    OUTLIERS,
+    ROLES,
+    SCHEMA,
+    SEEN,
+    SIGNATURE,
+    WEIGHTS,
+    BundleError,
+    checked,
+    listed,
+    parsed,
+    read,
+    shown,
+    verified,
+)
+from pipeline.bundle_tensors import references_of
 from pipeline.provenance import digest
-from pipeline.runtime import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,17 +58,7 @@ if TYPE_CHECKING:
     from evaluation.outliers import Reference
     from models.set_model import SetModel
 
-SCHEMA = "hypermm-bundle/1"
-METADATA, INFERENCE, SETTINGS = "configs/metadata.json", "configs/inference.json", "configs/settings.yaml"
-MODEL, WEIGHTS, ONNX, CARD = "configs/model.json", "models/model.safetensors", "models/model.onnx", "docs/README.md"
-CALIBRATION, OUTLIERS, SEEN, CHECKSUMS = "calibration.json", "outliers.safetensors", "seen.json", "checksums.json"
-NEEDED = (METADATA, INFERENCE, SETTINGS, MODEL, WEIGHTS, CARD, CALIBRATION, OUTLIERS, SEEN)
-ROLES = ("train", "validation", "calibration")  # what a model knows a subject from, the strictest first
 ROUNDS = 10_000  # of PBKDF2; some 5 ms a subject
-
-
-class BundleError(InputError):
-    """The folder is no exported model, or not as it was exported."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,7 @@ class Bundle:
         known: the content of seen.json.
         references: modality → the cloud of its training scans, where scans can be compared with it.
         checksums: file → SHA-256, hex.
+        signed_by: fingerprint of the key that signed it, trusted or not; "" if it is not signed.
     """
 
     folder: Path
@@ -92,64 +106,76 @@ class Bundle:
     known: dict[str, Any]
     references: "dict[str, Reference]"
     checksums: dict[str, str]
+    signed_by: str
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path, trusted: Sequence[Path] = ()) -> Self:
         """Read an exported model.
+
+        Args:
+            folder: of the model.
+            trusted: public keys, or folders of them; one of them must have signed it, which is checked first. None
+                takes a model without a signature too.
 
         Raises:
             BundleError: there is none, a file is missing or changed, or it is of another version of this program.
+            SignatureError: no trusted key signed it, or it was changed since.
         """
-        folder = Path(folder).resolve()
-        sums = checked(folder)
-        model, calibration, known = (
-            json.loads(verified(folder / name, sums[name])) for name in (MODEL, CALIBRATION, SEEN)
+        folder = Path(os.path.realpath(folder))
+        listing = listed(folder)
+        signed_by = _signed_by(folder, listing, trusted)
+        sums = checked(folder, listing)
+        contents = {name: verified(folder, name, sums) for name in NEEDED if name != WEIGHTS}
+        model = parsed(folder / MODEL, contents[MODEL])
+        schema = model.get("schema") if isinstance(model, dict) else model
+        if schema != SCHEMA:
+            raise BundleError(
+                f"{folder} is a model of format {schema if isinstance(schema, str) else shown(schema)}, this program "
+                f"reads {SCHEMA}; export it again with this version, or use the version that exported it"
+            )
+        model = content_of(folder / MODEL, contents[MODEL], ModelContent)
+        check_configs(folder, model, contents)
+        calibration = content_of(folder / CALIBRATION, contents[CALIBRATION], CalibrationContent)
+        check_calibration(folder / CALIBRATION, calibration, model["trained"])
+        return cls(
+            folder=folder,
+            name=model["name"],
+            version=model["version"],
+            classes=tuple(model["classes"]),
+            modalities=tuple(model["modalities"]),
+            trained=tuple(model["trained"]),
+            settings=model["settings"],
+            weights=model["weights"],
+            stage_versions={name: stage["version"] for name, stage in model["made_with"].items()},
+            kinds=model["kinds"],
+            temperature=float(calibration["temperature"]["value"]),
+            fingerprint=digest(sums),
+            network_arguments=model["network"],
+            calibration=calibration,
+            known=content_of(folder / SEEN, contents[SEEN], SeenContent),
+            references=references_of(
+                folder / OUTLIERS,
+                contents[OUTLIERS],
+                calibration["outliers"],
+                channels=model["network"]["block_shape"][0],
+            ),
+            checksums=sums,
+            signed_by=signed_by,
         )
-        if model.get("schema") != SCHEMA:
-            raise BundleError(
-                f"{folder} is a model of format {model.get('schema')}, this program reads {SCHEMA}; export it again "
-                "with this version, or use the version that exported it"
-            )
-        try:
-            return cls(
-                folder=folder,
-                name=model["name"],
-                version=model["version"],
-                classes=tuple(model["classes"]),
-                modalities=tuple(model["modalities"]),
-                trained=tuple(model["trained"]),
-                settings=model["settings"],
-                weights=model["weights"],
-                stage_versions={name: stage["version"] for name, stage in model["made_with"].items()},
-                kinds=model["kinds"],
-                temperature=float(calibration["temperature"]["value"]),
-                fingerprint=digest(sums),
-                network_arguments=model["network"],
-                calibration=calibration,
-                known=known,
-                references=_references(verified(folder / OUTLIERS, sums[OUTLIERS]), calibration["outliers"]),
-                checksums=sums,
-            )
-        except KeyError as error:
-            raise BundleError(
-                f"{folder} was exported by another version: it says nothing of {error}. Type --stages export --force "
-                "export where it was trained"
-            ) from error
 
     def network(self) -> "SetModel":
         """φ and ρ with their weights, in eval mode, on the CPU.
 
         Raises:
-            BundleError: the weights are not those of when the model was read.
+            BundleError: the weights are not those of when the model was read, not of such a network, or not finite.
         """
-        import safetensors.torch
+        from models.set_model import set_model_from
 
-        from models.set_model import SetModel
-
-        weights = verified(self.folder / WEIGHTS, self.checksums[WEIGHTS])
-        model = SetModel(**self.network_arguments)
-        model.load_state_dict(safetensors.torch.load(weights))
-        return model.eval()
+        content = verified(self.folder, WEIGHTS, self.checksums)
+        try:
+            return set_model_from(content, **self.network_arguments)
+        except ValueError as error:
+            raise BundleError(f"{self.folder / WEIGHTS}: {error}. The model cannot be used") from error
 
     def conformal_scores(self, subset: frozenset[str]) -> "NDArray[np.float64] | None":
         """Sorted scores of the held-out subjects who have these modalities, with these alone; None if there are none.
@@ -220,58 +246,24 @@ def strictest(roles: Iterable[str]) -> str:
     return min(filter(None, roles), key=ROLES.index, default="")
 
 
-def _references(content: bytes, outliers: dict[str, Any]) -> "dict[str, Reference]":
-    """Modality → training cloud, of modalities with scans held out."""
-    import safetensors.numpy
+def _signed_by(folder: Path, listing: bytes, trusted: Sequence[Path]) -> str:
+    """The fingerprint of the key that signed the model, "" for none; nothing else of the model has been read yet."""
+    from pipeline.signing import SignatureError, signer, trusted_fingerprints
 
-    from evaluation.outliers import Reference
-
-    tensors = safetensors.numpy.load(content)
-    return {
-        modality: Reference(tensors[f"mean.{modality}"], tensors[f"precision.{modality}"], entry["training_scans"])
-        for modality, entry in outliers.items()
-        if entry["distances"]
-    }
-
-
-def checked(folder: Path) -> dict[str, str]:
-    """File → SHA-256, after comparing them with the files.
-
-    Raises:
-        BundleError: a file is missing or differs.
-    """
-    sums = read_json(folder / CHECKSUMS)
-    if not isinstance(sums, dict):
-        raise BundleError(f"{folder} is no exported model: it has no {CHECKSUMS}. --stages export makes one")
-    if missing := [name for name in NEEDED if name not in sums]:
-        raise BundleError(f"{folder / CHECKSUMS} does not name {', '.join(missing)}; copy or export the model again")
-    for name, expected in sums.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BundleError(f"{folder / CHECKSUMS} names {name}, which lies outside of the model; do not trust it")
-        verified(path, expected)
-    return sums
-
-
-def verified(path: Path, expected: str) -> bytes:
-    """The content of a model's file, if that has this SHA-256 (hex).
-
-    Raises:
-        BundleError: it cannot be read, or has another.
-    """
+    keys = trusted_fingerprints(trusted)
+    there = os.path.lexists(folder / SIGNATURE)
+    if not there and keys:
+        raise SignatureError(f"the model {folder} is not signed; --trusted asks for a signature of a key given there")
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleError(
-            f"{path} of the exported model cannot be read ({error.strerror}); copy or export the model again"
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise BundleError(
-            f"{path} is not as it was exported: its SHA-256 is {found}, expected {expected}. Copy or export the model "
-            "again; do not edit its files. If the model was replaced meanwhile, start again"
+        found = signer(listing, read(folder, SIGNATURE)) if there else ""
+    except SignatureError as error:
+        raise SignatureError(f"{folder / SIGNATURE}: {error}") from error
+    if keys and found not in keys:
+        raise SignatureError(
+            f"the model {folder} is signed by the key {found}, which is none of those given with --trusted "
+            f"({', '.join(sorted(keys))}); do not trust it"
         )
-    return content
+    return found
 
 
 def subject_hash(subject: str, salt: bytes, rounds: int = ROUNDS) -> str:

@@ -13,7 +13,9 @@ import yaml
 
 from files.reading import file_sha256
 from pipeline.artifacts import write_json
-from pipeline.bundle import (
+from pipeline.bundle import ROUNDS, scan_hash, subject_hash
+from pipeline.bundle_configs import for_monai, inference, settings
+from pipeline.bundle_layout import (
     CALIBRATION,
     CARD,
     CHECKSUMS,
@@ -22,16 +24,15 @@ from pipeline.bundle import (
     MODEL,
     ONNX,
     OUTLIERS,
-    ROUNDS,
     SCHEMA,
     SEEN,
     SETTINGS,
+    SIGNATURE,
     WEIGHTS,
     BundleError,
-    scan_hash,
-    subject_hash,
 )
 from pipeline.provenance import versions
+from pipeline.signing import signature
 
 if TYPE_CHECKING:
     from evaluation.outliers import Reference
@@ -86,7 +87,9 @@ class Export:
     scans: Mapping[str, str]
 
 
-def write_bundle(folder: Path, export: Export, model: "SetModel", *, card: str, onnx: bytes | None) -> None:
+def write_bundle(
+    folder: Path, export: Export, model: "SetModel", *, card: str, onnx: bytes | None, signing_key: Path | None = None
+) -> None:
     """Write all files beside the place, then swap; what is not whole cannot be read.
 
     The model before steps aside as `.old-<name>`, the new one takes its place, the old one is deleted. Killed between
@@ -99,8 +102,10 @@ def write_bundle(folder: Path, export: Export, model: "SetModel", *, card: str, 
         model: on the CPU.
         card: Markdown.
         onnx: the same network in ONNX, or None.
+        signing_key: file of the key to sign with; None: it is not signed.
 
     Raises:
+        SignatureError: the key cannot be used.
         BundleError: the old model, or what an export before this one left, cannot be removed.
     """
     import safetensors.torch
@@ -122,7 +127,7 @@ def write_bundle(folder: Path, export: Export, model: "SetModel", *, card: str, 
         (part / SETTINGS).write_text(_settings(export), "utf-8")
         for name, content in (
             (METADATA, metadata(export)),
-            (INFERENCE, inference(export)),
+            (INFERENCE, inference(export.name, export.network)),
             (MODEL, _model(export)),
             (CALIBRATION, export.calibration),
             (SEEN, seen_table(export.subjects, export.scans, hashlib.sha256(weights).digest()[:16])),
@@ -130,6 +135,8 @@ def write_bundle(folder: Path, export: Export, model: "SetModel", *, card: str, 
             write_json(part / name, content)
         files = sorted(path for path in part.rglob("*") if path.is_file())
         write_json(part / CHECKSUMS, {path.relative_to(part).as_posix(): file_sha256(path) for path in files})
+        if signing_key is not None:
+            (part / SIGNATURE).write_text(signature((part / CHECKSUMS).read_bytes(), signing_key), "ascii")
         _swap(part, folder, old)
     finally:
         shutil.rmtree(part, ignore_errors=True)  # after an error; the next export says so if it is still there
@@ -179,6 +186,10 @@ def seen_table(subjects: Mapping[str, str], scans: Mapping[str, str], salt: byte
 
 def metadata(export: Export) -> dict[str, Any]:
     """Content of metadata.json. Source: MONAI Bundle Specification, section metadata.json."""
+    return dict(for_monai(_facts(export)))
+
+
+def _facts(export: Export) -> dict[str, Any]:
     found = versions()
     needed = ("nibabel", "SimpleITK", "safetensors", "pandas", "scikit-learn", "scipy", "pydantic", "pydantic-settings")
     return {
@@ -240,41 +251,9 @@ def _tensors(export: Export) -> dict[str, Any]:
     }
 
 
-def inference(export: Export) -> dict[str, Any]:
-    """Content of inference.json: `run` is the command line's stage predict, `network_def` the network alone."""
-    words = ["'--stages'", "'predict'", "'--model'", "str(@bundle_root)", "'--cohort'", "str(@cohort)"]
-    words += ["'--workspace'", "str(@workspace)", "'--device'", "str(@device)"]
-    return {
-        "imports": ["$import sys", "$import run_pipeline"],
-        "bundle_root": ".",
-        "cohort": "cohort.csv",
-        "workspace": f"runs/{_run_name(export)}",
-        "device": "auto",
-        "network_def": {
-            "_target_": "models.set_model.load_set_model",
-            "weights": f"$str(@bundle_root) + '/{WEIGHTS}'",
-            **export.network,
-        },
-        "run": [f"$sys.exit(run_pipeline.main([{', '.join(words)}]))"],
-    }
-
-
-def _run_name(export: Export) -> str:
-    """Not the name of the run that trained it: its workspace must not be written to by predictions."""
-    return f"{export.name}-predictions"
-
-
 def _settings(export: Export) -> str:
     """How scans are prepared, and nothing else: no place on this machine, above all not where weights lie."""
-    sections = _without_places(export)
-    if export.weights["features"] == "random":
-        sections["features"]["weights"] = "random"
-    content = {
-        "name": _run_name(export),
-        "cohort": {"modalities": dict(export.kinds), "manifest": None, "label": None},
-        "preprocess": sections["preprocess"],
-        "features": sections["features"],
-    }
+    content = settings(export.name, export.kinds, _without_places(export), export.weights)
     return yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False, allow_unicode=True)
 
 

@@ -32,7 +32,7 @@ def write_maps(
     The map lies in the scan's own world: if its volume was registered to another scan, it is moved back.
 
     Raises:
-        ArtifactError: the features of slices are not there.
+        ArtifactError: the features of slices are not there, or not finite numbers.
     """
     import numpy as np
 
@@ -49,6 +49,8 @@ def write_maps(
         slices = features.slices(scan["scan"])
         if slices is None:
             raise ArtifactError(f"the features of {scan['scan']} hold no slices; rerun with --force features")
+        if not slices.isfinite().all():
+            raise ArtifactError(f"the slices of {scan['scan']} hold numbers that are not finite; --force features")
         volume, affine = _map_of(
             reader, number, blocks, modality, slices, preprocess.load_placed(scan["scan"]), options,
             wanted=reader.bundle.classes.index(top),

@@ -74,15 +74,15 @@ def needs_stripping(patient: Patient) -> bool:
 
 def model(patient: Patient) -> Iterator[Finding]:
     """The exported model, if one is given, is whole, and the settings are those that it was trained with."""
-    from pipeline.bundle import Bundle, BundleError
+    from pipeline.bundle import Bundle
     from pipeline.stages.predict import check_settings
 
     folder = patient.config.predict.model
     if folder is None:
         return
     try:
-        bundle = Bundle.read(folder)
-    except BundleError as error:
+        bundle = Bundle.read(folder, patient.config.predict.trusted)
+    except InputError as error:
         yield Finding("fail", f"model: {error}", "give --model a whole copy of the folder that --stages export made")
         return
     patient.bundle = bundle

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import BlockSet
+from pipeline.artifacts import ArtifactError, BlockSet
 from pipeline.repeats import Sets, Usable
 from pipeline.rows import CHUNK, Rows
 from pipeline.runtime import Runtime
-from pipeline.scores import subsets_of
+from pipeline.scores import probabilities_of, subsets_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +94,7 @@ class HeldOut:
                 if len(some):
                     rows, owner = sets.batch(some)
                     logits = self.model.classifier(self.phi[rows], owner.to(self.phi.device), len(some))
-                    found[some] = logits.cpu().double().softmax(1)
+                    found[some] = probabilities_of(logits, [sets.observations[i] for i in some.tolist()])
         truth = sets.target.numpy().astype(np.int64)
         return Answers(sets.observations, tuple(subject[o] for o in sets.observations), truth, found.numpy())
 
@@ -125,14 +125,22 @@ def read_held_out(
 
 
 def channel_means(features: BlockSet, scans: list[str]) -> "NDArray[np.float64]":
-    """Means over the positions of each scan's block, (N, C)."""
+    """Means over the positions of each scan's block, (N, C).
+
+    Raises:
+        ArtifactError: one is not a finite number.
+    """
     import numpy as np
 
     parts = [
         features.load(scans[start : start + CHUNK]).double().mean(dim=(2, 3)).numpy()
         for start in range(0, len(scans), CHUNK)
     ]
-    return np.concatenate(parts) if parts else np.zeros((0, 0))
+    means = np.concatenate(parts) if parts else np.zeros((0, 0))
+    if not np.isfinite(means).all():
+        scan = scans[int((~np.isfinite(means)).any(axis=1).argmax())]
+        raise ArtifactError(f"the features of {scan} hold numbers that are not finite; rerun with --force features")
+    return means
 
 
 def temperature_facts(held_out: HeldOut) -> dict[str, Any]:

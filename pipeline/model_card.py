@@ -1,4 +1,7 @@
-"""The model card of an exported model: what it is, what was measured, what it must not be used for."""
+"""The model card of an exported model: what it is, what was measured, what it must not be used for.
+
+Names come from settings and manifests, which others may have written: every one goes through `text`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +9,7 @@ from typing import Any, Self
 
 from cohort.splits import PARTS
 from evaluation.outliers import RATE
+from evaluation.pages import markdown_text as text
 from models.weights import PUBLISHED
 from pipeline.artifacts import ClassifierSet
 from pipeline.bundle_files import INTENDED_USE, Export
@@ -75,20 +79,21 @@ def model_card(export: Export, trained: Trained, *, onnx: str) -> str:
         _outliers(export),
         _limits(export),
         _running(export, onnx),
-        f"## Licence and credit\n\nWeights of this model: {export.copyright}. Authors: {export.authors}. The frozen "
-        f"network `{export.settings['features'].get('backbone')}` is not part of this folder; its weights: "
-        f"{trained.credit}. Method: Chaptoukaev et al., HyperMM (2024), arXiv 2407.20768.",
+        f"## Licence and credit\n\nWeights of this model: {text(export.copyright)}. Authors: "
+        f"{text(export.authors)}. The frozen network {text(str(export.settings['features'].get('backbone')))} is not "
+        f"part of this folder; its weights: {text(trained.credit)}. Method: Chaptoukaev et al., HyperMM (2024), "
+        "arXiv 2407.20768.",
     )
     return "\n\n".join(sections) + "\n"
 
 
 def _head(export: Export) -> str:
     return (
-        f"# {export.name} {export.version}\n\n**{INTENDED_USE}**\n\n"
-        f"Tells {' from '.join(export.classes)}, from any of these modalities, in any number: "
-        f"{', '.join(export.trained)}. Made with hypermm-pipeline: a frozen network describes each scan, a layer made "
-        f"for its modality translates the description, and the {export.network['aggregate']} over a patient's scans is "
-        "classified. Intended for studies of patients like those below, scanned and labelled as they were."
+        f"# {text(export.name)} {text(export.version)}\n\n**{INTENDED_USE}**\n\n"
+        f"Tells {text(' from '.join(export.classes))}, from any of these modalities, in any number: "
+        f"{text(', '.join(export.trained))}. Made with hypermm-pipeline: a frozen network describes each scan, a layer "
+        f"made for its modality translates the description, and the {export.network['aggregate']} over a patient's "
+        "scans is classified. Intended for studies of patients like those below, scanned and labelled as they were."
     )
 
 
@@ -103,7 +108,7 @@ def _data(export: Export, trained: Trained) -> str:
 
 
 def _counts(counts: Mapping[str, int], classes: tuple[str, ...]) -> str:
-    return ", ".join(f"{counts.get(name, 0)} {name}" for name in classes)
+    return text(", ".join(f"{counts.get(name, 0)} {name}" for name in classes))
 
 
 def _figures(export: Export, trained: Trained) -> str:
@@ -131,15 +136,15 @@ def _interval(values: Mapping[str, Any]) -> str:
 
 def _calibration(export: Export) -> str:
     facts = export.calibration["temperature"]
-    text = f"## Calibration\n\nTemperature {facts['value']:.3f}, fitted on {facts['n']} validation observations"
-    text += f" ({facts['reason']})." if facts["reason"] else "."
+    lines = f"## Calibration\n\nTemperature {facts['value']:.3f}, fitted on {facts['n']} validation observations"
+    lines += f" ({text(facts['reason'])})." if facts["reason"] else "."
     if facts["test"]:
         (loss, loss_after), (brier, brier_after) = facts["test"]["log_loss"], facts["test"]["brier"]
-        text += (
+        lines += (
             f" On {facts['test']['n']} test observations: log loss {loss:.3f} before, {loss_after:.3f} after; Brier "
             f"score {brier:.3f} before, {brier_after:.3f} after. One temperature serves every subset of modalities."
         )
-    return text
+    return lines
 
 
 def _conformal(export: Export) -> str:
@@ -149,8 +154,8 @@ def _conformal(export: Export) -> str:
         left = entry["leave_one_out"]
         shares = [left["coverage"], *left["coverage_by_class"], left["answered"], left["answered_right"]]
         cells = ["–" if s is None else f"{s:.2f}" for s in shares]
-        rows.append(f"| {' + '.join(entry['modalities'])} | {entry['subjects']} | {' | '.join(cells)} |")
-    by_class = " | ".join(f"covered, {name}" for name in export.classes)
+        rows.append(f"| {text(' + '.join(entry['modalities']))} | {entry['subjects']} | {' | '.join(cells)} |")
+    by_class = " | ".join(f"covered, {text(name)}" for name in export.classes)
     table = "\n".join(
         [
             f"| scans | subjects | covered | {by_class} | answered | answered right |",
@@ -170,7 +175,7 @@ def _conformal(export: Export) -> str:
 
 def _outliers(export: Export) -> str:
     rows = [
-        f"| {name} | {entry['training_scans']} | {len(entry['distances'])} | {_noticed(entry)} |"
+        f"| {text(name)} | {entry['training_scans']} | {len(entry['distances'])} | {_noticed(entry)} |"
         for name, entry in export.calibration["outliers"].items()
     ]
     table = "\n".join(
@@ -186,7 +191,7 @@ def _outliers(export: Export) -> str:
 
 
 def _noticed(entry: Mapping[str, Any]) -> str:
-    return f"no: {entry['reason']}" if entry["reason"] else "yes"
+    return f"no: {text(entry['reason'])}" if entry["reason"] else "yes"
 
 
 def _limits(export: Export) -> str:
@@ -196,7 +201,7 @@ def _limits(export: Export) -> str:
         "Measured on subjects of one cohort; other scanners, sites, ages and mixtures of classes were not tried, "
         "unless that cohort had them.",
         "The share of each class among your patients changes what a probability means.",
-        f"Answers from few scans are worse than from all ({' + '.join(every[0])}); see the table above.",
+        f"Answers from few scans are worse than from all ({text(' + '.join(every[0]))}); see the table above.",
         "Patients are recognised by hashes of their ids and scans. Whoever has this folder and a list of possible ids "
         "can try them; export models of cohorts with pseudonyms only.",
         "What one more scan would change is an average over patients who had it; they were not chosen by lot. Its "
@@ -204,13 +209,13 @@ def _limits(export: Export) -> str:
         "is chosen for predictions.",
     ]
     if missing:
-        lines.append(f"No training scan was a {' or a '.join(missing)}; the model cannot read these.")
+        lines.append(f"No training scan was a {text(' or a '.join(missing))}; the model cannot read these.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def _running(export: Export, onnx: str) -> str:
     graph = (
-        f"`models/model.onnx` is missing: {onnx}."
+        f"`models/model.onnx` is missing: {text(onnx)}."
         if onnx
         else (
             "`models/model.onnx` holds φ and ρ for programs without torch: `blocks` (N, C, H, W) and `modality` (N,) "
@@ -223,6 +228,8 @@ def _running(export: Export, onnx: str) -> str:
         "    python run_pipeline.py --stages predict --model FOLDER --cohort tonight.csv --workspace runs/tonight\n"
         "    python -m monai.bundle run --config_file FOLDER/configs/inference.json --bundle_root FOLDER \\\n"
         "        --cohort tonight.csv --workspace runs/tonight\n\n"
-        "The second needs `pip install fire` and does the same. Like every MONAI config it is a program: run only "
-        f"bundles from people you trust; the first command reads data alone. {graph}"
+        "The second needs `pip install fire` and does the same. **Like every MONAI config it is a program, and MONAI "
+        "runs whatever the folder's configs say: never run a stranger's bundle with it.** The first command reads "
+        "data alone, runs no code from the folder, and refuses it if its configs are not those that hypermm-pipeline "
+        f"writes; with `--trusted KEY.pub` also if none of your keys has signed it. {graph}"
     )

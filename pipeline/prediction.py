@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 SCHEMA = "hypermm-predictions/1"
 
 
+class UnanswerableError(ValueError):
+    """Nothing can be said of this patient; the message says why. The others go on."""
+
+
 @dataclass(frozen=True)
 class Reader:
     """A model, ready to be asked.
@@ -46,11 +50,15 @@ def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: "Te
     Returns:
         answer, abstains, set, why, calibration_subjects, probabilities, uncalibrated, scans (contribution, outlier),
         missing, out_of_distribution.
+
+    Raises:
+        UnanswerableError: a block or a logit is not a finite number, or blocks are not of the model's shape.
     """
     from evaluation.calibration import apply_temperature
 
     bundle = reader.bundle
     modality = [bundle.modalities.index(m) for _, m in scans]
+    _check_blocks(bundle, scans, blocks)
     raw, without = _probabilities(reader.network, modality, blocks)
     calibrated = apply_temperature(raw[None], bundle.temperature)[0]
     present = frozenset(m for _, m in scans)
@@ -76,16 +84,34 @@ def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: "Te
     }
 
 
+def _check_blocks(bundle: "Bundle", scans: Sequence[tuple[str, str]], blocks: "Tensor") -> None:
+    expected = tuple(bundle.network_arguments["block_shape"])
+    if tuple(blocks.shape[1:]) != expected:
+        raise UnanswerableError(f"the features have the shape {tuple(blocks.shape[1:])}, the model reads {expected}")
+    for (name, _), block in zip(scans, blocks, strict=True):
+        if not block.isfinite().all():
+            raise UnanswerableError(f"the features of {name} hold numbers that are not finite; --force features")
+
+
 def _probabilities(
     network: "SetModel", modality: list[int], blocks: "Tensor"
 ) -> "tuple[NDArray[np.float64], NDArray[np.float64] | None]":
-    """Of the whole set (K,), and with each scan left out in turn (N, K); None if there is only one."""
+    """Of the whole set (K,), and with each scan left out in turn (N, K); None if there is only one.
+
+    Raises:
+        UnanswerableError: a logit is not a finite number.
+    """
     import numpy as np
     import torch
 
     def of(features: "Tensor") -> "NDArray[np.float64]":
         one_set = torch.zeros(len(features), dtype=torch.int64)
-        return network.classifier(features, one_set, 1)[0].double().softmax(0).numpy()
+        logits = network.classifier(features, one_set, 1)[0].double()
+        if not logits.isfinite().all():
+            raise UnanswerableError(
+                "the model gives no finite numbers for these scans; they, or the model, are damaged"
+            )
+        return logits.softmax(0).numpy()
 
     with torch.inference_mode():
         features = network.extractor(blocks, torch.tensor(modality)).flatten(1)

@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 MOST_SUBSETS = 64  # of modalities; beyond, only single ones, all but one, and all
 ANY, COMPLETE = "any", "complete"
@@ -20,6 +21,21 @@ def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
     if 2 ** len(modalities) - 1 > MOST_SUBSETS:
         sizes = sorted({1, len(modalities) - 1, len(modalities)})  # type: ignore[assignment]
     return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
+
+
+def probabilities_of(logits: "Tensor", observations: Sequence[str]) -> "Tensor":
+    """Softmax of logits (n, K) of so many observations, float64, on the CPU.
+
+    Raises:
+        InputError: a logit is not a finite number, which would become a confident answer.
+    """
+    numbers = logits.cpu().double()
+    if wrong := (~numbers.isfinite().all(1)).nonzero().flatten().tolist():
+        raise InputError(
+            f"the trained model gives no finite numbers for {observations[wrong[0]]} (and {len(wrong) - 1} more): "
+            "features or weights in this workspace are damaged. Run again with --force features,pretrain,classify"
+        )
+    return numbers.softmax(1)
 
 
 def readable(frame: "pd.DataFrame", classes: tuple[str, ...]) -> "pd.DataFrame":

@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
@@ -124,29 +124,20 @@ def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
         raise InputError(f"environment: {error}; lists are written as JSON, e.g. [7, 1, 2]") from error
 
 
-def settings_of_model(folder: Path) -> Path:
+def settings_of_model(folder: Path, trusted: Sequence[Path] = ()) -> Path:
     """The settings that an exported model brings: how its scans are prepared, and nothing else.
 
-    Raises:
-        InputError: the model is damaged, or its settings say more, such as where to send results.
-    """
-    from pipeline.bundle import SETTINGS, Bundle, verified
+    Args:
+        folder: of the model.
+        trusted: public keys, or folders of them, one of which must have signed it.
 
-    bundle = Bundle.read(folder)
-    content = yaml.safe_load(verified(bundle.folder / SETTINGS, bundle.checksums[SETTINGS]))
-    allowed: dict[str, set[str] | None] = {
-        "name": set(),
-        "cohort": {"modalities", "manifest", "label"},
-        "preprocess": None,
-        "features": None,
-    }
-    for section, value in content.items():
-        keys = set(value) if isinstance(value, dict) else set()
-        strange = section not in allowed or (allowed[section] is not None and keys - set(allowed[section] or ()))
-        places = isinstance(value, dict) and (value.get("manifest") or value.get("weights") not in (None, "random"))
-        if strange or places:
-            raise InputError(f"the model {folder} brings settings that are not a model's to make ({section})")
-    return folder / SETTINGS
+    Raises:
+        InputError: the model is damaged or not signed so, or its settings say more, such as where to send results.
+    """
+    from pipeline.bundle import Bundle
+    from pipeline.bundle_layout import SETTINGS
+
+    return Bundle.read(folder, trusted).folder / SETTINGS
 
 
 def _value(text: str) -> Any:

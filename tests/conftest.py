@@ -1,8 +1,12 @@
 """Small cohorts that tests make for themselves."""
 
+import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -62,6 +66,89 @@ def picture_cohort() -> Callable[..., Path]:
         config = folder / "config.yaml"
         config.write_text(yaml.safe_dump(settings), "utf-8")
         return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Callable[..., Path]:
+    """Writes an exported model of two modalities, with all that an export writes, for blocks (6, 2, 2)."""
+
+    def make(
+        folder: Path, *, signing_key: Path | None = None, card: Callable[..., str] = lambda _: "# Card", **changes: Any
+    ) -> Path:
+        import torch
+
+        from evaluation.outliers import fit_reference
+        from models.set_model import SetModel
+        from pipeline.bundle_files import Export, write_bundle
+
+        network = {
+            "modalities": 2, "block_shape": [6, 2, 2], "classes": 3, "embedding": 3, "hidden": 4, "rho_hidden": [5],
+            "aggregate": "mean",
+        }  # fmt: skip
+        train = np.random.default_rng(0).normal(0, 1, (30, 6))
+        subsets = [["pet"], ["t1"], ["pet", "t1"]]
+        scores = [n / 40 for n in range(20)]
+        shares = {"coverage": 1.0, "coverage_by_class": [1.0, None, 1.0], "answered": 0.5, "answered_right": None}
+        change = {"n": 4, "mean_absolute_change": 0.1, "decisions_changed": 0.25, "abstentions_resolved": None}
+        export = Export(
+            name="small",
+            version="1.0.0",
+            authors="Nobody",
+            copyright="nobody's",
+            classes=("CN", "MCI", "AD"),
+            modalities=("pet", "t1"),
+            trained=("pet", "t1"),
+            network=network,
+            kinds={name: {"kind": "volume", "skull_strip": False} for name in ("pet", "t1")},
+            settings={
+                "preprocess": {"spacing_mm": 2.0, "skull_strip_mode": "fast", "register_to": {"pet": "t1"}},
+                "features": {"backbone": "vgg11", "random_seed": 3, "slice_spacing_mm": None},
+            },
+            weights={"preprocess": ["ab" * 32], "features": "random"},
+            stage_versions={"preprocess": 2, "features": 1},
+            calibration={
+                "temperature": {"value": 1.7, "n": 20, "nll_before": 0.5, "nll_after": 0.4, "reason": "", "test": None},
+                "conformal": {
+                    "error_rate": 0.1,
+                    "parts": ["validation", "test"],
+                    "subsets": [
+                        {"modalities": m, "subjects": 20, "too_few": "", "leave_one_out": shares, "scores": scores}
+                        for m in subsets
+                    ],
+                },
+                "expected_changes": [{"modalities": ["pet"], "modality": "t1", **change, "error_rate": 0.1}],
+                "outliers": {
+                    name: {"training_scans": 30, "distances": [1.0, 2.0, 500.0], "reason": ""} for name in ("pet", "t1")
+                },
+            },
+            references={"pet": fit_reference(train), "t1": fit_reference(train + 1)},
+            test={"auc": {"mean": 0.8, "low": 0.7, "high": 0.9}},
+            subjects={"known": "train", "other": "calibration"},
+            scans={"ab" * 32: "validation"},
+        )
+        torch.manual_seed(0)
+        model = SetModel(**network).eval()
+        with torch.no_grad():
+            model.classifier.rho[-1].weight.normal_()
+        export = dataclasses.replace(export, **changes)
+        write_bundle(folder, export, model, card=card(export), onnx=b"graph", signing_key=signing_key)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sums_anew() -> Callable[[Path], None]:
+    """Makes the checksums of an exported model anew, as whoever changed its files would."""
+
+    def make(folder: Path) -> None:
+        place = folder / "checksums.json"
+        names = json.loads(place.read_text("utf-8"))
+        there = {name: folder / name for name in names if (folder / name).is_file()}
+        sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items()}
+        place.write_text(json.dumps(names | sums), "utf-8")
 
     return make
 

@@ -16,8 +16,8 @@ import run_pipeline
 from baselines.names import KEYS, SIMPLE_NAMES
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
 from pipeline import intake
-from pipeline.bundle import NEEDED as BUNDLE
-from pipeline.bundle import ONNX
+from pipeline.bundle_layout import NEEDED as BUNDLE
+from pipeline.bundle_layout import ONNX
 from pipeline.imputation import GanConfig
 from pipeline.registry import STAGES
 from pipeline.settings import known_keys, load_settings

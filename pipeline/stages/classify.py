@@ -14,7 +14,7 @@ from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorS
 from pipeline.repeats import Sets, Usable, class_weights, repeats_of, usable_scans
 from pipeline.rows import CHUNK, Rows
 from pipeline.runtime import InputError, Runtime
-from pipeline.scores import metrics_of, readable, subset_table, subsets_of
+from pipeline.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
 from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
@@ -280,7 +280,7 @@ def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] |
         for some in torch.arange(len(sets.observations)).split(CHUNK):
             scans, owner = sets.batch(some)
             logits = model.classifier(model.phi[scans], owner.to(model.phi.device), len(some))
-            probabilities[some] = logits.cpu().double().softmax(1)
+            probabilities[some] = probabilities_of(logits, [sets.observations[i] for i in some.tolist()])
     table = model.usable.scans
     items, starts = sets.groups.items, sets.groups.starts.tolist()
     used = [table["scan"].iloc[items[a:b].numpy()].to_list() for a, b in itertools.pairwise(starts)]

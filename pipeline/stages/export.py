@@ -1,6 +1,7 @@
 """Pack the model of one repeat, with all that its use needs, into one folder: a MONAI Bundle."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,6 +52,11 @@ class ExportConfig(BaseModel):
         default=512,
         gt=0,
         description="of features held; what is more is read from a temporary file in the workspace",
+        json_schema_extra={"changes_results": False},
+    )
+    signing_key: Path | None = Field(
+        default=None,
+        description="file of the key to sign the model with (python -m pipeline.signing new KEYFILE); null: unsigned",
         json_schema_extra={"changes_results": False},
     )
 
@@ -107,7 +113,8 @@ def export(
         scans=_scan_roles(cohort, roles),
     )
     told = Trained.of(material, classify, usable, repeat=config.repeat, repeats=repeats)
-    write_bundle(out.bundle, material, model, card=model_card(material, told, onnx=no_onnx), onnx=onnx)
+    card = model_card(material, told, onnx=no_onnx)
+    write_bundle(out.bundle, material, model, card=card, onnx=onnx, signing_key=config.signing_key)
     Bundle.read(out.bundle)
     _say(runtime, calibration, no_onnx)
     runtime.results |= {
@@ -247,6 +254,13 @@ def _test_figures(classify: ClassifierSet, usable: Usable, repeat: int) -> dict[
     return {name: dict(values) for name, values in summary.items()}
 
 
+def _outside(config: ExportConfig) -> Any:
+    """Which key signs, by its fingerprint: with another one, or none, the model is written anew."""
+    from pipeline.signing import key_fingerprint
+
+    return key_fingerprint(config.signing_key) if config.signing_key is not None else None
+
+
 def _say(runtime: Runtime, calibration: dict[str, Any], no_onnx: str) -> None:
     """What is missing or weak, in words."""
     if reason := calibration["temperature"]["reason"]:
@@ -274,4 +288,5 @@ STAGE = Stage(
         "pretrain": PRETRAIN,
         "classify": CLASSIFY,
     },
+    outside=_outside,
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from models.weights import PUBLISHED, WeightsError, find_weights, weights_identity
+from models.weights import PUBLISHED, WeightsError, check_timm_name, find_weights, weights_identity
 from pipeline.artifacts import BlockSet, VolumeSet
 from pipeline.provenance import digest, result_settings
 from pipeline.runtime import InputError, Runtime
@@ -36,8 +36,10 @@ class FeaturesConfig(BaseModel):
         description="published; a file or folder that holds the published file; or random (seeded Kaiming)",
         json_schema_extra=NOT_IN_RESULT,
     )
-    random_seed: int = Field(default=0, description="of random weights")
-    field_of_view_mm: float = Field(default=192.0, gt=10, description="side of an axial slice, centred on the brain")
+    random_seed: int = Field(default=0, ge=-(2**63), lt=2**63, description="of random weights")
+    field_of_view_mm: float = Field(
+        default=192.0, gt=10, le=1000, description="side of an axial slice, centred on the brain"
+    )
     slice_spacing_mm: float | None = Field(
         default=None, gt=0, description="distance between axial slices; null: every slice of the volume"
     )
@@ -57,6 +59,11 @@ class FeaturesConfig(BaseModel):
     def _known(cls, name: str) -> str:
         if name not in PUBLISHED and not name.startswith("timm:"):
             raise ValueError(f"no backbone {name!r}; there are {', '.join(PUBLISHED)} and timm:<name>")
+        if name.startswith("timm:"):
+            try:
+                check_timm_name(name.removeprefix("timm:"))
+            except WeightsError as error:
+                raise ValueError(str(error)) from error
         return name
 
     @model_validator(mode="after")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.artifacts import ArtifactError, BlockSet, CohortTables, DamagedError, PredictionSet, VolumeSet
+from pipeline.bundle_layout import shown
 from pipeline.provenance import digest, git_commit, result_settings, versions
-from pipeline.runtime import InputError, Refused, Runtime
+from pipeline.runtime import InputError, Refused, Runtime, log
 from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
@@ -32,6 +33,11 @@ class PredictConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path | None = Field(default=None, description="folder of an exported model; --model sets it")
+    trusted: tuple[Path, ...] = Field(
+        default=(),
+        description="public keys, or folders of them, one of which must have signed the model; --trusted sets it",
+        json_schema_extra={"changes_results": False},
+    )
     error_rate: float = Field(
         default=0.1, gt=0, lt=0.5, description="share of patients whose class may lie outside of the answer's set"
     )
@@ -62,7 +68,7 @@ def predict(
         Refused: the scans were not prepared as the model needs them.
     """
     from pipeline.decision_maps import write_maps
-    from pipeline.prediction import Reader
+    from pipeline.prediction import Reader, UnanswerableError
 
     bundle = read_bundle(config)
     for stage, artifact in ((PREPROCESS, preprocess), (FEATURES, features)):
@@ -85,7 +91,7 @@ def predict(
                     answer["scans"] = [{**scan, "map": maps.get(scan["scan"], "")} for scan in answer["scans"]]
             except DamagedError:
                 raise  # the scan is made again, and then everybody is answered
-            except ArtifactError as error:
+            except (ArtifactError, UnanswerableError) as error:
                 answer = {"reason": str(error)}
             if "reason" in answer:
                 runtime.note(f"no answer for {observation}: {answer['reason']}")
@@ -94,7 +100,9 @@ def predict(
                 answer["notes"] += _not_registered(answer, preprocess)
                 patients.append({**names, **answer})
             progress.advance()
-    _write(out, {**_made_with(bundle, config), "patients": patients, "refused": refused}, preprocess)
+    content = {**_made_with(bundle, config), "patients": patients, "refused": refused}
+    for observation, reason in _write(out, content, preprocess).items():
+        runtime.note(f"the page of {observation} could not be made ({reason}); the answer is in predictions.json")
     runtime.results |= {
         "counts": {
             "answers": sum(not p["abstains"] for p in patients),
@@ -146,24 +154,30 @@ def _made_with(bundle: "Bundle", config: PredictConfig) -> dict[str, Any]:
     }
 
 
-def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -> None:
-    """The same content for programs, for tables and for people."""
-    from evaluation.patient_page import night_page, patient_page
+def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -> dict[str, str]:
+    """The same content for programs, for tables and for people; returns of whom there is no page, and why."""
+    from evaluation.patient_page import missing_page, night_page, patient_page
     from evaluation.patient_table import patients_csv
 
     out.save(content, patients_csv(content))
     links = out.page_names([patient["observation"] for patient in content["patients"]])
     done = preprocess.scans()
+    unmade: dict[str, str] = {}
 
     def pages() -> "Iterator[tuple[str, str]]":
         for patient in content["patients"]:
-            names = [scan["scan"] for scan in patient["scans"] if scan["scan"] in done]
-            pictures = {name: preprocess.qc_picture(name) for name in names}
-            shown = {scan: png for scan, png in pictures.items() if png}
-            page = patient_page(content, patient, pictures=shown, night_link="../index.html")
+            try:
+                names = [scan["scan"] for scan in patient["scans"] if scan["scan"] in done]
+                pictures = {name: png for name in names if (png := preprocess.qc_picture(name))}
+                page = patient_page(content, patient, pictures=pictures, night_link="../index.html")
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one page, the others are written
+                log.debug("the page of %s", patient["observation"], exc_info=error)
+                unmade[patient["observation"]] = f"{type(error).__name__}: {error}"
+                page = missing_page(patient["observation"], unmade[patient["observation"]])
             yield links[patient["observation"]], page
 
     out.save_pages(night_page(content, links), pages())
+    return unmade
 
 
 def _patient(reader: "Reader", rows: "pd.DataFrame", features: BlockSet, *, role: str, known: bool) -> dict[str, Any]:
@@ -216,7 +230,7 @@ def check_settings(settings: Any) -> None:
     for name in sorted(kinds.keys() & bundle.kinds.keys()):
         if kinds[name] != bundle.kinds[name]:
             raise InputError(
-                f"the model {bundle.name} was trained with {name} as {bundle.kinds[name]}, not {kinds[name]}"
+                f"the model {bundle.name} was trained with {name} as {shown(bundle.kinds[name])}, not {kinds[name]}"
             )
     for stage in (PREPROCESS, FEATURES):
         config = getattr(settings, stage.name)
@@ -237,14 +251,14 @@ def _same_preparation(bundle: "Bundle", name: str, made_from: Mapping[str, Any])
         )
     if digest(made_from["outside"]) != digest(bundle.weights[name]):
         raise Refused(
-            f"the model {bundle.name} was trained with other weights in {name} ({bundle.weights[name]}) than were "
-            f"used now ({made_from['outside']}); see {name}.weights"
+            f"the model {bundle.name} was trained with other weights in {name} ({shown(bundle.weights[name])}) than "
+            f"were used now ({made_from['outside']}); see {name}.weights"
         )
     now, then = made_from["settings"], bundle.settings[name]
     keys = (now.keys() | then.keys()) - {KEPT_BESIDE}
     differing = sorted(key for key in keys if digest(now.get(key)) != digest(then.get(key)))
     if differing:
-        told = ", ".join(f"{name}.{key} = {then.get(key)} (now {now.get(key)})" for key in differing)
+        told = ", ".join(f"{name}.{key} = {shown(then.get(key))} (now {now.get(key)})" for key in differing)
         raise Refused(
             f"the model {bundle.name} was trained with {told}; leave that away, and --config, to use the model's own"
         )
@@ -254,18 +268,27 @@ def read_bundle(config: PredictConfig) -> "Bundle":
     """The model.
 
     Raises:
-        InputError: none is given, or it is damaged.
+        InputError: none is given, it is damaged, or no trusted key has signed it.
     """
     from pipeline.bundle import Bundle
 
     if config.model is None:
         raise InputError("no model is given; type --model FOLDER (--stages export makes one: workspace/export/bundle)")
-    return Bundle.read(config.model)
+    return Bundle.read(config.model, config.trusted)
+
+
+def signature_words(config: PredictConfig) -> str:
+    """Who signed the model, for the log."""
+    bundle = read_bundle(config)
+    if not bundle.signed_by:
+        return f"the model {bundle.name} is not signed: its word is as good as where it comes from"
+    trusted = "which is trusted" if config.trusted else "whoever's that is; --trusted KEY.pub would check it"
+    return f"the model {bundle.name} is signed by the key {bundle.signed_by}, {trusted}"
 
 
 def _ready(config: PredictConfig) -> None:
-    """The model is there and whole."""
-    read_bundle(config)
+    """The model is there and whole, and its weights are those of a network."""
+    read_bundle(config).network()
 
 
 def _outside(config: PredictConfig) -> Any:

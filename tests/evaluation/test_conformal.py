@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from evaluation.calibration import apply_temperature, fit_temperature
 from evaluation.conformal import (
     fewest_subjects,
     leave_one_out,
@@ -14,6 +15,7 @@ from evaluation.conformal import (
     subject_scores,
     too_few,
 )
+from evaluation.outliers import Reference, distances, fit_reference
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,22 @@ def test_fewest_subjects_is_where_the_threshold_becomes_finite(error_rate: float
     assert too_few(needed - 1, error_rate) == (
         f"{needed - 1} held-out subjects are too few for an error rate of {error_rate:g}; {needed} are needed"
     )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_never_sorted_into_an_answer(value: float) -> None:
+    wrong = np.array([[0.4, 0.6], [value, 0.5]])
+    for ask in (
+        lambda: score_threshold([0.1, value], 0.4),
+        lambda: prediction_sets(wrong, 0.5),
+        lambda: subject_scores(wrong, [0, 1], ["a", "b"]),
+        lambda: apply_temperature(wrong, 1.0),
+        lambda: fit_temperature(wrong, [0, 1]),
+        lambda: distances(Reference(np.zeros(2), np.eye(2), 9), wrong),
+        lambda: fit_reference(wrong),
+    ):
+        with pytest.raises(ValueError, match="is not a finite number; the model or the scans are damaged"):
+            ask()
 
 
 @pytest.mark.parametrize("error_rate", [0.0, 1.0, -0.1, 5.0])

@@ -419,6 +419,7 @@ def test_a_night_without_patients_gives_a_table_with_columns() -> None:
         ({"schema": "hypermm-predictions/2"}, "schema is 'hypermm-predictions/2', this version reads 'hypermm-pred"),
         ({"patients": [{k: v for k, v in FULL.items() if k != "why"}]}, "patient s1 lacks why; found observation"),
         ({"patients": [FULL | {"probabilities": {"CN": 1.0}}]}, "patient s1: probabilities lacks AD; found CN"),
+        ({"patients": [FULL | {"probabilities": {"CN": float("nan"), "AD": 1.0}}]}, "of CN is nan; expected a finite"),
         ({"patients": [FULL | {"answer": "MCI"}]}, r"\['MCI'\] are no classes of the model, which has \['CN', 'AD'\]"),
         ({"patients": [FULL | {"abstains": True}]}, "patient s1: abstains is True and the answer is 'AD'"),
         ({"patients": [FULL | {"scans": [{"scan": "q"}]}]}, "patient s1, scan q lacks modality, used"),

@@ -64,3 +64,15 @@ def test_json_deep_or_broken() -> None:
             parse_json(text)
     with pytest.raises(UnusableFileError, match="not JSON"):
         parse_json("{")
+    with pytest.raises(UnusableFileError, match="a key stands there twice"):
+        parse_json('{"a": 1, "b": {"c": 1, "c": 1}}')
+
+
+def test_no_more_is_allocated_than_a_file_has(tmp_path: Path) -> None:
+    import tracemalloc
+
+    (tmp_path / "small").write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    assert len(read_bytes(tmp_path / "small")) == 1000
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()

@@ -9,10 +9,12 @@ import onnx
 import onnx.reference
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from models.backbone import Backbone, HalfMax, load_backbone, pool_slices
 from models.weights import VGG16_IMAGENET, WeightsError, find_weights
+from pipeline.stages.features import FeaturesConfig
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,21 @@ def test_half_max_is_the_maximum_of_four() -> None:
 def test_unknown_backbone() -> None:
     with pytest.raises(ValueError, match=r"no backbone 'vgg12'; there are vgg11, vgg16 and timm:<name>"):
         load_backbone("vgg12")
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-hub:a/b", "hf_hub:a/b", "local-dir:/etc", "http://x/y", "a/b", "", "..", "x y", "x\n", "\x1b[31m"]
+)
+def test_addresses_are_no_names_of_timm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_model(*_: object, **__: object) -> None:
+        raise AssertionError("timm was asked")
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    with pytest.raises(WeightsError, match="is no name of one of timm's own networks.*downloaded.*is refused"):
+        load_backbone(f"timm:{name}", random_seed=1)
+    with pytest.raises(ValidationError, match="is no name of one of timm's own networks"):
+        FeaturesConfig(backbone=f"timm:{name}")
+    assert FeaturesConfig(backbone="timm:resnet18.a1_in1k").backbone == "timm:resnet18.a1_in1k"
 
 
 def test_timm_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

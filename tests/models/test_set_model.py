@@ -1,5 +1,6 @@
 """φ and ρ in one network, against its two parts; the ONNX graph, against ONNX's own reference."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from models.extractor import UniversalExtractor
 from models.onnx_graph import largest_difference, onnx_graph
 from models.set_classifier import SetClassifier
-from models.set_model import SetModel, load_set_model
+from models.set_model import SetModel, load_set_model, set_model_from, weight_shapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = (8, 3, 2)
@@ -60,8 +61,45 @@ def test_it_is_its_two_parts(tmp_path: Path, rho_hidden: tuple[int, ...], aggreg
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     whole = model((), "mean")
     (tmp_path / "model.safetensors").write_bytes(safetensors.torch.save(whole.state_dict()))
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(ValueError, match="expected the 13 tensors of such a model; 'classifier.rho.3.bias' is missing"):
         load_set_model(tmp_path / "model.safetensors", **arguments((5,), "mean"))
+
+
+@pytest.mark.parametrize("rho_hidden", [(), (5,), (5, 4, 3)])
+def test_the_shapes_are_those_of_the_network(rho_hidden: tuple[int, ...]) -> None:
+    sizes = {key: value for key, value in arguments(rho_hidden, "mean").items() if key != "aggregate"}
+    there = {name: tuple(tensor.shape) for name, tensor in SetModel(**sizes).state_dict().items()}
+    assert weight_shapes(**sizes) == there
+
+
+def test_a_network_is_not_built_before_its_weights_fit() -> None:
+    content = safetensors.torch.save(model((), "mean").state_dict())
+    with pytest.raises(ValueError, match=r"is torch\.float32 \(8, 6\); expected torch\.float32 \(8, 1000000000\)"):
+        set_model_from(content, **{**arguments((), "mean"), "hidden": 10**9})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.fill_(float("nan")), "has numbers that are not finite"),
+        (lambda t: t.double(), "is torch.float64"),
+        (lambda t: t.bfloat16(), "is torch.bfloat16"),
+    ],
+)
+def test_weights_that_are_not_finite_or_of_another_type_are_refused(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], told: str
+) -> None:
+    state = model((), "mean").state_dict()
+    name = "extractor.centre"
+    (tmp_path / "weights").write_bytes(safetensors.torch.save({**state, name: change(state[name].clone())}))
+    with pytest.raises(ValueError, match=rf"extractor\.centre {told}"):
+        load_set_model(tmp_path / "weights", **arguments((), "mean"))
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 100, b"\x08" + b"\0" * 7 + b"[[[[[[[["])
+def test_what_is_no_safetensors_file_is_told(content: bytes) -> None:
+    with pytest.raises(ValueError, match="no safetensors file that can be read"):
+        set_model_from(content, **arguments((), "mean"))
 
 
 def random_sets() -> list[tuple[torch.Tensor, torch.Tensor]]:

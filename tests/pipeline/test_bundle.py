@@ -174,7 +174,7 @@ def test_other_folders_and_shortened_lists_are_refused(folder: Path, tmp_path: P
         Bundle.read(tmp_path / "short")
     (tmp_path / "secret").write_text("secret")
     rewrite(folder, lambda sums: sums.update({"../secret": file_sha256(tmp_path / "secret")}))
-    with pytest.raises(BundleError, match=r"\.\./secret, which lies outside of the model"):
+    with pytest.raises(BundleError, match=r"names '\.\./secret', which is no file of an exported model"):
         Bundle.read(folder)
 
 

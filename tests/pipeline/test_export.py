@@ -20,6 +20,7 @@ from pipeline.artifacts import BlockSet, CohortTables
 from pipeline.bundle import Bundle
 from pipeline.provenance import REPOSITORY
 from pipeline.repeats import Usable
+from pipeline.signing import new_key
 from pipeline.stages import export as export_stage
 from pipeline.stages.cohort import UNREADABLE
 from run_pipeline import main
@@ -306,6 +307,30 @@ def test_calibration_by_validation_alone_leaves_test_subjects_unknown(
     (change,) = bundle.expected_changes(frozenset({"low"}))
     assert change["error_rate"] == 0.05
     assert bundle.outlier("low", BlockSet(exported.run / "features").load([exported.scans["scan"].iloc[0]])[0])
+
+
+def test_a_signed_export_is_trusted_by_who_has_the_key(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(exported.run, tmp_path / "run")
+    fingerprint = new_key(tmp_path / "secretly-kept")
+    words = [*exported.words, "--workspace", str(tmp_path / "run"), "--stages", "export"]
+    signing = ["--export.signing_key", str(tmp_path / "secretly-kept")]
+    assert main([*words, *signing]) == 0  # what was up to date unsigned is not up to date signed
+    folder = tmp_path / "run" / "export" / "bundle"
+    assert Bundle.read(folder, [tmp_path / "secretly-kept.pub"]).signed_by == fingerprint
+    assert Bundle.read(folder).fingerprint == exported.bundle.fingerprint
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"secretly" in path.read_bytes()]
+    tonight = exported.scans[exported.scans["subject"] == exported.subjects("test")[0]]
+    tonight[["subject", "modality", "path"]].to_csv(tmp_path / "tonight.csv", index=False)
+    ask = ["--model", str(folder), "--cohort", str(tmp_path / "tonight.csv"), "--workspace", str(tmp_path / "answers")]
+    assert main([*ask, "--trusted", str(tmp_path / "secretly-kept.pub")]) == 0
+    assert f"is signed by the key {fingerprint}, which is trusted" in capsys.readouterr().err
+    (tmp_path / "secretly-kept").unlink()
+    assert main([*words, *signing]) == 2
+    assert "cannot be read: No such file" in capsys.readouterr().err
+    assert main(words) == 0
+    assert not (folder / "checksums.json.sig").exists()
 
 
 def test_a_repeat_that_is_not_there_is_refused(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:

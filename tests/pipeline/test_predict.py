@@ -10,9 +10,11 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
 import yaml
 from PIL import Image
 
+from evaluation import patient_page
 from evaluation.calibration import apply_temperature
 from files.reading import file_sha256
 from pipeline.bundle import Bundle
@@ -191,6 +193,56 @@ def test_a_damaged_block_is_made_again_and_costs_nobody_an_answer(lab: Lab) -> N
     (scan / "block.safetensors").write_bytes(b"short")
     found = lab.predict(table, "--predict.error_rate", "0.2", "--force", "predict", name="block")
     assert (found["patients"], found["refused"]) == (before["patients"], [])
+
+
+def test_features_with_a_nan_cost_their_patient_alone(lab: Lab) -> None:
+    table = lab.of("test")
+    lab.predict(table, name="nan")
+    path = next(iter((lab.folder / "nan" / "features").glob("*_low"))) / "block.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    block = tensors["block"].copy()
+    block[7, 3, 3] = np.nan
+    path.write_bytes(safetensors.numpy.save({"block": block}))
+    found = lab.predict(table, "--predict.error_rate", "0.2", name="nan")
+    (refused,) = found["refused"]
+    assert path.parent.name in refused["reason"]
+    assert len(found["patients"]) == table["subject"].nunique() - 1
+
+
+def test_a_model_with_a_nan_is_refused_before_anything_runs(
+    lab: Lab, tmp_path: Path, sums_anew: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(lab.model, tmp_path / "model"))
+    path = model / "models" / "model.safetensors"
+    tensors = {name: tensor.copy() for name, tensor in safetensors.numpy.load_file(path).items()}
+    tensors["classifier.rho.0.bias"][0] = np.nan
+    path.write_bytes(safetensors.numpy.save(tensors))
+    sums_anew(model)
+    words = ["--model", str(model), "--cohort", str(lab.data / "cohort.csv"), "--workspace", str(tmp_path / "w")]
+    assert main([*words, *RANDOM]) == 2
+    assert "classifier.rho.0.bias has numbers that are not finite. The model cannot be used" in capsys.readouterr().err
+    assert not (tmp_path / "w" / "features").exists()
+
+
+def test_a_page_that_cannot_be_made_costs_nobody_else_theirs(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, usual = lab.of("test"), patient_page.patient_page
+    first, *others = sorted(table["subject"].unique())
+
+    def failing(content: dict[str, Any], patient: dict[str, Any], **options: Any) -> str:
+        if patient["subject"] == first:
+            raise TypeError("<b>no number</b>")
+        return usual(content, patient, **options)
+
+    monkeypatch.setattr(patient_page, "patient_page", failing)
+    found = lab.predict(table, name="page")
+    assert len(found["patients"]) == len(others) + 1
+    place = lab.folder / "page" / "predict"
+    page = (place / "patients" / f"{first}.html").read_text("utf-8")
+    assert "This page could not be made (TypeError: &lt;b&gt;no number&lt;/b&gt;)" in page
+    assert all("The model’s answer" in (place / "patients" / f"{name}.html").read_text("utf-8") for name in others)
+    assert first in (place / "index.html").read_text("utf-8")
+    notes = json.loads((place / "manifest.json").read_text("utf-8"))["notes"]
+    assert any(f"the page of {first} could not be made" in note for note in notes)
 
 
 def test_an_unusual_scan_is_flagged_where_that_can_be_told(lab: Lab) -> None:
