@@ -212,9 +212,14 @@ class VolumeSet(ScanSet):
             self.damage(scan, str(error))
 
     def qc_picture(self, scan: str) -> bytes | None:
-        """The QC picture, or the picture itself."""
+        """Return the QC picture, or the picture itself; None if the scan has neither.
+
+        Raises:
+            DamagedError: its files are not as they were written.
+        """
         for name in ("qc.png", "picture.png"):
             if (self.place(scan) / name).exists():
+                self.check(scan)
                 return (self.place(scan) / name).read_bytes()
         return None
 

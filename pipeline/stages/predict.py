@@ -170,6 +170,8 @@ def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -
                 names = [scan["scan"] for scan in patient["scans"] if scan["scan"] in done]
                 pictures = {name: png for name in names if (png := preprocess.qc_picture(name))}
                 page = patient_page(content, patient, pictures=pictures, night_link="../index.html")
+            except DamagedError:
+                raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one page, the others are written
                 log.debug("the page of %s", patient["observation"], exc_info=error)
                 unmade[patient["observation"]] = f"{type(error).__name__}: {error}"
