@@ -31,6 +31,7 @@ SOON = 60  # seconds
 SBATCH = """#!/bin/sh
 cp "$1" "$SLURM_STAND_IN/$$.sh"
 stat -c '%a %n' "$1" "$(dirname "$1")" >> "$SLURM_STAND_IN/rights"
+umask 022
 setsid bash "$SLURM_STAND_IN/$$.sh" > "$SLURM_STAND_IN/$$.log" 2>&1 &
 echo $! >> "$SLURM_STAND_IN/jobs"
 echo "Submitted batch job $!"
