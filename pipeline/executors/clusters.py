@@ -1,8 +1,8 @@
 """Workers: processes on this machine, jobs of Slurm, or those that someone else has started.
 
-A Dask scheduler lets everyone who reaches its port run code as its user. On this machine it is bound to loopback. With
-Slurm, or with a scheduler of your own, it has to be inside of the lab's network; Dask's TLS certificates are taken from
-Dask's own configuration (`distributed.comm.tls`), and then the address begins with tls://.
+Workers of ours, here and in Slurm's jobs, and their scheduler talk to each other over TLS, with a certificate that is
+made for the run (`pipeline.executors.certificate`). A scheduler of your own is as safe as you have made it: TLS
+certificates for it are taken from Dask's own configuration (`distributed.comm.tls`), its address begins with tls://.
 """
 
 import logging
@@ -12,19 +12,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline.executors import certificate
 from pipeline.executors.settings import ExecutorConfig
 from pipeline.provenance import REPOSITORY
 from pipeline.runtime import InputError
 
+if TYPE_CHECKING:
+    from distributed.security import Security
+
 log = logging.getLogger("hypermm")
 SLURM_WORKERS, SLURM_MEMORY = 4, "16GB"
 CORES_A_WORKER = 4
+SAFE_PATH = "PYTHONSAFEPATH"  # set: no module is taken from the folder that the run was started in
+UNPROTECTED = (
+    "the connection to %s is not encrypted, and nobody has to prove who they are: whoever reaches that port can run "
+    "programs as you, on the workers and here. Use tls:// (docs/guide.md, Workers of your own)"
+)
 DASK_SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,  # what waits, waits at the scheduler
     "distributed.scheduler.allowed-failures": 0,  # it tells us at once; what counts is pipeline/executors/inhand.py
     "distributed.scheduler.work-stealing": False,
+    "distributed.worker.use-file-locking": False,  # their folder goes as a whole
     "distributed.worker.memory.target": False,  # nothing to spill, and a worker that pauses at 80 % would pause forever
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
@@ -59,29 +69,31 @@ def local_workers(config: ExecutorConfig, device: str) -> tuple[int, list[str | 
 
 
 def local_cluster(config: ExecutorConfig, device: str) -> Any:
-    """Worker processes on this machine, reachable from this machine only.
+    """Worker processes on this machine, reachable from this machine only, and by this run only.
 
     Raises:
         InputError: more workers than GPUs.
     """
     import dask
-    from distributed import Nanny, Scheduler
+    from distributed import Nanny
     from distributed.deploy.spec import SpecCluster
     from distributed.system import MEMORY_LIMIT
 
+    from pipeline.executors.servers import Scheduler, Worker
+
     count, gpus = local_workers(config, device)
-    loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    security = certificate.security_of(*certificate.new_certificate())
+    loopback = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
     preload = [*dask.config.get("distributed.worker.preload"), "pipeline.executors.preload"]
     options = {**loopback, "nthreads": 1, "memory_limit": config.worker_memory or int(MEMORY_LIMIT / count)}
-    options["preload"] = preload
+    options |= {"preload": preload, "worker_class": Worker}
     workers = {}
     for number, gpu in enumerate(gpus):
         environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         workers[number] = {"cls": Nanny, "options": {**options, "name": number, "env": environment}}
     log.info("%d workers on this machine, %d threads each", count, threads_per_worker(count))
-    return SpecCluster(
-        workers=workers, scheduler={"cls": Scheduler, "options": {**loopback, "port": 0}}, name="hypermm"
-    )
+    scheduler = {"cls": Scheduler, "options": {**loopback, "port": 0}}
+    return SpecCluster(workers=workers, scheduler=scheduler, security=security, name="hypermm")
 
 
 def local_settings(config: ExecutorConfig, device: str) -> dict[str, Any]:
@@ -96,9 +108,10 @@ def local_settings(config: ExecutorConfig, device: str) -> dict[str, Any]:
     }
 
 
-def slurm_options(config: ExecutorConfig, logs: Path) -> dict[str, Any]:
+def slurm_options(config: ExecutorConfig, workspace: Path) -> dict[str, Any]:
     """What dask-jobqueue is told of a job: one worker, one scan at a time."""
-    slurm = config.slurm
+    slurm, logs, private = config.slurm, workspace / "logs", workspace / certificate.FOLDER
+    shown, key = (shlex.quote(str(path)) for path in certificate.certificate_files(private))
     caps = (f"export {name}={slurm.cores}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"))
     memory = ("TARGET=False", "SPILL=False", "PAUSE=False", "TERMINATE=0.95")
     lines = [f"-o {shlex.quote(str(logs))}/worker-%J.log", "--open-mode=append"]
@@ -114,27 +127,41 @@ def slurm_options(config: ExecutorConfig, logs: Path) -> dict[str, Any]:
         "job_name": "hypermm",
         "python": shlex.quote(sys.executable),
         "job_extra_directives": [*lines, *(["--gres=gpu:1"] if slurm.gpus else []), *slurm.lines],
+        "private_folder": private,
         "job_script_prologue": [
+            f"umask {_umask():04o}",
+            f"export {SAFE_PATH}=1",
             f"export PYTHONPATH={shlex.quote(str(REPOSITORY))}",
             "export OMP_WAIT_POLICY=PASSIVE",
             *caps,
             *(f"export DASK_DISTRIBUTED__WORKER__MEMORY__{value}" for value in memory),
             "export DASK_DISTRIBUTED__ADMIN__TICK__LIMIT=60s",
+            "export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True",
+            "export DASK_DISTRIBUTED__WORKER__USE_FILE_LOCKING=False",
+            f"export DASK_TEMPORARY_DIRECTORY={shlex.quote(str(private))}",
         ],
-        "worker_extra_args": ["--no-dashboard"],
+        "worker_extra_args": [
+            *("--no-dashboard", "--worker-class", "pipeline.executors.servers.Worker"),
+            *("--tls-ca-file", shown, "--tls-cert", shown, "--tls-key", key),
+        ],
     }
 
 
 def slurm_script(config: ExecutorConfig, workspace: Path) -> str:
     """The job script of a worker, as sbatch gets it; the scheduler's address is not known before it runs."""
-    from dask_jobqueue.slurm import SLURMJob
+    from pipeline.executors.jobs import WorkerJob
 
-    job = SLURMJob(scheduler="tcp://ADDRESS:PORT", name="NAME", **slurm_options(config, workspace / "logs"))
+    job = WorkerJob("tls://ADDRESS:PORT", "NAME", protocol="tls://", **slurm_options(config, workspace))
     return str(job.job_script())
 
 
-def slurm_cluster(config: ExecutorConfig, workspace: Path) -> Any:
+def slurm_cluster(config: ExecutorConfig, workspace: Path, security: "Security") -> Any:
     """Workers in jobs of Slurm; the scheduler runs here.
+
+    Args:
+        config: section `executor` of the settings.
+        workspace: of the run; its private folder is there.
+        security: certificate and key, in files of the private folder.
 
     Raises:
         InputError: jobs cannot be submitted from this machine.
@@ -143,12 +170,15 @@ def slurm_cluster(config: ExecutorConfig, workspace: Path) -> Any:
 
     from dask_jobqueue import SLURMCluster
 
+    from pipeline.executors.jobs import WorkerJob
+    from pipeline.executors.servers import Scheduler
+
     if shutil.which("sbatch") is None:
         raise InputError("--executor slurm: there is no sbatch on this machine; run it where jobs are submitted")
     count = config.workers or SLURM_WORKERS
     log.info("%d jobs for Slurm, one worker each; their output is in %s", count, workspace / "logs")
-    options = slurm_options(config, workspace / "logs")
-    cluster = SLURMCluster(scheduler_options={"dashboard": False, "dashboard_address": "127.0.0.1:0"}, **options)
+    options = {**slurm_options(config, workspace), "job_cls": WorkerJob, "security": security}
+    cluster = SLURMCluster(scheduler_cls=Scheduler, scheduler_options={"dashboard": False}, **options)
     try:
         cluster.scale(count)
     except BaseException:
@@ -170,7 +200,9 @@ def dask_set_up(settings: dict[str, Any]) -> Iterator[None]:
     names = [name for name in logging.root.manager.loggerDict if name.startswith(("distributed", "tornado"))]
     theirs = [logging.getLogger(name) for name in names]
     before = [(logger, logger.handlers[:]) for logger in theirs if logger.handlers]
+    safe_path = os.environ.get(SAFE_PATH, "")  # "" is as good as none
     with dask.config.set(settings):
+        os.environ[SAFE_PATH] = "1"
         for logger, _ in before:
             logger.handlers[:] = [Forward(logging.WARNING)]
         try:
@@ -178,6 +210,13 @@ def dask_set_up(settings: dict[str, Any]) -> Iterator[None]:
         finally:
             for logger, handlers in before:
                 logger.handlers[:] = handlers
+            os.environ[SAFE_PATH] = safe_path
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no other way to ask for it
+    os.umask(mask)
+    return mask
 
 
 def _cores() -> int:

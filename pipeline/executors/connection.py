@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.executors import clusters
+from pipeline.executors import certificate, clusters
 from pipeline.executors.settings import ExecutorConfig
 from pipeline.runtime import LINE_EVERY_S, InputError
 
@@ -78,17 +78,23 @@ class Connection:
         stack.close()
 
     def _start(self, stack: ExitStack) -> "Client":
+        if self.config.scheduler is not None:
+            stack.enter_context(clusters.dask_set_up(clusters.DASK_SETTINGS))
+            log.info("scans go to the Dask scheduler %s", self.config.scheduler)
+            if not self.config.scheduler.startswith("tls://"):
+                log.warning(clusters.UNPROTECTED, self.config.scheduler)
+            return stack.enter_context(self._client_of(self.config.scheduler))
+        forbidden = certificate.OTHERS_WRITE if self.ours else certificate.OTHERS_READ
+        folder = stack.enter_context(certificate.private_folder(self.workspace, forbidden=forbidden))
         settings = clusters.local_settings(self.config, self.device) if self.ours else clusters.DASK_SETTINGS
-        stack.enter_context(clusters.dask_set_up(settings))
+        stack.enter_context(clusters.dask_set_up({**settings, "temporary-directory": str(folder)}))
         from distributed import Client
 
-        if self.config.scheduler is not None:
-            log.info("scans go to the Dask scheduler %s", self.config.scheduler)
-            return stack.enter_context(self._client_of(self.config.scheduler))
         if self.ours:
             self.cluster = clusters.local_cluster(self.config, self.device)
         else:
-            self.cluster = clusters.slurm_cluster(self.config, self.workspace)
+            security = certificate.write_certificate(folder)
+            self.cluster = clusters.slurm_cluster(self.config, self.workspace, security)
         stack.callback(self.cluster.close, timeout=30)
         return stack.enter_context(Client(self.cluster, set_as_default=False))
 

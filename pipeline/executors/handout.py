@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from files.writing import remove_folder
 from pipeline.artifacts import ScanSet
+from pipeline.executors.certificate import FOLDER as PRIVATE
 from pipeline.executors.connection import Connection, SchedulerLostError
 from pipeline.executors.errand import Errand
 from pipeline.executors.inhand import InHand, new_name
@@ -36,7 +38,11 @@ TOGETHER_S = 0.02  # answers are asked for together
 
 @contextmanager
 def opened(config: ExecutorConfig, workspace: Path, *, device: str) -> Iterator["DaskExecutor | None"]:
-    """The executor that the settings name; None is this process. Its workers stop at the end, however that comes."""
+    """The executor that the settings name; None is this process. Its workers stop at the end, however that comes.
+
+    What a killed run left of its private folder goes first.
+    """
+    remove_folder(workspace / PRIVATE, below=workspace)
     if config.kind == "local":
         yield None
         return

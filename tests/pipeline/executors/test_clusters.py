@@ -1,5 +1,6 @@
 """How many workers, which GPU for which, what Slurm is told; and what settings are refused."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.executors import clusters
+from pipeline.executors import certificate, clusters, handout
+from pipeline.executors.connection import Connection
 from pipeline.executors.settings import ExecutorConfig
 from pipeline.provenance import REPOSITORY
 from pipeline.runtime import InputError
@@ -87,14 +89,22 @@ def test_dry_run_shows_the_job_script_and_touches_nothing(
         "-J hypermm", "-p gpu", "-A neuro", "-n 1", "--cpus-per-task=6", "--mem=24G", "-t 1-06:00:00",
         f"-o '{workspace / 'logs'}'/worker-%J.log", "--open-mode=append", "--gres=gpu:1", "--constraint=a100",
     }  # fmt: skip
+    private = workspace / certificate.FOLDER
     assert f"export PYTHONPATH={shlex.quote(str(REPOSITORY))}" in lines
+    assert "export PYTHONSAFEPATH=1" in lines
+    assert f"umask {clusters._umask():04o}" in lines
+    assert "export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True" in lines
+    assert f"export DASK_TEMPORARY_DIRECTORY={shlex.quote(str(private))}" in lines
     assert "export OMP_NUM_THREADS=6" in lines
     command = shlex.split([line for line in lines if line][-1])
     assert command[:3] == [sys.executable, "-m", "distributed.cli.dask_worker"]
     options = dict(zip(command[4::2], command[5::2], strict=False))
     assert options["--nthreads"] == "1"
     assert options["--memory-limit"] == "24.00GiB"
-    assert command[-2:] == ["--interface", "ib0"]
+    assert command[3] == "tls://ADDRESS:PORT"
+    assert command[-4:] == ["--interface", "ib0", "--protocol", "tls://"]
+    shown, key = map(str, certificate.certificate_files(private))
+    assert command[-10:-4] == ["--tls-ca-file", shown, "--tls-cert", shown, "--tls-key", key]
     assert not workspace.exists()
 
 
@@ -110,7 +120,35 @@ def test_a_plain_job_asks_for_no_partition_and_no_gpu(
 def test_without_sbatch_slurm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="there is no sbatch on this machine"):
-        clusters.slurm_cluster(ExecutorConfig(kind="slurm"), tmp_path)
+        clusters.slurm_cluster(ExecutorConfig(kind="slurm"), tmp_path, certificate.write_certificate(tmp_path))
+
+
+@pytest.mark.parametrize(("protocol", "warned"), [("tcp", True), ("tls", False)])
+def test_an_open_scheduler_is_warned_of(
+    tmp_path: Path,
+    protocol: str,
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Connection, "_client_of", lambda *_: contextlib.nullcontext())
+    scheduler = f"{protocol}://10.0.0.5:8786"
+    connection = Connection(ExecutorConfig(kind="dask", scheduler=scheduler), tmp_path, device="cpu")
+    with caplog.at_level("WARNING", logger="hypermm"):
+        connection.client()
+    connection.close()
+    words = f"the connection to {scheduler} is not encrypted, and nobody has to prove who they are: whoever reaches"
+    assert (words in caplog.text) == warned
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["local", "dask", "slurm"])
+def test_what_a_killed_run_left_goes_before_anything_is_done(tmp_path: Path, kind: str) -> None:
+    key = tmp_path / certificate.FOLDER / "key.pem"
+    key.parent.mkdir()
+    key.touch()
+    with handout.opened(ExecutorConfig(kind=kind), tmp_path, device="cpu"):
+        assert not key.parent.exists()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 
 from files.reading import file_sha256
 from pipeline.artifacts import VolumeSet
+from pipeline.executors import certificate
 from pipeline.executors.inhand import FOLDER
 from pipeline.provenance import REPOSITORY
 from run_pipeline import main
@@ -195,6 +196,7 @@ def test_ctrl_c_leaves_no_process_and_loses_nothing(config: Path, tmp_path: Path
         assert "Traceback" not in errors
         gone_soon(process.pid)
     assert not (run / "preprocess" / "manifest.json").exists()
+    assert not (run / certificate.FOLDER).exists()
     done = {path: path.stat().st_mtime_ns for path in (run / "preprocess").glob("*/record.json")}
     assert main(words(config, run, "preprocess", "--quiet")) == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
@@ -208,8 +210,10 @@ def test_a_killed_run_takes_its_workers_with_it(config: Path, tmp_path: Path) ->
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         gone_soon(process.pid)
+    assert (run / certificate.FOLDER).exists()
     assert main(words(config, run, "preprocess", "--quiet")) == 0
     assert not (run / "preprocess" / FOLDER).exists()
+    assert not (run / certificate.FOLDER).exists()
 
 
 def free_port() -> int:
@@ -218,13 +222,14 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def scheduler(port: int) -> Any:
+def scheduler(port: int, *more: str) -> Any:
     options = ("--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
-    return started("-m", "distributed.cli.dask_scheduler", *options)
+    return started("-m", "distributed.cli.dask_scheduler", *options, *more)
 
 
-def worker(port: int) -> Any:
-    return started("-m", "distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard")
+def worker(port: int, *more: str, protocol: str = "tcp") -> Any:
+    options = (f"{protocol}://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard")
+    return started("-m", "distributed.cli.dask_worker", *options, *more)
 
 
 @pytest.mark.slow
@@ -247,6 +252,23 @@ def test_the_scheduler_is_restarted_in_the_middle(config: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_a_scheduler_of_ones_own_with_tls(small: Path, tmp_path: Path) -> None:
+    """The certificates are those of Dask's own settings."""
+    port, run = free_port(), tmp_path / "run"
+    certificate.write_certificate(tmp_path)
+    shown, key = map(str, certificate.certificate_files(tmp_path))
+    tls = ("--tls-ca-file", shown, "--tls-cert", shown, "--tls-key", key)
+    names = {"CA_FILE": shown, "CLIENT__CERT": shown, "CLIENT__KEY": key}
+    ours = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": path for name, path in names.items()}
+    given = words(small, run, "preprocess", "--executor", "dask", "--scheduler", f"tls://127.0.0.1:{port}")
+    with scheduler(port, *tls, "--protocol", "tls"), worker(port, *tls, protocol="tls"):
+        with started("run_pipeline.py", *given, **ours) as process:
+            code, errors = ended(process)
+    assert code == 0, errors
+    assert "is not encrypted" not in errors
+
+
+@pytest.mark.slow
 def test_a_scheduler_that_stays_away_ends_the_run_in_words(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +276,7 @@ def test_a_scheduler_that_stays_away_ends_the_run_in_words(
     given = words(config, tmp_path, "preprocess", "--executor", "dask", "--scheduler", address)
     assert main([*given, "--executor.patience_minutes", "0.02", "--quiet"]) == 2
     message = capsys.readouterr().err
+    assert f"the connection to {address} is not encrypted" in message
     assert f"the Dask scheduler {address} has not answered for 0.02 minutes" in message
     assert "What is finished is kept; run the same command again" in message
 

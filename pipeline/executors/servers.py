@@ -1,0 +1,22 @@
+"""Dask's scheduler and worker without their web servers.
+
+Those open a port without TLS even where there is no dashboard, and tell everyone the names of scans and workers.
+"""
+
+from typing import Any
+
+import distributed
+
+
+class Scheduler(distributed.Scheduler):
+    """Without a web server."""
+
+    def start_http_server(self, *_: Any, **__: Any) -> None:
+        """Do nothing."""
+
+
+class Worker(distributed.Worker):
+    """Without a web server."""
+
+    def start_http_server(self, *_: Any, **__: Any) -> None:
+        """Do nothing."""
