@@ -92,12 +92,12 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def open_own(path: Path, mode: str) -> IO[str]:
-    """Open a text file for writing where it lies, made if it is not there; for logs and locks, which grow in place.
+def open_own(path: Path, mode: str) -> IO[Any]:
+    """Open a file for appending where it lies, made if it is not there; for logs and locks, which grow in place.
 
     Args:
         path: regular, or not there; its folder must be there.
-        mode: "a", or "a+" to read it as well.
+        mode: "a", "ab", or "a+" to read it as well.
 
     Raises:
         PlantedLinkError: it is a link.
@@ -116,7 +116,7 @@ def open_own(path: Path, mode: str) -> IO[str]:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise UnusableFileError(f"{path} is a pipe, a device or a socket; expected a file")
-    return os.fdopen(handle, mode, encoding="utf-8")
+    return os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8")
 
 
 @contextmanager

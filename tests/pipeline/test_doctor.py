@@ -273,7 +273,7 @@ def test_workspace(patient: Callable[..., Patient], tmp_path: Path, monkeypatch:
 
 
 def test_locks(patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.scheduler import locked
+    from pipeline.lock import locked
 
     examined = patient()
     (finding,) = doctor_machine.locks(examined)

@@ -8,9 +8,10 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.artifacts import ScanSet
+from pipeline.lock import locked
 from pipeline.registry import STAGES
 from pipeline.runtime import InputError, Runtime
-from pipeline.scheduler import Step, check_device, locked
+from pipeline.scheduler import Step, check_device
 from pipeline.stage import Stage
 
 
