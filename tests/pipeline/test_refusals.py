@@ -30,7 +30,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     configs = {
         "good": MINIMAL, "bomb": BOMB, "deep": "[" * 20_000, "list": "[1, 2]", "keys": "1: 2", "empty": "",
-        "twice": MINIMAL + "name: y\n", "inner": "name: x\ncohort: {positive: a, positive: b}\n", "date": "a: 2020-13-45",
+        "twice": MINIMAL + "name: y\n", "inner": "name: x\ncohort: {positive: a, positive: b}\n",
+        "date": "a: 2020-13-45",
         "dots": MINIMAL.replace("name: x", "name: .."), "dot": MINIMAL.replace("name: x", "name: ."),
         "three": MINIMAL.replace("name: x", "name: '...'"), "flag": MINIMAL.replace("name: x", "name: '-x'"),
         "null": "a: \0", "self": "a: &a [*a]", "python": "a: !!python/object/apply:os.system ['true']",
