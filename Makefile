@@ -2,12 +2,17 @@
 # make test   install, then all tests
 # make bench  every benchmark; ARGS=--quick tries them out
 # make lint   style, types and who may import whom
+# make hashes brings every package as a wheel into wheels/ and writes constraints-hashes.txt, once, with internet
+# make hashed installs from wheels/ alone, each compared with constraints-hashes.txt; needs no internet
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+WHEELS ?= wheels
+HASHES ?= constraints-hashes.txt
+WANTED ?= "$$(grep '^torch==' constraints.txt)" '.[demo,dev]' "$$(sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml)"
 
-.PHONY: .venv demo test lint bench
+.PHONY: .venv demo test lint bench hashes hashed
 
 .venv: $(INSTALLED)
 
@@ -34,3 +39,19 @@ bench: $(INSTALLED)
 	for question in features skull_strip training protocol memory startup scheduling profile; do \
 		$(BIN)/python -m benchmarks.bench_$$question $(ARGS) || exit 1; \
 	done
+
+# Wheels differ between systems, and those of torch between its builds: the file is for machines like this one, and stays
+# here. Look at it, keep it where the wheels are not, and a wheel that was exchanged since is refused.
+hashes:
+	$(PYTHON) -m pip wheel --quiet --wheel-dir $(WHEELS) --constraint constraints.txt $(WANTED)
+	rm -f $(WHEELS)/hypermm_pipeline-*.whl
+	for wheel in $(WHEELS)/*.whl; do \
+		package=$$(basename "$$wheel" | sed 's/-/==/; s/-.*//'); \
+		echo "$$package $$($(PYTHON) -m pip hash "$$wheel" | tail -n 1)" || exit 1; \
+	done > $(HASHES)
+
+hashed:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-index --find-links $(WHEELS) --require-hashes --requirement $(HASHES)
+	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	touch $(INSTALLED)

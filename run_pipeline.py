@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
+    from pipeline.terminal import Parser
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
@@ -28,7 +29,7 @@ PAPER_PROTOCOL = {
     "classify.batch_size": "1", "classify.learning_rate": "1e-4", "classify.weight_decay": "5e-4",
     "classify.hidden": "[512, 128]", "classify.aggregate": "mean",
 }  # fmt: skip
-DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED = 0, 1, 2, 3
 EXAMPLES = """\
 examples:
   python run_pipeline.py --stages preprocess,pretrain,classify
@@ -54,9 +55,11 @@ Research software, not a medical device.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> "Parser":
     """The options; settings of stages are taken apart in `parse`."""
-    options = argparse.ArgumentParser(
+    from pipeline.terminal import Parser, typed_path
+
+    options = Parser(
         prog="run_pipeline.py",
         description="HyperMM: classify patients from whatever scans they have.",
         epilog=EXAMPLES,
@@ -66,16 +69,22 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     usual = f"default all but {', '.join(ONLY_IF_NAMED)}"
     add("--stages", metavar="A,B,…", help=f"which stages, of {','.join(STAGE_NAMES)}; {usual}")
-    add("--config", type=Path, metavar="FILE", help="default configs/demo.yaml; with --model the settings in the model")
+    add(
+        "--config",
+        type=typed_path,
+        metavar="FILE",
+        help="default configs/demo.yaml; with --model the settings in the model",
+    )
     add(
         "--cohort",
+        type=typed_path,
         metavar="CSV",
         help="manifest, one row a scan; with cohort.layout breakhis a folder",
     )
-    add("--model", type=Path, metavar="DIR", help="answer for the patients of --cohort with an exported model")
+    add("--model", type=typed_path, metavar="DIR", help="answer for the patients of --cohort with an exported model")
     told = "with --model: only one that was signed by this key, or by one in this folder; may be given again"
-    add("--trusted", type=Path, action="append", metavar="KEY.pub", help=told)
-    add("--workspace", type=Path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
+    add("--trusted", type=typed_path, action="append", metavar="KEY.pub", help=told)
+    add("--workspace", type=typed_path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
     add("--device", default="auto", help="auto (a GPU when there is one), cpu, cuda, cuda:1, mps")
     add("--executor", choices=("local", "dask", "slurm"), help="where scans are done; default local: in this process")
     add("--workers", metavar="N", help="Dask processes here, or Slurm jobs; default one per GPU, else per four cores")
@@ -88,13 +97,19 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--paper-protocol", action="store_true", help="pretrain and classify as published: batches of one, rate 1e-4, …"
     )
+    add("--group-readable", action="store_true", help="let your group read what is written; else you alone")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--explain", action="store_true", help="print the plan with every reason and stop")
     add("--quiet", action="store_true", help="only the plan, warnings and results")
     add("--help-settings", action="store_true", help="list all settings and stop")
     add("--doctor", action="store_true", help="check this machine for such a run, a line a check, and stop")
-    add("--fetch-weights", type=Path, metavar="DIR", help="with internet: bring all weights files into DIR, and stop")
-    add("--weights-from", type=Path, metavar="DIR", help="without internet: take the weights from such a DIR")
+    add(
+        "--fetch-weights",
+        type=typed_path,
+        metavar="DIR",
+        help="with internet: bring all weights files into DIR, and stop",
+    )
+    add("--weights-from", type=typed_path, metavar="DIR", help="without internet: take the weights from such a DIR")
     return options
 
 
@@ -105,6 +120,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         InputError: an unknown option or a setting without a value.
     """
     from pipeline.runtime import InputError
+    from pipeline.terminal import real_path
 
     known, rest = parser().parse_known_args(words)
     settings: dict[str, str] = {}
@@ -127,13 +143,13 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     if known.paper_protocol:
         settings = PAPER_PROTOCOL | settings
     if known.cohort is not None:
-        settings["cohort.manifest"] = str(Path(known.cohort).resolve())
+        settings["cohort.manifest"] = str(real_path(known.cohort))
     if known.model is not None:
-        settings["predict.model"] = str(known.model.resolve())
+        settings["predict.model"] = str(real_path(known.model))
     if known.trusted is not None:
         if known.model is None:
             raise InputError("--trusted is about an exported model: name it with --model DIR")
-        settings["predict.trusted"] = json.dumps([str(place.resolve()) for place in known.trusted])
+        settings["predict.trusted"] = json.dumps([str(real_path(place)) for place in known.trusted])
     for option, key in (("executor", "kind"), ("workers",) * 2, ("worker_memory",) * 2, ("scheduler",) * 2):
         if (value := getattr(known, option)) is not None:
             settings[f"executor.{key}"] = value
@@ -163,37 +179,26 @@ def stage_list(text: str, option: str) -> list[str]:
 
 def main(words: Sequence[str]) -> int:
     """Run what is asked for; returns the exit code."""
-    from pipeline.runtime import InputError
+    from pipeline.last_resort import exit_code
 
-    try:
-        return run(*parse(words))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except OSError as error:
-        if not (told := explained(error)):
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
-        return INTERRUPTED
+    return exit_code(lambda: run(*parse(words)))
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Load settings, plan, run, sum up."""
-    import contextlib
+    from files.writing import FOR_THE_GROUP, PRIVATE, readable_by
 
     if options.doctor:  # before anything is imported that may be missing
         return consult_doctor(options, overrides)
-    from pipeline import disk, journal, settings, terminal, tracking
+    from pipeline import disk, journal, lock, settings, terminal, tracking
     from pipeline.artifacts import ArtifactError
     from pipeline.executors import clusters, handout
+    from pipeline.last_resort import explained
     from pipeline.runtime import DISK_FULL, InputError
     from pipeline.stages import predict
 
     if options.help_settings:
-        print(settings.describe_settings())
+        terminal.say_as_it_stands(settings.describe_settings())
         return DONE
     config = load(options, overrides)
     if options.fetch_weights is not None:
@@ -216,9 +221,11 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if dry:
         terminal.print_plan(scheduler.make_plan(requested, config, workspace, force=forced), explain=options.explain)
         if config.executor.kind == "slurm":
-            print(f"\neach worker's job for Slurm:\n{clusters.slurm_script(config.executor, workspace)}")
+            script = clusters.slurm_script(config.executor, workspace)
+            terminal.say_as_it_stands(f"\neach worker's job for Slurm:\n{script}")
         return DONE
-    with scheduler.locked(workspace), journal.logging_to(workspace, quiet=options.quiet):
+    rights = readable_by(FOR_THE_GROUP if options.group_readable else PRIVATE)
+    with rights, lock.locked(workspace), journal.logging_to(workspace, quiet=options.quiet):
         if options.new_splits:
             scheduler.forget_splits(workspace)
         steps = scheduler.make_plan(requested, config, workspace, force=forced)
@@ -240,32 +247,29 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             scheduler.restore_settings(before, workspace)
             raise InputError(str(error)) from error
         except Exception as error:  # noqa: BLE001 - the last stop: what nobody foresaw is logged and named a bug
-            if isinstance(error, OSError) and (told := explained(error)):
-                needed = f": {disk.when_full(config, workspace, to_come)}" if error.errno in DISK_FULL else ""
+            if told := explained(error):
+                journal.log.debug("stopped", exc_info=error)
+                full = isinstance(error, OSError) and error.errno in DISK_FULL
+                needed = f": {disk.when_full(config, workspace, to_come)}" if full else ""
                 raise InputError(told + needed) from error
             journal.log.exception("a bug: please report it with this log, %s", journal.current_file(workspace))
             return BUG
         finally:
-            failures, notes = scheduler.collect(workspace)
-            with contextlib.suppress(OSError):  # the disk may be full
-                scheduler.write_failures(failures, workspace)
+            failures, notes = collected(config, workspace)
     terminal.print_summary(steps, failures, notes, workspace)
     return SOME_SCANS_FAILED if failures else DONE
 
 
-def explained(error: OSError) -> str:
-    """What to say of an error that is no bug; "" if it may be one."""
-    import errno
+def collected(config: "Settings", workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Failures and notes of all stages; the failures are in `failures.csv` then, if it can be written."""
+    from pipeline import journal, scheduler
 
-    from pipeline.runtime import DISK_FULL, NOT_ALLOWED
-
-    if error.errno in DISK_FULL:
-        return f"the disk is full ({error}); free some space and run again"
-    if error.errno in NOT_ALLOWED:
-        return f"not allowed: {error}; mend the rights or name another --workspace"
-    if error.errno == errno.ENAMETOOLONG:
-        return f"a path is too long for its disk, name a shorter one: {error.filename}"
-    return ""
+    failures, notes = scheduler.collect(workspace)
+    try:
+        scheduler.write_failures(failures, workspace, for_spreadsheets=config.report.csv_safe)
+    except OSError as error:  # the disk may be full
+        journal.log.warning("failures.csv could not be written: %s", error)
+    return failures, notes
 
 
 def load(options: argparse.Namespace, overrides: dict[str, str]) -> "Settings":
@@ -291,21 +295,31 @@ def load(options: argparse.Namespace, overrides: dict[str, str]) -> "Settings":
 
 
 def place_of(options: argparse.Namespace, name: str) -> Path:
-    """The workspace: as typed, or by the name of the settings."""
-    workspace: Path = (options.workspace or Path("runs") / name).resolve()
+    """The workspace: as typed, or by the name of the settings.
+
+    Raises:
+        InputError: it is a folder with something else in it.
+    """
+    from pipeline.disk import check_place
+    from pipeline.terminal import real_path
+
+    workspace = real_path(options.workspace or Path("runs") / name)
+    check_place(workspace, stages=STAGE_NAMES)
     if options.limit is not None:  # the splits of a few must not become those of all
         workspace = workspace.with_name(f"{workspace.name}-limit-{options.limit}")
+        check_place(workspace, stages=STAGE_NAMES)
     return workspace
 
 
 def consult_doctor(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Print the doctor's findings; exit code 2 if a run cannot go well."""
     from pipeline.doctor import Patient, examine
+    from pipeline.terminal import say
 
     failed = False
     for finding in examine(Patient(lambda: load(options, overrides), lambda name: place_of(options, name),
                                    options.device)):  # fmt: skip
-        print(finding, flush=True)
+        say(str(finding))
         failed |= finding.status == "fail"
     return BAD_INPUT if failed else DONE
 
@@ -313,13 +327,14 @@ def consult_doctor(options: argparse.Namespace, overrides: dict[str, str]) -> in
 def fetch_weights(folder: Path, backbone: str) -> int:
     """Fill a folder with all weights files, a line each; exit code 2 if one could not be had."""
     from pipeline import weights_folder
+    from pipeline.terminal import say
 
     whole = True
     for ok, line in weights_folder.fetch_weights(folder, backbone):
-        print(f"{'ok' if ok else 'fail':<4}  {line}", flush=True)
+        say(f"{'ok' if ok else 'fail':<4}  {line}")
         whole &= ok
     told = "copy it, and type --weights-from DIR there" if whole else "not whole; type the same again to go on"
-    print(f"weights: {folder.resolve()}; {told}")
+    say(f"weights: {folder.absolute()}; {told}")
     return DONE if whole else BAD_INPUT
 
 
@@ -327,4 +342,7 @@ if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):  # a terminal or a mail of cron without UTF-8 is no reason to stop
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    from pipeline.terminal import show_warnings_safely
+
+    show_warnings_safely()
     sys.exit(main(sys.argv[1:]))

@@ -1,17 +1,24 @@
 """Write files whole or not at all, never through a link that somebody has put in their way."""
 
+import contextlib
 import csv
+import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from files.reading import UnusableFileError
+
 if TYPE_CHECKING:
     import pandas as pd
 
+PRIVATE, FOR_THE_GROUP = 0o077, 0o027  # umask: only the owner may read; the owner's group may, too
+LIKE_FORMULAS = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # spreadsheets compute cells that begin so
 NOT_FOLLOWED = "a link to elsewhere lies where the pipeline writes; remove it, or name another folder"
 
 
@@ -86,6 +93,56 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def open_own(path: Path, mode: str) -> IO[Any]:
+    """Open a file for appending where it lies, made if it is not there; for logs and locks, which grow in place.
+
+    Args:
+        path: regular, or not there; its folder must be there.
+        mode: "a", "ab", or "a+" to read it as well.
+
+    Raises:
+        PlantedLinkError: it is a link.
+        UnusableFileError: it is a pipe, a device or a socket.
+        OSError: it cannot be made or written, or is a folder.
+    """
+    flags = os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags | (os.O_RDWR if "+" in mode else os.O_WRONLY), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise PlantedLinkError(path) from error
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads
+            raise UnusableFileError(f"{path} is a pipe or a socket; expected a file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UnusableFileError(f"{path} is a pipe, a device or a socket; expected a file")
+    return os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8")
+
+
+@contextmanager
+def readable_by(umask: int) -> Iterator[None]:
+    """Take these rights away from every file and folder made in the block, by this process and by those it starts."""
+    before = os.umask(umask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def csv_safe(cell: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula: text that looks like one gets an apostrophe; numbers stay.
+
+    Source: OWASP, "CSV Injection".
+    """
+    if not isinstance(cell, str) or not cell.startswith(LIKE_FORMULAS):
+        return cell
+    with contextlib.suppress(ValueError):
+        float(cell)
+        return cell
+    return f"'{cell}"
+
+
 class _UnixLines:
     """Turns the line ends that csv is told of, so that it quotes their characters, into plain line feeds."""
 
@@ -99,17 +156,28 @@ class _UnixLines:
         return self.stream.write(row.removesuffix("\r\n") + "\n")
 
 
-def write_table(path: Path, frame: "pd.DataFrame") -> None:
+def write_table(path: Path, frame: "pd.DataFrame", *, for_spreadsheets: bool = False) -> None:
     """Write a data frame as CSV, whole, without its index, lines ending with line feeds.
 
     Cells that hold a comma, a quote or any end of line, a bare carriage return too, are quoted.
+
+    Args:
+        path: where to.
+        frame: what.
+        for_spreadsheets: cells and names of columns go through `csv_safe`; not for tables that the pipeline reads.
     """
+    if for_spreadsheets:
+        frame = frame.map(csv_safe).rename(columns=csv_safe)
     with replacing(path) as part, part.open("x", encoding="utf-8", newline="") as stream:
         frame.to_csv(_UnixLines(stream), index=False, lineterminator="\r\n")
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_rows(
+    path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, for_spreadsheets: bool = False
+) -> None:
     """Write mappings as CSV, as `write_table` does; what is not in `columns` is left out."""
+    if for_spreadsheets:
+        rows = [{name: csv_safe(cell) for name, cell in row.items()} for row in rows]
     with replacing(path) as part, part.open("x", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(_UnixLines(stream), columns, lineterminator="\r\n", extrasaction="ignore")
         writer.writeheader()

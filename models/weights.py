@@ -3,11 +3,12 @@
 No torch here: the plan needs only the name and hash of the weights, and reads both in microseconds.
 """
 
-import hashlib
 import http
 import http.client
 import importlib.metadata
 import importlib.util
+import json
+import logging
 import os
 import re
 import urllib.error
@@ -15,9 +16,20 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from files.reading import UnusableFileError, file_sha256, parse_json, read_bytes
+from files.writing import open_own, replacing
+
+log = logging.getLogger("hypermm")
+WHOLE = 64  # hex digits of a SHA-256
+FOR_ALL = 0o644  # rights of published files, which no patient's data are in
+
 
 class WeightsError(RuntimeError):
     """The weights asked for are not there, or are not the published ones."""
+
+
+class RecordError(WeightsError):
+    """A weights file is not the one that was first seen here, or the record of those cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,8 @@ class WeightsSource:
     Attributes:
         file: file name.
         sha256: SHA-256 of the file, lower-case hex, whole or its published beginning (torch hub file names carry
-            the first eight digits). It also names the weights in every cache key.
+            the first eight digits). It also names the weights in every cache key. Of a file of which only the beginning
+            is published, the whole hash is recorded when it is first seen (`record_file`), and compared from then on.
         credit: who made them, under which licence.
         package: installed Python package whose folder carries the file, or "".
         inside: the file's place in that package.
@@ -147,6 +160,7 @@ def download(source: WeightsSource, target: Path, *, resume: bool = False) -> No
     Raises:
         WeightsError: it cannot be fetched or written, or what came is not the published file.
     """
+    target = Path(os.path.realpath(target.parent)) / target.name
     part = target.with_name(f"{target.name}.part" if resume else f"{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +174,7 @@ def download(source: WeightsSource, target: Path, *, resume: bool = False) -> No
         ) from error
     try:
         _verify(part, source)
+        part.chmod(FOR_ALL)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -171,7 +186,7 @@ def _receive(url: str, part: Path) -> None:
     Raises:
         OSError, http.client.HTTPException: the connection cannot be made, or broke before the announced end.
     """
-    there = part.stat().st_size if part.is_file() else 0
+    there = part.stat().st_size if part.is_file() and not part.is_symlink() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"}) if there else url
     try:
         answer = urllib.request.urlopen(request, timeout=30)
@@ -182,7 +197,9 @@ def _receive(url: str, part: Path) -> None:
     with answer:
         goes_on = there > 0 and answer.status == http.HTTPStatus.PARTIAL_CONTENT
         announced = answer.headers.get("Content-Length")
-        with part.open("ab" if goes_on else "wb") as file:
+        if not goes_on:
+            part.unlink(missing_ok=True)
+        with open_own(part, "ab") as file:
             while piece := answer.read(1 << 20):
                 file.write(piece)
     came, wanted = part.stat().st_size, int(announced or 0) + (there if goes_on else 0)
@@ -191,13 +208,56 @@ def _receive(url: str, part: Path) -> None:
 
 
 def _verify(file: Path, source: WeightsSource) -> None:
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = file_sha256(file)
     if not found.startswith(source.sha256):
         raise WeightsError(
             f"{file} is not the published {source.file}: its SHA-256 is {found}, expected {source.sha256}"
-            f"{'' if len(source.sha256) == 64 else '…'}. Fetch it again. {_recipe(source)}"
+            f"{'' if len(source.sha256) == WHOLE else '…'}. Fetch it again. {_recipe(source)}"
         )
+    if len(source.sha256) < WHOLE:
+        _compare_with_first(file, found, source)
+
+
+def record_file() -> Path:
+    """Where the whole hashes of files are recorded of which only the beginning is published."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    return state / "hypermm" / "weights.json"
+
+
+def _compare_with_first(file: Path, found: str, source: WeightsSource) -> None:
+    """Compare with the whole hash that was recorded when the file was first seen here; record it if it is the first.
+
+    Raises:
+        RecordError: it is another file, or the record cannot be read.
+    """
+    record = record_file()
+    try:
+        seen = parse_json(read_bytes(record, most=100_000))
+        if not isinstance(seen, dict):
+            raise UnusableFileError("expected names and hashes")
+    except FileNotFoundError:
+        seen = {}
+    except (OSError, UnusableFileError) as error:
+        raise RecordError(f"the record of weights, {record}, cannot be read: {error}. Mend or remove it") from error
+    first = seen.get(source.file)
+    if first == found:
+        return
+    if first is not None:
+        raise RecordError(
+            f"{file} begins with the published hash {source.sha256}…, but is another file than the {source.file} that "
+            f"was first seen here: its SHA-256 is {found}; {record} has {first}. One of the two is not the published "
+            "one. Ask where it came from; if you are sure of the new one, remove that line of the record"
+        )
+    told = (
+        f"{source.file}: only the first {len(source.sha256)} digits of its hash are published. It is seen here for the "
+    )
+    try:
+        with replacing(Path(os.path.realpath(record.parent)) / record.name) as part:
+            part.write_text(json.dumps({**seen, source.file: found}, indent=1) + "\n", "utf-8")
+    except OSError as error:
+        log.warning("%sfirst time; %s cannot be written (%s), so no more can be compared", told, record, error.strerror)
+        return
+    log.warning("%sfirst time, with SHA-256 %s; recorded in %s and compared from now on", told, found, record)
 
 
 def _recipe(source: WeightsSource) -> str:

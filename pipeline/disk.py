@@ -1,4 +1,4 @@
-"""How much room a run needs on the disk, how much is left to write, and how much is free."""
+"""How much room a run needs on the disk, how much is left to write and is free; which folders can hold a run."""
 
 import os
 import shutil
@@ -31,6 +31,8 @@ FILE_OVERHEAD_BYTES = 4096  # a file takes whole blocks of the disk
 VGG_BLOCK, LARGEST_BLOCK = (512, 7, 7), (2048, 7, 7)  # (C, H, W); the second for timm's networks
 MARGIN = 1.2  # on everything
 SAMPLED = 32  # finished scans whose size stands for all
+PROGRAM = Path(__file__).resolve().parents[1]
+SIGNS_OF_A_RUN = ("settings.yaml", ".lock")  # in every workspace from the first run on
 LONGEST_INSIDE = 255  # characters of the longest path that the pipeline makes inside a workspace
 WITH_A_MODEL = ("phantoms", "biopsies", "cohort", "preprocess", "features", "predict")  # the stages that answers need
 
@@ -231,4 +233,27 @@ def check_path(workspace: Path) -> None:
         raise InputError(
             f"--workspace: its path has {size - LONGEST_INSIDE} bytes; at most {longest_path - LONGEST_INSIDE} are "
             f"possible below {place}. Name a shorter one"
+        )
+
+
+def check_place(workspace: Path, *, stages: Collection[str]) -> None:
+    """Refuse a folder in which a run would mix with other things, or take them for its own and delete them.
+
+    Args:
+        workspace: absolute, links followed.
+        stages: names of all stages, which are those of folders in a workspace.
+
+    Raises:
+        InputError: it is the checkout or above it, the home folder, or holds a stage's folder and is no workspace.
+    """
+    another = "a run writes and deletes in its workspace. Name a folder of its own, such as runs/NAME"
+    if PROGRAM.is_relative_to(workspace):
+        raise InputError(f"the workspace {workspace} would be the folder of this program, or one above it; {another}")
+    if workspace == Path(os.path.realpath(os.path.expanduser("~"))):
+        raise InputError(f"the workspace {workspace} would be your home folder; {another}")
+    if any(os.path.lexists(workspace / name) for name in SIGNS_OF_A_RUN):
+        return
+    if taken := [name for name in stages if os.path.lexists(workspace / name)]:
+        raise InputError(
+            f"{workspace} has {taken[0]} in it, but no {SIGNS_OF_A_RUN[0]}, so it may be something else; {another}"
         )

@@ -1,8 +1,9 @@
-"""The doctor's checks of the machine: device, memory, disk, rights, locks."""
+"""The doctor's checks of the machine: device, memory, disk, locks, rights."""
 
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,25 +142,58 @@ def locks(patient: Patient) -> Iterator[Finding]:
     """The file system keeps two runs apart, and no other run is under way. Nothing is written to find out."""
     place, kind = disk.nearest_folder(patient.place), _file_system(disk.nearest_folder(patient.place))
     lock = patient.place / ".lock"
-    handle = os.open(lock if os.path.isfile(lock) else place, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield Finding("warn", f"another run is under way in {patient.place}", "wait for it; a second one is refused")
+    if os.path.islink(lock):
+        yield Finding("fail", f"{lock} is a link, which a run would not follow", "remove it")
         return
+    try:
+        if any([_is_locked(path) for path in (place, lock) if path == place or os.path.isfile(path)]):
+            yield Finding("warn", f"another run is under way in {patient.place}", "wait for it; a second is refused")
+            return
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         yield Finding("warn", f"{place} ({kind}) knows no file locks: {error.strerror}",
                       "use a local disk, or make sure yourself that one run at a time works here")  # fmt: skip
         return
-    finally:
-        os.close(handle)
     if kind in NETWORK_FILE_SYSTEMS:
         yield Finding("warn", f"{place} is on a network ({kind}); a lock may not be seen by other machines",
                       "start runs on one workspace from one machine only")  # fmt: skip
     else:
         yield Finding("ok", f"file locks work in {place} ({kind})")
+
+
+def _is_locked(path: Path) -> bool:
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def rights(patient: Patient) -> Iterator[Finding]:
+    """Whether everyone on this machine may read or change what is of patients: workspace, and folder of the manifest.
+
+    What a run writes is for its owner; folders that are there already keep the rights that they have.
+    """
+    manifest = patient.config.cohort.manifest
+    folders = [
+        patient.place,
+        *([manifest if manifest.is_dir() else manifest.parent] if isinstance(manifest, Path) else []),
+    ]
+    fine = True
+    for folder in dict.fromkeys(place.absolute() for place in folders if os.path.isdir(place)):
+        mode = folder.stat().st_mode
+        reached = all(above.stat().st_mode & stat.S_IXOTH for above in folder.parents)
+        may = " and ".join(w for bits, w in ((0o005, "read"), (0o002, "change")) if mode & bits)
+        if reached and may:
+            fine = False
+            yield Finding("warn", f"everyone on this machine may {may} {folder} (mode {stat.S_IMODE(mode):04o})",
+                          f"if these are patients: chmod -R o-rwx {folder}")  # fmt: skip
+    if fine:
+        yield Finding("ok", "what a run writes is for its owner to read, with --group-readable for the group too")
 
 
 def _file_system(place: Path) -> str:
@@ -174,4 +208,4 @@ def _file_system(place: Path) -> str:
     return max(fitting)[1] if fitting else "unknown"
 
 
-CHECKS = (device, free_disk, workspace, locks)
+CHECKS = (device, free_disk, workspace, locks, rights)

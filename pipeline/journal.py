@@ -1,5 +1,6 @@
 """The log of a run: everything in a file of the workspace, the gist on the terminal."""
 
+import contextlib
 import datetime
 import logging
 import sys
@@ -7,19 +8,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from files.printable import printable_lines
+from files.writing import open_own, real_folder
+
 log = logging.getLogger("hypermm")
+
+
+class Formatter(logging.Formatter):
+    """Lines that steer no terminal; those after the first of a record are marked, so that none can pass for another."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record."""
+        return printable_lines(super().format(record), start="  | ")
 
 
 @contextmanager
 def logging_to(workspace: Path, *, quiet: bool) -> Iterator[None]:
-    """Log to `logs/<time>.log` in full and to stderr in short while the block runs."""
-    folder = workspace / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Log to `logs/<time>.log` in full and to stderr in short while the block runs.
+
+    Raises:
+        PlantedLinkError: `logs`, or the file, is a link.
+    """
+    folder = real_folder(workspace / "logs", below=workspace)
     name = datetime.datetime.now().strftime("%Y-%m-%d_%H%M%S")
-    file = logging.FileHandler(folder / f"{name}.log", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file = logging.StreamHandler(stream := open_own(folder / f"{name}.log", "a"))
+    file.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s"))
     terminal = logging.StreamHandler(sys.stderr)
-    terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    terminal.setFormatter(Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     terminal.setLevel(logging.WARNING if quiet else logging.INFO)
     before = log.level, log.propagate, logging.raiseExceptions
     log.setLevel(logging.DEBUG)
@@ -34,7 +49,8 @@ def logging_to(workspace: Path, *, quiet: bool) -> Iterator[None]:
             log.removeHandler(handler)
         log.setLevel(before[0])
         log.propagate, logging.raiseExceptions = before[1:]
-        file.close()
+        with contextlib.suppress(OSError):  # the disk is full; what could be written is
+            stream.close()
 
 
 def current_file(workspace: Path) -> str:

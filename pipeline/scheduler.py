@@ -1,25 +1,24 @@
 """Which stages run, why, and running them."""
 
+import contextlib
 import datetime
-import fcntl
-import json
+import io
 import logging
-import os
-import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from files.writing import real_folder, replacing
-from pipeline.artifacts import Artifact, DamagedError, ScanSet, read_json, read_record, write_record
+from files.reading import UnusableFileError, read_bytes
+from files.safe_yaml import MOST_YAML
+from files.writing import real_folder, replacing, write_rows
+from pipeline.artifacts import Artifact, DamagedError, ScanSet, read_record, write_record
 from pipeline.executors.handout import DaskExecutor
 from pipeline.executors.inhand import InHand
 from pipeline.provenance import digest, git_commit, machine, result_settings, versions
 from pipeline.registry import STAGES
-from pipeline.runtime import InputError, Refused, Runtime
+from pipeline.runtime import Refused, Runtime
 from pipeline.settings import Settings, settings_yaml
 from pipeline.stage import Stage
 
@@ -230,68 +229,22 @@ def collect(workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
     return failures, notes
 
 
-def write_failures(failures: Sequence[Mapping[str, str]], workspace: Path) -> None:
-    """`failures.csv`: one row a scan that could not be used, with the stage and the reason."""
+def write_failures(failures: Sequence[Mapping[str, str]], workspace: Path, *, for_spreadsheets: bool = False) -> None:
+    """`failures.csv`: one row a scan that could not be used, with the stage and the reason.
+
+    Args:
+        failures: as from `collect`.
+        workspace: of the run.
+        for_spreadsheets: as in `files.writing.write_rows`.
+    """
     import csv
 
-    scans = {}
-    cohort = workspace / "cohort" / "scans.csv"
-    if cohort.exists():
-        with cohort.open(encoding="utf-8", newline="") as stream:
-            scans = {row["scan"]: row for row in csv.DictReader(stream)}
-    columns = ("stage", "scan", "subject", "modality", "path", "reason")
-    with replacing(workspace / "failures.csv") as part, part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        for failure in failures:
-            writer.writerow({**{c: scans.get(failure["scan"], {}).get(c, "") for c in columns}, **failure})
-
-
-@contextmanager
-def locked(workspace: Path) -> Iterator[None]:
-    """Hold the workspace; a second run on it is refused.
-
-    The lock is the kernel's (`flock`): it goes with its process, however that ends. Across a network file system it may
-    not reach other machines, so the file also says who holds it, on which machine and since when.
-
-    Raises:
-        InputError: another run holds it; says which.
-    """
-    path = workspace / ".lock"
-    try:
-        workspace.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+")
-    except OSError as error:
-        raise InputError(f"cannot write to the workspace {workspace}: {error.strerror}; name another") from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{workspace} is in use by {_holder(read_json(path))}; wait for it, or name another --workspace"
-            ) from error
-        before = read_json(path)
-        if before and before.get("host", socket.gethostname()) != socket.gethostname():
-            log.warning(
-                "the last run in %s did not end properly: %s. If it is still at work, stop this one: not every network "
-                "file system tells one machine of the locks of another",
-                workspace,
-                _holder(before),
-            )
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        stream.truncate(0)
-        json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": now}, stream)
-        stream.flush()
-        try:
-            yield
-        finally:
-            stream.truncate(0)
-
-
-def _holder(lock: Mapping[str, Any] | None) -> str:
-    """Who holds a workspace, in words."""
-    found = {"process": "unknown", "host": "unknown", "since": "unknown", **(lock or {})}
-    return f"process {found['process']} on {found['host']} since {found['since']}"
+    columns, scans = ("stage", "scan", "subject", "modality", "path", "reason"), {}
+    with contextlib.suppress(OSError, UnusableFileError, csv.Error):  # a damaged table has its own message
+        text = read_bytes(workspace / "cohort" / "scans.csv").decode("utf-8", "replace")
+        scans = {row.get("scan"): row for row in csv.DictReader(io.StringIO(text, newline=""))}
+    rows = [{**{c: scans.get(failure["scan"], {}).get(c, "") for c in columns}, **failure} for failure in failures]
+    write_rows(workspace / "failures.csv", columns, rows, for_spreadsheets=for_spreadsheets)
 
 
 def check_device(steps: Sequence[Step], device: str, *, elsewhere: bool = False) -> None:
@@ -313,8 +266,10 @@ def check_device(steps: Sequence[Step], device: str, *, elsewhere: bool = False)
 def save_settings(settings: Settings, workspace: Path) -> bytes | None:
     """`settings.yaml`: the settings of the newest run, as a config file holds them; returns what it held before."""
     path = workspace / "settings.yaml"
-    before = path.read_bytes() if path.exists() else None
-    with replacing(workspace / "settings.yaml") as part:
+    before = None
+    with contextlib.suppress(FileNotFoundError, UnusableFileError):  # what is no file is replaced, and not put back
+        before = None if path.is_symlink() else read_bytes(path, most=MOST_YAML)
+    with replacing(path) as part:
         part.write_text(settings_yaml(settings), "utf-8")
     return before
 

@@ -5,23 +5,25 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    YamlConfigSettingsSource,
 )
 
 from cohort.biopsies import BiopsiesConfig
 from cohort.manifest import CohortConfig, suggest
 from cohort.phantoms import PhantomsConfig
 from cohort.splits import SplitConfig
+from files.reading import UnusableFileError, read_bytes
+from files.safe_yaml import MOST_YAML, safe_yaml
 from pipeline.comparators import BaselinesConfig
 from pipeline.executors.settings import ExecutorConfig
 from pipeline.runtime import InputError
@@ -35,6 +37,8 @@ from pipeline.stages.report import ReportConfig
 from pipeline.tracking import TrackingConfig
 
 ENVIRONMENT_PREFIX = "HYPERMM_"
+MOST_NAMED = 20  # config files, in a message
+DEEPEST_KEY, LONGEST_KEY = 8, 100  # parts and characters of a dotted key
 
 
 class Settings(BaseSettings):
@@ -44,7 +48,8 @@ class Settings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
     )
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="names the workspace: runs/<name>")
+    config_file: ClassVar[Mapping[str, Any]] = {}
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the workspace: runs/<name>")
     phantoms: PhantomsConfig = PhantomsConfig()
     biopsies: BiopsiesConfig = BiopsiesConfig()
     cohort: CohortConfig
@@ -87,8 +92,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """First one wins: command line, environment, YAML file."""
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+        """First one wins: command line, environment, config file."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=dict(cls.config_file))
 
 
 def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
@@ -101,26 +106,18 @@ def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
     Raises:
         InputError: no such file, not YAML, an unknown key (the nearest right one is named) or a nonsense value.
     """
-    _check_yaml(config_file)
+    content = _read_config(config_file)
     _check_environment()
-    nested: dict[str, Any] = {}
-    for key, text in overrides.items():
-        *path, last = key.split(".")
-        place = nested
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise InputError(f"--{key}: {part} was given a value of its own as well")
-        place[last] = _value(text)
+    nested = _nested(overrides)
 
     class _Settings(Settings):
-        model_config = SettingsConfigDict(yaml_file=config_file, yaml_file_encoding="utf-8")
+        config_file: ClassVar = content
 
     try:
         return _Settings(**nested)
     except ValidationError as error:
         raise InputError(f"{config_file}, environment or command line:\n{explain(error)}") from error
-    except SettingsError as error:
+    except (SettingsError, RecursionError) as error:
         raise InputError(f"environment: {error}; lists are written as JSON, e.g. [7, 1, 2]") from error
 
 
@@ -140,32 +137,65 @@ def settings_of_model(folder: Path, trusted: Sequence[Path] = ()) -> Path:
     return Bundle.read(folder, trusted).folder / SETTINGS
 
 
-def _value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+def _nested(overrides: Mapping[str, str]) -> dict[str, Any]:
+    """Dotted keys as sections.
+
+    Raises:
+        InputError: a key and a part of it are given both, or a value is beyond the limits of `safe_yaml`.
+    """
+    nested: dict[str, Any] = {}
+    for key, text in overrides.items():
+        *path, last = key.split(".")
+        if len(path) >= DEEPEST_KEY:
+            raise InputError(unknown_key(key))
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--{key}: {part} was given a value of its own as well")
+        if isinstance(place.get(last), dict):
+            raise InputError(f"--{key}: settings inside of {last} were given as well")
+        try:
+            place[last] = safe_yaml(text)
+        except yaml.YAMLError:
+            place[last] = text
+        except UnusableFileError as error:
+            raise InputError(f"--{key}: {error}") from error
+    return nested
 
 
-def _check_yaml(config_file: Path) -> None:
+def _read_config(config_file: Path) -> dict[str, Any]:
+    """The content of a config file.
+
+    Raises:
+        InputError: no such file, not YAML, or nothing that is a setting.
+    """
     try:
-        content = yaml.safe_load(config_file.read_text("utf-8"))
+        content = safe_yaml(read_bytes(config_file, most=MOST_YAML).decode("utf-8"))
     except OSError as error:
-        near = ", ".join(sorted(str(p) for p in config_file.parent.glob("*.yaml"))) or "none"
+        folder = config_file.parent
+        near = ", ".join(sorted(str(p) for p in folder.glob("*.yaml"))[:MOST_NAMED]) or "none"
         raise InputError(f"cannot read {config_file}: {error.strerror}. Config files there: {near}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{config_file} is not YAML: {error}") from error
-    if not isinstance(content, dict):
+    except UnusableFileError as error:
+        raise InputError(f"{config_file} is no config file: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{config_file} holds no settings; see configs/demo.yaml for an example")
+    return content
 
 
 def _check_environment() -> None:
-    """A misspelt variable would be overlooked silently."""
+    """A misspelt variable would be overlooked silently.
+
+    Raises:
+        InputError: there is one.
+    """
     for variable in os.environ:
         if variable.upper().startswith(ENVIRONMENT_PREFIX):
             key = variable[len(ENVIRONMENT_PREFIX) :].lower().replace("__", ".")
-            if key.split(".")[0] not in Settings.model_fields:
-                raise InputError(f"environment variable {variable}: {unknown_key(key)}")
+            if key.split(".")[0] not in Settings.model_fields or key.count(".") >= DEEPEST_KEY:
+                raise InputError(f"environment variable {variable[:LONGEST_KEY]}: {unknown_key(key)}")
 
 
 def explain(error: ValidationError) -> str:
@@ -185,6 +215,8 @@ def explain(error: ValidationError) -> str:
 
 def unknown_key(key: str) -> str:
     """What to say of a key that does not exist, with the nearest that does."""
+    if len(key) > LONGEST_KEY:
+        return f"there is no setting {key[:LONGEST_KEY]}…"
     near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
     if not near:  # the right word in the wrong section
         near = [known for known in known_keys() if known.split(".")[-1] == key.split(".")[-1]][:1]

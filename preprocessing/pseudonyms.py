@@ -10,7 +10,10 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from files.reading import UnusableFileError, open_regular
+
 KEY_BYTES = 32
+LONGEST_FILE = 1000  # bytes that are read
 LETTERS = 10  # of 5 bits; among 10,000 patients two share a pseudonym with a chance of 4 in 100 million
 
 
@@ -80,11 +83,13 @@ def read_or_make_key(path: Path, *, outside: Sequence[Path]) -> bytes:
 
 def _read_key(path: Path) -> bytes:
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        text = path.read_text("ascii").strip()
-        key = bytes.fromhex(text)
+        with open_regular(path) as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            key = bytes.fromhex(stream.read(LONGEST_FILE).decode("ascii").strip())
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from error
+    except UnusableFileError as error:
+        raise KeyFileError(f"the key file cannot be read: {error}") from error
     except ValueError as error:
         raise KeyFileError(f"{path} holds no key; {2 * KEY_BYTES} hexadecimal digits expected") from error
     if mode & 0o077 and os.name == "posix":

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import yaml
 from PIL import Image
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as run_pipeline.py does, before torch is imported
+_STATE = tempfile.TemporaryDirectory(prefix="hypermm-tests-")
+os.environ["XDG_STATE_HOME"] = _STATE.name  # hashes of made-up weights do not belong into anybody's record
 
 
 @pytest.fixture(scope="module")

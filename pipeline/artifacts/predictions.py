@@ -2,12 +2,13 @@
 
 import itertools
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from files.writing import replacing
+from files.reading import read_bytes
+from files.safe_yaml import safe_yaml
+from files.writing import real_folder, remove_folder, replacing, write_table
 from pipeline.artifacts.base import Artifact, read_json, write_json
 from pipeline.provenance import digest
 
@@ -26,13 +27,25 @@ class PredictionSet(Artifact):
     PAGES, MAPS = "patients", "maps"
 
     def save(self, content: Mapping[str, Any], table: "pd.DataFrame") -> None:
-        """Write the JSON and the table."""
+        """Write the JSON and the table, which nothing here reads again, so that it may be for spreadsheets."""
         write_json(self.folder / "predictions.json", content)
-        self.save_table("predictions.csv", table)
+        write_table(self.folder / "predictions.csv", table, for_spreadsheets=self._for_spreadsheets())
+
+    def _for_spreadsheets(self) -> bool:
+        """`report.csv_safe` of the run, which its `settings.yaml` holds."""
+        path = self.folder.parent / "settings.yaml"
+        if not path.exists():
+            return False
+        settings = safe_yaml(read_bytes(path).decode("utf-8"))
+        return isinstance(settings, dict) and (settings.get("report") or {}).get("csv_safe") is True
 
     def save_pages(self, night: str, pages: Iterable[tuple[str, str]]) -> None:
-        """Write the list of patients, and each page at its path below the folder; those of earlier runs go."""
-        shutil.rmtree(self.folder / self.PAGES, ignore_errors=True)
+        """Write the list of patients, and each page at its path below the folder; those of earlier runs go.
+
+        Raises:
+            PlantedLinkError: the folder, or that of the pages, is a link.
+        """
+        self._emptied(self.PAGES)
         for name, page in itertools.chain(pages, [("index.html", night)]):
             with replacing(self.folder / name) as part:
                 part.write_text(page, "utf-8")
@@ -48,7 +61,11 @@ class PredictionSet(Artifact):
 
     def forget_maps(self) -> None:
         """Remove the maps of earlier answers."""
-        shutil.rmtree(self.folder / self.MAPS, ignore_errors=True)
+        self._emptied(self.MAPS)
+
+    def _emptied(self, name: str) -> None:
+        """An empty folder in this one; no link is followed, at no level below the workspace."""
+        remove_folder(real_folder(self.folder, below=self.folder.parent) / name, below=self.folder)
 
     def save_map(
         self, scan: str, volume: "NDArray[np.float32]", affine: "NDArray[np.float64]", description: str
@@ -57,6 +74,7 @@ class PredictionSet(Artifact):
         from preprocessing.io import write_volume
 
         name = f"{self.MAPS}/{scan}.nii.gz"
+        real_folder(self.folder / self.MAPS, below=self.folder.parent)
         with replacing(self.folder / name) as part:
             write_volume(part, volume, affine, description)
         return name

@@ -97,12 +97,11 @@ def _like_the_real_ones(runtime: Runtime) -> "tuple[Any, float]":
 
     The settings of both stages are those of the run, which `settings.yaml` holds.
     """
-    import yaml
-
+    from files.safe_yaml import safe_yaml
     from pipeline.stages.features import FeaturesConfig, block_maker
     from pipeline.stages.preprocess import PreprocessConfig
 
-    settings = yaml.safe_load((runtime.workspace / "settings.yaml").read_text("utf-8"))
+    settings = safe_yaml((runtime.workspace / "settings.yaml").read_text("utf-8"))
     spacing_mm = PreprocessConfig(**settings["preprocess"]).spacing_mm
     return block_maker(FeaturesConfig(**settings["features"]), runtime), spacing_mm
 

@@ -235,9 +235,9 @@ def _settings_of(artifact: Any) -> dict[str, Any]:
 
 def _run_name(runtime: Runtime) -> str:
     """The name of the run, from the settings that it keeps."""
-    import yaml
+    from files.safe_yaml import safe_yaml
 
-    return str(yaml.safe_load((runtime.workspace / "settings.yaml").read_text("utf-8"))["name"])
+    return str(safe_yaml((runtime.workspace / "settings.yaml").read_text("utf-8"))["name"])
 
 
 def _test_figures(classify: ClassifierSet, usable: Usable, repeat: int) -> dict[str, dict[str, Any]]:

@@ -42,6 +42,12 @@ class ReportConfig(BaseModel):
 
     title: str = Field(default="HyperMM run", description="headline of the page")
     qc_pictures: int = Field(default=24, ge=0, description="QC pictures shown, the first of each modality in turn")
+    csv_safe: bool = Field(
+        default=False,
+        description="in failures.csv and predict/predictions.csv, an apostrophe before text that spreadsheets take for "
+        "a formula; for what is written from then on; tables that the pipeline reads again are left as they are",
+        json_schema_extra={"changes_results": False},
+    )
 
 
 def report(

@@ -1,13 +1,27 @@
 """Files appear whole, beside no link, and tables read back as they were."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from files.writing import PlantedLinkError, real_folder, remove_folder, replacing, write_rows, write_table
+from files.reading import UnusableFileError
+from files.writing import (
+    FOR_THE_GROUP,
+    PRIVATE,
+    PlantedLinkError,
+    csv_safe,
+    open_own,
+    readable_by,
+    real_folder,
+    remove_folder,
+    replacing,
+    write_rows,
+    write_table,
+)
 
 NASTY = ["A\r/srv/other", "b\nc", 'd"e', "f,g", "\r\n", " h ", "", "i\r", "plain"]
 
@@ -86,3 +100,56 @@ def test_links_inside_a_deleted_folder_are_not_followed(tmp_path: Path) -> None:
     remove_folder(tmp_path / "mine", below=tmp_path)
     assert (tmp_path / "precious" / "f").exists()
     assert not (tmp_path / "mine").exists()
+
+
+FORMULAS = ("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "-", "--1", "=")
+NO_FORMULAS = ("", "a=1", "1-2", "'=1", "-1", "+1.5e-3", "-inf", "p01", " =1")
+
+
+def test_what_a_spreadsheet_would_compute_gets_an_apostrophe() -> None:
+    assert [csv_safe(cell) for cell in FORMULAS] == [f"'{cell}" for cell in FORMULAS]
+    numbers = (-1, -0.5, None, True, float("-inf"))
+    assert [csv_safe(cell) for cell in (*NO_FORMULAS, *numbers)] == [*NO_FORMULAS, *numbers]
+
+
+def test_tables_for_spreadsheets(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"=a": ["@x", "y"], "n": [-1, 2], "x": [-0.25, np.nan]})
+    write_table(tmp_path / "t.csv", frame, for_spreadsheets=True)
+    assert (tmp_path / "t.csv").read_text() == "'=a,n,x\n'@x,-1,-0.25\ny,2,\n"
+    write_rows(tmp_path / "r.csv", ("a", "b"), [{"a": "=1", "b": -1}], for_spreadsheets=True)
+    assert (tmp_path / "r.csv").read_text() == "a,b\n'=1,-1\n"
+
+
+def test_a_file_that_grows_is_opened_where_it_lies_or_not_at_all(tmp_path: Path) -> None:
+    for _ in range(2):
+        with open_own(tmp_path / "log", "a") as stream:
+            stream.write("é\n")
+    assert (tmp_path / "log").read_text("utf-8") == "é\né\n"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for mode in ("a", "a+"):
+        with pytest.raises(UnusableFileError, match="pipe"):
+            open_own(tmp_path / "pipe", mode)
+        for name in ("link", "zero"):
+            with pytest.raises(PlantedLinkError, match="a link to elsewhere"):
+                open_own(tmp_path / name, mode)
+        with pytest.raises(IsADirectoryError):
+            open_own(tmp_path, mode)
+        with pytest.raises(UnusableFileError, match="device"):
+            open_own(Path("/dev/null"), mode)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_rights_of_what_is_made_in_the_block(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        for umask, name in ((PRIVATE, "private"), (FOR_THE_GROUP, "group")):
+            with readable_by(umask):
+                write_rows(tmp_path / name / "t.csv", ("a",), [])
+        (tmp_path / "after").touch()
+        modes = [p.stat().st_mode & 0o777 for n in ("private", "group") for p in (tmp_path / n, tmp_path / n / "t.csv")]
+        assert modes == [0o700, 0o600, 0o750, 0o640]
+        assert (tmp_path / "after").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)

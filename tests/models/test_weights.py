@@ -5,6 +5,7 @@ import http.client
 import http.server
 import importlib.metadata
 import io
+import json
 import os
 import re
 import threading
@@ -21,11 +22,13 @@ from models import weights
 from models.weights import (
     VGG11_IMAGENET,
     VGG16_IMAGENET,
+    RecordError,
     WeightsError,
     WeightsSource,
     download,
     find_weights,
     present_weights,
+    record_file,
     weights_identity,
 )
 
@@ -44,6 +47,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise AssertionError("no test may reach the network")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(weights.urllib.request, "urlopen", offline)
     return tmp_path / "torch" / "hub" / "checkpoints"
 
@@ -285,3 +289,74 @@ def test_identity_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         weights_identity("timm:resnet18")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.2.3")
     assert weights_identity("timm:resnet18") == "timm 1.2.3"
+
+
+# --- files of which only the beginning of the hash is published ---
+
+
+def test_the_first_file_is_recorded_and_another_with_the_same_beginning_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "net.pth"
+    file.write_bytes(CONTENT)
+    assert find_weights(SOURCE, file) == file
+    assert f"first time, with SHA-256 {SHA}; recorded in {record_file()}" in caplog.text
+    assert json.loads(record_file().read_text()) == {"net.pth": SHA}
+    caplog.clear()
+    assert find_weights(SOURCE, file) == file
+    assert caplog.text == ""
+    other = "".join([SHA[:8], "f" * 56])
+    monkeypatch.setattr(weights, "file_sha256", lambda path: other)  # 2**32 tries would find such a file
+    with pytest.raises(RecordError, match=f"another file than the net.pth .*{other}; {record_file()} has {SHA}"):
+        find_weights(SOURCE, file)
+    record_file().unlink()
+    assert find_weights(SOURCE, file) == file
+
+
+def test_a_wholly_published_hash_needs_no_record(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(CONTENT)
+    find_weights(WeightsSource(file="net.pth", sha256=SHA, credit="us", url=URL), tmp_path)
+    assert not record_file().exists()
+
+
+def test_a_record_that_cannot_be_written_stops_nothing_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "net.pth").write_bytes(CONTENT)
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    assert find_weights(SOURCE, tmp_path)
+    assert "cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{" * 5000, "no JSON"])
+def test_a_damaged_record_is_named_and_no_weights_are_deleted(tmp_path: Path, content: str) -> None:
+    from pipeline import weights_folder
+
+    (tmp_path / "net.pth").write_bytes(CONTENT)
+    record_file().parent.mkdir(parents=True)
+    record_file().write_text(content)
+    with pytest.raises(RecordError, match=f"{record_file()}, cannot be read: .*Mend or remove it"):
+        find_weights(SOURCE, tmp_path)
+    assert weights_folder._fetch_backbone(SOURCE, tmp_path)[0] is False
+    assert (tmp_path / "net.pth").read_bytes() == CONTENT
+
+
+def test_a_download_writes_through_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _serve(monkeypatch, lambda: _Answer(CONTENT))
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "net.pth.part").symlink_to(tmp_path / "victim")
+    download(SOURCE, tmp_path / "weights" / "net.pth", resume=True)
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert (tmp_path / "weights" / "net.pth").read_bytes() == CONTENT
+
+
+def test_downloaded_weights_are_for_all_users_of_a_shared_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from files.writing import PRIVATE, readable_by
+
+    _serve(monkeypatch, lambda: _Answer(CONTENT))
+    with readable_by(PRIVATE):
+        download(SOURCE, tmp_path / "net.pth")
+    assert (tmp_path / "net.pth").stat().st_mode & 0o777 == 0o644

