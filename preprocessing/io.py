@@ -51,8 +51,8 @@ def scan_bytes(path: Path, *, sha256: str | None, limits: Limits) -> bytes:
         raise ScanError(f"{error}; put the scan itself there") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise ChangedFileError(
-            f"{path} is not what it was when the stage cohort read it: it was changed or replaced while the run was on, "
-            "or could not be read then. Run again; if this comes again, with --force cohort, which hashes all anew"
+            f"{path} is not what it was when the stage cohort read it: it was changed or replaced while the run was "
+            "on, or could not be read then. Run again; if this comes again, with --force cohort, which hashes all anew"
         )
     return content
 
@@ -76,7 +76,8 @@ def read_volume(path: Path, *, sha256: str | None = None, limits: Limits = ORDIN
     """
     name = path.name.lower()
     if name.endswith(DETACHED_SUFFIXES):
-        raise detached(f"{path.suffix} is half of a scan", "SimpleITK.WriteImage(SimpleITK.ReadImage(…), 'scan.nii.gz')")
+        recipe = f"SimpleITK.WriteImage(SimpleITK.ReadImage({path.name!r}), 'scan.nii.gz')"
+        raise detached(f"{path.suffix} is half of a scan", recipe)
     if not name.endswith((*ITK_SUFFIXES, *NIBABEL_SUFFIXES)):
         known = ", ".join((*NIBABEL_SUFFIXES, *ITK_SUFFIXES))
         raise ScanError(f"{path.suffix or 'no'} is not a volume format read here ({known}); a picture is kind: image")

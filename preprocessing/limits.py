@@ -1,7 +1,7 @@
 """What a scan may take: how large it may say that it is, and how much main memory it may need.
 
 Scans come from anywhere, and a header of a few hundred bytes can promise anything. Each limit is compared with what a
-header says before the memory is taken. Bytes were measured with `benchmarks/bench_memory.py` and rounded up.
+header says before the memory is taken.
 """
 
 import math
@@ -20,12 +20,14 @@ OF_THE_MACHINE = 0.75  # of its main memory, where no limit is given
 READING, WORKING, WRITING = 0.125, 0.75, 0.125  # shares of the limit: the next scan is read and the last one written
 MOST_VOXELS = 1024**3  # of one scan; a header that promises more is taken for damaged
 MIN_SIDE = 8  # voxels; fewer along an axis is no head scan
-BYTES_READ = 20  # a voxel beside the file itself, unpacked: float32, its copies, and float64 while it is scaled
-BYTES_PIXEL = 20  # of a picture while it is read
-BYTES_WORK = 40  # a voxel of a scan while its brain is found and drawn
-BYTES_NETWORK = 350  # a voxel of HD-BET's grid
-BYTES_SEARCH = 120  # a voxel of the grid of a registration
-BYTES_RESULT = 40  # a voxel of what is kept, while it is made and written
+# Bytes, measured on 2^25 voxels, and rounded up. What a format or a step takes less is left unused.
+BYTES_READ = 20  # a voxel beside the file itself, unpacked: float32, its copies, float64 while it is scaled (18)
+BYTES_PIXEL = 20  # of a picture while it is read (14)
+BYTES_WORK = 30  # a voxel of a scan while its mask is cleaned and drawn (23)
+BYTES_HELD = 12  # a voxel of a scan while a network looks at it: as it came, turned, and a copy
+BYTES_NETWORK = 350  # a voxel of HD-BET's grid (329)
+BYTES_SEARCH = 90  # a voxel of the grid of a registration, where all of it is bright (77)
+BYTES_RESULT = 28  # a voxel of what is kept, while it is made (25), written (7) or read again (12)
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ class Limits:
         axis = int(extent_mm.argmax())
         if extent_mm[axis] > self.largest_extent_mm:
             raise ScanError(
-                f"{shape[axis]} voxels of {spacing_mm[axis]:.4g} mm are {extent_mm[axis]:.0f} mm along axis {axis + 1}; "
-                f"at most {self.largest_extent_mm:g} mm expected. Is the voxel size in the header right, and in mm? If "
-                "so, crop the scan to the head, or raise preprocess.largest_extent_mm and type --force preprocess"
+                f"{shape[axis]} voxels of {spacing_mm[axis]:.4g} mm are {extent_mm[axis]:.0f} mm along axis {axis + 1};"
+                f" at most {self.largest_extent_mm:g} mm expected. Is the voxel size in the header right, and in mm? "
+                "If so, crop the scan to the head, or raise preprocess.largest_extent_mm and type --force preprocess"
             )
 
     def check_reading(self, size: float, what: str) -> None:
@@ -91,8 +93,8 @@ class Limits:
         if size > share * self.memory_bytes:
             given = "three quarters of this machine's" if self.memory_gb is None else "as preprocess.memory_gb says"
             raise MemoryLimitError(
-                f"{what} takes about {size / 1e9:.2g} GB of memory, more than {share * self.memory_bytes / 1e9:.2g} GB, "
-                f"{share:.1%} of {self.memory_bytes / 1e9:.3g} GB ({given}). Crop or downsample the scan, or set "
+                f"{what} takes about {size / 1e9:.2g} GB of memory, more than {share * self.memory_bytes / 1e9:.2g} "
+                f"GB, {share:.1%} of {self.memory_bytes / 1e9:.3g} GB ({given}). Crop or downsample the scan, or set "
                 f"preprocess.memory_gb to {size / share / 1e9 + 0.1:.1f} if the machine has so much"
             )
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import math
 import zlib
+from typing import Any
 
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
@@ -21,7 +22,6 @@ from files.reading import UnusableFileError, gunzip
 from preprocessing.errors import ScanError
 from preprocessing.limits import BYTES_READ, Limits, check_affine, check_shape, times
 
-Header = Nifti1Header | MGHHeader
 LONGEST_HEADER = 540  # bytes: NIfTI-2
 LARGEST_OFFSET = 100_000_000  # bytes before the voxels: extensions
 BEHIND = 16_000_000  # bytes that may follow the voxels: what FreeSurfer keeps there
@@ -53,7 +53,7 @@ def read_nifti(content: bytes, name: str, limits: Limits) -> tuple[NDArray[np.fl
             content = _unpacked(content, promised)
         if len(content) < promised:
             raise ScanError(
-                f"the file is shorter than its header says ({len(content):,} bytes instead of {promised:,}); copy it again"
+                f"the file is shorter than its header says ({len(content):,} bytes, not {promised:,}); copy it again"
             )
         return np.asarray(ArrayProxy(io.BytesIO(content), header), dtype=np.float32), affine
     except ScanError:
@@ -82,8 +82,8 @@ def _unpacked(content: bytes, promised: int) -> bytes:
         ) from error
 
 
-def _header(block: bytes, *, mgh: bool) -> Header:
-    """The header, checked as nibabel does."""
+def _header(block: bytes, *, mgh: bool) -> Any:
+    """The header, a `Nifti1Header` or a `MGHHeader`, checked as nibabel does."""
     if mgh:
         if len(block) < header_dtype.itemsize:
             raise ImageFileError(f"{len(block)} bytes are too few for an MGH header")
@@ -97,7 +97,7 @@ def _header(block: bytes, *, mgh: bool) -> Header:
     raise ImageFileError("it does not begin like one")
 
 
-def _check(header: Header, shape: tuple[int, ...], affine: NDArray[np.float64], limits: Limits) -> int:
+def _check(header: Any, shape: tuple[int, ...], affine: NDArray[np.float64], limits: Limits) -> int:
     """Compare what a header promises with what may be; returns the bytes that its file must have, unpacked."""
     check_shape(shape)
     dtype = header.get_data_dtype()

@@ -269,7 +269,7 @@ def test_bad_metaimages(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     generator = np.random.default_rng(0)
     whole = _itk(tmp_path / "a.mha", _voxels()).read_bytes()
     for content in (whole[:-500], b"hello", b"", whole[:100]):
-        with pytest.raises(ScanError, match="SimpleITK cannot read it|not a MetaImage"):
+        with pytest.raises(ScanError, match="shorter than its header says|not a MetaImage"):
             read_volume(_file(tmp_path, "b.mha", content))
     with pytest.raises(ScanError, match="2-D of shape"):
         read_volume(_itk(tmp_path / "c.mha", generator.normal(size=(9, 10))))
