@@ -27,6 +27,7 @@ NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, ".mgz", ".mgh")
 DETACHED_SUFFIXES = (".hdr", ".img", ".hdr.gz", ".img.gz", ".nhdr")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF")  # Pillow tells them by content; it would start Ghostscript for others
+FILE_COPIES = 5  # that Pillow makes of a file that is all text: measured
 ORDINARY = Limits()
 
 
@@ -137,7 +138,7 @@ def read_picture(path: Path, *, sha256: str | None = None, limits: Limits = ORDI
     try:
         with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as header:
             pixels = f"{header.width} x {header.height} pixels"
-            limits.check_reading(len(content) + BYTES_PIXEL * header.width * header.height, pixels)
+            limits.check_reading(FILE_COPIES * len(content) + BYTES_PIXEL * header.width * header.height, pixels)
             if _has_second_page(content):
                 raise ScanError("a stack of several pictures; expected one. Save the one that is meant")
             if header.mode.startswith("I;16"):
@@ -146,7 +147,9 @@ def read_picture(path: Path, *, sha256: str | None = None, limits: Limits = ORDI
                 raise ScanError(f"pixels of mode {header.mode}, 32 bit; expected an 8- or 16-bit grey or RGB picture")
             else:
                 array = np.array(header.convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, IndexError) as error:
+    except UnidentifiedImageError as error:
+        raise ScanError(f"not a readable picture: it is none of {', '.join(PICTURE_FORMATS)} inside") from error
+    except (Image.DecompressionBombError, SyntaxError, ValueError, IndexError) as error:
         if isinstance(error, ScanError):
             raise
         raise ScanError(f"not a readable picture: {error}") from error

@@ -28,14 +28,20 @@ BYTES_VOXEL = {
     **dict.fromkeys((SimpleITK.sitkUInt32, SimpleITK.sitkInt32, SimpleITK.sitkFloat32), 4),
     **dict.fromkeys((SimpleITK.sitkUInt64, SimpleITK.sitkInt64, SimpleITK.sitkFloat64), 8),
 }
-# Field → 0, 1 or 2: one word, a number for each axis, a matrix.
+WORD, COUNT = "[A-Za-z0-9_?]{1,40}", "[1-9][0-9]{0,8}"
+LENGTH = r"([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]{1,3})?"
+NUMBER = f"[-+]?{LENGTH}"
+# Field → what its values look like, and whether it has 1, one for each axis, or a matrix (powers 0, 1, 2). ITK crashes
+# at some others.
 META_FIELDS = {
-    **dict.fromkeys(("ObjectType", "NDims", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB"), 0),
-    **dict.fromkeys(("AnatomicalOrientation", "ElementNumberOfChannels", "ElementType"), 0),
-    **dict.fromkeys(
-        ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation"), 1
-    ),
-    **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2),
+    **dict.fromkeys(("ObjectType", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB"), (WORD, 0)),
+    **dict.fromkeys(("AnatomicalOrientation", "ElementType"), (WORD, 0)),
+    "NDims": ("[2-5]", 0),
+    "ElementNumberOfChannels": (COUNT, 0),
+    "DimSize": (COUNT, 1),
+    **dict.fromkeys(("ElementSpacing", "ElementSize"), (LENGTH, 1)),
+    **dict.fromkeys(("Offset", "Position", "Origin", "CenterOfRotation"), (NUMBER, 1)),
+    **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), (NUMBER, 2)),
 }
 NRRD_FIELDS = (
     *("type", "dimension", "space", "space dimension", "sizes", "spacings", "axis mins", "axismins", "axis maxs"),
@@ -142,10 +148,12 @@ def _meta_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
     for key, expected in (("BinaryData", "TRUE"), ("HeaderSize", "0")):
         if fields.get(key, "0").upper() != expected:
             raise ScanError(f"a MetaImage with {key} = {fields.get(key)}, expected {expected}; write it anew")
-    axes = int(fields["NDims"]) if fields.get("NDims", "") in ("2", "3", "4", "5") else 3
+    axes = int(fields["NDims"]) if fields.get("NDims", "") in ("2", "3", "4", "5") else 0
     for key in META_FIELDS.keys() & fields.keys():
-        if len(fields[key].split()) != (expected_count := axes ** META_FIELDS[key]):
-            raise ScanError(f"a damaged MetaImage: {key} = {fields[key][:60]}; expected {expected_count} of them")
+        kind, power = META_FIELDS[key]
+        values = fields[key].split()
+        if len(values) != axes**power or not all(re.fullmatch(kind, value) for value in values):
+            raise ScanError(f"a damaged MetaImage: {key} = {fields[key][:60]}")
     kept = {key: value for key, value in fields.items() if key in META_FIELDS}
     written = _written(kept, " = ", last="ElementDataFile = LOCAL\n")
     return written, start, fields.get("CompressedData", "").upper() == "TRUE"

@@ -62,7 +62,9 @@ def read_nifti(content: bytes, name: str, limits: Limits) -> tuple[NDArray[np.fl
         raise ScanError(f"not a NIfTI image: {error}. Convert it again from the source") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ScanError(f"the file is truncated or damaged ({error}); copy it again from the source") from error
-    except (ValueError, OverflowError, KeyError) as error:
+    except KeyError as error:
+        raise ScanError(f"voxels of an unknown type ({error}); convert it again from the source") from error
+    except (ValueError, OverflowError) as error:
         raise ScanError(f"the NIfTI header is damaged ({error}); convert it again from the source") from error
 
 
@@ -103,6 +105,8 @@ def _check(header: Any, shape: tuple[int, ...], affine: NDArray[np.float64], lim
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise ScanError(f"voxels of type {dtype}; expected one real number a voxel, not colours or complex numbers")
+    if not isinstance(header, MGHHeader) and np.isinf((header["scl_slope"], header["scl_inter"])).any():
+        raise ScanError("scl_slope or scl_inter in the NIfTI header is infinite; convert it again from the source")
     check_affine(affine)
     limits.check_extent(shape, affine)
     offset = int(header.get_data_offset())
