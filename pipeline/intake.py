@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from files.writing import write_table
 from pipeline.runtime import InputError
 
 
@@ -29,6 +30,12 @@ def parser() -> argparse.ArgumentParser:
     way.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="of --patients, such as diagnosis")
     way.add_argument(
         "--session-days", type=int, default=0, metavar="N", help="scans up to N days after a visit's first belong to it"
+    )
+    way.add_argument(
+        "--memory-gb",
+        type=float,
+        metavar="GB",
+        help="main memory that a series may take; left out: 3/4 of the machine's",
     )
     _names(way)
     way = ways.add_parser("pseudonym", help="what patients of your own are called, for who has the key")
@@ -77,6 +84,7 @@ def dicom(options: argparse.Namespace) -> None:
     from cohort.manifest import read_table
     from preprocessing.dicom_conversion import import_dicom
     from preprocessing.dicom_rules import DicomConfig
+    from preprocessing.limits import Limits
     from preprocessing.pseudonyms import read_or_make_key
 
     config = DicomConfig(names=_pairs(options.name), session_days=options.session_days)
@@ -85,6 +93,10 @@ def dicom(options: argparse.Namespace) -> None:
     if new:
         print(f"note: made a new key, {options.key}; pseudonyms of other keys do not agree with its own")
     patients = None if options.patients is None else read_table(options.patients)
+    if options.memory_gb is not None and not 0 < options.memory_gb < 1e6:
+        raise InputError(
+            f"--memory-gb {options.memory_gb:g}: expected the GB of memory that a series may take, such as 8"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     found = import_dicom(
         options.export,
@@ -93,9 +105,10 @@ def dicom(options: argparse.Namespace) -> None:
         config=config,
         patients=patients,
         keep=options.keep,
+        limits=Limits(memory_gb=options.memory_gb, setting="--memory-gb"),
     )
-    found.scans.to_csv(options.out / "manifest.csv", index=False, lineterminator="\n")
-    found.left_out.to_csv(options.out / "left_out.csv", index=False, lineterminator="\n")
+    write_table(options.out / "manifest.csv", found.scans)
+    write_table(options.out / "left_out.csv", found.left_out)
     counts = ", ".join(f"{count} {name}" for name, count in found.scans["modality"].value_counts().items())
     print(f"{len(found.scans)} volumes{f' ({counts})' if counts else ''} → {options.out / 'manifest.csv'}")
     print(f"{len(found.left_out)} series left out, with reasons → {options.out / 'left_out.csv'}")

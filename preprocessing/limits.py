@@ -38,10 +38,12 @@ class Limits:
         largest_extent_mm: of its frame along an axis.
         memory_gb: main memory, GB, that all scans of a process may take at once, beside 0.7 GB for the program itself;
             None is three quarters of the machine's.
+        setting: what a person calls the limit of memory.
     """
 
     largest_extent_mm: float = LARGEST_EXTENT_MM
     memory_gb: float | None = None
+    setting: str = "preprocess.memory_gb"
 
     @cached_property
     def memory_bytes(self) -> float:
@@ -91,11 +93,11 @@ class Limits:
 
     def _check(self, size: float, share: float, what: str) -> None:
         if size > share * self.memory_bytes:
-            given = "three quarters of this machine's" if self.memory_gb is None else "as preprocess.memory_gb says"
+            given = "three quarters of this machine's" if self.memory_gb is None else f"as {self.setting} says"
             raise MemoryLimitError(
                 f"{what} takes about {size / 1e9:.2g} GB of memory, more than {share * self.memory_bytes / 1e9:.2g} "
                 f"GB, {share:.1%} of {self.memory_bytes / 1e9:.3g} GB ({given}). Crop or downsample the scan, or set "
-                f"preprocess.memory_gb to {size / share / 1e9 + 0.1:.1f} if the machine has so much"
+                f"{self.setting} to {size / share / 1e9 + 0.1:.1f} if the machine has so much"
             )
 
 
@@ -128,15 +130,16 @@ def check_affine(affine: NDArray[np.float64]) -> None:
         ScanError: it is not finite, singular, or its voxels are not millimetres large.
     """
     axes = affine[:3, :3]
-    spacing = np.linalg.norm(axes, axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        spacing = np.linalg.norm(axes, axis=0)
     if not np.isfinite(affine).all() or (spacing < 1e-3).any():
         raise ScanError(
             f"the affine gives voxel sizes {spacing.round(4).tolist()} mm; set sform or qform in the header"
         )
-    if abs(np.linalg.det(axes / spacing)) < 1e-3:
-        raise ScanError("the affine is singular: two voxel axes point the same way. Set sform or qform in the header")
     if (spacing > 50).any():
         raise ScanError(f"the affine gives voxel sizes {spacing.round(1).tolist()} mm; expected millimetres below 50")
+    if abs(np.linalg.det(axes / spacing)) < 1e-3:
+        raise ScanError("the affine is singular: two voxel axes point the same way. Set sform or qform in the header")
 
 
 def times(shape: Sequence[int]) -> str:

@@ -45,6 +45,7 @@ class PreprocessConfig(BaseModel):
     memory_gb: float | None = Field(
         default=None,
         gt=0,
+        allow_inf_nan=False,
         description="main memory that the scans of a process may take together; one that needs more is left out; null: "
         "three quarters of the machine's",
         json_schema_extra={"changes_results": False},
