@@ -3,6 +3,7 @@
 A named pipe would wait for ever, `/dev/zero` never ends, a megabyte of gzip can hold gigabytes.
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -51,8 +52,8 @@ def read_bytes(path: Path, *, most: int = MOST_TEXT) -> bytes:
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        content = b"" if size > most else stream.read(size + 1)  # as much is allocated as is asked for
-        if len(content) > size and size <= most:  # it grows while it is read
+        content = b"" if size > most else stream.read(size + 1)  # no more room is taken than there is content
+        if len(content) > size:  # it has grown, or is of a file system that does not know sizes
             content += stream.read(most + 1 - len(content))
     if size > most or len(content) > most:
         raise UnusableFileError(f"{path} has {max(size, len(content)):,} bytes; at most {most:,} are read")
@@ -82,22 +83,14 @@ def gunzip(content: bytes, *, most: int) -> bytes:
         EOFError: it is cut short.
         zlib.error: it is damaged.
     """
-    parts: list[bytes] = []
-    left, rest = most, content
-    while rest:
-        unpacker = zlib.decompressobj(wbits=31)
-        waiting = rest
-        while not unpacker.eof:
-            part = unpacker.decompress(waiting, left + 1)
-            if len(part) > left:
-                raise UnusableFileError(f"it unpacks to more than {most:,} bytes, {len(content):,} of them packed")
-            left -= len(part)
-            parts.append(part)
-            waiting = unpacker.unconsumed_tail
-            if not part and not waiting and not unpacker.eof:
-                raise EOFError("it ends before the packed data do")
-        rest = unpacker.unused_data.lstrip(b"\0")  # gzip allows zeros behind its end
-    return b"".join(parts)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            found = stream.read(most + 1)
+    except gzip.BadGzipFile as error:
+        raise zlib.error(str(error)) from error
+    if len(found) > most:
+        raise UnusableFileError(f"it unpacks to more than {most:,} bytes, {len(content):,} of them packed")
+    return found
 
 
 def parse_json(text: str | bytes) -> Any:

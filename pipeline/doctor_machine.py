@@ -7,12 +7,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from devices.memory import main_memory_bytes
 from pipeline import disk
 from pipeline.doctor import SMALL_DISK_BYTES, Finding, Patient, cores
 from pipeline.runtime import InputError, Runtime
 
 LEAST_MEMORY_BYTES = 4e9  # twice what any stage was measured to take
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "beegfs", "gpfs", "fuse.sshfs", "9p", "ceph")
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -48,9 +48,7 @@ def device(patient: Patient) -> Iterator[Finding]:
 def _processor() -> Finding:
     import torch
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [Path(file).read_text().strip() for file in CGROUP_LIMITS if os.path.exists(file)]
-    memory = min([memory, *(int(limit) for limit in limits if limit.isdigit())])
+    memory = main_memory_bytes()
     fast = torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
     words = f"CPU: {cores()} cores, {disk.words(memory)} memory, {'fast' if fast else 'no fast'} bfloat16"
     if memory < LEAST_MEMORY_BYTES:

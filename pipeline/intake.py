@@ -40,6 +40,12 @@ def parser() -> Parser:
     way.add_argument(
         "--session-days", type=int, default=0, metavar="N", help="scans up to N days after a visit's first belong to it"
     )
+    way.add_argument(
+        "--memory-gb",
+        type=float,
+        metavar="GB",
+        help="main memory that a series may take; left out: 3/4 of the machine's",
+    )
     _names(way)
     way = ways.add_parser("pseudonym", help="what patients of your own are called, for who has the key")
     way.add_argument("patients", nargs="+", metavar="ID", help="patient id, as in DICOM")
@@ -98,6 +104,7 @@ def dicom(options: argparse.Namespace) -> None:
     from cohort.manifest import read_table
     from preprocessing.dicom_conversion import import_dicom
     from preprocessing.dicom_rules import DicomConfig
+    from preprocessing.limits import Limits
     from preprocessing.pseudonyms import read_or_make_key
 
     config = DicomConfig(names=_pairs(options.name), session_days=options.session_days)
@@ -106,6 +113,10 @@ def dicom(options: argparse.Namespace) -> None:
     if new:
         say(f"note: made a new key, {options.key}; pseudonyms of other keys do not agree with its own")
     patients = None if options.patients is None else read_table(options.patients)
+    if options.memory_gb is not None and not 0 < options.memory_gb < 1e6:
+        raise InputError(
+            f"--memory-gb {options.memory_gb:g}: expected the GB of memory that a series may take, such as 8"
+        )
     out = real_path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     found = import_dicom(
@@ -115,6 +126,7 @@ def dicom(options: argparse.Namespace) -> None:
         config=config,
         patients=patients,
         keep=options.keep,
+        limits=Limits(memory_gb=options.memory_gb, setting="--memory-gb"),
     )
     write_table(out / "manifest.csv", found.scans)
     write_table(out / "left_out.csv", found.left_out)

@@ -1,5 +1,6 @@
 """One volume, from what the scanner gave to a brain in [0, 1]: by itself, or on the grid of another scan."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,12 @@ from monai.transforms import Compose
 from numpy.typing import NDArray
 
 from preprocessing.common_grid import onto_brain
-from preprocessing.errors import ScanError
+from preprocessing.errors import MemoryLimitError, ScanError
+from preprocessing.limits import BYTES_HELD, BYTES_NETWORK, BYTES_RESULT, BYTES_SEARCH, BYTES_WORK, Limits, times
 from preprocessing.qc import registered_planes, three_planes
-from preprocessing.registration import register_rigid
-from preprocessing.resample import voxel_size_mm
-from preprocessing.skull_strip import SkullStripper
+from preprocessing.registration import FINE_MM, register_rigid
+from preprocessing.resample import resampled_shape, resampling_bytes, voxel_size_mm
+from preprocessing.skull_strip import NETWORK_SPACING_MM, SkullStripper, padded
 from preprocessing.transforms import find_brain, normalise_brain, normalise_intensity
 
 KEYS = ("image", "mask")  # of what the transforms are given
@@ -31,12 +33,14 @@ class Tools:
         strip: turns a head and finds its brain.
         keep: the same for volumes that are stripped already.
         finish: crops, resamples and normalises.
+        limits: of what a scan may take.
     """
 
     stripper: SkullStripper
     strip: Compose
     keep: Compose
     finish: Compose
+    limits: Limits
 
     @classmethod
     def ready(
@@ -47,6 +51,7 @@ class Tools:
         precision: Literal["auto", "fp32"],
         parameters: Path | None,
         spacing_mm: float,
+        limits: Limits,
     ) -> Self:
         """Tools for one device; the networks are loaded when the first head comes.
 
@@ -56,9 +61,11 @@ class Tools:
             precision: of HD-BET.
             parameters: folder of HD-BET's parameter files, or None for those of its package.
             spacing_mm: voxel size after resampling.
+            limits: of what a scan may take.
         """
         stripper = SkullStripper(mode, device=device, precision=precision, parameters=parameters)
-        return cls(stripper, find_brain(stripper), find_brain(None), normalise_brain(spacing_mm=spacing_mm))
+        finish = normalise_brain(spacing_mm=spacing_mm, limits=limits)
+        return cls(stripper, find_brain(stripper), find_brain(None), finish, limits)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ def brain_of(tools: Tools, image: MetaTensor, beside: Beside | None, *, strip: b
 
     Raises:
         ScanError: no brain is found, or its values are all alike.
+        MemoryLimitError: it takes more memory than it may.
     """
     reason = {}
     if beside is not None:
@@ -117,6 +125,7 @@ def brain_of(tools: Tools, image: MetaTensor, beside: Beside | None, *, strip: b
         if isinstance(registered, Brain):
             return registered
         reason = {"not_registered": registered}
+    tools.limits.check_work(_bytes_of(image, strip=strip), f"finding the brain in {times(image.shape[1:])} voxels")
     found = (tools.strip if strip else tools.keep)({"image": image.to(tools.stripper.device)})
     facts = {"precision": str(tools.stripper.dtype)} if strip else {}
     return _brain(tools.finish(found), found, {**facts, **reason})
@@ -126,8 +135,9 @@ def _registered(tools: Tools, image: MetaTensor, beside: Beside) -> Brain | str:
     """The volume brought to the scan beside it, or why that is not to be believed."""
     brain_mask = MetaTensor(beside.mask[None].float(), affine=beside.affine)
     try:
+        tools.limits.check_work(_bytes_of_search(image, beside), "registration")
         motion = register_rigid(beside.raw, image, fixed_mask=brain_mask)
-    except ScanError as error:
+    except (ScanError, MemoryLimitError) as error:
         return f"{error} (with {beside.scan})"
     if motion.reason:
         return f"{motion.reason} (with {beside.scan})"
@@ -143,6 +153,27 @@ def _registered(tools: Tools, image: MetaTensor, beside: Beside) -> Brain | str:
     brain = _brain(done, done, facts)
     picture = registered_planes(beside.volume.numpy(), brain.volume, brain.mask, voxel_size_mm(beside.affine))
     return replace(brain, qc=picture)
+
+
+def _bytes_of(image: MetaTensor, *, strip: bool) -> float:
+    """Main memory for finding the brain of a volume, if it is the CPU that does it."""
+    shape, affine = image.shape[1:], np.asarray(image.affine)
+    size = float(BYTES_WORK * math.prod(shape))
+    if not strip:
+        return size
+    grid = resampled_shape(shape, affine, spacing_mm=NETWORK_SPACING_MM)
+    network = BYTES_HELD * math.prod(shape) + BYTES_NETWORK * math.prod(padded(grid))
+    return max(size, network, resampling_bytes(shape, affine, spacing_mm=NETWORK_SPACING_MM))
+
+
+def _bytes_of_search(image: MetaTensor, beside: Beside) -> float:
+    """Main memory for the registration of two volumes and for bringing one on the other's grid."""
+    size = float(BYTES_RESULT * beside.mask.numel())
+    for volume in (image, beside.raw):
+        shape, affine = volume.shape[1:], np.asarray(volume.affine)
+        finest = np.minimum(shape, resampled_shape(shape, affine, spacing_mm=FINE_MM))
+        size += BYTES_WORK * math.prod(shape) + BYTES_SEARCH * math.prod(finest.tolist())
+    return size
 
 
 def _brain(done: Mapping[Any, Any], whole: Mapping[Any, Any], facts: dict[str, Any]) -> Brain:

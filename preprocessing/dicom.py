@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pydicom
@@ -27,12 +27,17 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from files.reading import open_regular
 from preprocessing import dicom_header as header_of
 from preprocessing.errors import ScanError
 from preprocessing.suv import PetFacts
 
 SAME_PLACE_MM = 0.01  # slices nearer to each other than this are one slice, imaged twice
 SAME_DIRECTION = 1e-3  # largest difference of direction cosines within one orientation
+MOST_HEADER = 20_000_000  # bytes of a file that are read before its pixels; 5000 frames take about 10 MB
+MOST_ITEMS = 300_000  # of sequences; 5000 frames have about 100,000
+_ITEM = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how an item begins, little and big endian
+DEFLATED = "deflated DICOM, which dcm2niix does not read; export it otherwise, or unpack it (dcmconv +te)"
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)  # the length of pixels is known
 _NOT_MAGNITUDE = {"P", "R", "I", "PHASE", "REAL", "IMAGINARY", "PHASE MAP"}  # third value of ImageType
 _PHILIPS = (0x70530010, 0x70531000)
@@ -57,6 +62,7 @@ class Image:
     echo_time_ms: float | None
     magnitude: bool  # False for phase, real and imaginary images
     acquired: datetime | None = field(repr=False)
+    pixel_bytes: float = 0.0  # that its header promises, unpacked
 
 
 @dataclass(frozen=True)
@@ -107,9 +113,9 @@ class _Found:
 def read_dicom_folder(folder: Path) -> DicomFolder:
     """Find every series below a folder, whatever its files are called; links to folders are not followed.
 
-    Files that are no DICOM, DICOMDIR, DICOM without an image, second copies of an image (same SOPInstanceUID) and
-    damaged headers are skipped and counted. An image whose pixels are cut short counts as `damaged` in its series; for
-    compressed pixels only the converter finds that out.
+    Links that lead out of the folder, files that are no DICOM, deflated ones, DICOMDIR, DICOM without an image, second
+    copies of an image (same SOPInstanceUID) and damaged headers are skipped and counted. An image whose pixels are cut
+    short counts as `damaged` in its series; for compressed pixels only the converter finds that out.
 
     Raises:
         ScanError: there is no such folder.
@@ -119,9 +125,10 @@ def read_dicom_folder(folder: Path) -> DicomFolder:
     skipped: Counter[str] = Counter()
     found: dict[tuple[str, str], _Found] = {}
     whole: set[tuple[object, ...]] = set()
+    root = Path(os.path.realpath(folder))
     for path in _files(folder):
         with _quiet():
-            header, problem = _read_header(path)
+            header, problem = _read_header(path, root)
             if header is not None:
                 image = _image(path, header)
                 series = found.setdefault(_key(header), _Found(header))
@@ -174,13 +181,40 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-def _read_header(path: Path) -> tuple[Dataset | None, str]:
+class _DeflatedError(Exception):
+    """All that follows is deflated."""
+
+
+class _Header:
+    """A file of which no more is read than a header may have; what is passed over does not count."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.left, self.items = stream, MOST_HEADER, 0
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file; pydicom reads all that is left only to inflate it, whatever becomes of that."""
+        if size < 0:
+            raise _DeflatedError
+        if size > self.left:
+            raise ValueError(f"the header has more than {MOST_HEADER:,} bytes")
+        self.left -= size
+        content = self.stream.read(size)
+        self.items += sum(content.count(tag) for tag in _ITEM)
+        if self.items > MOST_ITEMS:
+            raise ValueError(f"the header has more than {MOST_ITEMS:,} items in its sequences")
+        return content
+
+
+def _read_header(path: Path, root: Path) -> tuple[Dataset | None, str]:
     """The header or None, and what is wrong; a header that comes with a problem is of an image that is cut short."""
     if not path.is_file():
         return None, "link that leads nowhere, or special file"
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+        return None, "link that leads out of the folder"
     try:
-        with path.open("rb") as stream:
-            header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
+        with open_regular(path) as stream:
+            header = pydicom.dcmread(_Header(stream), stop_before_pixels=True, specific_tags=_TAGS)
             left = os.fstat(stream.fileno()).st_size - stream.tell()
         if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             return None, "DICOMDIR"
@@ -189,6 +223,8 @@ def _read_header(path: Path) -> tuple[Dataset | None, str]:
         if not header_of.number(header, "Rows") or not header_of.number(header, "Columns"):
             return None, "DICOM without an image"
         cut = header.file_meta.get("TransferSyntaxUID") in _NATIVE and left < _pixel_bytes(header)
+    except _DeflatedError:
+        return None, DEFLATED
     except InvalidDicomError:
         return None, "not DICOM"
     except OSError:
@@ -214,6 +250,7 @@ def _image(path: Path, header: Dataset) -> Image:
         magnitude=not _NOT_MAGNITUDE & kind,
         acquired=header_of.moment(header, "AcquisitionDate", "AcquisitionTime")
         or header_of.moment_in_one(header, "AcquisitionDateTime"),
+        pixel_bytes=_pixel_bytes(header),
     )
 
 

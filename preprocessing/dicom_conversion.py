@@ -5,8 +5,10 @@ with nothing but its geometry.
 """
 
 import logging
+import math
 import os
 import re
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -20,16 +22,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from files.writing import real_folder, replacing
 from preprocessing.dicom import Image, Series, read_dicom_folder
 from preprocessing.dicom_rules import DicomConfig, clean_description
 from preprocessing.dicom_selection import Chosen, LeftOut, select_series
-from preprocessing.errors import ScanError
+from preprocessing.errors import MemoryLimitError, ScanError
 from preprocessing.io import write_volume
+from preprocessing.limits import BYTES_READ, Limits, times
 from preprocessing.pseudonyms import pseudonym
 from preprocessing.suv import SuvError, suv_factor
 
 log = logging.getLogger("hypermm")
 LONGEST_S = 1800  # that dcm2niix may take for a series
+DCM2NIIX_COPIES = 4  # of the pixels of a series in its memory, and in that of who reads what it made
+OUTPUT_COPIES = 8  # of them in a file that it writes: one byte may become a float64
+ITS_OWN_BYTES = 500_000_000  # that it may take and write whatever it is given
+ORDINARY = Limits(setting="--memory-gb")
 _OPTIONS = ["-g", "i", "-b", "n", "-z", "n", "-d", "0", "-i", "n", "-w", "2", "-f", "scan"]
 _EXIT = {2: "it found no images that it can read", 4: "the files are damaged", 8: "it could not read all images"}
 _MODALITIES = {"MR", "PT", "CT", "NM", "US", "CR", "DX", "MG", "XA", "RF", "OT", "SC", "SM", "ES", "SR", "REG", "SEG"}
@@ -59,6 +67,7 @@ def import_dicom(
     config: DicomConfig | None = None,
     patients: pd.DataFrame | None = None,
     keep: Sequence[str] = (),
+    limits: Limits = ORDINARY,
 ) -> DicomImport:
     """Convert every chosen series of a folder; what one series cannot do stops no other.
 
@@ -71,6 +80,7 @@ def import_dicom(
             takes all.
         keep: columns of `patients` to put beside the scans, such as the diagnosis. Only these; choose none that tells
             who a patient is.
+        limits: of the memory that a series may take; larger ones are left out.
 
     Raises:
         ScanError: the folders cannot be used.
@@ -90,8 +100,8 @@ def import_dicom(
     for number, scan in enumerate(chosen, start=1):
         subject = pseudonym(scan.series.patient, key)
         try:
-            row = _import_one(scan, subject, out)
-        except ScanError as error:
+            row = _import_one(scan, subject, out, limits)
+        except (ScanError, MemoryLimitError) as error:
             left_out += (LeftOut(scan.series, scan.session, str(error)),)
         else:
             rows.append(row | ({} if known is None else dict(known.loc[subject])))
@@ -103,7 +113,7 @@ def import_dicom(
 
 
 def convert_series(
-    images: Sequence[Image], *, slices: int, frames: int = 1
+    images: Sequence[Image], *, slices: int, frames: int = 1, limits: Limits = ORDINARY
 ) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
     """Let dcm2niix make a volume of some files, and of these files only.
 
@@ -111,6 +121,7 @@ def convert_series(
         images: of one series and one echo.
         slices: how many are expected.
         frames: how many volumes are expected; of several the mean is taken, every frame counting alike.
+        limits: of the memory that it may take.
 
     Returns:
         Voxels (X, Y, Z), as stored if they need no scaling, otherwise float32 with the scaling applied; and the
@@ -118,17 +129,21 @@ def convert_series(
 
     Raises:
         ScanError: dcm2niix fails, or makes something else than one volume of so many frames.
+        MemoryLimitError: it takes more memory than it may.
     """
+    promised = sum(image.pixel_bytes for image in images)
+    limits.check_work(DCM2NIIX_COPIES * promised, f"converting {len(images)} files")
     with tempfile.TemporaryDirectory(prefix="dicom-") as place:
         source, target = Path(place, "in"), Path(place, "out")
         source.mkdir()
         target.mkdir()
         for number, image in enumerate(images):
             _borrow(image.path, source / f"{number:06d}.dcm")
-        made = _run_dcm2niix(source, target)
+        made = _run_dcm2niix(source, target, memory=limits.memory_bytes, written=OUTPUT_COPIES * promised)
         if len(made) != 1:
             raise ScanError(f"dcm2niix made {len(made)} volumes of this series, one expected; look at it in a viewer")
         volume = nibabel.load(made[0])
+        limits.check_reading(BYTES_READ * math.prod(volume.shape), f"{times(volume.shape)} voxels")
         plain = (volume.dataobj.slope, volume.dataobj.inter) == (1, 0)
         voxels = np.asarray(volume.dataobj.get_unscaled() if plain else volume.dataobj).copy()
         affine = np.asarray(volume.affine, dtype=np.float64)
@@ -143,9 +158,9 @@ def convert_series(
     return voxels.astype(np.float32) if voxels.dtype == np.float64 else voxels.reshape(voxels.shape[:3]), affine
 
 
-def _import_one(scan: Chosen, subject: str, out: Path) -> dict[str, str]:
+def _import_one(scan: Chosen, subject: str, out: Path, limits: Limits) -> dict[str, str]:
     """Convert and write one series; its row of the table."""
-    voxels, affine = convert_series(scan.images, slices=scan.slices, frames=scan.frames)
+    voxels, affine = convert_series(scan.images, slices=scan.slices, frames=scan.frames, limits=limits)
     remarks = list(scan.remarks)
     if scan.frames > 1:
         remarks.append(f"mean of {scan.frames} frames")
@@ -154,10 +169,9 @@ def _import_one(scan: Chosen, subject: str, out: Path) -> dict[str, str]:
         voxels, unit, remark = _in_suv(voxels, scan.series)
         remarks += [remark] * bool(remark)
     path = Path(subject, scan.session, f"{subject}_{scan.session}_{scan.modality}.nii.gz")
-    (out / path).parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out / path.with_name(f".{path.name}.part")
-    write_volume(unfinished, voxels, affine)
-    os.replace(unfinished, out / path)
+    real_folder((out / path).parent, below=out)
+    with replacing(out / path) as part:
+        write_volume(part, voxels, affine)
     return {
         "subject": subject,
         "session": scan.session,
@@ -179,14 +193,28 @@ def _in_suv(voxels: NDArray[np.generic], series: Series) -> tuple[NDArray[np.gen
     return (voxels.astype(np.float64) * factor).astype(np.float32), "SUVbw", ""
 
 
-def _run_dcm2niix(source: Path, target: Path) -> list[Path]:
+def _run_dcm2niix(source: Path, target: Path, *, memory: float, written: float) -> list[Path]:
     """The NIfTI files that it makes, but for further versions made equidistant, upright or smaller.
 
     What it prints is not passed on, since it may quote headers.
+
+    Args:
+        source: folder of its input.
+        target: folder for its output.
+        memory: bytes that it may take.
+        written: bytes that a file of it may have.
     """
     command = [dcm2niix.bin, *_OPTIONS, "-o", str(target), str(source)]
+
+    def bounded() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (int(memory + ITS_OWN_BYTES),) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(written + ITS_OWN_BYTES),) * 2)
+
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST_S, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=LONGEST_S, check=False, preexec_fn=bounded,
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise ScanError(f"dcm2niix did not finish within {LONGEST_S} s") from error
     if done.returncode != 0:

@@ -17,6 +17,7 @@ OLDEST = 90  # years; whoever is older is as old as this, since high ages tell w
 _PHILIPS_PET = 0x7053  # group with Philips' own factors
 DAMAGED = (
     *(EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, OverflowError),
+    RecursionError,  # sequences within sequences
     struct.error,
     BytesLengthException,
 )

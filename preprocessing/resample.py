@@ -8,6 +8,9 @@ weights of voxels that exist are renormalised to sum to one. It is *not* the ord
 Source: Keys 1981, "Cubic convolution interpolation for digital image processing", equation 15.
 """
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -57,6 +60,21 @@ def voxel_size_mm(affine: NDArray[np.float64]) -> tuple[float, float, float]:
     """Along each axis of a volume, from its voxel-to-world affine (4, 4)."""
     x, y, z = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
     return x, y, z
+
+
+def resampled_shape(shape: Sequence[int], affine: NDArray[np.float64], *, spacing_mm: float) -> list[int]:
+    """The shape that `resample` brings a volume to."""
+    return [max(1, round(size / (spacing_mm / old))) for size, old in zip(shape, voxel_size_mm(affine), strict=True)]
+
+
+def resampling_bytes(shape: Sequence[int], affine: NDArray[np.float64], *, spacing_mm: float) -> float:
+    """Main memory that `resample` takes at its largest moment beside the volume itself: copies, and weights."""
+    before, most = list(shape), 0.0
+    for axis, count in enumerate(resampled_shape(shape, affine, spacing_mm=spacing_mm)):
+        after = [*before[:axis], count, *before[axis + 1 :]]
+        most = max(most, 4.0 * (2 * math.prod(before) + 2 * math.prod(after)) + 48.0 * count * before[axis])
+        before = after
+    return most
 
 
 def resample(

@@ -3,6 +3,7 @@
 Source: Isensee et al. 2019, "Automated brain extraction of multisequence MRI using artificial neural networks".
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
@@ -71,14 +72,14 @@ class SkullStripper:
         Returns:
             (Z, Y, X), float32 in [0, 1].
         """
-        padded = [max(PAD_LEAST, -(-size // PAD_MULTIPLE) * PAD_MULTIPLE) for size in volume.shape]
-        image = volume.new_zeros(1, 1, *padded, dtype=self.dtype)
+        frame = padded(volume.shape)
+        image = volume.new_zeros(1, 1, *frame, dtype=self.dtype)
         z, y, x = volume.shape
         image[0, 0, :z, :y, :x] = volume
         mirrorings: list[tuple[int, ...]] = [()]
         if self.mode == "accurate":
             mirrorings = [(), (4,), (3,), (3, 4), (2,), (2, 4), (2, 3), (2, 3, 4)]
-        total = torch.zeros(padded, device=self.device)
+        total = torch.zeros(frame, device=self.device)
         for network in self.networks:
             for axes in mirrorings:
                 turned = image.flip(axes).contiguous(memory_format=torch.channels_last_3d)
@@ -117,6 +118,11 @@ class SkullStripper:
         mask = largest_component(_back_to(brain, volume.shape, affine, grid_affine) > 0.5)
         check_mask(mask)
         return mask
+
+
+def padded(shape: Sequence[int]) -> list[int]:
+    """The shape that a volume on the network's grid is filled up to."""
+    return [max(PAD_LEAST, -(-size // PAD_MULTIPLE) * PAD_MULTIPLE) for size in shape]
 
 
 def _back_to(brain: Tensor, shape: torch.Size, affine: NDArray[np.float64], grid_affine: NDArray[np.float64]) -> Tensor:

@@ -14,8 +14,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Orientationd
 
 from preprocessing.errors import ScanError
+from preprocessing.limits import Limits
 from preprocessing.normalise import minmax, standardise
-from preprocessing.resample import resample
+from preprocessing.resample import resample, resampled_shape, resampling_bytes
 from preprocessing.skull_strip import LARGEST_SHARE, SkullStripper
 from preprocessing.slices import bounding_box
 
@@ -107,18 +108,28 @@ class ResampleBicubicd(MapTransform):
     Args:
         keys: volumes (1, X, Y, Z); bool ones are resampled as 0 and 1 and cut at one half.
         spacing_mm: wanted voxel size.
+        limits: of the memory that the new grid may take; None: any.
+
+    Raises:
+        MemoryLimitError: the new grid takes more.
     """
 
-    def __init__(self, keys: KeysCollection, *, spacing_mm: float) -> None:
+    def __init__(self, keys: KeysCollection, *, spacing_mm: float, limits: Limits | None = None) -> None:
         super().__init__(keys)
         self.spacing_mm = spacing_mm
+        self.limits = limits
 
     def __call__(self, data: Data) -> dict[Hashable, Any]:
         """Resample."""
         out = dict(data)
         for key in self.keys:
-            volume = out[key].as_tensor()
-            new, affine = resample(volume.float(), np.asarray(out[key].affine), spacing_mm=self.spacing_mm)
+            volume, old = out[key].as_tensor(), np.asarray(out[key].affine)
+            if self.limits is not None:
+                grid = resampled_shape(volume.shape[1:], old, spacing_mm=self.spacing_mm)
+                self.limits.check_result(grid, f"the brain at {self.spacing_mm:g} mm")
+                size = resampling_bytes(volume.shape[1:], old, spacing_mm=self.spacing_mm)
+                self.limits.check_work(size, f"resampling to {self.spacing_mm:g} mm")
+            new, affine = resample(volume.float(), old, spacing_mm=self.spacing_mm)
             out[key] = MetaTensor(new > 0.5 if volume.dtype == torch.bool else new, affine=affine)
         return out
 
@@ -160,10 +171,11 @@ def find_brain(stripper: SkullStripper | None) -> Compose:
     return Steps([Orientationd("image", axcodes="RAS", labels=None), SkullStripd("image", stripper)])
 
 
-def normalise_brain(*, spacing_mm: float) -> Compose:
+def normalise_brain(*, spacing_mm: float, limits: Limits | None = None) -> Compose:
     """Crop `image` and `mask` to the brain, resample both, bring `image` to [0, 1] inside and 0 outside."""
     both = ("image", "mask")
-    return Steps([CropToBraind(both), ResampleBicubicd(both, spacing_mm=spacing_mm), normalise_intensity()])
+    finer = ResampleBicubicd(both, spacing_mm=spacing_mm, limits=limits)
+    return Steps([CropToBraind(both), finer, normalise_intensity()])
 
 
 def normalise_intensity() -> Compose:

@@ -1,12 +1,13 @@
 """Read the manifest, check all of it, and write the tables that every later stage goes by."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohort.manifest import CohortConfig
 from cohort.splits import PARTS
-from files.reading import file_sha256
+from files.reading import UnusableFileError, file_sha256
 from pipeline.artifacts import CohortTables, PhantomCohort, PictureCohort, read_json, write_json
 from pipeline.provenance import digest
 from pipeline.runtime import InputError, Refused, Runtime
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNREADABLE = "unreadable"  # instead of a hash
+LARGEST_FILE = 20_000_000_000  # bytes; no scan that is read here has as many, and hashing more takes minutes
 
 
 def cohort(
@@ -101,13 +103,16 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
         for path in paths:
             try:
                 status = path.stat()
+                if status.st_size > LARGEST_FILE:
+                    raise UnusableFileError(f"it has {status.st_size:,} bytes; at most {LARGEST_FILE:,} are read")
                 before = known.get(str(path))
                 if before and before[:2] == [status.st_size, status.st_mtime_ns]:
                     current[str(path)] = before
                 else:
                     current[str(path)] = [status.st_size, status.st_mtime_ns, file_sha256(path)]
-            except OSError as error:
-                runtime.note(f"{path} cannot be read ({error.strerror}); preprocess will leave it out")
+            except (OSError, UnusableFileError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                runtime.note(f"{path} cannot be read ({reason}); preprocess will leave it out")
             progress.advance()
     write_json(out.folder / "files.json", current)
     return [current[str(path)][2] if str(path) in current else UNREADABLE for path in paths]
@@ -145,7 +150,8 @@ def _outside(config: CohortConfig) -> Any:
         path = root / str(name).strip()
         try:
             status = path.stat()
-            state.update(f"{name}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+            closed = "" if os.access(path, os.R_OK) else "|may not be read"  # once it may, it is hashed
+            state.update(f"{name}|{status.st_size}|{status.st_mtime_ns}{closed}\n".encode())
         except OSError:
             state.update(f"{name}|not there\n".encode())
     return [content, state.hexdigest()]

@@ -13,6 +13,7 @@ from pipeline.runtime import InputError, Runtime
 from pipeline.scanwise import ScanJob, each_scan, scan_contents
 from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
+from preprocessing.limits import LARGEST_EXTENT_MM, Limits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,20 @@ class PreprocessConfig(BaseModel):
         default=None,
         description="modality → modality of the same patient and session that it is rigidly registered to, whose brain "
         "mask then serves both, such as {PET: MRI}; a scan without such a partner is stripped by itself",
+    )
+    largest_extent_mm: float = Field(
+        default=LARGEST_EXTENT_MM,
+        gt=0,
+        description="a scan whose frame is longer along an axis is left out; a head takes less than 500, full PET 815",
+        json_schema_extra={"changes_results": False},
+    )
+    memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="main memory that the scans of a process may take together; one that needs more is left out; null: "
+        "three quarters of the machine's",
+        json_schema_extra={"changes_results": False},
     )
     weights: Literal["published"] | Path = Field(
         default="published",
@@ -60,6 +75,7 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
     from preprocessing.brains import Beside, Tools, brain_of
     from preprocessing.io import png_bytes, read_picture, read_volume
 
+    limits = Limits(config.largest_extent_mm, config.memory_gb)
     scans = cohort.scans().set_index("scan", drop=False)
     targets = _targets(scans, config)
     keys = _keys(scans, targets, config)
@@ -73,19 +89,25 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
             precision=config.precision,
             parameters=config.weights if isinstance(config.weights, Path) else None,
             spacing_mm=config.spacing_mm,
+            limits=limits,
         )
 
-    def load(scan: str) -> Any:
+    def source(scan: str) -> Any:
+        """The scan as it came, if it is still what was hashed."""
         row = scans.loc[scan]
-        if row["kind"] == "image":
-            return read_picture(Path(row["path"]))
+        read = read_picture if row["kind"] == "image" else read_volume
+        return read(Path(row["path"]), sha256=row["sha256"], limits=limits)
+
+    def load(scan: str) -> Any:
+        if scans.at[scan, "kind"] == "image":
+            return source(scan)
         target = targets.get(scan)
         beside = None
         if target is not None and (out.failure(target, keys[target]) or {}).get("again"):
             raise RuntimeError(f"it is to be registered to {target}, which failed, but may not fail again")
         if target is not None and out.has(target, keys[target]):
-            beside = Beside(target, read_volume(Path(scans.at[target, "path"])), *out.load_placed(target))
-        return read_volume(Path(row["path"])), beside
+            beside = Beside(target, source(target), *out.load_placed(target))
+        return source(scan), beside
 
     def work(scan: str, loaded: Any) -> Any:
         if scans.at[scan, "kind"] == "image":

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from devices import memory
 from pipeline import disk, doctor, doctor_machine, doctor_run
 from pipeline.doctor import Finding, Patient, examine
 from pipeline.provenance import REPOSITORY
@@ -227,7 +228,7 @@ def test_memory_is_what_the_container_may_take(
     (tmp_path / "max").write_text("max\n")
     (tmp_path / "limit").write_text("2000000000\n")
     for file, status in (("max", "ok"), ("limit", "warn")):
-        monkeypatch.setattr(doctor_machine, "CGROUP_LIMITS", (str(tmp_path / file),))
+        monkeypatch.setattr(memory, "CGROUP_LIMITS", (str(tmp_path / file),))
         monkeypatch.setattr(doctor_machine.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 4_000_000)
         (line,) = [f for f in doctor_machine.device(patient()) if f.found.startswith("CPU")]
         assert line.status == status

@@ -119,10 +119,10 @@ def test_a_partner_that_failed_for_the_moment_is_waited_for(
     table[table["subject"] == "p1"].to_csv(data / "p1.csv", index=False)
     read = io.read_volume
 
-    def busy(path: Path) -> object:
+    def busy(path: Path, **options: object) -> object:
         if path.name == "p1_MRI.nii.gz":
             raise OSError("the server does not answer")
-        return read(path)
+        return read(path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(io, "read_volume", busy)

@@ -98,7 +98,7 @@ def test_one_frame_is_a_volume(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume[0].numpy(), _voxels())
 
 
-@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
 def test_other_formats_mean_the_same_world(tmp_path: Path, suffix: str) -> None:
     nifti = _file(tmp_path, "scan.nii.gz", _nifti(affine=_orthogonal()))
     twin = tmp_path / f"scan{suffix}"
@@ -269,7 +269,7 @@ def test_bad_metaimages(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     generator = np.random.default_rng(0)
     whole = _itk(tmp_path / "a.mha", _voxels()).read_bytes()
     for content in (whole[:-500], b"hello", b"", whole[:100]):
-        with pytest.raises(ScanError, match="SimpleITK cannot read it"):
+        with pytest.raises(ScanError, match="shorter than its header says|not a MetaImage"):
             read_volume(_file(tmp_path, "b.mha", content))
     with pytest.raises(ScanError, match="2-D of shape"):
         read_volume(_itk(tmp_path / "c.mha", generator.normal(size=(9, 10))))

@@ -128,10 +128,10 @@ def test_a_worker_that_was_thought_dead_spoils_nothing(out: VolumeSet, monkeypat
     hand = InHand(out.folder, RUN)
     read = preprocessing.io.read_picture
 
-    def slow(path: Path) -> Any:  # meanwhile another one takes the scan and finishes it
+    def slow(path: Path, **options: Any) -> Any:  # meanwhile another one takes the scan and finishes it
         hand.begin("p00_low", "the successor")
         (out.begin("p00_low") / "picture.png").write_bytes(b"of the successor")
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(preprocessing.io, "read_picture", slow)
     done(out, "p00_low")
@@ -177,11 +177,11 @@ def test_notes_of_the_work_come_back(out: VolumeSet, monkeypatch: pytest.MonkeyP
 
     settings = PreprocessConfig().model_dump_json()
 
-    def noting(path: Path) -> Any:
+    def noting(path: Path, **options: Any) -> Any:
         place = worker._workplace("preprocess", str(out.folder.parent), settings, "cpu", "key")
         if path.name == "p00_low.png":
             place.runtime.note("half of it on the CPU")
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(preprocessing.io, "read_picture", noting)
     outcome = done(out, "p00_low")
@@ -197,12 +197,12 @@ def test_one_scan_at_a_time_however_many_threads(out: VolumeSet, monkeypatch: py
 
     read, inside, most = preprocessing.io.read_picture, [0], [0]
 
-    def counting(path: Path) -> Any:
+    def counting(path: Path, **options: Any) -> Any:
         inside[0] += 1
         most[0] = max(most[0], inside[0])
         time.sleep(0.05)
         inside[0] -= 1
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(preprocessing.io, "read_picture", counting)
     scans = ["p00_low", "p02_low", "p03_low", "p04_low"]

@@ -1,0 +1,205 @@
+"""MetaImage and NRRD volumes out of the bytes of one file, read by ITK.
+
+ITK reads files, and these formats may name other files. So the header is taken apart here, and ITK is given a file of
+ours, with a header written anew from the fields that are known to be harmless and the voxels behind it.
+"""
+
+import math
+import re
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
+
+from preprocessing.errors import ScanError
+from preprocessing.limits import Limits, check_affine, check_shape, times
+from preprocessing.nifti import detached
+
+LONGEST_HEADER = 100_000  # bytes
+BYTES_READ = 32  # a voxel beside the file: ITK's image and a copy of it, both up to float64, float32
+RECIPE = "SimpleITK.WriteImage(SimpleITK.ReadImage('scan{0}'), 'scan.{1}')"
+BYTES_VOXEL = {
+    **dict.fromkeys((SimpleITK.sitkUInt8, SimpleITK.sitkInt8), 1),
+    **dict.fromkeys((SimpleITK.sitkUInt16, SimpleITK.sitkInt16), 2),
+    **dict.fromkeys((SimpleITK.sitkUInt32, SimpleITK.sitkInt32, SimpleITK.sitkFloat32), 4),
+    **dict.fromkeys((SimpleITK.sitkUInt64, SimpleITK.sitkInt64, SimpleITK.sitkFloat64), 8),
+}
+WORD, COUNT = "[A-Za-z0-9_?]{1,40}", "[1-9][0-9]{0,8}"
+LENGTH = r"([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]{1,3})?"
+NUMBER = f"[-+]?{LENGTH}"
+# Field → what its values look like, and whether it has 1, one for each axis, or a matrix (powers 0, 1, 2). ITK crashes
+# at some others.
+META_FIELDS = {
+    **dict.fromkeys(("ObjectType", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB"), (WORD, 0)),
+    **dict.fromkeys(("AnatomicalOrientation", "ElementType"), (WORD, 0)),
+    "NDims": ("[2-5]", 0),
+    "ElementNumberOfChannels": (COUNT, 0),
+    "DimSize": (COUNT, 1),
+    **dict.fromkeys(("ElementSpacing", "ElementSize"), (LENGTH, 1)),
+    **dict.fromkeys(("Offset", "Position", "Origin", "CenterOfRotation"), (NUMBER, 1)),
+    **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), (NUMBER, 2)),
+}
+NRRD_FIELDS = (
+    *("type", "dimension", "space", "space dimension", "sizes", "spacings", "axis mins", "axismins", "axis maxs"),
+    *("axismaxs", "centers", "centerings", "kinds", "endian", "encoding", "space units", "space origin"),
+    "space directions",
+)
+
+
+def read_itk(content: bytes, suffix: str, limits: Limits) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Read a volume out of a file's bytes.
+
+    Args:
+        content: of the file.
+        suffix: of its name, lower case.
+        limits: of its size.
+
+    Returns:
+        Voxels, as many axes as the header says up to 4, and the voxel-to-world affine (4, 4), RAS+: ITK's order z, y, x
+        and its LPS+ world are turned here.
+
+    Raises:
+        ScanError: it is damaged, its voxels lie in another file, no single volume of a head, or larger than it may be.
+        MemoryLimitError: reading it takes more memory than it may.
+    """
+    nrrd = suffix == ".nrrd"
+    header, start, packed = _nrrd_header(content, suffix) if nrrd else _meta_header(content, suffix)
+    with tempfile.TemporaryDirectory(prefix="scan-") as folder:  # only its owner may look into it
+        path = Path(folder, "scan")
+        path.write_bytes(header)
+        reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO("NrrdImageIO" if nrrd else "MetaImageIO")  # no other: some open further files, or neighbours
+        reader.SetFileName(str(path))
+        try:
+            reader.ReadImageInformation()
+            promised = _check(reader, len(content), limits)
+            with path.open("ab") as stream:
+                stream.write(_voxels(memoryview(content)[start:], promised, packed=packed))
+            image = reader.Execute()
+        except ScanError:
+            raise
+        except RuntimeError as error:
+            raise ScanError(f"SimpleITK cannot read it: {str(error).splitlines()[-1].strip()}") from error
+    if image.GetDimension() == 4:
+        image = image[:, :, :, 0]
+    return SimpleITK.GetArrayFromImage(image).transpose().astype(np.float32), _affine(image)
+
+
+def _check(reader: SimpleITK.ImageFileReader, size: int, limits: Limits) -> int:
+    """Compare what a header promises with what may be; returns the bytes of its voxels, unpacked."""
+    shape = reader.GetSize()
+    check_shape(shape)
+    if reader.GetNumberOfComponents() != 1:
+        raise ScanError(f"{reader.GetNumberOfComponents()} numbers a voxel; expected one")
+    if reader.GetPixelID() not in BYTES_VOXEL:
+        kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
+        raise ScanError(f"voxels are of the type {kind}; expected one real number a voxel")
+    affine = _affine(reader)
+    check_affine(affine)
+    limits.check_extent(shape, affine)
+    voxels = math.prod(shape)
+    limits.check_reading(size + BYTES_READ * voxels, f"{times(shape)} voxels")
+    return voxels * BYTES_VOXEL[reader.GetPixelID()]
+
+
+def _voxels(content: memoryview, promised: int, *, packed: bool) -> bytes | memoryview:
+    """So many bytes, unpacked and their checksum compared, which ITK does not do."""
+    voxels: bytes | memoryview = content
+    if packed:
+        unpacker = zlib.decompressobj(wbits=47)  # zlib or gzip, as it comes
+        try:
+            voxels = unpacker.decompress(content, promised + 1)
+        except zlib.error as error:
+            raise ScanError(f"the file is damaged ({error}); copy it again from the source") from error
+        if len(voxels) > promised:
+            raise ScanError(f"it unpacks to more than the {promised:,} bytes that its header promises; write it anew")
+    if len(voxels) < promised or (packed and not unpacker.eof):
+        found = f"{len(voxels):,} of the {promised:,} bytes of voxels that its header promises, or no end of them"
+        raise ScanError(f"the file is shorter than its header says ({found}); copy it again from the source")
+    return voxels[:promised]
+
+
+def _affine(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> NDArray[np.float64]:
+    """Voxel to world of the first three axes, RAS+."""
+    affine, dimension = np.eye(4), image.GetDimension()
+    direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    affine[:3, :3] = direction * np.array(image.GetSpacing())[:3]
+    affine[:3, 3] = image.GetOrigin()[:3]
+    affine[:2] *= -1
+    return affine
+
+
+def _meta_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
+    """A MetaImage's header with what is needed of it, where its voxels begin, and whether they are packed."""
+    fields: dict[str, str] = {}
+    start = 0
+    while "ElementDataFile" not in fields:
+        line, start = _line(content, start, "MetaImage")
+        key, found, value = (part.strip() for part in line.partition("="))
+        if not found or not key or (key in META_FIELDS and key in fields):
+            raise ScanError(f"not a MetaImage: {line[:60]!r} in its header; expected NDims = 3 and the like, each once")
+        fields[key] = value
+    if fields["ElementDataFile"].upper() != "LOCAL":
+        raise detached("a MetaImage whose ElementDataFile is not LOCAL", RECIPE.format(suffix, "mha"))
+    for key, expected in (("BinaryData", "TRUE"), ("HeaderSize", "0")):
+        if fields.get(key, "0").upper() != expected:
+            raise ScanError(f"a MetaImage with {key} = {fields.get(key)}, expected {expected}; write it anew")
+    axes = int(fields["NDims"]) if fields.get("NDims", "") in ("2", "3", "4", "5") else 0
+    for key in META_FIELDS.keys() & fields.keys():
+        kind, power = META_FIELDS[key]
+        values = fields[key].split()
+        if len(values) != axes**power or not all(re.fullmatch(kind, value) for value in values):
+            raise ScanError(f"a damaged MetaImage: {key} = {fields[key][:60]}")
+    kept = {key: value for key, value in fields.items() if key in META_FIELDS}
+    written = _written(kept, " = ", last="ElementDataFile = LOCAL\n")
+    return written, start, fields.get("CompressedData", "").upper() == "TRUE"
+
+
+def _nrrd_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
+    """A NRRD's header with what is needed of it, where its voxels begin, and whether they are packed."""
+    first, start = _line(content, 0, "NRRD")
+    if not re.fullmatch("NRRD000[1-5]", first):
+        raise ScanError(f"not a NRRD: it begins with {first[:20]!r}")
+    fields: dict[str, str] = {}
+    while True:
+        line, start = _line(content, start, "NRRD")
+        if not line:
+            break
+        key, found, value = line.partition(": ")
+        key, value = key.strip().lower(), value.strip()
+        if line.lower().replace(" ", "").startswith("datafile:"):
+            raise detached("a NRRD with a data file", RECIPE.format(suffix, "nrrd"))
+        if line.startswith("#") or ":=" in line.partition(": ")[0]:
+            continue  # a comment, or a key of somebody's own
+        if not found or (key in NRRD_FIELDS and key in fields):
+            raise ScanError(f"not a NRRD: {line[:60]!r} in its header; expected dimension: 3 and the like, each once")
+        fields[key] = value
+    for key in ("line skip", "lineskip", "byte skip", "byteskip"):
+        if fields.get(key, "0") != "0":
+            raise ScanError(f"a NRRD with {key}: {fields[key]}, expected 0; write it anew with SimpleITK")
+    encoding = fields.get("encoding", "").lower()
+    if encoding not in ("raw", "gzip", "gz"):
+        raise ScanError(f"a NRRD with encoding: {encoding[:20]}, expected raw or gzip; write it anew with SimpleITK")
+    kept = {key: value for key, value in fields.items() if key in NRRD_FIELDS}
+    return _written({**kept, "encoding": "raw"}, ": ", first=f"{first}\n", last="\n"), start, encoding != "raw"
+
+
+def _line(content: bytes, start: int, kind: str) -> tuple[str, int]:
+    """A line of a header without its end, and where the next one begins."""
+    end = content.find(b"\n", start, LONGEST_HEADER)
+    if end < 0:
+        raise ScanError(f"not a {kind}: there is no end of its header within {LONGEST_HEADER:,} bytes")
+    return content[start:end].removesuffix(b"\r").decode("latin-1"), end + 1
+
+
+def _written(fields: Mapping[str, str], between: str, *, first: str = "", last: str) -> bytes:
+    """A header of these fields."""
+    for key, value in fields.items():
+        if not re.fullmatch(r"[\x20-\x7e]+", value):
+            raise ScanError(f"a damaged header: {key} is {value[:60]!r}")
+    lines = "".join(f"{key}{between}{value}\n" for key, value in fields.items())
+    return f"{first}{lines}{last}".encode("ascii")

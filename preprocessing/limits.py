@@ -1,0 +1,147 @@
+"""What a scan may take: how large it may say that it is, and how much main memory it may need.
+
+Scans come from anywhere, and a header of a few hundred bytes can promise anything. Each limit is compared with what a
+header says before the memory is taken.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devices.memory import main_memory_bytes
+from preprocessing.errors import MemoryLimitError, ScanError
+
+LARGEST_EXTENT_MM = 900.0  # the widest fields of view of PET scanners are 700 (GE) and 815 mm (Siemens)
+OF_THE_MACHINE = 0.75  # of its main memory, where no limit is given
+READING, WORKING, WRITING = 0.125, 0.75, 0.125  # shares of the limit: the next scan is read and the last one written
+MOST_VOXELS = 1024**3  # of one scan; a header that promises more is taken for damaged
+MIN_SIDE = 8  # voxels; fewer along an axis is no head scan
+# Bytes, measured on 2^25 voxels, and rounded up. What a format or a step takes less is left unused.
+BYTES_READ = 20  # a voxel beside the file itself, unpacked: float32, its copies, float64 while it is scaled (18)
+BYTES_PIXEL = 20  # of a picture while it is read (14)
+BYTES_WORK = 30  # a voxel of a scan while its mask is cleaned and drawn (23)
+BYTES_HELD = 12  # a voxel of a scan while a network looks at it: as it came, turned, and a copy
+BYTES_NETWORK = 350  # a voxel of HD-BET's grid (329)
+BYTES_SEARCH = 90  # a voxel of the grid of a registration, where all of it is bright (77)
+BYTES_RESULT = 28  # a voxel of what is kept, while it is made (25), written (7) or read again (12)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a scan may be.
+
+    Attributes:
+        largest_extent_mm: of its frame along an axis.
+        memory_gb: main memory, GB, that all scans of a process may take at once, beside 0.7 GB for the program itself;
+            None is three quarters of the machine's.
+        setting: what a person calls the limit of memory.
+    """
+
+    largest_extent_mm: float = LARGEST_EXTENT_MM
+    memory_gb: float | None = None
+    setting: str = "preprocess.memory_gb"
+
+    @cached_property
+    def memory_bytes(self) -> float:
+        """The same in bytes."""
+        return OF_THE_MACHINE * main_memory_bytes() if self.memory_gb is None else 1e9 * self.memory_gb
+
+    def check_extent(self, shape: Sequence[int], affine: NDArray[np.float64]) -> None:
+        """Refuse a frame that no head needs; its voxels would become gigabytes on a finer grid.
+
+        Raises:
+            ScanError: an axis is longer.
+        """
+        spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+        extent_mm = spacing_mm * shape[:3]
+        axis = int(extent_mm.argmax())
+        if extent_mm[axis] > self.largest_extent_mm:
+            raise ScanError(
+                f"{shape[axis]} voxels of {spacing_mm[axis]:.4g} mm are {extent_mm[axis]:.0f} mm along axis {axis + 1};"
+                f" at most {self.largest_extent_mm:g} mm expected. Is the voxel size in the header right, and in mm? "
+                "If so, crop the scan to the head, or raise preprocess.largest_extent_mm and type --force preprocess"
+            )
+
+    def check_reading(self, size: float, what: str) -> None:
+        """Refuse what would take more memory while it is read than is there for reading.
+
+        Args:
+            size: bytes.
+            what: is read, such as "512x512x400 voxels".
+
+        Raises:
+            MemoryLimitError: it would.
+        """
+        self._check(size, READING, f"reading {what}")
+
+    def check_work(self, size: float, what: str) -> None:
+        """Refuse what would take more memory in its computation than is there for it; arguments and errors as above."""
+        self._check(size, WORKING, what)
+
+    def check_result(self, shape: Sequence[int], what: str) -> None:
+        """Refuse a grid on which the result would take more memory than is there for it; errors as above.
+
+        Args:
+            shape: of the grid.
+            what: lies on it, such as "the brain at 0.3 mm".
+        """
+        self._check(BYTES_RESULT * math.prod(shape), WRITING, f"{what}, {times(shape)} voxels,")
+
+    def _check(self, size: float, share: float, what: str) -> None:
+        if size > share * self.memory_bytes:
+            given = "three quarters of this machine's" if self.memory_gb is None else f"as {self.setting} says"
+            raise MemoryLimitError(
+                f"{what} takes about {size / 1e9:.2g} GB of memory, more than {share * self.memory_bytes / 1e9:.2g} "
+                f"GB, {share:.1%} of {self.memory_bytes / 1e9:.3g} GB ({given}). Crop or downsample the scan, or set "
+                f"{self.setting} to {size / share / 1e9 + 0.1:.1f} if the machine has so much"
+            )
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    """Refuse shapes that are no volume of a head.
+
+    Args:
+        shape: as the header says.
+
+    Raises:
+        ScanError: not 3-D (or 4-D with one volume), absurdly large, or too small.
+    """
+    if len(shape) == 4 and shape[3] > 1:
+        raise ScanError(
+            f"4-D with {shape[3]} volumes; a scan is one 3-D volume. Average the frames or pick one first, e.g. "
+            f"nibabel.save(nibabel.funcs.four_to_three(image)[0], 'frame0.nii.gz')"
+        )
+    if len(shape) < 3 or len(shape) > 4:
+        raise ScanError(f"{len(shape)}-D of shape {tuple(shape)}; expected a 3-D volume (a 2-D picture: kind: image)")
+    if math.prod(shape) > MOST_VOXELS:
+        raise ScanError(f"the header promises {tuple(shape)} = {math.prod(shape):,} voxels, more than {MOST_VOXELS:,}")
+    if min(shape[:3]) < MIN_SIDE or shape[3:] == (0,) or min(shape) < 0:
+        raise ScanError(f"shape {tuple(shape)}; a scan needs at least {MIN_SIDE} voxels along each axis")
+
+
+def check_affine(affine: NDArray[np.float64]) -> None:
+    """Refuse an affine that puts no head anywhere.
+
+    Raises:
+        ScanError: it is not finite, singular, or its voxels are not millimetres large.
+    """
+    axes = affine[:3, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        spacing = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(affine).all() or (spacing < 1e-3).any():
+        raise ScanError(
+            f"the affine gives voxel sizes {spacing.round(4).tolist()} mm; set sform or qform in the header"
+        )
+    if (spacing > 50).any():
+        raise ScanError(f"the affine gives voxel sizes {spacing.round(1).tolist()} mm; expected millimetres below 50")
+    if abs(np.linalg.det(axes / spacing)) < 1e-3:
+        raise ScanError("the affine is singular: two voxel axes point the same way. Set sform or qform in the header")
+
+
+def times(shape: Sequence[int]) -> str:
+    """A shape in words: 128x128x60."""
+    return "x".join(str(size) for size in shape)

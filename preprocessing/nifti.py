@@ -1,0 +1,123 @@
+"""NIfTI and MGH volumes out of the bytes of one file; no other file is opened, whatever a header says.
+
+The header is looked at before anything else is unpacked. NIfTI extensions are skipped: nothing here needs them.
+"""
+
+import gzip
+import io
+import math
+import zlib
+from typing import Any
+
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.filebasedimages import ImageFileError
+from nibabel.freesurfer.mghformat import MGHError, MGHHeader, header_dtype
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from files.reading import UnusableFileError, gunzip
+from preprocessing.errors import ScanError
+from preprocessing.limits import BYTES_READ, Limits, check_affine, check_shape, times
+
+LONGEST_HEADER = 540  # bytes: NIfTI-2
+LARGEST_OFFSET = 100_000_000  # bytes before the voxels: extensions
+BEHIND = 16_000_000  # bytes that may follow the voxels: what FreeSurfer keeps there
+
+
+def read_nifti(content: bytes, name: str, limits: Limits) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Read a volume out of a file's bytes.
+
+    Args:
+        content: of the file.
+        name: of it, lower case; its suffix says what it is.
+        limits: of its size.
+
+    Returns:
+        Voxels with the scaling applied, as many axes as the header says, and the voxel-to-world affine (4, 4).
+
+    Raises:
+        ScanError: it is damaged, no single volume of a head, or larger than it may be.
+        MemoryLimitError: reading it takes more memory than it may.
+    """
+    try:
+        packed = name.endswith("z")
+        header = _header(_beginning(content) if packed else content[:LONGEST_HEADER], mgh=name.endswith(("mgz", "mgh")))
+        shape, affine = tuple(int(size) for size in header.get_data_shape()), header.get_best_affine()
+        affine = np.asarray(affine, dtype=np.float64)
+        promised = _check(header, shape, affine, limits)
+        limits.check_reading(len(content) + promised + BYTES_READ * math.prod(shape), f"{times(shape)} voxels")
+        if packed:
+            content = _unpacked(content, promised)
+        if len(content) < promised:
+            raise ScanError(
+                f"the file is shorter than its header says ({len(content):,} bytes, not {promised:,}); copy it again"
+            )
+        return np.asarray(ArrayProxy(io.BytesIO(content), header), dtype=np.float32), affine
+    except ScanError:
+        raise
+    except (ImageFileError, HeaderDataError, MGHError) as error:
+        raise ScanError(f"not a NIfTI image: {error}. Convert it again from the source") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ScanError(f"the file is truncated or damaged ({error}); copy it again from the source") from error
+    except KeyError as error:
+        raise ScanError(f"voxels of an unknown type ({error}); convert it again from the source") from error
+    except (ValueError, OverflowError) as error:
+        raise ScanError(f"the NIfTI header is damaged ({error}); convert it again from the source") from error
+
+
+def _beginning(content: bytes) -> bytes:
+    """What gzip packed, no more than a header's length of it."""
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+        return stream.read(LONGEST_HEADER)
+
+
+def _unpacked(content: bytes, promised: int) -> bytes:
+    try:
+        return gunzip(content, most=promised + BEHIND)
+    except UnusableFileError as error:
+        raise ScanError(
+            f"{error}; its header promises {promised:,}. The file is damaged, or made to fill the memory: convert it "
+            "again from the source"
+        ) from error
+
+
+def _header(block: bytes, *, mgh: bool) -> Any:
+    """The header, a `Nifti1Header` or a `MGHHeader`, checked as nibabel does."""
+    if mgh:
+        if len(block) < header_dtype.itemsize:
+            raise ImageFileError(f"{len(block)} bytes are too few for an MGH header")
+        return MGHHeader(block[: header_dtype.itemsize])
+    magic = block[344:348], block[4:8]
+    if magic[0] == b"ni1\0" or magic[1] == b"ni2\0":
+        raise detached("NIfTI pair", "nibabel.save(nibabel.load('scan.hdr'), 'scan.nii.gz')")
+    for kind in (Nifti1Header, Nifti2Header):
+        if kind.may_contain_header(block):
+            return kind(block[: kind.sizeof_hdr])
+    raise ImageFileError("it does not begin like one")
+
+
+def _check(header: Any, shape: tuple[int, ...], affine: NDArray[np.float64], limits: Limits) -> int:
+    """Compare what a header promises with what may be; returns the bytes that its file must have, unpacked."""
+    check_shape(shape)
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise ScanError(f"voxels of type {dtype}; expected one real number a voxel, not colours or complex numbers")
+    if not isinstance(header, MGHHeader) and np.isinf((header["scl_slope"], header["scl_inter"])).any():
+        raise ScanError("scl_slope or scl_inter in the NIfTI header is infinite; convert it again from the source")
+    check_affine(affine)
+    limits.check_extent(shape, affine)
+    offset = int(header.get_data_offset())
+    if not 0 <= offset <= LARGEST_OFFSET:
+        raise ScanError(f"the NIfTI header is damaged (voxels from byte {offset:,}); convert it again from the source")
+    return offset + math.prod(shape) * dtype.itemsize
+
+
+def detached(what: str, recipe: str) -> ScanError:
+    """The refusal of headers whose voxels lie in another file."""
+    return ScanError(
+        f"{what}: header and voxels lie in two files, and only the file that the manifest names is hashed, so that "
+        f"other voxels would go unnoticed. Put both into one file: {recipe}"
+    )
