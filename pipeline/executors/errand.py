@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from pipeline.artifacts import ScanSet
+from pipeline.artifacts import DamagedError, ScanSet
 from pipeline.executors.connection import SAFE
 from pipeline.executors.inhand import MOST_DEATHS, InHand
 from pipeline.runtime import InputError, Runtime
@@ -59,6 +59,7 @@ class Errand:
 
         Raises:
             InputError: a fault that every scan would meet.
+            DamagedError: an earlier stage has to make a scan again first.
             OSError: the worker found the disk full.
         """
         if outcome["died"]:
@@ -68,6 +69,8 @@ class Errand:
         self.runtime.notes += outcome["notes"]
         if outcome.get("stop") == "input":
             raise InputError(outcome["reason"])
+        if outcome.get("stop") == "damaged":
+            raise DamagedError(outcome["reason"])
         if outcome.get("stop") == "disk":
             raise OSError(outcome["errno"], outcome["reason"])
         self.dead.clear()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import DamagedError
 from pipeline.executors.inhand import MOST_DEATHS, Desk, InHand, new_name
 from pipeline.registry import STAGES
 from pipeline.runtime import NOT_ALLOWED, InputError, Runtime
@@ -69,7 +70,7 @@ def do_one(task: Mapping[str, Any], scan: str, key: str) -> dict[str, Any]:
     Returns:
         `lines`: [level, text], for the log of the run; `notes`: for its report; `died`: how many workers died at this
         scan in this run. If those were too many, nothing was done, and `suspect` says why. If no scan can be done:
-        `stop` ("input" or "disk"), `reason` and, for a disk, `errno`.
+        `stop` ("input", "damaged" or "disk"), `reason` and, for a disk, `errno`.
     """
     with ONE_AT_A_TIME, _listening() as lines:
         notes: list[str] = []
@@ -80,6 +81,8 @@ def do_one(task: Mapping[str, Any], scan: str, key: str) -> dict[str, Any]:
                 outcome["suspect"] = _suspicion(task)
         except InputError as error:
             outcome |= {"stop": "input", "reason": str(error)}
+        except DamagedError as error:
+            outcome |= {"stop": "damaged", "reason": str(error)}
         except OSError as error:
             if error.errno not in (*NOT_THE_SCANS_FAULT, *NOT_ALLOWED):
                 raise

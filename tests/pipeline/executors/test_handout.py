@@ -184,6 +184,19 @@ def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(smal
 
 
 @pytest.mark.slow
+def test_what_a_worker_finds_damaged_is_made_again_in_the_same_run(small: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(words(small, run, "features", "--quiet")) == 0
+    before = contents(run)
+    (run / "preprocess" / "p03_low" / "picture.png").write_bytes(b"half")
+    with started("run_pipeline.py", *words(small, run, "features", *TWO_WORKERS, "--force", "features")) as process:
+        code, errors = ended(process)
+    assert code == 0, errors
+    assert "the result of scan p03_low is damaged on disk" in errors
+    assert contents(run) == before
+
+
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_process_and_loses_nothing(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with started("run_pipeline.py", *words(config, run, "preprocess", *ONE_WORKER)) as process:
