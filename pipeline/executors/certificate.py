@@ -42,7 +42,7 @@ def private_folder(workspace: Path, *, forbidden: int) -> Iterator[Path]:
     """
     folder = workspace / FOLDER
     remove_folder(folder, below=workspace)
-    folder.mkdir(mode=0o700)
+    folder.mkdir(mode=0o700, parents=True)
     try:
         rights = folder.lstat().st_mode & 0o777
         if rights & forbidden:

@@ -1,6 +1,6 @@
 """Who else uses this machine or network cannot make Dask's processes do anything.
 
-Each attack is first made with the certificate of the run, to see that it would work.
+Each attack is made with the certificate of the run, too, to see that it would work.
 """
 
 import asyncio
@@ -164,9 +164,9 @@ def test_only_who_has_the_certificate_of_the_run_is_obeyed(
     ports = running.ports()
     assert len(ports) == 5  # a scheduler, two nannies, two workers: no web servers
     for port in ports:
-        assert attacked(port, tmp_path / f"{port}", protocol="tls://", **ours)
         for name, how in strangers.items():
             assert not attacked(port, tmp_path / f"{port} {name}", **how), (port, name)
+        assert attacked(port, tmp_path / f"{port}", protocol="tls://", **ours)
     assert len(running.connection.client().nthreads()) == 2  # and nobody minds
 
 
