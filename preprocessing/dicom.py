@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
@@ -34,9 +34,6 @@ from preprocessing.suv import PetFacts
 
 SAME_PLACE_MM = 0.01  # slices nearer to each other than this are one slice, imaged twice
 SAME_DIRECTION = 1e-3  # largest difference of direction cosines within one orientation
-MOST_HEADER = 20_000_000  # bytes of a file that are read before its pixels; 5000 frames take about 10 MB
-MOST_ITEMS = 300_000  # of sequences; 5000 frames have about 100,000
-_ITEM = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how an item begins, little and big endian
 DEFLATED = "deflated DICOM, which dcm2niix does not read; export it otherwise, or unpack it (dcmconv +te)"
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)  # the length of pixels is known
 _NOT_MAGNITUDE = {"P", "R", "I", "PHASE", "REAL", "IMAGINARY", "PHASE MAP"}  # third value of ImageType
@@ -181,31 +178,6 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-class _DeflatedError(Exception):
-    """All that follows is deflated."""
-
-
-class _Header:
-    """A file of which no more is read than a header may have; what is passed over does not count."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.left, self.items = stream, MOST_HEADER, 0
-        self.seek, self.tell = stream.seek, stream.tell
-
-    def read(self, size: int = -1) -> bytes:
-        """As a file; pydicom reads all that is left only to inflate it, whatever becomes of that."""
-        if size < 0:
-            raise _DeflatedError
-        if size > self.left:
-            raise ValueError(f"the header has more than {MOST_HEADER:,} bytes")
-        self.left -= size
-        content = self.stream.read(size)
-        self.items += sum(content.count(tag) for tag in _ITEM)
-        if self.items > MOST_ITEMS:
-            raise ValueError(f"the header has more than {MOST_ITEMS:,} items in its sequences")
-        return content
-
-
 def _read_header(path: Path, root: Path) -> tuple[Dataset | None, str]:
     """The header or None, and what is wrong; a header that comes with a problem is of an image that is cut short."""
     if not path.is_file():
@@ -214,7 +186,7 @@ def _read_header(path: Path, root: Path) -> tuple[Dataset | None, str]:
         return None, "link that leads out of the folder"
     try:
         with open_regular(path) as stream:
-            header = pydicom.dcmread(_Header(stream), stop_before_pixels=True, specific_tags=_TAGS)
+            header = pydicom.dcmread(header_of.HeaderOnly(stream), stop_before_pixels=True, specific_tags=_TAGS)
             left = os.fstat(stream.fileno()).st_size - stream.tell()
         if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             return None, "DICOMDIR"
@@ -223,7 +195,7 @@ def _read_header(path: Path, root: Path) -> tuple[Dataset | None, str]:
         if not header_of.number(header, "Rows") or not header_of.number(header, "Columns"):
             return None, "DICOM without an image"
         cut = header.file_meta.get("TransferSyntaxUID") in _NATIVE and left < _pixel_bytes(header)
-    except _DeflatedError:
+    except header_of.DeflatedError:
         return None, DEFLATED
     except InvalidDicomError:
         return None, "not DICOM"

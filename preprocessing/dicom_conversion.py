@@ -20,6 +20,8 @@ import dcm2niix
 import nibabel
 import numpy as np
 import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from files.writing import real_folder, replacing
@@ -142,11 +144,7 @@ def convert_series(
         made = _run_dcm2niix(source, target, memory=limits.memory_bytes, written=OUTPUT_COPIES * promised)
         if len(made) != 1:
             raise ScanError(f"dcm2niix made {len(made)} volumes of this series, one expected; look at it in a viewer")
-        volume = nibabel.load(made[0])
-        limits.check_reading(BYTES_READ * math.prod(volume.shape), f"{times(volume.shape)} voxels")
-        plain = (volume.dataobj.slope, volume.dataobj.inter) == (1, 0)
-        voxels = np.asarray(volume.dataobj.get_unscaled() if plain else volume.dataobj).copy()
-        affine = np.asarray(volume.affine, dtype=np.float64)
+        voxels, affine = _made(made[0], limits)
     there = voxels.shape[3] if voxels.ndim == 4 else 1
     if voxels.ndim not in (3, 4) or there != frames or slices not in voxels.shape or voxels.dtype.kind not in "iuf":
         raise ScanError(
@@ -156,6 +154,22 @@ def convert_series(
     if frames > 1:
         voxels = voxels.mean(axis=3, dtype=np.float64)
     return voxels.astype(np.float32) if voxels.dtype == np.float64 else voxels.reshape(voxels.shape[:3]), affine
+
+
+def _made(path: Path, limits: Limits) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """What dcm2niix has written: voxels as `convert_series` returns them, with all frames, and the affine."""
+    try:
+        volume = nibabel.load(path)
+        limits.check_work(BYTES_READ * math.prod(volume.shape), f"reading {times(volume.shape)} voxels")
+        plain = (volume.dataobj.slope, volume.dataobj.inter) == (1, 0)
+        voxels = np.asarray(volume.dataobj.get_unscaled() if plain else volume.dataobj).copy()
+        return voxels, np.asarray(volume.affine, dtype=np.float64)
+    except (ImageFileError, HeaderDataError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault
+        raise ScanError(
+            f"dcm2niix made a file that cannot be read ({type(error).__name__}); export it again"
+        ) from error
 
 
 def _import_one(scan: Chosen, subject: str, out: Path, limits: Limits) -> dict[str, str]:

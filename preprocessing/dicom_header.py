@@ -4,6 +4,7 @@ import math
 import re
 import struct
 from datetime import date, datetime, time
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
+MOST_HEADER = 20_000_000  # bytes of a file that are read before its pixels; 5000 frames take about 10 MB
+MOST_ITEMS = 300_000  # of sequences; 5000 frames have about 100,000
+_ITEM = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how an item begins, little and big endian
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # of multi-frame files
 OLDEST = 90  # years; whoever is older is as old as this, since high ages tell who a patient is
 _PHILIPS_PET = 0x7053  # group with Philips' own factors
@@ -22,6 +26,31 @@ DAMAGED = (
     BytesLengthException,
 )
 """What pydicom raises where bytes are not what they should be."""
+
+
+class DeflatedError(Exception):
+    """All that follows is deflated."""
+
+
+class HeaderOnly:
+    """A file of which no more is read than a header may have; what is passed over does not count."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.left, self.items = stream, MOST_HEADER, 0
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file; pydicom reads all that is left only to inflate it, whatever becomes of that."""
+        if size < 0:
+            raise DeflatedError
+        if size > self.left:
+            raise ValueError(f"the header has more than {MOST_HEADER:,} bytes")
+        self.left -= size
+        content = self.stream.read(size)
+        self.items += sum(content.count(tag) for tag in _ITEM)
+        if self.items > MOST_ITEMS:
+            raise ValueError(f"the header has more than {MOST_ITEMS:,} items in its sequences")
+        return content
 
 
 def items(header: Dataset, keyword: str | BaseTag) -> list[Dataset]:

@@ -1,6 +1,7 @@
 """Dask's scheduler and worker without their web servers.
 
-Those open a port without TLS even where there is no dashboard, and tell everyone the names of scans and workers.
+Those open a port without TLS even where there is no dashboard, and tell everyone what is being done and where: stages,
+folders, the lines of code at which workers are.
 """
 
 from typing import Any

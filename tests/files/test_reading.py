@@ -68,11 +68,14 @@ def test_json_deep_or_broken() -> None:
         parse_json('{"a": 1, "b": {"c": 1, "c": 1}}')
 
 
-def test_no_more_is_allocated_than_a_file_has(tmp_path: Path) -> None:
+def test_no_room_is_taken_for_what_is_not_there(tmp_path: Path) -> None:
     import tracemalloc
 
-    (tmp_path / "small").write_bytes(b"x" * 1000)
+    (tmp_path / "f").write_bytes(bytes(1000))
     tracemalloc.start()
-    assert len(read_bytes(tmp_path / "small")) == 1000
+    assert len(read_bytes(tmp_path / "f", most=10**12)) == 1000
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()
+    assert read_bytes(Path("/proc/self/status")).startswith(b"Name:")  # a file that says it has no bytes
+    with pytest.raises(UnusableFileError, match="at most 5 are read"):
+        read_bytes(Path("/proc/self/status"), most=5)
