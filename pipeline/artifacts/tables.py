@@ -28,7 +28,7 @@ class CohortTables(Artifact):
 
     def damaged(self) -> str:
         """Scans that are no longer where they were count too."""
-        moved = [path for path in read_json(self.folder / "files.json") or () if not Path(path).exists()]
+        moved = [path for path in read_record(self.folder / "files.json") or () if not Path(path).exists()]
         return super().damaged() or (f"{len(moved)} scans have moved, {moved[0]} among them" if moved else "")
 
     def save(self, scans: "pd.DataFrame", classes: tuple[str, ...], left_out: Sequence[Mapping[str, str]] = ()) -> None:

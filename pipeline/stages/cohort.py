@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cohort.manifest import CohortConfig
 from cohort.splits import PARTS
 from files.reading import UnusableFileError, file_sha256
-from pipeline.artifacts import CohortTables, PhantomCohort, PictureCohort, read_json, write_json
+from pipeline.artifacts import CohortTables, PhantomCohort, PictureCohort, read_record, write_record
 from pipeline.provenance import digest
 from pipeline.runtime import InputError, Refused, Runtime
 from pipeline.stage import Stage
@@ -97,7 +97,7 @@ def _say_same_content(scans: "pd.DataFrame", runtime: Runtime) -> None:
 
 def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]:
     """SHA-256 of every file; those whose size and time are as recorded are not read again."""
-    known = read_json(out.folder / "files.json") or {}
+    known = read_record(out.folder / "files.json") or {}
     current = {}
     with runtime.progress(len(paths), "file") as progress:
         for path in paths:
@@ -114,7 +114,7 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
                 reason = error.strerror if isinstance(error, OSError) else error
                 runtime.note(f"{path} cannot be read ({reason}); preprocess will leave it out")
             progress.advance()
-    write_json(out.folder / "files.json", current)
+    write_record(out.folder / "files.json", current)
     return [current[str(path)][2] if str(path) in current else UNREADABLE for path in paths]
 
 
