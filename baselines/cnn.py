@@ -7,14 +7,15 @@ Source: HyperMM, sections 3.1 and 3.2, figure 2 (Uni-CNN, Multi-CNN; CNN 40× to
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.sample import CannotFit, Fitted, Sample, Training
+from baselines.sample import CannotFit, Fitted, Sample
 from models.fit import History, Loss, fit
+from models.settings import Training
 
 BATCH = 64  # blocks a pass in prediction
 
@@ -159,7 +160,7 @@ def fit_uni_cnn(sample: Sample, training: Training, *, modality: int) -> ScanSco
     def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
         return {"ce": F.cross_entropy(network(sample.blocks[batch]), labels[batch])}
 
-    run_fit(network, loss, train=train, validation=validation, training=training, batch_size=training.batch_size)
+    run_fit(network, loss, train=train, validation=validation, training=training)
     return ScanScores(network, (modality,), count_parameters(network))
 
 
@@ -224,7 +225,7 @@ def train_multi_cnn(
     def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
         return {"ce": F.cross_entropy(network(grid[batch], there[batch]), sample.target[batch])}
 
-    run_fit(network, loss, train=train, validation=validation, training=training, batch_size=training.batch_size)
+    run_fit(network, loss, train=train, validation=validation, training=training)
     return network
 
 
@@ -255,7 +256,7 @@ def fit_incremental_cnn(sample: Sample, training: Training) -> ScanScores:
 
     steps = torch.arange(sum(-(-len(group) // training.batch_size) for group in groups))
     validation = validation[torch.isin(sample.modality[validation], seen)]
-    run_fit(network, loss, train=steps, validation=validation, training=training, batch_size=1)
+    run_fit(network, loss, train=steps, validation=validation, training=replace(training, batch_size=1))
     return ScanScores(network, tuple(seen.tolist()), count_parameters(network))
 
 
@@ -266,27 +267,14 @@ def ordered_batches(groups: list[Tensor], size: int, generator: torch.Generator)
             yield from group[torch.randperm(len(group), generator=generator)].split(size)
 
 
-def run_fit(
-    network: nn.Module, loss: Loss, *, train: Tensor, validation: Tensor, training: Training, batch_size: int
-) -> History:
+def run_fit(network: nn.Module, loss: Loss, *, train: Tensor, validation: Tensor, training: Training) -> History:
     """Call the one fit loop.
 
     Raises:
         CannotFit: the loss diverged.
     """
     try:
-        return fit(
-            network,
-            loss,
-            train=train,
-            validation=validation,
-            epochs=training.epochs,
-            batch_size=batch_size,
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-            patience=training.patience,
-            seed=training.seed,
-        )
+        return fit(network, loss, train=train, validation=validation, training=training)
     except FloatingPointError as error:
         raise CannotFit(str(error)) from error
 

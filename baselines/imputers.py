@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from baselines.cnn import MultiCNN, class_probabilities, count_parameters, require_two_classes, train_multi_cnn
-from baselines.sample import CannotFit, Sample, Training
+from baselines.sample import CannotFit, Sample
+from models.settings import Training
 
 PENALTIES = (1e3, 1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3)
 """Ridge penalties to choose from, as multiples of the mean squared length of the centred source blocks."""

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from baselines.cnn import fit_incremental_cnn, fit_late_fusion, fit_multi_cnn, fit_uni_cnn
-from baselines.hypermm import HyperMMOptions, fit_hypermm
+from baselines.hypermm import Variant, fit_hypermm
 from baselines.imputers import IMPUTERS, fit_imputed
 from baselines.names import SIMPLE_NAMES
 from baselines.probes import fit_averaged_probes, fit_linear_set
-from baselines.sample import Fitted, Sample, Training
+from baselines.sample import Fitted, Sample
 from baselines.shaspec import fit_shaspec
 from baselines.vae import fit_multi_vae
+from models.settings import StepOne, StepTwo, Training
 
 Fit = Callable[[Sample, Training], Fitted]
 
@@ -22,21 +24,21 @@ class Method:
     Attributes:
         name: as printed.
         fit: from a sample to a trained comparator.
-        standardised: whether it wants the sample standardised; the published HyperMM does not.
-        published: train as the paper does: batches of one, rate 1e-4.
+        standardised: whether it wants the sample standardised; HyperMM does that itself, or not at all as published.
         batch_size: another batch size than the run's; None for the same.
+        published: the paper's rate, whatever the run's is.
     """
 
     name: str
     fit: Fit
     standardised: bool = True
-    published: bool = False
     batch_size: int | None = None
+    published: bool = False
 
     def training(self, training: Training) -> Training:
         """The settings of the fit loop for this method."""
         if self.published:
-            return replace(training, batch_size=1, learning_rate=1e-4)
+            training = replace(training, learning_rate=1e-4, weight_decay=5e-4)
         return training if self.batch_size is None else replace(training, batch_size=self.batch_size)
 
 
@@ -44,8 +46,14 @@ def _imputed(kind: str) -> Fit:
     return lambda sample, training: fit_imputed(sample, training, IMPUTERS[kind])
 
 
-def _hypermm(options: HyperMMOptions) -> Fit:
-    return lambda sample, training: fit_hypermm(sample, training, options)
+def _hypermm(name: str, *, batch_size: int | None = None, published: bool = False, **changes: Any) -> Method:
+    """Return a variant of HyperMM; with a batch size, that of both steps."""
+    variant = Variant(**changes) if batch_size is None else Variant(**changes, batch_size=batch_size)
+
+    def fit(sample: Sample, training: Training) -> Fitted:
+        return fit_hypermm(sample, training, variant)
+
+    return Method(name, fit, standardised=False, batch_size=batch_size, published=published)
 
 
 def _of_modality(modality: int) -> Fit:
@@ -53,8 +61,6 @@ def _of_modality(modality: int) -> Fit:
 
 
 _FITS: dict[str, Fit] = {
-    "hypermm": fit_hypermm,
-    "hypermm_one_step": _hypermm(HyperMMOptions(two_steps=False, hidden=(512, 128), rate=None)),
     "multi_cnn": fit_multi_cnn,
     "multi_vae": fit_multi_vae,
     "shaspec": fit_shaspec,
@@ -67,26 +73,34 @@ _FITS: dict[str, Fit] = {
     "ridge": _imputed("ridge"),
     "incremental_cnn": fit_incremental_cnn,
 }
-SIMPLE: dict[str, Method] = {key: Method(name, _FITS[key]) for key, name in SIMPLE_NAMES.items()}
+THREE_LAYERS = StepTwo(hidden=(512, 128))
+_HYPERMM: dict[str, Callable[[str], Method]] = {
+    "hypermm": _hypermm,
+    "hypermm_one_step": lambda name: _hypermm(name, two=THREE_LAYERS, two_steps=False),
+}
+SIMPLE: dict[str, Method] = {
+    key: _HYPERMM[key](name) if key in _HYPERMM else Method(name, _FITS[key]) for key, name in SIMPLE_NAMES.items()
+}
 """The methods that need nothing but blocks, by key."""
 
 ABLATIONS: tuple[Method, ...] = (
-    Method("HyperMM, sum", _hypermm(HyperMMOptions(aggregate="sum"))),
-    Method("HyperMM, max", _hypermm(HyperMMOptions(aggregate="max"))),
-    Method("HyperMM, step 1 CE only", _hypermm(HyperMMOptions(losses="classification"))),
-    Method("HyperMM, step 1 MSE only", _hypermm(HyperMMOptions(losses="reconstruction"))),
-    Method("HyperMM, embedding 2", _hypermm(HyperMMOptions(embedding=2))),
-    Method("HyperMM, embedding 20", _hypermm(HyperMMOptions(embedding=20))),
-    Method("HyperMM, default initialisation", _hypermm(HyperMMOptions(initialisation="default"))),
-    Method("HyperMM, modality dropout 0.3", _hypermm(HyperMMOptions(modality_dropout=0.3))),
-    Method("HyperMM, φ fine-tuned", _hypermm(HyperMMOptions(fine_tune=True))),
-    Method("HyperMM, ρ of three layers", _hypermm(HyperMMOptions(hidden=(512, 128), rate=1e-4))),
-    Method("HyperMM, batches of 1", _hypermm(HyperMMOptions()), batch_size=1),
-    Method("HyperMM, batches of 64", _hypermm(HyperMMOptions()), batch_size=64),
-    Method(
+    _hypermm("HyperMM, sum", two=StepTwo(aggregate="sum")),
+    _hypermm("HyperMM, max", two=StepTwo(aggregate="max")),
+    _hypermm("HyperMM, step 1 CE only", one=StepOne(losses="classification")),
+    _hypermm("HyperMM, step 1 MSE only", one=StepOne(losses="reconstruction")),
+    _hypermm("HyperMM, embedding 2", one=StepOne(embedding=2)),
+    _hypermm("HyperMM, embedding 20", one=StepOne(embedding=20)),
+    _hypermm("HyperMM, default initialisation", one=StepOne(initialisation="default")),
+    _hypermm("HyperMM, modality dropout 0.3", two=StepTwo(modality_dropout=0.3)),
+    _hypermm("HyperMM, φ fine-tuned", fine_tune=True),
+    _hypermm("HyperMM, ρ of three layers", two=THREE_LAYERS),
+    _hypermm("HyperMM, batches of 1", batch_size=1),
+    _hypermm("HyperMM, batches of 64", batch_size=64),
+    _hypermm(
         "HyperMM, paper protocol",
-        _hypermm(HyperMMOptions(initialisation="default", hidden=(512, 128), rate=None)),
-        standardised=False,
+        one=StepOne(initialisation="default", block_scale="none"),
+        two=THREE_LAYERS,
+        batch_size=1,
         published=True,
     ),
 )

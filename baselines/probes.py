@@ -18,7 +18,8 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
 from baselines.cnn import LateFusion, ScanScores, require_two_classes
-from baselines.sample import CannotFit, Sample, Training
+from baselines.sample import CannotFit, Sample
+from models.settings import Training
 
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 """L2 penalties to choose from, for rows whose mean squared length is 1."""

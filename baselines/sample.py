@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from models.scale import block_scale
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -56,24 +58,14 @@ class Sample:
         return (total / scans.view(-1, 1, 1, 1)).unflatten(0, (count, self.modalities))
 
     def scale(self) -> tuple[Tensor, Tensor]:
-        """What `standardised` subtracts and divides by: measured on scans of training observations only.
+        """Return what `standardised` subtracts and divides by, measured on scans of training observations only.
 
         Returns:
-            Mean block of every modality (M, C, H, W), and root mean square of what is left (M, 1, 1, 1); 0 and 1 for
-            a modality without a training scan, and 1 for one with a single scan, which leaves no deviation.
+            Centre (M, C, H, W) and spread (M, 1, 1, 1), as φ's own; see `models.scale.block_scale`.
         """
-        training = torch.zeros(len(self.target), dtype=torch.bool, device=self.blocks.device)
-        training[self.train] = True
-        training = training[self.observation]
-        centre = self.blocks.new_zeros(self.modalities, *self.blocks.shape[1:])
-        spread = self.blocks.new_ones(self.modalities, 1, 1, 1)
-        for m in range(self.modalities):
-            measured = self.blocks[(self.modality == m) & training]
-            if len(measured):
-                centre[m] = measured.mean(0)
-            if len(measured) > 1:
-                spread[m] = (measured - centre[m]).square().mean().sqrt().clamp_min(1e-6)
-        return centre, spread
+        scans = self.scans_of(self.train)
+        like = self.blocks.new_empty(self.modalities, *self.blocks.shape[1:])
+        return block_scale(lambda: [(self.blocks[scans], self.modality[scans])], like=like, how="standardise")
 
     def standardised(self) -> "Sample":
         """Every modality minus its mean training block, over the root mean square of what is left; as φ sees z."""
@@ -94,18 +86,6 @@ class Sample:
         return replace(
             self, blocks=self.blocks[~hidden], modality=self.modality[~hidden], observation=self.observation[~hidden]
         )
-
-
-@dataclass(frozen=True)
-class Training:
-    """Settings of the one fit loop (`models.fit.fit`), the same for every comparator that has epochs."""
-
-    epochs: int = 100
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    weight_decay: float = 5e-4
-    patience: int = 10
-    seed: int = 0
 
 
 class Fitted(Protocol):

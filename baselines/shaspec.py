@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.cnn import count_parameters, run_fit
-from baselines.sample import CannotFit, Fitted, Sample, Training
+from baselines.sample import CannotFit, Fitted, Sample
 from baselines.subsets import FittedOnSubsets
+from models.settings import Training
 
 
 class ShaSpec(nn.Module):
@@ -180,9 +181,7 @@ def fit_shaspec(
             "domain": beta * domain.sum() / len(batch),
         }
 
-    history = run_fit(
-        network, loss, train=train, validation=validation, training=training, batch_size=training.batch_size
-    )
+    history = run_fit(network, loss, train=train, validation=validation, training=training)
     return FittedOnSubsets(
         network, lambda grid, there: network(grid, there)[0], learnt, history, count_parameters(network)
     )

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.cnn import count_parameters, run_fit
-from baselines.sample import CannotFit, Fitted, Sample, Training
+from baselines.sample import CannotFit, Fitted, Sample
 from baselines.subsets import FittedOnSubsets
+from models.settings import Training
 
 
 def product_of_experts(mu: Tensor, logvar: Tensor, there: Tensor, *, prior: bool = True) -> tuple[Tensor, Tensor]:
@@ -231,7 +232,5 @@ def fit_multi_vae(
             "ce": (share * ce).sum(),
         }
 
-    history = run_fit(
-        network, loss, train=train, validation=validation, training=training, batch_size=training.batch_size
-    )
+    history = run_fit(network, loss, train=train, validation=validation, training=training)
     return FittedOnSubsets(network, network, learnt, history, count_parameters(network))

@@ -16,6 +16,7 @@ from models.extractor import PretrainNetwork, UniversalExtractor
 from models.fit import fit
 from models.set_classifier import SetClassifier
 from models.sets import Groups
+from models.settings import Training
 from pipeline.stages.classify import ClassifyConfig
 from pipeline.stages.pretrain import PretrainConfig
 
@@ -60,12 +61,7 @@ def _seconds_an_epoch(network: torch.nn.Module, loss: Any, items: int, batch_siz
         loss,
         train=torch.arange(items),
         validation=torch.zeros(0, dtype=torch.int64),
-        epochs=epochs + 1,
-        batch_size=batch_size,
-        learning_rate=1e-4,
-        weight_decay=5e-4,
-        patience=epochs + 1,
-        seed=0,
+        training=Training(epochs=epochs + 1, batch_size=batch_size, patience=epochs + 1),
         on_epoch=lambda row: ends.append(time.perf_counter()),
     )
     return statistics.median(b - a for a, b in zip(ends[1:], ends[2:], strict=False))

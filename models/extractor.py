@@ -3,14 +3,13 @@
 Source: HyperMM, section 2.2 and figure 1.
 """
 
-from collections.abc import Iterable
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.hypernetwork import HyperNetwork
+from models.scale import Batches, block_scale
+from models.settings import BlockScale, Initialisation
 
 
 class UniversalExtractor(nn.Module):
@@ -38,7 +37,7 @@ class UniversalExtractor(nn.Module):
         *,
         embedding: int = 5,
         hidden: int = 20,
-        initialisation: Literal["principled", "default"] = "principled",
+        initialisation: Initialisation = "principled",
     ) -> None:
         super().__init__()
         self.block_shape = block_shape
@@ -48,39 +47,11 @@ class UniversalExtractor(nn.Module):
         self.register_buffer("centre", torch.zeros(modalities, *block_shape))
         self.register_buffer("spread", torch.ones(modalities, 1, 1, 1))
 
-    @torch.no_grad()
-    def fit_scale(self, batches: Iterable[tuple[Tensor, Tensor]], how: Literal["none", "scale", "standardise"]) -> None:
-        """Learn centre and spread of z from training scans, however many: they are gone through in batches.
-
-        Args:
-            batches: blocks (n, C, H, W) and their modality (n,), int64, of training scans only; gone through twice,
-                so a list or an object whose `__iter__` starts anew.
-            how: "none" leaves z as it is (the paper); "scale" divides by one root mean square for all scans;
-                "standardise" subtracts each modality's mean block, then divides by the root mean square of what is
-                left, one number a modality.
-        """
-        self.centre.zero_()
-        self.spread.fill_(1.0)
-        count = torch.zeros(len(self.centre), dtype=torch.float64, device=self.centre.device)
-        if how == "standardise":
-            total = torch.zeros_like(self.centre, dtype=torch.float64)
-            for blocks, modality in batches:
-                total.index_add_(0, modality, blocks.double())
-                count.index_add_(0, modality, count.new_ones(len(modality)))
-            self.centre.copy_(total / count.clamp_min(1).view(-1, 1, 1, 1))
-        if how != "none":
-            count.zero_()
-            square = torch.zeros_like(count)
-            for blocks, modality in batches:
-                of_scan = (blocks - self.centre[modality]).square().flatten(1).double().mean(1)
-                square.index_add_(0, modality, of_scan)
-                count.index_add_(0, modality, count.new_ones(len(modality)))
-            if how == "scale":
-                self.spread.fill_(float((square.sum() / count.sum()).sqrt().clamp_min(1e-6)))
-            else:
-                measured = count > 1  # one scan leaves no deviation to measure
-                root = (square / count.clamp_min(1)).sqrt().clamp_min(1e-6)
-                self.spread[measured] = root[measured].float().view(-1, 1, 1, 1)
+    def fit_scale(self, batches: Batches, how: BlockScale) -> None:
+        """Learn centre and spread of z from training scans; see `models.scale.block_scale`."""
+        centre, spread = block_scale(batches, like=self.centre, how=how)
+        self.centre.copy_(centre)
+        self.spread.copy_(spread)
 
     def standardised(self, blocks: Tensor, modality: Tensor) -> Tensor:
         """Z as φ's last layer sees it, (N, C, H, W)."""
@@ -121,6 +92,7 @@ class PretrainNetwork(nn.Module):
         super().__init__()
         channels, height, width = extractor.block_shape
         self.extractor = extractor
+        self.classes = classes
         self.decoder = nn.Conv2d(channels, channels, 1)
         self.classifier = nn.Sequential(
             nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.ReLU(), nn.Linear(hidden, classes)

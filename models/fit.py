@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from models.settings import Training
+
 Loss = Callable[[Tensor, bool], dict[str, Tensor]]
+OnEpoch = Callable[[dict[str, float | int | bool]], None]
+
+
+def ignore(row: dict[str, float | int | bool]) -> None:
+    """Do nothing with a finished epoch."""
 
 
 @dataclass
@@ -34,19 +41,13 @@ def fit(
     *,
     train: Tensor,
     validation: Tensor,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    patience: int,
-    seed: int,
-    on_epoch: Callable[[dict[str, float | int | bool]], None] = lambda row: None,
+    training: Training,
+    on_epoch: OnEpoch = ignore,
 ) -> History:
     """Train `network` in place and leave it with the weights of its best validation epoch.
 
-    Gradients are zeroed before every step (the published code does so once a patient; method.md, point 3), and the
-    kept epoch is the best on validation (it keeps the last; point 4). Without validation items the training loss
-    decides, and `stopped` says so.
+    Gradients are zeroed before every step (the published code does so once a patient), and the kept epoch is the best
+    on validation (it keeps the last). Without validation items the training loss decides, and `stopped` says so.
 
     Args:
         network: what is trained.
@@ -54,12 +55,7 @@ def fit(
             their sum is minimised.
         train: (N,) int64 item indices, N >= 1.
         validation: (V,) int64 item indices, V >= 0.
-        epochs: at most so many.
-        batch_size: items a step.
-        learning_rate: of Adam.
-        weight_decay: of Adam (L2 term, as published).
-        patience: epochs without a lower validation loss before stopping.
-        seed: of the order of items.
+        training: epochs, batch size, rate and patience; its seed is that of the order of items.
         on_epoch: called with each finished row of the history.
 
     Raises:
@@ -69,33 +65,34 @@ def fit(
     if len(train) == 0:
         raise ValueError("nothing to train on: no training items")
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(trainable, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    order = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.Adam(trainable, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
+    order = torch.Generator().manual_seed(training.seed)
     history, best, best_state = History(), float("inf"), copy.deepcopy(network.state_dict())
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, training.epochs + 1):
         network.train()
         sums: dict[str, float] = {}
-        for batch in _batches(train[torch.randperm(len(train), generator=order)], batch_size):
+        for batch in _batches(train[torch.randperm(len(train), generator=order)], training.batch_size):
             optimiser.zero_grad(set_to_none=True)
             parts = loss(batch, True)
             torch.stack(list(parts.values())).sum().backward()
             optimiser.step()
             _add(sums, parts, len(batch))
         row = _row(epoch, "train", sums, len(train))
-        row |= evaluate(network, loss, validation, batch_size=batch_size)
+        row |= evaluate(network, loss, validation, batch_size=training.batch_size)
         decisive = float(row["validation_loss"] if len(validation) else row["train_loss"])
         if decisive != decisive or decisive == float("inf"):
-            raise FloatingPointError(f"the loss of epoch {epoch} is {decisive}; lower learning_rate ({learning_rate})")
+            rate = training.learning_rate
+            raise FloatingPointError(f"the loss of epoch {epoch} is {decisive}; lower learning_rate ({rate})")
         history.rows.append(row)
         if decisive < best:
             best, history.best_epoch = decisive, epoch
             best_state = {name: value.detach().clone() for name, value in network.state_dict().items()}
         on_epoch(row)
-        if epoch - history.best_epoch >= patience:
-            history.stopped = f"no lower loss for {patience} epochs"
+        if epoch - history.best_epoch >= training.patience:
+            history.stopped = f"no lower loss for {training.patience} epochs"
             break
     else:
-        history.stopped = f"all {epochs} epochs done"
+        history.stopped = f"all {training.epochs} epochs done"
     if len(validation) == 0:
         history.stopped += "; there was no validation item, so the training loss decided"
     for row in history.rows:

@@ -3,11 +3,11 @@
 Source: HyperMM, section 2.2; Ha, Dai and Le 2016; initialisation after Chang, Flokas and Lipson 2020.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.settings import Initialisation
 
 
 class HyperNetwork(nn.Module):
@@ -29,7 +29,7 @@ class HyperNetwork(nn.Module):
         *,
         embedding: int = 5,
         hidden: int = 20,
-        initialisation: Literal["principled", "default"] = "principled",
+        initialisation: Initialisation = "principled",
     ) -> None:
         super().__init__()
         self.channels = channels

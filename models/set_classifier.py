@@ -4,12 +4,11 @@ Source: HyperMM, section 2.3, equations 1 and 2; Zaheer et al. 2017.
 """
 
 import itertools
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Aggregate = Literal["mean", "sum", "max"]
+from models.settings import Aggregate
 
 
 def aggregate(features: Tensor, sets: Tensor, count: int, how: Aggregate) -> Tensor:
@@ -55,6 +54,7 @@ class SetClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.how: Aggregate = how
+        self.classes = classes
         layers: list[nn.Module] = []
         for width, following in itertools.pairwise((features, *hidden)):
             layers += [nn.Linear(width, following), nn.ReLU(), nn.Dropout(dropout)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from baselines.names import KEYS, TRANSLATIONS
+from models.settings import seed_of_repeat
 from pipeline.artifacts import BlockSet, ComparisonSet, DamagedError, VolumeSet
 from pipeline.imputation import GanConfig, Kind, impute
 from pipeline.provenance import digest, result_settings
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from baselines.methods import Method
-    from baselines.sample import Fitted, Sample, Training
+    from baselines.sample import Fitted, Sample
 
 log = logging.getLogger("hypermm")
 FAILED = "failed "  # before the key of a task that raised, which therefore counts as not done
@@ -102,20 +103,6 @@ class Comparators:
         scans, notes = scans_in(scenario, usable, self.config.seed)
         return draw_sample(scans, usable, self.features, self.runtime.device), notes
 
-    def training(self, repeat: int) -> "Training":
-        """The settings of the fit loop."""
-        from baselines.sample import Training
-
-        config = self.config
-        return Training(
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            patience=config.patience,
-            seed=1000 * config.seed + repeat,
-        )
-
     def key(self, scenario: Scenario, repeat: int, drawn: Drawn, *more: Any) -> str:
         """Hash of all that one task depends on."""
         settings = {k: v for k, v in result_settings(self.config).items() if k not in NOT_IN_A_TASK}
@@ -135,7 +122,7 @@ class Comparators:
         def fit() -> "tuple[dict[str, pd.DataFrame], dict[str, Any]]":
             started = time.monotonic()
             sample = drawn.sample.standardised() if method.standardised else drawn.sample
-            fitted = method.fit(sample, method.training(self.training(repeat)))
+            fitted = method.fit(sample, method.training(self.config.training(repeat)))
             tables = {"predictions.csv": _predictions(fitted, sample, drawn, repeat)}
             facts = {"trained_parameters": fitted.parameters, "notes": list(getattr(fitted, "notes", ()))}
             facts["classification_seconds"] = round(time.monotonic() - started, 3)
@@ -171,13 +158,13 @@ class Comparators:
             imputed = impute(
                 key, drawn, self.modalities, hidden=hidden, volumes=self.preprocess, place=place, config=gan,
                 block_of=maker, spacing_mm=spacing_mm, device=self.runtime.device,
-                seed=1000 * self.config.seed + repeat,
+                seed=seed_of_repeat(self.config.seed, repeat),
             )  # fmt: skip
             started = time.monotonic()
             centre, spread = (t.cpu() for t in drawn.sample.scale())
             table = {(o, m): (block - centre[m]) / spread[m] for (o, m), block in imputed.blocks.items()}
             sample = drawn.sample.standardised()
-            fitted = fit_imputed(sample, self.training(repeat), TableImputer(table))
+            fitted = fit_imputed(sample, self.config.training(repeat), TableImputer(table))
             tables = {
                 "predictions.csv": _predictions(fitted, sample, drawn, repeat),
                 "quality.csv": pd.DataFrame(imputed.quality),

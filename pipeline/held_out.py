@@ -18,7 +18,6 @@ from pipeline.scores import probabilities_of, subsets_of
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from evaluation.outliers import Reference
@@ -78,7 +77,6 @@ class HeldOut:
             modalities: None takes every scan that an observation has.
         """
         import numpy as np
-        import torch
 
         scans = self.usable.scans
         scans = scans[scans["part"].isin(list(parts))]
@@ -88,13 +86,7 @@ class HeldOut:
             scans = scans[scans["observation"].isin(complete) & scans["modality"].isin(modalities)]
         sets = Sets.of(dataclasses.replace(self.usable, scans=scans))
         subject = scans.drop_duplicates("observation").set_index("observation")["subject"]
-        found = torch.zeros(len(sets.observations), len(self.usable.classes), dtype=torch.float64)
-        with torch.inference_mode():
-            for some in torch.arange(len(found)).split(CHUNK):
-                if len(some):
-                    rows, owner = sets.batch(some)
-                    logits = self.model.classifier(self.phi[rows], owner.to(self.phi.device), len(some))
-                    found[some] = probabilities_of(logits, [sets.observations[i] for i in some.tolist()])
+        found = probabilities_of(self.model.classifier, self.phi, sets)
         truth = sets.target.numpy().astype(np.int64)
         return Answers(sets.observations, tuple(subject[o] for o in sets.observations), truth, found.numpy())
 
@@ -106,21 +98,21 @@ def read_held_out(
     """Compute φ of every held-out scan once; beyond `memory_mb` it lies in a temporary file of the stage's folder."""
     import torch
 
+    from models.hypermm import extract
+
     scans = usable.scans[usable.scans["part"].isin(HELD_OUT)].reset_index(drop=True)
     held_out = dataclasses.replace(usable, scans=scans)
     modality, names, device = held_out.modality(), scans["scan"].to_list(), runtime.device
     model.to(device)
-
-    def extracted() -> Iterator["torch.Tensor"]:
-        for rows in torch.arange(len(names)).split(CHUNK):
-            if len(rows):
-                blocks = features.load([names[i] for i in rows.tolist()]).to(device)
-                with torch.no_grad():
-                    phi = model.extractor(blocks, modality[rows].to(device)).flatten(1)
-                yield phi
-
+    batches = (
+        (features.load([names[i] for i in rows.tolist()]), modality[rows])
+        for rows in torch.arange(len(names)).split(CHUNK)
+        if len(rows)
+    )
     folder = runtime.workspace / runtime.stage
-    with Rows(names, extracted(), device=device, most_bytes=1_000_000 * memory_mb, folder=folder) as phi:
+    with Rows(
+        names, extract(model.extractor, batches, device), device=device, most_bytes=1_000_000 * memory_mb, folder=folder
+    ) as phi:
         yield HeldOut(model, held_out, phi)
 
 

@@ -101,25 +101,23 @@ def _probabilities(
     Raises:
         UnanswerableError: a logit is not a finite number.
     """
-    import numpy as np
     import torch
 
-    def of(features: "Tensor") -> "NDArray[np.float64]":
-        one_set = torch.zeros(len(features), dtype=torch.int64)
-        logits = network.classifier(features, one_set, 1)[0].double()
-        if not logits.isfinite().all():
-            raise UnanswerableError(
-                "the model gives no finite numbers for these scans; they, or the model, are damaged"
-            )
-        return logits.softmax(0).numpy()
+    from models.hypermm import NotFiniteError, extract, predict_sets
+    from models.sets import Groups
 
-    with torch.inference_mode():
-        features = network.extractor(blocks, torch.tensor(modality)).flatten(1)
-        whole = of(features)
-        if len(features) == 1:
-            return whole, None
-        others = ~torch.eye(len(features), dtype=torch.bool)
-        return whole, np.stack([of(features[keep]) for keep in others])
+    phi = next(extract(network.extractor, [(blocks, torch.tensor(modality))], "cpu"))
+    scans = torch.arange(len(phi))
+    whole = Groups.of(torch.zeros_like(scans), 1)
+    others = Groups(torch.cat([scans[scans != one] for one in scans]), torch.arange(len(phi) + 1) * (len(phi) - 1))
+    try:
+        probabilities = predict_sets(network.classifier, phi, whole)[0].numpy()
+        without = predict_sets(network.classifier, phi, others).numpy() if len(phi) > 1 else None
+    except NotFiniteError as error:
+        raise UnanswerableError(
+            "the model gives no finite numbers for these scans; they, or the model, are damaged"
+        ) from error
+    return probabilities, without
 
 
 def _decision(reader: Reader, present: frozenset[str], probabilities: "NDArray[np.float64]") -> dict[str, Any]:

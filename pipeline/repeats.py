@@ -117,11 +117,3 @@ def usable_scans(cohort: CohortTables, split: SplitTables, blocks: BlockSet, rep
     table = scans[["scan", "observation", "subject", "modality", "label"]].assign(part=scans["subject"].map(part_of))
     modalities = tuple(sorted(cohort.scans()["modality"].unique()))
     return Usable(table.sort_values(["observation", "scan"]).reset_index(drop=True), modalities, cohort.classes())
-
-
-def class_weights(target: "Tensor", classes: int) -> "Tensor":
-    """Weights (K,) that make every class count alike: N / (K · n_k); 0 for a class that is not there."""
-    import torch
-
-    counts = torch.bincount(target, minlength=classes).float()
-    return torch.where(counts > 0, len(target) / (classes * counts.clamp_min(1)), torch.zeros(classes))

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime import InputError
@@ -10,6 +10,10 @@ from pipeline.runtime import InputError
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
+
+    from models.hypermm import Rows
+    from models.set_classifier import SetClassifier
+    from pipeline.repeats import Sets
 
 MOST_SUBSETS = 64  # of modalities; beyond, only single ones, all but one, and all
 ANY, COMPLETE = "any", "complete"
@@ -23,19 +27,22 @@ def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
 
 
-def probabilities_of(logits: "Tensor", observations: Sequence[str]) -> "Tensor":
-    """Softmax of logits (n, K) of so many observations, float64, on the CPU.
+def probabilities_of(classifier: "SetClassifier", phi: "Rows", sets: "Sets") -> "Tensor":
+    """Return the class probabilities of sets (B, K), float64, on the CPU; see `models.hypermm.predict_sets`.
 
     Raises:
         InputError: a logit is not a finite number, which would become a confident answer.
     """
-    numbers = logits.cpu().double()
-    if wrong := (~numbers.isfinite().all(1)).nonzero().flatten().tolist():
+    from models.hypermm import NotFiniteError, predict_sets
+
+    try:
+        return predict_sets(classifier, phi, sets.groups)
+    except NotFiniteError as error:
         raise InputError(
-            f"the trained model gives no finite numbers for {observations[wrong[0]]} (and {len(wrong) - 1} more): "
-            "features or weights in this workspace are damaged. Run again with --force features,pretrain,classify"
-        )
-    return numbers.softmax(1)
+            f"the trained model gives no finite numbers for {sets.observations[error.sets[0]]} (and "
+            f"{len(error.sets) - 1} more): features or weights in this workspace are damaged. Run again with --force "
+            "features,pretrain,classify"
+        ) from error
 
 
 def readable(frame: "pd.DataFrame", classes: tuple[str, ...]) -> "pd.DataFrame":

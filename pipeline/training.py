@@ -1,16 +1,8 @@
-"""What both training stages have in common: their settings, and the call of the fit loop."""
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+"""What training has in common in all stages: the settings of the fit loop."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.runtime import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from models.fit import History, Loss
+from models.settings import Training, seed_of_repeat
 
 
 class FitConfig(BaseModel):
@@ -18,12 +10,25 @@ class FitConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(default=100, ge=1, description="at most")
-    patience: int = Field(default=10, ge=1, description="epochs without a lower validation loss before stopping")
-    batch_size: int = Field(default=16, ge=1, description="scans or observations a step")
-    learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="of Adam")
-    weight_decay: float = Field(default=5e-4, ge=0, description="of Adam, as in the authors' code")
+    epochs: int = Field(default=Training.epochs, ge=1, description="at most")
+    patience: int = Field(
+        default=Training.patience, ge=1, description="epochs without a lower validation loss before stopping"
+    )
+    batch_size: int = Field(default=Training.batch_size, ge=1, description="scans or observations a step")
+    learning_rate: float = Field(default=Training.learning_rate, gt=0, lt=1, description="of Adam")
+    weight_decay: float = Field(default=Training.weight_decay, ge=0, description="of Adam, as in the authors' code")
     seed: int = Field(default=0, ge=0, description="of weights, order and draws; each repeat adds its number")
+
+    def training(self, repeat: int) -> Training:
+        """Return the settings of the fit loop in a repeat."""
+        return Training(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            patience=self.patience,
+            seed=seed_of_repeat(self.seed, repeat),
+        )
 
 
 class TrainingConfig(FitConfig):
@@ -36,37 +41,3 @@ class TrainingConfig(FitConfig):
         description="of blocks or features held; what is more is read from a temporary file in the workspace",
         json_schema_extra={"changes_results": False},
     )
-
-
-def train_network(
-    network: "nn.Module",
-    loss: "Loss",
-    parts: "tuple[Tensor, Tensor]",
-    *,
-    config: TrainingConfig,
-    repeat: int,
-    on_epoch: Callable[[object], None],
-) -> "History":
-    """Fit a network on the first of `parts`, stopping by the second.
-
-    Raises:
-        InputError: the loss diverged.
-    """
-    from models.fit import fit
-
-    try:
-        return fit(
-            network,
-            loss,
-            train=parts[0],
-            validation=parts[1],
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            patience=config.patience,
-            seed=config.seed + repeat,
-            on_epoch=on_epoch,
-        )
-    except FloatingPointError as error:
-        raise InputError(f"repeat {repeat}: {error}") from error

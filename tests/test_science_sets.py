@@ -6,10 +6,11 @@ import torch
 from numpy.typing import NDArray
 
 from baselines.cnn import fit_incremental_cnn, fit_uni_cnn
-from baselines.hypermm import HyperMMOptions, fit_hypermm
-from baselines.sample import Fitted, Sample, Training
+from baselines.hypermm import fit_hypermm
+from baselines.sample import Fitted, Sample
 from cohort.biopsies import MAGNIFICATIONS, BiopsiesConfig, biopsy, make_picture
 from evaluation.metrics import score
+from models.settings import Training
 
 TRAINING = Training(epochs=150, batch_size=16, learning_rate=2e-3, patience=15)
 
@@ -62,7 +63,7 @@ def test_the_set_beats_the_mean_of_scores() -> None:
         sample = _sample(seed)
         found.append(
             [
-                _auc(fit_hypermm(sample, TRAINING, HyperMMOptions(rate=1e-2)), sample),
+                _auc(fit_hypermm(sample, TRAINING), sample),
                 _auc(fit_incremental_cnn(sample, TRAINING), sample),
                 *(_auc(fit_uni_cnn(sample, TRAINING, modality=m), sample) for m in range(sample.modalities)),
             ]

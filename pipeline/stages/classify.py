@@ -5,13 +5,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from files.writing import replacing
+from models.settings import Aggregate, StepTwo
 from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, write_json
-from pipeline.repeats import Sets, Usable, class_weights, repeats_of, usable_scans
+from pipeline.repeats import Sets, Usable, repeats_of, usable_scans
 from pipeline.rows import CHUNK, Rows
 from pipeline.runtime import InputError, Runtime
 from pipeline.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
@@ -20,11 +21,10 @@ from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.pretrain import STAGE as PRETRAIN
 from pipeline.stages.split import STAGE as SPLIT
-from pipeline.training import TrainingConfig, train_network
+from pipeline.training import TrainingConfig
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
     from models.set_classifier import SetClassifier
 
@@ -32,16 +32,24 @@ if TYPE_CHECKING:
 class ClassifyConfig(TrainingConfig):
     """How ρ is trained and tested. As published: hidden [512, 128], learning_rate 1e-4, batch_size 1."""
 
-    aggregate: Literal["mean", "sum", "max"] = Field(default="mean", description="over the scans of a set")
+    aggregate: Aggregate = Field(default=StepTwo.aggregate, description="over the scans of a set")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(), description="widths of ρ's hidden layers; [512, 128] as published, [] makes ρ linear"
+        default=StepTwo.hidden, description="widths of ρ's hidden layers; [512, 128] as published, [] makes ρ linear"
     )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of hidden units dropped in training")
+    dropout: float = Field(default=StepTwo.dropout, ge=0, lt=1, description="share of hidden units dropped in training")
     modality_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="chance that a training scan is left out of its set, never the last"
+        default=StepTwo.modality_dropout,
+        ge=0,
+        lt=1,
+        description="chance that a training scan is left out of its set, never the last",
     )
-    batch_size: int = Field(default=4, ge=1, description="observations a step")
+    batch_size: int = Field(default=StepTwo.batch_size, ge=1, description="observations a step")
     bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
+
+    @property
+    def step(self) -> StepTwo:
+        """What the method is told."""
+        return StepTwo(self.aggregate, self.hidden, self.dropout, self.modality_dropout, self.batch_size)
 
 
 def classify(
@@ -121,40 +129,28 @@ def _model_of_repeat(
     """Load φ, compute it once for every scan, and load or fit ρ."""
     import torch
 
-    from models.extractor import UniversalExtractor
-    from models.set_classifier import SetClassifier
+    from models.hypermm import extract, load_extractor, new_classifier
 
     record = pretrain.record(repeat) or {}
     usable = usable_scans(cohort, split, features, repeat)
     refuse_leak(record, split, repeat)
     usable, left_out = _only_trained(usable, record["modalities_trained"], repeat)
-    device = runtime.device
-    state = pretrain.state(repeat)
-    hidden, embedding = state["hypernetwork.hidden.weight"].shape
-    extractor = UniversalExtractor(
-        len(record["modalities"]), tuple(record["block_shape"]), embedding=embedding, hidden=hidden
-    )
-    extractor.load_state_dict(state)
-    extractor.to(device).eval()
-    modality = torch.tensor([record["modalities"].index(m) for m in usable.scans["modality"]])
+    device, block_shape = runtime.device, tuple(record["block_shape"])
+    extractor = load_extractor(pretrain.state(repeat), modalities=len(record["modalities"]), block_shape=block_shape)
+    modality = torch.tensor([record["modalities"].index(m) for m in usable.scans["modality"]], dtype=torch.int64)
     names = usable.scans["scan"].to_list()
-
-    def extracted() -> Iterator["torch.Tensor"]:
-        for rows in torch.arange(len(names)).split(CHUNK):
-            blocks = features.load([names[i] for i in rows.tolist()]).to(device)
-            with torch.no_grad():
-                rows_of_phi = extractor(blocks, modality[rows].to(device)).flatten(1)
-            yield rows_of_phi
-
+    batches = (
+        (features.load([names[i] for i in rows.tolist()]), modality[rows])
+        for rows in torch.arange(len(names)).split(CHUNK)
+    )
     most_bytes = 1_000_000 * config.memory_mb
-    with Rows(names, extracted(), device=device, most_bytes=most_bytes, folder=out.folder) as phi:
-        torch.manual_seed(1000 * config.seed + repeat)
-        classifier = SetClassifier(
-            math.prod(record["block_shape"]),
-            len(usable.classes),
-            hidden=config.hidden,
-            dropout=config.dropout,
-            how=config.aggregate,
+    phi_of_all = extract(extractor.to(device), batches, device)
+    with Rows(names, phi_of_all, device=device, most_bytes=most_bytes, folder=out.folder) as phi:
+        classifier = new_classifier(
+            config.step,
+            features=math.prod(block_shape),
+            classes=len(usable.classes),
+            seed=config.training(repeat).seed,
         ).to(device)
         if out.has(repeat, runtime.key):
             classifier.load_state_dict(out.state(repeat))
@@ -207,32 +203,31 @@ def _fit(
 ) -> None:
     import pandas as pd
     import torch
-    import torch.nn.functional as F
 
-    from models.set_classifier import drop_members
+    from models import hypermm
 
-    device = phi.device
-    sets = Sets.of(usable).to(device)
+    sets = Sets.of(usable).to(phi.device)
     part_of = usable.scans.drop_duplicates("observation").set_index("observation")["part"]
-    parts = {
-        part: torch.tensor([i for i, name in enumerate(sets.observations) if part_of[name] == part], device=device)
+    train, validation = (
+        torch.tensor(
+            [i for i, name in enumerate(sets.observations) if part_of[name] == part],
+            dtype=torch.int64,
+            device=phi.device,
+        )
         for part in ("train", "validation")
-    }
-    train, validation = parts["train"].long(), parts["validation"].long()
-    weight = None
-    if config.balance_classes:
-        weight = class_weights(sets.target[train].cpu(), len(usable.classes)).to(device)
-    draws = torch.Generator().manual_seed(7919 * (config.seed + 1) + repeat)
-
-    def loss(items: torch.Tensor, training: bool) -> dict[str, torch.Tensor]:
-        scans, owner = sets.batch(items)
-        if training and config.modality_dropout:
-            stay = drop_members(owner, config.modality_dropout, draws)
-            scans, owner = scans[stay], owner[stay]
-        logits = classifier(phi[scans], owner, len(items))
-        return {"ce": F.cross_entropy(logits, sets.target[items], weight=weight)}
-
-    history = train_network(classifier, loss, (train, validation), config=config, repeat=repeat, on_epoch=on_epoch)
+    )
+    try:
+        history = hypermm.fit_classifier(
+            classifier,
+            phi,
+            hypermm.Sets(sets.groups, sets.target, train, validation),
+            config.step,
+            config.training(repeat),
+            balance_classes=config.balance_classes,
+            on_epoch=on_epoch,
+        )
+    except FloatingPointError as error:
+        raise InputError(f"repeat {repeat}: {error}") from error
     out.save(
         repeat,
         runtime.key,
@@ -272,15 +267,9 @@ def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] |
     """One row an observation of the part that has a scan of these modalities."""
     import numpy as np
     import pandas as pd
-    import torch
 
     sets = Sets.of(model.usable, part, modalities)
-    probabilities = torch.zeros(len(sets.observations), len(model.usable.classes), dtype=torch.float64)
-    with torch.inference_mode():
-        for some in torch.arange(len(sets.observations)).split(CHUNK):
-            scans, owner = sets.batch(some)
-            logits = model.classifier(model.phi[scans], owner.to(model.phi.device), len(some))
-            probabilities[some] = probabilities_of(logits, [sets.observations[i] for i in some.tolist()])
+    probabilities = probabilities_of(model.classifier, model.phi, sets)
     table = model.usable.scans
     items, starts = sets.groups.items, sets.groups.starts.tolist()
     used = [table["scan"].iloc[items[a:b].numpy()].to_list() for a, b in itertools.pairwise(starts)]

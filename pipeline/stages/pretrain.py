@@ -1,38 +1,37 @@
 """Step 1: train the universal extractor φ on single scans, one model a repeat."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
 
 from pydantic import Field
 
 from files.writing import replacing
+from models.settings import BlockScale, Initialisation, Losses, StepOne
 from pipeline.artifacts import BlockSet, CohortTables, ExtractorSet, SplitTables
-from pipeline.repeats import Usable, class_weights, repeats_of, usable_scans
-from pipeline.rows import CHUNK, Rows, View
+from pipeline.repeats import Usable, repeats_of, usable_scans
+from pipeline.rows import Rows
 from pipeline.runtime import InputError, Runtime
 from pipeline.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.split import STAGE as SPLIT
-from pipeline.training import TrainingConfig, train_network
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from pipeline.training import TrainingConfig
 
 
 class PretrainConfig(TrainingConfig):
     """How φ is trained. Values as published: batch_size 1, block_scale none, patience 10, epochs 100."""
 
-    losses: Literal["both", "classification", "reconstruction"] = Field(
-        default="both", description="both is MSE + cross-entropy, as published"
+    losses: Losses = Field(default=StepOne.losses, description="both is MSE + cross-entropy, as published")
+    embedding: int = Field(default=StepOne.embedding, ge=1, description="width of the modality embedding")
+    hidden: int = Field(default=StepOne.hidden, ge=1, description="width of the hypernetwork's hidden layer")
+    initialisation: Initialisation = Field(default=StepOne.initialisation, description="of the hypernetwork")
+    block_scale: BlockScale = Field(
+        default=StepOne.block_scale, description="of blocks, learnt from training scans (docs/decisions/0004)"
     )
-    embedding: int = Field(default=5, ge=1, description="width of the modality embedding")
-    hidden: int = Field(default=20, ge=1, description="width of the hypernetwork's hidden layer")
-    initialisation: Literal["principled", "default"] = Field(default="principled", description="of the hypernetwork")
-    block_scale: Literal["standardise", "scale", "none"] = Field(
-        default="standardise", description="of blocks, learnt from training scans (docs/decisions/0004)"
-    )
+
+    @property
+    def step(self) -> StepOne:
+        """What the method is told."""
+        return StepOne(self.losses, self.embedding, self.hidden, self.initialisation, self.block_scale)
 
 
 def pretrain(
@@ -77,42 +76,32 @@ def _fit_repeat(
     on_epoch: Callable[[object], None],
 ) -> None:
     import pandas as pd
-    import torch
-    import torch.nn.functional as F
 
-    from models.extractor import PretrainNetwork, UniversalExtractor
+    from models.hypermm import Scans, fit_extractor, new_extractor
 
-    train, validation = usable.rows("train"), usable.rows("validation")
-    if len(train) == 0:
+    if not len(usable.rows("train")):
         raise InputError(f"repeat {repeat} has no training scan left; see failures.csv and split/splits.csv")
-    seen = set(usable.scans.loc[train.numpy(), "modality"])
-    known = torch.tensor(usable.scans["modality"].isin(seen).to_list())
-    validation = validation[known[validation]]  # φ has no layer for a modality that it never saw
-    device = runtime.device
-    blocks = all_blocks.of(usable.scans["scan"])
-    modality, target = usable.modality().to(device), usable.target().to(device)
-
-    torch.manual_seed(1000 * config.seed + repeat)
+    device, blocks, training = runtime.device, all_blocks.of(usable.scans["scan"]), config.training(repeat)
     channels, height, width = blocks.shape
-    extractor = UniversalExtractor(
-        len(usable.modalities),
-        (channels, height, width),
-        embedding=config.embedding,
-        hidden=config.hidden,
-        initialisation=config.initialisation,
+    network = new_extractor(
+        config.step,
+        modalities=len(usable.modalities),
+        block_shape=(channels, height, width),
+        classes=len(usable.classes),
+        seed=training.seed,
+    ).to(device)
+    modality, target, train, validation = (
+        tensor.to(device)
+        for tensor in (usable.modality(), usable.target(), usable.rows("train"), usable.rows("validation"))
     )
-    network = PretrainNetwork(extractor, len(usable.classes)).to(device)
-    extractor.fit_scale(_Batches(blocks, modality, train), config.block_scale)
-    train, validation = train.to(device), validation.to(device)
-    weight = class_weights(target[train].cpu(), len(usable.classes)).to(device) if config.balance_classes else None
-
-    def loss(items: torch.Tensor, training: bool) -> dict[str, torch.Tensor]:
-        z, reconstruction, logits = network(blocks[items], modality[items])
-        parts = {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, target[items], weight=weight)}
-        dropped = {"both": "", "classification": "mse", "reconstruction": "ce"}[config.losses]
-        return {name: value for name, value in parts.items() if name != dropped}
-
-    history = train_network(network, loss, (train, validation), config=config, repeat=repeat, on_epoch=on_epoch)
+    scans = Scans(blocks, modality, target, train, validation)
+    try:
+        history = fit_extractor(
+            network, scans, config.step, training, balance_classes=config.balance_classes, on_epoch=on_epoch
+        )
+    except FloatingPointError as error:
+        raise InputError(f"repeat {repeat}: {error}") from error
+    validation = scans.stopping()
     notes = []
     if len(validation) == 0:
         notes.append("no validation scan; the training loss chose the epoch")
@@ -121,13 +110,13 @@ def _fit_repeat(
     out.save(
         repeat,
         runtime.key,
-        extractor.state_dict(),
+        network.extractor.state_dict(),
         pd.DataFrame(history.rows),
         {
             "train_subjects": usable.subjects("train"),
             "validation_subjects": usable.subjects("validation"),
             "modalities": usable.modalities,
-            "modalities_trained": sorted(seen),
+            "modalities_trained": sorted(usable.scans.loc[train.cpu().numpy(), "modality"].unique()),
             "classes": usable.classes,
             "block_shape": list(blocks.shape),
             "best_epoch": history.best_epoch,
@@ -135,19 +124,6 @@ def _fit_repeat(
             "notes": notes,
         },
     )
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """Blocks and modalities of some scans, as often as they are asked for."""
-
-    blocks: View
-    modality: "Tensor"
-    scans: "Tensor"
-
-    def __iter__(self) -> "Iterator[tuple[Tensor, Tensor]]":
-        for items in self.scans.split(CHUNK):
-            yield self.blocks[items], self.modality[items]
 
 
 STAGE = Stage(

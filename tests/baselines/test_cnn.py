@@ -19,8 +19,9 @@ from baselines.cnn import (
     ordered_batches,
     train_multi_cnn,
 )
-from baselines.sample import CannotFit, Sample, Training
+from baselines.sample import CannotFit, Sample
 from models.extractor import PretrainNetwork, UniversalExtractor
+from models.settings import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

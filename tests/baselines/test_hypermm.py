@@ -6,33 +6,38 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baselines.hypermm import HyperMMOptions, fit_hypermm
+from baselines.hypermm import Variant, fit_hypermm
 from baselines.methods import ABLATIONS, SIMPLE, chosen_methods
 from baselines.names import KEYS
-from baselines.sample import CannotFit, Sample, Training
+from baselines.sample import CannotFit, Sample
+from models.settings import StepTwo, Training
 
 TRAINING = Training(epochs=30, batch_size=8, learning_rate=3e-3)
-FAST = HyperMMOptions(rate=3e-3)
+PROJECT = Variant()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [FAST, replace(FAST, two_steps=False), replace(FAST, fine_tune=True), replace(FAST, modality_dropout=0.3)],
-    ids=["two steps", "one step", "fine-tuned", "dropout"],
-)
+VARIANTS = {
+    "two steps": PROJECT,
+    "one step": replace(PROJECT, two_steps=False),
+    "fine-tuned": replace(PROJECT, fine_tune=True),
+    "dropout": replace(PROJECT, two=StepTwo(modality_dropout=0.3)),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_learns_a_planted_signal_with_scans_missing(
-    planted: Callable[..., Sample], accuracy: Callable[..., float], options: HyperMMOptions
+    planted: Callable[..., Sample], accuracy: Callable[..., float], variant: Variant
 ) -> None:
     sample = planted(observations=80, missing=0.3, signal=1.5)
-    fitted = fit_hypermm(sample, TRAINING, options)
+    fitted = fit_hypermm(sample, TRAINING, variant)
     assert accuracy(fitted, sample) > 0.8
-    again = fit_hypermm(sample, TRAINING, options).probabilities(sample)
+    again = fit_hypermm(sample, TRAINING, variant).probabilities(sample)
     assert torch.equal(fitted.probabilities(sample).nan_to_num(), again.nan_to_num())
 
 
 def test_any_subset_and_nan_for_nothing(planted: Callable[..., Sample]) -> None:
     sample = planted()
-    fitted = fit_hypermm(sample, replace(TRAINING, epochs=2), FAST)
+    fitted = fit_hypermm(sample, replace(TRAINING, epochs=2), PROJECT)
     whole = fitted.probabilities(sample)
     assert whole.dtype == torch.float64
     torch.testing.assert_close(whole.sum(1), torch.ones(len(whole), dtype=torch.float64))
@@ -50,7 +55,7 @@ def test_scans_of_a_modality_never_trained_on_are_left_aside(planted: Callable[.
     sample = planted()
     training = torch.zeros(len(sample.target), dtype=torch.bool)
     training[sample.train] = True
-    fitted = fit_hypermm(sample.without(training[sample.observation] & (sample.modality == 1)), TRAINING, FAST)
+    fitted = fit_hypermm(sample.without(training[sample.observation] & (sample.modality == 1)), TRAINING, PROJECT)
     without = fitted.probabilities(sample.without(sample.modality == 1))
     torch.testing.assert_close(fitted.probabilities(sample), without)
 

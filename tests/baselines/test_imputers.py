@@ -25,7 +25,8 @@ from baselines.imputers import (
     impute_ridge,
     impute_zero,
 )
-from baselines.sample import CannotFit, Sample, Training
+from baselines.sample import CannotFit, Sample
+from models.settings import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,8 @@ from sklearn.metrics import log_loss
 from torch import Tensor
 
 from baselines.probes import PENALTIES, PENALTY, fit_averaged_probes, fit_linear_set, fit_softmax, set_sums
-from baselines.sample import CannotFit, Sample, Training
+from baselines.sample import CannotFit, Sample
+from models.settings import Training
 
 Planted = Callable[..., Sample]
 TRAINING = Training()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.sample import CannotFit, Sample, Training
+from baselines.sample import CannotFit, Sample
 from baselines.shaspec import ShaSpec, alignment, fit_shaspec, hide_some
+from models.settings import Training
 
 TRAINING = Training(epochs=25, learning_rate=3e-3)
 SHORT = Training(epochs=3, learning_rate=3e-3)

@@ -64,7 +64,7 @@ def test_gradients_are_those_of_single_scans(extractor: UniversalExtractor) -> N
 
 def test_scale_none_is_the_paper(extractor: UniversalExtractor) -> None:
     blocks, modality = torch.randn(4, *SHAPE), torch.tensor([0, 1, 2, 0])
-    extractor.fit_scale([(blocks, modality)], "none")
+    extractor.fit_scale(lambda: [(blocks, modality)], "none")
     assert torch.equal(extractor.standardised(blocks, modality), blocks)
 
 
@@ -76,11 +76,11 @@ def test_scale_against_numpy(extractor: UniversalExtractor) -> None:
     )
     tensors = torch.from_numpy(blocks), torch.from_numpy(modality)
 
-    extractor.fit_scale([tensors], "scale")
+    extractor.fit_scale(lambda: [tensors], "scale")
     expected = blocks / np.sqrt(np.mean(blocks.astype(np.float64) ** 2))
     np.testing.assert_allclose(extractor.standardised(*tensors).numpy(), expected, rtol=1e-5)
 
-    extractor.fit_scale([tensors], "standardise")
+    extractor.fit_scale(lambda: [tensors], "standardise")
     ours = extractor.standardised(*tensors).numpy()
     for m in (0, 2):
         mine = blocks[modality == m].astype(np.float64)
@@ -93,15 +93,15 @@ def test_scale_against_numpy(extractor: UniversalExtractor) -> None:
 def test_scale_uses_only_what_it_is_given(extractor: UniversalExtractor) -> None:
     """Held-out scans, however strange, change nothing once the scale is fitted; and it forgets an earlier fit."""
     train, modality = torch.randn(6, *SHAPE), torch.tensor([0, 1, 0, 1, 0, 1])
-    extractor.fit_scale([(1e4 + torch.randn(3, *SHAPE), torch.tensor([2, 1, 0]))], "standardise")
-    extractor.fit_scale([(train, modality)], "standardise")
+    extractor.fit_scale(lambda: [(1e4 + torch.randn(3, *SHAPE), torch.tensor([2, 1, 0]))], "standardise")
+    extractor.fit_scale(lambda: [(train, modality)], "standardise")
     kept = {name: value.clone() for name, value in extractor.state_dict().items()}
     with torch.no_grad():
         extractor(1e6 * torch.rand(4, *SHAPE), torch.tensor([0, 1, 2, 0]))
     for name, value in extractor.state_dict().items():
         assert torch.equal(value, kept[name]), name
     fresh = UniversalExtractor(3, SHAPE)
-    fresh.fit_scale([(train, modality)], "standardise")
+    fresh.fit_scale(lambda: [(train, modality)], "standardise")
     assert torch.equal(fresh.centre, extractor.centre)
     assert torch.equal(fresh.spread, extractor.spread)
     assert not any(b.requires_grad for b in (extractor.centre, extractor.spread))
@@ -111,13 +111,13 @@ def test_scale_uses_only_what_it_is_given(extractor: UniversalExtractor) -> None
 def test_scale_of_one_scan_or_of_nothing_but_zeros(extractor: UniversalExtractor, how: str) -> None:
     one, modality = torch.rand(1, *SHAPE), torch.tensor([1])
     for blocks in (one, torch.zeros_like(one)):
-        extractor.fit_scale([(blocks, modality)], how)
+        extractor.fit_scale(lambda z=blocks: [(z, modality)], how)
         assert torch.isfinite(extractor(blocks, modality)).all()
 
 
 def test_round_trip_through_a_file(extractor: UniversalExtractor) -> None:
     blocks, modality = torch.randn(4, *SHAPE), torch.tensor([0, 1, 2, 0])
-    extractor.fit_scale([(blocks, modality)], "standardise")
+    extractor.fit_scale(lambda: [(blocks, modality)], "standardise")
     expected = extractor(blocks, modality)
     file = io.BytesIO()
     torch.save(extractor.state_dict(), file)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,12 @@ from torch import Tensor, nn
 from models.extractor import PretrainNetwork, UniversalExtractor
 from models.fit import evaluate, fit
 from models.set_classifier import SetClassifier
+from models.settings import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NONE = torch.zeros(0, dtype=torch.int64)
-SETTINGS = {
-    "epochs": 5, "batch_size": 4, "learning_rate": 1e-2, "weight_decay": 0.0, "patience": 10, "seed": 0,
-}  # fmt: skip
+TRAINING = Training(epochs=5, batch_size=4, learning_rate=1e-2, weight_decay=0.0)
 
 
 def _regression(seed: int = 0, items: int = 12) -> tuple[nn.Linear, Callable, np.ndarray, np.ndarray]:
@@ -57,8 +57,8 @@ def test_steps_are_those_of_adam(steps: int, decay: float) -> None:
     """Gradients left from the step before would show from the second step on."""
     network, loss, x, y = _regression()
     everything, start = torch.arange(12), _flat(network)
-    settings = SETTINGS | {"epochs": steps, "batch_size": 12, "weight_decay": decay}
-    history = fit(network, loss, train=everything, validation=everything, **settings)
+    training = replace(TRAINING, epochs=steps, batch_size=12, weight_decay=decay)
+    history = fit(network, loss, train=everything, validation=everything, training=training)
     assert history.best_epoch == steps
     np.testing.assert_allclose(_flat(network), _adam(start, x, y, steps, 1e-2, decay), atol=1e-10)
     inputs = np.column_stack([x, np.ones(12)])
@@ -78,7 +78,7 @@ def test_every_item_once_an_epoch_and_means_over_items() -> None:
         return {"a": batch.double().mean() + 0 * network.weight.sum(), "b": torch.tensor(1.5)}
 
     items = torch.arange(13) * 3
-    history = fit(network, loss, train=items, validation=items[:5], **SETTINGS | {"epochs": 2})
+    history = fit(network, loss, train=items, validation=items[:5], training=replace(TRAINING, epochs=2))
     assert [len(batch) for batch in seen] == [4, 4, 4, 1] * 2
     first, second = sum(seen[:4], []), sum(seen[4:], [])
     assert sorted(first) == sorted(second) == items.tolist()
@@ -107,8 +107,8 @@ class _Walk:
 def test_the_best_epoch_is_kept_and_patience_ends_it(patience: int) -> None:
     walk = _Walk()
     one = torch.zeros(1, dtype=torch.int64)
-    settings = SETTINGS | {"epochs": 100, "learning_rate": 0.15, "patience": patience}
-    history = fit(walk.network, walk.loss, train=one, validation=one, **settings, on_epoch=walk.note)
+    training = replace(TRAINING, epochs=100, learning_rate=0.15, patience=patience)
+    history = fit(walk.network, walk.loss, train=one, validation=one, training=training, on_epoch=walk.note)
     losses = [(w - 1) ** 2 for w in walk.after_epoch]
     best = int(np.argmin(losses))
     assert 3 < best < 12
@@ -129,13 +129,13 @@ def test_a_second_rise_within_patience_does_not_end_it() -> None:
         return {"loss": network.weight.sum() ** 2 if training else torch.tensor(next(script))}
 
     one = torch.zeros(1, dtype=torch.int64)
-    history = fit(network, loss, train=one, validation=one, **SETTINGS | {"epochs": 50, "patience": 3})
+    history = fit(network, loss, train=one, validation=one, training=replace(TRAINING, epochs=50, patience=3))
     assert (history.best_epoch, len(history.rows)) == (5, 8)
 
 
 def test_without_validation_the_training_loss_decides() -> None:
     network, loss, *_ = _regression()
-    history = fit(network, loss, train=torch.arange(12), validation=NONE, **SETTINGS)
+    history = fit(network, loss, train=torch.arange(12), validation=NONE, training=TRAINING)
     assert history.stopped == "all 5 epochs done; there was no validation item, so the training loss decided"
     assert np.isnan(history.rows[0]["validation_loss"])
     assert history.best_epoch == int(np.argmin([row["train_loss"] for row in history.rows])) + 1
@@ -159,7 +159,7 @@ def test_frozen_weights_stay_and_training_mode_is_set() -> None:
         modes.append((training, network.training))
         return {"loss": network(x[batch]).square().mean()}
 
-    fit(network, loss, train=torch.arange(8), validation=torch.arange(4), **SETTINGS)
+    fit(network, loss, train=torch.arange(8), validation=torch.arange(4), training=TRAINING)
     assert torch.equal(network[0].weight, before["0.weight"])
     assert not torch.equal(network[2].weight, before["2.weight"])
     assert set(modes) == {(True, True), (False, False)}
@@ -168,7 +168,7 @@ def test_frozen_weights_stay_and_training_mode_is_set() -> None:
 def test_errors() -> None:
     network, loss, *_ = _regression()
     with pytest.raises(ValueError, match="nothing to train on"):
-        fit(network, loss, train=NONE, validation=torch.arange(3), **SETTINGS)
+        fit(network, loss, train=NONE, validation=torch.arange(3), training=TRAINING)
     for wrong in (float("nan"), float("inf")):
 
         def broken(batch: Tensor, training: bool, wrong: float = wrong) -> dict[str, Tensor]:
@@ -177,7 +177,7 @@ def test_errors() -> None:
         with pytest.raises(
             FloatingPointError, match=r"the loss of epoch 1 is (nan|inf); lower learning_rate \(0\.01\)"
         ):
-            fit(network, broken, train=torch.arange(12), validation=torch.arange(3), **SETTINGS)
+            fit(network, broken, train=torch.arange(12), validation=torch.arange(3), training=TRAINING)
 
 
 # --- the project's networks ---
@@ -204,8 +204,8 @@ def _pretrain(seed: int, order: int = 0, epochs: int = 150) -> tuple[PretrainNet
         return {"mse": F.mse_loss(rebuilt, z), "ce": F.cross_entropy(logits, labels[batch])}
 
     items = torch.arange(8)
-    settings = SETTINGS | {"epochs": epochs, "batch_size": 4, "seed": order, "patience": 1000}
-    return network, fit(network, loss, train=items, validation=items, **settings).rows
+    training = replace(TRAINING, epochs=epochs, seed=order, patience=1000)
+    return network, fit(network, loss, train=items, validation=items, training=training).rows
 
 
 def test_step_1_can_learn_one_batch_by_heart() -> None:
@@ -231,7 +231,7 @@ def test_step_2_can_learn_one_batch_by_heart(how: str) -> None:
         return {"ce": F.cross_entropy(network(chosen, sets, len(batch)), labels[batch])}
 
     items = torch.arange(8)
-    history = fit(network, loss, train=items, validation=items, **SETTINGS | {"epochs": 60, "patience": 100})
+    history = fit(network, loss, train=items, validation=items, training=replace(TRAINING, epochs=60, patience=100))
     assert history.rows[-1]["validation_ce"] < 0.01
 
 

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from baselines import methods
-from baselines.sample import Sample, Training
+from baselines.sample import Sample
 from cohort.missingness import hide_scans
 from files.reading import file_sha256
+from models.settings import Training
 from pipeline.artifacts import ComparisonSet
 from run_pipeline import main
 

@@ -1,6 +1,6 @@
 """Whole scans imputed by pix2pix and cycleGAN: what is written, from whom it was learnt, killed and taken up again."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.heads_to_impute import MODALITIES, NEVER_THERE, PARTS, SPACING_MM, block_of, fill, head
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, map_coordinates
-from torch import Tensor
 
 from baselines.sample import CannotFit, Sample
 from files.reading import file_sha256
@@ -23,47 +23,12 @@ from pipeline.scenarios import Drawn
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-MODALITIES = ("MRI", "PET")
-SHAPE = (36, 40, 32)  # voxels
-SPACING_MM = 4.0
-PARTS = {
-    "a": "train",
-    "b": "train",
-    "c": "train",
-    "d": "train",
-    "e": "validation",
-    "f": "test",
-    "g": "test",
-    "h": "test",
-}
 HIDDEN = {("b", "PET"): "b_PET", ("e", "PET"): "e_PET", ("f", "PET"): "f_PET", ("d", "MRI"): "d_MRI"}
-NEVER_THERE = ("g_PET",)
 SMALL = GanConfig(
     pixels=32, width=4, discriminator_layers=1, blocks=1, slice_spacing_mm=8, pix2pix_epochs=3, cyclegan_epochs=3,
     batch_size=4,
 )  # fmt: skip
 KINDS = pytest.mark.parametrize("kind", ["pix2pix", "cyclegan"])
-
-
-def head(subject: str, modality: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:
-    """An ellipsoid with a smooth texture of its own; its PET is bright where its MRI is dark, on a shifted grid."""
-    number = ord(subject[0]) - ord("a")
-    affine = np.diag([SPACING_MM] * 3 + [1.0])
-    affine[:3, 3] = -SPACING_MM * (np.array(SHAPE) - 1) / 2 + (2.0 if modality == "PET" else 0.0)
-    x, y, z = (axis * SPACING_MM + affine[i, 3] for i, axis in enumerate(np.indices(SHAPE)))
-    inside = (x / 56) ** 2 + (y / (64 - number)) ** 2 + (z / 52) ** 2 < 1
-    mri = 0.5 + 0.4 * np.sin(x / (18 + number) + number) * np.cos(y / 22 - z / 30)
-    value = mri if modality == "MRI" else 0.95 - 0.8 * mri**2
-    return np.where(inside, value, 0).clip(0, 1).astype(np.float32), inside, affine
-
-
-def fill(volumes: VolumeSet, brighter: Collection[str] = (), subjects: Iterable[str] = PARTS) -> None:
-    """Write MRI and PET of all subjects, but for the scans that never were; hidden ones are there too."""
-    for scan in (f"{subject}_{modality}" for subject in subjects for modality in MODALITIES):
-        if scan not in NEVER_THERE:
-            volume, mask, affine = head(*scan.split("_"))
-            volumes.save_volume(scan, np.sqrt(volume) if scan in brighter else volume, mask, affine, b"")
-            volumes.finish(scan, "key", {})
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +63,6 @@ def drawn_without(absent: tuple[str, ...]) -> Drawn:
 
 
 MISSING = (*HIDDEN.values(), *NEVER_THERE)
-
-
-def block_of(volume: Tensor, mask: Tensor, spacing_mm: tuple[float, float, float]) -> Tensor:
-    """Stands for the backbone: three numbers of a volume."""
-    assert mask.dtype == torch.bool
-    assert not volume[~mask].any()
-    assert spacing_mm == (SPACING_MM,) * 3
-    return torch.stack([volume.mean(), volume.std(), volume.amax()]).view(3, 1, 1)
 
 
 def run(

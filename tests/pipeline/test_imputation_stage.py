@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from test_imputation import MODALITIES, SPACING_MM, block_of, fill
+from helpers.heads_to_impute import MODALITIES, SPACING_MM, block_of, fill
 
 from files.reading import file_sha256
 from pipeline.artifacts import BlockSet, CohortTables, ComparisonSet, SplitTables, VolumeSet, read_json, write_record

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from models.set_classifier import SetClassifier
+from models.sets import Groups
 from pipeline.artifacts import ArtifactError
 from pipeline.bundle import Bundle
 from pipeline.decision_maps import write_maps
 from pipeline.held_out import channel_means
 from pipeline.prediction import Reader, UnanswerableError, answer_patient
+from pipeline.repeats import Sets
 from pipeline.runtime import InputError
 from pipeline.scores import probabilities_of
 
@@ -50,11 +53,12 @@ def test_features_of_another_shape_are_no_answer(reader: Reader) -> None:
 
 
 def test_logits_of_a_test_are_finite_or_the_run_stops() -> None:
-    logits = torch.tensor([[0.0, 1.0], [0.0, 2.0]])
-    torch.testing.assert_close(probabilities_of(logits, ["a", "b"]), logits.double().softmax(1), rtol=0, atol=0)
-    logits[1, 0] = float("nan")
+    classifier, phi = SetClassifier(2, 2), torch.tensor([[0.0, 1.0], [0.0, 2.0]])
+    sets = Sets(("a", "b"), Groups.of(torch.arange(2), 2), torch.zeros(2, dtype=torch.int64))
+    assert probabilities_of(classifier, phi, sets).tolist() == [[0.5, 0.5]] * 2
+    phi[1, 0] = float("nan")
     with pytest.raises(InputError, match=r"no finite numbers for b .*--force features,pretrain,classify"):
-        probabilities_of(logits, ["a", "b"])
+        probabilities_of(classifier, phi, sets)
 
 
 def test_a_training_scan_that_is_not_finite_is_named() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from files.reading import file_sha256
 from pipeline.artifacts import BlockSet, CohortTables, SplitTables, write_record
-from pipeline.repeats import Sets, class_weights, usable_scans
+from pipeline.repeats import Sets, usable_scans
 from run_pipeline import main
 
 
@@ -79,11 +79,6 @@ def test_subsets_leave_out_who_has_nothing_left(tables: tuple[CohortTables, Spli
     usable = usable_scans(*tables, repeat=1)
     assert Sets.of(usable, "test", frozenset({"MRI"})).observations == ("s9",)
     assert Sets.of(usable, "test", frozenset({"PET"})).observations == ("s8", "s9")
-
-
-def test_class_weights_make_classes_count_alike() -> None:
-    weights = class_weights(torch.tensor([0, 0, 0, 2]), 3)
-    np.testing.assert_allclose(weights, [4 / 9, 0, 4 / 3], rtol=1e-6)
 
 
 def signature_cohort(folder: Path, *, subjects: int, one_subject_a_scan: bool) -> Path:

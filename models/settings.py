@@ -1,0 +1,75 @@
+"""The defaults of training and of HyperMM, in one place and without torch: the command line shows them in no time."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Losses = Literal["both", "classification", "reconstruction"]
+Initialisation = Literal["principled", "default"]
+BlockScale = Literal["standardise", "scale", "none"]
+Aggregate = Literal["mean", "sum", "max"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of the one fit loop, `models.fit.fit`.
+
+    Attributes:
+        epochs: at most so many.
+        batch_size: items a step.
+        learning_rate: of Adam.
+        weight_decay: of Adam (L2 term, as published).
+        patience: epochs without a lower validation loss before stopping.
+        seed: of weights, order and draws; `seed_of_repeat` gives that of a repeat.
+
+    Source: HyperMM, section 3.1, and the authors' code.
+    """
+
+    epochs: int = 100
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    weight_decay: float = 5e-4
+    patience: int = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepOne:
+    """How φ is made and trained on single scans (docs/decisions/0004).
+
+    Attributes:
+        losses: both is MSE + cross-entropy, as published.
+        embedding: width of the modality embedding.
+        hidden: width of the hypernetwork's hidden layer.
+        initialisation: of the hypernetwork.
+        block_scale: of blocks, learnt from training scans; as published: none.
+    """
+
+    losses: Losses = "both"
+    embedding: int = 5
+    hidden: int = 20
+    initialisation: Initialisation = "principled"
+    block_scale: BlockScale = "standardise"
+
+
+@dataclass(frozen=True)
+class StepTwo:
+    """How ρ is made and trained on sets (docs/decisions/0005).
+
+    Attributes:
+        aggregate: over the scans of a set.
+        hidden: widths of ρ's hidden layers; (512, 128) as published, none makes ρ linear.
+        dropout: share of hidden units dropped in training.
+        modality_dropout: chance that a training scan is left out of its set, never the last.
+        batch_size: observations a step; as published: 1.
+    """
+
+    aggregate: Aggregate = "mean"
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    modality_dropout: float = 0.0
+    batch_size: int = 4
+
+
+def seed_of_repeat(seed: int, repeat: int) -> int:
+    """Return the seed of one repeat of a run; every stage and baseline uses this."""
+    return 1000 * seed + repeat
