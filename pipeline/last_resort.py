@@ -54,7 +54,8 @@ def exit_code(command: Callable[[], int]) -> int:
     try:
         return command()
     except KeyboardInterrupt:
-        say("\nstopped; run the same command again to go on where it was", file=sys.stderr)
+        say("", file=sys.stderr)  # after the ^C of the terminal
+        say("stopped; run the same command again to go on where it was", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last stop
         if told := explained(error):
