@@ -40,7 +40,12 @@ class HeaderOnly:
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
-        """As a file; pydicom reads all that is left only to inflate it, whatever becomes of that."""
+        """Read as a file does; pydicom asks for all that is left only to inflate it, whatever that becomes.
+
+        Raises:
+            DeflatedError: all that is left was asked for.
+            ValueError: it is more than a header may have.
+        """
         if size < 0:
             raise DeflatedError
         if size > self.left:
