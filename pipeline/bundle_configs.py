@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.bundle_layout import AGAIN, INFERENCE, METADATA, SETTINGS, WEIGHTS, BundleError, parsed
-
-DEEPEST = 20  # levels of settings
+from files.reading import UnusableFileError
+from files.safe_yaml import safe_yaml
+from pipeline.bundle_layout import AGAIN, INFERENCE, METADATA, SETTINGS, WEIGHTS, BundleError, parsed, shown
 
 
 def run_name(name: str) -> str:
@@ -72,7 +72,7 @@ def check_configs(folder: Path, model: Mapping[str, Any], contents: Mapping[str,
     Raises:
         BundleError: they differ, or MONAI would evaluate a part of metadata.json.
     """
-    found = _plain_yaml(folder / SETTINGS, contents[SETTINGS])
+    found = _mapping(folder / SETTINGS, contents[SETTINGS])
     expected = settings(model["name"], model["kinds"], model["settings"], model["weights"])
     for section in sorted(found.keys() | expected.keys(), key=str):
         if section not in found or section not in expected or found[section] != expected[section]:
@@ -92,23 +92,16 @@ def check_configs(folder: Path, model: Mapping[str, Any], contents: Mapping[str,
         )
 
 
-def _plain_yaml(path: Path, content: bytes) -> dict[Any, Any]:
-    """A mapping of a YAML file without aliases, in which a few bytes can stand for gigabytes, and not deep.
+def _mapping(path: Path, content: bytes) -> dict[Any, Any]:
+    """The mapping that a YAML file holds.
 
     Raises:
-        BundleError: it is none.
+        BundleError: it holds none, or is beyond the limits of `safe_yaml`.
     """
-    depth, value = 0, None
     try:
-        for event in yaml.parse(content, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST or getattr(event, "anchor", None) is not None:
-                raise BundleError(f"{path} has aliases or more than {DEEPEST} levels; a model's has neither. {AGAIN}")
-        value = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        if isinstance(error, BundleError):
-            raise
-        raise BundleError(f"{path} is not YAML. {AGAIN}") from error
+        value = safe_yaml(content.decode("utf-8"))
+    except (yaml.YAMLError, UnusableFileError, UnicodeError) as error:
+        raise BundleError(f"{path} is not YAML that is read here: {shown(str(error))}. {AGAIN}") from error
     if not isinstance(value, dict):
         raise BundleError(f"{path} holds no settings. {AGAIN}")
     return value

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+WORD = r"^[A-Za-z0-9_.,:@%+=/-]+$"  # of a job script: no space, no end of line
 MEMORY = r"^\d+(\.\d+)? ?([kMGT]i?)?B$"
 
 
@@ -12,8 +13,8 @@ class SlurmConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    partition: str | None = Field(default=None, description="of Slurm; null: the standard one")
-    account: str | None = Field(default=None, description="who is charged; null: nobody is named")
+    partition: str | None = Field(default=None, pattern=WORD, description="of Slurm; null: the standard one")
+    account: str | None = Field(default=None, pattern=WORD, description="who is charged; null: nobody is named")
     time: str = Field(default="12:00:00", pattern=r"^[\d:-]+$", description="longest time of a job, [days-]hours:min:s")
     cores: int = Field(default=4, ge=1, description="of a worker")
     gpus: int = Field(default=0, ge=0, le=1, description="of a worker: 0 or 1")
@@ -21,7 +22,7 @@ class SlurmConfig(BaseModel):
         default=(), description='more options of sbatch, such as ["--constraint=a100"]'
     )
     interface: str | None = Field(
-        default=None, description="network interface through which jobs reach this machine, such as ib0"
+        default=None, pattern=WORD, description="network interface through which jobs reach this machine, such as ib0"
     )
 
 
