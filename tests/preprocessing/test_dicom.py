@@ -5,7 +5,6 @@ import hashlib
 import io
 import logging
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,150 +13,43 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.dicom_series import (
+    AXIAL,
+    COLUMNS,
+    CORNER,
+    KEY,
+    OBLIQUE,
+    PLANTED,
+    ROWS,
+    SAGITTAL,
+    SLICES,
+    SPACING,
+    blob_in_world,
+    converted,
+    header,
+    only_volume,
+    reasons,
+    voxels,
+    write_series,
+)
 from pydicom import dcmread
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
-    MRImageStorage,
-    PositronEmissionTomographyImageStorage,
     RLELossless,
     generate_uid,
 )
 
 from pipeline.intake import main as intake
 from preprocessing.dicom import DicomFolder, read_dicom_folder
-from preprocessing.dicom_conversion import DicomImport, convert_series, import_dicom
+from preprocessing.dicom_conversion import convert_series, import_dicom
 from preprocessing.dicom_rules import DicomConfig
 from preprocessing.errors import ScanError
 from preprocessing.pseudonyms import pseudonym
-
-KEY = bytes(range(32))
-SLICES, ROWS, COLUMNS = 12, 20, 16
-SPACING = (1.5, 1.25, 2.0)  # between rows, between columns, between slices, mm
-BLOB = (slice(8, 11), slice(13, 16), slice(3, 6))  # slices, rows, columns; centre (9, 14, 4)
-CORNER = np.array([-20.0, -31.0, 42.0])  # centre of the first voxel, LPS, mm
-AXIAL, SAGITTAL = (1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1)
-OBLIQUE = (0.96, 0.28, 0.0, -0.168, 0.576, -0.8)  # two unit vectors at right angles
-
-PLANTED = {
-    "PatientName": "Plantagenet^Eleonöre",
-    "PatientBirthDate": "19410213",
-    "AccessionNumber": "ACC99881",
-    "InstitutionName": "Sankt Plantusklinik",
-    "ReferringPhysicianName": "Drplant^Rufus",
-    "OperatorsName": "Opplant",
-    "ImageComments": "plantcomment",
-    "ProtocolName": "plantprotocol",
-    "StationName": "PLANTSTN",
-    "DeviceSerialNumber": "SER77123",
-    "PatientComments": "plantnote",
-    "OtherPatientIDs": "OTHERID55",
-    "StudyDescription": "plantstudy",
-}
-
-
-def voxels(slices: int = SLICES) -> np.ndarray:
-    """(slices, rows, columns): a blob off the centre on a background without symmetry."""
-    grid = np.indices((slices, ROWS, COLUMNS))
-    block = 20 + grid[0] + 2 * grid[1] + 3 * grid[2]
-    block[BLOB] = 900
-    return block
-
-
-def blob_in_world(orientation: tuple[float, ...]) -> np.ndarray:
-    """Where DICOM puts the centre of the blob, turned from LPS to RAS, mm. Source: PS3.3, equation C.7.6.2.1-1."""
-    along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
-    normal = np.cross(along_row, along_column)
-    lps = CORNER + 4 * SPACING[1] * along_row + 14 * SPACING[0] * along_column + 9 * SPACING[2] * normal
-    return lps * (-1, -1, 1)
-
-
-def header(modality: str, patient: str, **values: Any) -> Dataset:
-    """What all images of a series share."""
-    image = Dataset()
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.SpecificCharacterSet = "ISO_IR 192"
-    kinds = {"PT": PositronEmissionTomographyImageStorage}
-    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = kinds.get(modality, MRImageStorage)
-    image.PatientID, image.PatientSex, image.PatientWeight, image.Modality = patient, "F", "74", modality
-    image.Manufacturer, image.StudyTime, image.SeriesTime, image.AcquisitionTime = "SIEMENS", *["101500"] * 3
-    image.StudyDate = image.SeriesDate = image.AcquisitionDate = "20210304"
-    image.SeriesNumber, image.ImageType, image.SeriesDescription = 3, ["ORIGINAL", "PRIMARY", "M"], "t1_mprage_sag"
-    image.Rows, image.Columns, image.PixelSpacing, image.SliceThickness = ROWS, COLUMNS, list(SPACING[:2]), SPACING[2]
-    image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 0
-    image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
-    if modality == "MR":
-        image.ScanningSequence, image.MRAcquisitionType, image.MagneticFieldStrength = ["GR", "IR"], "3D", 3
-        image.EchoTime, image.RepetitionTime, image.InversionTime = 3.1, 2300, 900
-    elif modality == "PT":
-        image.Units, image.DecayCorrection, image.CorrectedImage = "BQML", "START", ["DECY", "ATTN", "SCAT"]
-        image.SeriesType, image.SeriesDescription = ["STATIC", "IMAGE"], "brain"
-        dose = Dataset()
-        dose.Radiopharmaceutical, dose.RadionuclideTotalDose = "Fluorodeoxyglucose", 370e6
-        dose.RadionuclideHalfLife, dose.RadiopharmaceuticalStartTime = 6600, "082500"  # 110 minutes before
-        image.RadiopharmaceuticalInformationSequence = Sequence([dose])
-    for name, value in (PLANTED | values).items():
-        setattr(image, name, value)
-    return image
-
-
-def write_series(
-    folder: Path,
-    *,
-    modality: str = "MR",
-    patient: str = "PLANTID-77",
-    slices: int = SLICES,
-    frames: int = 1,
-    orientation: tuple[float, ...] = AXIAL,
-    slope: Callable[[int], float] = lambda number: 1.0,
-    name: Callable[[int], str] = "IM{:04d}".format,
-    each: Callable[[Dataset, int, int], None] = lambda image, number, frame: None,
-    **values: Any,
-) -> str:
-    """Write a series, one file an image; returns its SeriesInstanceUID."""
-    folder.mkdir(parents=True, exist_ok=True)
-    values = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()} | values
-    normal = np.cross(orientation[:3], orientation[3:])
-    for frame in range(frames):
-        for number, plane in enumerate(voxels(slices)):
-            image = header(modality, patient, **values)
-            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-            image.InstanceNumber, image.AcquisitionNumber = 1 + number + frame * slices, frame + 1
-            image.ImageOrientationPatient = list(orientation)
-            image.ImagePositionPatient = [round(x, 6) for x in CORNER + number * SPACING[2] * normal]
-            image.RescaleSlope, image.RescaleIntercept = slope(number), 0
-            image.PixelData = np.round(plane * (1 + frame) / slope(number)).astype("<u2").tobytes()
-            if modality == "PT":
-                image.FrameReferenceTime, image.ActualFrameDuration = 60000 * frame, 60000
-                image.NumberOfSlices, image.ImageIndex = slices, image.InstanceNumber
-            if frames > 1 and modality == "PT":
-                image.SeriesType, image.NumberOfTimeSlices = ["DYNAMIC", "IMAGE"], frames
-                image.AcquisitionTime = f"10{15 + frame}00"
-            each(image, number, frame)
-            image.save_as(folder / name(image.InstanceNumber), enforce_file_format=True)
-    return values["SeriesInstanceUID"]
-
-
-def converted(folder: Path, **arguments: Any) -> DicomImport:
-    return import_dicom(folder, folder.parent / "out", key=KEY, **arguments)
-
-
-def only_volume(result: DicomImport, folder: Path) -> nibabel.Nifti1Image:
-    assert len(result.scans) == 1, result.left_out.to_string()
-    return nibabel.load(folder.parent / "out" / result.scans["path"][0])
-
-
-def reasons(result: DicomImport) -> list[str]:
-    return sorted(result.left_out["reason"])
-
-
-# --- geometry and values ---
 
 
 @pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, OBLIQUE], ids=["axial", "sagittal", "oblique"])

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers.dicom_series import KEY, SLICES, converted, reasons, write_series
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
-from test_dicom import KEY, SLICES, converted, reasons, write_series
 
 from files.writing import PlantedLinkError
 from pipeline.intake import main as intake
