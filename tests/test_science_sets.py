@@ -12,6 +12,7 @@ from cohort.biopsies import MAGNIFICATIONS, BiopsiesConfig, biopsy, make_picture
 from evaluation.metrics import score
 from models.settings import Training
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TRAINING = Training(epochs=150, batch_size=16, learning_rate=2e-3, patience=15)
 
 

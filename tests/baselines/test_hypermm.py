@@ -12,6 +12,7 @@ from baselines.names import KEYS
 from baselines.sample import CannotFit, Sample
 from models.settings import StepTwo, Training
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TRAINING = Training(epochs=30, batch_size=8, learning_rate=3e-3)
 PROJECT = Variant()
 

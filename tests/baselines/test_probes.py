@@ -15,6 +15,7 @@ from baselines.sample import CannotFit, Sample
 from models.settings import Training
 
 Planted = Callable[..., Sample]
+pytestmark = pytest.mark.usefixtures("one_thread")
 TRAINING = Training()
 BOTH = [fit_averaged_probes, fit_linear_set]
 
