@@ -146,10 +146,10 @@ def set_model_from(
         raise ValueError(
             f"expected the {len(expected)} tensors of such a model; {wrong[0]!r:.80} is missing or strange"
         )
-    for name, tensor in state.items():
-        if tuple(tensor.shape) != expected[name] or tensor.dtype != torch.float32:
-            found = f"{tensor.dtype} {tuple(tensor.shape)}"
-            raise ValueError(f"{name} is {found}; expected {torch.float32} {expected[name]}")
+    for name, shape in expected.items():
+        tensor = state[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
+            raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}; expected {torch.float32} {shape}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} has numbers that are not finite")
     model = SetModel(**sizes, aggregate=aggregate)

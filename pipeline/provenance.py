@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECORDED_PACKAGES = (
@@ -31,12 +32,14 @@ def result_settings(config: BaseModel) -> dict[str, Any]:
     Fields marked `json_schema_extra={"changes_results": False}` (batch sizes of frozen networks, paths to weights whose
     hash is recorded anyway) are left out, so changing them redoes nothing.
     """
-    kept = {}
-    for name, field in type(config).model_fields.items():
-        extra = field.json_schema_extra
-        if not (isinstance(extra, dict) and extra.get("changes_results") is False):
-            kept[name] = config.model_dump(mode="json", include={name})[name]
-    return kept
+    fields = type(config).model_fields.items()
+    return {n: config.model_dump(mode="json", include={n})[n] for n, field in fields if changes_results(field)}
+
+
+def changes_results(field: FieldInfo) -> bool:
+    """Whether results depend on a setting."""
+    extra = field.json_schema_extra
+    return not (isinstance(extra, dict) and extra.get("changes_results") is False)
 
 
 @functools.cache

@@ -26,6 +26,7 @@ from files.reading import UnusableFileError, read_bytes
 from files.safe_yaml import MOST_YAML, safe_yaml
 from pipeline.comparators import BaselinesConfig
 from pipeline.executors.settings import ExecutorConfig
+from pipeline.provenance import changes_results
 from pipeline.runtime import InputError
 from pipeline.stages.classify import ClassifyConfig
 from pipeline.stages.export import ExportConfig
@@ -132,9 +133,17 @@ def settings_of_model(folder: Path, trusted: Sequence[Path] = ()) -> Path:
         InputError: the model is damaged or not signed so, or its settings say more, such as where to send results.
     """
     from pipeline.bundle import Bundle
-    from pipeline.bundle_layout import SETTINGS
+    from pipeline.bundle_layout import SETTINGS, BundleError, shown
 
-    return Bundle.read(folder, trusted).folder / SETTINGS
+    bundle = Bundle.read(folder, trusted)
+    for name, config in (("preprocess", PreprocessConfig), ("features", FeaturesConfig)):
+        own = {key for key, field in config.model_fields.items() if changes_results(field)}
+        if strange := sorted(bundle.settings[name].keys() - own - {"weights"}):
+            raise BundleError(
+                f"the model {folder} sets {name}.{shown(strange[0])}, which is not a model's to set: limits are "
+                "yours. Do not trust it"
+            )
+    return bundle.folder / SETTINGS
 
 
 def _nested(overrides: Mapping[str, str]) -> dict[str, Any]:

@@ -86,10 +86,10 @@ def print_summary(steps: "Sequence[Step]", failures: list[dict[str, str]], notes
     from pipeline.artifacts import read_json
 
     ran = {step.stage.name for step in steps}
-    metrics: dict[str, Any] | None = read_json(workspace / "classify" / "metrics.json") if "classify" in ran else None
-    if metrics:
+    path = workspace / "classify" / "metrics.json"
+    if "classify" in ran and path.exists():
         try:
-            print_metrics(metrics, workspace)
+            print_metrics(read_json(path) or {}, workspace)
         except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             raise InputError(
                 f"the results in {workspace / 'classify'} are damaged ({type(error).__name__}: {error}); run again "

@@ -1,5 +1,6 @@
 """A config file is read once, within limits, and loses nothing on the way."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import yaml
 
 from pipeline import settings
 from pipeline.provenance import REPOSITORY
-from pipeline.settings import load_settings, settings_yaml
+from pipeline.runtime import InputError
+from pipeline.settings import load_settings, settings_of_model, settings_yaml
 
 
 def test_the_config_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +47,11 @@ def test_sections_of_all_sources_are_merged(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.model_dump() == {
         **plain.model_dump(), "pretrain": {**plain.pretrain.model_dump(), **changed}
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["memory_gb", "largest_extent_mm"])
+def test_a_model_does_not_set_limits(tmp_path: Path, small_model: Callable[..., Path], key: str) -> None:
+    loose = {"preprocess": {"spacing_mm": 1.5, key: 10_000}, "features": {"backbone": "vgg16"}}
+    assert settings_of_model(small_model(tmp_path / "plain")).exists()
+    with pytest.raises(InputError, match=f"preprocess.'{key}', which is not a model's to set"):
+        settings_of_model(small_model(tmp_path / "loose", settings=loose))
