@@ -15,7 +15,6 @@ from baselines.cnn import count_parameters, require_two_classes
 from baselines.sample import CannotFit, Sample
 from models.extractor import UniversalExtractor
 from models.hypermm import (
-    CHUNK,
     Scans,
     Sets,
     extract,
@@ -28,7 +27,7 @@ from models.hypermm import (
 )
 from models.set_classifier import SetClassifier
 from models.sets import Groups
-from models.settings import StepOne, StepTwo, Training
+from models.settings import CHUNK, StepOne, StepTwo, Training
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 A named pipe would wait for ever, `/dev/zero` never ends, a megabyte of gzip can hold gigabytes.
 """
 
+import errno
 import gzip
 import hashlib
 import io
@@ -13,7 +14,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-CHUNK = 1 << 20  # bytes at a time
 MOST_TEXT = 200_000_000  # bytes of a table, a config or a JSON file
 DEEPEST = 100  # levels of lists and mappings in JSON and YAML
 
@@ -34,7 +34,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     if not stat.S_ISREG(kind):
         os.close(handle)
         if stat.S_ISDIR(kind):
-            raise IsADirectoryError(21, "Is a directory", str(path))
+            raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
         raise UnusableFileError(f"{path} is a pipe, a device or a socket; expected a file")
     return os.fdopen(handle, "rb")
 

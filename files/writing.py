@@ -26,7 +26,7 @@ class PlantedLinkError(OSError):
     """A link lies where the pipeline would write or delete."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(40, NOT_FOLLOWED, str(path))  # 40: ELOOP
+        super().__init__(errno.ELOOP, NOT_FOLLOWED, str(path))
 
 
 def real_folder(path: Path, *, below: Path) -> Path:

@@ -19,9 +19,8 @@ from models.extractor import PretrainNetwork, UniversalExtractor
 from models.fit import History, Loss, OnEpoch, fit, ignore
 from models.set_classifier import SetClassifier, drop_members
 from models.sets import Groups
-from models.settings import StepOne, StepTwo, Training
+from models.settings import CHUNK, StepOne, StepTwo, Training
 
-CHUNK = 256  # scans or sets handled at once where all are gone through; 25 MB of VGG blocks
 DROPOUT_STREAM = 7919  # added to a seed, so that modality dropout does not repeat the draws of the order of sets
 
 

@@ -69,74 +69,36 @@ class SetModel(nn.Module):
         return self.eval()
 
 
-def load_set_model(
-    weights: str | Path,
-    *,
-    modalities: int,
-    block_shape: Sequence[int],
-    classes: int,
-    embedding: int,
-    hidden: int,
-    rho_hidden: Sequence[int],
-    aggregate: Aggregate,
-) -> SetModel:
+def load_set_model(weights: str | Path, **arguments: Any) -> SetModel:
     """A model with its weights, in eval mode on the CPU.
 
     Args:
         weights: safetensors file with the state dict of a `SetModel`.
-        modalities: this and the rest as `SetModel` takes them.
-        block_shape: (C, H, W).
-        classes: K.
-        embedding: of φ.
-        hidden: of φ.
-        rho_hidden: of ρ.
-        aggregate: over the scans of a set.
+        arguments: all that `SetModel` takes.
 
     Raises:
         OSError: there is no such file.
         ValueError: it does not hold the weights of such a model, or one is not a finite number.
     """
-    return set_model_from(
-        read_bytes(Path(weights), most=MOST_BYTES),
-        modalities=modalities,
-        block_shape=block_shape,
-        classes=classes,
-        embedding=embedding,
-        hidden=hidden,
-        rho_hidden=rho_hidden,
-        aggregate=aggregate,
-    )
+    return set_model_from(read_bytes(Path(weights), most=MOST_BYTES), **arguments)
 
 
-def set_model_from(
-    content: bytes,
-    *,
-    modalities: int,
-    block_shape: Sequence[int],
-    classes: int,
-    embedding: int,
-    hidden: int,
-    rho_hidden: Sequence[int],
-    aggregate: Aggregate,
-) -> SetModel:
+def set_model_from(content: bytes, *, aggregate: Aggregate, **sizes: Any) -> SetModel:
     """A model with weights from the content of a safetensors file, in eval mode on the CPU.
 
     The file may be anyone's. Its tensors are compared with what such a model has before one is built, so that no more
-    memory is taken than the file itself has bytes. Arguments as in `load_set_model`.
+    memory is taken than the file itself has bytes.
+
+    Args:
+        content: of the file.
+        aggregate: as `SetModel`.
+        sizes: the other arguments of `SetModel`, all of them.
 
     Raises:
         ValueError: it does not hold the weights of such a model, or one is not a finite number.
     """
     import safetensors.torch
 
-    sizes: dict[str, Any] = {
-        "modalities": modalities,
-        "block_shape": block_shape,
-        "classes": classes,
-        "embedding": embedding,
-        "hidden": hidden,
-        "rho_hidden": rho_hidden,
-    }
     try:
         state = safetensors.torch.load(content)
     except (safetensors.SafetensorError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:

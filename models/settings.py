@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+CHUNK = 256  # scans or sets handled at once where all are gone through; 25 MB of VGG blocks
 Losses = Literal["both", "classification", "reconstruction"]
 Initialisation = Literal["principled", "default"]
 BlockScale = Literal["standardise", "scale", "none"]

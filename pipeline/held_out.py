@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from models.settings import CHUNK
 from pipeline.artifacts import ArtifactError, BlockSet
 from pipeline.repeats import Sets, Usable
-from pipeline.rows import CHUNK, Rows
+from pipeline.rows import Rows
 from pipeline.runtime import Runtime
 from pipeline.scores import probabilities_of, subsets_of
 

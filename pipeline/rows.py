@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-CHUNK = 256  # scans handled at once where all are gone through; 25 MB of VGG blocks
-
 
 class Rows(AbstractContextManager["Rows"]):
     """One row a scan, all of one shape, float32; filled once, read by index.

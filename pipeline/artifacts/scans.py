@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from files.reading import file_sha256
 from files.writing import real_folder, remove_folder
+from models.settings import CHUNK
 from pipeline.artifacts.base import Artifact, ArtifactError, DamagedError, read_record, safe_id, write_record
 from pipeline.provenance import digest
-from pipeline.rows import CHUNK, Rows
+from pipeline.rows import Rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from files.writing import replacing
-from models.settings import Aggregate, StepTwo
+from models.settings import CHUNK, Aggregate, StepTwo
 from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, write_json
 from pipeline.repeats import Sets, Usable, repeats_of, usable_scans
-from pipeline.rows import CHUNK, Rows
+from pipeline.rows import Rows
 from pipeline.runtime import InputError, Runtime
 from pipeline.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
 from pipeline.stage import Stage

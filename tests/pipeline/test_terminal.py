@@ -15,7 +15,7 @@ from pipeline.doctor import Finding
 from pipeline.runtime import InputError, Progress
 from run_pipeline import main
 
-EVIL = "M1[/red]\x1b]0;owned\x07\r\nreport: /tmp/x\u202e"
+EVIL = "M1[/red]\x1b]0;owned\x07\r\nreport: elsewhere/x\u202e"
 SHOWN = "M1[/red]\\x1b]0;owned\\x07"
 STEERING = ("\x1b", "\x07", "\r", "\u202e")
 
@@ -51,7 +51,7 @@ def test_the_summary(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert shown.count(SHOWN) == 6  # title, metric, modality, note, scan and reason
     assert "[/any]" in shown
     assert "[bold]" in shown
-    assert "\nreport: /tmp/x" not in shown
+    assert "\nreport: elsewhere/x" not in shown
 
 
 def test_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +60,7 @@ def test_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert not steered(shown)
     assert shown.count(SHOWN) == 4
-    assert "\nreport: /tmp/x" not in shown
+    assert "\nreport: elsewhere/x" not in shown
 
 
 @pytest.mark.parametrize("damage", ["[1]", '{"threshold_half": 3}', '{"threshold_half": {"auc": []}}', '"text"'])
@@ -80,7 +80,7 @@ def test_what_was_typed(
     assert command(words) == 2
     told = capsys.readouterr()
     assert not steered(told.out + told.err)
-    assert "\nreport: /tmp/x" not in told.err
+    assert "\nreport: elsewhere/x" not in told.err
 
 
 def test_the_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
