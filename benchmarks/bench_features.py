@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from benchmarks.common import MATRIX_GFLOP, finish, in_turns, matrix_product, options
 from devices.precision import half_precision
 from models.backbone import Backbone, HalfMax, load_backbone, pool_slices
-from pipeline.artifacts import BlockSet, VolumeSet, write_json
-from pipeline.runtime import Runtime
+from pipeline.core.runtime import Runtime
 from pipeline.stages.features import FeaturesConfig, features
+from pipeline.store import BlockSet, VolumeSet, write_json
 
 BATCH = 16  # slices timed at once
 PASS = 4  # slices a forward pass, the default on a CPU

@@ -12,7 +12,7 @@ import tempfile
 from typing import Any
 
 from benchmarks.common import finish, options
-from run_pipeline import main as run
+from pipeline.cli.main import main as run
 
 STAGES = ("phantoms", "cohort", "split", "preprocess", "features", "pretrain", "classify", "report")
 SHOWN = 6  # functions a stage

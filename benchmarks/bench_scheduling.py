@@ -8,9 +8,10 @@ from typing import Any
 
 from benchmarks.common import finish, options
 from benchmarks.simulated_stage import STAGE, SimulatedConfig
-from pipeline import scheduler
-from pipeline.executors.handout import opened
-from pipeline.executors.settings import ExecutorConfig
+from pipeline.executors.config import ExecutorConfig
+from pipeline.executors.dispatch import opened
+from pipeline.runner.plan import stale_reasons
+from pipeline.runner.run import run_stage
 
 WORKERS = 2
 DASK_SCANS = 2_000  # of those that take time
@@ -24,13 +25,13 @@ def run(workspace: Path, config: SimulatedConfig, executor: ExecutorConfig) -> d
         if handing_out is not None:  # starting workers is paid once, not for every scan
             handing_out.connection.client().wait_for_workers(WORKERS)
         started = time.perf_counter()
-        scheduler.run_stage(STAGE, settings, workspace, device="cpu", executor=handing_out)
+        run_stage(STAGE, settings, workspace, device="cpu", executor=handing_out)
         first = time.perf_counter() - started
         started = time.perf_counter()
-        scheduler.run_stage(STAGE, settings, workspace, device="cpu", executor=handing_out)
+        run_stage(STAGE, settings, workspace, device="cpu", executor=handing_out)
         again = time.perf_counter() - started
     started = time.perf_counter()
-    reasons = scheduler.stale_reasons(STAGE, settings, workspace)
+    reasons = stale_reasons(STAGE, settings, workspace)
     plan = time.perf_counter() - started
     if reasons or len(STAGE.writes(workspace / STAGE.name).manifest["scans"]) != config.scans:  # type: ignore[index]
         raise RuntimeError(f"not everything was done: {reasons}")

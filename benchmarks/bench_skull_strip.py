@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from benchmarks.common import MATRIX_GFLOP, finish, in_turns, matrix_product, options
-from cohort.phantoms import PhantomsConfig, make_scan, phantom
+from demo.phantoms import PhantomsConfig, make_scan, phantom
 from files.reading import file_sha256
-from pipeline.artifacts import CohortTables, VolumeSet
-from pipeline.runtime import Runtime
+from pipeline.core.runtime import Runtime
 from pipeline.stages.preprocess import PreprocessConfig, preprocess
+from pipeline.store import CohortTables, VolumeSet
 from preprocessing.io import write_volume
 from preprocessing.skull_strip import SkullStripper
 

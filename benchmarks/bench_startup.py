@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import simulated
 from benchmarks.bench_memory import STAGES
 from benchmarks.common import finish, in_turns, options
-from pipeline.provenance import REPOSITORY
+from pipeline.core.provenance import REPOSITORY
 
 
 def main() -> None:

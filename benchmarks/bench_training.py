@@ -99,7 +99,7 @@ def curves(workspace: Path, out: Path) -> dict[str, Any]:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    from pipeline.provenance import REPOSITORY
+    from pipeline.core.provenance import REPOSITORY
 
     found: dict[str, Any] = {}
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")

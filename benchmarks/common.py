@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.provenance import REPOSITORY, git_commit, versions
+from pipeline.core.provenance import REPOSITORY, git_commit, versions
 
 RESULTS = REPOSITORY / "runs" / "benchmarks"
 MATRIX = 2048  # rows and columns of the matrix product that the machine's speed is measured with

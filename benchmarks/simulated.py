@@ -73,7 +73,7 @@ def run_stage(stage: str, manifest: Path, workspace: Path) -> tuple[float, float
 def main() -> None:
     """The command line with another backbone; prints the peak resident set in MB last."""
     import models.backbone
-    from run_pipeline import main as run
+    from pipeline.cli.main import main as run
 
     models.backbone.load_backbone = _stand_in  # type: ignore[assignment]
     code = run(sys.argv[1:])

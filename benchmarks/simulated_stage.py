@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.artifacts import ScanSet
+from pipeline.core.provenance import digest
+from pipeline.core.runtime import Runtime
 from pipeline.executors import worker
-from pipeline.provenance import digest
-from pipeline.runtime import Runtime
-from pipeline.scanwise import ScanJob, each_scan, scan_contents
-from pipeline.stage import Stage
+from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
+from pipeline.runner.stage import Stage
+from pipeline.store import ScanSet
 
 
 class SimulatedConfig(BaseModel):

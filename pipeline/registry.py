@@ -1,6 +1,6 @@
 """The stages, in the order in which they can run."""
 
-from pipeline.stage import Stage
+from pipeline.runner.stage import Stage
 from pipeline.stages.baselines import STAGE as BASELINES
 from pipeline.stages.biopsies import STAGE as BIOPSIES
 from pipeline.stages.classify import STAGE as CLASSIFY

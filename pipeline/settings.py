@@ -18,16 +18,17 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from cohort.biopsies import BiopsiesConfig
 from cohort.manifest import CohortConfig, suggest
-from cohort.phantoms import PhantomsConfig
 from cohort.splits import SplitConfig
+from console.errors import InputError
+from demo.biopsies import BiopsiesConfig
+from demo.phantoms import PhantomsConfig
 from files.reading import UnusableFileError, read_bytes
 from files.safe_yaml import MOST_YAML, safe_yaml
-from pipeline.comparators import BaselinesConfig
-from pipeline.executors.settings import ExecutorConfig
-from pipeline.provenance import changes_results
-from pipeline.runtime import InputError
+from pipeline.comparison.tasks import BaselinesConfig
+from pipeline.core.provenance import changes_results
+from pipeline.core.tracking_config import TrackingConfig
+from pipeline.executors.config import ExecutorConfig
 from pipeline.stages.classify import ClassifyConfig
 from pipeline.stages.export import ExportConfig
 from pipeline.stages.features import FeaturesConfig
@@ -35,7 +36,6 @@ from pipeline.stages.predict import PredictConfig
 from pipeline.stages.preprocess import PreprocessConfig
 from pipeline.stages.pretrain import PretrainConfig
 from pipeline.stages.report import ReportConfig
-from pipeline.tracking import TrackingConfig
 
 ENVIRONMENT_PREFIX = "HYPERMM_"
 MOST_NAMED = 20  # config files, in a message
@@ -132,8 +132,8 @@ def settings_of_model(folder: Path, trusted: Sequence[Path] = ()) -> Path:
     Raises:
         InputError: the model is damaged or not signed so, or its settings say more, such as where to send results.
     """
-    from pipeline.bundle import Bundle
-    from pipeline.bundle_layout import SETTINGS, BundleError, shown
+    from pipeline.deployment.bundle import Bundle
+    from pipeline.deployment.bundle_layout import SETTINGS, BundleError, shown
 
     bundle = Bundle.read(folder, trusted)
     for name, config in (("preprocess", PreprocessConfig), ("features", FeaturesConfig)):

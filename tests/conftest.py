@@ -84,7 +84,7 @@ def small_model() -> Callable[..., Path]:
 
         from evaluation.outliers import fit_reference
         from models.set_model import SetModel
-        from pipeline.bundle_files import Export, write_bundle
+        from pipeline.deployment.bundle_writer import Export, write_bundle
 
         network = {
             "modalities": 2, "block_shape": [6, 2, 2], "classes": 3, "embedding": 3, "hidden": 4, "rho_hidden": [5],

@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import run_pipeline
 from baselines.names import KEYS, SIMPLE_NAMES
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
-from pipeline import intake
-from pipeline.bundle_layout import NEEDED as BUNDLE
-from pipeline.bundle_layout import ONNX
-from pipeline.imputation import GanConfig
+from intake import __main__ as intake
+from pipeline.cli import derivatives
+from pipeline.cli.main import main
+from pipeline.cli.options import parse, parser, stage_list
+from pipeline.comparison.imputation import GanConfig
+from pipeline.deployment.bundle_layout import NEEDED as BUNDLE
+from pipeline.deployment.bundle_layout import ONNX
 from pipeline.registry import STAGES
 from pipeline.settings import known_keys, load_settings
 
@@ -180,7 +182,7 @@ def read_breakhis(folder: Path, *more: str) -> pd.DataFrame:
     """The scans of the command that the guide gives, without the stages that compute something."""
     workspace = folder.parent / "run"
     words = ["--config", str(ROOT / "configs" / "breakhis.yaml"), "--cohort", str(folder), "--quiet"]
-    assert run_pipeline.main([*words, "--workspace", str(workspace), "--stages", "cohort,split", *more]) == 0
+    assert main([*words, "--workspace", str(workspace), "--stages", "cohort,split", *more]) == 0
     return pd.read_csv(workspace / "cohort" / "scans.csv")
 
 
@@ -212,12 +214,13 @@ def test_transforms_of_the_guide_run_in_a_compose_with_monai(tmp_path, run_scrip
 
 
 def test_every_option_and_setting_that_the_pages_name_exists():
-    options = {o for action in run_pipeline.parser()._actions for o in action.option_strings}
+    options = {o for action in parser()._actions for o in action.option_strings}
     pip = {"--upgrade", "--index-url", "--constraint", "--editable", "--dest", "--no-index", "--find-links"}
     slurm = {"--job-name", "--array", "--cpus-per-task", "--mem", "--time", "--constraint=a100"}
     dask = {"--host", "--port", "--nthreads", "--no-dashboard"}
     elsewhere = {*pip, *slurm, *dask, "--config_file", "--bundle_root", "--logdir", "--backend-store-uri"}
     ways = next(action.choices for action in intake.parser()._actions if action.dest == "way")
+    options |= {o for action in derivatives.parser()._actions for o in action.option_strings}
     options |= {o for way in ways.values() for action in way._actions for o in action.option_strings}
     known = {*known_keys(), "split.missing.PET"}
     for name, page in PAGES.items():
@@ -240,8 +243,8 @@ def test_every_command_of_the_pages_is_understood():
     assert len(lines) > 10
     for line in lines:
         words = shlex.split(line.partition(" || ")[0], comments=True)
-        options, overrides = run_pipeline.parse(words[2:])
-        assert run_pipeline.stage_list(options.stages or "report", "--stages"), line
+        options, overrides = parse(words[2:])
+        assert stage_list(options.stages or "report", "--stages"), line
         if options.model is None:
             load_settings(ROOT / (options.config or "configs/demo.yaml"), overrides)
         else:  # the settings lie in the model

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import urllib3.util.connection  # noqa: F401 - asks this machine for IPv6 by binding ::1 when it is first imported
 
-from run_pipeline import main
+from pipeline.cli.main import main
 
 NETWORK_EVENTS = {"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
 

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from cohort.phantoms import PhantomsConfig, make_scan, phantom
+from demo.phantoms import PhantomsConfig, make_scan, phantom
 from evaluation.intervals import paired_difference
-from pipeline.artifacts import ClassifierSet
-from pipeline.scores import as_scored
-from run_pipeline import main
+from pipeline.cli.main import main
+from pipeline.store import ClassifierSet
+from pipeline.training.scores import as_scored
 
 SUBJECTS = 96
 VOXEL_MM = 3.0

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from baselines.cnn import fit_incremental_cnn, fit_uni_cnn
 from baselines.hypermm import fit_hypermm
 from baselines.sample import Fitted, Sample
-from cohort.biopsies import MAGNIFICATIONS, BiopsiesConfig, biopsy, make_picture
+from demo.biopsies import MAGNIFICATIONS, BiopsiesConfig, biopsy, make_picture
 from evaluation.metrics import score
 from models.settings import Training
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from console.errors import InputError
 from files.writing import remove_folder
-from pipeline.runtime import InputError
 
 if TYPE_CHECKING:
     from distributed.security import Security

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from console.errors import InputError
+from pipeline.core.provenance import REPOSITORY
 from pipeline.executors import certificate
-from pipeline.executors.settings import ExecutorConfig
-from pipeline.provenance import REPOSITORY
-from pipeline.runtime import InputError
+from pipeline.executors.config import ExecutorConfig
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -32,7 +32,7 @@ UNPROTECTED = (
 )
 DASK_SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,  # what waits, waits at the scheduler
-    "distributed.scheduler.allowed-failures": 0,  # it tells us at once; what counts is pipeline/executors/inhand.py
+    "distributed.scheduler.allowed-failures": 0,  # it tells us at once; what counts is pipeline/store/claims.py
     "distributed.scheduler.work-stealing": False,
     "distributed.worker.use-file-locking": False,  # their folder goes as a whole
     "distributed.worker.memory.target": False,  # nothing to spill, and a worker that pauses at 80 % would pause forever

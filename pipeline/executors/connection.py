@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from console.errors import InputError
+from pipeline.core.progress import LINE_EVERY_S
 from pipeline.executors import certificate, clusters
-from pipeline.executors.settings import ExecutorConfig
-from pipeline.runtime import LINE_EVERY_S, InputError
+from pipeline.executors.config import ExecutorConfig
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import DamagedError
-from pipeline.executors.inhand import MOST_DEATHS, Desk, InHand, new_name
+from console.errors import NOT_ALLOWED, InputError
+from pipeline.core.runtime import Runtime
 from pipeline.registry import STAGES
-from pipeline.runtime import NOT_ALLOWED, InputError, Runtime
-from pipeline.scanwise import NOT_THE_SCANS_FAULT, ScanJob, do_scan
+from pipeline.runner.per_scan import NOT_THE_SCANS_FAULT, ScanJob, do_scan
+from pipeline.store import DamagedError
+from pipeline.store.claims import MOST_DEATHS, Desk, InHand, new_name
 
 log = logging.getLogger("hypermm")
 NAME = new_name()  # of this process

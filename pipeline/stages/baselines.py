@@ -1,6 +1,6 @@
 """The paper's tables on anybody's cohort: every comparator in every scenario, on the caches that are there.
 
-Each (scenario, method, repeat) is a task of its own (`pipeline.comparators`): finished ones are not done again, a
+Each (scenario, method, repeat) is a task of its own (`pipeline.comparison.tasks`): finished ones are not done again, a
 failed one takes no other down, and `baselines.only` picks methods.
 """
 
@@ -10,17 +10,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from baselines.names import KEYS, TRANSLATIONS
-from pipeline.artifacts import BlockSet, CohortTables, ComparisonSet, SplitTables, VolumeSet
-from pipeline.comparators import BaselinesConfig, Comparators
-from pipeline.comparison_tables import write_tables
-from pipeline.repeats import repeats_of, usable_scans
-from pipeline.runtime import Refused, Runtime
-from pipeline.scenarios import scans_in, scenarios_of
-from pipeline.stage import Stage
+from console.errors import Refused
+from pipeline.comparison.scenarios import scans_in, scenarios_of
+from pipeline.comparison.tables import write_tables
+from pipeline.comparison.tasks import BaselinesConfig, Comparators
+from pipeline.core.runtime import Runtime
+from pipeline.runner.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.preprocess import STAGE as PREPROCESS
 from pipeline.stages.split import STAGE as SPLIT
+from pipeline.store import BlockSet, CohortTables, ComparisonSet, SplitTables, VolumeSet
+from pipeline.training.repeat_data import repeats_of, usable_scans
 
 
 def baselines(

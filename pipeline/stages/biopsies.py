@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cohort.biopsies import BiopsiesConfig
+from demo.biopsies import BiopsiesConfig
 from files.writing import replacing
-from pipeline.artifacts import PictureCohort
-from pipeline.provenance import digest, result_settings
-from pipeline.runtime import Runtime
-from pipeline.scanwise import ScanJob, each_scan, scan_contents
-from pipeline.stage import Stage
+from pipeline.core.provenance import digest, result_settings
+from pipeline.core.runtime import Runtime
+from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
+from pipeline.runner.stage import Stage
+from pipeline.store import PictureCohort
 
 
 def biopsies(out: PictureCohort, config: BiopsiesConfig, runtime: Runtime) -> None:
     """Write every picture, `manifest.csv`, and the truth that only tests read (`truth.csv`)."""
-    from cohort.biopsies import biopsy, biopsy_table, make_picture, picture_table
+    from demo.biopsies import biopsy, biopsy_table, make_picture, picture_table
     from preprocessing.io import png_bytes
 
     truth = biopsy_table(config)

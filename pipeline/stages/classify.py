@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from console.errors import InputError
 from files.writing import replacing
 from models.settings import CHUNK, Aggregate, StepTwo
-from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, write_json
-from pipeline.repeats import Sets, Usable, repeats_of, usable_scans
-from pipeline.rows import Rows
-from pipeline.runtime import InputError, Runtime
-from pipeline.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
-from pipeline.stage import Stage
+from pipeline.core.runtime import Runtime
+from pipeline.runner.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.pretrain import STAGE as PRETRAIN
 from pipeline.stages.split import STAGE as SPLIT
-from pipeline.training import TrainingConfig
+from pipeline.store import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, write_json
+from pipeline.store.feature_buffer import Rows
+from pipeline.training.fit import TrainingConfig
+from pipeline.training.repeat_data import Sets, Usable, repeats_of, usable_scans
+from pipeline.training.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,7 @@ def classify(
     """
     import pandas as pd
 
-    from evaluation.figures import learning_curves
+    from reporting.figures import learning_curves
 
     repeats, tested = repeats_of(split), []
     out.keep_only(repeats)

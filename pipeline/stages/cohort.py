@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from cohort.manifest import CohortConfig
 from cohort.splits import PARTS
+from console.errors import InputError, Refused
 from files.reading import UnusableFileError, file_sha256
-from pipeline.artifacts import CohortTables, PhantomCohort, PictureCohort, read_record, write_record
-from pipeline.provenance import digest
-from pipeline.runtime import InputError, Refused, Runtime
-from pipeline.stage import Stage
+from pipeline.core.provenance import digest
+from pipeline.core.runtime import Runtime
+from pipeline.runner.stage import Stage
 from pipeline.stages.biopsies import STAGE as BIOPSIES
 from pipeline.stages.phantoms import STAGE as PHANTOMS
+from pipeline.store import CohortTables, PhantomCohort, PictureCohort, read_record, write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ def _table(manifest: Path, config: CohortConfig) -> "tuple[pd.DataFrame, list[tu
 
     if config.layout == "table":
         return read_table(manifest), []
-    from cohort.breakhis import breakhis_manifest
+    from intake.breakhis import breakhis_manifest
 
     paths = sorted(path.relative_to(manifest).as_posix() for path in manifest.rglob("*.png"))
     try:

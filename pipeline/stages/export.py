@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.artifacts import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, VolumeSet
-from pipeline.bundle import BundleFolder, strictest
-from pipeline.repeats import Usable, repeats_of, usable_scans
-from pipeline.runtime import Refused, Runtime
-from pipeline.scores import as_scored
-from pipeline.stage import Stage
+from console.errors import Refused
+from pipeline.core.runtime import Runtime
+from pipeline.deployment.bundle import BundleFolder, strictest
+from pipeline.runner.stage import Stage
 from pipeline.stages.classify import STAGE as CLASSIFY
 from pipeline.stages.classify import refuse_leak
 from pipeline.stages.cohort import STAGE as COHORT
@@ -20,10 +18,13 @@ from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.preprocess import STAGE as PREPROCESS
 from pipeline.stages.pretrain import STAGE as PRETRAIN
 from pipeline.stages.split import STAGE as SPLIT
+from pipeline.store import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, VolumeSet
+from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
+from pipeline.training.scores import as_scored
 
 if TYPE_CHECKING:
     from models.set_model import SetModel
-    from pipeline.held_out import HeldOut
+    from pipeline.deployment.calibration_set import HeldOut
 
 CLOSE = 1e-4  # logits of the ONNX graph and of torch
 
@@ -56,7 +57,7 @@ class ExportConfig(BaseModel):
     )
     signing_key: Path | None = Field(
         default=None,
-        description="file of the key to sign the model with (python -m pipeline.signing new KEYFILE); null: unsigned",
+        description="file of the key to sign the model with (docs/security.md); null: unsigned",
         json_schema_extra={"changes_results": False},
     )
 
@@ -77,10 +78,10 @@ def export(
     Raises:
         Refused: there is no such repeat.
     """
-    from pipeline.bundle import Bundle
-    from pipeline.bundle_files import Export, write_bundle
-    from pipeline.held_out import read_held_out
-    from pipeline.model_card import Trained, model_card
+    from pipeline.deployment.bundle import Bundle
+    from pipeline.deployment.bundle_writer import Export, write_bundle
+    from pipeline.deployment.calibration_set import read_held_out
+    from pipeline.deployment.model_card import Trained, model_card
 
     record, repeats = _record(pretrain, split, config.repeat)
     trained = tuple(record["modalities_trained"])
@@ -164,7 +165,13 @@ def _calibration(
     held_out: "HeldOut", usable: Usable, features: BlockSet, trained: tuple[str, ...], config: ExportConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Content of calibration.json, and the training cloud of each modality."""
-    from pipeline.held_out import HELD_OUT, change_facts, conformal_facts, outlier_facts, temperature_facts
+    from pipeline.deployment.calibration_set import (
+        HELD_OUT,
+        change_facts,
+        conformal_facts,
+        outlier_facts,
+        temperature_facts,
+    )
 
     parts = HELD_OUT if config.conformal_from == "held_out" else HELD_OUT[:1]
     temperature = temperature_facts(held_out)
@@ -256,7 +263,7 @@ def _test_figures(classify: ClassifierSet, usable: Usable, repeat: int) -> dict[
 
 def _outside(config: ExportConfig) -> Any:
     """Which key signs, by its fingerprint: with another one, or none, the model is written anew."""
-    from pipeline.signing import key_fingerprint
+    from pipeline.deployment.signing import key_fingerprint
 
     return key_fingerprint(config.signing_key) if config.signing_key is not None else None
 

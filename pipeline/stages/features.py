@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from console.errors import InputError
 from models.weights import PUBLISHED, WeightsError, check_timm_name, find_weights, weights_identity
-from pipeline.artifacts import BlockSet, VolumeSet
-from pipeline.provenance import digest, result_settings
-from pipeline.runtime import InputError, Runtime
-from pipeline.scanwise import ScanJob, each_scan, scan_contents
-from pipeline.stage import Stage
+from pipeline.core.provenance import digest, result_settings
+from pipeline.core.runtime import Runtime
+from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
+from pipeline.runner.stage import Stage
 from pipeline.stages.preprocess import STAGE as PREPROCESS
+from pipeline.store import BlockSet, VolumeSet
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cohort.phantoms import PhantomsConfig
+from demo.phantoms import PhantomsConfig
 from files.writing import replacing
-from pipeline.artifacts import PhantomCohort
-from pipeline.provenance import digest, result_settings
-from pipeline.runtime import Runtime
-from pipeline.scanwise import ScanJob, each_scan, scan_contents
-from pipeline.stage import Stage
+from pipeline.core.provenance import digest, result_settings
+from pipeline.core.runtime import Runtime
+from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
+from pipeline.runner.stage import Stage
+from pipeline.store import PhantomCohort
 
 
 def phantoms(out: PhantomCohort, config: PhantomsConfig, runtime: Runtime) -> None:
@@ -19,7 +19,7 @@ def phantoms(out: PhantomCohort, config: PhantomsConfig, runtime: Runtime) -> No
     """
     import pandas as pd
 
-    from cohort.phantoms import make_scan, phantom, phantom_table
+    from demo.phantoms import make_scan, phantom, phantom_table
     from preprocessing.io import write_volume
 
     table = phantom_table(config)

@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.artifacts import ArtifactError, BlockSet, CohortTables, DamagedError, PredictionSet, VolumeSet
-from pipeline.bundle_layout import shown
-from pipeline.provenance import digest, git_commit, result_settings, versions
-from pipeline.runtime import InputError, Refused, Runtime, log
-from pipeline.stage import Stage
+from console.errors import InputError, Refused
+from pipeline.core.provenance import digest, git_commit, result_settings, versions
+from pipeline.core.runtime import Runtime, log
+from pipeline.deployment.bundle_layout import shown
+from pipeline.runner.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.preprocess import STAGE as PREPROCESS
+from pipeline.store import ArtifactError, BlockSet, CohortTables, DamagedError, PredictionSet, VolumeSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandas as pd
 
-    from pipeline.bundle import Bundle
-    from pipeline.prediction import Reader
+    from pipeline.deployment.bundle import Bundle
+    from pipeline.deployment.predictor import Reader
 
 KEPT_BESIDE = "keep_slices"  # of features: changes what is kept beside the blocks, not the blocks
 
@@ -67,8 +68,8 @@ def predict(
     Raises:
         Refused: the scans were not prepared as the model needs them.
     """
-    from pipeline.decision_maps import write_maps
-    from pipeline.prediction import Reader, UnanswerableError
+    from pipeline.deployment.occlusion_maps import write_maps
+    from pipeline.deployment.predictor import Reader, UnanswerableError
 
     bundle = read_bundle(config)
     for stage, artifact in ((PREPROCESS, preprocess), (FEATURES, features)):
@@ -136,7 +137,7 @@ def _scans(cohort: CohortTables, preprocess: VolumeSet, features: BlockSet) -> "
 
 def _made_with(bundle: "Bundle", config: PredictConfig) -> dict[str, Any]:
     """What stands at the top of predictions.json."""
-    from pipeline.prediction import SCHEMA
+    from pipeline.deployment.predictor import SCHEMA
 
     return {
         "schema": SCHEMA,
@@ -156,8 +157,8 @@ def _made_with(bundle: "Bundle", config: PredictConfig) -> dict[str, Any]:
 
 def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -> dict[str, str]:
     """The same content for programs, for tables and for people; returns of whom there is no page, and why."""
-    from evaluation.patient_page import missing_page, night_page, patient_page
-    from evaluation.patient_table import patients_csv
+    from reporting.patient_page import missing_page, night_page, patient_page
+    from reporting.patient_table import patients_csv
 
     out.save(content, patients_csv(content))
     links = out.page_names([patient["observation"] for patient in content["patients"]])
@@ -184,7 +185,7 @@ def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -
 
 def _patient(reader: "Reader", rows: "pd.DataFrame", features: BlockSet, *, role: str, known: bool) -> dict[str, Any]:
     """What is said of one observation; only `reason` if nothing can be said."""
-    from pipeline.prediction import answer_patient
+    from pipeline.deployment.predictor import answer_patient
 
     bundle = reader.bundle
     learnt = role in ("train", "validation")
@@ -272,7 +273,7 @@ def read_bundle(config: PredictConfig) -> "Bundle":
     Raises:
         InputError: none is given, it is damaged, or no trusted key has signed it.
     """
-    from pipeline.bundle import Bundle
+    from pipeline.deployment.bundle import Bundle
 
     if config.model is None:
         raise InputError("no model is given; type --model FOLDER (--stages export makes one: workspace/export/bundle)")

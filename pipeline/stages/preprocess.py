@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.artifacts import CohortTables, VolumeSet
-from pipeline.provenance import digest, result_settings
-from pipeline.runtime import InputError, Runtime
-from pipeline.scanwise import ScanJob, each_scan, scan_contents
-from pipeline.stage import Stage
+from console.errors import InputError
+from pipeline.core.provenance import digest, result_settings
+from pipeline.core.runtime import Runtime
+from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
+from pipeline.runner.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
+from pipeline.store import CohortTables, VolumeSet
 from preprocessing.limits import LARGEST_EXTENT_MM, Limits
 
 if TYPE_CHECKING:

@@ -4,17 +4,18 @@ from collections.abc import Callable
 
 from pydantic import Field
 
+from console.errors import InputError
 from files.writing import replacing
 from models.settings import BlockScale, Initialisation, Losses, StepOne
-from pipeline.artifacts import BlockSet, CohortTables, ExtractorSet, SplitTables
-from pipeline.repeats import Usable, repeats_of, usable_scans
-from pipeline.rows import Rows
-from pipeline.runtime import InputError, Runtime
-from pipeline.stage import Stage
+from pipeline.core.runtime import Runtime
+from pipeline.runner.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.split import STAGE as SPLIT
-from pipeline.training import TrainingConfig
+from pipeline.store import BlockSet, CohortTables, ExtractorSet, SplitTables
+from pipeline.store.feature_buffer import Rows
+from pipeline.training.fit import TrainingConfig
+from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
 
 
 class PretrainConfig(TrainingConfig):
@@ -43,7 +44,7 @@ def pretrain(
     runtime: Runtime,
 ) -> None:
     """Fit one φ a repeat on training scans, keep the best validation epoch. Source: HyperMM, section 2.2."""
-    from evaluation.figures import learning_curves
+    from reporting.figures import learning_curves
 
     repeats = repeats_of(split)
     out.keep_only(repeats)

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from files.writing import replacing
-from pipeline.artifacts import (
+from pipeline.core.provenance import git_commit, machine, versions
+from pipeline.core.runtime import Runtime
+from pipeline.runner.stage import Stage
+from pipeline.stages.baselines import STAGE as BASELINES
+from pipeline.stages.classify import STAGE as CLASSIFY
+from pipeline.stages.cohort import STAGE as COHORT
+from pipeline.stages.features import STAGE as FEATURES
+from pipeline.stages.preprocess import STAGE as PREPROCESS
+from pipeline.stages.pretrain import STAGE as PRETRAIN
+from pipeline.stages.split import STAGE as SPLIT
+from pipeline.store import (
     Artifact,
     BlockSet,
     ClassifierSet,
@@ -17,22 +27,12 @@ from pipeline.artifacts import (
     SplitTables,
     VolumeSet,
 )
-from pipeline.provenance import git_commit, machine, versions
-from pipeline.runtime import Runtime
-from pipeline.scores import as_scored
-from pipeline.stage import Stage
-from pipeline.stages.baselines import STAGE as BASELINES
-from pipeline.stages.classify import STAGE as CLASSIFY
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.preprocess import STAGE as PREPROCESS
-from pipeline.stages.pretrain import STAGE as PRETRAIN
-from pipeline.stages.split import STAGE as SPLIT
+from pipeline.training.scores import as_scored
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evaluation.comparison_page import Comparison
+    from reporting.comparison_page import Comparison
 
 
 class ReportConfig(BaseModel):
@@ -66,7 +66,7 @@ def report(
     import pandas as pd
 
     from cohort.manifest import observations
-    from evaluation.report import ReportData, render_report
+    from reporting.report import ReportData, render_report
 
     stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify)
     comparison = _comparison(baselines, {stage.folder.name: stage.fingerprint for stage in stages})
@@ -141,8 +141,8 @@ def report(
 
 def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> "Comparison | None":
     """The comparison with other methods; None while there is none of the data that the rest of the page is about."""
-    from evaluation.comparison_page import Comparison
     from evaluation.published import published_beside
+    from reporting.comparison_page import Comparison
 
     manifest = baselines.manifest
     if manifest is None or any(now.get(name) != seen for name, seen in manifest["made_from"]["inputs"].items()):

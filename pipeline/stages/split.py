@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 from cohort.splits import SplitConfig
-from pipeline.artifacts import ArtifactError, CohortTables, SplitTables
-from pipeline.runtime import Refused, Runtime
-from pipeline.stage import Stage
+from console.errors import Refused
+from pipeline.core.runtime import Runtime
+from pipeline.runner.stage import Stage
 from pipeline.stages.cohort import STAGE as COHORT
+from pipeline.store import ArtifactError, CohortTables, SplitTables
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.provenance import REPOSITORY
+from pipeline.core.provenance import REPOSITORY
 
 
 @pytest.mark.slow

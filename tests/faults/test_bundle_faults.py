@@ -17,13 +17,13 @@ import safetensors.numpy
 import torch
 import yaml
 
-from evaluation.patient_page import night_page, patient_page
-from evaluation.patient_table import patients_csv
-from pipeline.bundle import Bundle
-from pipeline.bundle_configs import inference, settings
-from pipeline.prediction import SCHEMA, Reader, UnanswerableError, answer_patient
-from pipeline.runtime import InputError
+from console.errors import InputError
+from pipeline.deployment.bundle import Bundle
+from pipeline.deployment.bundle_configs import inference, settings
+from pipeline.deployment.predictor import SCHEMA, Reader, UnanswerableError, answer_patient
 from pipeline.settings import load_settings, settings_of_model
+from reporting.patient_page import night_page, patient_page
+from reporting.patient_table import patients_csv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 JSON = ("calibration.json", "calibration.json", "seen.json", "configs/inference.json", "configs/metadata.json")

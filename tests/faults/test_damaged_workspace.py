@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from files.reading import file_sha256
-from pipeline.artifacts import BlockSet, SplitTables
-from run_pipeline import main
+from pipeline.cli.main import main
+from pipeline.store import BlockSet, SplitTables
 
 RESULTS = (
     "classify/predictions.csv",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from run_pipeline import main
+from pipeline.cli.main import main
 
 COLUMNS = ("subject", "session", "modality", "site", "path", "class")
 WORDS = (

@@ -15,7 +15,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from preprocessing.dicom_conversion import DicomImport, import_dicom
+from intake.dicom.convert import DicomImport, import_dicom
 
 KEY = bytes(range(32))
 SLICES, ROWS, COLUMNS = 12, 20, 16

@@ -330,14 +330,14 @@ def test_a_record_that_cannot_be_written_stops_nothing_and_is_said(
 
 @pytest.mark.parametrize("content", ["", "[]", "{" * 5000, "no JSON"])
 def test_a_damaged_record_is_named_and_no_weights_are_deleted(tmp_path: Path, content: str) -> None:
-    from pipeline import weights_folder
+    from pipeline.doctor import offline_weights
 
     (tmp_path / "net.pth").write_bytes(CONTENT)
     record_file().parent.mkdir(parents=True)
     record_file().write_text(content)
     with pytest.raises(RecordError, match=f"{record_file()}, cannot be read: .*Mend or remove it"):
         find_weights(SOURCE, tmp_path)
-    assert weights_folder._fetch_backbone(SOURCE, tmp_path)[0] is False
+    assert offline_weights._fetch_backbone(SOURCE, tmp_path)[0] is False
     assert (tmp_path / "net.pth").read_bytes() == CONTENT
 
 

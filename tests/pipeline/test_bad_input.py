@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from run_pipeline import main
+from pipeline.cli.main import main
 
 VOXEL_MM = 6.0
 BAD = {

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models.backbone import Backbone
-from pipeline.runtime import Runtime
+from pipeline.cli.main import main
+from pipeline.core.runtime import Runtime
 from pipeline.stages import features
-from run_pipeline import main
 
 
 def _blocks(run: Path) -> dict[str, bytes]:

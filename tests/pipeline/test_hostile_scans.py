@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipeline.provenance import REPOSITORY
+from pipeline.cli.main import main
+from pipeline.core.provenance import REPOSITORY
 from pipeline.stages import cohort as cohort_stage
-from run_pipeline import main
 
 
 @pytest.fixture
@@ -117,10 +117,10 @@ def test_a_partner_exchanged_after_it_was_hashed(
     settings["preprocess"]["register_to"] = {"PET": "MRI"}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     assert main([*words[:-1], "cohort"]) == 0
-    from pipeline.artifacts import CohortTables, VolumeSet
-    from pipeline.runtime import Runtime
+    from pipeline.core.runtime import Runtime
     from pipeline.settings import load_settings
     from pipeline.stages.preprocess import preprocess
+    from pipeline.store import CohortTables, VolumeSet
 
     config = load_settings(tmp_path / "run.yaml", {}).preprocess
     out, finish = VolumeSet(tmp_path / "run" / "preprocess"), VolumeSet.finish
@@ -190,7 +190,7 @@ def test_the_memory_of_a_run_stays_below_its_limit(
 ) -> None:
     """Two scans that just fit and one that does not, in a process of its own; beside it one without large scans."""
     words = run()
-    code = "import sys, resource; from run_pipeline import main; code = main(sys.argv[1:]); "
+    code = "import sys, resource; from pipeline.cli.main import main; code = main(sys.argv[1:]); "
     code += "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 
     def peak(*more: str) -> tuple[int, float]:

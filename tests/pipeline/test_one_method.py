@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from files.reading import file_sha256
-from run_pipeline import main
+from pipeline.cli.main import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 SMALL = ["--features.backbone", "vgg11", "--features.weights", "random", "--split.ratio", "[6, 2, 2]"]

@@ -11,8 +11,8 @@ import yaml
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.cli.main import main
 from preprocessing import io
-from run_pipeline import main
 
 SHAPE, SPACING_MM = (48, 56, 48), 4.0
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from console.errors import InputError
 from pipeline import settings
-from pipeline.provenance import REPOSITORY
-from pipeline.runtime import InputError
+from pipeline.core.provenance import REPOSITORY
 from pipeline.settings import load_settings, settings_of_model, settings_yaml
 
 

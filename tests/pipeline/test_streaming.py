@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from files.reading import file_sha256
-from pipeline.rows import Rows
-from run_pipeline import main
+from pipeline.cli.main import main
+from pipeline.store.feature_buffer import Rows
 
 
 def test_streamed_and_held_blocks_give_the_same_bytes(

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from run_pipeline import main
+from pipeline.cli.main import main
 
 
 def words_of(config: Path, workspace: Path) -> list[str]:

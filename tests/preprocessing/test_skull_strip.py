@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from skimage.measure import label
 
-from cohort.phantoms import PhantomsConfig, make_scan, phantom
+from demo.phantoms import PhantomsConfig, make_scan, phantom
 from devices.precision import half_precision
 from preprocessing.errors import ScanError
 from preprocessing.skull_strip import NETWORK_SPACING_MM, SkullStripper, check_mask, largest_component

@@ -19,13 +19,13 @@ import cloudpickle
 import psutil
 import pytest
 
+from console.errors import InputError
 from files.reading import file_sha256
 from files.writing import PlantedLinkError
+from pipeline.core.provenance import REPOSITORY
 from pipeline.executors import certificate
+from pipeline.executors.config import ExecutorConfig
 from pipeline.executors.connection import Connection
-from pipeline.executors.settings import ExecutorConfig
-from pipeline.provenance import REPOSITORY
-from pipeline.runtime import InputError
 
 SOON = 60  # seconds
 SBATCH = """#!/bin/sh

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.executors import certificate, clusters, handout
+from console.errors import InputError
+from pipeline.cli.main import main
+from pipeline.core.provenance import REPOSITORY
+from pipeline.executors import certificate, clusters, dispatch
+from pipeline.executors.config import ExecutorConfig
 from pipeline.executors.connection import Connection
-from pipeline.executors.settings import ExecutorConfig
-from pipeline.provenance import REPOSITORY
-from pipeline.runtime import InputError
-from run_pipeline import main
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_what_a_killed_run_left_goes_before_anything_is_done(tmp_path: Path, kin
     key = tmp_path / certificate.FOLDER / "key.pem"
     key.parent.mkdir()
     key.touch()
-    with handout.opened(ExecutorConfig(kind=kind), tmp_path, device="cpu"):
+    with dispatch.opened(ExecutorConfig(kind=kind), tmp_path, device="cpu"):
         assert not key.parent.exists()
 
 
@@ -173,7 +173,7 @@ def test_settings_that_make_no_sense(given: dict[str, Any], words: str) -> None:
 def test_the_executor_changes_no_key(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
     """Results of one executor are up to date for another."""
     from pipeline.registry import STAGES
-    from pipeline.scheduler import made_from
+    from pipeline.runner.plan import made_from
     from pipeline.settings import load_settings
 
     config = picture_cohort(tmp_path / "data", subjects=6)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import CohortTables, VolumeSet
+from pipeline.cli.main import main
+from pipeline.core.runtime import Runtime
 from pipeline.executors import worker
-from pipeline.executors.inhand import InHand
 from pipeline.executors.worker import do_one, do_some
-from pipeline.runtime import Runtime
 from pipeline.stages.preprocess import PreprocessConfig, preprocess, preprocess_job
-from run_pipeline import main
+from pipeline.store import CohortTables, VolumeSet
+from pipeline.store.claims import InHand
 
 RUN = "a run"
 

@@ -1,0 +1,14 @@
+"""Errors that are for a person, and the error numbers of a machine that refuses."""
+
+import errno
+
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, no quota, no larger file allowed
+
+
+class InputError(ValueError):
+    """The input or the settings are wrong; the message says what to change. Ends the run with exit code 2."""
+
+
+class Refused(InputError):
+    """An `InputError` from before the stage changed any of its files: what it finished earlier still holds."""

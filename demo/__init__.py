@@ -1,0 +1,1 @@
+"""Cohorts with known truth, made here: head phantoms and drawn biopsies."""

@@ -1,0 +1,156 @@
+"""From others' folders to a manifest.
+
+python -m intake dicom EXPORT OUT --key FILE [--patients CSV --keep diagnosis] [--name T1w=MRI …]
+python -m intake pseudonym ID [ID …] --key FILE
+python -m intake bids DATASET MANIFEST.csv [--label diagnosis] [--name T1w=MRI …]
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from console.errors import InputError
+from console.exit_codes import exit_code
+from console.messages import say, show_warnings_safely
+from console.parser import Parser, pairs, real_path, typed_path
+from files.writing import FOR_THE_GROUP, PRIVATE, readable_by, write_table
+
+if TYPE_CHECKING:
+    pass
+
+
+def parser() -> Parser:
+    """The options."""
+    options = Parser(prog="python -m intake", description="DICOM or BIDS to a manifest.")
+    ways = options.add_subparsers(dest="way", required=True, metavar="dicom|pseudonym|bids")
+    way = ways.add_parser("dicom", help="convert a folder of DICOM files; patients get pseudonyms")
+    way.add_argument("export", type=typed_path, help="folder of DICOM files; nothing is written there")
+    way.add_argument("out", type=typed_path, help="where volumes, manifest.csv and left_out.csv go")
+    way.add_argument("--key", type=typed_path, required=True, help="file of the secret key; made if it is not there")
+    way.add_argument("--patients", type=typed_path, help="CSV with patient_id, as in DICOM, and the columns to keep")
+    way.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="of --patients, such as diagnosis")
+    way.add_argument(
+        "--session-days", type=int, default=0, metavar="N", help="scans up to N days after a visit's first belong to it"
+    )
+    way.add_argument(
+        "--memory-gb",
+        type=float,
+        metavar="GB",
+        help="main memory that a series may take; left out: 3/4 of the machine's",
+    )
+    _names(way)
+    way = ways.add_parser("pseudonym", help="what patients of your own are called, for who has the key")
+    way.add_argument("patients", nargs="+", metavar="ID", help="patient id, as in DICOM")
+    way.add_argument("--key", type=typed_path, required=True, help="file of the secret key")
+    way = ways.add_parser("bids", help="write the manifest of a BIDS data set")
+    way.add_argument("dataset", type=typed_path, help="its top folder, with participants.tsv")
+    way.add_argument("manifest", type=typed_path, help="CSV to write")
+    way.add_argument("--label", default="diagnosis", help="column of participants.tsv with the class")
+    way.add_argument("--runs", choices=("first", "last", "all"), default="first", help="which runs of a scan")
+    _names(way)
+    for name, way in ways.choices.items():
+        if name != "pseudonym":
+            way.add_argument("--group-readable", action="store_true", help="let your group read it; else you alone")
+    return options
+
+
+def _names(way: argparse.ArgumentParser) -> None:
+    way.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="T1w=MRI",
+        help="what the manifest calls T1w, T2w, FLAIR, FDG-PET or PET",
+    )
+
+
+def main(words: Sequence[str]) -> int:
+    """Run it; the exit code is 0, or 2 for what a person has to mend."""
+    return exit_code(lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> int:
+    from pydantic import ValidationError
+
+    ways = {"dicom": dicom, "pseudonym": pseudonyms, "bids": bids}
+    options = parser().parse_args(words)
+    with readable_by(FOR_THE_GROUP if getattr(options, "group_readable", False) else PRIVATE):
+        try:
+            ways[options.way](options)
+        except UnicodeError:
+            raise
+        except ValidationError as error:
+            told = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+            raise InputError(told.replace("Value error, ", "").removeprefix(": ")) from error
+        except ValueError as error:  # of the rooms that read others' folders; their words are for a person
+            raise InputError(str(error)) from error
+    return 0
+
+
+def dicom(options: argparse.Namespace) -> None:
+    """A folder of DICOM files to NIfTI volumes and a manifest."""
+    from cohort.manifest import read_table
+    from intake.dicom.convert import import_dicom
+    from intake.dicom.rules import DicomConfig
+    from intake.pseudonyms import read_or_make_key
+    from preprocessing.limits import Limits
+
+    config = DicomConfig(names=pairs(options.name), session_days=options.session_days)
+    new = not options.key.exists()
+    key = read_or_make_key(options.key, outside=[options.export, options.out])
+    if new:
+        say(f"note: made a new key, {options.key}; pseudonyms of other keys do not agree with its own")
+    patients = None if options.patients is None else read_table(options.patients)
+    if options.memory_gb is not None and not 0 < options.memory_gb < 1e6:
+        raise InputError(
+            f"--memory-gb {options.memory_gb:g}: expected the GB of memory that a series may take, such as 8"
+        )
+    out = real_path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    found = import_dicom(
+        options.export,
+        out,
+        key=key,
+        config=config,
+        patients=patients,
+        keep=options.keep,
+        limits=Limits(memory_gb=options.memory_gb, setting="--memory-gb"),
+    )
+    write_table(out / "manifest.csv", found.scans)
+    write_table(out / "left_out.csv", found.left_out)
+    counts = ", ".join(f"{count} {name}" for name, count in found.scans["modality"].value_counts().items())
+    say(f"{len(found.scans)} volumes{f' ({counts})' if counts else ''} → {options.out / 'manifest.csv'}")
+    say(f"{len(found.left_out)} series left out, with reasons → {options.out / 'left_out.csv'}")
+    for reason, count in found.skipped.items():
+        say(f"{count} files skipped: {reason}")
+    for note in found.notes:
+        say(f"note: {note}")
+
+
+def pseudonyms(options: argparse.Namespace) -> None:
+    """Print the pseudonym of each patient id."""
+    from intake.pseudonyms import pseudonym, read_or_make_key
+
+    if not options.key.exists():
+        raise InputError(f"there is no key file {options.key}")
+    key = read_or_make_key(options.key, outside=[])
+    for patient in options.patients:
+        say(f"{patient} {pseudonym(patient, key)}")
+
+
+def bids(options: argparse.Namespace) -> None:
+    """A BIDS data set to a manifest, with absolute paths."""
+    from intake.bids.read import read_bids
+
+    found = read_bids(options.dataset, label=options.label, runs=options.runs, names=pairs(options.name) or None)
+    scans = found.scans.assign(path=[str((options.dataset / path).resolve()) for path in found.scans["path"]])
+    write_table(real_path(options.manifest.parent) / options.manifest.name, scans)
+    say(f"{len(scans)} scans → {options.manifest}")
+    for row in found.left_out.itertuples():
+        say(f"left out: {' '.join(filter(None, (row.subject, row.session, row.path)))}: {row.reason}")
+
+
+if __name__ == "__main__":
+    show_warnings_safely()
+    raise SystemExit(main(sys.argv[1:]))

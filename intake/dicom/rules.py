@@ -1,0 +1,179 @@
+"""What a series must be like to be taken for a modality."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from intake.dicom.series import Series
+
+# Words of protocols. What is not in here is not shown, since a description is free text and may hold a name.
+_KNOWN = re.compile(
+    r"[tT][12]w?|[23]d|p[2-4]|ax|axial|tra|trans|cor|coronal|sag|sagittal|iso|obl|flair|dark|fluid|tirm|stir|space|cube|"
+    r"vista|tse|fse|frfse|se|gre|ffe|tfe|spgr|fspgr|bravo|vibe|mprage|mp2rage|mpr|mip|me|memprage|rage|inv[12]|uni|"
+    r"inv|fl[23]d|swi|swan|dwi|dti|adc|trace|fa|epi|bold|fmri|asl|pcasl|perf|perfusion|tof|mra|angio|medic|hemo|"
+    r"haemo|map|mapping|dixon|fat|sat|fs|water|opp|phase|mag|magnitude|pd|pdw|ir|loc|localizer|localiser|scout|"
+    r"survey|plane|calib|calibration|contrast|gd|gado|km|ce|post|pre|native|nativ|head|brain|neck|skull|kopf|hirn|"
+    r"cerveau|brain|pet|ct|fdg|18f|f18|amyloid|tau|pib|av45|av1451|static|dynamic|dyn|frame|frames|nac|ac|mac|ctac|"
+    r"mrac|osem|tof|psf|recon|corrected|uncorrected|norm|nd|dis[23]d|repeat|rep|rpt|accelerated|grappa|sense|cs|mt"
+    ,
+    re.IGNORECASE,
+)  # fmt: skip
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]  # becomes a part of file names
+Range = tuple[float | None, float | None]
+
+
+class SeriesRule(BaseModel):
+    """What a series must be like to be taken for a modality; all that is given must hold.
+
+    A tag that is absent is in no range. Patterns are searched anywhere, case ignored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name = Field(description="modality, as in cohort.modalities")
+    modality: Literal["MR", "PT"] = Field(description="DICOM's Modality")
+    description: Pattern | None = Field(default=None, description="regular expression found in SeriesDescription")
+    exclude: Pattern | None = Field(default=None, description="regular expression not found in SeriesDescription")
+    sequence: tuple[str, ...] = Field(default=(), description="codes that ScanningSequence has, such as GR, IR")
+    echo_time_ms: Range | None = Field(default=None, description="[least, most], null for no limit")
+    repetition_time_ms: Range | None = Field(default=None, description="[least, most], null for no limit")
+    inversion_time_ms: Range | None = Field(default=None, description="[least, most], null for no limit")
+    contrast: bool | None = Field(default=None, description="whether ContrastBolusAgent is named; null: either")
+    tracer: Pattern | None = Field(default=None, description="regular expression found in the radiopharmaceutical")
+
+    def misses(self, series: Series) -> list[str]:
+        """Everything about a series that is not as asked, in words that quote no free text."""
+        return list(_misses(self, series))
+
+    def echo(self, series: Series) -> float | None:
+        """The shortest echo time that this rule takes, ms."""
+        return min((time for time in echo_times(series) if _within(time, self.echo_time_ms)), default=None)
+
+
+_CONTRAST = r"gado|gad(?![a-z])|(^|[^a-z])(gd|km|ce|post|pc|c\+)([^a-z]|$)|\+ ?c|contrast|post.?con"
+_NO_T1 = _CONTRAST + r"|flair|tirm|map|inv.?[12]|rho|swi|tof|angio|dixon|dti|dwi|perf|fieldmap|magtrans|[^a-z]mt[^a-z]"
+_NO_T2 = _CONTRAST + (
+    r"|flair|dark.?fl|tirm|t2 ?\*|t2.?star|swi|swan|haemo|hemo|map|medic|gre|ffe|fl2d|fl3d|epi|dti|dwi|diff|perf|"
+    r"bold|fmri|dixon|t1"
+)
+_NO_FLAIR = _CONTRAST + "|t1|map"
+DEFAULT_RULES = (
+    SeriesRule(
+        name="FLAIR", modality="MR", description=r"flair|dark.?fluid|tirm", exclude=_NO_FLAIR, contrast=False
+    ),
+    SeriesRule(
+        name="T1w", modality="MR", description=r"t1|mp.?rage|bravo|spgr|tfe", exclude=_NO_T1 + "|t2", contrast=False
+    ),
+    SeriesRule(name="T2w", modality="MR", description=r"t2", exclude=_NO_T2, contrast=False),
+    SeriesRule(
+        name="FLAIR", modality="MR", exclude=_NO_FLAIR, sequence=("IR",), contrast=False,
+        echo_time_ms=(70, None), repetition_time_ms=(4000, None), inversion_time_ms=(1500, None),
+    ),
+    SeriesRule(
+        name="T1w", modality="MR", exclude=_NO_T1, sequence=("GR", "IR"), contrast=False,
+        echo_time_ms=(None, 8), inversion_time_ms=(400, 1400),
+    ),
+    SeriesRule(name="FDG-PET", modality="PT", tracer=r"fdg|deoxy.?glucose"),
+    SeriesRule(name="FDG-PET", modality="PT", description=r"fdg"),
+    SeriesRule(name="PET", modality="PT"),
+)  # fmt: skip
+"""The first that holds is taken; the two without a description see what the tags alone tell."""
+
+
+class DicomConfig(BaseModel):
+    """How series are chosen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rules: tuple[SeriesRule, ...] = Field(default=DEFAULT_RULES, min_length=1, description="the first that holds")
+    names: dict[str, Name] = Field(default={}, description="name in a rule → modality in the manifest, e.g. T1w: MRI")
+    fewest_slices: int = Field(default=10, ge=2, description="a series of fewer is left out")
+    derived: bool = Field(default=False, description="take series whose ImageType says DERIVED too")
+    session_days: int = Field(
+        default=0, ge=0, description="studies up to so many days after the first one of a session belong to it"
+    )
+
+    @model_validator(mode="after")
+    def _names_of_rules(self) -> Self:
+        known = list(dict.fromkeys(rule.name for rule in self.rules))
+        for name in self.names:
+            if name not in known:
+                near = difflib.get_close_matches(name.casefold(), [k.casefold() for k in known], n=1, cutoff=0.3)
+                meant = next((f"did you mean {k}? " for k in known if [k.casefold()] == near), "")
+                raise ValueError(f"no series is called {name}; {meant}There are {', '.join(known)}")
+        return self
+
+
+def clean_description(text: str) -> str:
+    """Keep the words of a description that are names of sequences, planes and tracers, and put … for the others.
+
+    Args:
+        text: SeriesDescription; people type what they like, patients' names and dates among it.
+    """
+    parts = re.split(r"([^0-9A-Za-z\u00c0-\uffff]+)", text)
+    shown = [part if _KNOWN.fullmatch(part) else "…" for part in parts[::2] if part]
+    return " ".join(word for word, before in zip(shown, [None, *shown], strict=False) if (word, before) != ("…", "…"))
+
+
+def echo_times(series: Series) -> list[float]:
+    """Every different one, ms, shortest first."""
+    return sorted({image.echo_time_ms for image in series.images if image.echo_time_ms is not None})
+
+
+def search(pattern: str, text: str) -> bool:
+    """Whether a pattern is anywhere in a text, case ignored."""
+    return re.search(pattern, text, re.IGNORECASE) is not None
+
+
+def _misses(rule: SeriesRule, series: Series) -> Iterator[str]:
+    if rule.modality != series.modality or not search(rule.description or "", series.description):
+        yield from ["it is another kind of image"] * 2  # counts twice, so that this rule is not the nearest
+        return
+    if rule.exclude is not None and search(rule.exclude, series.description):
+        yield "a word in its description excludes it"
+    if absent := [code for code in rule.sequence if code not in series.scanning_sequence]:
+        yield f"ScanningSequence lacks {' and '.join(absent)}"
+    echoes: list[float | None] = [*echo_times(series)] or [None]
+    if not any(_within(time, rule.echo_time_ms) for time in echoes):
+        yield f"the echo time is {_told(echo_times(series))}, {_expected(rule.echo_time_ms)}"
+    for words, value, limits in (
+        ("repetition time", series.repetition_time_ms, rule.repetition_time_ms),
+        ("inversion time", series.inversion_time_ms, rule.inversion_time_ms),
+    ):
+        if not _within(value, limits):
+            yield f"the {words} is {_told([] if value is None else [value])}, {_expected(limits)}"
+    if rule.contrast is not None and rule.contrast != series.contrast:
+        yield f"{'a' if series.contrast else 'no'} contrast agent is named"
+    if rule.tracer is not None and not search(rule.tracer, series.tracer):
+        yield "its tracer does not fit"
+
+
+def _within(value: float | None, limits: Range | None) -> bool:
+    low, high = limits or (None, None)
+    if low is None and high is None:
+        return True
+    return value is not None and (low is None or value >= low) and (high is None or value <= high)
+
+
+def _told(values: Sequence[float]) -> str:
+    return f"{', '.join(f'{value:g}' for value in values)} ms" if values else "not told"
+
+
+def _expected(limits: Range | None) -> str:
+    low, high = limits or (None, None)
+    words = [f"{word} {limit:g}" for word, limit in (("at least", low), ("at most", high)) if limit is not None]
+    return f"{' and '.join(words)} ms expected"

@@ -1,0 +1,207 @@
+"""Which series of a patient are used, as which modality, and why the others are left out."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, timedelta
+from itertools import pairwise
+from typing import NamedTuple
+
+from intake.dicom.rules import DicomConfig, SeriesRule, echo_times, search
+from intake.dicom.series import Image, Series, slice_positions
+
+UNEVEN = 0.05  # largest difference of slice distances, as a share of their median
+_LOCALISER = r"scout|locali[sz]|survey|smart.?brain|3.?plane|aahead|calib|(^|[^a-z])loc([^a-z]|$)"
+_DERIVED = {"DERIVED", "MPR", "MIP", "MINIP", "MIN IP", "PROJECTION IMAGE", "REFORMATTED", "SUBTRACTION"}
+
+
+class Chosen(NamedTuple):
+    """A series that is used."""
+
+    series: Series
+    modality: str
+    session: str
+    images: tuple[Image, ...]
+    """Those that are converted: magnitude, of one echo."""
+    slices: int
+    frames: int
+    """Volumes in them; more than 1 only in PET."""
+    remarks: tuple[str, ...]
+
+
+class LeftOut(NamedTuple):
+    """A series that is not used."""
+
+    series: Series
+    session: str
+    """Empty where the study has neither MR nor PET."""
+    reason: str
+
+
+class Selection(NamedTuple):
+    """Every series is in one of the two."""
+
+    chosen: tuple[Chosen, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def select_series(series: Sequence[Series], config: DicomConfig) -> Selection:
+    """Take at most one series of a modality for each session of a patient.
+
+    Of several that fit, the one with most slices is taken, then the one with fewest frames, then the latest.
+    """
+    session = session_names(series, config.session_days)
+    mixed = _mixed_patients(series)
+    left_out: list[LeftOut] = []
+    fitting: dict[tuple[str, str, str], list[Chosen]] = defaultdict(list)
+    for each in series:
+        here = session.get((each.patient, each.study), "")
+        found = mixed.get(each.patient) or _judged(each, here, config)
+        if isinstance(found, str):
+            left_out.append(LeftOut(each, here, found))
+        else:
+            fitting[each.patient, here, found.modality].append(found)
+    chosen = []
+    for several in fitting.values():
+        best = max(several, key=_preference)
+        chosen.append(best)
+        left_out += [LeftOut(each.series, each.session, _second(each, best)) for each in several if each is not best]
+    return Selection(tuple(chosen), tuple(left_out))
+
+
+def session_names(series: Sequence[Series], days: int) -> dict[tuple[str, str], str]:
+    """Number the studies of every patient that have MR or PET, by date.
+
+    Args:
+        series: of any number of patients.
+        days: a study up to so many days after the first of a session belongs to that session. Studies without a date
+            come last, each a session of its own.
+
+    Returns:
+        (patient, study) → "ses-01", "ses-02", …
+    """
+    dates: dict[str, dict[str, date | None]] = defaultdict(dict)
+    for each in series:
+        if each.modality in ("MR", "PT"):
+            dates[each.patient].setdefault(each.study, each.study_date)
+    names: dict[tuple[str, str], str] = {}
+    for patient, studies in dates.items():
+        first, number = None, 0
+        for study, day in sorted(studies.items(), key=lambda item: (item[1] or date.max, item[0])):
+            if first is None or day is None or day - first > timedelta(days=days):
+                first, number = day, number + 1
+            names[patient, study] = f"ses-{number:02d}"
+    return names
+
+
+def _judged(series: Series, session: str, config: DicomConfig) -> Chosen | str:
+    """What a series is used as, or why it is not."""
+    if reason := next(filter(None, (check(series, config) for check in _CHECKS)), None):
+        return reason
+    rule, reason = _matching(series, config.rules)
+    if rule is None:
+        return reason
+    echo = rule.echo(series) if len(echo_times(series)) > 1 else None
+    images = tuple(each for each in series.images if each.magnitude and echo in (None, each.echo_time_ms))
+    if reason := _geometry(images, config.fewest_slices):
+        return reason
+    places, counts = slice_positions(images)
+    frames = counts[0]
+    if frames > 1 and series.modality != "PT":
+        return f"every slice is there {frames} times (a time series, diffusion, or sent twice); one volume expected"
+    remarks = []
+    if echo is not None:
+        remarks.append(f"echo of {echo:g} ms, one of {len(echo_times(series))}")
+    if not all(each.magnitude for each in series.images):
+        remarks.append("magnitude images only")
+    return Chosen(series, config.names.get(rule.name, rule.name), session, images, len(places), frames, tuple(remarks))
+
+
+def _matching(series: Series, rules: Iterable[SeriesRule]) -> tuple[SeriesRule | None, str]:
+    nearest, fewest = "", 2
+    for rule in rules:
+        misses = rule.misses(series)
+        if not misses:
+            return rule, ""
+        if len(misses) < fewest:
+            nearest, fewest = f"; nearest is {rule.name}, but {misses[0]}", len(misses)
+    return None, f"no rule matches{nearest}"
+
+
+def _no_patient(series: Series, config: DicomConfig) -> str:
+    return "" if series.patient else "there is no PatientID; whose it is cannot be told"
+
+
+def _damaged(series: Series, config: DicomConfig) -> str:
+    if not series.damaged:
+        return ""
+    return f"{series.damaged} of {series.damaged + len(series.images)} images are cut short; export the series again"
+
+
+def _localiser(series: Series, config: DicomConfig) -> str:
+    if "LOCALIZER" in series.image_type or search(_LOCALISER, series.description):
+        return "a localiser or scout"
+    return f"images in {series.orientations} directions, as in a localiser" if series.orientations > 1 else ""
+
+
+def _derived(series: Series, config: DicomConfig) -> str:
+    found = [] if config.derived else [word for word in series.image_type if word in _DERIVED]
+    return f"derived from other images: ImageType has {found[0]}" if found else ""
+
+
+def _not_attenuation_corrected(series: Series, config: DicomConfig) -> str:
+    told = series.modality == "PT" and bool(series.pet.corrections)
+    words = "PET that is not corrected for attenuation"
+    return words if (told and "ATTN" not in series.pet.corrections) or _nac(series) else ""
+
+
+def _nac(series: Series) -> bool:
+    return series.modality == "PT" and search(r"(^|[^a-z])nac([^a-z]|$)|non?.?ac([^a-z]|$)|uncorr", series.description)
+
+
+_CHECKS: tuple[Callable[[Series, DicomConfig], str], ...] = (
+    _no_patient,
+    _damaged,
+    _localiser,
+    _derived,
+    _not_attenuation_corrected,
+)
+
+
+def _geometry(images: tuple[Image, ...], fewest: int) -> str:
+    """Why images make no volume."""
+    places, counts = slice_positions(images)
+    if not all(image.positions_mm for image in images):
+        return "images without position or orientation; they make no volume"
+    if len(places) < fewest:
+        return f"too few slices: {len(places)}, at least {fewest} needed"
+    if len(set(counts)) > 1:
+        return f"some slices are there {min(counts)} times and some {max(counts)} times; export the series again"
+    distances = sorted(after - before for before, after in pairwise(places))
+    if distances[-1] - distances[0] > UNEVEN * distances[len(distances) // 2]:
+        return f"slices lie {distances[0]:.2f} to {distances[-1]:.2f} mm apart; images seem to be missing"
+    return ""
+
+
+def _mixed_patients(series: Sequence[Series]) -> dict[str, str]:
+    """Ids that two patients seem to share, as those of two hospitals may; names are not compared, they change."""
+    births: dict[str, set[date | None]] = defaultdict(set)
+    sexes: dict[str, set[str]] = defaultdict(set)
+    for each in series:
+        births[each.patient] |= {each.birth_date} - {None}
+        sexes[each.patient] |= {each.sex} & {"F", "M"}
+    known = {patient for patient in births if len(births[patient]) > 1 or len(sexes[patient]) > 1}
+    reason = "one PatientID with two birth dates or sexes; two patients may share it. Import them from separate folders"
+    return dict.fromkeys(known - {""}, reason)
+
+
+def _preference(chosen: Chosen) -> tuple[int, int, str, int, str]:
+    series = chosen.series
+    started = series.started.isoformat() if series.started else ""
+    return chosen.slices, -chosen.frames, started, series.number or 0, series.uid
+
+
+def _second(chosen: Chosen, best: Chosen) -> str:
+    ours, theirs = _preference(chosen), _preference(best)
+    why = "more slices" if theirs[0] > ours[0] else "fewer frames" if theirs[1] > ours[1] else "later"
+    number = "" if best.series.number is None else f" (series {best.series.number})"
+    return f"a second {chosen.modality} of this session; the one with {theirs[0]} slices{number}, {why}, is used"

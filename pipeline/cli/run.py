@@ -1,0 +1,140 @@
+"""Run what the command line asks for: settings, plan, stages, summary."""
+
+import argparse
+from pathlib import Path
+
+from console.errors import DISK_FULL, InputError
+from console.exit_codes import BAD_INPUT, BUG, DONE, SOME_SCANS_FAILED, explained
+from console.messages import say, say_as_it_stands
+from console.parser import real_path
+from files.writing import FOR_THE_GROUP, PRIVATE, readable_by
+from pipeline.cli import lock, run_log, tracking
+from pipeline.cli.options import ONLY_IF_NAMED, STAGE_NAMES, stage_list
+from pipeline.cli.summary import print_plan, print_summary
+from pipeline.cli.workspace import collect, forget_splits, restore_settings, save_settings, write_failures
+from pipeline.core.provenance import REPOSITORY
+from pipeline.doctor import disk
+from pipeline.doctor.offline_weights import fetch_weights as fill_folder
+from pipeline.doctor.offline_weights import use_weights_from
+from pipeline.executors import clusters, dispatch
+from pipeline.registry import STAGES
+from pipeline.runner.plan import make_plan
+from pipeline.runner.run import check_device, run_plan
+from pipeline.settings import Settings, describe_settings, load_settings, settings_of_model
+from pipeline.stages import predict
+from pipeline.store import ArtifactError
+
+
+def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Load settings, plan, run, sum up."""
+    if options.help_settings:
+        say_as_it_stands(describe_settings())
+        return DONE
+    config = load(options, overrides)
+    if options.fetch_weights is not None:
+        return fetch_weights(options.fetch_weights, config.features.backbone)
+    usual = ["predict"] if options.model else [name for name in STAGE_NAMES if name not in ONLY_IF_NAMED]
+    requested = usual if options.stages is None else stage_list(options.stages, "--stages")
+    if not requested:
+        raise InputError(f"--stages names no stage. Stages: {', '.join(STAGE_NAMES)}")
+    forced = stage_list(options.force, "--force") + (["split"] if options.new_splits else [])
+    requested += [name for name in forced if name not in requested]
+    workspace = workspace_path(options, config.name)
+    disk.check_path(workspace)
+    tracking.ready(config.tracking)
+    if "predict" in requested:
+        predict.check_settings(config)
+
+    dry = options.dry_run or options.explain
+    if dry:
+        print_plan(make_plan(STAGES, requested, config, workspace, force=forced), explain=options.explain)
+        if config.executor.kind == "slurm":
+            script = clusters.slurm_script(config.executor, workspace)
+            say_as_it_stands(f"\neach worker's job for Slurm:\n{script}")
+        return DONE
+    rights = readable_by(FOR_THE_GROUP if options.group_readable else PRIVATE)
+    with rights, lock.locked(workspace), run_log.logging_to(workspace, quiet=options.quiet):
+        if options.new_splits:
+            forget_splits(workspace)
+        steps = make_plan(STAGES, requested, config, workspace, force=forced)
+        print_plan(steps)
+        if "predict" in requested:
+            run_log.log.info("%s", predict.signature_words(config.predict))
+        to_come = [step.stage.name for step in steps if step.state != "up to date"]
+        if short := disk.shortage(config, workspace, to_come):
+            run_log.log.warning(short)
+        before = save_settings(config, workspace)
+        try:
+            elsewhere = config.executor.kind == "slurm" or config.executor.scheduler is not None
+            check_device(steps, options.device, elsewhere=elsewhere)
+            with dispatch.opened(config.executor, workspace, device=options.device) as executor:
+                run_plan(steps, config, workspace, device=options.device, force=forced, executor=executor)
+            tracking.track(config.tracking, workspace)
+        except (InputError, ArtifactError) as error:
+            run_log.log.debug("stopped", exc_info=error)
+            restore_settings(before, workspace)
+            raise InputError(str(error)) from error
+        except Exception as error:  # noqa: BLE001 - the last stop: what nobody foresaw is logged and named a bug
+            if told := explained(error):
+                run_log.log.debug("stopped", exc_info=error)
+                full = isinstance(error, OSError) and error.errno in DISK_FULL
+                needed = f": {disk.when_full(config, workspace, to_come)}" if full else ""
+                raise InputError(told + needed) from error
+            run_log.log.exception("a bug: please report it with this log, %s", run_log.current_file(workspace))
+            return BUG
+        finally:
+            failures, notes = collected(config, workspace)
+    print_summary(steps, failures, notes, workspace)
+    return SOME_SCANS_FAILED if failures else DONE
+
+
+def collected(config: Settings, workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Failures and notes of all stages; the failures are in `failures.csv` then, if it can be written."""
+    failures, notes = collect(workspace)
+    try:
+        write_failures(failures, workspace, for_spreadsheets=config.report.csv_safe)
+    except OSError as error:  # the disk may be full
+        run_log.log.warning("failures.csv could not be written: %s", error)
+    return failures, notes
+
+
+def load(options: argparse.Namespace, overrides: dict[str, str]) -> Settings:
+    """The settings of the config file or the model, environment and command line.
+
+    Raises:
+        InputError: they are wrong, or a folder named is not there.
+    """
+    if options.model is not None and not options.model.is_dir():
+        raise InputError(f"there is no model {options.model}; --model takes the folder that --stages export made")
+    standard = REPOSITORY / "configs" / "demo.yaml"
+    if options.model is not None:
+        standard = settings_of_model(options.model, options.trusted or ())
+    config = load_settings(options.config or standard, overrides)
+    if options.weights_from is not None:
+        config = use_weights_from(config, options.weights_from)
+    return config
+
+
+def workspace_path(options: argparse.Namespace, name: str) -> Path:
+    """The workspace: as typed, or by the name of the settings.
+
+    Raises:
+        InputError: it is a folder with something else in it.
+    """
+    workspace = real_path(options.workspace or Path("runs") / name)
+    disk.check_place(workspace, stages=STAGE_NAMES)
+    if options.limit is not None:  # the splits of a few must not become those of all
+        workspace = workspace.with_name(f"{workspace.name}-limit-{options.limit}")
+        disk.check_place(workspace, stages=STAGE_NAMES)
+    return workspace
+
+
+def fetch_weights(folder: Path, backbone: str) -> int:
+    """Fill a folder with all weights files, a line each; exit code 2 if one could not be had."""
+    whole = True
+    for ok, line in fill_folder(folder, backbone):
+        say(f"{'ok' if ok else 'fail':<4}  {line}")
+        whole &= ok
+    told = "copy it, and type --weights-from DIR there" if whole else "not whole; type the same again to go on"
+    say(f"weights: {folder.absolute()}; {told}")
+    return DONE if whole else BAD_INPUT

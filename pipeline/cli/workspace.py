@@ -1,0 +1,71 @@
+"""Files of a workspace that belong to no stage: settings.yaml, failures.csv, splits set aside."""
+
+import contextlib
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from files.reading import UnusableFileError, read_bytes
+from files.safe_yaml import MOST_YAML
+from files.writing import replacing, write_rows
+from pipeline.registry import STAGES
+from pipeline.settings import Settings, settings_yaml
+from pipeline.store import Artifact, read_record
+
+
+def collect(workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Failures and notes of all stages, those of earlier runs and of a stage that was broken off included."""
+    failures: list[dict[str, str]] = []
+    notes: list[str] = []
+    for stage in STAGES:
+        folder = workspace / stage.name
+        manifest = Artifact(folder).manifest
+        if manifest is None:
+            found = {path.parent.name: read_record(path) or {} for path in sorted(folder.glob("*/failure.json"))}
+            manifest = {"failures": [{"scan": scan, "reason": f.get("reason", "")} for scan, f in found.items()]}
+        failures += [{"stage": stage.name, **failure} for failure in manifest.get("failures", ())]
+        notes += [f"{stage.name}: {note}" for note in manifest.get("notes", ())]
+    return failures, notes
+
+
+def write_failures(failures: Sequence[Mapping[str, str]], workspace: Path, *, for_spreadsheets: bool = False) -> None:
+    """`failures.csv`: one row a scan that could not be used, with the stage and the reason.
+
+    Args:
+        failures: as from `collect`.
+        workspace: of the run.
+        for_spreadsheets: as in `files.writing.write_rows`.
+    """
+    columns, scans = ("stage", "scan", "subject", "modality", "path", "reason"), {}
+    with contextlib.suppress(OSError, UnusableFileError, csv.Error):  # a damaged table has its own message
+        text = read_bytes(workspace / "cohort" / "scans.csv").decode("utf-8", "replace")
+        scans = {row.get("scan"): row for row in csv.DictReader(io.StringIO(text, newline=""))}
+    rows = [{**{c: scans.get(failure["scan"], {}).get(c, "") for c in columns}, **failure} for failure in failures]
+    write_rows(workspace / "failures.csv", columns, rows, for_spreadsheets=for_spreadsheets)
+
+
+def save_settings(settings: Settings, workspace: Path) -> bytes | None:
+    """`settings.yaml`: the settings of the newest run, as a config file holds them; returns what it held before."""
+    path = workspace / "settings.yaml"
+    before = None
+    with contextlib.suppress(FileNotFoundError, UnusableFileError):  # what is no file is replaced, and not put back
+        before = None if path.is_symlink() else read_bytes(path, most=MOST_YAML)
+    with replacing(path) as part:
+        part.write_text(settings_yaml(settings), "utf-8")
+    return before
+
+
+def restore_settings(before: bytes | None, workspace: Path) -> None:
+    """Put `settings.yaml` back after a run that was refused."""
+    if before is not None:
+        with replacing(workspace / "settings.yaml") as part:
+            part.write_bytes(before)
+
+
+def forget_splits(workspace: Path) -> None:
+    """Set the frozen splits aside as `splits.before.csv`, so that new ones are dealt."""
+    (workspace / "split" / "manifest.json").unlink(missing_ok=True)
+    splits = workspace / "split" / "splits.csv"
+    if splits.exists():
+        splits.replace(splits.with_name("splits.before.csv"))

@@ -1,0 +1,119 @@
+"""Which scans a comparison leaves to its methods: everything, or half of one modality hidden in training and test."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.store import BlockSet
+from pipeline.training.repeat_data import Usable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import Tensor
+
+    from baselines.sample import Sample
+
+AS_IT_IS = "as it is"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Which scans there are.
+
+    Attributes:
+        name: as printed; with two modalities as in the paper's table 1.
+        hidden: modality → share of its subjects that lose it, in training and in test.
+        complete_only: only observations with every modality take part, before any is hidden.
+    """
+
+    name: str
+    hidden: tuple[tuple[str, float], ...] = ()
+    complete_only: bool = True
+
+
+def scenarios_of(kinds: tuple[str, ...], rates: tuple[float, ...], modalities: tuple[str, ...]) -> list[Scenario]:
+    """Scenarios in the order of the table.
+
+    Args:
+        kinds: "complete", "missing" (each modality in turn, at each rate), "as_it_is".
+        rates: shares to hide, in (0, 1).
+        modalities: names, sorted.
+    """
+    found = [Scenario("complete")] if "complete" in kinds else []
+    if "missing" in kinds:
+        found += [
+            Scenario(_name(modality, rate, modalities), ((modality, rate),))
+            for rate in rates
+            for modality in reversed(modalities)
+        ]
+    return found + ([Scenario(AS_IT_IS, complete_only=False)] if "as_it_is" in kinds else [])
+
+
+def _name(modality: str, rate: float, modalities: tuple[str, ...]) -> str:
+    if len(modalities) == 2:
+        other = next(m for m in modalities if m != modality)
+        return f"100% {other} + {100 * (1 - rate):g}% {modality}"
+    return f"{modality} of {100 * (1 - rate):g}%, the others of all"
+
+
+def scans_in(scenario: Scenario, usable: Usable, seed: int) -> "tuple[pd.DataFrame, list[str]]":
+    """The scans that the scenario leaves, a part of `usable.scans`, and what could not be done as asked."""
+    from cohort.missingness import hide_scans
+
+    scans = usable.scans
+    if scenario.complete_only:
+        has = scans.groupby("observation")["modality"].agg(frozenset)
+        complete = has.index[[len(present) == len(usable.modalities) for present in has]]
+        scans = scans[scans["observation"].isin(complete)]
+    shares = {modality: rate for modality, rate in scenario.hidden if (scans["modality"] == modality).any()}
+    if not shares:
+        return scans, []
+    available, notes = hide_scans(scans, shares, seed)
+    return scans[available["available"].to_numpy()], list(notes)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sample, and the names behind its numbers.
+
+    Attributes:
+        sample: what methods learn from, as the backbone gave it.
+        scans: row i is block i: scan, observation, subject, modality, label, part.
+        observations: names; the index of an observation is its place here.
+        subjects: of each observation.
+    """
+
+    sample: "Sample"
+    scans: "pd.DataFrame"
+    observations: tuple[str, ...]
+    subjects: tuple[str, ...]
+
+    def observed(self, part: str) -> "Tensor":
+        """(n,) int64: the observations of a part."""
+        return {"train": self.sample.train, "validation": self.sample.validation, "test": self.sample.test}[part]
+
+
+def draw_sample(scans: "pd.DataFrame", usable: Usable, features: BlockSet, device: "torch.device") -> Drawn:
+    """Blocks and numbers of some of the usable scans."""
+    import torch
+
+    from baselines.sample import Sample
+
+    scans = scans.sort_values(["observation", "scan"]).reset_index(drop=True)
+    of_observation = scans.drop_duplicates("observation").set_index("observation")
+    names = tuple(of_observation.index)
+    number = {name: i for i, name in enumerate(names)}
+    parts = {
+        part: torch.tensor([i for i, p in enumerate(of_observation["part"]) if p == part], dtype=torch.int64)
+        for part in ("train", "validation", "test")
+    }
+    sample = Sample(
+        blocks=features.load(scans["scan"].to_list()),
+        modality=torch.tensor([usable.modalities.index(m) for m in scans["modality"]]),
+        observation=torch.tensor([number[o] for o in scans["observation"]]),
+        target=torch.tensor([usable.classes.index(c) for c in of_observation["label"]]),
+        modalities=len(usable.modalities),
+        classes=len(usable.classes),
+        **parts,
+    )
+    return Drawn(sample.to(device), scans, names, tuple(of_observation["subject"]))

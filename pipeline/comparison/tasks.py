@@ -1,0 +1,291 @@
+"""One comparator in one scenario and repeat: a task that is done once, and whose failure takes no other down."""
+
+import dataclasses
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from baselines.names import KEYS, TRANSLATIONS
+from console.errors import DISK_FULL, InputError
+from models.settings import seed_of_repeat
+from pipeline.comparison.imputation import GanConfig, Kind, impute
+from pipeline.comparison.scenarios import Drawn, Scenario, draw_sample, scans_in
+from pipeline.core.provenance import digest, result_settings
+from pipeline.core.runtime import Runtime
+from pipeline.store import BlockSet, ComparisonSet, DamagedError, VolumeSet
+from pipeline.training.fit import FitConfig
+from pipeline.training.repeat_data import Usable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from baselines.methods import Method
+    from baselines.sample import Fitted, Sample
+
+log = logging.getLogger("hypermm")
+FAILED = "failed "  # before the key of a task that raised, which therefore counts as not done
+NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "bootstrap_draws", "curve_rates")
+
+
+class BaselinesConfig(FitConfig):
+    """Which comparators, in which scenarios."""
+
+    only: tuple[str, ...] = Field(default=(), description=f"methods; empty for all that apply. {', '.join(KEYS)}")
+    scenarios: tuple[Literal["complete", "missing", "as_it_is"], ...] = Field(
+        default=("complete", "missing"),
+        min_length=1,
+        description="complete: subjects with every modality; missing: those, with each modality hidden in turn; "
+        "as_it_is: whatever each subject has",
+    )
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.5,), description="shares hidden in training and test, for missing"
+    )
+    curve_rates: tuple[float, ...] = Field(
+        default=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+        description="shares hidden in the test part of the complete scenario; one trained model serves all",
+    )
+    published: Literal["ADNI", "BreakHis"] | None = Field(
+        default=None, description="whose published figures stand beside ours"
+    )
+    gan: GanConfig = Field(default=GanConfig(), description="pix2pix and cycleGAN")
+    bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
+
+    @field_validator("only")
+    @classmethod
+    def _known(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        for key in keys:
+            if key not in KEYS:
+                raise ValueError(f"no method {key!r}; there are {', '.join(KEYS)}")
+        return keys
+
+    @field_validator("rates", "curve_rates")
+    @classmethod
+    def _shares(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 <= rate < 1 for rate in rates) or len(set(rates)) < len(rates):
+            raise ValueError(f"{rates}: expected different shares from 0 up to (not including) 1")
+        return rates
+
+
+@dataclasses.dataclass
+class Comparators:
+    """What all tasks share.
+
+    Attributes:
+        preprocess: volumes, for image translation.
+        features: blocks.
+        out: where results go.
+        config: of the stage.
+        runtime: of the stage.
+        modalities: names.
+        version: of the stage.
+        like_the_real_ones: gives the function from an imputed volume to its block, and the voxel size of real volumes.
+        keys: folder of a task → hash of what its result has to be made from to count.
+    """
+
+    preprocess: VolumeSet
+    features: BlockSet
+    out: ComparisonSet
+    config: BaselinesConfig
+    runtime: Runtime
+    modalities: tuple[str, ...]
+    version: int
+    like_the_real_ones: Callable[[], tuple[Any, float]]
+    keys: dict[Path, str] = dataclasses.field(default_factory=dict)
+
+    def draw(self, scenario: Scenario, usable: Usable) -> tuple[Drawn, list[str]]:
+        """The sample of a scenario and repeat."""
+        scans, notes = scans_in(scenario, usable, self.config.seed)
+        return draw_sample(scans, usable, self.features, self.runtime.device), notes
+
+    def key(self, scenario: Scenario, repeat: int, drawn: Drawn, *more: Any) -> str:
+        """Hash of all that one task depends on."""
+        settings = {k: v for k, v in result_settings(self.config).items() if k not in NOT_IN_A_TASK}
+        content = self.features.scans()
+        rows = drawn.scans.assign(content=[content[s] for s in drawn.scans["scan"]]).to_dict("split")
+        return digest([self.version, settings, dataclasses.asdict(scenario), repeat, rows, more])
+
+    def simple(self, scenario: Scenario, repeat: int, method: "Method", drawn: Drawn, *, wanted: bool) -> None:
+        """A comparator that needs nothing but blocks."""
+        rates = self.config.curve_rates if scenario.name == "complete" else ()
+        key = self.key(scenario, repeat, drawn, method.name, rates)
+        place = self.out.place(scenario.name, method.name, repeat)
+        self.keys[place] = key
+        if not wanted or self.out.record(place, key) is not None:
+            return
+
+        def fit() -> "tuple[dict[str, pd.DataFrame], dict[str, Any]]":
+            started = time.monotonic()
+            sample = drawn.sample.standardised() if method.standardised else drawn.sample
+            fitted = method.fit(sample, method.training(self.config.training(repeat)))
+            tables = {"predictions.csv": _predictions(fitted, sample, drawn, repeat)}
+            facts = {"trained_parameters": fitted.parameters, "notes": list(getattr(fitted, "notes", ()))}
+            facts["classification_seconds"] = round(time.monotonic() - started, 3)
+            if rates:
+                tables["curve.csv"] = _curve(fitted, sample, drawn, repeat, rates, self.modalities, self.config.seed)
+            return tables, facts
+
+        self._task(place, key, f"{scenario.name}, {method.name}, repeat {repeat}", fit)
+
+    def translated(
+        self, scenario: Scenario, repeat: int, key: Kind, drawn: Drawn, usable: Usable, *, wanted: bool
+    ) -> None:
+        """Impute whole scans, compute their blocks, then Multi-CNN on the filled sample."""
+        from baselines.imputers import TableImputer, fit_imputed
+
+        if not scenario.hidden and bool(drawn.sample.there.all()):
+            return  # nothing to impute
+        gan = self.config.gan
+        sizes = gan.model_dump(mode="json", exclude={f"{other}_epochs" for other in TRANSLATIONS if other != key})
+        task = self.key(scenario, repeat, drawn, key, sizes, self.preprocess.fingerprint)
+        place = self.out.place(scenario.name, TRANSLATIONS[key], repeat)
+        self.keys[place] = task
+        if not wanted or self.out.record(place, task) is not None:
+            return
+        there = set(drawn.scans["scan"])
+        gone = usable.scans[~usable.scans["scan"].isin(there) & usable.scans["observation"].isin(drawn.observations)]
+        hidden = {(row.observation, row.modality): row.scan for row in gone.itertuples()}
+
+        def fit() -> "tuple[dict[str, pd.DataFrame], dict[str, Any]]":
+            import pandas as pd
+
+            maker, spacing_mm = self.like_the_real_ones()
+            imputed = impute(
+                key, drawn, self.modalities, hidden=hidden, volumes=self.preprocess, place=place, config=gan,
+                block_of=maker, spacing_mm=spacing_mm, device=self.runtime.device,
+                seed=seed_of_repeat(self.config.seed, repeat),
+            )  # fmt: skip
+            started = time.monotonic()
+            centre, spread = (t.cpu() for t in drawn.sample.scale())
+            table = {(o, m): (block - centre[m]) / spread[m] for (o, m), block in imputed.blocks.items()}
+            sample = drawn.sample.standardised()
+            fitted = fit_imputed(sample, self.config.training(repeat), TableImputer(table))
+            tables = {
+                "predictions.csv": _predictions(fitted, sample, drawn, repeat),
+                "quality.csv": pd.DataFrame(imputed.quality),
+            }
+            facts = {
+                "trained_parameters": fitted.parameters + imputed.parameters,
+                "notes": [*imputed.notes, *fitted.notes],
+                "imputation_seconds": round(imputed.seconds, 3),
+                "classification_seconds": round(time.monotonic() - started, 3),
+            }
+            return tables, facts
+
+        self._task(place, task, f"{scenario.name}, {TRANSLATIONS[key]}, repeat {repeat}", fit)
+
+    def _named(self, words: str) -> str:
+        """Names of modalities for their numbers, which is all that comparators know."""
+        return re.sub(r"\bmodality (\d+)\b", lambda found: self.modalities[int(found[1])], words)
+
+    def _task(
+        self, place: Path, key: str, words: str, fit: "Callable[[], tuple[dict[str, pd.DataFrame], dict[str, Any]]]"
+    ) -> None:
+        """Fit one comparator and write what came of it; a failure is recorded and told, and the others go on."""
+        from baselines.sample import CannotFit
+
+        self.out.begin(place, key)
+        try:
+            with _peak_memory(self.runtime) as peak:
+                tables, facts = fit()
+        except CannotFit as error:
+            log.warning("baselines: %s: %s", words, self._named(str(error)))
+            self.out.finish(place, key, {}, {"reason": self._named(str(error))})
+        except (InputError, DamagedError):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
+            log.exception("baselines: %s failed", words)
+            self.out.finish(place, FAILED + key, {}, {"reason": f"{type(error).__name__}: {error}"})
+            failure = {"scan": words, "reason": f"{type(error).__name__}: {error}", "again": True}
+            self.runtime.results.setdefault("failures", []).append(failure)
+        else:
+            for note in facts["notes"]:
+                self.runtime.note(f"{words}: {self._named(note)}")
+            self.out.finish(place, key, tables, facts | {"peak_memory_mb": peak["mb"]})
+
+
+def _predictions(fitted: "Fitted", sample: "Sample", drawn: Drawn, repeat: int) -> "pd.DataFrame":
+    """One row a test observation; NaN where the method cannot take it."""
+    import pandas as pd
+
+    test = drawn.observed("test").tolist()
+    probabilities = fitted.probabilities(sample)[drawn.observed("test")].cpu()
+    frame = pd.DataFrame(
+        {
+            "repeat": repeat,
+            "subject": [drawn.subjects[i] for i in test],
+            "observation": [drawn.observations[i] for i in test],
+            "truth": sample.target[drawn.observed("test")].tolist(),
+        }
+    )
+    return frame.assign(**{f"p_{k}": probabilities[:, k].numpy() for k in range(sample.classes)})
+
+
+def _curve(
+    fitted: "Fitted",
+    sample: "Sample",
+    drawn: Drawn,
+    repeat: int,
+    rates: tuple[float, ...],
+    modalities: tuple[str, ...],
+    seed: int,
+) -> "pd.DataFrame":
+    """Predictions of one trained comparator with more and more scans of the test part hidden."""
+    import pandas as pd
+    import torch
+
+    from cohort.missingness import hide_scans
+
+    tested = drawn.scans[drawn.scans["part"] == "test"]
+    frames = []
+    for modality in modalities if len(modalities) > 1 and len(tested) else ():
+        for rate in rates:
+            available, _ = hide_scans(tested, {modality: rate}, seed)
+            gone = set(available.loc[~available["available"], "scan"])
+            hidden = torch.tensor([scan in gone for scan in drawn.scans["scan"]], device=sample.blocks.device)
+            frame = _predictions(fitted, sample.without(hidden), drawn, repeat)
+            frames.append(frame.assign(hidden_modality=modality, rate=rate, where="test"))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+@contextmanager
+def _peak_memory(runtime: Runtime) -> "Iterator[dict[str, float]]":
+    """Largest resident set while the block ran, MB; on CUDA the most that torch held there."""
+    import torch
+
+    peak = {"mb": float("nan")}
+    if runtime.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(runtime.device)
+        yield peak
+        peak["mb"] = round(torch.cuda.max_memory_allocated(runtime.device) / 1e6, 1)
+        return
+    done = threading.Event()
+    status = Path("/proc/self/statm")
+
+    def watch() -> None:
+        import resource
+
+        most = 0
+        while True:
+            most = max(most, int(status.read_text().split()[1]))
+            if done.wait(0.05):
+                break
+        peak["mb"] = round(most * resource.getpagesize() / 1e6, 1)
+
+    watcher = threading.Thread(target=watch, daemon=True) if status.exists() else None
+    if watcher is not None:
+        watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        if watcher is not None:
+            watcher.join()

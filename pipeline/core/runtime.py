@@ -1,0 +1,73 @@
+"""What every stage gets beside its inputs: device, progress, notes."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from console.errors import InputError
+from pipeline.core.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("hypermm")
+
+
+@dataclass
+class Runtime:
+    """What a stage may use beside its inputs.
+
+    Attributes:
+        stage: name of the running stage.
+        key: hash of everything that the stage's result depends on.
+        device_name: "auto", "cpu", "cuda", "cuda:1" or "mps", as asked for.
+        workspace: folder of the run.
+        notes: what a person should be told at the end and in the report.
+        results: what the stage adds to its manifest beside what its artifact says of itself.
+        executor: does scans elsewhere, called like `pipeline.runner.per_scan.in_process`; None: in this process.
+    """
+
+    stage: str
+    key: str
+    device_name: str
+    workspace: Path
+    notes: list[str] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+    executor: Callable[..., None] | None = None
+
+    @property
+    def device(self) -> "torch.device":
+        """The device to compute on.
+
+        Raises:
+            InputError: the device asked for is not there.
+        """
+        import torch
+
+        if self.device_name == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device_name)
+        except RuntimeError as error:
+            raise InputError(f"--device {self.device_name}: expected auto, cpu, cuda, cuda:N or mps") from error
+        there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+        if (device.index or 0) >= there.get(device.type, 0):
+            raise InputError(f"--device {self.device_name} is not there (found: {there}); use --device auto")
+        return device
+
+    def note(self, text: str) -> None:
+        """Say something that a person should know, now and in the report."""
+        log.warning("%s: %s", self.stage, text)
+        self.notes.append(text)
+
+    @contextmanager
+    def progress(self, total: int, unit: str) -> Iterator[Progress]:
+        """The progress bar of this stage."""
+        bar = Progress(self.stage, total, unit)
+        try:
+            yield bar
+        finally:
+            bar.close()

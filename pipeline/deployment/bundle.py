@@ -1,0 +1,297 @@
+"""An exported model: one folder that is a MONAI Bundle, read and checked here, written by `bundle_writer`.
+
+    configs/metadata.json    what the model is, as MONAI describes models
+    configs/inference.json   for `python -m monai.bundle run`
+    configs/settings.yaml    for `--stages predict`: how scans become what the model reads
+    configs/model.json       classes, modalities, shape of the network, what its training data were prepared with
+    models/model.safetensors weights of φ and ρ
+    models/model.onnx        the same network without torch (not always there)
+    docs/README.md           model card
+    calibration.json         temperature, conformal scores, expected changes, distances of held-out scans
+    outliers.safetensors     mean and precision of the training scans' channel means, a modality
+    seen.json                hashes of the subjects and scans that the model knows
+    checksums.json           SHA-256 of all of these
+    checksums.json.sig       a lab's signature of that (not always there; see `signing`)
+
+Nothing in it is a pickle, an absolute path or a patient's name. All of it may come from a stranger who made the
+checksums anew: whatever it says is checked (`bundle_contents`), and ends in a `BundleError` or a usable model.
+"""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pipeline.core.provenance import digest
+from pipeline.deployment.bundle_configs import check_configs
+from pipeline.deployment.bundle_contents import (
+    CalibrationContent,
+    ModelContent,
+    SeenContent,
+    check_calibration,
+    content_of,
+)
+from pipeline.deployment.bundle_layout import (
+    CALIBRATION,
+    CHECKSUMS,
+    MODEL,
+    NEEDED,
+    OUTLIERS,
+    ROLES,
+    SCHEMA,
+    SEEN,
+    SIGNATURE,
+    WEIGHTS,
+    BundleError,
+    checked,
+    listed,
+    parsed,
+    read,
+    shown,
+    verified,
+)
+from pipeline.deployment.bundle_tensors import references_of
+from pipeline.store import Artifact, read_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from evaluation.outliers import Reference
+    from models.set_model import SetModel
+
+ROUNDS = 10_000  # of PBKDF2; some 5 ms a subject
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An exported model, its files checked against their checksums.
+
+    All but the weights is in memory, and the weights are checked again when they are loaded: a model that is replaced
+    while a night runs is noticed, not mixed with the one before.
+
+    Attributes:
+        folder: where it lies.
+        name: of the model.
+        version: of the model.
+        classes: names, in the order of the outputs; of two classes the positive one is last.
+        modalities: names, in the order of φ's layers.
+        trained: the modalities that φ was trained on; it can read no others.
+        settings: sections `preprocess` and `features`, the settings that results depend on, as they were in training.
+        weights: of the same stages, what tells the weights of their frozen networks from others.
+        stage_versions: of the same stages, in training.
+        kinds: modality → kind and skull_strip, as in cohort.modalities.
+        temperature: T of the calibrated probabilities softmax(logits / T).
+        fingerprint: hash of the whole content.
+        network_arguments: of `models.set_model.SetModel`.
+        calibration: the content of calibration.json.
+        known: the content of seen.json.
+        references: modality → the cloud of its training scans, where scans can be compared with it.
+        checksums: file → SHA-256, hex.
+        signed_by: fingerprint of the key that signed it, trusted or not; "" if it is not signed.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    trained: tuple[str, ...]
+    settings: dict[str, dict[str, Any]]
+    weights: dict[str, Any]
+    stage_versions: dict[str, int]
+    kinds: dict[str, dict[str, Any]]
+    temperature: float
+    fingerprint: str
+    network_arguments: dict[str, Any]
+    calibration: dict[str, Any]
+    known: dict[str, Any]
+    references: "dict[str, Reference]"
+    checksums: dict[str, str]
+    signed_by: str
+
+    @classmethod
+    def read(cls, folder: Path, trusted: Sequence[Path] = ()) -> Self:
+        """Read an exported model.
+
+        Args:
+            folder: of the model.
+            trusted: public keys, or folders of them; one of them must have signed it, which is checked first. None
+                takes a model without a signature too.
+
+        Raises:
+            BundleError: there is none, a file is missing or changed, or it is of another version of this program.
+            SignatureError: no trusted key signed it, or it was changed since.
+        """
+        folder = Path(os.path.realpath(folder))
+        listing = listed(folder)
+        signed_by = _signed_by(folder, listing, trusted)
+        sums = checked(folder, listing)
+        contents = {name: verified(folder, name, sums) for name in NEEDED if name != WEIGHTS}
+        model = parsed(folder / MODEL, contents[MODEL])
+        schema = model.get("schema") if isinstance(model, dict) else model
+        if schema != SCHEMA:
+            raise BundleError(
+                f"{folder} is a model of format {schema if isinstance(schema, str) else shown(schema)}, this program "
+                f"reads {SCHEMA}; export it again with this version, or use the version that exported it"
+            )
+        model = content_of(folder / MODEL, contents[MODEL], ModelContent)
+        check_configs(folder, model, contents)
+        calibration = content_of(folder / CALIBRATION, contents[CALIBRATION], CalibrationContent)
+        check_calibration(folder / CALIBRATION, calibration, model["trained"])
+        return cls(
+            folder=folder,
+            name=model["name"],
+            version=model["version"],
+            classes=tuple(model["classes"]),
+            modalities=tuple(model["modalities"]),
+            trained=tuple(model["trained"]),
+            settings=model["settings"],
+            weights=model["weights"],
+            stage_versions={name: stage["version"] for name, stage in model["made_with"].items()},
+            kinds=model["kinds"],
+            temperature=float(calibration["temperature"]["value"]),
+            fingerprint=digest(sums),
+            network_arguments=model["network"],
+            calibration=calibration,
+            known=content_of(folder / SEEN, contents[SEEN], SeenContent),
+            references=references_of(
+                folder / OUTLIERS,
+                contents[OUTLIERS],
+                calibration["outliers"],
+                channels=model["network"]["block_shape"][0],
+            ),
+            checksums=sums,
+            signed_by=signed_by,
+        )
+
+    def network(self) -> "SetModel":
+        """φ and ρ with their weights, in eval mode, on the CPU.
+
+        Raises:
+            BundleError: the weights are not those of when the model was read, not of such a network, or not finite.
+        """
+        from models.set_model import set_model_from
+
+        content = verified(self.folder, WEIGHTS, self.checksums)
+        try:
+            return set_model_from(content, **self.network_arguments)
+        except ValueError as error:
+            raise BundleError(f"{self.folder / WEIGHTS}: {error}. The model cannot be used") from error
+
+    def conformal_scores(self, subset: frozenset[str]) -> "NDArray[np.float64] | None":
+        """Sorted scores of the held-out subjects who have these modalities, with these alone; None if there are none.
+
+        Args:
+            subset: modalities.
+        """
+        import numpy as np
+
+        for entry in self.calibration["conformal"]["subsets"]:
+            if frozenset(entry["modalities"]) == subset:
+                return np.asarray(entry["scores"], dtype=np.float64)
+        return None
+
+    def expected_changes(self, subset: frozenset[str]) -> list[dict[str, Any]]:
+        """What each other modality did to the answers for held-out subjects who have it beside these.
+
+        Args:
+            subset: modalities.
+
+        Returns:
+            For each modality for which there was such a subject: modality, n, mean_absolute_change, decisions_changed,
+            abstentions_resolved, error_rate; see `evaluation.expected_change`.
+        """
+        return [
+            {name: value for name, value in entry.items() if name != "modalities"}
+            for entry in self.calibration["expected_changes"]
+            if frozenset(entry["modalities"]) == subset
+        ]
+
+    def outlier(self, modality: str, block: "Tensor") -> dict[str, Any] | None:
+        """How far a scan lies from the training scans of its modality; None if too few were there to say.
+
+        Args:
+            modality: name.
+            block: (C, H, W), float32.
+
+        Returns:
+            distance (Mahalanobis), share_farther (conformal p-value, (0, 1]), n (held-out subjects compared with).
+        """
+        from evaluation.outliers import distances, share_farther
+
+        reference = self.references.get(modality)
+        if reference is None:
+            return None
+        means = block.detach().cpu().double().mean(dim=(1, 2)).numpy()[None]
+        distance = float(distances(reference, means)[0])
+        held_out = self.calibration["outliers"][modality]["distances"]
+        return {"distance": distance, "share_farther": share_farther(distance, held_out), "n": len(held_out)}
+
+    def seen(self, subject: str, scan_hashes: Sequence[str]) -> str:
+        """Whether the model knows this subject, by its id or by the content of a scan.
+
+        Args:
+            subject: id, as in the manifest.
+            scan_hashes: SHA-256 of the scans' files, hex.
+
+        Returns:
+            The strictest of all that it is known from, as in `ROLES`; "" if it is not known.
+        """
+        salt = bytes.fromhex(self.known["salt"])
+        by_id = self.known["subjects"].get(subject_hash(subject, salt, self.known["rounds"]), "")
+        return strictest([by_id, *(self.known["scans"].get(scan_hash(each, salt), "") for each in scan_hashes)])
+
+
+def strictest(roles: Iterable[str]) -> str:
+    """The first in the order of `ROLES`; "" if none is given, or only ""."""
+    return min(filter(None, roles), key=ROLES.index, default="")
+
+
+def _signed_by(folder: Path, listing: bytes, trusted: Sequence[Path]) -> str:
+    """The fingerprint of the key that signed the model, "" for none; nothing else of the model has been read yet."""
+    from pipeline.deployment.signing import SignatureError, signer, trusted_fingerprints
+
+    keys = trusted_fingerprints(trusted)
+    there = os.path.lexists(folder / SIGNATURE)
+    if not there and keys:
+        raise SignatureError(f"the model {folder} is not signed; --trusted asks for a signature of a key given there")
+    try:
+        found = signer(listing, read(folder, SIGNATURE)) if there else ""
+    except SignatureError as error:
+        raise SignatureError(f"{folder / SIGNATURE}: {error}") from error
+    if keys and found not in keys:
+        raise SignatureError(
+            f"the model {folder} is signed by the key {found}, which is none of those given with --trusted "
+            f"({', '.join(sorted(keys))}); do not trust it"
+        )
+    return found
+
+
+def subject_hash(subject: str, salt: bytes, rounds: int = ROUNDS) -> str:
+    """PBKDF2-HMAC-SHA256 of a subject id, hex; slow on purpose, so that trying all ids out takes time."""
+    return hashlib.pbkdf2_hmac("sha256", subject.encode("utf-8", "surrogateescape"), salt, rounds).hex()
+
+
+def scan_hash(sha256: str, salt: bytes) -> str:
+    """HMAC-SHA256 of a scan's hash, hex: whoever has the scan can check it, others cannot compare two models by it."""
+    return hmac.new(salt, sha256.encode("ascii"), hashlib.sha256).hexdigest()
+
+
+class BundleFolder(Artifact):
+    """The exported model, in the folder `bundle`."""
+
+    FILES: ClassVar = tuple(f"bundle/{name}" for name in (*NEEDED, CHECKSUMS))
+
+    @property
+    def bundle(self) -> Path:
+        """Its folder, to be given to --model."""
+        return self.folder / "bundle"
+
+    def contents(self) -> dict[str, Any]:
+        """The fingerprint is that of all its files."""
+        return {"fingerprint": digest(read_json(self.bundle / CHECKSUMS))}

@@ -1,0 +1,289 @@
+"""Write an exported model: the files that `pipeline.deployment.bundle` reads, and those that MONAI reads."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from files.reading import file_sha256
+from pipeline.core.provenance import versions
+from pipeline.deployment.bundle import ROUNDS, scan_hash, subject_hash
+from pipeline.deployment.bundle_configs import for_monai, inference, settings
+from pipeline.deployment.bundle_layout import (
+    CALIBRATION,
+    CARD,
+    CHECKSUMS,
+    INFERENCE,
+    METADATA,
+    MODEL,
+    ONNX,
+    OUTLIERS,
+    SCHEMA,
+    SEEN,
+    SETTINGS,
+    SIGNATURE,
+    WEIGHTS,
+    BundleError,
+)
+from pipeline.deployment.signing import signature
+from pipeline.store import write_json
+
+if TYPE_CHECKING:
+    from evaluation.outliers import Reference
+    from models.set_model import SetModel
+
+INTENDED_USE = "Research only. Not a medical device; not for diagnosis or for decisions on patients."
+MONAI_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is known of a model that goes out.
+
+    Attributes:
+        name: of the model.
+        version: of the model.
+        authors: as they want to be named.
+        copyright: whose the weights are.
+        classes: names, in order.
+        modalities: names, in the order of φ's layers.
+        trained: those that φ was trained on.
+        network: arguments of `models.set_model.SetModel`.
+        kinds: modality → kind and skull_strip, as in cohort.modalities.
+        settings: sections preprocess and features, as recorded by these stages.
+        weights: of the stages preprocess and features, what tells their frozen networks' weights from others.
+        stage_versions: of the same stages.
+        calibration: content of calibration.json.
+        references: training cloud of each modality.
+        test: metric → mean, low, high of the exported model on its test part.
+        subjects: subject → role.
+        scans: SHA-256 of a scan's file → role.
+    """
+
+    name: str
+    version: str
+    authors: str
+    copyright: str
+    classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    trained: tuple[str, ...]
+    network: Mapping[str, Any]
+    kinds: Mapping[str, Any]
+    settings: Mapping[str, dict[str, Any]]
+    weights: Mapping[str, Any]
+    stage_versions: Mapping[str, int]
+    calibration: Mapping[str, Any]
+    references: "Mapping[str, Reference]"
+    test: Mapping[str, Mapping[str, Any]]
+    subjects: Mapping[str, str]
+    scans: Mapping[str, str]
+
+
+def write_bundle(
+    folder: Path, export: Export, model: "SetModel", *, card: str, onnx: bytes | None, signing_key: Path | None = None
+) -> None:
+    """Write all files beside the place, then swap; what is not whole cannot be read.
+
+    The model before steps aside as `.old-<name>`, the new one takes its place, the old one is deleted. Killed between
+    the two renames, there is no model, and both lie whole beside its place; the next export puts the old one back
+    before it begins, and removes what else was left.
+
+    Args:
+        folder: of the bundle; one that is there is replaced.
+        export: what is known of the model.
+        model: on the CPU.
+        card: Markdown.
+        onnx: the same network in ONNX, or None.
+        signing_key: file of the key to sign with; None: it is not signed.
+
+    Raises:
+        SignatureError: the key cannot be used.
+        BundleError: the old model, or what an export before this one left, cannot be removed.
+    """
+    import safetensors.torch
+
+    part, old = (folder.with_name(f".{word}-{folder.name}") for word in ("new", "old"))
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    _remove(part)
+    _remove(old)
+    try:
+        for place in (METADATA, WEIGHTS, CARD):
+            (part / place).parent.mkdir(parents=True, exist_ok=True)
+        weights = safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
+        (part / WEIGHTS).write_bytes(weights)
+        if onnx is not None:
+            (part / ONNX).write_bytes(onnx)
+        (part / OUTLIERS).write_bytes(_outliers(export))
+        (part / CARD).write_text(card, "utf-8")
+        (part / SETTINGS).write_text(_settings(export), "utf-8")
+        for name, content in (
+            (METADATA, metadata(export)),
+            (INFERENCE, inference(export.name, export.network)),
+            (MODEL, _model(export)),
+            (CALIBRATION, export.calibration),
+            (SEEN, seen_table(export.subjects, export.scans, hashlib.sha256(weights).digest()[:16])),
+        ):
+            write_json(part / name, content)
+        files = sorted(path for path in part.rglob("*") if path.is_file())
+        write_json(part / CHECKSUMS, {path.relative_to(part).as_posix(): file_sha256(path) for path in files})
+        if signing_key is not None:
+            (part / SIGNATURE).write_text(signature((part / CHECKSUMS).read_bytes(), signing_key), "ascii")
+        _swap(part, folder, old)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # after an error; the next export says so if it is still there
+    _remove(old)
+
+
+def _swap(part: Path, folder: Path, old: Path) -> None:
+    """Put `part` where `folder` is, which becomes `old`; or leave all as it was."""
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(part, folder)
+    except BaseException:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, if it is there."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BundleError(
+            f"{folder}, left by an export, cannot be removed ({error.strerror or error}); remove it by hand, then "
+            "export again"
+        ) from error
+
+
+def seen_table(subjects: Mapping[str, str], scans: Mapping[str, str], salt: bytes) -> dict[str, Any]:
+    """Content of seen.json: hashes of subject ids and of scans, with the part each played.
+
+    The salt is made from the weights. A salt is no secret, it only has to differ from model to model, so that tables of
+    different models cannot be compared; and the same model exported twice gives the same bytes. It does not keep
+    anyone from trying all ids out if there are few: short running numbers are no pseudonyms.
+    """
+    return {
+        "what": "subjects: PBKDF2-HMAC-SHA256 of the id; scans: HMAC-SHA256 of the file's SHA-256; both with this salt",
+        "salt": salt.hex(),
+        "rounds": ROUNDS,
+        "subjects": dict(sorted((subject_hash(name, salt), role) for name, role in subjects.items())),
+        "scans": dict(sorted((scan_hash(content, salt), role) for content, role in scans.items())),
+    }
+
+
+def metadata(export: Export) -> dict[str, Any]:
+    """Content of metadata.json. Source: MONAI Bundle Specification, section metadata.json."""
+    return dict(for_monai(_facts(export)))
+
+
+def _facts(export: Export) -> dict[str, Any]:
+    found = versions()
+    needed = ("nibabel", "SimpleITK", "safetensors", "pandas", "scikit-learn", "scipy", "pydantic", "pydantic-settings")
+    return {
+        "schema": MONAI_SCHEMA,
+        "version": export.version,
+        "changelog": {export.version: "exported by hypermm-pipeline"},
+        "monai_version": found["monai"],
+        "pytorch_version": found["torch"],
+        "numpy_version": found["numpy"],
+        "required_packages_version": {name: found[name] for name in needed if name in found},
+        "name": export.name,
+        "task": f"Classify patients as {' or '.join(export.classes)} from any of: {', '.join(export.trained)}",
+        "description": "HyperMM: features of each scan from a frozen network pass through a layer that a hypernetwork "
+        "makes for the scan's modality, are aggregated over the scans of a patient, and classified.",
+        "authors": export.authors,
+        "copyright": export.copyright,
+        "intended_use": INTENDED_USE,
+        "data_type": "volumes (NIfTI) or pictures, by modality; see docs/README.md",
+        "image_classes": "blocks of the frozen network, one a scan, of any number of scans",
+        "label_classes": " | ".join(f"{k} is {name}" for k, name in enumerate(export.classes)),
+        "pred_classes": "logits, one a class; softmax(logits / temperature) are calibrated probabilities",
+        "eval_metrics": {
+            name: round(float(values["mean"]), 4)
+            for name, values in export.test.items()
+            if values["mean"] == values["mean"]
+        },
+        "references": ["HyperMM: Robust Multimodal Learning with Varying-sized Inputs (2024)"],
+        "network_data_format": _tensors(export),
+    }
+
+
+def _tensors(export: Export) -> dict[str, Any]:
+    """What the network takes, in the order of `SetModel.forward`, and what it gives."""
+
+    def tensor(kind: str, form: str, channels: int, shape: list[Any], values: list[int], meaning: Any) -> Any:
+        return {
+            "type": kind,
+            "format": form,
+            "modality": "n/a",
+            "num_channels": channels,
+            "spatial_shape": shape,
+            "dtype": "float32" if kind != "tuples" else "int64",
+            "value_range": values,
+            "is_patch_data": False,
+            "channel_def": meaning if isinstance(meaning, dict) else {"0": meaning},
+        }
+
+    channels, height, width = export.network["block_shape"]
+    modalities = ", ".join(f"{i} is {name}" for i, name in enumerate(export.modalities))
+    classes = {str(k): name for k, name in enumerate(export.classes)}
+    return {
+        "inputs": {
+            "blocks": tensor("image", "latent", channels, [height, width], [], "first feature map of the backbone"),
+            "modality": tensor("tuples", "classes", 1, ["n"], [0, len(export.modalities) - 1], modalities),
+            "sets": tensor("tuples", "indices", 1, ["n"], [], "the patient that each of the n scans belongs to"),
+            "count": "number of patients",
+        },
+        "outputs": {"pred": tensor("probabilities", "classes", len(classes), [1], [], classes)},
+    }
+
+
+def _settings(export: Export) -> str:
+    """How scans are prepared, and nothing else: no place on this machine, above all not where weights lie."""
+    content = settings(export.name, export.kinds, _without_places(export), export.weights)
+    return yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False, allow_unicode=True)
+
+
+def _without_places(export: Export) -> dict[str, dict[str, Any]]:
+    return {
+        name: {key: value for key, value in section.items() if key != "weights"}
+        for name, section in export.settings.items()
+    }
+
+
+def _model(export: Export) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "name": export.name,
+        "version": export.version,
+        "classes": export.classes,
+        "modalities": export.modalities,
+        "trained": export.trained,
+        "network": dict(export.network),
+        "kinds": dict(export.kinds),
+        "settings": _without_places(export),
+        "weights": dict(export.weights),
+        "made_with": {name: {"version": version} for name, version in export.stage_versions.items()},
+    }
+
+
+def _outliers(export: Export) -> bytes:
+    import safetensors.numpy
+
+    tensors: dict[str, Any] = {}
+    for modality, reference in sorted(export.references.items()):
+        tensors |= {f"mean.{modality}": reference.mean, f"precision.{modality}": reference.precision}
+    return safetensors.numpy.save(tensors)

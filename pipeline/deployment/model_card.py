@@ -1,0 +1,235 @@
+"""The model card of an exported model: what it is, what was measured, what it must not be used for.
+
+Names come from settings and manifests, which others may have written: every one goes through `text`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from cohort.splits import PARTS
+from evaluation.outliers import RATE
+from models.weights import PUBLISHED
+from pipeline.deployment.bundle_writer import INTENDED_USE, Export
+from pipeline.store import ClassifierSet
+from pipeline.training.repeat_data import Usable
+from pipeline.training.scores import subsets_of
+from reporting.pages import markdown_text as text
+
+SHOWN = ("auc", "balanced_accuracy", "accuracy", "recall", "precision", "brier")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the card says of training and test beside the export itself.
+
+    Attributes:
+        repeat: whose model it is.
+        repeats: of the run.
+        parts: part of the split → class → subjects, of this repeat.
+        test_predictions: of this repeat.
+        all_repeats: metric → mean, low, high over all repeats of the run.
+        credit: of the frozen network's weights.
+    """
+
+    repeat: int
+    repeats: int
+    parts: Mapping[str, Mapping[str, int]]
+    test_predictions: int
+    all_repeats: Mapping[str, Mapping[str, Any]]
+    credit: str
+
+    @classmethod
+    def of(cls, export: Export, classify: ClassifierSet, usable: Usable, *, repeat: int, repeats: int) -> Self:
+        """Gather them from the workspace; `usable` is of the repeat."""
+        subjects = usable.scans.drop_duplicates("subject")
+        counts = subjects.groupby(["part", "label"]).size().to_dict()
+        return cls(
+            repeat=repeat,
+            repeats=repeats,
+            parts={part: {name: counts.get((part, name), 0) for name in usable.classes} for part in PARTS},
+            test_predictions=int((classify.predictions()["repeat"] == repeat).sum()),
+            all_repeats=classify.metrics()["threshold_half"],
+            credit=_credit(export),
+        )
+
+
+def _credit(export: Export) -> str:
+    features = export.settings["features"]
+    if export.weights["features"] == "random":
+        return f"none, drawn at random with seed {features['random_seed']}"
+    name = str(features["backbone"])
+    return PUBLISHED[name].credit if name in PUBLISHED else "as timm says of them"
+
+
+def model_card(export: Export, trained: Trained, *, onnx: str) -> str:
+    """Markdown.
+
+    Args:
+        export: the model.
+        trained: how it came about.
+        onnx: why there is no models/model.onnx, or "".
+    """
+    sections = (
+        _head(export),
+        _data(export, trained),
+        _figures(export, trained),
+        _calibration(export),
+        _conformal(export),
+        _outliers(export),
+        _limits(export),
+        _running(export, onnx),
+        f"## Licence and credit\n\nWeights of this model: {text(export.copyright)}. Authors: "
+        f"{text(export.authors)}. The frozen network {text(str(export.settings['features'].get('backbone')))} is not "
+        f"part of this folder; its weights: {text(trained.credit)}. Method: Chaptoukaev et al., HyperMM (2024), "
+        "arXiv 2407.20768.",
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(export: Export) -> str:
+    return (
+        f"# {text(export.name)} {text(export.version)}\n\n**{INTENDED_USE}**\n\n"
+        f"Tells {text(' from '.join(export.classes))}, from any of these modalities, in any number: "
+        f"{text(', '.join(export.trained))}. Made with hypermm-pipeline: a frozen network describes each scan, a layer "
+        f"made for its modality translates the description, and the {export.network['aggregate']} over a patient's "
+        "scans is classified. Intended for studies of patients like those below, scanned and labelled as they were."
+    )
+
+
+def _data(export: Export, trained: Trained) -> str:
+    rows = [f"| {part} | {sum(c.values())} | {_counts(c, export.classes)} |" for part, c in trained.parts.items()]
+    table = "\n".join(["| part | subjects | by class |", "|---|---|---|", *rows])
+    return (
+        f"## Data\n\nRepeat {trained.repeat} of {trained.repeats} of the run; subjects of this repeat:\n\n{table}\n\n"
+        "φ and ρ were fitted on train; validation chose the epoch and the temperature; test was used for the figures "
+        "below, and after that for the sections on error rates and unusual scans, where `held out` says so."
+    )
+
+
+def _counts(counts: Mapping[str, int], classes: tuple[str, ...]) -> str:
+    return text(", ".join(f"{counts.get(name, 0)} {name}" for name in classes))
+
+
+def _figures(export: Export, trained: Trained) -> str:
+    rows = [
+        f"| {name} | {_interval(export.test[name])} | {_interval(trained.all_repeats[name])} |"
+        for name in SHOWN
+        if name in export.test and name in trained.all_repeats
+    ]
+    table = "\n".join(
+        [f"| metric | this model | mean of the {trained.repeats} repeats |", "|---|---|---|", *rows],
+    )
+    return (
+        f"## Test figures\n\n{table}\n\nThis model: {trained.test_predictions} test predictions, threshold 0.5, every "
+        "scan that a patient had; 95 % intervals from a bootstrap over subjects. The other repeats are other models, "
+        "on other splits of the same subjects. Where the two columns differ much, believe the wider interval."
+    )
+
+
+def _interval(values: Mapping[str, Any]) -> str:
+    def words(value: Any) -> str:
+        return "n/a" if value is None or value != value else f"{float(value):.3f}"
+
+    return f"{words(values['mean'])} [{words(values['low'])}, {words(values['high'])}]"
+
+
+def _calibration(export: Export) -> str:
+    facts = export.calibration["temperature"]
+    lines = f"## Calibration\n\nTemperature {facts['value']:.3f}, fitted on {facts['n']} validation observations"
+    lines += f" ({text(facts['reason'])})." if facts["reason"] else "."
+    if facts["test"]:
+        (loss, loss_after), (brier, brier_after) = facts["test"]["log_loss"], facts["test"]["brier"]
+        lines += (
+            f" On {facts['test']['n']} test observations: log loss {loss:.3f} before, {loss_after:.3f} after; Brier "
+            f"score {brier:.3f} before, {brier_after:.3f} after. One temperature serves every subset of modalities."
+        )
+    return lines
+
+
+def _conformal(export: Export) -> str:
+    facts = export.calibration["conformal"]
+    rows = []
+    for entry in facts["subsets"]:
+        left = entry["leave_one_out"]
+        shares = [left["coverage"], *left["coverage_by_class"], left["answered"], left["answered_right"]]
+        cells = ["–" if s is None else f"{s:.2f}" for s in shares]
+        rows.append(f"| {text(' + '.join(entry['modalities']))} | {entry['subjects']} | {' | '.join(cells)} |")
+    by_class = " | ".join(f"covered, {text(name)}" for name in export.classes)
+    table = "\n".join(
+        [
+            f"| scans | subjects | covered | {by_class} | answered | answered right |",
+            "|" + "---|" * (5 + len(export.classes)),
+            *rows,
+        ]
+    )
+    return (
+        f"## Answers at an error rate\n\nHeld out: {' and '.join(facts['parts'])}. At an error rate of "
+        f"{facts['error_rate']:g}, each subject with the threshold of the others:\n\n{table}\n\n"
+        "`covered` over all subjects is as promised by construction, whatever the model; the other columns are not. "
+        "The promise holds on average over patients like these, not for a class or a group of them. – : too few "
+        "subjects or none. Validation subjects also chose epoch and temperature, which makes coverage of new patients "
+        "slightly lower than promised."
+    )
+
+
+def _outliers(export: Export) -> str:
+    rows = [
+        f"| {text(name)} | {entry['training_scans']} | {len(entry['distances'])} | {_noticed(entry)} |"
+        for name, entry in export.calibration["outliers"].items()
+    ]
+    table = "\n".join(
+        ["| modality | training scans | subjects held out | unusual scans noticed |", "|---|---|---|---|", *rows]
+    )
+    return (
+        f"## Unusual scans\n\n{table}\n\nA scan is compared with the training scans of its modality by the channel "
+        "means of its block. It is flagged if, of it and the held-out ones, at most a share of "
+        f"`predict.outlier_rate` lies as far; the table is for {RATE:g}. About so many usual scans are flagged too. "
+        "This rate is another than the error rate above. The comparison notices other scanners, protocols and organs "
+        "better than diseases; it proves nothing."
+    )
+
+
+def _noticed(entry: Mapping[str, Any]) -> str:
+    return f"no: {text(entry['reason'])}" if entry["reason"] else "yes"
+
+
+def _limits(export: Export) -> str:
+    every = [s for s in subsets_of(export.trained) if len(s) == len(export.trained)]
+    missing = [name for name in export.modalities if name not in export.trained]
+    lines = [
+        "Measured on subjects of one cohort; other scanners, sites, ages and mixtures of classes were not tried, "
+        "unless that cohort had them.",
+        "The share of each class among your patients changes what a probability means.",
+        f"Answers from few scans are worse than from all ({text(' + '.join(every[0]))}); see the table above.",
+        "Patients are recognised by hashes of their ids and scans. Whoever has this folder and a list of possible ids "
+        "can try them; export models of cohorts with pseudonyms only.",
+        "What one more scan would change is an average over patients who had it; they were not chosen by lot. Its "
+        f"abstentions are those at an error rate of {export.calibration['conformal']['error_rate']:g}, whatever rate "
+        "is chosen for predictions.",
+    ]
+    if missing:
+        lines.append(f"No training scan was a {text(' or a '.join(missing))}; the model cannot read these.")
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _running(export: Export, onnx: str) -> str:
+    graph = (
+        f"`models/model.onnx` is missing: {text(onnx)}."
+        if onnx
+        else (
+            "`models/model.onnx` holds φ and ρ for programs without torch: `blocks` (N, C, H, W) and `modality` (N,) "
+            "of one patient in, `logits` and calibrated `probabilities` out. Blocks still have to be made as in "
+            "`configs/settings.yaml`."
+        )
+    )
+    return (
+        "## How to run\n\nFrom a checkout of hypermm-pipeline, with a manifest of new patients:\n\n"
+        "    python run_pipeline.py --stages predict --model FOLDER --cohort tonight.csv --workspace runs/tonight\n"
+        "    python -m monai.bundle run --config_file FOLDER/configs/inference.json --bundle_root FOLDER \\\n"
+        "        --cohort tonight.csv --workspace runs/tonight\n\n"
+        "The second needs `pip install fire` and does the same. **Like every MONAI config it is a program, and MONAI "
+        "runs whatever the folder's configs say: never run a stranger's bundle with it.** The first command reads "
+        "data alone, runs no code from the folder, and refuses it if its configs are not those that hypermm-pipeline "
+        f"writes; with `--trusted KEY.pub` also if none of your keys has signed it. {graph}"
+    )

@@ -1,0 +1,1 @@
+"""Stages as declarations, the plan of a run, running it, and the loop over scans."""

@@ -1,0 +1,112 @@
+"""Which stages run, and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.core.provenance import digest, result_settings
+from pipeline.runner.stage import Stage
+
+State = Literal["run", "check", "up to date"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan.
+
+    Attributes:
+        stage: which.
+        state: "run"; "check" (a stage before it runs first, then it is looked at again); "up to date".
+        reasons: why, in words.
+        requested: named by the user, or needed by a stage that was.
+    """
+
+    stage: Stage
+    state: State
+    reasons: tuple[str, ...]
+    requested: bool
+
+
+def made_from(stage: Stage, settings: Any, workspace: Path) -> dict[str, Any]:
+    """Everything that the stage's result depends on; its hash is the stage's key."""
+    config = getattr(settings, stage.name)
+    return {
+        "version": stage.version,
+        "settings": result_settings(config),
+        "inputs": {
+            other.name: other.writes(workspace / other.name).fingerprint
+            for other in stage.inputs.values()
+            if other.applies(settings)
+        },
+        "outside": stage.outside(config),
+    }
+
+
+def stale_reasons(stage: Stage, settings: Any, workspace: Path) -> tuple[str, ...]:
+    """Why the stage has to run; empty if it is up to date."""
+    artifact = stage.writes(workspace / stage.name)
+    manifest = artifact.manifest
+    if manifest is None or not {"made_from", "files"} <= manifest.keys():
+        return ("its last run did not finish",) if artifact.folder.exists() else ("it never ran here",)
+    now = made_from(stage, settings, workspace)
+    before = manifest["made_from"]
+    reasons = []
+    if now["version"] != before["version"]:
+        reasons.append(f"the stage itself changed (version {before['version']} → {now['version']})")
+    for name in sorted(now["settings"].keys() | before["settings"].keys()):
+        old, new = before["settings"].get(name), now["settings"].get(name)
+        if digest(old) != digest(new):
+            reasons.append(f"{stage.name}.{name} changed from {old} to {new}")
+    for name, fingerprint in now["inputs"].items():
+        if fingerprint != before["inputs"].get(name):
+            reasons.append(f"the result of {name} changed")
+    if digest(now["outside"]) != digest(before["outside"]):
+        reasons.append("files that it reads from outside the workspace changed")
+    if damage := artifact.damaged():
+        reasons.append(damage)
+    again = [f["scan"] for f in manifest.get("failures", ()) if f.get("again")]
+    if again:
+        reasons.append(f"{len(again)} failed scans are worth another try ({', '.join(again[:3])})")
+    return tuple(reasons)
+
+
+def make_plan(
+    stages: Sequence[Stage], requested: Sequence[str], settings: Any, workspace: Path, *, force: Sequence[str] = ()
+) -> list[Step]:
+    """Say what will happen to the requested stages and all they need, in order, and why.
+
+    Args:
+        stages: all there are, in the order in which they can run.
+        requested: names of stages.
+        settings: of the run, a section for each stage.
+        workspace: of the run.
+        force: names of stages to run though they are up to date.
+    """
+    needed: dict[str, list[str]] = {name: [] for name in requested}
+    for stage in reversed(stages):
+        if stage.name in needed:
+            for other in stage.reads.values():
+                needed.setdefault(other.name, []).append(stage.name)
+    steps: list[Step] = []
+    moving: set[str] = set()  # stages that will or may change
+    for stage in stages:
+        if stage.name not in needed or not stage.applies(settings):
+            continue
+        reasons = stale_reasons(stage, settings, workspace)
+        before = [other.name for other in stage.inputs.values() if other.name in moving]
+        state: State = "up to date"
+        if stage.name in force:
+            state, reasons = "run", ("--force", *reasons)
+        elif stage.writes(workspace / stage.name).manifest is None:
+            state = "run"
+        elif before:
+            state, reasons = "check", (*reasons, f"looked at again after {', '.join(before)}")
+        elif reasons:
+            state = "run"
+        if stage.name not in requested:
+            reasons = (*reasons, f"needed by {', '.join(needed[stage.name])}")
+        if state != "up to date":
+            moving.add(stage.name)
+        steps.append(Step(stage, state, reasons, stage.name in requested))
+    return steps

@@ -1,0 +1,129 @@
+"""Run a plan: every stage that is not up to date, in order, each with its manifest written last."""
+
+import datetime
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from console.errors import Refused
+from files.writing import real_folder
+from pipeline.core.provenance import digest, git_commit, machine, versions
+from pipeline.core.runtime import Runtime
+from pipeline.runner.executor import Executor
+from pipeline.runner.plan import Step, made_from, stale_reasons
+from pipeline.runner.stage import Stage
+from pipeline.store import DamagedError, ScanSet, write_record
+from pipeline.store.claims import InHand
+
+log = logging.getLogger("hypermm")
+
+
+def run_plan(
+    steps: Sequence[Step],
+    settings: Any,
+    workspace: Path,
+    *,
+    device: str,
+    force: Sequence[str] = (),
+    executor: Executor | None = None,
+) -> dict[str, float]:
+    """Run what is not up to date, in order; the work on scans where the executor does it, None being this process.
+
+    Returns:
+        Stage → seconds, of those that ran.
+
+    Raises:
+        InputError: something that a stage needs is not there; nothing has been run then.
+    """
+    for step in steps:
+        if step.state == "run":
+            step.stage.ready(getattr(settings, step.stage.name))
+    seconds: dict[str, float] = {}
+    for repairs_left in reversed(range(len(steps) + 1)):
+        try:
+            for step in steps:
+                name = step.stage.name
+                if name in force and name not in seconds:
+                    step.stage.writes(workspace / name).forget()
+                elif not stale_reasons(step.stage, settings, workspace):
+                    continue
+                seconds[name] = run_stage(step.stage, settings, workspace, device=device, executor=executor)
+            break
+        except DamagedError as error:
+            if not repairs_left:
+                raise
+            log.warning("%s; it is made again", error)
+            _find_all_damage(steps, workspace)
+    return seconds
+
+
+def _find_all_damage(steps: Sequence[Step], workspace: Path) -> None:
+    """Look at every scan's files, so that all that is damaged is made again at once."""
+    for step in steps:
+        artifact = step.stage.writes(workspace / step.stage.name)
+        if isinstance(artifact, ScanSet) and (damaged := artifact.check_all()):
+            log.warning("%s: the results of %d scans are damaged: %s", step.stage.name, len(damaged), damaged[:10])
+
+
+def run_stage(stage: Stage, settings: Any, workspace: Path, *, device: str, executor: Executor | None = None) -> float:
+    """Run one stage and write its `manifest.json` last; returns the seconds it took."""
+    folder = workspace / stage.name
+    out = stage.writes(folder)
+    real_folder(folder, below=workspace)
+    before = out.manifest
+    (folder / "manifest.json").unlink(missing_ok=True)
+    InHand(folder, run="").close()  # workers of an earlier run that still write, write for nobody
+    material = made_from(stage, settings, workspace)
+    runtime = Runtime(stage=stage.name, key=digest(material), device_name=device, workspace=workspace)
+    if executor is not None and stage.job is not None:
+        runtime.executor = executor.for_stage(stage, settings)
+    elif executor is not None:
+        executor.release_workers()  # workers do not wait, and block a cluster, while networks are trained here
+    log.info("%s: starts", stage.name)
+    begun, started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
+    try:
+        stage.run(**stage.opened(workspace), out=out, config=getattr(settings, stage.name), runtime=runtime)
+    except Refused:
+        if before is not None:
+            write_record(folder / "manifest.json", before)
+        raise
+    taken = time.monotonic() - started
+    contents = {"fingerprint": runtime.key, "counts": {}, **out.contents(), **runtime.results}
+    write_record(
+        folder / "manifest.json",
+        {
+            "stage": stage.name,
+            "key": runtime.key,
+            "made_from": material,
+            **contents,
+            "files": out.hashes(),
+            "notes": runtime.notes,
+            "started": begun,
+            "seconds": round(taken, 1),
+            "device": device,
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "machine": machine(),
+        },
+    )
+    counts = ", ".join(f"{count} {name}" for name, count in contents["counts"].items())
+    log.info("%s: done in %.1f s%s → %s", stage.name, taken, f", {counts}" if counts else "", folder)
+    return taken
+
+
+def check_device(steps: Sequence[Step], device: str, *, elsewhere: bool = False) -> None:
+    """Refuse a device that is not there before anything is touched; "auto" and "cpu" always are.
+
+    Args:
+        steps: of the plan.
+        device: as asked for.
+        elsewhere: the work on scans is done on other machines; this one needs the device for the other stages only.
+
+    Raises:
+        InputError: it is not there.
+    """
+    moving = [step for step in steps if step.state != "up to date" and not (elsewhere and step.stage.job)]
+    if device not in ("auto", "cpu") and moving:
+        _ = Runtime(stage="", key="", device_name=device, workspace=Path()).device

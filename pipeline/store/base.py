@@ -1,0 +1,191 @@
+"""What every artifact has: a folder, a manifest with the hash of every file, and files that appear whole or not at all.
+
+Files are written beside their place and moved in with `os.replace`; what is not finished is not seen. A table of the
+workspace is not believed either: it may be damaged, or the workspace somebody else's.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from files.reading import UnusableFileError, file_sha256, parse_json, read_bytes
+from files.writing import PlantedLinkError, replacing, write_table
+from pipeline.core.provenance import digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OWN_HASH = "hash of the above"
+SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,199}")  # as `cohort.manifest` makes scan ids
+MANIFEST = {
+    "key": str, "fingerprint": str, "made_from": dict, "files": dict, "counts": dict, "notes": list, "failures": list,
+    "scans": dict,
+}  # fmt: skip
+MADE_FROM = {"version": int, "settings": dict, "inputs": dict}
+
+
+class ArtifactError(RuntimeError):
+    """A file in the workspace is not what the pipeline wrote there."""
+
+
+class DamagedError(ArtifactError):
+    """A file is not as it was written. What it belongs to counts as unfinished from now on, and can be made again."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON, readable, replacing `path` at once; NaN becomes null."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(_without_nan(value), indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    if isinstance(value, float):
+        return value if value == value else None
+    return value
+
+
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON mapping with its own hash, so that `read_record` knows whether it is whole."""
+    plain = json.loads(json.dumps(_without_nan(value), default=str))
+    write_json(path, {**plain, OWN_HASH: digest(plain)})
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return what `write_record` wrote; None if it is not there or not whole."""
+    record = read_json(path) or {}
+    own_hash = record.pop(OWN_HASH, None)
+    return record if own_hash == digest(record) else None
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Return what a JSON file holds.
+
+    Args:
+        path: which.
+        kind: of value that is expected, dict or list.
+
+    Returns:
+        The value; None if there is no such file, it was cut short, or it holds a value of another kind.
+    """
+    try:
+        value = parse_json(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, UnusableFileError):
+        return None
+    return value if isinstance(value, kind) else None
+
+
+class Artifact:
+    """A folder of the workspace that one stage writes.
+
+    Args:
+        folder: the stage's folder; made when first written to.
+    """
+
+    FILES: ClassVar[tuple[str, ...]] = ()  # without which the folder is of no use
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """The stage's `manifest.json`; None while the stage is not finished."""
+        manifest = read_record(self.folder / "manifest.json")
+        return manifest if manifest is not None and _is_manifest(manifest) else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what is in here, for the keys of the stages that read it; "" while not finished."""
+        return (self.manifest or {}).get("fingerprint", "")
+
+    def contents(self) -> dict[str, Any]:
+        """What the finished stage adds to its manifest; `fingerprint` decides whether readers are out of date."""
+        return {}
+
+    def files(self) -> list[Path]:
+        """List the files that the finished stage answers for, beside those of single scans."""
+        own = (p for p in self.folder.iterdir() if not p.name.startswith(".") and p.is_file())
+        return sorted(path for path in own if path.name != "manifest.json" and ".before." not in path.name)
+
+    def hashes(self) -> dict[str, str]:
+        """Return path below the folder → SHA-256 of `files`, for the manifest."""
+        return {path.relative_to(self.folder).as_posix(): file_sha256(path) for path in self.files()}
+
+    def damaged(self) -> str:
+        """Say why the folder does not hold what its manifest says, or ""; hashes of tables and weights are compared."""
+        recorded = (self.manifest or {}).get("files", {})
+        gone = [name for name in dict.fromkeys((*self.FILES, *recorded)) if not (self.folder / name).exists()]
+        if gone:
+            return f"{', '.join(gone)} is gone"
+        now = self.hashes() if recorded else {}
+        changed = [name for name, content in recorded.items() if now.get(name) != content]
+        return f"{', '.join(changed)} is damaged: not as it was written" if changed else ""
+
+    def forget(self) -> None:
+        """Take nothing in here for finished any more (--force)."""
+        if self.folder.is_symlink():
+            raise PlantedLinkError(self.folder)
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        for place in self.folder.iterdir() if self.folder.is_dir() else ():
+            if place.is_dir() and not place.is_symlink():
+                for name in ("record.json", "failure.json"):
+                    (place / name).unlink(missing_ok=True)
+
+    def table(self, name: str, columns: tuple[str, ...]) -> "pd.DataFrame":
+        """Read a CSV of text columns.
+
+        Raises:
+            ArtifactError: it is not there, or columns are missing.
+        """
+        import pandas as pd
+
+        path = self.folder / name
+        try:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"cannot read {path}: {error}; rerun with --force {self.folder.name}") from error
+        missing = [c for c in columns if c not in frame.columns]
+        if missing:
+            raise ArtifactError(f"{path} has no column {missing}; rerun with --force {self.folder.name}")
+        return frame
+
+    def save_table(self, name: str, frame: "pd.DataFrame", columns: tuple[str, ...] = ()) -> None:
+        """Write a CSV whole.
+
+        Raises:
+            ArtifactError: a column that readers need is missing.
+        """
+        missing = [c for c in columns if c not in frame.columns]
+        if missing:
+            raise ArtifactError(f"{name} would lack the columns {missing}")
+        write_table(self.folder / name, frame)
+
+
+def safe_id(name: str) -> str:
+    """Return the name if it can be that of a folder in an artifact, and of nothing else.
+
+    Raises:
+        ArtifactError: it has other characters than letters, digits, hyphens and underscores.
+    """
+    if not isinstance(name, str) or not SAFE_ID.fullmatch(name):
+        raise ArtifactError(
+            f"{name!r} is no id of a scan: letters, digits, - and _ only. The workspace is damaged, or somebody has "
+            "put this into one of its tables; do not trust it"
+        )
+    return name
+
+
+def _is_manifest(value: Mapping[str, Any]) -> bool:
+    """Whether what is there is of the kind that readers rely on; else it counts as not finished."""
+    made_from = value.get("made_from", {})
+    return (
+        all(isinstance(value[name], kind) for name, kind in MANIFEST.items() if name in value)
+        and all(isinstance(made_from[name], kind) for name, kind in MADE_FROM.items() if name in made_from)
+        and all(isinstance(each, dict) and isinstance(each.get("scan"), str) for each in value.get("failures", ()))
+        and all(isinstance(content, str) for content in value.get("scans", {}).values())
+    )

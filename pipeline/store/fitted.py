@@ -1,0 +1,140 @@
+"""Artifacts with one folder a repeat: fitted networks, their histories, and what was predicted with them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from files.reading import file_sha256
+from files.writing import real_folder, remove_folder, replacing
+from pipeline.core.provenance import digest
+from pipeline.store.base import Artifact, ArtifactError, DamagedError, read_json, read_record, write_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+
+class RepeatSet(Artifact):
+    """One folder a repeat: `weights.safetensors`, `history.csv`, `record.json` (written last, with its key)."""
+
+    def place(self, repeat: int) -> Path:
+        """The folder of a repeat."""
+        return self.folder / f"repeat-{repeat}"
+
+    def record(self, repeat: int) -> dict[str, Any] | None:
+        """What is recorded with the weights, the subjects they saw among it; None if not finished."""
+        return read_record(self.place(repeat) / "record.json")
+
+    def has(self, repeat: int, key: str) -> bool:
+        """Whether the repeat is finished, made from `key`, and its weights are as they were written."""
+        record, weights = self.record(repeat) or {}, self.place(repeat) / "weights.safetensors"
+        return record.get("key") == key and weights.is_file() and record.get("weights") == file_sha256(weights)
+
+    def files(self) -> list[Path]:
+        """Weights, histories and records count too."""
+        return sorted([*super().files(), *(path for path in self.folder.glob("repeat-*/*.*") if path.is_file())])
+
+    def save(
+        self, repeat: int, key: str, state: "Mapping[str, Tensor]", history: "pd.DataFrame", facts: Mapping[str, Any]
+    ) -> None:
+        """Write the weights, the history and what is known about them.
+
+        Raises:
+            ArtifactError: `facts` does not say which subjects were seen.
+        """
+        import safetensors.torch
+
+        for needed in ("train_subjects", "validation_subjects"):
+            if needed not in facts:
+                raise ArtifactError(f"a fitted artifact must record its {needed}")
+        place = self.place(repeat)
+        real_folder(place, below=self.folder)
+        (place / "record.json").unlink(missing_ok=True)
+        with replacing(place / "weights.safetensors") as part:
+            part.write_bytes(safetensors.torch.save({k: v.cpu().contiguous() for k, v in state.items()}))
+        self.save_table(f"{place.name}/history.csv", history)
+        weights = file_sha256(place / "weights.safetensors")
+        write_record(place / "record.json", {"key": key, "weights": weights, **facts})
+
+    def keep_only(self, repeats: list[int]) -> None:
+        """Remove what is left of repeats that there no longer are."""
+        for place in self.folder.glob("repeat-*"):
+            if place.name not in {f"repeat-{repeat}" for repeat in repeats}:
+                remove_folder(place, below=self.folder)
+
+    def state(self, repeat: int) -> "dict[str, Tensor]":
+        """The weights.
+
+        Raises:
+            DamagedError: they cannot be read, are not as they were written, or not finite.
+        """
+        import safetensors.torch
+
+        path, record = self.place(repeat) / "weights.safetensors", self.record(repeat) or {}
+        try:
+            state = safetensors.torch.load_file(path)
+            whole = file_sha256(path) == record.get("weights") and all(w.isfinite().all() for w in state.values())
+        except (OSError, safetensors.SafetensorError) as error:
+            raise DamagedError(f"{path} cannot be read: {error}") from error
+        if not whole:
+            raise DamagedError(f"{path} is damaged: not the finite weights that were written")
+        return state
+
+    def contents(self) -> dict[str, Any]:
+        """Readers go by the weights themselves, not by what they were made from."""
+        files = sorted(self.folder.glob("repeat-*/weights.safetensors"))
+        return {"fingerprint": digest([[f.parent.name, file_sha256(f)] for f in files])}
+
+    def histories(self) -> "pd.DataFrame":
+        """The histories of all repeats, one below the other, with a first column `repeat`."""
+        import pandas as pd
+
+        found = sorted(self.folder.glob("repeat-*/history.csv"), key=lambda p: int(p.parent.name.split("-")[1]))
+        frames = []
+        for path in found:
+            frame = pd.read_csv(path)
+            frame.insert(0, "repeat", int(path.parent.name.split("-")[1]))
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+class ExtractorSet(RepeatSet):
+    """φ of every repeat."""
+
+
+class ClassifierSet(RepeatSet):
+    """ρ of every repeat, predictions, `metrics.json`, and `subsets.csv` with the predictions that it sums up."""
+
+    FILES: ClassVar = ("predictions.csv", "validation_predictions.csv", "metrics.json", "subsets.csv")
+
+    def predictions(self, part: str = "test") -> "pd.DataFrame":
+        """Predictions, one row an observation and repeat; `part` is "test" or "validation"."""
+        import pandas as pd
+
+        name = "predictions.csv" if part == "test" else "validation_predictions.csv"
+        text = {"subject": str, "observation": str, "scans_used": str, "truth": str}
+        return pd.read_csv(self.folder / name, dtype=text, keep_default_na=False)
+
+    def subsets(self) -> "pd.DataFrame":
+        """One row a subset of modalities, group of subjects and threshold."""
+        import pandas as pd
+
+        text = {"modalities": str, "subjects": str, "threshold": str}
+        frame = pd.read_csv(self.folder / "subsets.csv", dtype=text, keep_default_na=False)
+        numbers = frame.columns.difference(list(text))
+        return frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce") for name in numbers})
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        return read_json(self.folder / "metrics.json") or {}
+
+
+class ReportPage(Artifact):
+    """`report.html`."""
+
+    FILES: ClassVar = ("report.html",)
+
+    @property
+    def page(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"

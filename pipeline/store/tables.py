@@ -1,0 +1,133 @@
+"""The tables of the cohort: its scans, its splits, what of it is available."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from files.reading import file_sha256
+from pipeline.core.provenance import digest
+from pipeline.store.base import (
+    Artifact,
+    ArtifactError,
+    read_json,
+    read_record,
+    safe_id,
+    write_json,
+    write_record,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class CohortTables(Artifact):
+    """`scans.csv`: one row a scan, with the hash of its file's content; `classes.json`; `left_out.json`."""
+
+    COLUMNS: ClassVar = (
+        "scan", "subject", "session", "observation", "modality", "kind", "skull_strip", "path", "label", "sha256",
+    )  # fmt: skip
+
+    FILES: ClassVar = ("scans.csv", "classes.json", "files.json")
+
+    def forget(self) -> None:
+        """Also hash every scan again."""
+        super().forget()
+        (self.folder / "files.json").unlink(missing_ok=True)
+
+    def damaged(self) -> str:
+        """Scans that are no longer where they were count too."""
+        moved = [path for path in read_record(self.folder / "files.json") or () if not Path(path).exists()]
+        return super().damaged() or (f"{len(moved)} scans have moved, {moved[0]} among them" if moved else "")
+
+    def save(self, scans: "pd.DataFrame", classes: tuple[str, ...], left_out: Sequence[Mapping[str, str]] = ()) -> None:
+        """Write them; the scans need `COLUMNS`, further columns are covariates.
+
+        Args:
+            scans: one row a scan.
+            classes: names in order; none where nothing is learnt.
+            left_out: rows of the manifest that cannot be used: row, subject, session, modality, path, reason.
+        """
+        self.save_table("scans.csv", scans, self.COLUMNS)
+        write_json(self.folder / "classes.json", classes)
+        write_json(self.folder / "left_out.json", left_out)
+
+    def left_out(self) -> list[dict[str, str]]:
+        """Rows of the manifest that cannot be used, with the reason; only where nothing is learnt."""
+        return read_json(self.folder / "left_out.json", list) or []
+
+    def scans(self) -> "pd.DataFrame":
+        """Return one row a scan, all text.
+
+        Raises:
+            ArtifactError: it cannot be read, or its ids are not those that the stage gives: folders are named by them.
+        """
+        scans = self.table("scans.csv", self.COLUMNS)
+        if scans["scan"].map(safe_id).str.lower().duplicated().any():
+            raise ArtifactError(f"{self.folder / 'scans.csv'} names a scan twice; rerun with --force cohort")
+        return scans
+
+    def classes(self) -> tuple[str, ...]:
+        """Class names; for two classes the positive one is last."""
+        return tuple(read_json(self.folder / "classes.json", list) or ())
+
+    def contents(self) -> dict[str, Any]:
+        """Where a file lies does not matter to those who read the scans; what is in it does."""
+        scans = self.scans()
+        rows = scans.drop(columns="path").to_dict("split")
+        left_out = self.left_out()
+        content = [rows, self.classes(), *([left_out] if left_out else [])]
+        failures = [{**row, "scan": f"row {row['row']}", "again": False} for row in left_out]
+        return {"fingerprint": digest(content), "counts": {"scans": len(scans)}, "failures": failures}
+
+
+class SplitTables(Artifact):
+    """`splits.csv` (repeat, subject, part), frozen once made, and `availability.csv` (scan, …, available)."""
+
+    SPLIT_COLUMNS: ClassVar = ("repeat", "subject", "part")
+    FILES: ClassVar = ("splits.csv", "frozen.json", "availability.csv")
+    AVAILABILITY_COLUMNS: ClassVar = ("scan", "observation", "subject", "modality", "available")
+
+    def save_splits(self, splits: "pd.DataFrame", made_with: Mapping[str, Any]) -> None:
+        """Write the splits, and with their hash the settings that made them.
+
+        Written before the splits take their place, `frozen.json` knows both the new ones and those before: a run that
+        is broken off in between leaves splits that are whole.
+        """
+        path, new = self.folder / "splits.csv", self.folder / "splits.new.csv"
+        self.save_table(new.name, splits, self.SPLIT_COLUMNS)
+        hashes = list(dict.fromkeys(file_sha256(each) for each in (path, new) if each.exists()))
+        write_record(self.folder / "frozen.json", {"made_with": made_with, "sha256": hashes})
+        new.replace(path)
+
+    def frozen(self) -> tuple["pd.DataFrame", dict[str, Any]] | None:
+        """Return the splits made earlier and the settings that made them; None before the first time.
+
+        Raises:
+            ArtifactError: they are not as they were written; nothing can make the same ones again.
+        """
+        path = self.folder / "splits.csv"
+        if not path.exists():
+            return None
+        frozen = read_record(self.folder / "frozen.json")
+        if frozen is None or file_sha256(path) not in frozen["sha256"]:
+            raise ArtifactError(
+                f"the frozen splits are damaged or were edited: {path} is not as it was written. Bring the folder "
+                f"{self.folder} back from a copy, or type --new-splits to deal anew; figures made with other splits "
+                "cannot be compared"
+            )
+        return self.splits(), frozen["made_with"]
+
+    def splits(self) -> "pd.DataFrame":
+        """Repeat (int, from 1), subject, part ("train", "validation" or "test")."""
+        frame = self.table("splits.csv", self.SPLIT_COLUMNS)
+        return frame.assign(repeat=frame["repeat"].astype(int))
+
+    def availability(self) -> "pd.DataFrame":
+        """One row a scan; `available` (bool) is False where `split.missing` hides it."""
+        frame = self.table("availability.csv", self.AVAILABILITY_COLUMNS)
+        return frame.assign(available=frame["available"] == "True")
+
+    def contents(self) -> dict[str, Any]:
+        """The fingerprint is that of both tables."""
+        tables = [self.splits().to_dict("split"), self.availability().to_dict("split")]
+        return {"fingerprint": digest(tables), "counts": {"repeats": int(self.splits()["repeat"].max())}}

@@ -1,0 +1,1 @@
+"""What people read: report, comparison, patient pages, worklist; figures, tables and words."""

@@ -1,0 +1,174 @@
+"""Figures of a comparison: AUC against the share of scans hidden, and imputed scans beside real ones."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reporting.figures import FAINT, INK, PALETTE, as_svg
+
+WHERE_TITLES = {"test": "hidden in the test part", "both": "hidden in training and test"}
+_LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_PLANES = ("sagittal", "coronal", "axial")
+
+Volume = npt.NDArray[np.floating]
+
+
+@as_svg
+def robustness_figure(figure: Figure, points: pd.DataFrame) -> None:
+    """Draw AUC with its interval against the share hidden: a panel for each hidden modality and part, a line a method.
+
+    Args:
+        figure: drawn on.
+        points: as `comparison.robustness_table` returns them; points without an AUC are left out.
+    """
+    methods = list(dict.fromkeys(points["method"].astype(str)))
+    modalities = list(dict.fromkeys(points["hidden_modality"].astype(str)))
+    parts = [part for part in WHERE_TITLES if (points["where"] == part).any()]
+    figure.set_size_inches(1.0 + 3.7 * len(modalities), 0.9 + 2.7 * len(parts))
+    grid = figure.subplots(len(parts), len(modalities), sharex=True, sharey=True, squeeze=False)
+    step = (
+        0.006 * np.linspace(-1, 1, len(methods)) if len(methods) > 1 else np.zeros(1)
+    )  # so that bars can be told apart
+    for line, part in enumerate(parts):
+        for column, modality in enumerate(modalities):
+            axes, here = grid[line, column], points[(points["where"] == part) & (points["hidden_modality"] == modality)]
+            axes.axhline(0.5, color=FAINT, linestyle=":", linewidth=1)
+            for i, method in enumerate(methods):
+                _curve(axes, here[here["method"] == method], i, float(step[i]))
+            axes.set_title(f"{modality} {WHERE_TITLES[part]}")
+            axes.grid(axis="y", color="#E9EBEE", linewidth=0.6)
+            axes.set_axisbelow(True)
+    for axes in grid[-1]:
+        axes.set_xlabel("share of subjects without the scan")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("AUC on test subjects")
+    looks = [_look(i) for i in range(len(methods))]
+    handles = [Line2D([], [], label=name, **look) for name, look in zip(methods, looks, strict=True)]
+    figure.legend(handles=handles, ncols=min(4, len(handles)), loc="outside lower center")
+
+
+def imputation_figure(
+    rows: Mapping[str, Mapping[str, Volume]], *, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> bytes:
+    """Show imputed scans beside the real one, in three planes, as figure 3 of the paper does in one.
+
+    The planes go through the middle of what the real scan shows, and its greys hold for the whole row, so that an
+    imputed scan that is too dark is seen to be.
+
+    Args:
+        rows: name of the row (a modality) → title of the column → volume (X, Y, Z) in RAS+ order; the first column is
+            the real scan. Columns are the same in every row, volumes of a row have the same shape.
+        spacing_mm: voxel size.
+
+    Returns:
+        PNG. The subject's left is on the left.
+
+    Raises:
+        ValueError: there are no rows or columns, rows have different columns, a volume is not 3-D, has another shape
+            than the real one, or holds a value that is not a finite number.
+
+    Source: HyperMM, figure 3.
+    """
+    columns = _checked_columns(rows)
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}):
+        figure, grid = _grid(rows, columns, spacing_mm)
+        for line, (name, volumes) in enumerate(rows.items()):
+            real = np.asarray(next(iter(volumes.values())), dtype=np.float64)
+            low, high = np.percentile(real, (1, 99.5))
+            centre = _centre(real)
+            for i, (title, volume) in enumerate(volumes.items()):
+                for axis in range(3):
+                    axes = grid[line, 3 * i + axis]
+                    plane = np.take(np.asarray(volume, dtype=np.float64), centre[axis], axis).T
+                    across, up = (s for a, s in enumerate(spacing_mm) if a != axis)
+                    axes.imshow(
+                        plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=up / across
+                    )
+                    _bare(axes)
+                    if line == 0 and axis == 1:
+                        axes.set_title(title, color=INK)
+            grid[line, 0].set_ylabel(name, color=INK)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _grid(
+    rows: Mapping[str, Mapping[str, Volume]], columns: list[str], spacing_mm: tuple[float, float, float]
+) -> tuple[Figure, npt.NDArray[np.object_]]:
+    """A figure of three planes for each column, one scale for all, sized by the first volume."""
+    x_mm, y_mm, z_mm = np.multiply(np.shape(rows[next(iter(rows))][columns[0]]), spacing_mm)
+    widths_mm = [y_mm, x_mm, x_mm] * len(columns)
+    inches_per_mm = 4.5 * len(columns) / sum(widths_mm)
+    height = 0.3 + len(rows) * inches_per_mm * max(y_mm, z_mm)
+    figure = Figure(figsize=(4.5 * len(columns), height), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(len(rows), len(widths_mm), squeeze=False, width_ratios=widths_mm)
+
+
+def _curve(axes: Axes, rows: pd.DataFrame, number: int, shift: float) -> None:
+    """Draw one method in one panel: a line through the means, a bar for each interval."""
+    rows = rows[np.isfinite(rows["auc_mean"].astype(float))].sort_values("rate")
+    if rows.empty:
+        return
+    look = _look(number)
+    place = rows["rate"].to_numpy(dtype=np.float64) + shift
+    axes.vlines(
+        place, rows["auc_low"].astype(float), rows["auc_high"].astype(float), color=look["color"], linewidth=0.9
+    )
+    axes.plot(place, rows["auc_mean"].astype(float), **look)
+
+
+def _look(number: int) -> dict[str, Any]:
+    """Colour, line and marker of a method, the same in every panel."""
+    return {
+        "color": PALETTE[number % len(PALETTE)],
+        "linestyle": _LINES[number % len(_LINES)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "linewidth": 1.6,
+        "markersize": 5,
+        "markeredgecolor": "white",
+    }
+
+
+def _bare(axes: Axes) -> None:
+    """Nothing but the picture."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _centre(volume: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """Voxel in the middle of what lies above the mean, along each axis; the middle of the volume if nothing does."""
+    places = np.nonzero(volume > volume.mean())
+    if not len(places[0]):
+        return tuple(size // 2 for size in volume.shape)
+    return tuple(int(place.min() + place.max() + 1) // 2 for place in places)
+
+
+def _checked_columns(rows: Mapping[str, Mapping[str, Volume]]) -> list[str]:
+    """Titles of the columns."""
+    if not rows or not all(rows.values()):
+        raise ValueError("there is nothing to show; expected a row with a real and an imputed volume at least")
+    columns = list(next(iter(rows.values())))
+    for name, volumes in rows.items():
+        if list(volumes) != columns:
+            raise ValueError(f"row {name!r} has the columns {list(volumes)}; expected {columns} as in the first row")
+        shape = np.shape(volumes[columns[0]])
+        for title, volume in volumes.items():
+            if np.ndim(volume) != 3 or np.shape(volume) != shape:
+                raise ValueError(f"{name}, {title}: shape {np.shape(volume)}; expected three axes as in {shape}")
+            if not np.isfinite(volume).all():
+                raise ValueError(f"{name}, {title}: some voxels are not finite numbers")
+    return columns

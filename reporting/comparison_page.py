@@ -1,0 +1,280 @@
+"""Write a comparison of methods for a reader, as Markdown or as a part of the HTML report.
+
+The published figures stand beside ours only under a header that names their cohort and its size, since they are of
+other patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from evaluation.comparison import COSTS, TESTED
+from reporting.comparison_figures import robustness_figure
+from reporting.formatting import METRIC_LABELS, count, is_number, number, percent, seconds, spread
+from reporting.pages import data_uri, environment, markdown_text
+from reporting.tables import Table
+
+_SHOWN = ("auc", "auc_rounded", "balanced_accuracy", "accuracy", "f1", "precision", "recall")
+_COST_LABELS = {
+    "imputation_seconds": "Imputation",
+    "classification_seconds": "Classification",
+    "peak_memory_mb": "Peak memory",
+    "trained_parameters": "Trained parameters",
+}
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_NEEDED = (
+    *("scenario", "method", "note", "n", "n_asked", "subjects_asked", "n_shared"),
+    *(f"{name}_{end}" for name in _SHOWN for end in ("mean", "std", "low", "high")),
+    *(f"{name}_{end}" for name in TESTED for end in ("difference", "difference_low", "difference_high", "p", "p_holm")),
+    *COSTS,
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the report shows of a comparison.
+
+    Attributes:
+        table: as `comparison.comparison_table` returns it.
+        cohort: name of this cohort, as it should be printed.
+        published: as `published.published_rows` returns it, matched by `scenario` and `method`; None for none.
+        reference: the method that others were compared with.
+        robustness: as `comparison.robustness_table` returns it; None for no figure.
+        imputations: caption and PNG bytes of pictures of imputed scans.
+    """
+
+    table: pd.DataFrame
+    cohort: str
+    published: pd.DataFrame | None = None
+    reference: str = "HyperMM"
+    robustness: pd.DataFrame | None = None
+    imputations: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True)
+class ScenarioPart:
+    """One scenario as text: a title, whose figures these are, tables with captions, and notes."""
+
+    title: str
+    lead: str
+    tables: tuple[tuple[str, Table], ...]
+    notes: tuple[str, ...]
+
+
+def comparison_markdown(
+    table: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    *,
+    cohort: str,
+    reference: str = "HyperMM",
+    level: float = 0.95,
+) -> str:
+    """Write a comparison as Markdown, a heading of third order for each scenario.
+
+    Args:
+        table: as `comparison.comparison_table` returns it.
+        published: as `published.published_rows` returns it; rows are matched by `scenario` and `method`.
+        cohort: name of this cohort.
+        reference: the method that others were compared with.
+        level: of the intervals.
+
+    Raises:
+        ValueError: the table lacks a column.
+    """
+    blocks = []
+    for part in scenario_parts(table, published, cohort=cohort, reference=reference, level=level):
+        blocks += [f"### {markdown_text(part.title)}", markdown_text(part.lead)]
+        for caption, content in part.tables:
+            blocks += [f"**{markdown_text(caption)}**", _markdown_table(content)]
+        blocks.append("\n".join(f"- {markdown_text(note)}" for note in part.notes))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def comparison_html(comparison: Comparison, *, level: float = 0.95) -> str:
+    """Write a comparison as an HTML fragment, one `div` without a heading above it.
+
+    Raises:
+        ValueError: the table lacks a column.
+    """
+    template = environment().get_template("comparison.html.j2")
+    return template.render(comparison=comparison_section(comparison, level=level))
+
+
+def comparison_section(comparison: Comparison, *, level: float) -> dict[str, Any]:
+    """What `comparison.html.j2` is filled with."""
+    curves = comparison.robustness
+    return {
+        "parts": scenario_parts(
+            comparison.table,
+            comparison.published,
+            cohort=comparison.cohort,
+            reference=comparison.reference,
+            level=level,
+        ),
+        "robustness": data_uri(robustness_figure(curves)) if curves is not None and len(curves) else "",
+        "imputations": [(caption, data_uri(png, "image/png")) for caption, png in comparison.imputations],
+        "level": percent(level),
+    }
+
+
+def scenario_parts(
+    table: pd.DataFrame, published: pd.DataFrame | None, *, cohort: str, reference: str, level: float
+) -> list[ScenarioPart]:
+    """Turn a comparison into titles, tables of text and notes; arguments as in `comparison_markdown`.
+
+    Raises:
+        ValueError: the table lacks a column.
+    """
+    missing = [name for name in _NEEDED if name not in table.columns]
+    if missing:
+        raise ValueError(f"the comparison lacks the column(s) {', '.join(missing)}; found {list(table.columns)}")
+    parts = []
+    for scenario, frame in table.groupby("scenario", sort=False):
+        rows = frame.to_dict("records")
+        printed = _printed(published, str(scenario))
+        tables = [
+            (f"Scores: mean ± standard deviation over repeats [{percent(level)} interval]", _scores(rows, printed))
+        ]
+        if len(rows) > 1:
+            tables.append((f"Difference from {reference} on the same test predictions", _differences(rows, reference)))
+        if costs := _costs(rows):
+            tables.append(("Costs of one run", costs))
+        notes = _notes(rows, printed, reference=reference, level=level)
+        parts.append(ScenarioPart(str(scenario), _lead(rows, printed, cohort), tuple(tables), tuple(notes)))
+    return parts
+
+
+def _printed(published: pd.DataFrame | None, scenario: str) -> list[dict[str, Any]]:
+    if published is None:
+        return []
+    return published[published["scenario"] == scenario].to_dict("records")
+
+
+def _lead(rows: Sequence[Mapping[str, Any]], printed: Sequence[Mapping[str, Any]], cohort: str) -> str:
+    """Say whose figures these are."""
+    here = f"{count(int(rows[0]['n_asked']), 'test prediction')} of {_subjects(rows)}"
+    lead = f"Ours: {cohort}, {here}."
+    if printed:
+        first = printed[0]
+        lead += f" Published: {first['cohort']}, {first['size']}; {first['source']}. Those are other patients:"
+        lead += " compare the order of the methods, not one figure with the other."
+    return lead
+
+
+def _scores(rows: Sequence[Mapping[str, Any]], printed: Sequence[Mapping[str, Any]]) -> Table:
+    """Every metric of every method; the published AUC beside our AUC of rounded scores, which is the same thing.
+
+    With two classes that is balanced accuracy too, which then has no column of its own.
+    """
+    twins = [(row["auc_rounded_mean"], row["balanced_accuracy_mean"]) for row in rows if row["n"]]
+    one = all(abs(a - b) < 1e-9 or not (is_number(a) or is_number(b)) for a, b in twins)
+    shown = [name for name in _SHOWN if not (one and name == "balanced_accuracy")]
+    headers = ["Method", "n", *(METRIC_LABELS[name] for name in shown)]
+    if one:
+        headers[2 + shown.index("auc_rounded")] += " (= balanced accuracy)"
+    place = 3 + shown.index("auc_rounded") if printed else None
+    if place is not None:
+        first = printed[0]
+        headers.insert(place, f"Paper, {first['cohort']}, {count(int(first['subjects']), 'subject')}: “AUC” (rounded)")
+    by_method = {row["method"]: row for row in printed}
+    body = []
+    for row in rows:
+        cells = [str(row["method"]), f"{int(row['n']):,}", *(_with_interval(row, name) for name in shown)]
+        if place is not None:
+            theirs = by_method.get(row["method"], {})
+            cells.insert(place, spread(theirs.get("auc_rounded_mean"), theirs.get("auc_rounded_std"), missing="–"))
+        body.append(tuple(cells))
+    return Table(tuple(headers), tuple(body), numeric=frozenset(range(1, len(headers))))
+
+
+def _differences(rows: Sequence[Mapping[str, Any]], reference: str) -> Table:
+    """Paired differences with their interval, p value and p value after Holm."""
+    headers = ["Method", "n shared"]
+    for metric in TESTED:
+        headers += [f"{METRIC_LABELS[metric]}, difference", "p", "p after Holm"]
+    body = []
+    for row in rows:
+        if row["method"] == reference:
+            continue
+        cells = [str(row["method"]), f"{int(row['n_shared']):,}"]
+        for metric in TESTED:
+            value, low, high = (row[f"{metric}_difference{end}"] for end in ("", "_low", "_high"))
+            cells.append(f"{value:+.2f}{_limits(low, high, '{:+.2f}')}" if is_number(value) else "n/a")
+            cells += [_p(row[f"{metric}_p"]), _p(row[f"{metric}_p_holm"])]
+        body.append(tuple(cells))
+    return Table(tuple(headers), tuple(body), numeric=frozenset(range(1, len(headers))))
+
+
+def _costs(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Seconds, memory and parameters; None if nothing is known."""
+    known = [name for name in COSTS if any(is_number(row[name]) for row in rows)]
+    if not known:
+        return None
+    body = []
+    for row in rows:
+        cells = [str(row["method"])]
+        for name in known:
+            value = row[name]
+            if not is_number(value):
+                cells.append("–")
+            elif name.endswith("seconds"):
+                cells.append(seconds(value))
+            else:
+                cells.append(f"{value:,.0f} MB" if name == "peak_memory_mb" else f"{value:,.0f}")
+        body.append(tuple(cells))
+    headers = ("Method", *(_COST_LABELS[name] for name in known))
+    return Table(headers, tuple(body), numeric=frozenset(range(1, len(headers))))
+
+
+def _notes(
+    rows: Sequence[Mapping[str, Any]], printed: Sequence[Mapping[str, Any]], *, reference: str, level: float
+) -> list[str]:
+    """Sentences under the tables of a scenario."""
+    notes = [f"{row['method']}: {row['note']}." for row in rows if row["note"]]
+    if printed:
+        notes.append(
+            "What the paper calls AUC is computed by its published code from rounded scores; compare it with the column"
+            " beside it, never with our AUC."
+        )
+        absent = [row["method"] for row in printed if row["method"] not in {row["method"] for row in rows}]
+        if absent:
+            notes.append(f"In the paper and not here: {', '.join(absent)}.")
+    if len(rows) > 1:
+        notes.append(
+            f"Differences are method minus {reference}, on the test predictions that both could make; intervals "
+            f"({percent(level)}) and p values from a bootstrap over subjects; p after Holm counts all methods."
+        )
+    return notes
+
+
+def _subjects(rows: Sequence[Mapping[str, Any]]) -> str:
+    return count(int(rows[0]["subjects_asked"]), "test subject")
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    """Write `0.86 ± 0.03 [0.74, 0.95]`, which may break before the bracket only."""
+    if row["n"] == 0:
+        return "–"
+    mean = spread(row[f"{name}_mean"], row[f"{name}_std"]).replace(" ", _NO_BREAK)
+    return mean + _limits(row[f"{name}_low"], row[f"{name}_high"], "{:.2f}")
+
+
+def _limits(low: Any, high: Any, form: str) -> str:
+    """Write ` [0.74, 0.95]`, or nothing."""
+    return f" [{form.format(low)},{_NO_BREAK}{form.format(high)}]" if is_number(low) and is_number(high) else ""
+
+
+def _p(value: Any) -> str:
+    """Write a p value with three digits."""
+    return "< 0.001" if is_number(value) and value < 0.0005 else number(value, 3)
+
+
+def _markdown_table(content: Table) -> str:
+    """Write a table in pipes, numbers to the right."""
+    rule = ["---:" if i in content.numeric else "---" for i in range(len(content.headers))]
+    lines = [[markdown_text(cell) for cell in cells] for cells in (content.headers, *content.rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))

@@ -1,0 +1,260 @@
+"""A page a patient and the list of the night, from the content of `predictions.json`: no script, nothing to load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from reporting import patient_text as words
+from reporting.formatting import count, percent
+from reporting.pages import data_uri, environment
+from reporting.patient_table import check_content, missing_modalities
+from reporting.tables import Table
+
+MAX_CONTRIBUTION_CLASSES = 5  # columns of bars that fit an A4 page
+SMALLEST_SCALE = 0.1  # bars of contributions reach at least so far, so that noise does not look large
+
+
+@dataclass(frozen=True)
+class NightRow:
+    """One patient in the list of the night.
+
+    Attributes:
+        name: of the subject, and the session.
+        link: address of the patient's page, "" for none.
+        answer: the class, or that it abstains.
+        chances: calibrated probability of the likeliest class.
+        set: classes of the conformal set.
+        scans: how many of the scans given were used.
+        attention: what a person should look at, in words.
+    """
+
+    name: str
+    link: str
+    answer: str
+    chances: str
+    set: str
+    scans: str
+    attention: tuple[str, ...]
+
+
+def patient_page(
+    content: Mapping[str, Any], patient: Mapping[str, Any], *, pictures: Mapping[str, bytes], night_link: str = ""
+) -> str:
+    """Render the page of one patient as self-contained HTML.
+
+    Args:
+        content: of `predictions.json`, schema `hypermm-predictions/1`.
+        patient: one of its patients.
+        pictures: scan id → PNG bytes of its quality-control picture; scans may be left out.
+        night_link: path of the list of the night, relative to this page; "" for none.
+
+    Raises:
+        ValueError: the content is of another schema or lacks something, or a picture is of a scan the patient has not.
+    """
+    check_content({**content, "patients": [patient]})
+    scans = patient["scans"]
+    if strange := sorted(set(pictures) - {scan["scan"] for scan in scans}):
+        raise ValueError(
+            f"patient {patient['observation']}: picture of {', '.join(strange)}, which is none of the patient's scans "
+            f"({', '.join(scan['scan'] for scan in scans) or 'none'}); is it another patient's?"
+        )
+    ranked = _ranked(patient)
+    return (
+        environment()
+        .get_template("patient.html.j2")
+        .render(
+            content=content,
+            patient=patient,
+            name=words.patient_name(patient),
+            margin_note=words.css_text(words.patient_name(patient)),
+            created=words.time_words(content["made"]["time"]),
+            night_link=quote(night_link),
+            warnings=[f"{s['scan']} ({s['modality']}): {words.outlier_words(s)}" for s in scans if words.flagged(s)],
+            answer_chance=words.chance(patient["probabilities"].get(patient["answer"])),
+            bars=[(name, words.chance(p), p, name in patient["set"]) for name, p in ranked],
+            uncalibrated=", ".join(f"{name} {words.chance(patient['uncalibrated'][name])}" for name, _ in ranked),
+            set_sentence=words.set_sentence(patient, error_rate=content["error_rate"]),
+            n_used=sum(scan["used"] for scan in scans),
+            scans=[(scan, words.remark(scan)) for scan in scans],
+            compared=any(scan["used"] and not words.untold(scan) for scan in scans),
+            contributions=_contributions(patient, [name for name, _ in ranked]),
+            missing=_missing_table(patient, content),
+            qc=[(s["scan"], s["modality"], data_uri(pictures[s["scan"]], "image/png"))
+                for s in scans if s["scan"] in pictures],
+            provenance=_provenance(content, patient),
+        )
+    )  # fmt: skip
+
+
+def missing_page(observation: str, reason: str) -> str:
+    """Render what stands in the place of a page that could not be made.
+
+    Args:
+        observation: whose page.
+        reason: why not.
+    """
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{{ observation }}: no page</title></head>'
+        "<body><h1>{{ observation }}</h1><p>This page could not be made ({{ reason }}). What the model says of this "
+        "patient is in predictions.json.</p></body></html>\n"
+    )
+    return environment().from_string(page).render(observation=observation, reason=reason)
+
+
+def night_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
+    """Render the list of the night: warnings, then abstentions, then lost scans and notes, then the others as given.
+
+    Args:
+        content: of `predictions.json`, schema `hypermm-predictions/1`.
+        links: observation → path of its page, relative to this one, not yet encoded as an address.
+
+    Raises:
+        ValueError: the content is of another schema or lacks something.
+    """
+    check_content(content)
+    patients = sorted(content["patients"], key=_urgency)
+    rows = [(_urgency(patient), _night_row(patient, links)) for patient in patients]
+    lost = [(patient, scan) for patient in patients for scan in patient["scans"] if not scan["used"]]
+    return (
+        environment()
+        .get_template("night.html.j2")
+        .render(
+            content=content,
+            created=words.time_words(content["made"]["time"]),
+            tiles=_tiles(content, lost=len(lost)),
+            groups=[
+                ("look", "Look at these first", [row for urgency, row in rows if urgency < _CALM]),
+                ("answered", "Answered, nothing to remark", [row for urgency, row in rows if urgency == _CALM]),
+            ],
+            refused=Table(
+                ("Patient", "Observation", "Reason"),
+                tuple((r["subject"], r["observation"], r["reason"]) for r in content["refused"]),
+            ),
+            lost=Table(
+                ("Patient", "Scan", "Modality", "Reason"),
+                tuple((words.patient_name(p), s["scan"], s["modality"], words.reason(s)) for p, s in lost),
+            ),
+            provenance=_provenance(content),
+        )
+    )
+
+
+def _tiles(content: Mapping[str, Any], *, lost: int) -> list[tuple[str, int, str]]:
+    """Counts at the top of the list: name, number, what it is of."""
+    patients, refused = content["patients"], len(content["refused"])
+    abstained = sum(bool(patient["abstains"]) for patient in patients)
+    warned = sum(bool(patient["out_of_distribution"]) for patient in patients)
+    untold = sum(not p["out_of_distribution"] and any(map(words.untold, p["scans"])) for p in patients)
+    return [
+        ("Patients", len(patients) + refused, "in this list"),
+        ("Answered", len(patients) - abstained, "the model named a class"),
+        ("Abstained", abstained, "no answer given"),
+        (
+            "Unlike training",
+            warned,
+            f"cannot be told of {untold:,} more" if untold else "of those answered or abstained",
+        ),
+        ("Refused", refused, "no answer was tried"),
+        ("Scans not used", lost, f"of {sum(len(p['scans']) for p in patients):,} scans; patients refused not counted"),
+    ]
+
+
+_CALM = 3
+
+
+def _urgency(patient: Mapping[str, Any]) -> int:
+    """0 for a warning, 1 for an abstention, 2 for a scan that was not used or a note, 3 for none of these."""
+    remarked = patient["notes"] or any(not scan["used"] for scan in patient["scans"])
+    return 0 if patient["out_of_distribution"] else 1 if patient["abstains"] else 2 if remarked else _CALM
+
+
+def _night_row(patient: Mapping[str, Any], links: Mapping[str, str]) -> NightRow:
+    """What the list of the night says of a patient."""
+    likeliest, p = _ranked(patient)[0]
+    used, given = sum(scan["used"] for scan in patient["scans"]), len(patient["scans"])
+    attention = ["unlike training scans"] if patient["out_of_distribution"] else []
+    attention += ["abstains"] if patient["abstains"] else []
+    attention += [f"{count(given - used, 'scan')} not used"] if used < given else []
+    attention += ["see its notes"] if patient["notes"] else []
+    return NightRow(
+        name=words.patient_name(patient),
+        link=quote(links.get(patient["observation"], "")),
+        answer="no answer" if patient["abstains"] else patient["answer"],
+        chances=f"{likeliest} {words.chance(p)}",
+        set=", ".join(patient["set"]) or "empty",
+        scans=f"{used} of {given}",
+        attention=tuple(attention),
+    )
+
+
+def _ranked(patient: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Classes and calibrated probabilities, the likeliest first."""
+    return sorted(patient["probabilities"].items(), key=lambda item: -item[1])
+
+
+def _contributions(patient: Mapping[str, Any], ranked: Sequence[str]) -> dict[str, Any] | None:
+    """Signed bars: rows of (scan, modality, one (text, bar in [−1, 1]) a class); None if no scan can be left out."""
+    known = [scan for scan in patient["scans"] if scan["used"] and scan["contribution"] is not None]
+    if not known:
+        return None
+    shown = list(ranked[:1] if len(ranked) == 2 else ranked[:MAX_CONTRIBUTION_CLASSES])
+    values = [[scan["contribution"][name] for name in shown] for scan in known]
+    scale = max(SMALLEST_SCALE, max(abs(value) for row in values for value in row))
+    return {
+        "classes": shown,
+        "left_out": len(ranked) - len(shown) if len(ranked) > 2 else 0,
+        "scale": words.points(scale).lstrip("+"),
+        "rows": [
+            (scan["scan"], scan["modality"], [(words.points(value), value / scale) for value in row])
+            for scan, row in zip(known, values, strict=True)
+        ],
+    }
+
+
+def _missing_table(patient: Mapping[str, Any], content: Mapping[str, Any]) -> Table:
+    """What adding each missing modality did to held-out subjects who have it."""
+    found = {row["modality"]: row for row in patient["missing"]}
+    rows = []
+    for modality in missing_modalities(patient, content):
+        row = found.get(modality)
+        if row is None or not row["n"]:
+            rows.append((modality, "0", "not known", "not known", "not known"))
+            continue
+        resolved = row["abstentions_resolved"]
+        rows.append(
+            (
+                modality,
+                f"{row['n']:,}",
+                f"{round(100 * row['mean_absolute_change'])} points",
+                f"{round(100 * row['decisions_changed'])} %",
+                "not known" if resolved is None else f"{round(100 * resolved)} %",
+            )
+        )
+    rates = sorted({row["error_rate"] for row in found.values()})
+    resolved_at = " or ".join(percent(rate) for rate in rates)
+    headers = ("Modality added", "Subjects", "Probability moved by", "Another answer",
+               f"Abstentions resolved at {resolved_at}" if rates else "Abstentions resolved")  # fmt: skip
+    return Table(headers, tuple(rows), numeric=frozenset(range(1, 5)))
+
+
+def _provenance(content: Mapping[str, Any], patient: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
+    """What made the page, as name and value."""
+    made = content["made"]
+    software = made.get("software") or {}
+    rows = [("Observation", patient["observation"])] if patient else []
+    rows += [
+        ("Model", f"{made['model']}, version {made['model_version']}"),
+        ("SHA-256 of the model", str(made["model_sha256"])),
+        ("Made", str(made["time"])),
+        ("Schema", content["schema"]),
+        ("Classes", ", ".join(content["classes"])),
+        ("Modalities the model reads", ", ".join(content["modalities"])),
+        ("Error rate chosen", percent(content["error_rate"])),
+        ("Temperature of the calibration", f"{content['temperature']:.3g}"),
+        ("Commit of the software", str(software.get("git_commit", "unknown"))),
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in (software.get("versions") or {}).items())
+    return [*rows, ("Versions", versions)] if versions else rows

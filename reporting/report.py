@@ -1,0 +1,225 @@
+"""Write one HTML page that holds everything a run found: no script, nothing to load, readable on screen and paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pandas as pd
+
+from evaluation.intervals import probability_columns
+from reporting import figures, tables
+from reporting.comparison_page import Comparison, comparison_section
+from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
+from reporting.pages import data_uri, environment
+
+MAX_PREDICTION_ROWS = 500
+MAX_FOREST_ROWS = 31  # of each group: every subset of five modalities
+
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "plan": ("stage", "state", "reason", "seconds"),
+    "observations": ("observation", "subject", "label"),
+    "availability": ("observation", "modality", "state"),
+    "splits": ("repeat", "subject", "part"),
+    "predictions": ("repeat", "subject", "observation", "scans_used", "truth"),
+    "subsets": ("modalities", "subjects", "n", "auc_mean", "auc_low", "auc_high"),
+    "failures": ("stage", "scan", "subject", "modality", "reason"),
+}
+_HISTORY_COLUMNS = ("repeat", "epoch", "train_loss", "validation_loss", "best")
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the report shows. A frame may be empty but must have its columns.
+
+    Attributes:
+        title: of the page.
+        created: date and time, as it should be printed.
+        classes: names of the classes, in the order of `truth` and `p_k`; class 1 of two is the positive one.
+        plan: stage, state, reason, seconds (NaN for none); in the order the stages ran.
+        observations: observation, subject, label, and any covariates.
+        availability: observation, modality, state (used, hidden, failed); what is not listed is absent.
+        splits: repeat, subject, part (train, validation, test).
+        qc: scan id and PNG bytes of its quality-control picture.
+        histories: stage name → repeat, epoch, train_loss, validation_loss, best (True at the epoch kept).
+        predictions: test rows: repeat, subject, observation, scans_used (ids joined by semicolons), truth, p_0, p_1, …
+        metrics: "threshold_half" and "threshold_validation": metric → summary as `intervals.summarise` returns it, None
+            allowed for NaN; "thresholds": repeat → validation threshold. The last two may be left out.
+        subsets: modalities ("MRI+PET"), subjects ("any" or "complete"), n test observations, and auc_mean, auc_std,
+            auc_low, auc_high; the same four for other metrics if wanted.
+        failures: stage, scan, subject, modality, reason.
+        notes: warnings of the stages, in words.
+        settings_yaml: the settings of the run.
+        versions: what → version.
+        hashes: what → hash.
+        run_note: one line about the run, such as machine and duration.
+        level: of every interval.
+        comparison: with other methods; None leaves the section out.
+    """
+
+    title: str
+    created: str
+    classes: tuple[str, ...]
+    plan: pd.DataFrame
+    observations: pd.DataFrame
+    availability: pd.DataFrame
+    splits: pd.DataFrame
+    qc: tuple[tuple[str, bytes], ...]
+    histories: Mapping[str, pd.DataFrame]
+    predictions: pd.DataFrame
+    metrics: Mapping[str, Mapping[Any, Any]]
+    subsets: pd.DataFrame
+    failures: pd.DataFrame
+    notes: tuple[str, ...]
+    settings_yaml: str
+    versions: Mapping[str, str]
+    hashes: Mapping[str, str]
+    run_note: str
+    level: float = 0.95
+    comparison: Comparison | None = None
+
+
+def render_report(data: ReportData) -> str:
+    """Render the report as one self-contained HTML page.
+
+    Raises:
+        ValueError: if a frame or the comparison lacks a column, the classes do not fit the predictions, or the metrics
+            at threshold 0.5 are missing.
+    """
+    _check(data)
+    return environment().get_template("report.html.j2").render(data=data, **_headline(data), **_sections(data))
+
+
+def _headline(data: ReportData) -> dict[str, Any]:
+    """What the top of the page shows: the verdict and a few numbers."""
+    rows, n_classes = data.predictions, len(data.classes)
+    half = data.metrics["threshold_half"]
+    subjects, repeats = rows["subject"].nunique(), rows["repeat"].nunique()
+    tiles = []
+    for name in ("auc", "balanced_accuracy", "accuracy"):
+        summary = half.get(name, {})
+        below = interval(summary.get("low"), summary.get("high"))
+        tiles.append((METRIC_LABELS[name], number(summary.get("mean")), f"{percent(data.level)} interval {below}"))
+    label_counts = data.observations.drop_duplicates("subject")["label"].astype(str).value_counts().sort_index()
+    tiles.append(
+        (
+            "Cohort",
+            count(data.observations["subject"].nunique(), "subject"),
+            ", ".join(f"{n} {name}" for name, n in label_counts.items()),
+        )
+    )
+    sentence = verdict(half, level=data.level, n_classes=n_classes, rows=len(rows), subjects=subjects, repeats=repeats)
+    return {"verdict": sentence, "tiles": tiles}
+
+
+def _sections(data: ReportData) -> dict[str, Any]:
+    """Tables, pictures and sentences of the sections below."""
+    binary = len(data.classes) == 2
+    half, tuned = data.metrics["threshold_half"], data.metrics.get("threshold_validation") if binary else None
+    thresholds = {int(repeat): float(value) for repeat, value in data.metrics.get("thresholds", {}).items()}
+    excluded = tables.excluded_subjects(data.observations, data.splits, data.availability)
+    groups = {key: title for key, title in tables.SUBSET_GROUPS.items() if (data.subsets["subjects"] == key).any()}
+    first = data.splits["repeat"].min() if len(data.splits) else None
+    parts = data.splits[data.splits["repeat"] == first].astype({"subject": str}).set_index("subject")["part"].to_dict()
+    drawn = len(data.predictions) > 0
+    drawn_subsets = data.subsets.groupby("subjects").head(MAX_FOREST_ROWS)
+    return {
+        "results": tables.results_table(half, tuned),
+        "result_notes": _result_notes(data, half, thresholds if tuned is not None else {}),
+        "subset_tables": [(title, tables.subset_table(data.subsets, key)) for key, title in groups.items()],
+        "forest": data_uri(figures.subset_forest(drawn_subsets, groups)) if groups else "",
+        "forest_cut": len(data.subsets) > len(drawn_subsets),
+        "comparison": comparison_section(data.comparison, level=data.level) if data.comparison else None,
+        "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
+        "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
+        "cohort": tables.cohort_table(data.observations, data.splits),
+        "covariates": tables.covariate_table(data.observations),
+        "modalities": tables.modality_table(data.availability, data.observations["observation"].nunique()),
+        "availability": (
+            data_uri(figures.availability_figure(data.observations, data.availability, parts))
+            if len(data.availability)
+            else ""
+        ),
+        "availability_repeat": first,
+        "excluded": excluded,
+        "qc": [(scan, data_uri(png, "image/png")) for scan, png in data.qc],
+        "curves": [
+            (name, data_uri(figures.learning_curves(rows)), _kept(rows))
+            for name, rows in data.histories.items()
+            if len(rows)
+        ],
+        "predictions": tables.prediction_table(
+            data.predictions, data.classes, thresholds if tuned is not None else None, limit=MAX_PREDICTION_ROWS
+        ),
+        "failures": tables.text_table(
+            data.failures,
+            {"scan": "Scan", "subject": "Subject", "modality": "Modality", "stage": "Stage", "reason": "Reason"},
+        ),
+        "plan": tables.plan_table(data.plan),
+        "total_time": seconds(data.plan["seconds"].sum()),
+    }
+
+
+def _result_notes(data: ReportData, half: Mapping[str, Any], thresholds: Mapping[int, float]) -> list[str]:
+    """Sentences under the table of results: what the numbers are, and what is missing from them."""
+    one_repeat = data.predictions["repeat"].nunique() == 1
+    notes = [
+        f"Intervals are {percent(data.level)} percentile bootstrap intervals over subjects: all predictions of a "
+        "subject stay together. "
+        + (
+            "One repeat, so there is no standard deviation."
+            if one_repeat
+            else "The standard deviation is over repeats."
+        )
+    ]
+    if len(data.classes) == 2:
+        notes.append(f"Precision, recall and F1 are those of class {data.classes[1]}.")
+    else:
+        notes.append(
+            "Classes are decided by the largest probability. Precision, recall, F1 and AUC are averages over classes."
+        )
+    if "auc_rounded" in half:
+        notes.append(
+            f"“{METRIC_LABELS['auc_rounded']}” is the AUC of the decisions as 0 and 1, which the code published with "
+            "the paper prints as AUC; compare the paper's table with this row."
+        )
+    if thresholds:
+        chosen = ", ".join(f"{value:.2f} (repeat {repeat})" for repeat, value in sorted(thresholds.items()))
+        notes.append(f"Validation threshold, the one with the best balanced accuracy on validation subjects: {chosen}.")
+    undefined = {METRIC_LABELS[name]: half[name].get("n_undefined") for name in METRIC_LABELS if name in half}
+    said = ", ".join(f"{label} {n:,}" for label, n in undefined.items() if is_number(n) and n > 0)
+    if said:
+        notes.append(f"Bootstrap draws left out because a class was missing: {said}.")
+    return notes
+
+
+def _kept(history: pd.DataFrame) -> str:
+    """Say which epoch of which repeat was kept."""
+    kept = history[history["best"].astype(bool)].sort_values("repeat")
+    last = history.groupby("repeat")["epoch"].max()
+    said = ", ".join(
+        f"{row['epoch']} of {last[row['repeat']]} (repeat {row['repeat']})" for row in kept.to_dict("records")
+    )
+    return f"Epoch kept: {said}." if said else "No epoch was kept."
+
+
+def _check(data: ReportData) -> None:
+    """Refuse data the page cannot be made from, naming the field."""
+    frames = {field.name: getattr(data, field.name) for field in fields(data) if field.name in _COLUMNS}
+    expected = [(name, frame, _COLUMNS[name]) for name, frame in frames.items()]
+    expected += [(f"histories[{name!r}]", frame, _HISTORY_COLUMNS) for name, frame in data.histories.items()]
+    for name, frame, columns in expected:
+        missing = [column for column in columns if column not in frame.columns]
+        if missing:
+            raise ValueError(f"ReportData.{name} lacks the column(s) {', '.join(missing)}; found {list(frame.columns)}")
+    unknown = sorted(set(data.availability["state"]) - {"used", "hidden", "failed"})
+    if unknown:
+        raise ValueError(f"ReportData.availability has the state(s) {unknown}; expected used, hidden or failed")
+    found = probability_columns(data.predictions)
+    if len(found) != len(data.classes):
+        raise ValueError(
+            f"ReportData.classes names {len(data.classes)} classes; predictions have {len(found)} probability columns"
+        )
+    if "threshold_half" not in data.metrics:
+        raise ValueError(f"ReportData.metrics lacks 'threshold_half'; found {sorted(map(str, data.metrics))}")

@@ -1,0 +1,140 @@
+"""Names of BreakHis pictures become the manifest of the guide; a slide is on one side; what is no picture is named."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cohort.manifest import CohortConfig, ModalityConfig, check_manifest
+from cohort.splits import SplitConfig, make_splits, subjects_of
+from intake.breakhis import PUBLISHED_PATIENTS, breakhis_manifest
+
+SLIDES = [
+    "B_A-14-22549AB", "B_A-14-22549CD", "B_F-14-25197", "B_TA-14-16184", "B_PT-14-21998AB",
+    "M_DC-14-13412", "M_LC-14-13412", "M_PC-14-15704", "M_DC-14-2773", "M_MC-14-10147",
+]  # fmt: skip
+
+
+def tree(slides: list[str] = SLIDES, magnifications: tuple[int, ...] = (40, 400), pictures: int = 2) -> list[str]:
+    """Paths as in the original folders."""
+    return [
+        f"breast/{slide[0]}/SOB/SOB_{slide.replace('-', '_', 1)}/{m}X/SOB_{slide}-{m}-{number:03d}.png"
+        for slide in slides
+        for m in magnifications
+        for number in range(1, pictures + 1)
+    ]
+
+
+def many(benign: int, malignant: int) -> list[str]:
+    """One picture each of so many patients."""
+    slides = [f"B_F-14-{1000 + i}" for i in range(benign)] + [f"M_DC-14-{2000 + i}" for i in range(malignant)]
+    return tree(slides, (100,), 1)
+
+
+def patients(scans: pd.DataFrame, tumour: str) -> set[tuple[str, str]]:
+    here = scans[scans["tumour"] == tumour]
+    return set(zip(here["subject"], here["session"], strict=True))
+
+
+def test_everything_in_a_name_is_read():
+    found = breakhis_manifest(["x/SOB_B_A-14-22549AB-40-001.png", "SOB_M_DC-14-2773-400-012.png"])
+    assert found.scans.to_dict("records") == [
+        {
+            "subject": "14-2773", "session": "DC", "modality": "400X", "path": "SOB_M_DC-14-2773-400-012.png",
+            "tumour": "malignant", "tumour_type": "DC",
+        },
+        {
+            "subject": "14-22549", "session": "A-AB", "modality": "40X", "path": "x/SOB_B_A-14-22549AB-40-001.png",
+            "tumour": "benign", "tumour_type": "A",
+        },
+    ]  # fmt: skip
+    assert found.left_out.empty
+    assert list(found.left_out.columns) == ["path", "reason"]
+
+
+def test_a_slide_is_one_subject_whatever_its_letters_and_tumour_types(tmp_path):
+    for path in tree():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(path)
+    scans = check_manifest(
+        breakhis_manifest(tree()).scans,
+        folder=tmp_path,
+        config=CohortConfig(
+            label="tumour",
+            positive="malignant",
+            modalities={f"{m}X": ModalityConfig(kind="image") for m in (40, 400)},
+        ),
+        smallest_class=3,
+    )
+    assert set(scans["observation"]) >= {"14-13412_DC", "14-13412_LC", "14-22549_A-AB", "14-22549_A-CD"}
+    assert scans["observation"].nunique() == len(SLIDES)
+    splits = make_splits(subjects_of(scans), SplitConfig(repeats=5))
+    assert splits.groupby(["repeat", "subject"]).size().eq(1).all()
+    assert splits["subject"].nunique() == len(SLIDES) - 2
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Thumbs.db", "not a BreakHis name; expected one such as SOB_B_A-14-22549AB-40-001.png"),
+        ("SOB_B_A-14-22549AB-40-001 (1).png", "not a BreakHis name"),
+        ("SOB_X_A-14-22549AB-40-001.png", "class 'X' is neither B (benign) nor M (malignant)"),
+        ("SOB_B_TO-14-22549AB-40-001.png", "tumour type 'TO' is unknown (there is: A, DC, F, LC, MC, PC, PT, TA)"),
+        ("SOB_B_DC-14-22549AB-40-001.png", "tumour type DC is malignant, but the name says benign"),
+        ("SOB_B_A-14-22549AB-60-001.png", "magnification 60 is none of 40, 100, 200, 400"),
+        ("copy/SOB_B_F-14-25197-40-001.png", "the same picture as breast/B/SOB/SOB_B_F_14-25197/40X/SOB_B_F-14-25197"),
+    ],
+)
+def test_what_cannot_be_used_is_left_out_with_a_reason(name: str, reason: str):
+    found = breakhis_manifest([*tree(), name])
+    assert list(found.left_out["path"]) == [name]
+    assert reason in found.left_out["reason"].iloc[0]
+    pd.testing.assert_frame_equal(found.scans, breakhis_manifest(tree()).scans)
+
+
+def test_order_of_paths_and_their_type_do_not_matter():
+    shuffled = [Path(path) for path in tree()]
+    random.Random(0).shuffle(shuffled)
+    pd.testing.assert_frame_equal(breakhis_manifest(shuffled).scans, breakhis_manifest(tree()).scans)
+
+
+def test_no_paths_give_an_empty_manifest_with_its_columns():
+    assert list(breakhis_manifest([]).scans.columns) == list(breakhis_manifest(tree()).scans.columns)
+
+
+def test_balanced_takes_the_published_numbers_of_whole_patients():
+    paths = [path for m in (40, 100) for path in (p.replace("-100-", f"-{m}-") for p in many(24, 58))]
+    everything, drawn = breakhis_manifest(paths).scans, breakhis_manifest(paths, balanced=PUBLISHED_PATIENTS).scans
+    assert len(patients(everything, "benign")) + len(patients(everything, "malignant")) == 82
+    assert (len(patients(drawn, "benign")), len(patients(drawn, "malignant"))) == (24, 29)
+    assert len(drawn) == 2 * 53
+    both = everything.merge(drawn)
+    pd.testing.assert_frame_equal(both, drawn)
+
+
+def test_balanced_counts_the_two_tumours_of_a_slide_as_the_makers_do():
+    drawn = breakhis_manifest(tree(["B_F-14-1", "M_DC-14-13412", "M_LC-14-13412"]), balanced=(1, 2)).scans
+    assert patients(drawn, "malignant") == {("14-13412", "DC"), ("14-13412", "LC")}
+
+
+def test_balanced_depends_on_the_seed_and_on_nothing_else():
+    paths = many(10, 30)
+    drawn = {
+        seed: patients(breakhis_manifest(paths, balanced=(5, 12), seed=seed).scans, "malignant") for seed in (0, 1)
+    }
+    again = patients(breakhis_manifest(paths[::-1], balanced=(5, 12)).scans, "malignant")
+    fewer = patients(breakhis_manifest(paths, balanced=(5, 11)).scans, "malignant")
+    one_more = patients(breakhis_manifest([*paths, "SOB_M_DC-14-9-40-001.png"], balanced=(5, 12)).scans, "malignant")
+    assert drawn[0] == again
+    assert drawn[0] != drawn[1]
+    assert fewer < drawn[0]
+    assert len(one_more - drawn[0]) <= 1
+
+
+@pytest.mark.parametrize(("balanced", "said"), [((24, 2), "24 benign patients; there are 10"), ((1, 0), "0 malignant")])
+def test_balanced_refuses_what_is_not_there(balanced: tuple[int, int], said: str):
+    with pytest.raises(ValueError, match=said):
+        breakhis_manifest(many(10, 30), balanced=balanced)

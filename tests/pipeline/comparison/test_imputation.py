@@ -1,0 +1,282 @@
+"""Whole scans imputed by pix2pix and cycleGAN: what is written, from whom it was learnt, killed and taken up again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers.heads_to_impute import MODALITIES, NEVER_THERE, PARTS, SPACING_MM, block_of, fill, head
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, map_coordinates
+
+from baselines.sample import CannotFit, Sample
+from files.reading import file_sha256
+from pipeline.comparison.imputation import GanConfig, Imputed, Kind, impute, imputed_path
+from pipeline.comparison.scenarios import Drawn
+from pipeline.store import VolumeSet
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+HIDDEN = {("b", "PET"): "b_PET", ("e", "PET"): "e_PET", ("f", "PET"): "f_PET", ("d", "MRI"): "d_MRI"}
+SMALL = GanConfig(
+    pixels=32, width=4, discriminator_layers=1, blocks=1, slice_spacing_mm=8, pix2pix_epochs=3, cyclegan_epochs=3,
+    batch_size=4,
+)  # fmt: skip
+KINDS = pytest.mark.parametrize("kind", ["pix2pix", "cyclegan"])
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> VolumeSet:
+    """The preprocessed scans of everybody."""
+    found = VolumeSet(tmp_path_factory.mktemp("imputation") / "preprocess")
+    fill(found)
+    return found
+
+
+def drawn_without(absent: tuple[str, ...]) -> Drawn:
+    """The scans of all subjects but these, as a scenario leaves them."""
+    rows = [
+        {"scan": f"{s}_{m}", "observation": s, "subject": s, "modality": m, "label": "sick", "part": part}
+        for s, part in PARTS.items()
+        for m in MODALITIES
+        if f"{s}_{m}" not in absent
+    ]
+    scans = pd.DataFrame(rows)
+    names = tuple(PARTS)
+    numbers = {part: [i for i, s in enumerate(names) if PARTS[s] == part] for part in ("train", "validation", "test")}
+    sample = Sample(
+        blocks=torch.zeros(len(scans), 3, 1, 1),
+        modality=torch.tensor([MODALITIES.index(m) for m in scans["modality"]]),
+        observation=torch.tensor([names.index(o) for o in scans["observation"]]),
+        target=torch.arange(len(names)) % 2,
+        modalities=2,
+        classes=2,
+        **{part: torch.tensor(those) for part, those in numbers.items()},
+    )
+    return Drawn(sample, scans, names, names)
+
+
+MISSING = (*HIDDEN.values(), *NEVER_THERE)
+
+
+def run(
+    kind: Kind,
+    volumes: VolumeSet,
+    place: Path,
+    *,
+    absent: tuple[str, ...] = MISSING,
+    hidden: Mapping[tuple[str, str], str] = HIDDEN,
+    config: GanConfig = SMALL,
+    seed: int = 1,
+    **more: Any,
+) -> Imputed:
+    """Impute with small networks."""
+    return impute(
+        kind, drawn_without(absent), MODALITIES, hidden=hidden, volumes=volumes, place=place, config=config,
+        block_of=block_of, spacing_mm=SPACING_MM, device=CPU, seed=seed, **more,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one undisturbed imputation gave, and where."""
+
+    kind: Kind
+    place: Path
+    result: Imputed
+
+
+@pytest.fixture(scope="module", params=["pix2pix", "cyclegan"])
+def done(request: pytest.FixtureRequest, volumes: VolumeSet, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Imputed once with each kind."""
+    place = tmp_path_factory.mktemp(request.param)
+    return Done(request.param, place, run(request.param, volumes, place))
+
+
+def contents(place: Path) -> dict[str, str]:
+    """Path → hash of all files."""
+    return {str(p.relative_to(place)): file_sha256(p) for p in sorted(place.rglob("*")) if p.is_file()}
+
+
+def test_every_missing_scan_and_no_other_is_imputed(done: Done) -> None:
+    names = tuple(PARTS)
+    expected = {(names.index(scan[0]), MODALITIES.index(scan[2:])) for scan in MISSING}
+    assert set(done.result.blocks) == expected
+    files = {path.name for path in (done.place / "imputed").iterdir()}
+    assert files == {f"{scan}.nii.gz" for scan in MISSING}
+    assert {p.name for p in done.place.iterdir() if p.is_dir()} == {"MRI-to-PET", "PET-to-MRI", "imputed"}
+    assert done.result.parameters > 0
+    assert done.result.seconds > 0
+    assert done.result.notes == []
+
+
+def test_an_imputed_scan_says_what_it_is_and_keeps_to_the_brain_it_was_made_from(done: Done) -> None:
+    for scan in MISSING:
+        subject, modality = scan.split("_")
+        source = next(m for m in MODALITIES if m != modality)
+        image = nibabel.load(imputed_path(done.place, subject, modality))
+        told = bytes(image.header["descrip"]).decode().rstrip("\0")
+        assert told == f"IMPUTED by {done.kind} from {source}, not a scan"
+        np.testing.assert_allclose(image.header.get_zooms(), SPACING_MM, rtol=1e-5)
+        voxels = image.get_fdata(dtype=np.float32)
+        assert voxels.min() == 0
+        assert 0.1 < voxels.max() <= 1
+        _, mask, affine = head(subject, source)
+        near = mask_at(binary_dilation(mask, iterations=2), affine, image)  # pixels are 6 mm, voxels 4
+        assert not voxels[~near].any()
+        middle = mask_at(~binary_dilation(~mask, iterations=2), affine, image)
+        assert (voxels[middle] > 0).mean() > 0.95
+
+
+def mask_at(mask: NDArray[np.bool_], affine: NDArray[np.float64], image: nibabel.Nifti1Image) -> NDArray[np.bool_]:
+    """A mask at the voxels of an image that lies in the same world."""
+    points = np.indices(image.shape).reshape(3, -1)
+    to_mask = np.linalg.inv(affine) @ image.affine
+    places = to_mask[:3, :3] @ points + to_mask[:3, 3:]
+    return map_coordinates(mask.astype(float), places, order=0).reshape(image.shape) > 0.5
+
+
+def test_the_block_is_that_of_the_volume_that_was_written(done: Done) -> None:
+    for (observation, modality), block in done.result.blocks.items():
+        path = imputed_path(done.place, tuple(PARTS)[observation], MODALITIES[modality])
+        voxels = torch.from_numpy(nibabel.load(path).get_fdata(dtype=np.float32))
+        expected = torch.stack([voxels.mean(), voxels.std(), voxels.amax()])
+        torch.testing.assert_close(block.flatten(), expected)
+
+
+def test_quality_is_measured_where_a_real_scan_was_hidden_and_only_there(done: Done) -> None:
+    table = pd.DataFrame(done.result.quality)
+    assert {(r.observation, r.to): r.real for r in table.itertuples()} == HIDDEN
+    assert {r.observation: r.part for r in table.itertuples()} == {s: PARTS[s] for s in table["observation"]}
+    assert all(r.source == f"{r.observation}_{dict(zip(table.columns, r[1:], strict=True))['from']}"
+               for r in table.itertuples())  # fmt: skip
+    assert np.isfinite(table[["ssim", "psnr", "mae"]]).all(axis=None)
+    assert table["ssim"].between(-1, 1).all()
+    assert table["psnr"].between(0, 60).all()
+
+
+def test_hidden_scans_change_nothing_but_their_own_quality(done: Done, volumes: VolumeSet, tmp_path: Path) -> None:
+    result = run(done.kind, volumes, tmp_path, hidden={})
+    assert result.quality == []
+    assert contents(tmp_path) == contents(done.place)
+
+
+@pytest.mark.parametrize("epochs", [2, 4])
+def test_interrupted_and_taken_up_again_gives_the_same_bytes(
+    done: Done, volumes: VolumeSet, tmp_path: Path, epochs: int
+) -> None:
+    """There are two networks of three epochs each, so that the fourth epoch is the first of the second."""
+    calls = 0
+
+    def stop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == epochs:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(done.kind, volumes, tmp_path, on_epoch=stop)
+    left = []
+    result = run(done.kind, volumes, tmp_path, on_epoch=lambda: left.append(1))
+    assert len(left) == 6 - epochs
+    assert contents(tmp_path) == contents(done.place)
+    assert result.quality == done.result.quality
+    assert all(torch.equal(block, done.result.blocks[key]) for key, block in result.blocks.items())
+
+
+def test_what_is_finished_is_not_trained_again(done: Done, volumes: VolumeSet) -> None:
+    before = contents(done.place)
+    trained = []
+    run(done.kind, volumes, done.place, on_epoch=lambda: trained.append(1))
+    assert trained == []
+    assert contents(done.place) == before
+
+
+def test_a_killed_write_leaves_a_history_longer_than_the_checkpoint(
+    done: Done, volumes: VolumeSet, tmp_path: Path
+) -> None:
+    """The history is written first; killed between the two, the row of the lost epoch must not stand there twice."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(done.kind, volumes, tmp_path, on_epoch=stop)
+    folder = next(tmp_path.glob("*-to-*"))
+    history = pd.read_csv(folder / "history.csv")
+    pd.concat([history, history.assign(epoch=2)]).to_csv(folder / "history.csv", index=False)
+    run(done.kind, volumes, tmp_path)
+    assert contents(tmp_path) == contents(done.place)
+
+
+@KINDS
+def test_test_subjects_have_no_influence_on_what_is_trained(kind: Kind, tmp_path: Path) -> None:
+    """And training subjects have, or the test would show nothing."""
+    once = SMALL.model_copy(update={"pix2pix_epochs": 1, "cyclegan_epochs": 1})
+    changes = {
+        "nothing": (),
+        "test": ("f_MRI", "h_MRI", "h_PET"),
+        "validation": ("e_MRI",),
+        "hidden": HIDDEN.values(),
+        "train": ("a_PET",),
+    }
+    found: dict[str, dict[str, str]] = {}
+    for name, changed in changes.items():
+        cohort = VolumeSet(tmp_path / name / "preprocess")
+        fill(cohort, changed)
+        run(kind, cohort, tmp_path / name / "out", config=once)
+        found[name] = contents(tmp_path / name / "out")
+    differing = {
+        name: {path for path, content in found["nothing"].items() if files[path] != content}
+        for name, files in found.items()
+    }
+    assert differing["test"] == {"imputed/f_PET.nii.gz"}
+    assert differing["validation"] == {"imputed/e_PET.nii.gz"}
+    assert differing["hidden"] == set()
+    assert {"MRI-to-PET/checkpoint.safetensors", "PET-to-MRI/checkpoint.safetensors"} <= differing["train"]
+
+
+def test_another_seed_gives_other_networks(done: Done, volumes: VolumeSet, tmp_path: Path) -> None:
+    run(done.kind, volumes, tmp_path, seed=2)
+    name = "MRI-to-PET/checkpoint.safetensors"
+    assert contents(tmp_path)[name] != contents(done.place)[name]
+
+
+def test_pix2pix_without_a_pair_says_so(volumes: VolumeSet, tmp_path: Path) -> None:
+    """Every training subject has one of the two; cycleGAN needs no more."""
+    absent = ("a_PET", "b_PET", "c_MRI", "d_MRI")
+    with pytest.raises(CannotFit, match=r"no training subject has both .* and .*; pix2pix learns from pairs"):
+        run("pix2pix", volumes, tmp_path / "pix2pix", absent=absent, hidden={})
+    once = SMALL.model_copy(update={"cyclegan_epochs": 1})
+    result = run("cyclegan", volumes, tmp_path / "cyclegan", absent=absent, hidden={}, config=once)
+    assert len(result.blocks) == 4
+
+
+@KINDS
+def test_a_modality_that_no_training_subject_has_cannot_be_made(kind: Kind, volumes: VolumeSet, tmp_path: Path) -> None:
+    absent = tuple(f"{s}_PET" for s, part in PARTS.items() if part == "train")
+    told = {"pix2pix": "both MRI and PET", "cyclegan": "no training subject has a PET"}[kind]
+    with pytest.raises(CannotFit, match=told):
+        run(kind, volumes, tmp_path, absent=absent, hidden={})
+
+
+def test_nothing_is_trained_for_a_direction_that_nobody_needs(volumes: VolumeSet, tmp_path: Path) -> None:
+    once = SMALL.model_copy(update={"pix2pix_epochs": 1})
+    result = run("pix2pix", volumes, tmp_path, absent=("f_MRI",), hidden={}, config=once)
+    assert [path.name for path in tmp_path.glob("*-to-*")] == ["PET-to-MRI"]
+    assert list(result.blocks) == [(tuple(PARTS).index("f"), 0)]
+
+
+def test_pix2pix_comes_nearer_to_the_hidden_scan_than_the_source_is(volumes: VolumeSet, tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"pix2pix_epochs": 12, "width": 8, "batch_size": 1})
+    hidden = {("f", "PET"): "f_PET"}
+    result = run("pix2pix", volumes, tmp_path, absent=("f_PET",), hidden=hidden, config=config)
+    mri, pet = (head("f", modality)[0] for modality in MODALITIES)
+    inside = (mri > 0) & (pet > 0)
+    assert result.quality[0]["mae"] < 0.5 * np.abs(mri - pet)[inside].mean()

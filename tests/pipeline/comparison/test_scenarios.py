@@ -1,0 +1,212 @@
+"""Which scans a scenario leaves, what it is called, and that blocks are joined to people by name."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from evaluation.published import COMPLETE, HALF_MRI, HALF_PET, published_rows
+from pipeline.comparison.scenarios import AS_IT_IS, Scenario, draw_sample, scans_in, scenarios_of
+from pipeline.store import BlockSet
+from pipeline.training.repeat_data import Usable
+
+CPU = torch.device("cpu")
+PARTS = ("train", "train", "train", "validation", "test", "test")  # of the subjects, in turn
+MRI_AND_PET = ("MRI", "PET")
+
+
+@pytest.fixture
+def usable_of() -> Callable[..., Usable]:
+    """Makes usable scans: one observation a subject, one scan of every modality, but for those in `absent`."""
+
+    def make(
+        subjects: int = 60, modalities: tuple[str, ...] = MRI_AND_PET, absent: Sequence[str] = (), seed: int = 0
+    ) -> Usable:
+        rows = [
+            {"scan": f"p{n:02d}_{m}", "observation": f"p{n:02d}", "subject": f"p{n:02d}", "modality": m}
+            | {"label": ("well", "sick")[n % 2], "part": PARTS[n % len(PARTS)]}
+            for n in range(subjects)
+            for m in modalities
+            if f"p{n:02d}_{m}" not in absent
+        ]
+        frame = pd.DataFrame(rows).sample(frac=1, random_state=seed)
+        return Usable(frame.reset_index(drop=True), modalities, ("well", "sick"))
+
+    return make
+
+
+def shuffled(usable: Usable, seed: int) -> Usable:
+    """The same scans in another order, under other row numbers."""
+    frame = usable.scans.sample(frac=1, random_state=seed).reset_index(drop=True)
+    return Usable(frame, usable.modalities, usable.classes)
+
+
+def test_two_modalities_are_called_as_in_the_paper() -> None:
+    found = scenarios_of(("as_it_is", "missing", "complete"), (0.5,), MRI_AND_PET)
+    assert [s.name for s in found] == [COMPLETE, HALF_PET, HALF_MRI, AS_IT_IS]
+    assert [s.name for s in found[:3]] == list(published_rows("ADNI")["scenario"].unique())
+    assert [s.hidden for s in found] == [(), (("PET", 0.5),), (("MRI", 0.5),), ()]
+    assert [s.complete_only for s in found] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(("rate", "left"), [(0.3, "70"), (0.9, "10"), (0.125, "87.5")])
+def test_the_name_says_what_is_left(rate: float, left: str) -> None:
+    found = scenarios_of(("missing",), (rate,), MRI_AND_PET)
+    assert [s.name for s in found] == [f"100% MRI + {left}% PET", f"100% PET + {left}% MRI"]
+
+
+def test_every_modality_is_hidden_in_turn_at_every_rate() -> None:
+    modalities = ("100X", "200X", "400X", "40X")
+    found = scenarios_of(("complete", "missing"), (0.5, 0.8), modalities)
+    assert found[0] == Scenario("complete")
+    assert {s.hidden for s in found[1:]} == {((m, rate),) for m in modalities for rate in (0.5, 0.8)}
+    assert len({s.name for s in found}) == len(found) == 9
+    assert next(s.name for s in found if s.hidden == (("40X", 0.8),)) == "40X of 20%, the others of all"
+
+
+def test_only_what_was_asked_for() -> None:
+    assert [s.name for s in scenarios_of(("as_it_is",), (0.5,), MRI_AND_PET)] == [AS_IT_IS]
+    assert scenarios_of(("missing",), (), MRI_AND_PET) == []
+
+
+def test_complete_keeps_exactly_the_observations_with_every_modality(usable_of: Callable[..., Usable]) -> None:
+    absent = ("p03_a", "p10_b", "p11_c", "p12_a", "p12_b", "p13_a", "p13_b", "p13_c")
+    usable = usable_of(20, ("a", "b", "c"), absent)
+    left, notes = scans_in(Scenario("complete"), usable, 0)
+    expected = {f"p{n:02d}" for n in range(20)} - {scan[:3] for scan in absent}
+    assert set(left["observation"]) == expected
+    assert set(left["scan"]) == {f"{name}_{m}" for name in expected for m in ("a", "b", "c")}
+    assert notes == []
+    everything, _ = scans_in(Scenario(AS_IT_IS, complete_only=False), usable, 0)
+    pd.testing.assert_frame_equal(everything, usable.scans)
+
+
+def test_a_second_session_is_complete_or_not_by_itself(usable_of: Callable[..., Usable]) -> None:
+    usable = usable_of(6)
+    later = usable.scans[usable.scans["scan"] == "p01_MRI"].assign(scan="p01_later_MRI", observation="p01_later")
+    twice = Usable(pd.concat([usable.scans, later], ignore_index=True), usable.modalities, usable.classes)
+    left, _ = scans_in(Scenario("complete"), twice, 0)
+    assert set(left["observation"]) == set(usable.scans["observation"])
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.5, 0.55, 0.9])
+@pytest.mark.parametrize("modality", MRI_AND_PET)
+def test_exactly_the_asked_share_is_hidden_in_training_and_test(
+    usable_of: Callable[..., Usable], modality: str, rate: float
+) -> None:
+    absent = ("p00_PET", "p07_MRI", "p21_PET")
+    usable = usable_of(60, absent=absent)
+    scenario = next(s for s in scenarios_of(("missing",), (rate,), MRI_AND_PET) if s.hidden == ((modality, rate),))
+    left, notes = scans_in(scenario, usable, 0)
+    assert notes == []
+    complete = usable.scans[~usable.scans["observation"].isin({scan[:3] for scan in absent})]
+    gone = complete[~complete["scan"].isin(left["scan"])]
+    assert set(left["scan"]) < set(complete["scan"])
+    assert set(gone["modality"]) == {modality}
+    assert len(gone) == np.floor(rate * 57 + 0.5)
+    assert set(left["observation"]) == set(complete["observation"])  # nobody loses the last scan
+    assert set(gone["part"]) == {"train", "validation", "test"}
+
+
+def test_the_last_scan_is_never_hidden(usable_of: Callable[..., Usable]) -> None:
+    """Most have a PET alone, so that nine in ten cannot lose it; said, not done."""
+    usable = usable_of(30, absent=[f"p{n:02d}_MRI" for n in range(20)])
+    left, notes = scans_in(Scenario("mine", (("PET", 0.9),), complete_only=False), usable, 0)
+    assert set(left["observation"]) == set(usable.scans["observation"])
+    assert set(usable.scans["scan"]) - set(left["scan"]) == {f"p{n}_PET" for n in range(20, 30)}
+    assert "27 of 30 subjects were to be hidden and 10 could be" in notes[0]
+
+
+def test_a_subject_loses_all_scans_of_the_modality(usable_of: Callable[..., Usable]) -> None:
+    usable = usable_of(12)
+    again = usable.scans[usable.scans["modality"] == "PET"]
+    again = again.assign(scan=again["scan"] + "_2")
+    twice = Usable(pd.concat([usable.scans, again], ignore_index=True), usable.modalities, usable.classes)
+    left, _ = scans_in(Scenario(HALF_PET, (("PET", 0.5),)), twice, 0)
+    assert sorted(left[left["modality"] == "PET"].groupby("observation").size()) == [2] * 6
+    assert (left["modality"] == "MRI").sum() == 12
+
+
+def test_the_order_of_the_rows_hides_nobody_else_and_another_seed_does(usable_of: Callable[..., Usable]) -> None:
+    scenario = Scenario(HALF_PET, (("PET", 0.5),))
+    usable = usable_of(40)
+    hidden = []
+    for order, seed in ((0, 0), (1, 0), (2, 0), (0, 1)):
+        left, _ = scans_in(scenario, shuffled(usable, order), seed)
+        hidden.append(set(usable.scans["scan"]) - set(left["scan"]))
+    assert hidden[0] == hidden[1] == hidden[2] != hidden[3]
+
+
+def test_another_deal_into_parts_hides_the_same(usable_of: Callable[..., Usable]) -> None:
+    """Repeats differ in who is tested, not in whose scan is missing."""
+    usable = usable_of(40)
+    other = Usable(usable.scans.assign(part=np.roll(usable.scans["part"], 7)), usable.modalities, usable.classes)
+    scenario = Scenario(HALF_MRI, (("MRI", 0.5),))
+    assert list(scans_in(scenario, usable, 0)[0]["scan"]) == list(scans_in(scenario, other, 0)[0]["scan"])
+
+
+@pytest.fixture
+def blocks(tmp_path: Path, usable_of: Callable[..., Usable]) -> BlockSet:
+    """A block of every scan of 24 subjects that tells whose it is and what it is."""
+    found = BlockSet(tmp_path / "features")
+    for scan in usable_of(24).scans["scan"]:
+        found.save(scan, torch.full((2, 1, 1), value_of(scan)))
+        found.finish(scan, "key", {})
+    return found
+
+
+def value_of(scan: str) -> float:
+    """10 times the subject's number, and 1 more for a PET."""
+    return 10.0 * int(scan[1:3]) + scan.endswith("PET")
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_blocks_are_joined_by_name_when_scans_are_hidden(
+    usable_of: Callable[..., Usable], blocks: BlockSet, order: int
+) -> None:
+    usable = shuffled(usable_of(24), order)
+    left, _ = scans_in(Scenario(HALF_PET, (("PET", 0.5),)), usable, 0)
+    drawn = draw_sample(left.sample(frac=1, random_state=order), usable, blocks, CPU)
+    sample = drawn.sample
+    values = sample.blocks[:, 0, 0, 0].tolist()
+    assert values == [value_of(scan) for scan in drawn.scans["scan"]]
+    assert sorted(values) == sorted(value_of(scan) for scan in left["scan"])  # what is hidden is not there
+    assert len(values) == 24 + 12
+    for value, observation, modality in zip(values, sample.observation.tolist(), sample.modality.tolist(), strict=True):
+        assert drawn.observations[observation] == f"p{int(value) // 10:02d}"
+        assert MRI_AND_PET[modality] == ("PET" if value % 10 else "MRI")
+    for number, name in enumerate(drawn.observations):
+        assert drawn.subjects[number] == name
+        assert sample.target[number] == int(name[1:]) % 2
+        assert number in drawn.observed(PARTS[int(name[1:]) % len(PARTS)]).tolist()
+    assert sorted(torch.cat([drawn.observed(p) for p in ("train", "validation", "test")]).tolist()) == list(range(24))
+    assert (sample.modalities, sample.classes) == (2, 2)
+
+
+def test_the_same_sample_whatever_the_order_of_the_rows(usable_of: Callable[..., Usable], blocks: BlockSet) -> None:
+    usable = usable_of(24)
+    one, other = (draw_sample(shuffled(usable, seed).scans, usable, blocks, CPU) for seed in (3, 4))
+    for name in ("blocks", "modality", "observation", "target", "train", "validation", "test"):
+        assert torch.equal(getattr(one.sample, name), getattr(other.sample, name)), name
+    assert one.observations == other.observations
+    pd.testing.assert_frame_equal(one.scans, other.scans)
+
+
+def test_several_scans_of_a_modality_stay_with_their_observation(
+    usable_of: Callable[..., Usable], blocks: BlockSet
+) -> None:
+    usable = usable_of(4)
+    later = usable.scans[usable.scans["subject"] == "p02"].assign(observation="p02_later", scan=["p02_x", "p02_y"])
+    later["modality"] = "MRI"
+    for scan, value in (("p02_x", 100.0), ("p02_y", 200.0)):
+        blocks.save(scan, torch.full((2, 1, 1), value))
+        blocks.finish(scan, "key", {})
+    drawn = draw_sample(pd.concat([later, usable.scans]), usable, blocks, CPU)
+    place = drawn.observations.index("p02_later")
+    assert drawn.subjects[place] == "p02"
+    assert drawn.sample.there[place].tolist() == [True, False]
+    assert drawn.sample.grid()[place, 0].unique().tolist() == [150.0]
+    assert drawn.sample.grid()[drawn.observations.index("p02"), 0].unique().tolist() == [20.0]

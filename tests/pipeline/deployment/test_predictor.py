@@ -1,0 +1,82 @@
+"""Numbers that are not finite never become an answer: the patient is refused in words."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from console.errors import InputError
+from models.set_classifier import SetClassifier
+from models.sets import Groups
+from pipeline.deployment.bundle import Bundle
+from pipeline.deployment.calibration_set import channel_means
+from pipeline.deployment.occlusion_maps import write_maps
+from pipeline.deployment.predictor import Reader, UnanswerableError, answer_patient
+from pipeline.store import ArtifactError
+from pipeline.training.repeat_data import Sets
+from pipeline.training.scores import probabilities_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SCANS = [("p_pet", "pet"), ("p_t1", "t1")]
+
+
+@pytest.fixture
+def reader(tmp_path: Path, small_model: Callable[..., Path]) -> Reader:
+    bundle = Bundle.read(small_model(tmp_path / "bundle"))
+    return Reader(bundle, bundle.network(), error_rate=0.1, outlier_rate=0.3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_features_that_are_not_finite_are_no_answer(reader: Reader, value: float) -> None:
+    blocks = torch.zeros(2, 6, 2, 2)
+    assert answer_patient(reader, SCANS, blocks)["set"]
+    blocks[1, 3, 0, 1] = value
+    with pytest.raises(UnanswerableError, match="the features of p_t1 hold numbers that are not finite"):
+        answer_patient(reader, SCANS, blocks)
+
+
+def test_logits_that_overflow_are_no_answer(reader: Reader) -> None:
+    """All weights are finite, and so are the features."""
+    with torch.no_grad():
+        reader.network.classifier.rho[0].weight.fill_(3e38)
+        reader.network.classifier.rho[-1].weight.copy_(torch.tensor([[3e38], [-3e38], [1.0]]).expand(3, 5))
+    with pytest.raises(UnanswerableError, match="the model gives no finite numbers for these scans"):
+        answer_patient(reader, SCANS, torch.ones(2, 6, 2, 2))
+
+
+def test_features_of_another_shape_are_no_answer(reader: Reader) -> None:
+    with pytest.raises(UnanswerableError, match=r"the shape \(6, 2, 3\), the model reads \(6, 2, 2\)"):
+        answer_patient(reader, SCANS, torch.zeros(2, 6, 2, 3))
+
+
+def test_logits_of_a_test_are_finite_or_the_run_stops() -> None:
+    classifier, phi = SetClassifier(2, 2), torch.tensor([[0.0, 1.0], [0.0, 2.0]])
+    sets = Sets(("a", "b"), Groups.of(torch.arange(2), 2), torch.zeros(2, dtype=torch.int64))
+    assert probabilities_of(classifier, phi, sets).tolist() == [[0.5, 0.5]] * 2
+    phi[1, 0] = float("nan")
+    with pytest.raises(InputError, match=r"no finite numbers for b .*--force features,pretrain,classify"):
+        probabilities_of(classifier, phi, sets)
+
+
+def test_a_training_scan_that_is_not_finite_is_named() -> None:
+    blocks: Any = SimpleNamespace(load=lambda scans: torch.tensor([[[[float(s)]]] for s in scans]))
+    assert channel_means(blocks, ["1", "2"]).tolist() == [[1.0], [2.0]]
+    with pytest.raises(ArtifactError, match="the features of nan hold numbers that are not finite"):
+        channel_means(blocks, ["1", "nan"])
+
+
+def test_no_map_is_made_of_slices_that_are_not_finite(reader: Reader) -> None:
+    slices = torch.zeros(4, 6, 2, 2)
+    slices[2, 0, 0, 0] = float("nan")
+    features: Any = SimpleNamespace(
+        load=lambda scans: torch.zeros(len(scans), 6, 2, 2),
+        slices=lambda _: slices,
+        manifest={"made_from": {"settings": {}}},
+    )
+    preprocess: Any = SimpleNamespace(record=lambda _: {"kind": "volume"})
+    patient = {"scans": [{"scan": "p_t1", "modality": "t1", "used": True}], "probabilities": {"CN": 1.0}}
+    with pytest.raises(ArtifactError, match="the slices of p_t1 hold numbers that are not finite"):
+        write_maps(reader, patient, preprocess, features, None)  # type: ignore[arg-type]

@@ -1,0 +1,239 @@
+"""How much room a run needs: the estimate against files that were really written, and what is said."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from console.errors import InputError
+from pipeline.cli.main import main
+from pipeline.doctor import disk
+from pipeline.settings import Settings, load_settings
+from pipeline.store import BlockSet, VolumeSet
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+
+
+def _settings(config: str, **settings: str) -> Settings:
+    return load_settings(CONFIGS / f"{config}.yaml", {key.replace("__", "."): value for key, value in settings.items()})
+
+
+def _files(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+@pytest.mark.parametrize("spacing_mm", [1.5, 3.0])
+def test_a_brain_takes_what_was_estimated(tmp_path: Path, spacing_mm: float) -> None:
+    """A ball of 1,700 ml full of noise, which does not compress: as large as the largest brain measured."""
+    side = 2 * round(74.0 / spacing_mm) + 4
+    grid = (np.indices((side,) * 3) - (side - 1) / 2) * spacing_mm
+    mask = (grid**2).sum(0) < 74.0**2
+    assert 1_650e3 < mask.sum() * spacing_mm**3 < 1_750e3
+    volume = np.where(mask, np.random.default_rng(0).random(mask.shape), 0).astype(np.float32)
+    out = VolumeSet(tmp_path / "preprocess")
+    out.save_volume("s", volume, mask, np.diag([spacing_mm] * 3 + [1.0]), b"")
+    config = _settings("adni", preprocess__spacing_mm=str(spacing_mm))
+    estimated = disk.estimate(config, disk.Scans(1, 0, 0.0, ""))["preprocess"] - disk.MARGIN * disk.QC_BYTES
+    assert 0.9 * estimated < 1.2 * _files(out.folder) < 1.3 * estimated
+
+
+def test_blocks_take_what_was_estimated(tmp_path: Path) -> None:
+    import torch
+
+    out = BlockSet(tmp_path / "features")
+    out.save("s", torch.rand(512, 7, 7), torch.rand(110, 512, 7, 7))  # 165 mm of brain, a slice each 1.5 mm
+    out.finish("s", "key", {})
+    kept = disk.estimate(_settings("adni", features__keep_slices="true"), disk.Scans(1, 0, 0.0, ""))["features"]
+    assert _files(out.folder) * disk.MARGIN == pytest.approx(kept, rel=0.01)
+    plain = disk.estimate(_settings("adni"), disk.Scans(1, 0, 0.0, ""))["features"]
+    assert plain == pytest.approx(disk.MARGIN * (4 * 512 * 49 + 3 * 4096))
+
+
+def test_training_counts_weights_and_what_does_not_fit_into_memory() -> None:
+    from models.extractor import UniversalExtractor
+    from models.set_classifier import SetClassifier
+
+    def bytes_of(network: object) -> int:
+        return sum(4 * value.numel() for value in network.state_dict().values())  # type: ignore[attr-defined]
+
+    few, many = disk.Scans(100, 0, 0.0, ""), disk.Scans(10_000, 0, 0.0, "")
+    small, large = (disk.estimate(_settings("adni"), scans) for scans in (few, many))
+    extractor, classifier = bytes_of(UniversalExtractor(2, (512, 7, 7))), bytes_of(SetClassifier(25088, 2))
+    assert small["pretrain"] == pytest.approx(1.2 * 3 * extractor, rel=0.02)  # three repeats
+    assert small["classify"] == pytest.approx(1.2 * 3 * classifier, rel=0.02)
+    for stage in ("pretrain", "classify"):
+        assert large[stage] - small[stage] == pytest.approx(1.2 * 10_000 * 4 * 25088)  # the temporary file
+
+
+def test_scans_are_counted_by_kind(tmp_path: Path, picture_cohort: Callable[..., Path]) -> None:
+    assert disk.count_scans(_settings("demo")).volumes == 60
+    assert disk.count_scans(_settings("adni")) == disk.Scans(100, 0, 0.0, "no --cohort is given: for each 100 scans")
+    config = load_settings(picture_cohort(tmp_path, subjects=12), {})
+    found = disk.count_scans(config)
+    pngs = list(tmp_path.glob("*.png"))
+    assert (found.volumes, found.pictures) == (0, len(pngs))
+    assert found.picture_bytes == sum(path.stat().st_size for path in pngs)
+    limited = disk.count_scans(load_settings(tmp_path / "config.yaml", {"cohort.limit": "6"}))
+    assert 6 <= limited.pictures < found.pictures
+    Image.new("RGB", (9, 9)).save(tmp_path / "p00_low.jpg")
+    (tmp_path / "cohort.csv").write_text(
+        "subject,modality,path,class\np00,low,p00_low.jpg,well\np01,low,gone.png,sick\n"
+    )
+    jpeg = (tmp_path / "p00_low.jpg").stat().st_size
+    assert disk.count_scans(config).picture_bytes == disk.PNG_OF_JPEG * jpeg + disk.UNKNOWN_PICTURE_BYTES
+
+
+def test_drawn_pictures_are_counted_as_they_are_drawn() -> None:
+    from demo.biopsies import picture_table
+
+    config = _settings("biopsies")
+    found = disk.count_scans(config)
+    assert found.pictures == pytest.approx(len(picture_table(config.biopsies)), rel=0.15)
+
+
+def test_breakhis_is_a_folder(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / "a" / str(number)).mkdir(parents=True)
+        (tmp_path / "a" / str(number) / "SOB.png").write_bytes(bytes(1000))
+    found = disk.count_scans(_settings("breakhis", cohort__manifest=str(tmp_path)))
+    assert (found.pictures, found.picture_bytes) == (3, 3000)
+
+
+def test_what_is_there_need_not_be_written(tmp_path: Path) -> None:
+    config = _settings("adni")  # 100 scans
+    whole = disk.estimate(config, disk.count_scans(config))
+    assert disk.bytes_left(config, tmp_path, whole) == pytest.approx(sum(whole.values()))
+    assert disk.bytes_left(config, tmp_path, ["features"]) == pytest.approx(whole["features"])
+    for number in range(50):
+        place = tmp_path / "features" / f"s{number}"
+        place.mkdir(parents=True)
+        (place / "block.safetensors").write_bytes(bytes(100_000))
+    assert disk.bytes_there(tmp_path / "features") == 50 * (100_000 + disk.FILE_OVERHEAD_BYTES)
+    left = disk.bytes_left(config, tmp_path, ["features"])
+    assert left == pytest.approx(whole["features"] - 50 * 104_096)
+    for number in range(50, 400):  # more than needed is no credit for other stages
+        shutil.copytree(tmp_path / "features" / "s0", tmp_path / "features" / f"s{number}")
+    assert disk.bytes_left(config, tmp_path, ["features", "classify"]) == pytest.approx(whole["classify"])
+
+
+def test_a_short_disk_is_said_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _settings("adni")
+    stages = ["preprocess", "features"]
+    needed = disk.words(disk.bytes_left(config, tmp_path, stages))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=5_000_000))
+    short = disk.shortage(config, tmp_path / "new" / "run", stages)
+    assert f"about {needed} are still to be written, 5 MB are free in {tmp_path}." in short
+    assert (
+        disk.when_full(config, tmp_path, stages)
+        == f"about {needed} are still to be written, 5 MB are free in {tmp_path}"
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=5e12))
+    assert disk.shortage(config, tmp_path, stages) == ""
+    assert "5,000.0 GB are free" in (told := disk.when_full(config, tmp_path, stages))
+    assert "quota" in told
+    gone = _settings("adni", cohort__manifest=str(tmp_path / "gone.csv"))
+    assert disk.shortage(gone, tmp_path, stages) == ""
+    assert "cannot be said" in disk.when_full(gone, tmp_path, stages)
+
+
+def test_a_run_warns_first_and_says_how_much_in_the_end(
+    picture_cohort: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = picture_cohort(tmp_path / "data", subjects=12)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1_000_000))
+    from pipeline.store import VolumeSet
+
+    def full(self: VolumeSet, scan: str, png: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(VolumeSet, "save_picture", full)
+    words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "the disk may become full: about" in told.split("error:")[0]
+    assert "error: the disk is full" in told
+    assert f"are still to be written, 1 MB are free in {tmp_path / 'run'}" in told.split("error:")[1]
+    monkeypatch.undo()
+    assert main([*words, "--stages", "split"]) == 0  # what it left behind is taken up again
+    assert "the disk" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, "1 MB"), (94e6, "94 MB"), (949e6, "949 MB"), (1.24e9, "1.2 GB")])
+def test_bytes_in_words(size: float, expected: str) -> None:
+    assert disk.words(size) == expected
+
+
+# --- places that are hard to write to ---
+
+
+def test_names_that_no_disk_can_hold(
+    picture_cohort: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(picture_cohort(tmp_path / "data", subjects=6))
+    long_name, fits = "ü" * 128, "ü" * 127
+    for more in ([], ["--dry-run"]):
+        assert main(["--config", config, "--workspace", str(tmp_path / long_name / "run"), *more]) == 2
+        assert f"has 256 bytes, and {tmp_path} takes names of at most 255" in capsys.readouterr().err
+    assert main(["--config", config, "--workspace", str(tmp_path / fits), "--stages", "split", "--quiet"]) == 0
+    for option in ("--cohort", "--weights-from", "--fetch-weights"):
+        words = ["--config", config, "--workspace", str(tmp_path / "run"), "--stages", "split", "--quiet"]
+        assert main([*words, option, str(tmp_path / long_name)]) == 2, option
+        assert long_name in capsys.readouterr().err
+
+
+def test_a_path_that_is_too_long_as_a_whole(tmp_path: Path) -> None:
+    most = os.pathconf(tmp_path, "PC_PATH_MAX")
+    place = tmp_path
+    while len(str(place)) + 201 < most - disk.LONGEST_INSIDE:
+        place /= "x" * 200
+    disk.check_path(place)
+    with pytest.raises(InputError, match=rf"its path has \d+ bytes; at most {most - disk.LONGEST_INSIDE} are possible"):
+        disk.check_path(place / ("x" * 200))
+
+
+def test_a_deep_place_with_spaces_and_accents(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
+    """A path of more than a thousand bytes, for what comes in and what goes out."""
+    place = tmp_path.joinpath(*["Ärzte & Søn, 'Raum 3' " + "ü" * 100] * 5)
+    config = picture_cohort(place / "in put", subjects=6)
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (place / "in put").rglob("*")}
+    words = ["--config", str(config), "--workspace", str(place / "out put"), "--quiet", "--features.weights", "random"]
+    assert main([*words, "--stages", "split,features"]) == 0
+    assert len(list((place / "out put" / "features").rglob("block.safetensors"))) > 6
+    after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (place / "in put").rglob("*")}
+    assert after == before  # nothing was written to the input
+
+
+def test_volumes_are_read_without_a_trace(
+    head: Callable[..., np.ndarray], save_nifti: Callable[..., Path], tmp_path: Path
+) -> None:
+    """No cache, index or sidecar beside the scans, and their times untouched."""
+    import yaml
+
+    data = tmp_path / "scans of the lab"
+    data.mkdir()
+    rows = ["subject,modality,path,diagnosis"]
+    for number in range(6):
+        save_nifti(data / f"p{number}.nii.gz", head(seed=number))
+        rows.append(f"p{number},MRI,p{number}.nii.gz,{'AD' if number % 2 else 'CN'}")
+    (data / "cohort.csv").write_text("\n".join(rows))
+    settings = {
+        "name": "volumes",
+        "cohort": {"manifest": str(data / "cohort.csv"), "modalities": {"MRI": {"skull_strip": False}}},
+        "preprocess": {"spacing_mm": 6.0},
+        "features": {"weights": "random", "slice_spacing_mm": 40.0},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    before = sorted((p, p.stat().st_mtime_ns, p.stat().st_size) for p in [data, *data.rglob("*")])
+    words = ["--config", str(tmp_path / "config.yaml"), "--workspace", str(tmp_path / "run"), "--quiet"]
+    assert main([*words, "--stages", "split,features"]) == 0
+    assert main([*words, "--doctor"]) == 0
+    assert sorted((p, p.stat().st_mtime_ns, p.stat().st_size) for p in [data, *data.rglob("*")]) == before

@@ -1,0 +1,386 @@
+"""The doctor before a night with an exported model: the model, the room, the manifest; and no patient in its lines."""
+
+import base64
+import csv
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cohort.manifest import CohortConfig, ManifestError, check_manifest, read_table
+from console.errors import InputError
+from models.set_model import SetModel
+from pipeline.cli.main import main
+from pipeline.core.provenance import REPOSITORY, result_settings
+from pipeline.deployment.bundle import Bundle
+from pipeline.deployment.bundle_writer import Export, write_bundle
+from pipeline.doctor import disk, machine, run
+from pipeline.doctor.checks import Finding, Patient, without_names
+from pipeline.settings import load_settings
+from pipeline.stages.features import STAGE as FEATURES
+from pipeline.stages.preprocess import STAGE as PREPROCESS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NAMES = ("Hopper", "Noether", "Wu-Chien", "1912-05-31")  # of patients: in subjects, paths, cells of any column
+MODALITIES = ("high", "low", "seldom")
+
+
+def _export(folder: Path, *, block_shape: tuple[int, int, int] = (512, 7, 7)) -> Path:
+    """A bundle for `picture_cohort`, its backbone drawn and its network never trained."""
+    config = load_settings(REPOSITORY / "configs" / "adni.yaml", {"features.weights": "random"})
+    network = {
+        "modalities": 3, "block_shape": list(block_shape), "classes": 2, "embedding": 3, "hidden": 4, "rho_hidden": [],
+        "aggregate": "mean",
+    }  # fmt: skip
+    stages = (PREPROCESS, FEATURES)
+    sections = {stage.name: getattr(config, stage.name) for stage in stages}
+    described = Export(
+        name="by-hand",
+        version="2.0.1",
+        authors="Nobody",
+        copyright="nobody's",
+        classes=("well", "sick"),
+        modalities=MODALITIES,
+        trained=MODALITIES[:2],
+        network=network,
+        kinds={name: {"kind": "image", "skull_strip": True} for name in MODALITIES},
+        settings={name: result_settings(section) for name, section in sections.items()},
+        weights={stage.name: stage.outside(sections[stage.name]) for stage in stages},
+        stage_versions={stage.name: stage.version for stage in stages},
+        calibration={
+            "temperature": {"value": 1.0, "n": 20, "reason": ""},
+            "conformal": {"subsets": []},
+            "expected_changes": [],
+            "outliers": {},
+        },
+        references={},
+        test={},
+        subjects={},
+        scans={},
+    )
+    torch.manual_seed(0)
+    write_bundle(folder / "bundle", described, SetModel(**network).eval(), card="# Card\n", onnx=None)
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _export(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Callable[..., Patient]:
+    """What `--model MODEL --cohort MANIFEST` and settings say, for single checks."""
+
+    def make(model: Path, manifest: Path | None = None, **settings: str) -> Patient:
+        words = {"predict.model": str(model)} | ({"cohort.manifest": str(manifest)} if manifest else {})
+        words |= {key.replace("__", "."): value for key, value in settings.items()}
+        made = Patient(lambda: load_settings(model / "configs" / "settings.yaml", words), tmp_path.joinpath, "cpu")
+        made.settings = made.load()
+        return made
+
+    return make
+
+
+def _tonight(data: Path, *more: str, header: str = "subject,session,modality,path") -> Path:
+    """A manifest of four pictures that can be used, and these rows; what the pictures are called names their patients.
+
+    `data` is where `picture_cohort` wrote.
+    """
+    rows = [header]
+    for number, name in enumerate(NAMES):
+        shutil.copy(data / f"p{number:02d}_low.png", data / f"{name}.png")
+        rows.append(f"{name},,low,{name}.png")
+    (data / "tonight.csv").write_text("\n".join([*rows, *more, ""]), "utf-8")
+    return data / "tonight.csv"
+
+
+def _unusable(data: Path) -> list[str]:
+    (data / "Noether folder").mkdir(exist_ok=True)
+    return [
+        "Hopper,,CT of Hopper,Hopper.png",  # modality unknown
+        "Hopper,,low,Hopper.png",  # repeats row 2
+        "Somebody,,low,Noether.png",  # used in row 3
+        "Noether,,low,Noether folder",
+        "Noether,,,x.png",
+        ",,low,Wu-Chien 2.png",
+        "Wu-Chien,1912-05-31,high,Wu-Chien gone.png",
+        "Wu-Chien,,high,/Wu-Chien/gone.png",
+    ]
+
+
+def _named(text: str) -> list[str]:
+    return [name for name in (*NAMES, "Somebody") if name in text]
+
+
+# --- the model ---
+
+
+def test_a_night_that_can_begin(
+    model: Path, tmp_path: Path, picture_cohort: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = picture_cohort(tmp_path / "data", subjects=6).parent
+    manifest = _tonight(data, *_unusable(data))
+    words = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--device", "cpu"]
+    before = sorted(tmp_path.rglob("*"))
+    assert main([*words, "--doctor"]) == 0
+    told = capsys.readouterr().out
+    for line in (
+        "ok    model by-hand 2.0.1: classes well, sick; modalities high, low (of seldom it has learnt nothing)\n",
+        f"warn  manifest {manifest}: 4 scans of 4 subjects (4 low); 8 of 12 rows would be left out (2: its file is not "
+        "there, ",
+        "  → a run goes on without them, and names them in failures.csv\n",
+        "ok    smoke run on cpu: backbone and exported model gave finite numbers",
+    ):
+        assert line in told
+    for kind in ("its modality is unknown", "repeats another row", "its file is used in another row already",
+                 "it names a folder, not a file", "modality is empty", "subject is empty"):  # fmt: skip
+        assert f"1: {kind}" in told
+    assert _named(told) == []
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main([*words, "--stages", "preprocess", "--quiet"]) == 3  # and it is what a run leaves out
+    with (tmp_path / "run" / "failures.csv").open(encoding="utf-8", newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 8
+
+
+def test_a_model_that_is_not_whole(
+    model: Path,
+    asked: Callable[..., Patient],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(model, damaged)
+    examined = asked(damaged)
+    weights = damaged / "models" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (finding,) = run.model(examined)
+    assert finding.status == "fail"
+    assert f"model: {weights} is not as it was exported: its SHA-256 is" in finding.found
+    assert "--model a whole copy" in finding.remedy
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_classify", None)  # a network of its own would say nothing of the model
+        (finding,) = run.smoke_run(examined)
+    assert (finding.status, "on cpu: backbone gave finite" in finding.found) == ("ok", True)
+    weights.unlink()
+    (finding,) = run.model(examined)
+    assert f"{weights} of the exported model cannot be read (No such file" in finding.found
+    shutil.rmtree(damaged / "configs")
+    assert main(["--doctor", "--model", str(damaged), "--workspace", str(tmp_path / "run")]) == 2
+    assert re.search(f"^fail  settings: {damaged}/", capsys.readouterr().out, re.MULTILINE)
+    shutil.rmtree(damaged)
+    (finding,) = run.model(examined)
+    assert (finding.status, "is no exported model" in finding.found) == ("fail", True)
+
+
+def test_no_model_no_line(asked: Callable[..., Patient], model: Path) -> None:
+    assert list(run.model(asked(model, predict__model="null"))) == []
+
+
+def test_settings_that_are_not_those_of_training(asked: Callable[..., Patient], model: Path) -> None:
+    (finding,) = run.model(asked(model, features__random_seed="5"))
+    assert finding.status == "fail"
+    assert "modalities high, low" in finding.found
+    assert "features.random_seed = 0 (now 5)" in finding.found
+
+
+def test_the_smoke_run_asks_the_exported_network(
+    asked: Callable[..., Patient], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = asked(_export(tmp_path, block_shape=(512, 3, 3)))
+    assert [f.status for f in run.model(other)] == ["ok"]
+    with pytest.raises(InputError, match=re.escape("blocks (512, 7, 7), the model by-hand reads (512, 3, 3)")):
+        list(run.smoke_run(other))
+    examined = asked(model)
+    assert [f.status for f in run.model(examined)] == ["ok"]
+    network = Bundle.read(model).network()
+    with torch.no_grad():
+        network.classifier.rho[-1].bias.fill_(float("nan"))
+    monkeypatch.setattr(Bundle, "network", lambda self: network)
+    with pytest.raises(RuntimeError, match="model by-hand gave numbers that are not finite"):
+        list(run.smoke_run(examined))
+
+
+# --- the room ---
+
+
+def test_only_what_answers_need_is_counted(asked: Callable[..., Patient], model: Path) -> None:
+    with_model, without = asked(model), asked(model, predict__model="null")
+    counted = [next(machine.free_disk(each)).found for each in (with_model, without)]
+    assert re.findall(r"(\w+) \d[\d.]* [MG]B", counted[0].split("in all")[1]) == ["preprocess", "features", "predict"]
+    shares = re.findall(r"(\w+) \d[\d.]* [MG]B", counted[1].split("in all")[1])
+    assert shares == ["preprocess", "features", "pretrain", "classify"]
+    assert "baselines" not in counted[0]
+    parts = disk.estimate(with_model.config, disk.count_scans(with_model.config))
+    left = sum(parts[stage] for stage in ("preprocess", "features", "predict"))
+    assert f"about {disk.words(left)} still to be written" in counted[0]
+
+
+def test_pages_take_what_was_estimated(
+    asked: Callable[..., Patient], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
+) -> None:
+    """A real night with pictures of noise, which make up most of the pages."""
+    data = picture_cohort(tmp_path / "data", subjects=6, side=256).parent
+    manifest = _tonight(data)
+    words = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--quiet"]
+    assert main(words) == 0
+    written = sum(file.stat().st_size for file in (tmp_path / "run" / "predict").rglob("*") if file.is_file())
+    config = asked(model, manifest).config
+    estimated = disk.estimate(config, disk.count_scans(config))["predict"]
+    assert 0.9 * written < estimated / disk.MARGIN < 1.1 * written
+    assert disk.bytes_left(config, tmp_path / "run", ["predict"]) < 0.4 * estimated
+    assert disk.bytes_left(config, tmp_path, ["predict"]) == estimated
+    assert disk.bytes_left(config, tmp_path, ["predict", "features"]) > estimated
+
+
+def test_a_night_that_does_not_fit_is_said(
+    asked: Callable[..., Patient], model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = asked(model).config
+    needed = disk.estimate(config, disk.count_scans(config))["predict"]
+    monkeypatch.setattr(disk, "free_bytes", lambda place: needed - 1)
+    assert f"about {disk.words(needed)} are still" in disk.shortage(config, tmp_path, ["cohort", "predict"])
+    monkeypatch.setattr(disk, "free_bytes", lambda place: needed)
+    assert disk.shortage(config, tmp_path, ["cohort", "predict"]) == ""
+
+
+def test_maps_and_qc_pictures_are_counted_for_volumes(tmp_path: Path) -> None:
+    """A ball of 1,700 ml full of noise, positive and negative, as large as the largest brain measured."""
+    import numpy as np
+
+    from pipeline.store import PredictionSet
+
+    spacing_mm = 1.5
+    grid = (np.indices((104,) * 3) - 51.5) * spacing_mm
+    inside = (grid**2).sum(0) < 74.0**2
+    values = np.where(inside, np.random.default_rng(0).normal(size=inside.shape), 0).astype(np.float32)
+    out = PredictionSet(tmp_path / "predict")
+    written = (out.folder / out.save_map("s", values, np.diag([spacing_mm] * 3 + [1.0]), "noise")).stat().st_size
+
+    def estimated(maps: str, volumes: int, pictures: int) -> float:
+        words = {"predict.model": "m", "predict.maps": maps, "features.keep_slices": "true"}
+        config = load_settings(REPOSITORY / "configs" / "adni.yaml", words)
+        return disk.estimate(config, disk.Scans(volumes, pictures, 0.0, ""))["predict"]
+
+    a_map = estimated("true", 1, 0) - estimated("false", 1, 0)
+    assert 0.8 * a_map < disk.MARGIN * written < 1.1 * a_map
+    assert estimated("true", 0, 1) == estimated("false", 0, 1)
+    embedded = len(base64.b64encode(bytes(round(disk.QC_BYTES))))  # the QC picture, in the page of its patient
+    assert estimated("false", 1, 0) - estimated("false", 0, 1) == pytest.approx(disk.MARGIN * embedded, rel=1e-4)
+
+
+def test_rows_that_are_left_out_need_no_room(
+    asked: Callable[..., Patient], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
+) -> None:
+    data = picture_cohort(tmp_path / "data", subjects=6).parent
+    manifest = _tonight(data, *[f"Hopper,{number},CT,ct{number}.nii.gz" for number in range(50)])
+    found = disk.count_scans(asked(model, manifest).config)
+    assert (found.volumes, found.pictures) == (0, 4)
+    words = {"cohort.manifest": str(manifest), "cohort.modalities": "{CT: {}, low: {kind: image}}"}
+    labelled = load_settings(REPOSITORY / "configs" / "adni.yaml", words)
+    assert disk.count_scans(labelled).volumes == 50
+
+
+# --- the manifest of a night ---
+
+
+def test_a_sound_manifest_without_labels(
+    asked: Callable[..., Patient], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
+) -> None:
+    manifest = _tonight(picture_cohort(tmp_path / "data", subjects=6).parent)
+    assert list(run.manifest(asked(model, manifest))) == [
+        Finding("ok", f"manifest {manifest}: 4 scans of 4 subjects (4 low)")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "told"),
+    [
+        ("subject,modality\nHopper,low\n", "fail", "1 problem, the first: column 'path' is missing"),
+        ("Hopper,low,Noether.png\nNoether,low,Hopper.png\n", "fail", "the first: column 'subject' is missing"),
+        ("Hopper,Hopper,x\n1,2,3\n", "fail", "the first: a column is there twice"),
+        ("subject,modality,path\nHopper,low,Hopper.png,Noether\n", "fail", "row 2: has 4 cells under 3 columns"),
+        ('subject,modality,path\nHopper,low,"Hopper.png\n', "fail", "quotation marks do not match, up to line "),
+        ("subject,modality,path\nHopper,CT,Hopper.png\n", "warn", "0 scans of 0 subjects; 1 of 1 rows would be left"),
+        ("subject,modality,path\nHopper,low,Hopper.png\n", "warn", "0 scans of 0 subjects; 1 of 1 rows would be left"),
+        ("subject,modality,path\n", "warn", "0 scans of 0 subjects"),
+    ],
+)
+def test_what_stops_a_night_and_what_does_not(
+    text: str, status: str, told: str, asked: Callable[..., Patient], model: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "tonight.csv"
+    manifest.write_text(text, "utf-8")
+    examined = asked(model, manifest)
+    (finding,) = run.manifest(examined)
+    assert finding.status == status, finding
+    assert told in finding.found
+    (room,) = machine.free_disk(examined)
+    assert _named(str(finding) + str(room)) == []
+    words = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--quiet"]
+    refused = main([*words, "--stages", "cohort"]) == 2
+    assert refused == (status == "fail")
+
+
+def test_a_folder_that_cannot_be_read(
+    asked: Callable[..., Patient], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Path, pattern: str) -> list[Path]:
+        raise OSError(5, "Input/output error", "/data/Hopper")
+
+    monkeypatch.setattr(Path, "rglob", broken)
+    examined = asked(model, tmp_path, cohort__layout="breakhis")
+    (finding,) = run.manifest(examined)
+    (room,) = machine.free_disk(examined)
+    assert (finding.status, room.status) == ("fail", "warn")
+    assert finding.found.endswith(": cannot be read: Input/output error")
+    assert "cannot be said without the manifest" in room.found
+    assert _named(str(finding) + str(room)) == []
+
+
+def test_no_problem_is_told_with_a_cell(tmp_path: Path) -> None:
+    """Every kind of problem that a manifest can have: each is recognised, and no cell comes through."""
+    config = CohortConfig.model_validate(
+        yaml.safe_load("{modalities: {low: {kind: image}}, label: class, positive: sick, data_root: null}")
+    )
+    (tmp_path / "Hopper.png").write_bytes(b"x")
+    (tmp_path / "Noether").mkdir()
+    rows = """subject,session,modality,path,class,split
+Hopper,1,low,Hopper.png,Noether,train
+Hopper,1,low,Hopper.png,noether,test
+Wu-Chien,1,low,Hopper.png,Noether,val
+Wu-Chien,2,Hopper,Wu-Chien.png,Noether,Hopper
+Hopper,2,low,Noether,,train
+,,,,Hopper,
+Somebody,,low,Somebody.png,Wu-Chien,
+"""
+    found: list[str] = []
+    one_class = "subject,modality,path,class\nHopper,low,Hopper.png,Hopper\n"
+    for text, root in ((rows, None), (rows, tmp_path / "elsewhere"), (one_class, None), ("subject,name\n", None)):
+        (tmp_path / "m.csv").write_text(text, "utf-8")
+        with pytest.raises(ManifestError) as caught:
+            check_manifest(read_table(tmp_path / "m.csv"), folder=tmp_path, smallest_class=3,
+                           config=config.model_copy(update={"data_root": root}))  # fmt: skip
+        found += caught.value.problems
+    told = [without_names(problem) for problem in found]
+    assert _named("\n".join(found)) != []
+    assert _named("\n".join(told)) == []
+    assert not any(str(tmp_path) in line or "see the list" in line for line in told), told
+    for words in ("row 5: its modality is unknown", "row 5: its split is unknown", "row 5: its file is not there",
+                  "row 6: it names a folder, not a file", "row 3: repeats row 2", "row 7: subject is empty",
+                  "row 6: the label is empty", "row 4: its file is used in row 2 already",
+                  "row 2: its file lies outside of data_root",
+                  "a label (row 2) differs from another (row 3) of the same",
+                  "a split (row 2) differs from another (row 3) of the same", "labels differ only in case or spaces",
+                  "the split is not given for all subjects, or leaves a part or class out",
+                  "no label is the one of cohort.positive", "a class has too few subjects: 1 found",
+                  "there is only one class", "column 'path' is missing", "there are no scans below the header",
+                  "the column of cohort.label is missing"):  # fmt: skip
+        assert words in told, (words, told)
+    assert without_names("row 3: Hopper did what nobody foresaw") == "row 3: see the list of --stages cohort"
