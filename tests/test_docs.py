@@ -248,6 +248,18 @@ def test_every_command_of_the_pages_is_understood():
             assert {key for key in overrides if key != "predict.model"} <= set(known_keys()), line
 
 
+def test_every_intake_command_of_the_pages_is_understood():
+    lines = [
+        line
+        for page in PAGES.values()
+        for block in re.findall(r"^ *```(?:bash|sh)\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+        if line.startswith("python -m pipeline.intake")
+    ]
+    ways = {intake.parser().parse_args(shlex.split(line)[3:]).way for line in lines}
+    assert ways == {"dicom", "pseudonym", "bids", "derivatives"}
+
+
 def test_every_link_leads_somewhere():
     def anchors(page: str) -> set[str]:
         headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
