@@ -1,6 +1,6 @@
 """What is said of one patient: calibrated probabilities, a conformal set or none, and what each scan had to do with it.
 
-Plain dicts, as they stand in `predictions.json`; docs/guide.md says what each field means.
+Plain dicts, as they stand in `predictions.json`; docs/predictions.md says what each field means.
 """
 
 from collections.abc import Sequence

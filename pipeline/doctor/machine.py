@@ -10,8 +10,7 @@ from pathlib import Path
 from console.errors import InputError
 from devices.memory import main_memory_bytes
 from pipeline.core.runtime import Runtime
-from pipeline.doctor import disk
-from pipeline.doctor.checks import SMALL_DISK_BYTES, Finding, Patient, cores
+from pipeline.doctor.checks import SMALL_DISK_BYTES, Finding, Patient, cores, disk
 
 LEAST_MEMORY_BYTES = 4e9  # twice what any stage was measured to take
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -37,7 +36,7 @@ def device(patient: Patient) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"an NVIDIA driver is here, but torch {torch.__version__} is a build without CUDA",
-            'install the CUDA build of the pinned torch before everything else (docs/guide.md, "Which torch")',
+            'install the CUDA build of the pinned torch before everything else (docs/install.md, "Which torch")',
         )
     elif torch.version.cuda is not None and not torch.cuda.is_available():
         words = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, but finds no GPU that it can use"

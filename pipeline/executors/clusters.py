@@ -28,7 +28,7 @@ CORES_A_WORKER = 4
 SAFE_PATH = "PYTHONSAFEPATH"  # set: no module is taken from the folder that the run was started in
 UNPROTECTED = (
     "the connection to %s is not encrypted, and nobody has to prove who they are: whoever reaches that port can run "
-    "programs as you, on the workers and here. Use tls:// (docs/guide.md, Workers of your own)"
+    "programs as you, on the workers and here. Use tls:// (docs/cluster.md, Workers of your own)"
 )
 DASK_SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,  # what waits, waits at the scheduler

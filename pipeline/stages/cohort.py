@@ -122,7 +122,7 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
 def _ready(config: CohortConfig) -> None:
     """A manifest is given and there."""
     if config.manifest is None:
-        raise InputError("no manifest is given; type --cohort my_cohort.csv (docs/guide.md says what it holds)")
+        raise InputError("no manifest is given; type --cohort my_cohort.csv (docs/manifest.md says what it holds)")
     if not isinstance(config.manifest, Path):
         return
     if config.layout == "breakhis" and not config.manifest.is_dir():

@@ -1,4 +1,4 @@
-"""Names of BreakHis pictures become the manifest of the guide; a slide is on one side; what is no picture is named."""
+"""Names of BreakHis pictures become a manifest; a slide is on one side; what is no picture is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts in docs/guide.md do what the guide says, and the pages name nothing that is not there."""
+"""The scripts in docs/ do what the pages say, and the pages name nothing that is not there."""
 
 import re
 import runpy
@@ -14,6 +14,7 @@ import pytest
 
 from baselines.names import KEYS, SIMPLE_NAMES
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
+from console.exit_codes import BAD_INPUT, BUG, DONE, SOME_SCANS_FAILED
 from intake import __main__ as intake
 from pipeline.cli import derivatives
 from pipeline.cli.main import main
@@ -25,8 +26,8 @@ from pipeline.registry import STAGES
 from pipeline.settings import known_keys, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {name: (ROOT / "docs" / name).read_text("utf-8") for name in ("guide.md", "method.md")}
-GUIDE = PAGES["guide.md"]
+PAGES = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+MOST_LINES = 250  # of a page; a longer one is two pages
 HEADER = "Image Data ID,Subject,Group,Sex,Age,Visit,Modality,Description,Type,Acq Date,Format,Downloaded"
 T1, FDG = "MT1; GradWarp; N3m", "Coreg, Avg, Std Img and Vox Siz, Uniform Resolution"
 
@@ -35,11 +36,11 @@ T1, FDG = "MT1; GradWarp; N3m", "Coreg, Avg, Std Img and Vox Siz, Uniform Resolu
 def run_script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """Runs the code block that follows the comment `<!-- name -->` in the guide, as a reader would in `tmp_path`."""
+    """Runs the code block that follows the comment `<!-- name -->` in a page, as a reader would in `tmp_path`."""
 
-    def run(name: str, *words: str) -> str:
-        found = re.search(rf"<!-- {re.escape(name)} -->\n```python\n(.*?)```", GUIDE, re.DOTALL)
-        assert found, f"docs/guide.md has no code block {name}"
+    def run(page: str, name: str, *words: str) -> str:
+        found = re.search(rf"<!-- {re.escape(name)} -->\n```python\n(.*?)```", PAGES[page], re.DOTALL)
+        assert found, f"docs/{page} has no code block {name}"
         (tmp_path / name).write_text(found[1], "utf-8")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [name, *words])
@@ -112,7 +113,7 @@ def chosen(scans: pd.DataFrame, subject: str) -> set[str]:
 
 
 def test_adni_manifest_is_valid_and_holds_every_pair(adni, run_script):
-    said = run_script("adni_manifest.py", adni.write())
+    said = run_script("adni.md", "adni_manifest.py", adni.write())
     scans = manifest(adni.folder, "my_cohort.csv", ADNI)
     assert "16 scans of 8 subjects" in said
     assert scans["modality"].value_counts().to_dict() == {"MRI": 8, "PET": 8}
@@ -125,7 +126,7 @@ def test_adni_manifest_takes_the_mri_and_pet_closest_in_time(adni, run_script):
     first = adni.number
     for modality, date in (("MRI", "2012-01-01"), ("MRI", "2014-06-01"), ("PET", "2014-05-20"), ("PET", "2016-01-01")):
         adni.add("100_S_0001", "AD", modality, date)
-    run_script("adni_manifest.py", adni.write())
+    run_script("adni.md", "adni_manifest.py", adni.write())
     scans = manifest(adni.folder, "my_cohort.csv", ADNI)
     assert chosen(scans, "100_S_0001") == {str(first + 2), str(first + 3)}
 
@@ -137,7 +138,7 @@ def test_adni_manifest_keeps_one_scan_of_those_without_a_pair(adni, run_script):
     adni.add("100_S_0002", "CN", "PET", "2012-01-01")
     adni.add("100_S_0003", "CN", "PET", "2010-01-01")
     adni.add("100_S_0003", "CN", "MRI", "2012-01-01")  # two years later: no pair
-    run_script("adni_manifest.py", adni.write())
+    run_script("adni.md", "adni_manifest.py", adni.write())
     scans = manifest(adni.folder, "my_cohort.csv", ADNI)
     assert chosen(scans, "100_S_0001") == {str(first + 2)}
     assert chosen(scans, "100_S_0002") == {str(first + 3)}
@@ -149,14 +150,14 @@ def test_adni_manifest_leaves_out_other_groups_other_tracers_and_images_that_wer
     adni.add("100_S_0002", "CN", "PET", "2013-02-01", description=f"AV45 {FDG}")
     adni.add("100_S_0003", "CN", "MRI", "2013-02-01", description="Axial FLAIR")
     adni.lines.append(f'"I7","100_S_0004","CN","F","70","sc","MRI","{T1}","Processed","2/1/2013","NiFTI",""')
-    said = run_script("adni_manifest.py", adni.write())
+    said = run_script("adni.md", "adni_manifest.py", adni.write())
     assert "1 images of the table have no file" in said
     assert set(manifest(adni.folder, "my_cohort.csv", ADNI)["subject"].str[:3]) == {"000", "001", "002", "003"}
 
 
 def test_adni_manifest_reads_older_downloads_and_ids_without_their_letter(adni, run_script):
     adni.add("100_S_0001", "CN", "MRI", "2013-02-01", description="MPR; GradWarp; B1 Correction; N3; Scaled", old=True)
-    run_script("adni_manifest.py", adni.write())
+    run_script("adni.md", "adni_manifest.py", adni.write())
     assert chosen(manifest(adni.folder, "my_cohort.csv", ADNI), "100_S_0001") == {str(adni.number)}
 
 
@@ -179,7 +180,7 @@ def breakhis(tmp_path: Path) -> Path:
 
 
 def read_breakhis(folder: Path, *more: str) -> pd.DataFrame:
-    """The scans of the command that the guide gives, without the stages that compute something."""
+    """The scans of the command that the page gives, without the stages that compute something."""
     workspace = folder.parent / "run"
     words = ["--config", str(ROOT / "configs" / "breakhis.yaml"), "--cohort", str(folder), "--quiet"]
     assert main([*words, "--workspace", str(workspace), "--stages", "cohort,split", *more]) == 0
@@ -205,20 +206,20 @@ def test_breakhis_takes_as_many_patients_of_each_class_as_asked_for(breakhis):
     assert scans.groupby("label")["observation"].nunique().to_dict() == {"benign": 4, "malignant": 4}
 
 
-def test_transforms_of_the_guide_run_in_a_compose_with_monai(tmp_path, run_script):
+def test_transforms_of_the_page_run_in_a_compose_with_monai(tmp_path, run_script):
     volume = np.zeros((40, 44, 36), np.float32)
     volume[8:30, 10:34, 6:30] = np.random.default_rng(0).uniform(1, 2, (22, 24, 24))
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([1.5, 1.5, 1.5, 1])), tmp_path / "scan.nii.gz")
-    said = run_script("transforms.py", "scan.nii.gz", "--stripped")
+    said = run_script("extend.md", "transforms.py", "scan.nii.gz", "--stripped")
     assert said.strip().endswith("[2.0, 2.0, 2.0] 1.0")
 
 
 def test_every_option_and_setting_that_the_pages_name_exists():
     options = {o for action in parser()._actions for o in action.option_strings}
-    pip = {"--upgrade", "--index-url", "--constraint", "--editable", "--dest", "--no-index", "--find-links"}
+    pip = {"--index-url", "--constraint", "--editable", "--dest", "--no-index", "--find-links", "--require-hashes"}
     slurm = {"--job-name", "--array", "--cpus-per-task", "--mem", "--time", "--constraint=a100"}
-    dask = {"--host", "--port", "--nthreads", "--no-dashboard"}
-    elsewhere = {*pip, *slurm, *dask, "--config_file", "--bundle_root", "--logdir", "--backend-store-uri"}
+    dask = {"--host", "--port", "--nthreads", "--no-dashboard", "--local-directory"}
+    elsewhere = {*pip, *slurm, *dask, "--config_file", "--bundle_root", "--logdir", "--backend-store-uri", "--quick"}
     ways = next(action.choices for action in intake.parser()._actions if action.dest == "way")
     options |= {o for action in derivatives.parser()._actions for o in action.option_strings}
     options |= {o for way in ways.values() for action in way._actions for o in action.option_strings}
@@ -228,21 +229,21 @@ def test_every_option_and_setting_that_the_pages_name_exists():
             key = word.removeprefix("--").rstrip(".")
             assert word in options | elsewhere | {"--stripped"} or key in known, f"{name}: {word}"
         sections = "|".join(stage.name for stage in STAGES)
-        for key in set(re.findall(rf"`((?:{sections})\.[a-z_]+)", page)) - {"report.html"}:
+        for key in set(re.findall(rf"`((?:{sections})\.[a-z_]+)", page)) - {"report.html", "baselines.md"}:
             assert any(other == key or other.startswith(f"{key}.") for other in known), f"{name}: {key}"
 
 
 def test_every_command_of_the_pages_is_understood():
     lines = [
         line.strip()
-        for page in (GUIDE, (ROOT / "README.md").read_text("utf-8"))
+        for page in (*PAGES.values(), (ROOT / "README.md").read_text("utf-8"))
         for block in re.findall(r"^ *```\w*\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
         for line in block.splitlines()
         if line.strip().startswith("python run_pipeline.py")
     ]
     assert len(lines) > 10
     for line in lines:
-        words = shlex.split(line.partition(" || ")[0], comments=True)
+        words = shlex.split(re.split(r" \|\| | && ", line)[0], comments=True)
         options, overrides = parse(words[2:])
         assert stage_list(options.stages or "report", "--stages"), line
         if options.model is None:
@@ -251,27 +252,80 @@ def test_every_command_of_the_pages_is_understood():
             assert {key for key in overrides if key != "predict.model"} <= set(known_keys()), line
 
 
+def test_every_intake_command_of_the_pages_is_understood():
+    lines = [
+        line
+        for page in PAGES.values()
+        for block in re.findall(r"^ *```(?:bash|sh)\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+        if line.startswith("python -m intake")
+    ]
+    ways = {intake.parser().parse_args(shlex.split(line)[3:]).way for line in lines}
+    assert ways == {"dicom", "pseudonym", "bids"}
+
+
 def test_every_link_leads_somewhere():
     def anchors(page: str) -> set[str]:
         headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
         return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text("utf-8")):
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page}: {path}"
+            assert not anchor or anchor in anchors(target.read_text("utf-8")), f"{page}: {path}#{anchor}"
+
+
+def test_every_page_that_the_code_names_is_there():
+    rooms = ("cohort", "preprocessing", "models", "baselines", "evaluation", "devices", "files", "pipeline", "configs")
+    sources = [path for room in rooms for path in (ROOT / room).rglob("*") if path.suffix in {".py", ".j2", ".yaml"}]
+    sources += [*ROOT.glob("*.py"), *ROOT.glob("*.toml"), ROOT / "Makefile"]
+    named = {(path, page) for path in sources for page in re.findall(r"\bdocs/[\w/-]+", path.read_text("utf-8"))}
+    assert len(named) > 5
+    for path, page in named:
+        assert list(ROOT.glob(f"{page}*")), f"{path}: {page}"
+
+
+def test_no_page_is_long():
     for name, page in PAGES.items():
-        for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page):
-            target = ROOT / "docs" / (path or name)
-            assert target.exists(), f"{name}: {path}"
-            assert not anchor or anchor in anchors(target.read_text("utf-8")), f"{name}: {path}#{anchor}"
+        assert len(page.splitlines()) < MOST_LINES, f"docs/{name}: {len(page.splitlines())} lines"
 
 
-def chapter(title: str) -> str:
-    """A chapter of the guide, from its heading to the next one."""
-    found = re.search(rf"^###? {re.escape(title)}\n(.*?)(?=^##)", GUIDE, re.DOTALL | re.MULTILINE)
-    assert found, f"docs/guide.md has no chapter {title}"
+def test_the_index_has_every_page():
+    for name in PAGES.keys() - {"README.md"}:
+        assert f"]({name})" in PAGES["README.md"], name
+
+
+def chapter(page: str, title: str) -> str:
+    """A chapter of a page, from its heading to the next one."""
+    found = re.search(rf"^###? {re.escape(title)}\n(.*?)(?=^##|\Z)", PAGES[page], re.DOTALL | re.MULTILINE)
+    assert found, f"docs/{page} has no chapter {title}"
     return found[1]
 
 
+def test_the_table_of_stages_has_all_of_them():
+    rows = re.findall(r"^\| `(\w+)` \|", chapter("run.md", "Stages"), re.MULTILINE)
+    assert rows == [stage.name for stage in STAGES]
+
+
+def test_the_table_of_exit_codes_is_that_of_the_command_line():
+    rows = set(map(int, re.findall(r"^\| (\d+) \|", chapter("run.md", "Scheduled and batch runs"), re.MULTILINE)))
+    known = {DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED}
+    assert rows == {*known, 130}
+
+
+def test_the_table_of_configs_has_all_of_them():
+    rows = re.findall(r"^\| `(configs/\w+\.yaml)` \|", chapter("settings.md", "The configs"), re.MULTILINE)
+    assert sorted(rows) == sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml"))
+
+
+def test_the_table_of_the_bundle_has_all_of_its_files():
+    table = chapter("deployment.md", "Export a model")
+    assert not [file for file in (*BUNDLE, ONNX) if f"`{file}`" not in table]
+
+
 def test_the_table_of_methods_has_all_of_them():
-    table = chapter("Which methods")
+    table = chapter("comparison.md", "Which baselines")
     rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
     assert sorted(key for keys, _ in rows for key in re.findall(r"`(\w+)`", keys)) == sorted(KEYS)
     names = ", ".join(names for _, names in rows)
@@ -279,7 +333,7 @@ def test_the_table_of_methods_has_all_of_them():
 
 
 def test_the_sizes_of_the_gans_are_those_of_code_and_config():
-    table = chapter("pix2pix and cycleGAN")
+    table = chapter("comparison.md", "pix2pix and cycleGAN")
     small = load_settings(ROOT / "configs" / "comparison.yaml", {}).baselines.gan
     for key in ("pixels", "slice_spacing_mm", "width", "discriminator_layers", "batch_size"):
         found = re.search(rf"^\| `{key}`[^|]*\| (\d+) \| (\d+) \|$", table, re.MULTILINE)
@@ -292,7 +346,9 @@ def test_the_sizes_of_the_gans_are_those_of_code_and_config():
 def test_every_file_and_name_in_the_code_that_the_pages_mention_exists():
     for page in PAGES.values():
         for path in re.findall(
-            r"`((?:cohort|preprocessing|models|baselines|evaluation|pipeline|configs|docs)/[\w/]+\.\w+)`", page
+            r"`((?:cohort|preprocessing|models|baselines|evaluation|devices|files|pipeline|configs|docs|tests)"
+            r"/[\w/-]+\.\w+)`",
+            page,
         ):
             made = path.startswith(("cohort/", "baselines/")) and path.endswith(("csv", "json", "md"))
             assert made or path in (*BUNDLE, ONNX) or (ROOT / path).exists(), path
