@@ -10,7 +10,8 @@ from pathlib import Path
 from console.errors import InputError
 from devices.memory import main_memory_bytes
 from pipeline.core.runtime import Runtime
-from pipeline.doctor.checks import SMALL_DISK_BYTES, Finding, Patient, cores, disk
+from pipeline.doctor import disk
+from pipeline.doctor.checks import SMALL_DISK_BYTES, Finding, Patient, cores
 
 LEAST_MEMORY_BYTES = 4e9  # twice what any stage was measured to take
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")

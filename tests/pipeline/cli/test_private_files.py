@@ -18,7 +18,8 @@ from pipeline.cli import derivatives, tracking
 from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
 from pipeline.core.tracking_config import TrackingConfig
-from pipeline.doctor.checks import Patient, machine
+from pipeline.doctor import machine
+from pipeline.doctor.checks import Patient
 from pipeline.runner import run
 from pipeline.settings import load_settings
 from pipeline.store import PredictionSet

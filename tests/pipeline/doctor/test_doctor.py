@@ -14,7 +14,8 @@ from console.errors import InputError
 from devices import memory
 from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
-from pipeline.doctor.checks import Finding, Patient, checks, disk, examine, machine, run
+from pipeline.doctor import checks, disk, machine, run
+from pipeline.doctor.checks import Finding, Patient, examine
 from pipeline.settings import load_settings
 
 CONFIGS = REPOSITORY / "configs"
