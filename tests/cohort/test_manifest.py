@@ -12,6 +12,7 @@ from cohort.manifest import (
     CohortConfig,
     ManifestError,
     ModalityConfig,
+    Problem,
     check_manifest,
     class_names,
     observations,
@@ -52,7 +53,7 @@ def check(table: pd.DataFrame, folder: Path, *, smallest_class: int = 1, **confi
 def problems(table: pd.DataFrame, folder: Path, **config: object) -> tuple[str, ...]:
     with pytest.raises(ManifestError) as caught:
         check(table, folder, **config)
-    return caught.value.problems
+    return tuple(map(str, caught.value.problems))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -117,8 +118,9 @@ def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_error_survives_the_way_between_processes() -> None:
-    again = pickle.loads(pickle.dumps(ManifestError("row 2: one", "row 3: two")))
-    assert again.problems == ("row 2: one", "row 3: two")
+    problems = (Problem("one", "a number", 2), Problem("two", "a number", 3))
+    again = pickle.loads(pickle.dumps(ManifestError(*problems)))
+    assert again.problems == problems
     assert str(again) == "row 2: one\nrow 3: two"
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from cohort.manifest import CohortConfig, ManifestError, check_manifest, read_table
+from cohort.manifest import CohortConfig, ManifestError, Problem, check_manifest, read_table
 from console.errors import InputError
 from models.set_model import SetModel
 from pipeline.cli.main import main
@@ -19,7 +19,7 @@ from pipeline.core.provenance import REPOSITORY, result_settings
 from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_writer import Export, write_bundle
 from pipeline.doctor import disk, machine, run
-from pipeline.doctor.checks import Finding, Patient, without_names
+from pipeline.doctor.checks import Finding, Patient
 from pipeline.settings import load_settings
 from pipeline.stages.features import STAGE as FEATURES
 from pipeline.stages.preprocess import STAGE as PREPROCESS
@@ -360,27 +360,29 @@ Hopper,2,low,Noether,,train
 ,,,,Hopper,
 Somebody,,low,Somebody.png,Wu-Chien,
 """
-    found: list[str] = []
+    problems: list[Problem] = []
     one_class = "subject,modality,path,class\nHopper,low,Hopper.png,Hopper\n"
     for text, root in ((rows, None), (rows, tmp_path / "elsewhere"), (one_class, None), ("subject,name\n", None)):
         (tmp_path / "m.csv").write_text(text, "utf-8")
         with pytest.raises(ManifestError) as caught:
             check_manifest(read_table(tmp_path / "m.csv"), folder=tmp_path, smallest_class=3,
                            config=config.model_copy(update={"data_root": root}))  # fmt: skip
-        found += caught.value.problems
-    told = [without_names(problem) for problem in found]
-    assert _named("\n".join(found)) != []
+        problems += caught.value.problems
+    told = [problem.anonymous for problem in problems]
+    assert _named("\n".join(map(str, problems))) != []
     assert _named("\n".join(told)) == []
-    assert not any(str(tmp_path) in line or "see the list" in line for line in told), told
+    assert not any(str(tmp_path) in line or "cannot be named" in line for line in told), told
     for words in ("row 5: its modality is unknown", "row 5: its split is unknown", "row 5: its file is not there",
-                  "row 6: it names a folder, not a file", "row 3: repeats row 2", "row 7: subject is empty",
-                  "row 6: the label is empty", "row 4: its file is used in row 2 already",
+                  "row 6: it names a folder, not a file", "row 3: repeats another row", "row 7: subject is empty",
+                  "row 6: the label is empty", "row 4: its file is used in another row already",
                   "row 2: its file lies outside of data_root",
-                  "a label (row 2) differs from another (row 3) of the same",
-                  "a split (row 2) differs from another (row 3) of the same", "labels differ only in case or spaces",
+                  "one subject has different labels (rows 2, 3)",
+                  "one subject has different splits (rows 2, 3)", "labels differ only in case or spaces",
                   "the split is not given for all subjects, or leaves a part or class out",
-                  "no label is the one of cohort.positive", "a class has too few subjects: 1 found",
+                  "no label is the one of cohort.positive",
+                  "a class has too few subjects: 1 found (by their last session), 3 needed",
                   "there is only one class", "column 'path' is missing", "there are no scans below the header",
                   "the column of cohort.label is missing"):  # fmt: skip
         assert words in told, (words, told)
-    assert without_names("row 3: Hopper did what nobody foresaw") == "row 3: see the list of --stages cohort"
+    (unforeseen,) = ManifestError("Hopper did what nobody foresaw").problems
+    assert _named(unforeseen.anonymous) == []
