@@ -61,8 +61,10 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         if "predict" in requested:
             run_log.log.info("%s", predict.signature_words(config.predict))
         to_come = [step.stage.name for step in steps if step.state != "up to date"]
-        if short := disk.shortage(config, workspace, to_come):
-            run_log.log.warning(short)
+        fits, room = disk.check_room(config, workspace, to_come)
+        if fits is False:
+            hint = "What is finished is kept; free some space, or name another --workspace"
+            run_log.log.warning("the disk may become full: %s. %s", room, hint)
         before = save_settings(config, workspace)
         try:
             elsewhere = config.executor.kind == "slurm" or config.executor.scheduler is not None
@@ -78,8 +80,9 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             if told := explained(error):
                 run_log.log.debug("stopped", exc_info=error)
                 full = isinstance(error, OSError) and error.errno in DISK_FULL
-                needed = f": {disk.when_full(config, workspace, to_come)}" if full else ""
-                raise InputError(told + needed) from error
+                fits, room = disk.check_room(config, workspace, to_come) if full else (None, "")
+                quota = ", so a quota or a limit on file sizes may be what is exceeded" if fits else ""
+                raise InputError(told + f": {room}{quota}" * full) from error
             run_log.log.exception("a bug: please report it with this log, %s", run_log.current_file(workspace))
             return BUG
         finally:

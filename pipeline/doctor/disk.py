@@ -1,213 +1,128 @@
-"""How much room a run needs on the disk, how much is left to write and is free; which folders can hold a run."""
+"""Whether a run fits on the disk, and which folders can hold a run."""
 
 import os
 import shutil
-import unicodedata
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from console.errors import InputError
-from models.weights import PUBLISHED
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-# Measured on phantom heads with brains of up to 1,700 ml at 1.0, 1.5 and 3.0 mm: the largest of 12, rounded up.
-VOLUME_BYTES_MM3 = 6.2e6  # volume.nii.gz times mm³: 6.2 MB at 1 mm, 1.8 MB at 1.5 mm
-MASK_BYTES_MM2 = 0.12e6  # mask.nii.gz times mm²: a surface
-BRAIN_HEIGHT_MM = 165  # how many slices a brain has
-HEAD_BYTES_MM3 = 10.1e6  # phantom scans (int16) times mm³: 3.0 MB at 1.5 mm
-PICTURE_BYTES_PIXEL = 1.95  # PNG of a drawn biopsy
-PNG_OF_JPEG = 9.3  # times the JPEG that it was made from: drawn biopsies of 512 pixels, quality 90
-QC_BYTES = 0.26e6  # qc.png of a 1 mm scan: 0.11 MB at 1.5 mm, by the number of pixels
-PATIENT_BYTES = 20e3  # page without its pictures, 13.0 to 14.7 kB of 18 patients; 1.4 kB in JSON, CSV and list
-EMBEDDED = 4 / 3  # times a picture's own size: base64
-MAP_OF_VOLUME = 1.1  # decision map times volume.nii.gz: 1.06 to 1.10 of 4 scans at 1.5 mm
-# Not measured: assumed.
-UNKNOWN_PICTURE_BYTES = 1.0e6
-FILE_OVERHEAD_BYTES = 4096  # a file takes whole blocks of the disk
-VGG_BLOCK, LARGEST_BLOCK = (512, 7, 7), (2048, 7, 7)  # (C, H, W); the second for timm's networks
-MARGIN = 1.2  # on everything
-SAMPLED = 32  # finished scans whose size stands for all
+BRAIN_MM3, BRAIN_HEIGHT_MM = 1.7e6, 165  # of a large one; the empty voxels around it pack to nothing
+PICTURE_BYTES = 1e6  # of a picture that cannot be looked at
+VGG_CHANNELS, MOST_CHANNELS = 512, 2048  # of a feature map of VGG, and of timm's networks at the most
+MARGIN = 1.5  # for masks, QC pictures, tables and patient pages too
 PROGRAM = Path(__file__).resolve().parents[2]
 SIGNS_OF_A_RUN = ("settings.yaml", ".lock")  # in every workspace from the first run on
 LONGEST_INSIDE = 255  # characters of the longest path that the pipeline makes inside a workspace
-WITH_A_MODEL = ("phantoms", "biopsies", "cohort", "preprocess", "features", "predict")  # the stages that answers need
 
 
-@dataclass(frozen=True)
-class Scans:
-    """What a cohort consists of.
-
-    Attributes:
-        volumes: number of 3-D scans.
-        pictures: number of 2-D pictures.
-        picture_bytes: of all pictures as PNG, together.
-        source: where these numbers are from, in words.
-    """
+class Scans(NamedTuple):
+    """How many scans a cohort has, the bytes of its pictures as PNG, and where these numbers are from."""
 
     volumes: int
     pictures: int
     picture_bytes: float
     source: str
 
-    @property
-    def total(self) -> int:
-        """Number of all scans."""
-        return self.volumes + self.pictures
-
 
 def count_scans(config: "Settings") -> Scans:
-    """The scans of the configured cohort; of 100 scans where no manifest is given.
+    """Count the scans of the configured cohort; 100 where no manifest is given.
 
     Raises:
-        ManifestError: the manifest cannot be read, or lacks a column.
-        OSError: its folder cannot be read.
+        ManifestError: The manifest cannot be read, or lacks a column.
+        OSError: Its folder cannot be read.
     """
     manifest = config.cohort.manifest
+    kinds: dict[str, str] = {name: each.kind for name, each in config.cohort.modalities.items()}
     if manifest == "phantoms":
-        made = config.phantoms.subjects + round(config.phantoms.subjects * config.phantoms.pet_share)
-        return Scans(made, 0, 0.0, f"{made} phantom scans")
+        number = round(config.phantoms.subjects * (1 + config.phantoms.pet_share))
+        return Scans(number, 0, 0, f"{number} phantom scans")
     if manifest == "biopsies":
         drawn = config.biopsies
-        pictures = round(4 * drawn.subjects * (1 - drawn.absent) * (drawn.fewest + drawn.most) / 2)
-        size = pictures * PICTURE_BYTES_PIXEL * drawn.picture_px**2
-        return Scans(0, pictures, size, f"about {pictures} drawn pictures")
+        number = round(4 * drawn.subjects * (1 - drawn.absent) * (drawn.fewest + drawn.most) / 2)
+        return Scans(0, number, 2 * number * drawn.picture_px**2, f"about {number} drawn pictures")
     if not isinstance(manifest, Path):
-        if all(modality.kind == "image" for modality in config.cohort.modalities.values()):
-            return Scans(0, 100, 100 * UNKNOWN_PICTURE_BYTES, "no --cohort is given: for each 100 pictures")
-        return Scans(100, 0, 0.0, "no --cohort is given: for each 100 scans")
+        volumes = 100 * ("volume" in kinds.values())
+        return Scans(
+            volumes, 100 - volumes, PICTURE_BYTES * (100 - volumes), "no --cohort is given: for each 100 scans"
+        )
     if config.cohort.layout == "breakhis":
-        paths = sorted(manifest.rglob("*.png"))
-        return Scans(0, len(paths), sum(_as_png(path) for path in paths), f"{len(paths)} pictures in {manifest}")
-    return _count_rows(config, manifest)
+        kinds, rows = {"": "image"}, [("", path) for path in manifest.rglob("*.png")]
+    else:
+        from cohort.manifest import ManifestError, read_table
 
-
-def _count_rows(config: "Settings", manifest: Path) -> Scans:
-    from cohort.manifest import ManifestError, read_table
-
-    table = read_table(manifest)
-    if missing := [name for name in ("modality", "path") if name not in table]:
-        raise ManifestError(f"column {missing[0]!r} is missing")
-    if config.cohort.limit is not None and "subject" in table:
+        table = read_table(manifest)
+        if not {"subject", "modality", "path"} <= set(table):
+            raise ManifestError("column 'subject', 'modality' or 'path' is missing")
         table = table[table["subject"].isin(table["subject"].drop_duplicates()[: config.cohort.limit])]
-    kinds = {name: modality.kind for name, modality in config.cohort.modalities.items()}
-    names = (unicodedata.normalize("NFC", name.strip()) for name in table["modality"])
-    rows = list(zip(names, table["path"], strict=True))
-    if config.cohort.label is None:  # others are left out; in training they are mistakes that will be mended
-        rows = [(name, path) for name, path in rows if name in kinds]
-    pictures = [manifest.parent / path for name, path in rows if kinds.get(name) == "image"]
-    source = f"{len(rows)} scans in {manifest.name}"
-    return Scans(len(rows) - len(pictures), len(pictures), sum(_as_png(path) for path in pictures), source)
+        names = table["modality"].str.normalize("NFC")
+        rows = [(name, manifest.parent / path) for name, path in zip(names, table["path"], strict=True)]
+    sizes = [_png_bytes(path) for name, path in rows if kinds.get(name) == "image"]
+    volumes = sum(kinds.get(name) == "volume" for name, _ in rows)
+    return Scans(volumes, len(sizes), sum(sizes), f"{volumes + len(sizes)} scans in {manifest.name}")
 
 
-def _as_png(path: Path) -> float:
+def _png_bytes(path: Path) -> float:
     try:
-        size = path.stat().st_size
+        return path.stat().st_size * (10 if path.suffix.lower() in (".jpg", ".jpeg") else 1)
     except OSError:
-        return UNKNOWN_PICTURE_BYTES
-    return size * (PNG_OF_JPEG if path.suffix.lower() in (".jpg", ".jpeg") else 1)
+        return PICTURE_BYTES
 
 
-def estimate(config: "Settings", scans: Scans) -> dict[str, float]:
-    """Bytes that each stage will have written when all is done; `predict` only where a model is given.
-
-    `baselines` is not among them, nor stages that write tables only. Temporary files count with the stage that makes
-    them.
-    """
-    spacing_mm, kept = config.preprocess.spacing_mm, config.features
-    voxels = VOLUME_BYTES_MM3 / spacing_mm**3
-    volume = voxels + MASK_BYTES_MM2 / spacing_mm**2 + QC_BYTES + 5 * FILE_OVERHEAD_BYTES
-    pictures = scans.picture_bytes + scans.pictures * 3 * FILE_OVERHEAD_BYTES
-    channels, height, width = VGG_BLOCK if kept.backbone in PUBLISHED else LARGEST_BLOCK
-    block = 4 * channels * height * width
-    slices = BRAIN_HEIGHT_MM / max(kept.slice_spacing_mm or spacing_mm, spacing_mm) if kept.keep_slices else 0
-    blocks = scans.volumes * block * (1 + slices) + scans.pictures * block * (2 if kept.keep_slices else 1)
-    once = scans.total * block  # without slices: what training goes through
-    extractor = 4 * (config.pretrain.hidden + 1) * channels * (channels + 1)
-    widths = (channels * height * width, *config.classify.hidden)
-    classifier = 4 * sum(a * b for a, b in zip(widths, (*widths[1:], 2), strict=True))
-    parts = {
-        "preprocess": scans.volumes * volume + pictures,
-        "features": blocks + scans.total * 3 * FILE_OVERHEAD_BYTES,
-        "pretrain": config.split.repeats * extractor + _beyond(once, config.pretrain.memory_mb),
-        "classify": config.split.repeats * classifier + _beyond(once, config.classify.memory_mb),
+def bytes_needed(config: "Settings", scans: Scans, workspace: Path, stages: Collection[str]) -> float:
+    """Return about how many bytes these stages have still to write; `baselines` and tables are not counted."""
+    features = config.features
+    number, repeats, spacing_mm = scans.volumes + scans.pictures, config.split.repeats, config.preprocess.spacing_mm
+    images = scans.volumes * 4 * BRAIN_MM3 / spacing_mm**3 + scans.picture_bytes
+    channels = VGG_CHANNELS if features.backbone.startswith("vgg") else MOST_CHANNELS
+    feature_map = 4 * channels * 7 * 7
+    slices = scans.volumes * BRAIN_HEIGHT_MM / max(features.slice_spacing_mm or 0, spacing_mm) + scans.pictures
+    sizes = {  # stage → how many results it has, bytes of all
+        **dict.fromkeys(["phantoms", "biopsies", "preprocess"], (number, images)),
+        "features": (number, feature_map * (number + slices * features.keep_slices)),
+        "pretrain": (repeats, repeats * 4 * config.pretrain.hidden * channels**2),
+        "classify": (repeats, repeats * feature_map * (*config.classify.hidden, 2)[0]),
+        "predict": (number, images),  # pages that hold the pictures, and maps as large as the volumes
     }
-    if config.cohort.manifest == "phantoms":
-        heads = config.phantoms
-        mri = heads.subjects * HEAD_BYTES_MM3 / heads.mri_voxel_mm**3
-        pet = round(heads.subjects * heads.pet_share) * 2 * HEAD_BYTES_MM3 / heads.pet_voxel_mm**3  # float32
-        parts["phantoms"] = mri + pet
-    if config.cohort.manifest == "biopsies":
-        parts["biopsies"] = pictures
-    if config.predict.model is not None:
-        pages = EMBEDDED * (scans.volumes * QC_BYTES + scans.picture_bytes)
-        maps = scans.volumes * (MAP_OF_VOLUME * voxels + FILE_OVERHEAD_BYTES) if config.predict.maps else 0.0
-        parts["predict"] = pages + maps + scans.total * (PATIENT_BYTES + FILE_OVERHEAD_BYTES)  # a patient has one scan
-    return {stage: MARGIN * size for stage, size in parts.items()}
+    left = {stage: size * _share_left(workspace / stage, results) for stage, (results, size) in sizes.items()}
+    return MARGIN * sum(size for stage, size in left.items() if stage in stages)
 
 
-def _beyond(size: float, memory_mb: int) -> float:
-    """What does not fit into the memory allowed lies in a temporary file, whole."""
-    return size if size > 1e6 * memory_mb else 0.0
-
-
-def bytes_left(config: "Settings", workspace: Path, stages: Collection[str]) -> float:
-    """Bytes that these stages have still to write: the estimate less what they have written.
-
-    Raises:
-        ManifestError: the manifest cannot be read.
-        OSError: the workspace or the folder of the cohort cannot be read.
-    """
-    whole = estimate(config, count_scans(config))
-    return sum(max(0.0, size - bytes_there(workspace / stage)) for stage, size in whole.items() if stage in stages)
-
-
-def bytes_there(folder: Path) -> float:
-    """About how much a stage has written: its folders counted, and some of them measured."""
-    if not os.path.isdir(folder):  # unlike Path's, it takes a name that is too long for one that is not there
-        return 0.0
-    inside = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
-    sample = inside[:: max(1, len(inside) // SAMPLED)]
-    sizes = [sum(f.stat().st_size + FILE_OVERHEAD_BYTES for f in os.scandir(p) if f.is_file()) for p in sample]
-    return len(inside) * sum(sizes) / len(sizes) if sizes else 0.0
+def _share_left(folder: Path, results: int) -> float:
+    """Return the share of results that is not in a stage's folder yet; patients' pages are one level deeper."""
+    folder = folder / "patients" if folder.name == "predict" else folder
+    return max(0.0, 1 - len(os.listdir(folder)) / max(1, results)) if os.path.isdir(folder) else 1.0
 
 
 def nearest_folder(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
+    """Return the path itself, or the nearest folder above it that exists."""
     path = path.absolute()
-    return next(place for place in (path, *path.parents) if os.path.isdir(place))
+    return next(folder for folder in (path, *path.parents) if os.path.isdir(folder))
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that may still be written where `path` is or will be."""
+    """Return how many bytes may still be written where `path` is or will be."""
     return shutil.disk_usage(nearest_folder(path)).free
 
 
-def shortage(config: "Settings", workspace: Path, stages: Collection[str]) -> str:
-    """What to say before a run for which the disk is too small; "" if it is large enough, or nobody can tell."""
+def check_room(config: "Settings", workspace: Path, stages: Collection[str]) -> tuple[bool | None, str]:
+    """Compare what these stages have still to write with what is free.
+
+    Returns:
+        Whether it fits, None if that cannot be known; and what is needed, free and where, in words.
+    """
+    free = free_bytes(workspace)
+    where = f"{words(free)} are free in {nearest_folder(workspace)}"
     try:
-        needed, free = bytes_left(config, workspace, stages), free_bytes(workspace)
+        scans = count_scans(config)
+        needed = bytes_needed(config, scans, workspace, stages)
     except (OSError, ValueError):  # the stage that reads the manifest says what is wrong with it
-        return ""
-    if needed <= free:
-        return ""
-    return (
-        f"the disk may become full: about {words(needed)} are still to be written, {words(free)} are free in "
-        f"{nearest_folder(workspace)}. What is finished is kept; free some space, or name another --workspace"
-    )
-
-
-def when_full(config: "Settings", workspace: Path, stages: Collection[str]) -> str:
-    """How much is needed and how much is free, for the message of a run that the disk was too small for."""
-    try:
-        needed, free = bytes_left(config, workspace, stages), free_bytes(workspace)
-    except (OSError, ValueError):
-        return "how much is needed cannot be said, since the manifest or the workspace cannot be read"
-    hint = "" if needed > free else ", so a quota or a limit on file sizes may be what is exceeded"
-    return f"about {words(needed)} are still to be written, {words(free)} are free in {workspace}{hint}"
+        return None, f"{where}; how much is needed cannot be said without the manifest and the workspace"
+    return needed <= free, f"about {words(needed)} are still to be written ({scans.source}), {where}"
 
 
 def words(size: float) -> str:

@@ -11,7 +11,7 @@ from console.errors import InputError
 from devices.memory import main_memory_bytes
 from pipeline.core.runtime import Runtime
 from pipeline.doctor import disk
-from pipeline.doctor.checks import SMALL_DISK_BYTES, Finding, Patient, cores
+from pipeline.doctor.checks import Finding, Patient, cores
 
 LEAST_MEMORY_BYTES = 4e9  # twice what any stage was measured to take
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -95,32 +95,14 @@ def _driver() -> str:
 
 def free_disk(patient: Patient) -> Iterator[Finding]:
     """Free room against what this cohort will take."""
-    from cohort.manifest import ManifestError
-
-    free, place = disk.free_bytes(patient.place), disk.nearest_folder(patient.place)
-    try:
-        scans = disk.count_scans(patient.config)
-    except (ManifestError, OSError):  # its words may hold cells of the manifest
-        words = f"disk: {disk.words(free)} free in {place}; how much is needed cannot be said without the manifest"
+    learning = patient.config.predict.model is None
+    stages = ["preprocess", "features", *(["pretrain", "classify"] if learning else ["predict"])]
+    fits, room = disk.check_room(patient.config, patient.place, [*stages, str(patient.config.cohort.manifest)])
+    words = f"disk: {room}" + "; stage baselines not counted" * learning
+    if fits is None:
         yield Finding("warn", words, "see the line about the manifest")
-        return
-    parts = disk.estimate(patient.config, scans)
-    told = "; stage baselines not counted"
-    if patient.config.predict.model is not None:
-        parts, told = {stage: size for stage, size in parts.items() if stage in disk.WITH_A_MODEL}, ""
-    left = disk.bytes_left(patient.config, patient.place, parts)
-    shares = ", ".join(f"{stage} {disk.words(size)}" for stage, size in parts.items())
-    spacing_mm = patient.config.preprocess.spacing_mm
-    words = (
-        f"disk: {disk.words(free)} free in {place}; about {disk.words(left)} still to be written "
-        f"({scans.source}, {spacing_mm:g} mm; in all {shares}{told})"
-    )
-    if free < left:
-        yield Finding("fail", words, f"free {disk.words(left - free)}, or name another --workspace")
-    elif free < left + SMALL_DISK_BYTES:
-        yield Finding("warn", words, "it is just enough; free some space")
     else:
-        yield Finding("ok", words)
+        yield Finding("ok" if fits else "fail", words, "" if fits else "free some space, or name another --workspace")
 
 
 def workspace(patient: Patient) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from console.errors import InputError
@@ -28,118 +29,116 @@ def _files(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
-@pytest.mark.parametrize("spacing_mm", [1.5, 3.0])
-def test_a_brain_takes_what_was_estimated(tmp_path: Path, spacing_mm: float) -> None:
-    """A ball of 1,700 ml full of noise, which does not compress: as large as the largest brain measured."""
+def _needed(config: Settings, stage: str, *, volumes: int = 1, pictures: int = 0, picture_bytes: float = 0) -> float:
+    return disk.bytes_needed(config, disk.Scans(volumes, pictures, picture_bytes, ""), Path("/nowhere"), [stage])
+
+
+@pytest.mark.parametrize("spacing_mm", [1.0, 1.5, 3.0])
+def test_a_brain_takes_less_than_estimated(tmp_path: Path, spacing_mm: float) -> None:
+    """A ball of 1,700 ml full of noise, which does not compress, and a QC picture as large as those measured."""
     side = 2 * round(74.0 / spacing_mm) + 4
     grid = (np.indices((side,) * 3) - (side - 1) / 2) * spacing_mm
     mask = (grid**2).sum(0) < 74.0**2
-    assert 1_650e3 < mask.sum() * spacing_mm**3 < 1_750e3
     volume = np.where(mask, np.random.default_rng(0).random(mask.shape), 0).astype(np.float32)
     out = VolumeSet(tmp_path / "preprocess")
-    out.save_volume("s", volume, mask, np.diag([spacing_mm] * 3 + [1.0]), b"")
-    config = _settings("adni", preprocess__spacing_mm=str(spacing_mm))
-    estimated = disk.estimate(config, disk.Scans(1, 0, 0.0, ""))["preprocess"] - disk.MARGIN * disk.QC_BYTES
-    assert 0.9 * estimated < 1.2 * _files(out.folder) < 1.3 * estimated
+    out.save_volume("s", volume, mask, np.diag([spacing_mm] * 3 + [1.0]), bytes(round(260_000 / spacing_mm**2)))
+    estimated = _needed(_settings("adni", preprocess__spacing_mm=str(spacing_mm)), "preprocess")
+    assert _files(out.folder) < estimated < 2 * _files(out.folder)
 
 
-def test_blocks_take_what_was_estimated(tmp_path: Path) -> None:
-    import torch
-
+def test_feature_maps_take_less_than_estimated(tmp_path: Path) -> None:
     out = BlockSet(tmp_path / "features")
     out.save("s", torch.rand(512, 7, 7), torch.rand(110, 512, 7, 7))  # 165 mm of brain, a slice each 1.5 mm
     out.finish("s", "key", {})
-    kept = disk.estimate(_settings("adni", features__keep_slices="true"), disk.Scans(1, 0, 0.0, ""))["features"]
-    assert _files(out.folder) * disk.MARGIN == pytest.approx(kept, rel=0.01)
-    plain = disk.estimate(_settings("adni"), disk.Scans(1, 0, 0.0, ""))["features"]
-    assert plain == pytest.approx(disk.MARGIN * (4 * 512 * 49 + 3 * 4096))
+    written, kept = _files(out.folder), _settings("adni", features__keep_slices="true")
+    assert written < _needed(kept, "features") < 2 * written
+    assert _needed(_settings("adni"), "features") < _needed(kept, "features") / 100
+    assert _needed(kept, "features", volumes=0, pictures=1) == 2 * _needed(_settings("adni"), "features")
 
 
-def test_training_counts_weights_and_what_does_not_fit_into_memory() -> None:
+def test_networks_take_less_than_estimated() -> None:
     from models.extractor import UniversalExtractor
     from models.set_classifier import SetClassifier
 
-    def bytes_of(network: object) -> int:
-        return sum(4 * value.numel() for value in network.state_dict().values())  # type: ignore[attr-defined]
+    def bytes_of(network: torch.nn.Module) -> int:
+        return sum(4 * value.numel() for value in network.state_dict().values())
 
-    few, many = disk.Scans(100, 0, 0.0, ""), disk.Scans(10_000, 0, 0.0, "")
-    small, large = (disk.estimate(_settings("adni"), scans) for scans in (few, many))
-    extractor, classifier = bytes_of(UniversalExtractor(2, (512, 7, 7))), bytes_of(SetClassifier(25088, 2))
-    assert small["pretrain"] == pytest.approx(1.2 * 3 * extractor, rel=0.02)  # three repeats
-    assert small["classify"] == pytest.approx(1.2 * 3 * classifier, rel=0.02)
-    for stage in ("pretrain", "classify"):
-        assert large[stage] - small[stage] == pytest.approx(1.2 * 10_000 * 4 * 25088)  # the temporary file
+    for channels, backbone in ((512, "vgg11"), (2048, "timm:resnet50")):
+        config = _settings("adni", features__backbone=backbone, classify__hidden="[512, 128]")  # 3 repeats
+        extractor = UniversalExtractor(2, (channels, 7, 7), hidden=config.pretrain.hidden)
+        classifier = SetClassifier(channels * 49, 2, hidden=config.classify.hidden)
+        for stage, network in (("pretrain", extractor), ("classify", classifier)):
+            assert 3 * bytes_of(network) < _needed(config, stage) < 6 * bytes_of(network)
 
 
 def test_scans_are_counted_by_kind(tmp_path: Path, picture_cohort: Callable[..., Path]) -> None:
     assert disk.count_scans(_settings("demo")).volumes == 60
     assert disk.count_scans(_settings("adni")) == disk.Scans(100, 0, 0.0, "no --cohort is given: for each 100 scans")
     config = load_settings(picture_cohort(tmp_path, subjects=12), {})
-    found = disk.count_scans(config)
-    pngs = list(tmp_path.glob("*.png"))
-    assert (found.volumes, found.pictures) == (0, len(pngs))
-    assert found.picture_bytes == sum(path.stat().st_size for path in pngs)
+    scans = disk.count_scans(config)
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.png")]
+    assert scans == disk.Scans(0, len(sizes), sum(sizes), f"{len(sizes)} scans in cohort.csv")
     limited = disk.count_scans(load_settings(tmp_path / "config.yaml", {"cohort.limit": "6"}))
-    assert 6 <= limited.pictures < found.pictures
+    assert 6 <= limited.pictures < scans.pictures
     Image.new("RGB", (9, 9)).save(tmp_path / "p00_low.jpg")
     (tmp_path / "cohort.csv").write_text(
-        "subject,modality,path,class\np00,low,p00_low.jpg,well\np01,low,gone.png,sick\n"
+        "subject,modality,path,class\np00,low,p00_low.jpg,well\np01,low,gone.png,sick\np02,CT,p02.nii,sick\n"
     )
     jpeg = (tmp_path / "p00_low.jpg").stat().st_size
-    assert disk.count_scans(config).picture_bytes == disk.PNG_OF_JPEG * jpeg + disk.UNKNOWN_PICTURE_BYTES
+    assert disk.count_scans(config)[:3] == (0, 2, 10 * jpeg + disk.PICTURE_BYTES)
 
 
 def test_drawn_pictures_are_counted_as_they_are_drawn() -> None:
     from demo.biopsies import picture_table
 
     config = _settings("biopsies")
-    found = disk.count_scans(config)
-    assert found.pictures == pytest.approx(len(picture_table(config.biopsies)), rel=0.15)
+    assert disk.count_scans(config).pictures == pytest.approx(len(picture_table(config.biopsies)), rel=0.15)
 
 
 def test_breakhis_is_a_folder(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / "a" / str(number)).mkdir(parents=True)
         (tmp_path / "a" / str(number) / "SOB.png").write_bytes(bytes(1000))
-    found = disk.count_scans(_settings("breakhis", cohort__manifest=str(tmp_path)))
-    assert (found.pictures, found.picture_bytes) == (3, 3000)
+    config = _settings("breakhis", cohort__manifest=str(tmp_path))
+    assert disk.count_scans(config)[:3] == (0, 3, 3000)
 
 
-def test_what_is_there_need_not_be_written(tmp_path: Path) -> None:
+def test_what_is_finished_need_not_be_written(tmp_path: Path) -> None:
     config = _settings("adni")  # 100 scans
-    whole = disk.estimate(config, disk.count_scans(config))
-    assert disk.bytes_left(config, tmp_path, whole) == pytest.approx(sum(whole.values()))
-    assert disk.bytes_left(config, tmp_path, ["features"]) == pytest.approx(whole["features"])
+    stages = ["preprocess", "features", "pretrain"]
+
+    def needed(stages: list[str]) -> float:
+        return disk.bytes_needed(config, disk.count_scans(config), tmp_path, stages)
+
+    whole = needed(stages)
+    assert whole == sum(needed([stage]) for stage in stages)
+    features = needed(["features"])
     for number in range(50):
-        place = tmp_path / "features" / f"s{number}"
-        place.mkdir(parents=True)
-        (place / "block.safetensors").write_bytes(bytes(100_000))
-    assert disk.bytes_there(tmp_path / "features") == 50 * (100_000 + disk.FILE_OVERHEAD_BYTES)
-    left = disk.bytes_left(config, tmp_path, ["features"])
-    assert left == pytest.approx(whole["features"] - 50 * 104_096)
+        (tmp_path / "features" / f"s{number}").mkdir(parents=True)
+    assert needed(["features"]) == pytest.approx(features / 2)
     for number in range(50, 400):  # more than needed is no credit for other stages
-        shutil.copytree(tmp_path / "features" / "s0", tmp_path / "features" / f"s{number}")
-    assert disk.bytes_left(config, tmp_path, ["features", "classify"]) == pytest.approx(whole["classify"])
+        (tmp_path / "features" / f"s{number}").mkdir(parents=True)
+    assert needed(stages) == pytest.approx(whole - features)
 
 
-def test_a_short_disk_is_said_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = _settings("adni")
-    stages = ["preprocess", "features"]
-    needed = disk.words(disk.bytes_left(config, tmp_path, stages))
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=5_000_000))
-    short = disk.shortage(config, tmp_path / "new" / "run", stages)
-    assert f"about {needed} are still to be written, 5 MB are free in {tmp_path}." in short
-    assert (
-        disk.when_full(config, tmp_path, stages)
-        == f"about {needed} are still to be written, 5 MB are free in {tmp_path}"
+def test_a_short_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, stages = _settings("adni"), ["preprocess", "features"]
+    needed = disk.words(disk.bytes_needed(config, disk.count_scans(config), tmp_path, stages))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000_000))
+    assert disk.check_room(config, tmp_path / "new" / "run", stages) == (
+        False,
+        f"about {needed} are still to be written (no --cohort is given: for each 100 scans), 5 MB are free in "
+        f"{tmp_path}",
     )
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=5e12))
-    assert disk.shortage(config, tmp_path, stages) == ""
-    assert "5,000.0 GB are free" in (told := disk.when_full(config, tmp_path, stages))
-    assert "quota" in told
-    gone = _settings("adni", cohort__manifest=str(tmp_path / "gone.csv"))
-    assert disk.shortage(gone, tmp_path, stages) == ""
-    assert "cannot be said" in disk.when_full(gone, tmp_path, stages)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5e12))
+    fits, said = disk.check_room(config, tmp_path, stages)
+    assert fits
+    assert "5,000.0 GB are free" in said
+    missing = _settings("adni", cohort__manifest=str(tmp_path / "missing.csv"))
+    fits, said = disk.check_room(missing, tmp_path, stages)
+    assert fits is None
+    assert "5,000.0 GB are free" in said
+    assert "cannot be said" in said
 
 
 def test_a_run_warns_first_and_says_how_much_in_the_end(
@@ -161,7 +160,7 @@ def test_a_run_warns_first_and_says_how_much_in_the_end(
     told = capsys.readouterr().err
     assert "the disk may become full: about" in told.split("error:")[0]
     assert "error: the disk is full" in told
-    assert f"are still to be written, 1 MB are free in {tmp_path / 'run'}" in told.split("error:")[1]
+    assert f" scans in cohort.csv), 1 MB are free in {tmp_path / 'run'}" in told.split("error:")[1]
     monkeypatch.undo()
     assert main([*words, "--stages", "split"]) == 0  # what it left behind is taken up again
     assert "the disk" not in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """The doctor before a night with an exported model: the model, the room, the manifest; and no patient in its lines."""
 
-import base64
 import csv
 import re
 import shutil
@@ -211,15 +210,14 @@ def test_the_smoke_run_asks_the_exported_network(
 
 
 def test_only_what_answers_need_is_counted(asked: Callable[..., Patient], model: Path) -> None:
-    with_model, without = asked(model), asked(model, predict__model="null")
-    counted = [next(machine.free_disk(each)).found for each in (with_model, without)]
-    assert re.findall(r"(\w+) \d[\d.]* [MG]B", counted[0].split("in all")[1]) == ["preprocess", "features", "predict"]
-    shares = re.findall(r"(\w+) \d[\d.]* [MG]B", counted[1].split("in all")[1])
-    assert shares == ["preprocess", "features", "pretrain", "classify"]
-    assert "baselines" not in counted[0]
-    parts = disk.estimate(with_model.config, disk.count_scans(with_model.config))
-    left = sum(parts[stage] for stage in ("preprocess", "features", "predict"))
-    assert f"about {disk.words(left)} still to be written" in counted[0]
+    for examined, stages in (
+        (asked(model), ["preprocess", "features", "predict"]),
+        (asked(model, predict__model="null"), ["preprocess", "features", "pretrain", "classify"]),
+    ):
+        (finding,) = machine.free_disk(examined)
+        needed = disk.bytes_needed(examined.config, disk.count_scans(examined.config), examined.place, stages)
+        assert f"about {disk.words(needed)} are still to be written" in finding.found
+        assert ("baselines" in finding.found) is ("predict" not in stages)
 
 
 def test_pages_take_what_was_estimated(
@@ -232,47 +230,9 @@ def test_pages_take_what_was_estimated(
     assert main(words) == 0
     written = sum(file.stat().st_size for file in (tmp_path / "run" / "predict").rglob("*") if file.is_file())
     config = asked(model, manifest).config
-    estimated = disk.estimate(config, disk.count_scans(config))["predict"]
-    assert 0.9 * written < estimated / disk.MARGIN < 1.1 * written
-    assert disk.bytes_left(config, tmp_path / "run", ["predict"]) < 0.4 * estimated
-    assert disk.bytes_left(config, tmp_path, ["predict"]) == estimated
-    assert disk.bytes_left(config, tmp_path, ["predict", "features"]) > estimated
-
-
-def test_a_night_that_does_not_fit_is_said(
-    asked: Callable[..., Patient], model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    config = asked(model).config
-    needed = disk.estimate(config, disk.count_scans(config))["predict"]
-    monkeypatch.setattr(disk, "free_bytes", lambda place: needed - 1)
-    assert f"about {disk.words(needed)} are still" in disk.shortage(config, tmp_path, ["cohort", "predict"])
-    monkeypatch.setattr(disk, "free_bytes", lambda place: needed)
-    assert disk.shortage(config, tmp_path, ["cohort", "predict"]) == ""
-
-
-def test_maps_and_qc_pictures_are_counted_for_volumes(tmp_path: Path) -> None:
-    """A ball of 1,700 ml full of noise, positive and negative, as large as the largest brain measured."""
-    import numpy as np
-
-    from pipeline.store import PredictionSet
-
-    spacing_mm = 1.5
-    grid = (np.indices((104,) * 3) - 51.5) * spacing_mm
-    inside = (grid**2).sum(0) < 74.0**2
-    values = np.where(inside, np.random.default_rng(0).normal(size=inside.shape), 0).astype(np.float32)
-    out = PredictionSet(tmp_path / "predict")
-    written = (out.folder / out.save_map("s", values, np.diag([spacing_mm] * 3 + [1.0]), "noise")).stat().st_size
-
-    def estimated(maps: str, volumes: int, pictures: int) -> float:
-        words = {"predict.model": "m", "predict.maps": maps, "features.keep_slices": "true"}
-        config = load_settings(REPOSITORY / "configs" / "adni.yaml", words)
-        return disk.estimate(config, disk.Scans(volumes, pictures, 0.0, ""))["predict"]
-
-    a_map = estimated("true", 1, 0) - estimated("false", 1, 0)
-    assert 0.8 * a_map < disk.MARGIN * written < 1.1 * a_map
-    assert estimated("true", 0, 1) == estimated("false", 0, 1)
-    embedded = len(base64.b64encode(bytes(round(disk.QC_BYTES))))  # the QC picture, in the page of its patient
-    assert estimated("false", 1, 0) - estimated("false", 0, 1) == pytest.approx(disk.MARGIN * embedded, rel=1e-4)
+    scans = disk.count_scans(config)
+    assert 0.8 * written < disk.bytes_needed(config, scans, tmp_path, ["predict"]) < 1.5 * written
+    assert disk.bytes_needed(config, scans, tmp_path / "run", ["preprocess", "features", "predict"]) == 0
 
 
 def test_rows_that_are_left_out_need_no_room(
@@ -280,8 +240,8 @@ def test_rows_that_are_left_out_need_no_room(
 ) -> None:
     data = picture_cohort(tmp_path / "data", subjects=6).parent
     manifest = _tonight(data, *[f"Hopper,{number},CT,ct{number}.nii.gz" for number in range(50)])
-    found = disk.count_scans(asked(model, manifest).config)
-    assert (found.volumes, found.pictures) == (0, 4)
+    scans = disk.count_scans(asked(model, manifest).config)
+    assert (scans.volumes, scans.pictures) == (0, 4)
     words = {"cohort.manifest": str(manifest), "cohort.modalities": "{CT: {}, low: {kind: image}}"}
     labelled = load_settings(REPOSITORY / "configs" / "adni.yaml", words)
     assert disk.count_scans(labelled).volumes == 50
