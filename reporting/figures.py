@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from sklearn.calibration import calibration_curve
 
-from evaluation.curves import calibration_bins, mean_roc, roc_points
+from evaluation.curves import mean_roc, roc_points
 from evaluation.intervals import probability_columns
 
 Arguments = ParamSpec("Arguments")
@@ -172,7 +173,7 @@ def roc_figure(figure: Figure, predictions: pd.DataFrame, classes: tuple[str, ..
 
 @as_svg
 def calibration_figure(figure: Figure, predictions: pd.DataFrame, classes: tuple[str, ...]) -> None:
-    """Draw observed against predicted frequency in bins of equal count, all repeats together, counts in the legend.
+    """Draw observed against predicted frequency in bins of equal count, all repeats together; the legend says how many.
 
     Args:
         figure: drawn on.
@@ -184,9 +185,14 @@ def calibration_figure(figure: Figure, predictions: pd.DataFrame, classes: tuple
     axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":", linewidth=1)
     bins = int(np.clip(len(predictions) // 12, 2, 10))
     for k, colour in _classes_shown(predictions):
-        mean, observed, counts = calibration_bins(predictions["truth"] == k, predictions[f"p_{k}"], bins=bins)
-        few, many = counts.min(), counts.max()
-        size = f"{few} rows a bin" if few == many else f"{few} to {many} rows a bin"
+        observed, mean = calibration_curve(
+            predictions["truth"] == k,
+            predictions[f"p_{k}"].clip(0, 1),
+            pos_label=True,
+            n_bins=bins,
+            strategy="quantile",
+        )
+        size = f"about {len(predictions) / len(mean):.0f} rows a bin"
         axes.plot(mean, observed, "o-", color=colour, linewidth=1.6, markersize=6, label=f"{classes[k]}, {size}")
     _square(axes, "predicted probability", "observed share")
     axes.legend(loc="upper left")
