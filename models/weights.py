@@ -3,7 +3,6 @@
 No torch here: the plan needs only the name and hash of the weights, and reads both in microseconds.
 """
 
-import http
 import http.client
 import importlib.metadata
 import importlib.util
@@ -11,13 +10,13 @@ import json
 import logging
 import os
 import re
-import urllib.error
+import shutil
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from files.reading import UnusableFileError, file_sha256, parse_json, read_bytes
-from files.writing import open_own, replacing
+from files.writing import replacing
 
 log = logging.getLogger("hypermm")
 WHOLE = 64  # hex digits of a SHA-256
@@ -149,62 +148,23 @@ def _hub_folder() -> Path:
     return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub" / "checkpoints"
 
 
-def download(source: WeightsSource, target: Path, *, resume: bool = False) -> None:
+def download(source: WeightsSource, target: Path) -> None:
     """Fetch and verify a file; `target` appears whole or not at all.
-
-    Args:
-        source: which file; it has a URL.
-        target: where it goes.
-        resume: what came before a connection broke stays as `<target>.part`, and the next call goes on from there.
 
     Raises:
         WeightsError: it cannot be fetched or written, or what came is not the published file.
     """
     target = Path(os.path.realpath(target.parent)) / target.name
-    part = target.with_name(f"{target.name}.part" if resume else f"{target.name}.{os.getpid()}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _receive(source.url, part)
+        with replacing(target) as part:
+            with urllib.request.urlopen(source.url, timeout=30) as answer, part.open("xb") as file:
+                shutil.copyfileobj(answer, file, 1 << 20)
+            _verify(part, source)
+            part.chmod(FOR_ALL)
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        if not resume:
-            part.unlink(missing_ok=True)
-        kept = f" What came is kept in {part}; the same command goes on from there." if part.is_file() else ""
         raise WeightsError(
-            f"{source.file} is not in {target.parent} and could not be downloaded ({error}).{kept} {_recipe(source)}"
+            f"{source.file} is not in {target.parent} and could not be downloaded ({error}). {_recipe(source)}"
         ) from error
-    try:
-        _verify(part, source)
-        part.chmod(FOR_ALL)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _receive(url: str, part: Path) -> None:
-    """Write what is behind `url` to `part`, after what is there already.
-
-    Raises:
-        OSError, http.client.HTTPException: the connection cannot be made, or broke before the announced end.
-    """
-    there = part.stat().st_size if part.is_file() and not part.is_symlink() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"}) if there else url
-    try:
-        answer = urllib.request.urlopen(request, timeout=30)
-    except urllib.error.HTTPError as error:
-        if there and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # all of it is there; its hash will tell
-        raise
-    with answer:
-        goes_on = there > 0 and answer.status == http.HTTPStatus.PARTIAL_CONTENT
-        announced = answer.headers.get("Content-Length")
-        if not goes_on:
-            part.unlink(missing_ok=True)
-        with open_own(part, "ab") as file:
-            while piece := answer.read(1 << 20):
-                file.write(piece)
-    came, wanted = part.stat().st_size, int(announced or 0) + (there if goes_on else 0)
-    if announced is not None and came < wanted:
-        raise ConnectionError(f"the connection broke off after {came} of {wanted} bytes")
 
 
 def _verify(file: Path, source: WeightsSource) -> None:

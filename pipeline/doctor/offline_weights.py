@@ -113,7 +113,7 @@ def _fetch_backbone(source: WeightsSource, folder: Path) -> tuple[bool, str]:
             except WeightsError:
                 target.unlink()  # damaged: fetched again
         if not source.package:
-            download(source, target, resume=True)
+            download(source, target)
             return True, f"downloaded, {target.stat().st_size / 1e6:.0f} MB"
         with replacing(target) as part:
             shutil.copyfile(present_weights(source), part)

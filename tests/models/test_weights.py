@@ -2,18 +2,15 @@
 
 import hashlib
 import http.client
-import http.server
 import importlib.metadata
 import io
 import json
 import os
 import re
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -35,7 +32,6 @@ from models.weights import (
 CONTENT = b"the published parameters" * 1000
 SHA = hashlib.sha256(CONTENT).hexdigest()
 URL = "https://example.org/net.pth"
-URLOPEN = urllib.request.urlopen  # the real one; tests get another
 SOURCE = WeightsSource(file="net.pth", sha256=SHA[:8], credit="us", url=URL)
 
 
@@ -55,12 +51,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class _Answer(io.BytesIO):
     """A download that breaks off with `error` after its content."""
 
-    status = 200
-
     def __init__(self, content: bytes, error: Exception | None = None) -> None:
         super().__init__(content)
         self.error = error
-        self.headers: dict[str, str] = {}
 
     def read(self, size: int | None = -1) -> bytes:
         piece = super().read(min(5000, size) if size else size)
@@ -172,82 +165,6 @@ def test_wrong_download_is_refused(monkeypatch: pytest.MonkeyPatch, hub: Path, c
     assert list(hub.iterdir()) == []
 
 
-# --- taking a download up again; a real server on loopback ---
-
-
-class _Server(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT, by ranges if asked and able; may hang up early."""
-
-    ranges, hang_up_after = True, len(CONTENT)
-    asked: ClassVar[list[str | None]] = []
-
-    def do_GET(self) -> None:  # noqa: N802 - its name in http.server
-        asked = self.headers["Range"]
-        self.asked.append(asked)
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.ranges else 0
-        if start >= len(CONTENT):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
-        self.end_headers()
-        self.wfile.write(CONTENT[start : max(start, self.hang_up_after)])
-
-    def log_message(self, *args: object) -> None:
-        """Nothing on the terminal."""
-
-
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[WeightsSource]:
-    """The file behind a real server that nobody else reaches."""
-    monkeypatch.setattr(weights.urllib.request, "urlopen", URLOPEN)
-    monkeypatch.setattr(_Server, "asked", [])
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.HTTPServer(("127.0.0.1", 0), _Server) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield WeightsSource("net.pth", SHA[:8], "us", url=f"http://127.0.0.1:{server.server_port}/net.pth")
-        server.shutdown()
-        thread.join()
-
-
-@pytest.mark.parametrize("ranges", [True, False])
-def test_a_download_goes_on_where_it_broke_off(
-    served: WeightsSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranges: bool
-) -> None:
-    monkeypatch.setattr(_Server, "ranges", ranges)
-    monkeypatch.setattr(_Server, "hang_up_after", 9000)
-    target, part = tmp_path / "new" / "net.pth", tmp_path / "new" / "net.pth.part"
-    with pytest.raises(WeightsError, match=rf"could not be downloaded .*What came is kept in {part}"):
-        download(served, target, resume=True)
-    assert part.read_bytes() == CONTENT[:9000]
-    monkeypatch.setattr(_Server, "hang_up_after", len(CONTENT))
-    download(served, target, resume=True)
-    assert target.read_bytes() == CONTENT
-    assert os.listdir(target.parent) == ["net.pth"]
-    assert _Server.asked == [None, "bytes=9000-"]
-
-
-@pytest.mark.parametrize(("there", "whole"), [(CONTENT, True), (b"x" * 20 + CONTENT[20:], False), (b"x" * 9000, False)])
-def test_what_was_there_is_verified(served: WeightsSource, tmp_path: Path, there: bytes, whole: bool) -> None:
-    """All of it already; or the beginning of something else, which is thrown away, and the next try is a new one."""
-    target = tmp_path / "net.pth"
-    (tmp_path / "net.pth.part").write_bytes(there)
-    if not whole:
-        with pytest.raises(WeightsError, match="is not the published"):
-            download(served, target, resume=True)
-        assert os.listdir(tmp_path) == []
-    download(served, target, resume=True)
-    assert target.read_bytes() == CONTENT
-
-
-def test_without_resuming_nothing_stays(served: WeightsSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Server, "hang_up_after", 9000)
-    with pytest.raises(WeightsError, match="could not be downloaded"):
-        download(served, tmp_path / "net.pth")
-    assert os.listdir(tmp_path) == []
-
-
 def test_present_weights_downloads_nothing(hub: Path) -> None:
     """The fixture's network raises an AssertionError when it is asked."""
     with pytest.raises(
@@ -339,16 +256,6 @@ def test_a_damaged_record_is_named_and_no_weights_are_deleted(tmp_path: Path, co
         find_weights(SOURCE, tmp_path)
     assert offline_weights._fetch_backbone(SOURCE, tmp_path)[0] is False
     assert (tmp_path / "net.pth").read_bytes() == CONTENT
-
-
-def test_a_download_writes_through_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _serve(monkeypatch, lambda: _Answer(CONTENT))
-    (tmp_path / "victim").write_bytes(b"precious")
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "net.pth.part").symlink_to(tmp_path / "victim")
-    download(SOURCE, tmp_path / "weights" / "net.pth", resume=True)
-    assert (tmp_path / "victim").read_bytes() == b"precious"
-    assert (tmp_path / "weights" / "net.pth").read_bytes() == CONTENT
 
 
 def test_downloaded_weights_are_for_all_users_of_a_shared_cache(
