@@ -3,9 +3,10 @@
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from intake.dicom.series import Series
 
@@ -23,37 +24,36 @@ _KNOWN = re.compile(
 )  # fmt: skip
 
 
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-    return pattern
-
-
-Pattern = Annotated[str, AfterValidator(_compiles)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]  # becomes a part of file names
-Range = tuple[float | None, float | None]
+Range = tuple[float | None, float | None]  # least, most; None for no limit
 
 
-class SeriesRule(BaseModel):
+@dataclass(frozen=True)
+class SeriesRule:
     """What a series must be like to be taken for a modality; all that is given must hold.
 
     A tag that is absent is in no range. Patterns are searched anywhere, case ignored.
+
+    Attributes:
+        name: modality, as in cohort.modalities.
+        modality: DICOM's Modality.
+        description: regular expression found in SeriesDescription.
+        exclude: regular expression not found in SeriesDescription.
+        sequence: codes that ScanningSequence has, such as GR, IR.
+        contrast: whether ContrastBolusAgent is named; None: either.
+        tracer: regular expression found in the radiopharmaceutical.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Name = Field(description="modality, as in cohort.modalities")
-    modality: Literal["MR", "PT"] = Field(description="DICOM's Modality")
-    description: Pattern | None = Field(default=None, description="regular expression found in SeriesDescription")
-    exclude: Pattern | None = Field(default=None, description="regular expression not found in SeriesDescription")
-    sequence: tuple[str, ...] = Field(default=(), description="codes that ScanningSequence has, such as GR, IR")
-    echo_time_ms: Range | None = Field(default=None, description="[least, most], null for no limit")
-    repetition_time_ms: Range | None = Field(default=None, description="[least, most], null for no limit")
-    inversion_time_ms: Range | None = Field(default=None, description="[least, most], null for no limit")
-    contrast: bool | None = Field(default=None, description="whether ContrastBolusAgent is named; null: either")
-    tracer: Pattern | None = Field(default=None, description="regular expression found in the radiopharmaceutical")
+    name: str
+    modality: Literal["MR", "PT"]
+    description: str | None = None
+    exclude: str | None = None
+    sequence: tuple[str, ...] = ()
+    echo_time_ms: Range | None = None
+    repetition_time_ms: Range | None = None
+    inversion_time_ms: Range | None = None
+    contrast: bool | None = None
+    tracer: str | None = None
 
     def misses(self, series: Series) -> list[str]:
         """Everything about a series that is not as asked, in words that quote no free text."""
@@ -71,7 +71,7 @@ _NO_T2 = _CONTRAST + (
     r"bold|fmri|dixon|t1"
 )
 _NO_FLAIR = _CONTRAST + "|t1|map"
-DEFAULT_RULES = (
+RULES = (
     SeriesRule(
         name="FLAIR", modality="MR", description=r"flair|dark.?fluid|tirm", exclude=_NO_FLAIR, contrast=False
     ),
@@ -95,21 +95,18 @@ DEFAULT_RULES = (
 
 
 class DicomConfig(BaseModel):
-    """How series are chosen."""
+    """How series are named and joined to sessions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rules: tuple[SeriesRule, ...] = Field(default=DEFAULT_RULES, min_length=1, description="the first that holds")
     names: dict[str, Name] = Field(default={}, description="name in a rule → modality in the manifest, e.g. T1w: MRI")
-    fewest_slices: int = Field(default=10, ge=2, description="a series of fewer is left out")
-    derived: bool = Field(default=False, description="take series whose ImageType says DERIVED too")
     session_days: int = Field(
         default=0, ge=0, description="studies up to so many days after the first one of a session belong to it"
     )
 
     @model_validator(mode="after")
     def _names_of_rules(self) -> Self:
-        known = list(dict.fromkeys(rule.name for rule in self.rules))
+        known = list(dict.fromkeys(rule.name for rule in RULES))
         for name in self.names:
             if name not in known:
                 near = difflib.get_close_matches(name.casefold(), [k.casefold() for k in known], n=1, cutoff=0.3)

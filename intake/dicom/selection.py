@@ -1,14 +1,15 @@
 """Which series of a patient are used, as which modality, and why the others are left out."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from intake.dicom.rules import DicomConfig, SeriesRule, echo_times, search
+from intake.dicom.rules import RULES, DicomConfig, SeriesRule, echo_times, search
 from intake.dicom.series import Image, Series, slice_positions
 
+FEWEST_SLICES = 10  # a series of fewer is left out
 UNEVEN = 0.05  # largest difference of slice distances, as a share of their median
 _LOCALISER = r"scout|locali[sz]|survey|smart.?brain|3.?plane|aahead|calib|(^|[^a-z])loc([^a-z]|$)"
 _DERIVED = {"DERIVED", "MPR", "MIP", "MINIP", "MIN IP", "PROJECTION IMAGE", "REFORMATTED", "SUBTRACTION"}
@@ -95,14 +96,14 @@ def session_names(series: Sequence[Series], days: int) -> dict[tuple[str, str], 
 
 def _judged(series: Series, session: str, config: DicomConfig) -> Chosen | str:
     """What a series is used as, or why it is not."""
-    if reason := next(filter(None, (check(series, config) for check in _CHECKS)), None):
+    if reason := next(filter(None, (check(series) for check in _CHECKS)), None):
         return reason
-    rule, reason = _matching(series, config.rules)
+    rule, reason = _matching(series)
     if rule is None:
         return reason
     echo = rule.echo(series) if len(echo_times(series)) > 1 else None
     images = tuple(each for each in series.images if each.magnitude and echo in (None, each.echo_time_ms))
-    if reason := _geometry(images, config.fewest_slices):
+    if reason := _geometry(images):
         return reason
     places, counts = slice_positions(images)
     frames = counts[0]
@@ -116,9 +117,9 @@ def _judged(series: Series, session: str, config: DicomConfig) -> Chosen | str:
     return Chosen(series, config.names.get(rule.name, rule.name), session, images, len(places), frames, tuple(remarks))
 
 
-def _matching(series: Series, rules: Iterable[SeriesRule]) -> tuple[SeriesRule | None, str]:
+def _matching(series: Series) -> tuple[SeriesRule | None, str]:
     nearest, fewest = "", 2
-    for rule in rules:
+    for rule in RULES:
         misses = rule.misses(series)
         if not misses:
             return rule, ""
@@ -127,28 +128,28 @@ def _matching(series: Series, rules: Iterable[SeriesRule]) -> tuple[SeriesRule |
     return None, f"no rule matches{nearest}"
 
 
-def _no_patient(series: Series, config: DicomConfig) -> str:
+def _no_patient(series: Series) -> str:
     return "" if series.patient else "there is no PatientID; whose it is cannot be told"
 
 
-def _damaged(series: Series, config: DicomConfig) -> str:
+def _damaged(series: Series) -> str:
     if not series.damaged:
         return ""
     return f"{series.damaged} of {series.damaged + len(series.images)} images are cut short; export the series again"
 
 
-def _localiser(series: Series, config: DicomConfig) -> str:
+def _localiser(series: Series) -> str:
     if "LOCALIZER" in series.image_type or search(_LOCALISER, series.description):
         return "a localiser or scout"
     return f"images in {series.orientations} directions, as in a localiser" if series.orientations > 1 else ""
 
 
-def _derived(series: Series, config: DicomConfig) -> str:
-    found = [] if config.derived else [word for word in series.image_type if word in _DERIVED]
+def _derived(series: Series) -> str:
+    found = [word for word in series.image_type if word in _DERIVED]
     return f"derived from other images: ImageType has {found[0]}" if found else ""
 
 
-def _not_attenuation_corrected(series: Series, config: DicomConfig) -> str:
+def _not_attenuation_corrected(series: Series) -> str:
     told = series.modality == "PT" and bool(series.pet.corrections)
     words = "PET that is not corrected for attenuation"
     return words if (told and "ATTN" not in series.pet.corrections) or _nac(series) else ""
@@ -158,7 +159,7 @@ def _nac(series: Series) -> bool:
     return series.modality == "PT" and search(r"(^|[^a-z])nac([^a-z]|$)|non?.?ac([^a-z]|$)|uncorr", series.description)
 
 
-_CHECKS: tuple[Callable[[Series, DicomConfig], str], ...] = (
+_CHECKS: tuple[Callable[[Series], str], ...] = (
     _no_patient,
     _damaged,
     _localiser,
@@ -167,13 +168,13 @@ _CHECKS: tuple[Callable[[Series, DicomConfig], str], ...] = (
 )
 
 
-def _geometry(images: tuple[Image, ...], fewest: int) -> str:
+def _geometry(images: tuple[Image, ...]) -> str:
     """Why images make no volume."""
     places, counts = slice_positions(images)
     if not all(image.positions_mm for image in images):
         return "images without position or orientation; they make no volume"
-    if len(places) < fewest:
-        return f"too few slices: {len(places)}, at least {fewest} needed"
+    if len(places) < FEWEST_SLICES:
+        return f"too few slices: {len(places)}, at least {FEWEST_SLICES} needed"
     if len(set(counts)) > 1:
         return f"some slices are there {min(counts)} times and some {max(counts)} times; export the series again"
     distances = sorted(after - before for before, after in pairwise(places))

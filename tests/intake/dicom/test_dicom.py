@@ -45,8 +45,9 @@ from pydicom.uid import (
 )
 
 from intake.__main__ import main as intake
+from intake.dicom import selection
 from intake.dicom.convert import convert_series, import_dicom
-from intake.dicom.rules import DicomConfig
+from intake.dicom.rules import DicomConfig, SeriesRule
 from intake.dicom.series import DicomFolder, read_dicom_folder
 from intake.pseudonyms import pseudonym
 from preprocessing.errors import ScanError
@@ -124,15 +125,14 @@ def test_frames_of_a_dynamic_pet_are_averaged_and_that_is_said(tmp_path: Path) -
     np.testing.assert_allclose(np.sort(volume.ravel()), np.sort(2.0 * voxels().ravel()))  # mean of 1, 2 and 3 times
 
 
-def test_of_two_echoes_the_one_that_fits_is_taken(tmp_path: Path) -> None:
+def test_of_two_echoes_the_one_that_fits_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def second(image: Dataset, number: int, frame: int) -> None:
         image.EchoTime, image.EchoNumbers = 12.0 + 80 * frame, frame + 1
 
-    from intake.dicom.rules import SeriesRule
-
     write_series(tmp_path / "in", frames=2, each=second, SeriesDescription="pd+t2_tse")
     rule = SeriesRule(name="T2w", modality="MR", description="t2", echo_time_ms=(60, None))
-    result = converted(tmp_path / "in", config=DicomConfig(rules=(rule,)))
+    monkeypatch.setattr(selection, "RULES", (rule,))
+    result = converted(tmp_path / "in")
     assert result.scans["remarks"][0] == "echo of 92 ms, one of 2"
     assert only_volume(result, tmp_path / "in").get_fdata().max() == 1800
 
@@ -443,11 +443,16 @@ def export(tmp_path: Path) -> Path:
 
 
 def test_nothing_that_comes_out_tells_who_it_is(
-    export: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    export: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(selection, "_DERIVED", set())
     caplog.set_level(logging.DEBUG)
     before = fingerprint(export)
-    result = import_dicom(export, tmp_path / "out", key=KEY, config=DicomConfig(derived=True))
+    result = import_dicom(export, tmp_path / "out", key=KEY)
     found = read_dicom_folder(export)
     assert fingerprint(export) == before
     assert sorted(result.scans["modality"]) == ["FDG-PET", "FDG-PET", "T1w"]
