@@ -20,8 +20,6 @@ import pandas as pd
 from evaluation.intervals import paired_difference, probability_columns, summarise
 from evaluation.metrics import FloatArray
 
-Thresholds = Mapping[int, float] | float
-
 COMPARED = ("accuracy", "balanced_accuracy", "auc", "auc_rounded", "f1", "precision", "recall")
 """The metrics of a comparison."""
 
@@ -41,25 +39,22 @@ def comparison_table(
     predictions: pd.DataFrame,
     *,
     reference: str = "HyperMM",
-    thresholds: Mapping[tuple[str, str], Thresholds] | float = 0.5,
     costs: pd.DataFrame | None = None,
     reasons: Mapping[tuple[str, str], str] | None = None,
     draws: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """Score every method in every scenario and compare it with the reference.
+
+    Of two classes, the positive one is decided at a probability of 0.5.
 
     Args:
         predictions: of the test part, in long form as above.
         reference: the method that others are compared with.
-        thresholds: decision threshold of two classes, one for all or by (scenario, method), each a number or one per
-            repeat.
         costs: columns `scenario`, `method` and `COSTS`; NaN for what was not measured.
         reasons: (scenario, method) → why it has no predictions, in words.
         draws: number of bootstrap draws.
         seed: of the draws.
-        level: of the intervals, between 0 and 1.
 
     Returns:
         One row a scenario and method, in the order in which they first appear (in predictions, costs, reasons):
@@ -75,8 +70,8 @@ def comparison_table(
 
     Raises:
         ValueError: a column is missing, a row is there twice, methods disagree on a subject or a truth, a row has some
-            probabilities and lacks others, the reference made no prediction anywhere, a threshold is missing, or
-            `costs` has two rows for one method.
+            probabilities and lacks others, the reference made no prediction anywhere, or `costs` has two rows for one
+            method.
     """
     _check(predictions)
     made = predictions[~predictions[probability_columns(predictions)].isna().any(axis=1)]
@@ -84,18 +79,17 @@ def comparison_table(
         known = ", ".join(map(str, made["method"].unique())) or "nothing"
         raise ValueError(f"the reference {reference!r} made no predictions; there are predictions of {known}")
     cost_of = _costs(costs)
-    reasons, level_of = dict(reasons or {}), _thresholds(made, thresholds)
-    options = {"draws": draws, "seed": seed, "level": level}
+    reasons = dict(reasons or {})
+    options = {"draws": draws, "seed": seed}
     rows = []
     for scenario, method in _pairs(predictions, [*cost_of, *reasons]):
         asked = predictions.loc[predictions["scenario"] == scenario].drop_duplicates(["repeat", "observation"])
         here = made[made["scenario"] == scenario]
         mine, others = here[here["method"] == method], here[here["method"] == reference]
-        own, theirs = (level_of.get((scenario, name), 0.5) for name in (method, reference))
         row: dict[str, Any] = {"scenario": scenario, "method": method}
         row |= {"n": len(mine), "n_asked": len(asked), "subjects": mine["subject"].nunique()}
         row |= {"subjects_asked": asked["subject"].nunique(), "repeats": mine["repeat"].nunique()}
-        row |= _scores(mine, own, options) | _differences(mine, others, own, theirs, options, same=method == reference)
+        row |= _scores(mine, options) | _differences(mine, others, options, same=method == reference)
         row["note"] = _note(row, reference, reasons.get((scenario, method), ""))
         rows.append(row | cost_of.get((scenario, method), dict.fromkeys(COSTS, np.nan)))
     table = pd.DataFrame(rows)
@@ -136,9 +130,7 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
     return result
 
 
-def robustness_table(
-    predictions: pd.DataFrame, *, draws: int = 2000, seed: int = 0, level: float = 0.95
-) -> pd.DataFrame:
+def robustness_table(predictions: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """AUC against the share of scans hidden, one row a point of the curve.
 
     Args:
@@ -147,7 +139,6 @@ def robustness_table(
             where a method could not take the observation.
         draws: number of bootstrap draws.
         seed: of the draws.
-        level: of the intervals.
 
     Returns:
         Columns `method`, `hidden_modality`, `where`, `rate`, `n` (predictions made), `n_asked`, `auc_mean`, `auc_std`,
@@ -170,25 +161,17 @@ def robustness_table(
         for rate, asked in points.groupby("rate"):
             made = asked[~asked[columns].isna().any(axis=1)]
             row = dict(zip(_POINT, (*curve, rate), strict=True)) | {"n": len(made), "n_asked": len(asked)}
-            summary = summarise(made, draws=draws, seed=seed, level=level)["auc"]
+            summary = summarise(made, draws=draws, seed=seed)["auc"]
             rows.append(row | {f"auc_{end}": value for end, value in summary.items() if end in _ENDS})
     return pd.DataFrame(rows, columns=[*_POINT, "n", "n_asked", *(f"auc_{end}" for end in _ENDS)])
 
 
-def _scores(made: pd.DataFrame, thresholds: Thresholds, options: dict[str, Any]) -> dict[str, object]:
-    summary = summarise(made, thresholds=thresholds, **options)
+def _scores(made: pd.DataFrame, options: dict[str, int]) -> dict[str, object]:
+    summary = summarise(made, **options)
     return {f"{name}_{end}": value for name in COMPARED for end, value in summary[name].items() if end in _ENDS}
 
 
-def _differences(
-    mine: pd.DataFrame,
-    others: pd.DataFrame,
-    own: Thresholds,
-    theirs: Thresholds,
-    options: dict[str, Any],
-    *,
-    same: bool,
-) -> dict[str, float]:
+def _differences(mine: pd.DataFrame, others: pd.DataFrame, options: dict[str, int], *, same: bool) -> dict[str, float]:
     """Compare a method with the reference on the rows that both could take."""
     key = ["repeat", "observation"]
     shared = mine[key].merge(others[key], on=key)
@@ -198,7 +181,7 @@ def _differences(
         return result | {f"{metric}_{name}": np.nan for metric in TESTED for name in names}
     ours, reference = (table.merge(shared, on=key) for table in (mine, others))
     for metric in TESTED:
-        found = paired_difference(ours, reference, metric, thresholds_a=own, thresholds_b=theirs, **options)
+        found = paired_difference(ours, reference, metric, **options)
         result |= {f"{metric}_difference": found["difference"], f"{metric}_difference_low": found["low"]}
         result |= {f"{metric}_difference_high": found["high"], f"{metric}_p": found["p"]}
     return result
@@ -222,19 +205,6 @@ def _pairs(predictions: pd.DataFrame, more: list[tuple[str, str]]) -> Iterator[t
     pairs = list(dict.fromkeys([*given, *more]))
     for scenario in dict.fromkeys(scenario for scenario, _ in pairs):
         yield from (pair for pair in pairs if pair[0] == scenario)
-
-
-def _thresholds(
-    made: pd.DataFrame, thresholds: Mapping[tuple[str, str], Thresholds] | float
-) -> dict[tuple[str, str], Thresholds]:
-    """The threshold of every scenario and method with predictions."""
-    pairs = list(made[["scenario", "method"]].drop_duplicates().itertuples(index=False, name=None))
-    if not isinstance(thresholds, Mapping):
-        return dict.fromkeys(pairs, thresholds)
-    for scenario, method in pairs:
-        if (scenario, method) not in thresholds:
-            raise ValueError(f"{scenario}, {method}: has predictions and no threshold; found {sorted(thresholds)}")
-    return dict(thresholds)
 
 
 def _costs(costs: pd.DataFrame | None) -> dict[tuple[str, str], dict[str, float]]:

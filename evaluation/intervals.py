@@ -23,6 +23,7 @@ import pandas as pd
 
 from evaluation.metrics import METRICS, FloatArray, IntArray, score_draws
 
+LEVEL = 0.95  # of every interval
 MAX_UNDEFINED = 0.5  # no interval from the rest if more than this share of the draws is undefined
 _BLOCK_VALUES = 2_000_000  # weights held at once, 16 MB
 
@@ -63,7 +64,6 @@ def summarise(
     thresholds: Mapping[int, float] | float = 0.5,
     draws: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, Summary]:
     """Give every metric its mean and standard deviation over repeats and an interval over subjects.
 
@@ -72,7 +72,6 @@ def summarise(
         thresholds: decision threshold, one for all repeats or one per repeat; unused with more than two classes.
         draws: number of bootstrap draws.
         seed: of the draws; the same seed and the same subjects give the same draws.
-        level: of the interval, between 0 and 1.
 
     Returns:
         For every name in `METRICS` a `Summary`. NaN stands for: a mean that is undefined in one of the repeats, the
@@ -89,7 +88,7 @@ def summarise(
     result: dict[str, Summary] = {}
     for name in METRICS:
         values = np.array([point[name][0] for point in points])
-        low, high, n_undefined = _percentile_interval(drawn[name], level, n_subjects)
+        low, high, n_undefined = _percentile_interval(drawn[name], n_subjects)
         result[name] = Summary(
             mean=float(values.mean()) if values.size else np.nan,
             std=float(values.std(ddof=1)) if values.size > 1 else np.nan,
@@ -100,18 +99,10 @@ def summarise(
     return result
 
 
-def paired_difference(
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    metric: str,
-    *,
-    thresholds_a: Mapping[int, float] | float = 0.5,
-    thresholds_b: Mapping[int, float] | float = 0.5,
-    draws: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Difference:
+def paired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, *, draws: int = 2000, seed: int = 0) -> Difference:
     """Compare two methods on the same test rows: metric of `a` minus metric of `b`, mean over repeats.
+
+    Of two classes, the positive one is decided at a probability of 0.5.
 
     Both see the same draws of subjects, so what makes a subject hard for both cancels. The p value is the one at which
     the percentile interval would touch zero: twice the smaller share of draws on either side of zero, at least
@@ -121,11 +112,8 @@ def paired_difference(
         a: predictions of one method.
         b: predictions of the other, for the same repeats and observations, in any order.
         metric: a name in `METRICS`.
-        thresholds_a: as in `summarise`, for `a`.
-        thresholds_b: the same, for `b`.
         draws: number of bootstrap draws.
         seed: of the draws.
-        level: of the interval.
 
     Raises:
         ValueError: if the metric is unknown, or the rows of the two do not match in repeat, observation, subject and
@@ -135,12 +123,12 @@ def paired_difference(
         raise ValueError(f"metric {metric!r} is unknown; expected one of {', '.join(METRICS)}")
     a, b = _sorted_rows(a), _sorted_rows(b)
     _check_same_rows(a, b)
-    (repeats_a, n_subjects), (repeats_b, _) = _repeats(a, thresholds_a), _repeats(b, thresholds_b)
+    (repeats_a, n_subjects), (repeats_b, _) = _repeats(a, 0.5), _repeats(b, 0.5)
     whole = np.ones((1, n_subjects))
     points = [_scores(x, whole)[metric] - _scores(y, whole)[metric] for x, y in zip(repeats_a, repeats_b, strict=True)]
     drawn_a, drawn_b = (_draw_means(repeats, n_subjects, draws, seed)[metric] for repeats in (repeats_a, repeats_b))
     drawn = drawn_a - drawn_b
-    low, high, n_undefined = _percentile_interval(drawn, level, n_subjects)
+    low, high, n_undefined = _percentile_interval(drawn, n_subjects)
     kept = drawn[np.isfinite(drawn)]
     tail = 1 + min(np.count_nonzero(kept <= 0), np.count_nonzero(kept >= 0))
     return Difference(
@@ -245,13 +233,11 @@ def _scores(repeat: _Repeat, counts_bs: FloatArray) -> dict[str, FloatArray]:
     return score_draws(repeat.truth, repeat.probabilities, counts_bs[:, repeat.subject], threshold=repeat.threshold)
 
 
-def _percentile_interval(values: FloatArray, level: float, n_subjects: int) -> tuple[float, float, int]:
+def _percentile_interval(values: FloatArray, n_subjects: int) -> tuple[float, float, int]:
     """Return both ends of the interval of the defined draws, and how many were not defined."""
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; expected a share between 0 and 1, such as 0.95")
     kept = values[np.isfinite(values)]
     n_undefined = int(values.size - kept.size)
     if n_subjects < 2 or n_undefined > MAX_UNDEFINED * values.size:
         return np.nan, np.nan, n_undefined
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high), n_undefined

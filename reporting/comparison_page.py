@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from evaluation.comparison import COSTS, TESTED
+from evaluation.intervals import LEVEL
 from reporting.comparison_figures import robustness_figure
 from reporting.formatting import METRIC_LABELS, count, is_number, number, percent, seconds, spread
-from reporting.pages import data_uri, environment, markdown_text
+from reporting.pages import data_uri, markdown_text
 from reporting.tables import Table
 
 _SHOWN = ("auc", "auc_rounded", "balanced_accuracy", "accuracy", "f1", "precision", "recall")
@@ -71,7 +72,6 @@ def comparison_markdown(
     *,
     cohort: str,
     reference: str = "HyperMM",
-    level: float = 0.95,
 ) -> str:
     """Write a comparison as Markdown, a heading of third order for each scenario.
 
@@ -80,13 +80,12 @@ def comparison_markdown(
         published: as `published.published_rows` returns it; rows are matched by `scenario` and `method`.
         cohort: name of this cohort.
         reference: the method that others were compared with.
-        level: of the intervals.
 
     Raises:
         ValueError: the table lacks a column.
     """
     blocks = []
-    for part in scenario_parts(table, published, cohort=cohort, reference=reference, level=level):
+    for part in scenario_parts(table, published, cohort=cohort, reference=reference):
         blocks += [f"### {markdown_text(part.title)}", markdown_text(part.lead)]
         for caption, content in part.tables:
             blocks += [f"**{markdown_text(caption)}**", _markdown_table(content)]
@@ -94,35 +93,21 @@ def comparison_markdown(
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def comparison_html(comparison: Comparison, *, level: float = 0.95) -> str:
-    """Write a comparison as an HTML fragment, one `div` without a heading above it.
-
-    Raises:
-        ValueError: the table lacks a column.
-    """
-    template = environment().get_template("comparison.html.j2")
-    return template.render(comparison=comparison_section(comparison, level=level))
-
-
-def comparison_section(comparison: Comparison, *, level: float) -> dict[str, Any]:
+def comparison_section(comparison: Comparison) -> dict[str, Any]:
     """What `comparison.html.j2` is filled with."""
     curves = comparison.robustness
     return {
         "parts": scenario_parts(
-            comparison.table,
-            comparison.published,
-            cohort=comparison.cohort,
-            reference=comparison.reference,
-            level=level,
+            comparison.table, comparison.published, cohort=comparison.cohort, reference=comparison.reference
         ),
         "robustness": data_uri(robustness_figure(curves)) if curves is not None and len(curves) else "",
         "imputations": [(caption, data_uri(png, "image/png")) for caption, png in comparison.imputations],
-        "level": percent(level),
+        "level": percent(LEVEL),
     }
 
 
 def scenario_parts(
-    table: pd.DataFrame, published: pd.DataFrame | None, *, cohort: str, reference: str, level: float
+    table: pd.DataFrame, published: pd.DataFrame | None, *, cohort: str, reference: str
 ) -> list[ScenarioPart]:
     """Turn a comparison into titles, tables of text and notes; arguments as in `comparison_markdown`.
 
@@ -137,13 +122,13 @@ def scenario_parts(
         rows = frame.to_dict("records")
         printed = _printed(published, str(scenario))
         tables = [
-            (f"Scores: mean ± standard deviation over repeats [{percent(level)} interval]", _scores(rows, printed))
+            (f"Scores: mean ± standard deviation over repeats [{percent(LEVEL)} interval]", _scores(rows, printed))
         ]
         if len(rows) > 1:
             tables.append((f"Difference from {reference} on the same test predictions", _differences(rows, reference)))
         if costs := _costs(rows):
             tables.append(("Costs of one run", costs))
-        notes = _notes(rows, printed, reference=reference, level=level)
+        notes = _notes(rows, printed, reference=reference)
         parts.append(ScenarioPart(str(scenario), _lead(rows, printed, cohort), tuple(tables), tuple(notes)))
     return parts
 
@@ -230,9 +215,7 @@ def _costs(rows: Sequence[Mapping[str, Any]]) -> Table | None:
     return Table(headers, tuple(body), numeric=frozenset(range(1, len(headers))))
 
 
-def _notes(
-    rows: Sequence[Mapping[str, Any]], printed: Sequence[Mapping[str, Any]], *, reference: str, level: float
-) -> list[str]:
+def _notes(rows: Sequence[Mapping[str, Any]], printed: Sequence[Mapping[str, Any]], *, reference: str) -> list[str]:
     """Sentences under the tables of a scenario."""
     notes = [f"{row['method']}: {row['note']}." for row in rows if row["note"]]
     if printed:
@@ -246,7 +229,7 @@ def _notes(
     if len(rows) > 1:
         notes.append(
             f"Differences are method minus {reference}, on the test predictions that both could make; intervals "
-            f"({percent(level)}) and p values from a bootstrap over subjects; p after Holm counts all methods."
+            f"({percent(LEVEL)}) and p values from a bootstrap over subjects; p after Holm counts all methods."
         )
     return notes
 

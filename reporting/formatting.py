@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+from evaluation.intervals import LEVEL
+
 METRIC_LABELS: dict[str, str] = {
     "auc": "AUC",
     "balanced_accuracy": "Balanced accuracy",
@@ -61,19 +63,16 @@ def seconds(value: Any) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def percent(level: float) -> str:
+def percent(share: float) -> str:
     """Write a share as `95 %`, the space one that does not break."""
-    return f"{100 * level:g}\N{NO-BREAK SPACE}%"
+    return f"{100 * share:g}\N{NO-BREAK SPACE}%"
 
 
-def verdict(
-    metrics: Mapping[str, Mapping[str, Any]], *, level: float, n_classes: int, rows: int, subjects: int, repeats: int
-) -> str:
+def verdict(metrics: Mapping[str, Mapping[str, Any]], *, n_classes: int, rows: int, subjects: int, repeats: int) -> str:
     """Say in one or two sentences what the test predictions are worth.
 
     Args:
         metrics: metric name → summary with `mean`, `low`, `high`, at threshold 0.5.
-        level: of the interval.
         n_classes: K; with more than two the AUC is a macro average.
         rows: number of test predictions over all repeats.
         subjects: number of different subjects they are of.
@@ -86,9 +85,9 @@ def verdict(
     if not is_number(auc.get("mean")):
         accuracy = metrics.get("accuracy", {})
         reason = "AUC cannot be computed, as the test subjects of a repeat lack a class."
-        return f"{reason} Accuracy {_with_interval(accuracy, level)} {over}."
+        return f"{reason} Accuracy {_with_interval(accuracy)} {over}."
     name = "AUC" if n_classes == 2 else "AUC (one class against the rest, averaged)"
-    sentence = f"{name} {_with_interval(auc, level)} {over}."
+    sentence = f"{name} {_with_interval(auc)} {over}."
     if not is_number(auc.get("low")):
         return sentence
     if auc["low"] <= 0.5 <= auc["high"]:
@@ -98,8 +97,8 @@ def verdict(
     return sentence
 
 
-def _with_interval(summary: Mapping[str, Any], level: float) -> str:
+def _with_interval(summary: Mapping[str, Any]) -> str:
     """Write `0.86 (95 % interval 0.74 to 0.95)`."""
     if not is_number(summary.get("low")):
         return f"{number(summary.get('mean'))} (no interval: too few subjects or too many undefined draws)"
-    return f"{number(summary['mean'])} ({percent(level)} interval {interval(summary['low'], summary['high'])})"
+    return f"{number(summary['mean'])} ({percent(LEVEL)} interval {interval(summary['low'], summary['high'])})"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.intervals import probability_columns
+from evaluation.intervals import LEVEL, probability_columns
 from reporting import figures, tables
 from reporting.comparison_page import Comparison, comparison_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
@@ -54,7 +54,6 @@ class ReportData:
         versions: what → version.
         hashes: what → hash.
         run_note: one line about the run, such as machine and duration.
-        level: of every interval.
         comparison: with other methods; None leaves the section out.
     """
 
@@ -76,7 +75,6 @@ class ReportData:
     versions: Mapping[str, str]
     hashes: Mapping[str, str]
     run_note: str
-    level: float = 0.95
     comparison: Comparison | None = None
 
 
@@ -100,7 +98,7 @@ def _headline(data: ReportData) -> dict[str, Any]:
     for name in ("auc", "balanced_accuracy", "accuracy"):
         summary = half.get(name, {})
         below = interval(summary.get("low"), summary.get("high"))
-        tiles.append((METRIC_LABELS[name], number(summary.get("mean")), f"{percent(data.level)} interval {below}"))
+        tiles.append((METRIC_LABELS[name], number(summary.get("mean")), f"{percent(LEVEL)} interval {below}"))
     label_counts = data.observations.drop_duplicates("subject")["label"].astype(str).value_counts().sort_index()
     tiles.append(
         (
@@ -109,7 +107,7 @@ def _headline(data: ReportData) -> dict[str, Any]:
             ", ".join(f"{n} {name}" for name, n in label_counts.items()),
         )
     )
-    sentence = verdict(half, level=data.level, n_classes=n_classes, rows=len(rows), subjects=subjects, repeats=repeats)
+    sentence = verdict(half, n_classes=n_classes, rows=len(rows), subjects=subjects, repeats=repeats)
     return {"verdict": sentence, "tiles": tiles}
 
 
@@ -130,7 +128,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "subset_tables": [(title, tables.subset_table(data.subsets, key)) for key, title in groups.items()],
         "forest": data_uri(figures.subset_forest(drawn_subsets, groups)) if groups else "",
         "forest_cut": len(data.subsets) > len(drawn_subsets),
-        "comparison": comparison_section(data.comparison, level=data.level) if data.comparison else None,
+        "comparison": comparison_section(data.comparison) if data.comparison else None,
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
         "cohort": tables.cohort_table(data.observations, data.splits),
@@ -165,7 +163,7 @@ def _result_notes(data: ReportData, half: Mapping[str, Any], thresholds: Mapping
     """Sentences under the table of results: what the numbers are, and what is missing from them."""
     one_repeat = data.predictions["repeat"].nunique() == 1
     notes = [
-        f"Intervals are {percent(data.level)} percentile bootstrap intervals over subjects: all predictions of a "
+        f"Intervals are {percent(LEVEL)} percentile bootstrap intervals over subjects: all predictions of a "
         "subject stay together. "
         + (
             "One repeat, so there is no standard deviation."

@@ -33,11 +33,11 @@ def naive_draws(predictions: pd.DataFrame, threshold: float, draws: int, seed: i
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_interval_equals_a_plain_loop(n_classes: int, make_predictions) -> None:
     predictions = make_predictions(n_classes=n_classes, n_subjects=30, repeats=2)
-    found = summarise(predictions, thresholds=0.4, draws=60, seed=5, level=0.9)
+    found = summarise(predictions, thresholds=0.4, draws=60, seed=5)
     for name, drawn in naive_draws(predictions, threshold=0.4, draws=60, seed=5).items():
         kept = drawn[np.isfinite(drawn)]
         assert found[name]["n_undefined"] == 60 - kept.size
-        assert (found[name]["low"], found[name]["high"]) == pytest.approx(tuple(np.quantile(kept, [0.05, 0.95])))
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx(tuple(np.quantile(kept, [0.025, 0.975])))
 
 
 def test_mean_and_std_are_over_repeats(predictions: pd.DataFrame) -> None:
@@ -156,7 +156,5 @@ def test_bad_tables_and_settings_are_refused(predictions: pd.DataFrame) -> None:
         summarise(pd.concat([predictions, predictions.iloc[:1]]))
     with pytest.raises(ValueError, match="expected probability columns"):
         summarise(predictions.drop(columns="p_0"))
-    with pytest.raises(ValueError, match="level is 95"):
-        summarise(predictions, level=95, draws=5)
     with pytest.raises(ValueError, match="draws is 0"):
         summarise(predictions, draws=0)

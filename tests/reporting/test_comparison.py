@@ -19,7 +19,8 @@ from evaluation.comparison import COMPARED, COSTS, comparison_table, holm, robus
 from evaluation.intervals import paired_difference, summarise
 from evaluation.published import COMPLETE, HALF_MRI, HALF_PET, published_rows
 from reporting.comparison_figures import imputation_figure, robustness_figure
-from reporting.comparison_page import Comparison, comparison_html, comparison_markdown
+from reporting.comparison_page import Comparison, comparison_markdown, comparison_section
+from reporting.pages import environment
 from reporting.report import render_report
 
 TRUTH = {"a": 0, "b": 0, "c": 1, "d": 1}
@@ -184,17 +185,6 @@ def test_rows_and_methods_may_come_in_any_order(compared: pd.DataFrame) -> None:
     )
 
 
-def test_thresholds_may_differ_by_method_and_repeat(by_hand: pd.DataFrame) -> None:
-    without = by_hand[by_hand["method"] != "pix2pix"]
-    thresholds = {("complete", "HyperMM"): {1: 0.65, 2: 0.5}, ("complete", "Multi-CNN"): 0.5}
-    found = comparison_table(without, thresholds=thresholds, draws=20).set_index("method")
-    assert found.loc["HyperMM", "accuracy_mean"] == 1.0  # b, at 0.6, is below 0.65
-    assert found.loc["HyperMM", "auc_rounded_mean"] == 1.0
-    del thresholds["complete", "Multi-CNN"]
-    with pytest.raises(ValueError, match="complete, Multi-CNN: has predictions and no threshold"):
-        comparison_table(without, thresholds=thresholds, draws=20)
-
-
 def test_methods_that_share_no_row_are_not_compared() -> None:
     halves = [rows_of("HyperMM", {"a": 0.1, "c": 0.9}), rows_of("Uni-CNN PET", {"b": 0.1, "d": 0.9})]
     row = comparison_table(pd.concat(halves), draws=20).set_index("method").loc["Uni-CNN PET"]
@@ -332,9 +322,13 @@ class Nesting(HTMLParser):
         self.text += data
 
 
+def _html(comparison: Comparison) -> str:
+    return environment().get_template("comparison.html.j2").render(comparison=comparison_section(comparison))
+
+
 def test_html_holds_the_same_words_and_escapes_names(table: pd.DataFrame) -> None:
     evil = table.assign(method=table["method"].replace("Uni-CNN", "<b>evil</b>"))
-    html = comparison_html(Comparison(evil, "this cohort", published_rows("ADNI")))
+    html = _html(Comparison(evil, "this cohort", published_rows("ADNI")))
     page = Nesting(html)
     assert page.open == []
     assert "<b>" not in html
@@ -342,7 +336,7 @@ def test_html_holds_the_same_words_and_escapes_names(table: pd.DataFrame) -> Non
     assert "Paper, ADNI, 300 subjects" in page.text
     assert "no predictions: nobody has both scans" in page.text
     assert page.tags.count("table") == 2 + 1 + 2  # scores and costs, differences; no costs are known of the second
-    assert "No method was compared" in Nesting(comparison_html(Comparison(table.iloc[:0], "x"))).text
+    assert "No method was compared" in Nesting(_html(Comparison(table.iloc[:0], "x"))).text
 
 
 def test_a_table_without_its_columns_is_refused(table: pd.DataFrame) -> None:

@@ -50,7 +50,7 @@ def test_seconds(value: float | None, words: str) -> None:
 def say(n_classes: int = 2, rows: int = 36, accuracy: float = NAN, **auc: float) -> str:
     """The verdict on an AUC."""
     metrics = {"auc": auc, "accuracy": {"mean": accuracy, "low": NAN, "high": NAN}}
-    said = formatting.verdict(metrics, level=0.95, n_classes=n_classes, rows=rows, subjects=28, repeats=3)
+    said = formatting.verdict(metrics, n_classes=n_classes, rows=rows, subjects=28, repeats=3)
     return said.replace("\N{NO-BREAK SPACE}", " ")
 
 
