@@ -66,12 +66,12 @@ def score_threshold(scores: npt.ArrayLike, error_rate: float) -> float:
     return float(ordered[rank - 1]) if rank <= len(ordered) else math.inf
 
 
-def too_few(count: int, error_rate: float) -> str:
-    """Words for a number of held-out subjects that cannot keep a promise at this error rate, or ""."""
-    needed = fewest_subjects(error_rate)
+def too_few(count: int, rate: float) -> str:
+    """Return why so many held-out subjects keep no promise, or flag no scan, at this error rate; "" if they do."""
+    needed = fewest_subjects(rate)
     if count >= needed:
         return ""
-    return f"{count} held-out subjects are too few for an error rate of {error_rate:g}; {needed} are needed"
+    return f"{count} held-out subjects are too few for an error rate of {rate:g}; {needed} are needed"
 
 
 def prediction_sets(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:

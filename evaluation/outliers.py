@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.conformal import fewest_subjects, finite
+from evaluation.conformal import finite
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -82,18 +82,3 @@ def share_farther(distance: float, held_out: npt.ArrayLike) -> float:
     """
     others = np.asarray(held_out, dtype=np.float64)
     return float((1 + np.count_nonzero(others >= distance)) / (len(others) + 1))
-
-
-def too_few(count: int, rate: float = RATE) -> str:
-    """Words for a number of held-out distances with which no scan can be flagged at this rate, or "".
-
-    No share is smaller than 1 / (m + 1); if that is above the rate, nothing can be told.
-
-    Args:
-        count: m.
-        rate: share of usual scans that may be flagged, in (0, 1).
-    """
-    needed = fewest_subjects(rate)
-    if count >= needed:
-        return ""
-    return f"scans of {count} held-out subjects are too few to tell at a rate of {rate:g}; {needed} are needed"

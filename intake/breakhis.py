@@ -25,9 +25,6 @@ TYPES = {"A": "B", "F": "B", "PT": "B", "TA": "B", "DC": "M", "LC": "M", "MC": "
 """Tumour type → B or M: adenosis, fibroadenoma, phyllodes tumour, tubular adenoma; ductal, lobular, mucinous, papillary
 carcinoma."""
 
-PUBLISHED_PATIENTS = (24, 29)
-"""Benign and malignant patients of HyperMM, section 3.2, for `balanced`."""
-
 _NAME = re.compile(r"SOB_([A-Z]+)_([A-Z]+)-(\d+)-(\d+)([A-Z]*)-(\d+)-(\d+)\.png")
 _MAGNIFICATIONS = ("40", "100", "200", "400")
 _COLUMNS = ["subject", "session", "modality", "path", "tumour", "tumour_type"]
@@ -57,7 +54,7 @@ def breakhis_manifest(
     Args:
         paths: of the pictures, or their names alone, in any order.
         balanced: take so many benign and so many malignant patients, counted as the makers do (subject and session).
-            The paper takes `PUBLISHED_PATIENTS` and does not list them; here those come first by a hash of seed and
+            The paper takes (24, 29) and does not list them; here those come first by a hash of seed and
             name, so the order of the paths does not matter, and the patients are not those of the paper. None
             takes all.
         seed: another seed takes other patients; unused without `balanced`.

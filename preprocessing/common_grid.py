@@ -30,7 +30,7 @@ def onto_brain(moving: MetaTensor, brain_mask: MetaTensor, matrix: Affine) -> tu
     frame = MetaTensor(torch.ones_like(moving.as_tensor()), affine=moving.affine)
     shown = resample_onto(frame, brain_mask, matrix, outside=0.0)
     inside = brain_mask.as_tensor().to(volume.device) > 0.5
-    return volume, MetaTensor(inside & (shown.as_tensor() > 0.5), affine=_affine(brain_mask))
+    return volume, MetaTensor(inside & (shown.as_tensor() > 0.5), affine=affine_of(brain_mask))
 
 
 def resample_onto(moving: MetaTensor, fixed: MetaTensor, matrix: Affine, *, outside: float | None = None) -> MetaTensor:
@@ -51,16 +51,16 @@ def resample_onto(moving: MetaTensor, fixed: MetaTensor, matrix: Affine, *, outs
         (1, X', Y', Z'), float32, on the device of `moving`, with the affine of `fixed`.
     """
     fill = float(moving.min()) if outside is None else outside
-    grid_mm = float(np.linalg.norm(_affine(fixed)[:3, :3], axis=0).min())
-    x, y, z = (max(float(own), grid_mm) for own in np.linalg.norm(_affine(moving)[:3, :3], axis=0))
-    volume, affine = resample(moving[0].as_tensor().float(), _affine(moving), spacing_mm=(x, y, z))
-    to_voxel = np.linalg.inv(affine) @ matrix @ _affine(fixed)
+    grid_mm = float(np.linalg.norm(affine_of(fixed)[:3, :3], axis=0).min())
+    x, y, z = (max(float(own), grid_mm) for own in np.linalg.norm(affine_of(moving)[:3, :3], axis=0))
+    volume, affine = resample(moving[0].as_tensor().float(), affine_of(moving), spacing_mm=(x, y, z))
+    to_voxel = np.linalg.inv(affine) @ matrix @ affine_of(fixed)
     out = torch.empty(fixed.shape[1:], dtype=torch.float32, device=volume.device)
     thick = max(1, SLAB_POINTS // out[0].numel())
     for first in range(0, out.shape[0], thick):
         slab = out[first : first + thick]
         slab.copy_(_looked_up(volume, to_voxel @ _moved(first), slab.shape, fill))
-    return MetaTensor(out[None], affine=_affine(fixed))
+    return MetaTensor(out[None], affine=affine_of(fixed))
 
 
 def _looked_up(volume: Tensor, to_voxel: Affine, shape: torch.Size, fill: float) -> Tensor:
@@ -101,5 +101,6 @@ def _moved(planes: int) -> Affine:
     return moved
 
 
-def _affine(volume: MetaTensor) -> Affine:
+def affine_of(volume: MetaTensor) -> Affine:
+    """(4, 4), float64, on the CPU."""
     return np.asarray(volume.affine, dtype=np.float64)

@@ -17,11 +17,9 @@ from threading import Lock
 import numpy as np
 import SimpleITK
 from monai.data import MetaTensor
-from numpy.typing import NDArray
 
+from preprocessing.common_grid import Affine, affine_of
 from preprocessing.errors import ScanError
-
-Affine = NDArray[np.float64]
 
 RIM_MM = 12.0  # around the brain, counted with it: the step from brain to skull and scalp
 COARSE_MM, FINE_MM = 8.0, 3.0  # grids of the search; a voxel that is larger stays as it is
@@ -49,9 +47,6 @@ class Rigid:
             affine puts the same point of the head.
         rotation_degrees: angle of the one turn that the matrix makes, in [0, 180].
         translation_mm: how far the centre of the brain moves.
-        mutual_information: of the two scans in and around the brain, nats.
-        advantage: the same on the coarse grid, over the best that the search finds with the head turned by 180 degrees
-            (upside down, back to front). Below 1 the scan fits better the wrong way round.
         coverage: share of the brain mask that lies in the moving scan's field of view, in [0, 1].
         reason: why it is not to be believed, in words; empty if it is.
     """
@@ -59,8 +54,6 @@ class Rigid:
     matrix: Affine
     rotation_degrees: float
     translation_mm: float
-    mutual_information: float
-    advantage: float
     coverage: float
     reason: str
 
@@ -92,13 +85,13 @@ def register_rigid(fixed: MetaTensor, moving: MetaTensor, *, fixed_mask: MetaTen
             starts = sorted(_starts(brain.mean(axis=0), free), key=coarse.cost)[:STARTS_KEPT]
             near = min((coarse.run(start, step_mm=4.0) for start in starts), key=coarse.cost)
             turned = [coarse.run(_turned(near, axis), step_mm=4.0) for axis in range(3)]
+            # Of the mutual information, over the best with the head turned by 180 degrees: upside down, back to front.
             advantage = coarse.cost(near) / min(-1e-6, *map(coarse.cost, turned))
             found = fine.run(near, step_mm=1.0)
-            information = -fine.cost(found)
     except RuntimeError as error:
         reason = f"SimpleITK cannot register the two scans: {str(error).splitlines()[-1].strip()}"
-        return Rigid(np.eye(4), 0.0, 0.0, 0.0, 0.0, 0.0, reason)
-    return _judged(found, brain, free, information=information, advantage=advantage)
+        return Rigid(np.eye(4), 0.0, 0.0, 0.0, reason)
+    return _judged(found, brain, free, advantage=advantage)
 
 
 @contextmanager
@@ -116,9 +109,7 @@ def _one_thread() -> Iterator[None]:
             SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-def _judged(
-    found: SimpleITK.Euler3DTransform, brain: Affine, moving: SimpleITK.Image, *, information: float, advantage: float
-) -> Rigid:
+def _judged(found: SimpleITK.Euler3DTransform, brain: Affine, moving: SimpleITK.Image, *, advantage: float) -> Rigid:
     """A motion with its measures; `brain` (n, 3) are the voxels of the mask, world mm."""
     matrix = _matrix(found)
     there = brain @ matrix[:3, :3].T + matrix[:3, 3]
@@ -127,7 +118,7 @@ def _judged(
     degrees = float(np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1))))
     shift_mm = float(np.linalg.norm(there.mean(axis=0) - brain.mean(axis=0)))
     reason = _doubt(advantage=advantage, rotation_degrees=degrees, coverage=coverage)
-    return Rigid(matrix, degrees, shift_mm, information, advantage, coverage, reason)
+    return Rigid(matrix, degrees, shift_mm, coverage, reason)
 
 
 def _doubt(*, advantage: float, rotation_degrees: float, coverage: float) -> str:
@@ -232,11 +223,11 @@ def _itk(volume: MetaTensor) -> SimpleITK.Image:
     """(1, X, Y, Z) as a SimpleITK image, float32. Its world stays RAS+: that ITK means LPS+ matters to files only."""
     array = volume[0].as_tensor().cpu().numpy().astype(np.float32)
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose()))
-    axes = _affine(volume)[:3, :3]
+    axes = affine_of(volume)[:3, :3]
     spacing_mm = np.linalg.norm(axes, axis=0)
     image.SetSpacing(spacing_mm.tolist())
     image.SetDirection((axes / spacing_mm).ravel().tolist())
-    image.SetOrigin(_affine(volume)[:3, 3].tolist())
+    image.SetOrigin(affine_of(volume)[:3, 3].tolist())
     return image
 
 
@@ -273,7 +264,3 @@ def _clipped(image: SimpleITK.Image) -> SimpleITK.Image:
     if low == high:
         raise ScanError(f"nearly every voxel is {low:g}; a scan of a head cannot be. The export may have failed")
     return SimpleITK.Clamp(image, SimpleITK.sitkFloat32, float(low), float(high))
-
-
-def _affine(volume: MetaTensor) -> Affine:
-    return np.asarray(volume.affine, dtype=np.float64)

@@ -11,7 +11,6 @@ from reporting.formatting import is_number
 
 SCHEMA = "hypermm-predictions/1"
 SEPARATOR = ";"
-STATES = ("answered", "abstained", "refused")
 
 _CONTENT_KEYS = ("made", "classes", "modalities", "error_rate", "temperature", "patients", "refused")
 _PATIENT_KEYS = (

@@ -96,7 +96,6 @@ def impute(
     spacing_mm: float,
     device: "torch.device",
     seed: int,
-    on_epoch: Callable[[], None] = lambda: None,
 ) -> Imputed:
     """Fill every missing scan of every observation from one that is there.
 
@@ -112,7 +111,6 @@ def impute(
         spacing_mm: voxel size of the imputed volumes, that of preprocessing.
         device: where networks are trained.
         seed: of weights and order.
-        on_epoch: called after every epoch.
 
     Raises:
         CannotFit: there is nothing to learn a needed translation from.
@@ -127,8 +125,9 @@ def impute(
     result = Imputed({}, [], 0.0, [], 0)
     for (source, target), observations in needed.items():
         names = modalities[source], modalities[target]
-        network, parameters = _train(kind, drawn, (source, target), names, volumes, place, config, device, seed,
-                                     on_epoch, result.notes)  # fmt: skip
+        network, parameters = _train(
+            kind, drawn, (source, target), names, volumes, place, config, device, seed, result.notes
+        )
         result.parameters += parameters
         for observation in observations:
             given = _scan(volumes, _names_of(drawn, observation, source)[0])
@@ -157,7 +156,6 @@ def _train(
     config: GanConfig,
     device: "torch.device",
     seed: int,
-    on_epoch: Callable[[], None],
     notes: list[str],
 ) -> "tuple[torch.nn.Module, int]":
     """The generator from source to target, trained or taken from its checkpoint, and its trained numbers."""
@@ -207,7 +205,6 @@ def _train(
         if time.monotonic() - said > LINE_EVERY_S:
             said = time.monotonic()
             log.info("%s %s: epoch %d of %d", kind, folder.name, trainer.epoch, common["epochs"])
-        on_epoch()
     parameters = sum(p.numel() for network in gan.networks.values() for p in network.parameters())
     return gan.networks["a_to_b"], parameters
 

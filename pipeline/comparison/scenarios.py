@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from evaluation.published import AS_IT_IS, COMPLETE
 from pipeline.store import BlockSet
 from pipeline.training.repeat_data import Usable
 
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from baselines.sample import Sample
-
-AS_IT_IS = "as it is"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def scenarios_of(kinds: tuple[str, ...], rates: tuple[float, ...], modalities: t
         rates: shares to hide, in (0, 1).
         modalities: names, sorted.
     """
-    found = [Scenario("complete")] if "complete" in kinds else []
+    found = [Scenario(COMPLETE)] if "complete" in kinds else []
     if "missing" in kinds:
         found += [
             Scenario(_name(modality, rate, modalities), ((modality, rate),))

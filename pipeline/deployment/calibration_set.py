@@ -215,7 +215,8 @@ def outlier_facts(
 
     `reason` says why unusual scans will not be noticed at the usual rate; "" if they will.
     """
-    from evaluation.outliers import distances, fit_reference, too_few
+    from evaluation.conformal import too_few
+    from evaluation.outliers import RATE, distances, fit_reference
 
     facts: dict[str, dict[str, Any]] = {}
     references = {}
@@ -234,7 +235,7 @@ def outlier_facts(
             continue
         away = distances(reference, channel_means(features, others["scan"].to_list()))
         entry["distances"] = sorted(others.assign(away=away).groupby("subject")["away"].max().tolist())
-        entry["reason"] = too_few(len(entry["distances"]))
+        entry["reason"] = too_few(len(entry["distances"]), RATE)
         references[modality] = reference
     return facts, references
 

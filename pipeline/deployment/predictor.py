@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from models.set_model import SetModel
     from pipeline.deployment.bundle import Bundle
 
-SCHEMA = "hypermm-predictions/1"
-
 
 class UnanswerableError(ValueError):
     """Nothing can be said of this patient; the message says why. The others go on."""
@@ -151,7 +149,7 @@ def _outlier(reader: Reader, modality: str, block: "Tensor") -> dict[str, Any] |
 
     With n scans held out, no share below 1 / (n + 1) can be seen: `flag` is None if the rate asked for is lower.
     """
-    from evaluation.outliers import too_few
+    from evaluation.conformal import too_few
 
     found = reader.bundle.outlier(modality, block)
     if found is None:

@@ -6,7 +6,6 @@ on a machine on which nothing is installed. It writes nothing into the workspace
 
 import importlib
 import importlib.metadata
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -186,8 +185,3 @@ def _installed(name: str) -> str | None:
 
 def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

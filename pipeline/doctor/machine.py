@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from console.errors import InputError
+from devices.cores import available_cores
 from devices.memory import main_memory_bytes
 from pipeline.core.runtime import Runtime
 from pipeline.doctor import disk
-from pipeline.doctor.checks import Finding, Patient, cores
+from pipeline.doctor.checks import Finding, Patient
 
 LEAST_MEMORY_BYTES = 4e9  # twice what any stage was measured to take
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -51,7 +52,7 @@ def _processor() -> Finding:
 
     memory = main_memory_bytes()
     fast = torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
-    words = f"CPU: {cores()} cores, {disk.words(memory)} memory, {'fast' if fast else 'no fast'} bfloat16"
+    words = f"CPU: {available_cores()} cores, {disk.words(memory)} memory, {'fast' if fast else 'no fast'} bfloat16"
     if memory < LEAST_MEMORY_BYTES:
         return Finding("warn", words, f"{disk.words(LEAST_MEMORY_BYTES)} or more are advised; else runs may be killed")
     return Finding("ok", words)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from console.errors import InputError
+from devices.cores import available_cores
 from pipeline.core.provenance import REPOSITORY
 from pipeline.executors import certificate
 from pipeline.executors.config import ExecutorConfig
@@ -45,7 +46,7 @@ DASK_SETTINGS = {
 
 def threads_per_worker(workers: int) -> int:
     """So that workers do not fight for the cores of this machine."""
-    return max(1, _cores() // workers)
+    return max(1, available_cores() // workers)
 
 
 def local_workers(config: ExecutorConfig, device: str) -> tuple[int, list[str | None]]:
@@ -57,7 +58,7 @@ def local_workers(config: ExecutorConfig, device: str) -> tuple[int, list[str | 
     gpus = [] if device in ("cpu", "mps") else _gpus()
     if gpus and device not in ("auto", "cuda"):
         gpus = [gpus[int(device.removeprefix("cuda:"))]]  # the one that was named; that it is there has been checked
-    workers = config.workers or len(gpus) or max(1, _cores() // CORES_A_WORKER)
+    workers = config.workers or len(gpus) or max(1, available_cores() // CORES_A_WORKER)
     if not gpus:
         return workers, [None] * workers
     if workers > len(gpus):
@@ -217,10 +218,6 @@ def _umask() -> int:
     mask = os.umask(0o077)  # there is no other way to ask for it
     os.umask(mask)
     return mask
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:

@@ -137,7 +137,7 @@ def _scans(cohort: CohortTables, preprocess: VolumeSet, features: BlockSet) -> "
 
 def _made_with(bundle: "Bundle", config: PredictConfig) -> dict[str, Any]:
     """What stands at the top of predictions.json."""
-    from pipeline.deployment.predictor import SCHEMA
+    from reporting.patient_table import SCHEMA
 
     return {
         "schema": SCHEMA,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.covariance import LedoitWolf
 
-from evaluation.outliers import distances, fit_reference, share_farther, too_few
+from evaluation.conformal import too_few
+from evaluation.outliers import distances, fit_reference, share_farther
 
 
 def cloud(count: int, seed: int) -> np.ndarray:
@@ -71,7 +72,3 @@ def test_no_rate_below_the_smallest_share_can_be_kept(held_out: int, rate: float
     smallest = share_farther(np.inf, np.zeros(held_out))
     assert (smallest <= rate) == enough
     assert (too_few(held_out, rate) == "") == enough
-
-
-def test_what_is_too_few_is_said() -> None:
-    assert too_few(18) == "scans of 18 held-out subjects are too few to tell at a rate of 0.05; 19 are needed"

@@ -20,10 +20,10 @@ import yaml
 from console.errors import InputError
 from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_configs import inference, settings
-from pipeline.deployment.predictor import SCHEMA, Reader, UnanswerableError, answer_patient
+from pipeline.deployment.predictor import Reader, UnanswerableError, answer_patient
 from pipeline.settings import load_settings, settings_of_model
 from reporting.patient_page import night_page, patient_page
-from reporting.patient_table import patients_csv
+from reporting.patient_table import SCHEMA, patients_csv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 JSON = ("calibration.json", "calibration.json", "seen.json", "configs/inference.json", "configs/metadata.json")

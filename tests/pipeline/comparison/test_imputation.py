@@ -1,6 +1,6 @@
 """Whole scans imputed by pix2pix and cycleGAN: what is written, from whom it was learnt, killed and taken up again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, map_coordinates
 
 from baselines.sample import CannotFit, Sample
+from baselines.translation.training import Trainer
 from files.reading import file_sha256
 from pipeline.comparison.imputation import GanConfig, Imputed, Kind, impute, imputed_path
 from pipeline.comparison.scenarios import Drawn
@@ -74,12 +75,11 @@ def run(
     hidden: Mapping[tuple[str, str], str] = HIDDEN,
     config: GanConfig = SMALL,
     seed: int = 1,
-    **more: Any,
 ) -> Imputed:
     """Impute with small networks."""
     return impute(
         kind, drawn_without(absent), MODALITIES, hidden=hidden, volumes=volumes, place=place, config=config,
-        block_of=block_of, spacing_mm=SPACING_MM, device=CPU, seed=seed, **more,
+        block_of=block_of, spacing_mm=SPACING_MM, device=CPU, seed=seed,
     )  # fmt: skip
 
 
@@ -97,6 +97,18 @@ def done(request: pytest.FixtureRequest, volumes: VolumeSet, tmp_path_factory: p
     """Imputed once with each kind."""
     place = tmp_path_factory.mktemp(request.param)
     return Done(request.param, place, run(request.param, volumes, place))
+
+
+def after_epochs(monkeypatch: pytest.MonkeyPatch, call: Callable[[], None]) -> None:
+    """Let this be called after every epoch, its checkpoint written."""
+    real = Trainer.epochs
+
+    def epochs(self: Trainer) -> Iterator[Any]:
+        for epoch in real(self):
+            yield epoch
+            call()
+
+    monkeypatch.setattr(Trainer, "epochs", epochs)
 
 
 def contents(place: Path) -> dict[str, str]:
@@ -169,7 +181,7 @@ def test_hidden_scans_change_nothing_but_their_own_quality(done: Done, volumes: 
 
 @pytest.mark.parametrize("epochs", [2, 4])
 def test_interrupted_and_taken_up_again_gives_the_same_bytes(
-    done: Done, volumes: VolumeSet, tmp_path: Path, epochs: int
+    done: Done, volumes: VolumeSet, tmp_path: Path, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There are two networks of three epochs each, so that the fourth epoch is the first of the second."""
     calls = 0
@@ -180,34 +192,36 @@ def test_interrupted_and_taken_up_again_gives_the_same_bytes(
         if calls == epochs:
             raise KeyboardInterrupt
 
+    after_epochs(monkeypatch, stop)
     with pytest.raises(KeyboardInterrupt):
-        run(done.kind, volumes, tmp_path, on_epoch=stop)
-    left = []
-    result = run(done.kind, volumes, tmp_path, on_epoch=lambda: left.append(1))
-    assert len(left) == 6 - epochs
+        run(done.kind, volumes, tmp_path)
+    result = run(done.kind, volumes, tmp_path)
+    assert calls == 6
     assert contents(tmp_path) == contents(done.place)
     assert result.quality == done.result.quality
     assert all(torch.equal(block, done.result.blocks[key]) for key, block in result.blocks.items())
 
 
-def test_what_is_finished_is_not_trained_again(done: Done, volumes: VolumeSet) -> None:
-    before = contents(done.place)
-    trained = []
-    run(done.kind, volumes, done.place, on_epoch=lambda: trained.append(1))
+def test_what_is_finished_is_not_trained_again(done: Done, volumes: VolumeSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, trained = contents(done.place), []
+    after_epochs(monkeypatch, lambda: trained.append(1))
+    run(done.kind, volumes, done.place)
     assert trained == []
     assert contents(done.place) == before
 
 
 def test_a_killed_write_leaves_a_history_longer_than_the_checkpoint(
-    done: Done, volumes: VolumeSet, tmp_path: Path
+    done: Done, volumes: VolumeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The history is written first; killed between the two, the row of the lost epoch must not stand there twice."""
 
     def stop() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        run(done.kind, volumes, tmp_path, on_epoch=stop)
+    with monkeypatch.context() as patch:
+        after_epochs(patch, stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(done.kind, volumes, tmp_path)
     folder = next(tmp_path.glob("*-to-*"))
     history = pd.read_csv(folder / "history.csv")
     pd.concat([history, history.assign(epoch=2)]).to_csv(folder / "history.csv", index=False)

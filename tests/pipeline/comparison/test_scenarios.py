@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from evaluation.published import COMPLETE, HALF_MRI, HALF_PET, published_rows
-from pipeline.comparison.scenarios import AS_IT_IS, Scenario, draw_sample, scans_in, scenarios_of
+from evaluation.published import AS_IT_IS, COMPLETE, HALF_MRI, HALF_PET, published_rows
+from pipeline.comparison.scenarios import Scenario, draw_sample, scans_in, scenarios_of
 from pipeline.store import BlockSet
 from pipeline.training.repeat_data import Usable
 

@@ -298,7 +298,7 @@ def test_calibration_by_validation_alone_leaves_test_subjects_unknown(
     assert bundle.seen(exported.subjects("validation")[0], []) == "validation"
     said = capsys.readouterr().out
     assert "low: 12 held-out subjects are too few for an error rate of 0.05; 19 are needed" in said
-    few = "scans of 12 held-out subjects are too few to tell at a rate of 0.05; 19 are needed"
+    few = "12 held-out subjects are too few for an error rate of 0.05; 19 are needed"
     assert f"unusual low scans will not be noticed: {few}" in said
     card = (bundle.folder / "docs" / "README.md").read_text("utf-8")
     training = bundle.calibration["outliers"]["low"]["training_scans"]

@@ -22,7 +22,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A machine with so many cores and GPUs."""
 
     def make(cores: int, gpus: list[str]) -> None:
-        monkeypatch.setattr(clusters, "_cores", lambda: cores)
+        monkeypatch.setattr(clusters, "available_cores", lambda: cores)
         monkeypatch.setattr(clusters, "_gpus", lambda: gpus)
 
     return make
