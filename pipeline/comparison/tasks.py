@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -267,25 +266,11 @@ def _peak_memory(runtime: Runtime) -> "Iterator[dict[str, float]]":
         yield peak
         peak["mb"] = round(torch.cuda.max_memory_allocated(runtime.device) / 1e6, 1)
         return
-    done = threading.Event()
-    status = Path("/proc/self/statm")
-
-    def watch() -> None:
-        import resource
-
-        most = 0
-        while True:
-            most = max(most, int(status.read_text().split()[1]))
-            if done.wait(0.05):
-                break
-        peak["mb"] = round(most * resource.getpagesize() / 1e6, 1)
-
-    watcher = threading.Thread(target=watch, daemon=True) if status.exists() else None
-    if watcher is not None:
-        watcher.start()
     try:
+        Path("/proc/self/clear_refs").write_text("5")  # the kernel counts the largest resident set anew
+    except OSError:  # another system, or /proc may not be written to
         yield peak
-    finally:
-        done.set()
-        if watcher is not None:
-            watcher.join()
+        return
+    yield peak
+    (high_water,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    peak["mb"] = round(int(high_water) * 1024 / 1e6, 1)
