@@ -20,7 +20,6 @@ from reporting.figures import FAINT, INK, PALETTE, as_svg
 WHERE_TITLES = {"test": "hidden in the test part", "both": "hidden in training and test"}
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_PLANES = ("sagittal", "coronal", "axial")
 
 Volume = npt.NDArray[np.floating]
 
