@@ -13,8 +13,10 @@ from benchmarks.common import MATRIX_GFLOP, finish, in_turns, matrix_product, op
 from devices.precision import half_precision
 from models.backbone import Backbone, HalfMax, load_backbone, pool_slices
 from pipeline.core.runtime import Runtime
-from pipeline.stages.features import FeaturesConfig, features
-from pipeline.store import BlockSet, VolumeSet, write_json
+from pipeline.specs.features import FeaturesConfig
+from pipeline.stages.features import features
+from pipeline.store.base import write_json
+from pipeline.store.scans import BlockSet, VolumeSet
 
 BATCH = 16  # slices timed at once
 PASS = 4  # slices a forward pass, the default on a CPU

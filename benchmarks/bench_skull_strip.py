@@ -14,8 +14,10 @@ from benchmarks.common import MATRIX_GFLOP, finish, in_turns, matrix_product, op
 from demo.phantoms import PhantomsConfig, make_scan, phantom
 from files.reading import file_sha256
 from pipeline.core.runtime import Runtime
-from pipeline.stages.preprocess import PreprocessConfig, preprocess
-from pipeline.store import CohortTables, VolumeSet
+from pipeline.specs.preprocess import PreprocessConfig
+from pipeline.stages.preprocess import preprocess
+from pipeline.store.scans import VolumeSet
+from pipeline.store.tables import CohortTables
 from preprocessing.io import write_volume
 from preprocessing.skull_strip import SkullStripper
 

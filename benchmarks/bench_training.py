@@ -17,8 +17,8 @@ from models.fit import fit
 from models.set_classifier import SetClassifier
 from models.sets import Groups
 from models.settings import Training
-from pipeline.stages.classify import ClassifyConfig
-from pipeline.stages.pretrain import PretrainConfig
+from pipeline.specs.classify import ClassifyConfig
+from pipeline.specs.pretrain import PretrainConfig
 
 SHAPE = (512, 7, 7)
 SCANS, SUBJECTS = 360, 180  # the training part of the paper's 300 subjects with two scans each

@@ -25,17 +25,17 @@ from demo.biopsies import BiopsiesConfig
 from demo.phantoms import PhantomsConfig
 from files.reading import UnusableFileError, read_bytes
 from files.safe_yaml import MOST_YAML, safe_yaml
-from pipeline.comparison.tasks import BaselinesConfig
 from pipeline.core.provenance import changes_results
 from pipeline.core.tracking_config import TrackingConfig
 from pipeline.executors.config import ExecutorConfig
-from pipeline.stages.classify import ClassifyConfig
-from pipeline.stages.export import ExportConfig
-from pipeline.stages.features import FeaturesConfig
-from pipeline.stages.predict import PredictConfig
-from pipeline.stages.preprocess import PreprocessConfig
-from pipeline.stages.pretrain import PretrainConfig
-from pipeline.stages.report import ReportConfig
+from pipeline.specs.baselines import BaselinesConfig
+from pipeline.specs.classify import ClassifyConfig
+from pipeline.specs.export import ExportConfig
+from pipeline.specs.features import FeaturesConfig
+from pipeline.specs.predict import PredictConfig
+from pipeline.specs.preprocess import PreprocessConfig
+from pipeline.specs.pretrain import PretrainConfig
+from pipeline.specs.report import ReportConfig
 
 ENVIRONMENT_PREFIX = "HYPERMM_"
 MOST_NAMED = 20  # config files, in a message
@@ -280,8 +280,3 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     return json.dumps(value, default=str)
-
-
-def settings_yaml(settings: Settings) -> str:
-    """The settings as YAML, as a config file would hold them."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -17,12 +17,12 @@ from pipeline.doctor import disk
 from pipeline.doctor.offline_weights import fetch_weights as fill_folder
 from pipeline.doctor.offline_weights import use_weights_from
 from pipeline.executors import clusters, dispatch
-from pipeline.registry import STAGES
 from pipeline.runner.plan import make_plan
 from pipeline.runner.run import check_device, run_plan
 from pipeline.settings import Settings, describe_settings, load_settings, settings_of_model
+from pipeline.specs.registry import STAGES
 from pipeline.stages import predict
-from pipeline.store import ArtifactError
+from pipeline.store.base import ArtifactError
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:

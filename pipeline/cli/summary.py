@@ -33,7 +33,7 @@ def print_plan(steps: "Sequence[Step]", *, explain: bool = False) -> None:
 
 def print_summary(steps: "Sequence[Step]", failures: list[dict[str, str]], notes: list[str], workspace: Path) -> None:
     """The table of test results, what failed, and where things are."""
-    from pipeline.store import read_json
+    from pipeline.store.base import read_json
 
     ran = {step.stage.name for step in steps}
     path = workspace / "classify" / "metrics.json"

@@ -9,9 +9,10 @@ from pathlib import Path
 from files.reading import UnusableFileError, read_bytes
 from files.safe_yaml import MOST_YAML
 from files.writing import replacing, write_rows
-from pipeline.registry import STAGES
-from pipeline.settings import Settings, settings_yaml
-from pipeline.store import Artifact, read_record
+from pipeline.core.provenance import settings_yaml
+from pipeline.settings import Settings
+from pipeline.specs.registry import STAGES
+from pipeline.store.base import Artifact, read_record
 
 
 def collect(workspace: Path) -> tuple[list[dict[str, str]], list[str]]:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from files.writing import replacing
 from pipeline.comparison.scenarios import Drawn
 from pipeline.core.progress import LINE_EVERY_S
-from pipeline.store import VolumeSet
+from pipeline.specs.baselines import GanConfig
+from pipeline.store.scans import VolumeSet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,31 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hypermm")
 Kind = Literal["pix2pix", "cyclegan"]
-
-
-class GanConfig(BaseModel):
-    """How large the image-translation networks are. The values here are the published ones; they need a GPU."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pixels: int = Field(default=256, ge=32, multiple_of=16, description="of a slice, both sides")
-    slice_spacing_mm: float = Field(default=3.0, gt=0, description="between the slices trained on")
-    field_of_view_mm: float = Field(default=192.0, gt=10, description="side of a slice")
-    pix2pix_epochs: int = Field(default=200, ge=1, description="of pix2pix")
-    cyclegan_epochs: int = Field(
-        default=200, ge=1, description="of cycleGAN, whose epochs cost about six times as much"
-    )
-    batch_size: int = Field(default=1, ge=1, description="slices a step")
-    width: int = Field(default=64, ge=4, description="channels of the first layer")
-    blocks: int | None = Field(default=None, ge=1, description="residual blocks of cycleGAN; null: 6, or 9 from 256 px")
-    discriminator_layers: int = Field(default=3, ge=1, le=5, description="3 judges 70×70 pixels, 2 judges 34×34")
-
-    def words(self) -> str:
-        """For the page: what was trained."""
-        return (
-            f"{self.pixels}×{self.pixels} pixels, slices {self.slice_spacing_mm:g} mm apart, width {self.width}, "
-            f"{self.pix2pix_epochs} epochs of pix2pix, {self.cyclegan_epochs} of cycleGAN"
-        )
 
 
 class Scan(NamedTuple):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.store import BlockSet
+from pipeline.store.scans import BlockSet
 from pipeline.training.repeat_data import Usable
 
 if TYPE_CHECKING:

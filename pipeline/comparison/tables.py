@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from console.errors import InputError
 from files.writing import replacing
-from pipeline.comparison.imputation import GanConfig
 from pipeline.comparison.scenarios import Scenario
-from pipeline.comparison.tasks import FAILED, BaselinesConfig
-from pipeline.store import ComparisonSet, VolumeSet, write_json
+from pipeline.comparison.tasks import FAILED
+from pipeline.specs.baselines import BaselinesConfig, GanConfig
+from pipeline.store.base import write_json
+from pipeline.store.comparison import ComparisonSet
+from pipeline.store.scans import VolumeSet
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,19 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
-
-from baselines.names import KEYS, TRANSLATIONS
+from baselines.names import TRANSLATIONS
 from console.errors import DISK_FULL, InputError
 from models.settings import seed_of_repeat
-from pipeline.comparison.imputation import GanConfig, Kind, impute
+from pipeline.comparison.imputation import Kind, impute
 from pipeline.comparison.scenarios import Drawn, Scenario, draw_sample, scans_in
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
-from pipeline.store import BlockSet, ComparisonSet, DamagedError, VolumeSet
-from pipeline.training.fit import FitConfig
+from pipeline.specs.baselines import BaselinesConfig
+from pipeline.store.base import DamagedError
+from pipeline.store.comparison import ComparisonSet
+from pipeline.store.scans import BlockSet, VolumeSet
 from pipeline.training.repeat_data import Usable
 
 if TYPE_CHECKING:
@@ -32,45 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("hypermm")
 FAILED = "failed "  # before the key of a task that raised, which therefore counts as not done
 NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "bootstrap_draws", "curve_rates")
-
-
-class BaselinesConfig(FitConfig):
-    """Which comparators, in which scenarios."""
-
-    only: tuple[str, ...] = Field(default=(), description=f"methods; empty for all that apply. {', '.join(KEYS)}")
-    scenarios: tuple[Literal["complete", "missing", "as_it_is"], ...] = Field(
-        default=("complete", "missing"),
-        min_length=1,
-        description="complete: subjects with every modality; missing: those, with each modality hidden in turn; "
-        "as_it_is: whatever each subject has",
-    )
-    rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(0.5,), description="shares hidden in training and test, for missing"
-    )
-    curve_rates: tuple[float, ...] = Field(
-        default=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
-        description="shares hidden in the test part of the complete scenario; one trained model serves all",
-    )
-    published: Literal["ADNI", "BreakHis"] | None = Field(
-        default=None, description="whose published figures stand beside ours"
-    )
-    gan: GanConfig = Field(default=GanConfig(), description="pix2pix and cycleGAN")
-    bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
-
-    @field_validator("only")
-    @classmethod
-    def _known(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
-        for key in keys:
-            if key not in KEYS:
-                raise ValueError(f"no method {key!r}; there are {', '.join(KEYS)}")
-        return keys
-
-    @field_validator("rates", "curve_rates")
-    @classmethod
-    def _shares(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0 <= rate < 1 for rate in rates) or len(set(rates)) < len(rates):
-            raise ValueError(f"{rates}: expected different shares from 0 up to (not including) 1")
-        return rates
 
 
 @dataclasses.dataclass

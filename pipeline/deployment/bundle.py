@@ -54,7 +54,7 @@ from pipeline.deployment.bundle_layout import (
     verified,
 )
 from pipeline.deployment.bundle_tensors import references_of
-from pipeline.store import Artifact, read_json
+from pipeline.store.base import Artifact, read_json
 
 if TYPE_CHECKING:
     import numpy as np

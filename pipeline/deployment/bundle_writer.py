@@ -32,7 +32,7 @@ from pipeline.deployment.bundle_layout import (
     BundleError,
 )
 from pipeline.deployment.signing import signature
-from pipeline.store import write_json
+from pipeline.store.base import write_json
 
 if TYPE_CHECKING:
     from evaluation.outliers import Reference

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from models.settings import CHUNK
 from pipeline.core.runtime import Runtime
-from pipeline.store import ArtifactError, BlockSet
+from pipeline.store.base import ArtifactError
 from pipeline.store.feature_buffer import Rows
+from pipeline.store.scans import BlockSet
 from pipeline.training.repeat_data import Sets, Usable
 from pipeline.training.scores import probabilities_of, subsets_of
 

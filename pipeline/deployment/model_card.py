@@ -11,7 +11,7 @@ from cohort.splits import PARTS
 from evaluation.outliers import RATE
 from models.weights import PUBLISHED
 from pipeline.deployment.bundle_writer import INTENDED_USE, Export
-from pipeline.store import ClassifierSet
+from pipeline.store.fitted import ClassifierSet
 from pipeline.training.repeat_data import Usable
 from pipeline.training.scores import subsets_of
 from reporting.pages import markdown_text as text

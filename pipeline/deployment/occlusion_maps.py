@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.store import ArtifactError
+from pipeline.store.base import ArtifactError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.deployment.predictor import Reader
-    from pipeline.store import BlockSet, PredictionSet, VolumeSet
+    from pipeline.store.predictions import PredictionSet
+    from pipeline.store.scans import BlockSet, VolumeSet
 
 
 def write_maps(

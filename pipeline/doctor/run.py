@@ -247,7 +247,7 @@ def _block(patient: Patient, device: "torch.device") -> "torch.Tensor":
 def _written_and_read(block: "torch.Tensor", folder: Path) -> "torch.Tensor":
     import torch
 
-    from pipeline.store import BlockSet
+    from pipeline.store.scans import BlockSet
 
     blocks = BlockSet(folder)
     blocks.save("smoke", block)

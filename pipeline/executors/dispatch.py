@@ -22,8 +22,8 @@ from pipeline.executors.pending import Errand
 from pipeline.executors.worker import do_some
 from pipeline.runner.per_scan import ScanJob
 from pipeline.runner.stage import Stage
-from pipeline.store import ScanSet
 from pipeline.store.claims import InHand, new_name
+from pipeline.store.scans import ScanSet
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -17,9 +17,9 @@ from typing import Any
 
 from console.errors import NOT_ALLOWED, InputError
 from pipeline.core.runtime import Runtime
-from pipeline.registry import STAGES
 from pipeline.runner.per_scan import NOT_THE_SCANS_FAULT, ScanJob, do_scan
-from pipeline.store import DamagedError
+from pipeline.specs.registry import STAGES
+from pipeline.store.base import DamagedError
 from pipeline.store.claims import MOST_DEATHS, Desk, InHand, new_name
 
 log = logging.getLogger("hypermm")
@@ -151,13 +151,11 @@ def _suspicion(task: Mapping[str, Any]) -> str:
 @functools.lru_cache(maxsize=1)  # what an earlier stage holds, networks above all, goes
 def _workplace(stage_name: str, workspace: str, settings: str, device: str, stage_key: str) -> Workplace:
     stage = next(stage for stage in STAGES if stage.name == stage_name)
-    if stage.job is None:
-        raise InputError(f"the stage {stage_name} does not work scan by scan")
     out = stage.writes(Path(workspace) / stage_name)
     runtime = Runtime(stage=stage_name, key=stage_key, device_name=device, workspace=Path(workspace))
     desk = Desk(out, NAME)  # type: ignore[arg-type]
     config = stage.config.model_validate_json(settings)
-    job = stage.job(**stage.opened(Path(workspace)), out=desk.staged, config=config, runtime=runtime)
+    job = stage.job(Path(workspace), out=desk.staged, config=config, runtime=runtime)
     return Workplace(job, desk, runtime)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from console.errors import DISK_FULL, InputError
 from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
-from pipeline.store import DamagedError, ScanSet
+from pipeline.store.base import DamagedError
+from pipeline.store.scans import ScanSet
 from preprocessing.errors import ScanError
 
 log = logging.getLogger("hypermm")

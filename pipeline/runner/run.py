@@ -14,8 +14,9 @@ from pipeline.core.runtime import Runtime
 from pipeline.runner.executor import Executor
 from pipeline.runner.plan import Step, made_from, stale_reasons
 from pipeline.runner.stage import Stage
-from pipeline.store import DamagedError, ScanSet, write_record
+from pipeline.store.base import DamagedError, write_record
 from pipeline.store.claims import InHand
+from pipeline.store.scans import ScanSet
 
 log = logging.getLogger("hypermm")
 
@@ -77,14 +78,14 @@ def run_stage(stage: Stage, settings: Any, workspace: Path, *, device: str, exec
     InHand(folder, run="").close()  # workers of an earlier run that still write, write for nobody
     material = made_from(stage, settings, workspace)
     runtime = Runtime(stage=stage.name, key=digest(material), device_name=device, workspace=workspace)
-    if executor is not None and stage.job is not None:
+    if executor is not None and stage.per_scan is not None:
         runtime.executor = executor.for_stage(stage, settings)
     elif executor is not None:
         executor.release_workers()  # workers do not wait, and block a cluster, while networks are trained here
     log.info("%s: starts", stage.name)
     begun, started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     try:
-        stage.run(**stage.opened(workspace), out=out, config=getattr(settings, stage.name), runtime=runtime)
+        stage.run(settings, workspace, out=out, runtime=runtime)
     except Refused:
         if before is not None:
             write_record(folder / "manifest.json", before)
@@ -124,6 +125,6 @@ def check_device(steps: Sequence[Step], device: str, *, elsewhere: bool = False)
     Raises:
         InputError: it is not there.
     """
-    moving = [step for step in steps if step.state != "up to date" and not (elsewhere and step.stage.job)]
+    moving = [step for step in steps if step.state != "up to date" and not (elsewhere and step.stage.per_scan)]
     if device not in ("auto", "cpu") and moving:
         _ = Runtime(stage="", key="", device_name=device, workspace=Path()).device

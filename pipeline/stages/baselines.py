@@ -7,20 +7,20 @@ failed one takes no other down, and `baselines.only` picks methods.
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from baselines.names import KEYS, TRANSLATIONS
 from console.errors import Refused
 from pipeline.comparison.scenarios import scans_in, scenarios_of
 from pipeline.comparison.tables import write_tables
-from pipeline.comparison.tasks import BaselinesConfig, Comparators
+from pipeline.comparison.tasks import Comparators
 from pipeline.core.runtime import Runtime
-from pipeline.runner.stage import Stage
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.preprocess import STAGE as PREPROCESS
-from pipeline.stages.split import STAGE as SPLIT
-from pipeline.store import BlockSet, CohortTables, ComparisonSet, SplitTables, VolumeSet
+from pipeline.specs.baselines import STAGE, BaselinesConfig
+from pipeline.specs.features import FeaturesConfig
+from pipeline.specs.preprocess import PreprocessConfig
+from pipeline.stages.features import feature_map_maker
+from pipeline.store.comparison import ComparisonSet
+from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import repeats_of, usable_scans
 
 
@@ -29,6 +29,8 @@ def baselines(
     split: SplitTables,
     preprocess: VolumeSet,
     features: BlockSet,
+    preprocess_config: PreprocessConfig,
+    features_config: FeaturesConfig,
     out: ComparisonSet,
     config: BaselinesConfig,
     runtime: Runtime,
@@ -55,8 +57,19 @@ def baselines(
     # Methods that are not asked for now keep their rows, if they were fitted on the same data with the same settings.
     methods = chosen_methods(KEYS, modalities, pictures=pictures)
     wanted = {method.name for method in chosen_methods(keys, modalities, pictures=pictures)}
+    def imputed_scan_encoder() -> tuple[Any, float]:
+        """From an imputed volume to its feature map, as for real ones; and the voxel size of real volumes."""
+        return feature_map_maker(features_config, runtime), preprocess_config.spacing_mm
+
     run = Comparators(
-        preprocess, features, out, config, runtime, modalities, STAGE.version, lambda: _like_the_real_ones(runtime)
+        preprocess,
+        features,
+        out,
+        config,
+        runtime,
+        modalities,
+        STAGE.version,
+        imputed_scan_encoder,
     )
     tasks = len(scenarios) * len(usable) * (len(wanted) + sum(key in keys for key in TRANSLATIONS))
     with runtime.progress(tasks, "comparator") as progress:
@@ -91,26 +104,3 @@ def in_order(modalities: Iterable[str]) -> tuple[str, ...]:
     return tuple(
         sorted(modalities, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
     )
-
-
-def _like_the_real_ones(runtime: Runtime) -> "tuple[Any, float]":
-    """From an imputed volume to its block, as the features stage makes blocks; and the voxel size of real volumes.
-
-    The settings of both stages are those of the run, which `settings.yaml` holds.
-    """
-    from files.safe_yaml import safe_yaml
-    from pipeline.stages.features import FeaturesConfig, block_maker
-    from pipeline.stages.preprocess import PreprocessConfig
-
-    settings = safe_yaml((runtime.workspace / "settings.yaml").read_text("utf-8"))
-    spacing_mm = PreprocessConfig(**settings["preprocess"]).spacing_mm
-    return block_maker(FeaturesConfig(**settings["features"]), runtime), spacing_mm
-
-
-STAGE = Stage(
-    baselines,
-    config=BaselinesConfig,
-    writes=ComparisonSet,
-    version=1,
-    reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
-)

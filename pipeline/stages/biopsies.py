@@ -8,8 +8,8 @@ from files.writing import replacing
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
-from pipeline.runner.stage import Stage
-from pipeline.store import PictureCohort
+from pipeline.specs.biopsies import STAGE
+from pipeline.store.scans import PictureCohort
 
 
 def biopsies(out: PictureCohort, config: BiopsiesConfig, runtime: Runtime) -> None:
@@ -39,12 +39,3 @@ def biopsies(out: PictureCohort, config: BiopsiesConfig, runtime: Runtime) -> No
     with replacing(out.folder / "truth.csv") as part:
         truth.to_csv(part, index=False, lineterminator="\n")
     runtime.results |= scan_contents(out, keys)
-
-
-STAGE = Stage(
-    biopsies,
-    config=BiopsiesConfig,
-    writes=PictureCohort,
-    version=1,
-    applies=lambda settings: settings.cohort.manifest == "biopsies",
-)

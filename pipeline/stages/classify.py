@@ -5,22 +5,18 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from console.errors import InputError
 from files.writing import replacing
-from models.settings import CHUNK, Aggregate, StepTwo
+from models.settings import CHUNK
 from pipeline.core.runtime import Runtime
-from pipeline.runner.stage import Stage
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.pretrain import STAGE as PRETRAIN
-from pipeline.stages.split import STAGE as SPLIT
-from pipeline.store import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, write_json
+from pipeline.specs.classify import ClassifyConfig
+from pipeline.store.base import write_json
 from pipeline.store.feature_buffer import Rows
-from pipeline.training.fit import TrainingConfig
+from pipeline.store.fitted import ClassifierSet, ExtractorSet
+from pipeline.store.scans import BlockSet
+from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import Sets, Usable, repeats_of, usable_scans
 from pipeline.training.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
 
@@ -28,29 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from models.set_classifier import SetClassifier
-
-
-class ClassifyConfig(TrainingConfig):
-    """How ρ is trained and tested. As published: hidden [512, 128], learning_rate 1e-4, batch_size 1."""
-
-    aggregate: Aggregate = Field(default=StepTwo.aggregate, description="over the scans of a set")
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=StepTwo.hidden, description="widths of ρ's hidden layers; [512, 128] as published, [] makes ρ linear"
-    )
-    dropout: float = Field(default=StepTwo.dropout, ge=0, lt=1, description="share of hidden units dropped in training")
-    modality_dropout: float = Field(
-        default=StepTwo.modality_dropout,
-        ge=0,
-        lt=1,
-        description="chance that a training scan is left out of its set, never the last",
-    )
-    batch_size: int = Field(default=StepTwo.batch_size, ge=1, description="observations a step")
-    bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
-
-    @property
-    def step(self) -> StepTwo:
-        """What the method is told."""
-        return StepTwo(self.aggregate, self.hidden, self.dropout, self.modality_dropout, self.batch_size)
 
 
 def classify(
@@ -287,12 +260,3 @@ def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] |
     for k in range(len(model.usable.classes)):
         frame[f"p_{k}"] = probabilities[:, k].numpy()
     return frame
-
-
-STAGE = Stage(
-    classify,
-    config=ClassifyConfig,
-    writes=ClassifierSet,
-    version=1,
-    reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "pretrain": PRETRAIN},
-)

@@ -3,18 +3,20 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cohort.manifest import CohortConfig
+from cohort.manifest import (
+    CohortConfig, ManifestError, check_manifest, class_names, first_subjects, read_table, usable_rows,
+)
+from typing import Any
 from cohort.splits import PARTS
 from console.errors import InputError, Refused
 from files.reading import UnusableFileError, file_sha256
 from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
-from pipeline.runner.stage import Stage
-from pipeline.stages.biopsies import STAGE as BIOPSIES
-from pipeline.stages.phantoms import STAGE as PHANTOMS
-from pipeline.store import CohortTables, PhantomCohort, PictureCohort, read_record, write_record
+from pipeline.store.base import read_record, write_record
+from pipeline.store.scans import PhantomCohort, PictureCohort
+from pipeline.store.tables import CohortTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,9 +35,7 @@ def cohort(
     """
     import pandas as pd
 
-    from cohort.manifest import ManifestError, check_manifest, class_names, first_subjects, usable_rows
-
-    _ready(config)
+    check_manifest_given(config)
     made_here = {"phantoms": phantoms.manifest_csv, "biopsies": biopsies.manifest_csv}
     manifest = config.manifest if isinstance(config.manifest, Path) else made_here[str(config.manifest)]
     try:
@@ -67,8 +67,6 @@ def _table(manifest: Path, config: CohortConfig) -> "tuple[pd.DataFrame, list[tu
     Raises:
         ManifestError: it cannot be read, or has not the patients asked for.
     """
-    from cohort.manifest import ManifestError, read_table
-
     if config.layout == "table":
         return read_table(manifest), []
     from intake.breakhis import breakhis_manifest
@@ -119,7 +117,7 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
     return [current[str(path)][2] if str(path) in current else UNREADABLE for path in paths]
 
 
-def _ready(config: CohortConfig) -> None:
+def check_manifest_given(config: CohortConfig) -> None:
     """A manifest is given and there."""
     if config.manifest is None:
         raise InputError("no manifest is given; type --cohort my_cohort.csv (docs/manifest.md says what it holds)")
@@ -133,11 +131,10 @@ def _ready(config: CohortConfig) -> None:
         raise InputError(f"there is no manifest {config.manifest}; --cohort takes a CSV or TSV file")
 
 
-def _outside(config: CohortConfig) -> Any:
+def manifest_state(config: CohortConfig) -> Any:
     """Content of the manifest; size and time of every file that it names."""
     if not isinstance(config.manifest, Path):
         return None
-    from cohort.manifest import ManifestError
 
     try:
         table, _ = _table(config.manifest, config)
@@ -156,14 +153,3 @@ def _outside(config: CohortConfig) -> Any:
         except OSError:
             state.update(f"{name}|not there\n".encode())
     return [content, state.hexdigest()]
-
-
-STAGE = Stage(
-    cohort,
-    config=CohortConfig,
-    writes=CohortTables,
-    version=1,
-    reads={"phantoms": PHANTOMS, "biopsies": BIOPSIES},
-    outside=_outside,
-    ready=_ready,
-)

@@ -1,24 +1,17 @@
 """Pack the model of one repeat, with all that its use needs, into one folder: a MONAI Bundle."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any
 
 from console.errors import Refused
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle import BundleFolder, strictest
-from pipeline.runner.stage import Stage
-from pipeline.stages.classify import STAGE as CLASSIFY
+from pipeline.specs.export import ExportConfig
 from pipeline.stages.classify import refuse_leak
-from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.cohort import UNREADABLE
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.preprocess import STAGE as PREPROCESS
-from pipeline.stages.pretrain import STAGE as PRETRAIN
-from pipeline.stages.split import STAGE as SPLIT
-from pipeline.store import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, VolumeSet
+from pipeline.store.fitted import ClassifierSet, ExtractorSet
+from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
 from pipeline.training.scores import as_scored
 
@@ -29,39 +22,6 @@ if TYPE_CHECKING:
 CLOSE = 1e-4  # logits of the ONNX graph and of torch
 
 
-class ExportConfig(BaseModel):
-    """Which model goes out, and what it says of itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    repeat: int = Field(default=1, ge=1, description="whose model; the others stay here")
-    name: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9._-]+$", description="of the model; null: the name of this run"
-    )
-    version: str = Field(default="1.0.0", pattern=r"^\d+\.\d+\.\d+$", description="of the model")
-    authors: str = Field(default="not stated", min_length=1, description="of the model, as they want to be named")
-    copyright: str = Field(default="not stated", min_length=1, description="whose the weights are, under which licence")
-    conformal_from: Literal["held_out", "validation"] = Field(
-        default="held_out",
-        description="subjects whose scores set the thresholds: validation and test part, or validation part alone "
-        "(docs/decisions/0010)",
-    )
-    error_rate: float = Field(
-        default=0.1, gt=0, lt=1, description="at which the model card and the expected changes count abstentions"
-    )
-    memory_mb: int = Field(
-        default=512,
-        gt=0,
-        description="of features held; what is more is read from a temporary file in the workspace",
-        json_schema_extra={"changes_results": False},
-    )
-    signing_key: Path | None = Field(
-        default=None,
-        description="file of the key to sign the model with (docs/security.md); null: unsigned",
-        json_schema_extra={"changes_results": False},
-    )
-
-
 def export(
     cohort: CohortTables,
     split: SplitTables,
@@ -69,6 +29,7 @@ def export(
     features: BlockSet,
     pretrain: ExtractorSet,
     classify: ClassifierSet,
+    run_name: str,
     out: BundleFolder,
     config: ExportConfig,
     runtime: Runtime,
@@ -95,7 +56,7 @@ def export(
     roles = _roles(usable, config)
     prepared: dict[str, Any] = {"preprocess": preprocess, "features": features}
     material = Export(
-        name=config.name or _run_name(runtime),
+        name=config.name or run_name,
         version=config.version,
         authors=config.authors,
         copyright=config.copyright,
@@ -240,13 +201,6 @@ def _settings_of(artifact: Any) -> dict[str, Any]:
     return dict(_made_from(artifact)["settings"])
 
 
-def _run_name(runtime: Runtime) -> str:
-    """The name of the run, from the settings that it keeps."""
-    from files.safe_yaml import safe_yaml
-
-    return str(safe_yaml((runtime.workspace / "settings.yaml").read_text("utf-8"))["name"])
-
-
 def _test_figures(classify: ClassifierSet, usable: Usable, repeat: int) -> dict[str, dict[str, Any]]:
     """Metrics of the repeat's own test, with intervals over subjects."""
     from evaluation.intervals import summarise
@@ -261,13 +215,6 @@ def _test_figures(classify: ClassifierSet, usable: Usable, repeat: int) -> dict[
     return {name: dict(values) for name, values in summary.items()}
 
 
-def _outside(config: ExportConfig) -> Any:
-    """Which key signs, by its fingerprint: with another one, or none, the model is written anew."""
-    from pipeline.deployment.signing import key_fingerprint
-
-    return key_fingerprint(config.signing_key) if config.signing_key is not None else None
-
-
 def _say(runtime: Runtime, calibration: dict[str, Any], no_onnx: str) -> None:
     """What is missing or weak, in words."""
     if reason := calibration["temperature"]["reason"]:
@@ -280,20 +227,3 @@ def _say(runtime: Runtime, calibration: dict[str, Any], no_onnx: str) -> None:
             runtime.note(f"unusual {modality} scans will not be noticed: {entry['reason']}")
     if no_onnx:
         runtime.note(f"models/model.onnx is left out: {no_onnx}")
-
-
-STAGE = Stage(
-    export,
-    config=ExportConfig,
-    writes=BundleFolder,
-    version=1,
-    reads={
-        "cohort": COHORT,
-        "split": SPLIT,
-        "preprocess": PREPROCESS,
-        "features": FEATURES,
-        "pretrain": PRETRAIN,
-        "classify": CLASSIFY,
-    },
-    outside=_outside,
-)

@@ -4,74 +4,20 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
-
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from typing import TYPE_CHECKING, Any
 
 from console.errors import InputError
-from models.weights import PUBLISHED, WeightsError, check_timm_name, find_weights, weights_identity
+from models.weights import WeightsError
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
-from pipeline.runner.stage import Stage
-from pipeline.stages.preprocess import STAGE as PREPROCESS
-from pipeline.store import BlockSet, VolumeSet
+from pipeline.specs.features import STAGE, FeaturesConfig, SpacingMm
+from pipeline.store.scans import BlockSet, VolumeSet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from models.backbone import Backbone
-
-SpacingMm = tuple[float, float, float]
-NOT_IN_RESULT: dict[str, JsonValue] = {"changes_results": False}
-
-
-class FeaturesConfig(BaseModel):
-    """Which frozen network turns slices into blocks, and which slices it sees."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    backbone: str = Field(default="vgg11", description="vgg11, vgg16 or timm:<name>")
-    weights: Literal["published", "random"] | Path = Field(
-        default="published",
-        description="published; a file or folder that holds the published file; or random (seeded Kaiming)",
-        json_schema_extra=NOT_IN_RESULT,
-    )
-    random_seed: int = Field(default=0, ge=-(2**63), lt=2**63, description="of random weights")
-    field_of_view_mm: float = Field(
-        default=192.0, gt=10, le=1000, description="side of an axial slice, centred on the brain"
-    )
-    slice_spacing_mm: float | None = Field(
-        default=None, gt=0, description="distance between axial slices; null: every slice of the volume"
-    )
-    batch_slices: int | None = Field(
-        default=None,
-        ge=1,
-        description="slices per forward pass; null: 4 on a CPU, whose caches they fit, 64 on a GPU",
-        json_schema_extra=NOT_IN_RESULT,
-    )
-    precision: Literal["auto", "fp32"] = Field(
-        default="auto", description="auto is half precision where the device is fast at it"
-    )
-    keep_slices: bool = Field(default=False, description="also keep the block of every slice")
-
-    @field_validator("backbone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in PUBLISHED and not name.startswith("timm:"):
-            raise ValueError(f"no backbone {name!r}; there are {', '.join(PUBLISHED)} and timm:<name>")
-        if name.startswith("timm:"):
-            try:
-                check_timm_name(name.removeprefix("timm:"))
-            except WeightsError as error:
-                raise ValueError(str(error)) from error
-        return name
-
-    @model_validator(mode="after")
-    def _timm_finds_its_own(self) -> Self:
-        if self.backbone.startswith("timm:") and isinstance(self.weights, Path):
-            raise ValueError("timm finds its weights itself; features.weights must be published or random")
-        return self
 
 
 def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runtime: Runtime) -> None:
@@ -92,7 +38,7 @@ def features_job(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, r
     from preprocessing.slices import picture_to_slice, volume_to_slices
 
     volumes = preprocess.scans()
-    material = [STAGE.version, result_settings(config), _outside(config)]
+    material = [STAGE.version, result_settings(config), STAGE.outside(config)]
     keys = {scan: digest([material, content]) for scan, content in volumes.items()}
 
     @functools.cache
@@ -159,7 +105,7 @@ def ready_backbone(config: FeaturesConfig, runtime: Runtime) -> "Backbone":
     return backbone.to(runtime.device)
 
 
-def block_maker(config: FeaturesConfig, runtime: Runtime) -> "Callable[[Tensor, Tensor, SpacingMm], Tensor]":
+def feature_map_maker(config: FeaturesConfig, runtime: Runtime) -> "Callable[[Tensor, Tensor, SpacingMm], Tensor]":
     """For volumes that are not scans of the cohort: from volume, mask and voxel size to the block."""
     from models.backbone import pool_slices
     from preprocessing.slices import volume_to_slices
@@ -177,33 +123,3 @@ def block_maker(config: FeaturesConfig, runtime: Runtime) -> "Callable[[Tensor, 
         return pool_slices(backbone, slices, batch_slices=slices_a_pass(config, runtime)).cpu()
 
     return make
-
-
-def _outside(config: FeaturesConfig) -> Any:
-    """Which weights: the hash of the published ones, or that they are drawn."""
-    try:
-        return "random" if config.weights == "random" else weights_identity(config.backbone)
-    except WeightsError as error:
-        raise InputError(str(error)) from error
-
-
-def _ready(config: FeaturesConfig) -> None:
-    """The weights are there and the published ones; what has to be downloaded is."""
-    if config.weights == "random" or config.backbone not in PUBLISHED:
-        return
-    try:
-        find_weights(PUBLISHED[config.backbone], config.weights if isinstance(config.weights, Path) else None)
-    except WeightsError as error:
-        raise InputError(str(error)) from error
-
-
-STAGE = Stage(
-    features,
-    config=FeaturesConfig,
-    writes=BlockSet,
-    version=1,
-    reads={"preprocess": PREPROCESS},
-    outside=_outside,
-    ready=_ready,
-    job=features_job,
-)

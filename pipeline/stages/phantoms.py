@@ -8,8 +8,8 @@ from files.writing import replacing
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
-from pipeline.runner.stage import Stage
-from pipeline.store import PhantomCohort
+from pipeline.specs.phantoms import STAGE
+from pipeline.store.scans import PhantomCohort
 
 
 def phantoms(out: PhantomCohort, config: PhantomsConfig, runtime: Runtime) -> None:
@@ -52,12 +52,3 @@ def phantoms(out: PhantomCohort, config: PhantomsConfig, runtime: Runtime) -> No
     with replacing(out.folder / "truth.csv") as part:
         table.to_csv(part, index=False, lineterminator="\n")
     runtime.results |= scan_contents(out, keys)
-
-
-STAGE = Stage(
-    phantoms,
-    config=PhantomsConfig,
-    writes=PhantomCohort,
-    version=1,
-    applies=lambda settings: settings.cohort.manifest == "phantoms",
-)

@@ -2,20 +2,19 @@
 
 import datetime
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from console.errors import InputError, Refused
 from pipeline.core.provenance import digest, git_commit, result_settings, versions
 from pipeline.core.runtime import Runtime, log
 from pipeline.deployment.bundle_layout import shown
-from pipeline.runner.stage import Stage
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.preprocess import STAGE as PREPROCESS
-from pipeline.store import ArtifactError, BlockSet, CohortTables, DamagedError, PredictionSet, VolumeSet
+from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.predict import PredictConfig
+from pipeline.specs.preprocess import STAGE as PREPROCESS
+from pipeline.store.base import ArtifactError, DamagedError
+from pipeline.store.predictions import PredictionSet
+from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.tables import CohortTables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,37 +27,11 @@ if TYPE_CHECKING:
 KEPT_BESIDE = "keep_slices"  # of features: changes what is kept beside the blocks, not the blocks
 
 
-class PredictConfig(BaseModel):
-    """Which model answers, and when it should rather not."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: Path | None = Field(default=None, description="folder of an exported model; --model sets it")
-    trusted: tuple[Path, ...] = Field(
-        default=(),
-        description="public keys, or folders of them, one of which must have signed the model; --trusted sets it",
-        json_schema_extra={"changes_results": False},
-    )
-    error_rate: float = Field(
-        default=0.1, gt=0, lt=0.5, description="share of patients whose class may lie outside of the answer's set"
-    )
-    outlier_rate: float = Field(
-        default=0.05,
-        gt=0,
-        lt=0.5,
-        description="share of usual scans that may be flagged as unlike training; takes 1/rate - 1 held-out scans",
-    )
-    maps: bool = Field(
-        default=False,
-        description="a NIfTI for every volume used: where the answer comes from; needs features.keep_slices",
-    )
-    known_patients: bool = Field(default=False, description="answer for patients that the model has learnt from, too")
-
-
 def predict(
     cohort: CohortTables,
     preprocess: VolumeSet,
     features: BlockSet,
+    csv_safe: bool,
     out: PredictionSet,
     config: PredictConfig,
     runtime: Runtime,
@@ -289,22 +262,11 @@ def signature_words(config: PredictConfig) -> str:
     return f"the model {bundle.name} is signed by the key {bundle.signed_by}, {trusted}"
 
 
-def _ready(config: PredictConfig) -> None:
+def check_model(config: PredictConfig) -> None:
     """The model is there and whole, and its weights are those of a network."""
     read_bundle(config).network()
 
 
-def _outside(config: PredictConfig) -> Any:
+def model_fingerprint(config: PredictConfig) -> Any:
     """The content of the model."""
     return read_bundle(config).fingerprint if config.model is not None else None
-
-
-STAGE = Stage(
-    predict,
-    config=PredictConfig,
-    writes=PredictionSet,
-    version=1,
-    reads={"cohort": COHORT, "preprocess": PREPROCESS, "features": FEATURES},
-    outside=_outside,
-    ready=_ready,
-)

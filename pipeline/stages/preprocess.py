@@ -3,59 +3,18 @@
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from console.errors import InputError
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
-from pipeline.runner.stage import Stage
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.store import CohortTables, VolumeSet
-from preprocessing.limits import LARGEST_EXTENT_MM, Limits
+from pipeline.specs.preprocess import STAGE, PreprocessConfig
+from pipeline.store.scans import VolumeSet
+from pipeline.store.tables import CohortTables
+from preprocessing.limits import Limits
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class PreprocessConfig(BaseModel):
-    """How a scan becomes a brain in [0, 1] at one voxel size."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    spacing_mm: float = Field(default=1.5, gt=0.2, le=20, description="voxel size after bicubic resampling, mm")
-    skull_strip_mode: Literal["fast", "accurate"] = Field(
-        default="fast", description="HD-BET: fast is one network, accurate is five with mirroring (40 passes)"
-    )
-    precision: Literal["auto", "fp32"] = Field(
-        default="auto", description="of HD-BET: auto is half precision where the device is fast at it"
-    )
-    register_to: dict[str, str] | None = Field(
-        default=None,
-        description="modality → modality of the same patient and session that it is rigidly registered to, whose brain "
-        "mask then serves both, such as {PET: MRI}; a scan without such a partner is stripped by itself",
-    )
-    largest_extent_mm: float = Field(
-        default=LARGEST_EXTENT_MM,
-        gt=0,
-        description="a scan whose frame is longer along an axis is left out; a head takes less than 500, full PET 815",
-        json_schema_extra={"changes_results": False},
-    )
-    memory_gb: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="main memory that the scans of a process may take together; one that needs more is left out; null: "
-        "three quarters of the machine's",
-        json_schema_extra={"changes_results": False},
-    )
-    weights: Literal["published"] | Path = Field(
-        default="published",
-        description="HD-BET's parameters: published, as installed; or the folder that holds 0.model … 4.model",
-        json_schema_extra={"changes_results": False},
-    )
 
 
 def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> None:
@@ -148,38 +107,7 @@ def _targets(scans: "pd.DataFrame", config: PreprocessConfig) -> dict[str, str]:
 def _keys(scans: "pd.DataFrame", targets: Mapping[str, str], config: PreprocessConfig) -> dict[str, str]:
     """Scan → hash of all that its result depends on: for a registered one, of the other scan too."""
     settings = {name: value for name, value in result_settings(config).items() if name != "register_to"}
-    material = [STAGE.version, settings, _outside(config)]
+    material = [STAGE.version, settings, STAGE.outside(config)]
     own = {row.scan: [row.sha256, row.kind, row.skull_strip] for row in scans.itertuples()}
     beside = {scan: [own[target]] for scan, target in targets.items()}
     return {scan: digest([material, *facts, *beside.get(scan, ())]) for scan, facts in own.items()}
-
-
-def _outside(config: PreprocessConfig) -> Any:
-    """The hashes of the HD-BET parameters used."""
-    from preprocessing.parameters import PARAMETERS_SHA256
-
-    return PARAMETERS_SHA256[: 1 if config.skull_strip_mode == "fast" else 5]
-
-
-def _ready(config: PreprocessConfig) -> None:
-    """The parameter files are in the folder that was named, and the published ones."""
-    from preprocessing.parameters import ParametersError, numbers_of, read_parameters
-
-    if isinstance(config.weights, Path):
-        try:
-            for number in numbers_of(config.skull_strip_mode):
-                read_parameters(number, config.weights)
-        except ParametersError as error:
-            raise InputError(str(error)) from error
-
-
-STAGE = Stage(
-    preprocess,
-    config=PreprocessConfig,
-    writes=VolumeSet,
-    version=2,
-    reads={"cohort": COHORT},
-    outside=_outside,
-    ready=_ready,
-    job=preprocess_job,
-)

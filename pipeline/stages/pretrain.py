@@ -2,37 +2,15 @@
 
 from collections.abc import Callable
 
-from pydantic import Field
-
 from console.errors import InputError
 from files.writing import replacing
-from models.settings import BlockScale, Initialisation, Losses, StepOne
 from pipeline.core.runtime import Runtime
-from pipeline.runner.stage import Stage
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.split import STAGE as SPLIT
-from pipeline.store import BlockSet, CohortTables, ExtractorSet, SplitTables
+from pipeline.specs.pretrain import PretrainConfig
 from pipeline.store.feature_buffer import Rows
-from pipeline.training.fit import TrainingConfig
+from pipeline.store.fitted import ExtractorSet
+from pipeline.store.scans import BlockSet
+from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
-
-
-class PretrainConfig(TrainingConfig):
-    """How φ is trained. Values as published: batch_size 1, block_scale none, patience 10, epochs 100."""
-
-    losses: Losses = Field(default=StepOne.losses, description="both is MSE + cross-entropy, as published")
-    embedding: int = Field(default=StepOne.embedding, ge=1, description="width of the modality embedding")
-    hidden: int = Field(default=StepOne.hidden, ge=1, description="width of the hypernetwork's hidden layer")
-    initialisation: Initialisation = Field(default=StepOne.initialisation, description="of the hypernetwork")
-    block_scale: BlockScale = Field(
-        default=StepOne.block_scale, description="of blocks, learnt from training scans (docs/decisions/0004)"
-    )
-
-    @property
-    def step(self) -> StepOne:
-        """What the method is told."""
-        return StepOne(self.losses, self.embedding, self.hidden, self.initialisation, self.block_scale)
 
 
 def pretrain(
@@ -125,12 +103,3 @@ def _fit_repeat(
             "notes": notes,
         },
     )
-
-
-STAGE = Stage(
-    pretrain,
-    config=PretrainConfig,
-    writes=ExtractorSet,
-    version=2,
-    reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
-)

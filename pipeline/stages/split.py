@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from cohort.splits import SplitConfig
 from console.errors import Refused
 from pipeline.core.runtime import Runtime
-from pipeline.runner.stage import Stage
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.store import ArtifactError, CohortTables, SplitTables
+from pipeline.store.base import ArtifactError
+from pipeline.store.tables import CohortTables, SplitTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +88,3 @@ def _say_which_classes_lack(splits: "pd.DataFrame", subjects: "pd.DataFrame", ru
 def _names(subjects: tuple[str, ...], most: int = 10) -> str:
     more = f" and {len(subjects) - most} more" if len(subjects) > most else ""
     return ", ".join(subjects[:most]) + more
-
-
-STAGE = Stage(split, config=SplitConfig, writes=SplitTables, version=1, reads={"cohort": COHORT})

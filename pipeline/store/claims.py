@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from files.writing import remove_folder
-from pipeline.store import ScanSet, read_json, write_json
-from pipeline.store.base import safe_id
+from pipeline.store.base import read_json, safe_id, write_json
+from pipeline.store.scans import ScanSet
 
 FOLDER = ".in-hand"
 MOST_DEATHS = 3

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from files.reading import read_bytes
-from files.safe_yaml import safe_yaml
 from files.writing import real_folder, remove_folder, replacing, write_table
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, read_json, write_json
@@ -26,18 +24,16 @@ class PredictionSet(Artifact):
     FILES: ClassVar = ("predictions.json", "predictions.csv", "index.html")
     PAGES, MAPS = "patients", "maps"
 
-    def save(self, content: Mapping[str, Any], table: "pd.DataFrame") -> None:
-        """Write the JSON and the table, which nothing here reads again, so that it may be for spreadsheets."""
-        write_json(self.folder / "predictions.json", content)
-        write_table(self.folder / "predictions.csv", table, for_spreadsheets=self._for_spreadsheets())
+    def save(self, content: Mapping[str, Any], table: "pd.DataFrame", *, csv_safe: bool = False) -> None:
+        """Write the JSON and the table, which nothing here reads again, so that it may be for spreadsheets.
 
-    def _for_spreadsheets(self) -> bool:
-        """`report.csv_safe` of the run, which its `settings.yaml` holds."""
-        path = self.folder.parent / "settings.yaml"
-        if not path.exists():
-            return False
-        settings = safe_yaml(read_bytes(path).decode("utf-8"))
-        return isinstance(settings, dict) and (settings.get("report") or {}).get("csv_safe") is True
+        Args:
+            content: of `predictions.json`.
+            table: of `predictions.csv`.
+            csv_safe: as `for_spreadsheets` of `files.writing.write_table`.
+        """
+        write_json(self.folder / "predictions.json", content)
+        write_table(self.folder / "predictions.csv", table, for_spreadsheets=csv_safe)
 
     def save_pages(self, night: str, pages: Iterable[tuple[str, str]]) -> None:
         """Write the list of patients, and each page at its path below the folder; those of earlier runs go.

@@ -7,7 +7,8 @@ scan is missing (docs/method.md, point 2).
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.store import BlockSet, CohortTables, SplitTables
+from pipeline.store.scans import BlockSet
+from pipeline.store.tables import CohortTables, SplitTables
 
 if TYPE_CHECKING:
     import pandas as pd

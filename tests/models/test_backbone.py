@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.backbone import Backbone, HalfMax, load_backbone, pool_slices
 from models.weights import VGG16_IMAGENET, WeightsError, find_weights
-from pipeline.stages.features import FeaturesConfig
+from pipeline.specs.features import FeaturesConfig
 
 
 @pytest.fixture(scope="module")

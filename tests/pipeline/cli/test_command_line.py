@@ -11,8 +11,8 @@ import pytest
 from files.reading import file_sha256
 from pipeline.cli.main import main
 from pipeline.cli.options import STAGE_NAMES
-from pipeline.registry import STAGES
-from pipeline.store import read_record, write_record
+from pipeline.specs.registry import STAGES
+from pipeline.store.base import read_record, write_record
 
 
 @pytest.fixture(scope="module")

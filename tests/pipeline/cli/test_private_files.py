@@ -21,7 +21,7 @@ from pipeline.core.tracking_config import TrackingConfig
 from pipeline.doctor.checks import Patient, machine
 from pipeline.runner import run
 from pipeline.settings import load_settings
-from pipeline.store import PredictionSet
+from pipeline.store.predictions import PredictionSet
 
 EVIL = "=cmd|' /C calc'!A0"
 

@@ -16,7 +16,7 @@ from console.errors import InputError
 from pipeline.cli import tracking
 from pipeline.core.tracking_config import TrackingConfig
 from pipeline.settings import load_settings
-from pipeline.store import read_record, write_record
+from pipeline.store.base import read_record, write_record
 
 CONFIG = TrackingConfig()
 LOSSES = {"train_loss": [0.7, 0.5, 0.25], "validation_loss": [0.8, None, 0.5]}
@@ -196,8 +196,8 @@ def test_nonsense_is_refused_by_name(tmp_path: Path, picture_cohort: Callable[..
 
 
 def test_tracking_is_in_no_key(tmp_path: Path, picture_cohort: Callable[..., Path]) -> None:
-    from pipeline.registry import STAGES
     from pipeline.runner.plan import made_from
+    from pipeline.specs.registry import STAGES
 
     config = picture_cohort(tmp_path, subjects=2)
     one = load_settings(config, {})

@@ -16,9 +16,10 @@ from scipy.ndimage import binary_dilation, map_coordinates
 
 from baselines.sample import CannotFit, Sample
 from files.reading import file_sha256
-from pipeline.comparison.imputation import GanConfig, Imputed, Kind, impute, imputed_path
+from pipeline.comparison.imputation import Imputed, Kind, impute, imputed_path
 from pipeline.comparison.scenarios import Drawn
-from pipeline.store import VolumeSet
+from pipeline.specs.baselines import GanConfig
+from pipeline.store.scans import VolumeSet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,21 +11,16 @@ import yaml
 from helpers.heads_to_impute import MODALITIES, SPACING_MM, block_of, fill
 
 from files.reading import file_sha256
-from pipeline.comparison.imputation import GanConfig
-from pipeline.comparison.tasks import BaselinesConfig
 from pipeline.core.runtime import Runtime
+from pipeline.specs.baselines import BaselinesConfig, GanConfig
+from pipeline.specs.features import FeaturesConfig
 from pipeline.stages import baselines as module
 from pipeline.stages.baselines import baselines
-from pipeline.stages.features import FeaturesConfig, features
-from pipeline.store import (
-    BlockSet,
-    CohortTables,
-    ComparisonSet,
-    SplitTables,
-    VolumeSet,
-    read_json,
-    write_record,
-)
+from pipeline.stages.features import features
+from pipeline.store.base import read_json, write_record
+from pipeline.store.comparison import ComparisonSet
+from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.tables import CohortTables, SplitTables
 
 SUBJECTS = "abcdehijkl"
 PARTS = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2

@@ -15,7 +15,7 @@ from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.calibration_set import channel_means
 from pipeline.deployment.occlusion_maps import write_maps
 from pipeline.deployment.predictor import Reader, UnanswerableError, answer_patient
-from pipeline.store import ArtifactError
+from pipeline.store.base import ArtifactError
 from pipeline.training.repeat_data import Sets
 from pipeline.training.scores import probabilities_of
 

@@ -398,7 +398,7 @@ def test_smoke_run_sees_numbers_that_are_not_finite(
 def test_smoke_run_sees_a_disk_that_changes_bytes(
     patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.store import BlockSet
+    from pipeline.store.scans import BlockSet
 
     examined = patient("adni")
     examined.broken |= {"backbone", "HD-BET"}

@@ -20,8 +20,8 @@ from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_writer import Export, write_bundle
 from pipeline.doctor.checks import Finding, Patient, disk, machine, run, without_names
 from pipeline.settings import load_settings
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.preprocess import STAGE as PREPROCESS
+from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.preprocess import STAGE as PREPROCESS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("Hopper", "Noether", "Wu-Chien", "1912-05-31")  # of patients: in subjects, paths, cells of any column
@@ -253,7 +253,7 @@ def test_maps_and_qc_pictures_are_counted_for_volumes(tmp_path: Path) -> None:
     """A ball of 1,700 ml full of noise, positive and negative, as large as the largest brain measured."""
     import numpy as np
 
-    from pipeline.store import PredictionSet
+    from pipeline.store.predictions import PredictionSet
 
     spacing_mm = 1.5
     grid = (np.indices((104,) * 3) - 51.5) * spacing_mm

@@ -13,9 +13,9 @@ from models.weights import PUBLISHED, WeightsError, WeightsSource
 from pipeline.cli.main import main
 from pipeline.doctor import offline_weights
 from pipeline.doctor.offline_weights import HD_BET, fetch_weights, use_weights_from
-from pipeline.registry import STAGES
 from pipeline.runner import run
 from pipeline.settings import Settings, load_settings
+from pipeline.specs.registry import STAGES
 from preprocessing.parameters import parameter_file
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"

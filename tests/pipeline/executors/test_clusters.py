@@ -172,9 +172,9 @@ def test_settings_that_make_no_sense(given: dict[str, Any], words: str) -> None:
 
 def test_the_executor_changes_no_key(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
     """Results of one executor are up to date for another."""
-    from pipeline.registry import STAGES
     from pipeline.runner.plan import made_from
     from pipeline.settings import load_settings
+    from pipeline.specs.registry import STAGES
 
     config = picture_cohort(tmp_path / "data", subjects=6)
     local = load_settings(config, {"features.weights": "random"})

@@ -19,8 +19,8 @@ from files.reading import file_sha256
 from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
 from pipeline.executors import certificate
-from pipeline.store import VolumeSet
 from pipeline.store.claims import FOLDER
+from pipeline.store.scans import VolumeSet
 
 TIME_STAMPED = ("manifest.json", "record.json", "settings.yaml", ".lock")
 TWO_WORKERS = ("--executor", "dask", "--workers", "2")

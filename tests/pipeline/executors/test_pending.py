@@ -12,8 +12,8 @@ from pipeline.core.runtime import Runtime
 from pipeline.executors import pending as errands
 from pipeline.executors.pending import Errand
 from pipeline.runner.per_scan import ScanJob
-from pipeline.store import ScanSet
 from pipeline.store.claims import InHand
+from pipeline.store.scans import ScanSet
 
 
 @pytest.fixture

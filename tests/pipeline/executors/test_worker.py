@@ -13,9 +13,11 @@ from pipeline.cli.main import main
 from pipeline.core.runtime import Runtime
 from pipeline.executors import worker
 from pipeline.executors.worker import do_one, do_some
-from pipeline.stages.preprocess import PreprocessConfig, preprocess, preprocess_job
-from pipeline.store import CohortTables, VolumeSet
+from pipeline.specs.preprocess import PreprocessConfig
+from pipeline.stages.preprocess import preprocess, preprocess_job
 from pipeline.store.claims import InHand
+from pipeline.store.scans import VolumeSet
+from pipeline.store.tables import CohortTables
 
 RUN = "a run"
 

@@ -7,11 +7,11 @@ from pydantic import BaseModel
 
 from console.errors import InputError
 from pipeline.core.runtime import Runtime
-from pipeline.registry import STAGES
 from pipeline.runner.plan import Step
 from pipeline.runner.run import check_device
 from pipeline.runner.stage import Stage
-from pipeline.store import ScanSet
+from pipeline.specs.registry import STAGES
+from pipeline.store.scans import ScanSet
 
 
 def test_a_job_takes_what_its_stage_takes() -> None:

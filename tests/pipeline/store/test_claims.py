@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import ScanSet, VolumeSet
 from pipeline.store.claims import Desk, InHand
+from pipeline.store.scans import ScanSet, VolumeSet
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from PIL import Image
 
 from files.reading import file_sha256
 from pipeline.cli.main import main
-from pipeline.store import BlockSet, CohortTables, SplitTables, write_record
+from pipeline.store.base import write_record
+from pipeline.store.scans import BlockSet
+from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import Sets, usable_scans
 
 
