@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import MATRIX_GFLOP, finish, in_turns, matrix_product, options
 from devices.precision import half_precision
@@ -26,8 +27,6 @@ SPACING_MM = 1.5
 
 def gflop_a_slice(backbone: Backbone) -> float:
     """Multiplications and additions of one slice, in 10⁹."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         backbone.float()(torch.zeros(1, 3, 224, 224))
     return counter.get_total_flops() / 1e9

@@ -6,6 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask
+import distributed  # noqa: F401 - its settings have to be there before ours
+
 from benchmarks.common import finish, options
 from benchmarks.simulated_stage import STAGE, SimulatedConfig
 from pipeline.executors.config import ExecutorConfig
@@ -45,9 +48,6 @@ def main() -> None:
     scans = 300 if arguments.quick else 10_000
     timed = 40 if arguments.quick else DASK_SCANS
     dask_executor = ExecutorConfig(kind="dask", workers=WORKERS)
-    import dask
-    import distributed  # noqa: F401 - its settings have to be there before ours
-
     found: dict[str, Any] = {"scans": scans, "workers": WORKERS}
     with tempfile.TemporaryDirectory() as folder, dask.config.set(
         {"distributed.worker.preload": ["benchmarks.simulated_stage"]}

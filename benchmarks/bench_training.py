@@ -2,13 +2,20 @@
 
 import argparse
 import csv
+import json
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
 import torch.nn.functional as F
+from matplotlib import pyplot
 from torch import Tensor
 
 from benchmarks.common import finish, options
@@ -17,6 +24,7 @@ from models.fit import fit
 from models.set_classifier import SetClassifier
 from models.sets import Groups
 from models.settings import Training
+from pipeline.core.provenance import REPOSITORY
 from pipeline.specs.classify import ClassifyConfig
 from pipeline.specs.pretrain import PretrainConfig
 
@@ -89,18 +97,7 @@ def curves(workspace: Path, out: Path) -> dict[str, Any]:
 
     The pretrain and classify stages are run twice in copies of the workspace; a figure shows both.
     """
-    import shutil
-    import subprocess
-    import sys
-    import tempfile
-
-    import matplotlib
-
     matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    from pipeline.core.provenance import REPOSITORY
-
     found: dict[str, Any] = {}
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     with tempfile.TemporaryDirectory() as folder:
@@ -124,8 +121,6 @@ def curves(workspace: Path, out: Path) -> dict[str, Any]:
                 )
                 axis.set(title=stage, xlabel="epoch", ylabel="validation loss")
             metrics = (copy / "classify" / "metrics.json").read_text()
-            import json
-
             found[f"test AUC, batch {batch}"] = json.loads(metrics)["threshold_half"]["auc"]["mean"]
     axes[0].legend(frameon=False)
     figure.savefig(out / "training_curves.svg", metadata={"Date": None})

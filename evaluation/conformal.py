@@ -66,7 +66,7 @@ def score_threshold(scores: npt.ArrayLike, error_rate: float) -> float:
     return float(ordered[rank - 1]) if rank <= len(ordered) else math.inf
 
 
-def too_few(count: int, error_rate: float) -> str:
+def too_few_subjects(count: int, error_rate: float) -> str:
     """Words for a number of held-out subjects that cannot keep a promise at this error rate, or ""."""
     needed = fewest_subjects(error_rate)
     if count >= needed:

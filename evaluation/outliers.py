@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.covariance import LedoitWolf
 
 from evaluation.conformal import fewest_subjects, finite
 
@@ -53,8 +54,6 @@ def fit_reference(channel_means: npt.ArrayLike, *, fewest: int = FEWEST) -> Refe
     Raises:
         ValueError: fewer scans, or all alike.
     """
-    from sklearn.covariance import LedoitWolf
-
     x = finite(channel_means, "a channel mean")
     if len(x) < fewest:
         raise ValueError(f"{len(x)} training scans, at least {fewest} needed")
@@ -84,7 +83,7 @@ def share_farther(distance: float, held_out: npt.ArrayLike) -> float:
     return float((1 + np.count_nonzero(others >= distance)) / (len(others) + 1))
 
 
-def too_few(count: int, rate: float = RATE) -> str:
+def too_few_scans(count: int, rate: float = RATE) -> str:
     """Words for a number of held-out distances with which no scan can be flagged at this rate, or "".
 
     No share is smaller than 1 / (m + 1); if that is above the rate, nothing can be told.

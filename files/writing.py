@@ -10,12 +10,11 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
+
+import pandas as pd
 
 from files.reading import UnusableFileError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PRIVATE, FOR_THE_GROUP = 0o077, 0o027  # umask: only the owner may read; the owner's group may, too
 LIKE_FORMULAS = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # spreadsheets compute cells that begin so
@@ -156,7 +155,7 @@ class _UnixLines:
         return self.stream.write(row.removesuffix("\r\n") + "\n")
 
 
-def write_table(path: Path, frame: "pd.DataFrame", *, for_spreadsheets: bool = False) -> None:
+def write_table(path: Path, frame: pd.DataFrame, *, for_spreadsheets: bool = False) -> None:
     """Write a data frame as CSV, whole, without its index, lines ending with line feeds.
 
     Cells that hold a comma, a quote or any end of line, a bare carriage return too, are quoted.

@@ -63,7 +63,7 @@ class Scans:
     train: Tensor
     validation: Tensor
 
-    def batches(self) -> "Iterator[tuple[Tensor, Tensor]]":
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield blocks and modality of the training scans."""
         for items in self.train.split(CHUNK):
             yield self.blocks[items], self.modality[items]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -97,8 +98,6 @@ def set_model_from(content: bytes, *, aggregate: Aggregate, **sizes: Any) -> Set
     Raises:
         ValueError: it does not hold the weights of such a model, or one is not a finite number.
     """
-    import safetensors.torch
-
     try:
         state = safetensors.torch.load(content)
     except (safetensors.SafetensorError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:

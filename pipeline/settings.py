@@ -27,6 +27,8 @@ from files.reading import UnusableFileError, read_bytes
 from files.safe_yaml import MOST_YAML, safe_yaml
 from pipeline.core.provenance import changes_results
 from pipeline.core.tracking_config import TrackingConfig
+from pipeline.deployment.bundle import Bundle
+from pipeline.deployment.bundle_layout import SETTINGS, BundleError, shown
 from pipeline.executors.config import ExecutorConfig
 from pipeline.specs.baselines import BaselinesConfig
 from pipeline.specs.classify import ClassifyConfig
@@ -132,9 +134,6 @@ def settings_of_model(folder: Path, trusted: Sequence[Path] = ()) -> Path:
     Raises:
         InputError: the model is damaged or not signed so, or its settings say more, such as where to send results.
     """
-    from pipeline.deployment.bundle import Bundle
-    from pipeline.deployment.bundle_layout import SETTINGS, BundleError, shown
-
     bundle = Bundle.read(folder, trusted)
     for name, config in (("preprocess", PreprocessConfig), ("features", FeaturesConfig)):
         own = {key for key, field in config.model_fields.items() if changes_results(field)}

@@ -72,7 +72,7 @@ def derivatives(options: argparse.Namespace) -> None:
     say(f"{len(laid_out.copies)} files → {options.out}")
 
 
-def _of_manifest(volumes: "VolumeSet", kind: type | tuple[type, ...], *keys: str) -> Any:
+def _of_manifest(volumes: VolumeSet, kind: type | tuple[type, ...], *keys: str) -> Any:
     """A value of the stage's manifest.
 
     Raises:
@@ -87,7 +87,7 @@ def _of_manifest(volumes: "VolumeSet", kind: type | tuple[type, ...], *keys: str
     return found
 
 
-def _write_whole(laid_out: "Derivatives", out: Path) -> None:
+def _write_whole(laid_out: Derivatives, out: Path) -> None:
     """Write a data set; `out` appears with all of it, or not at all.
 
     Raises:

@@ -10,21 +10,29 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from baselines.sample import CannotFit
+from baselines.translation.cyclegan import CycleGan, CycleGanSettings
+from baselines.translation.frames import Frame, aligned, brain_frame, from_frame, paired_slices, to_frame
+from baselines.translation.pix2pix import Pix2Pix, Pix2PixSettings
+from baselines.translation.quality import ssim_psnr
+from baselines.translation.training import Trainer, translate
+from devices.precision import half_precision
 from files.writing import replacing
 from pipeline.comparison.scenarios import Drawn
 from pipeline.core.progress import LINE_EVERY_S
 from pipeline.specs.baselines import GanConfig
 from pipeline.store.scans import VolumeSet
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from baselines.translation.frames import Frame
+from preprocessing.io import png_bytes, read_volume, write_volume
+from preprocessing.resample import resample
 
 log = logging.getLogger("hypermm")
 Kind = Literal["pix2pix", "cyclegan"]
@@ -33,9 +41,9 @@ Kind = Literal["pix2pix", "cyclegan"]
 class Scan(NamedTuple):
     """A preprocessed scan and where it lies."""
 
-    volume: "Tensor"
-    mask: "Tensor"
-    affine: "NDArray[np.float64]"
+    volume: Tensor
+    mask: Tensor
+    affine: NDArray[np.float64]
 
 
 @dataclass
@@ -50,7 +58,7 @@ class Imputed:
         parameters: trained numbers of all networks.
     """
 
-    blocks: "dict[tuple[int, int], Tensor]"
+    blocks: dict[tuple[int, int], Tensor]
     quality: list[dict[str, Any]]
     seconds: float
     notes: list[str]
@@ -66,9 +74,9 @@ def impute(
     volumes: VolumeSet,
     place: Path,
     config: GanConfig,
-    block_of: "Callable[[Tensor, Tensor, tuple[float, float, float]], Tensor]",
+    block_of: Callable[[Tensor, Tensor, tuple[float, float, float]], Tensor],
     spacing_mm: float,
-    device: "torch.device",
+    device: torch.device,
     seed: int,
     on_epoch: Callable[[], None] = lambda: None,
 ) -> Imputed:
@@ -129,22 +137,12 @@ def _train(
     volumes: VolumeSet,
     place: Path,
     config: GanConfig,
-    device: "torch.device",
+    device: torch.device,
     seed: int,
     on_epoch: Callable[[], None],
     notes: list[str],
-) -> "tuple[torch.nn.Module, int]":
+) -> tuple[torch.nn.Module, int]:
     """The generator from source to target, trained or taken from its checkpoint, and its trained numbers."""
-    import pandas as pd
-    import safetensors.torch
-    import torch
-
-    from baselines.translation.cyclegan import CycleGan, CycleGanSettings
-    from baselines.translation.pix2pix import Pix2Pix, Pix2PixSettings
-    from baselines.translation.training import Trainer
-    from devices.precision import half_precision
-    from preprocessing.io import png_bytes
-
     slices = _paired(drawn, pair, names, volumes, config, notes) if kind == "pix2pix" else (
         _unpaired(drawn, pair[0], names[0], volumes, config), _unpaired(drawn, pair[1], names[1], volumes, config)
     )  # fmt: skip
@@ -188,13 +186,8 @@ def _train(
 
 def _paired(
     drawn: Drawn, pair: tuple[int, int], names: tuple[str, str], volumes: VolumeSet, config: GanConfig, notes: list[str]
-) -> "tuple[Tensor, Tensor]":
+) -> tuple[Tensor, Tensor]:
     """Matching slices of all training observations with both."""
-    import torch
-
-    from baselines.sample import CannotFit
-    from baselines.translation.frames import paired_slices
-
     there = drawn.sample.there.cpu()
     both = [o for o in drawn.sample.train.tolist() if bool(there[o, list(pair)].all())]
     if not both:
@@ -215,13 +208,8 @@ def _paired(
     return torch.cat(one), torch.cat(other)
 
 
-def _unpaired(drawn: Drawn, modality: int, name: str, volumes: VolumeSet, config: GanConfig) -> "Tensor":
+def _unpaired(drawn: Drawn, modality: int, name: str, volumes: VolumeSet, config: GanConfig) -> Tensor:
     """Slices of all training scans of one modality."""
-    import torch
-
-    from baselines.sample import CannotFit
-    from baselines.translation.frames import brain_frame, to_frame
-
     slices = []
     for observation in drawn.sample.train.tolist():
         for scan in _names_of(drawn, observation, modality):
@@ -237,13 +225,9 @@ def _unpaired(drawn: Drawn, modality: int, name: str, volumes: VolumeSet, config
 
 
 def _translate(
-    network: "torch.nn.Module", given: Scan, config: GanConfig, spacing_mm: float, device: "torch.device"
-) -> "tuple[Scan, Frame]":
+    network: torch.nn.Module, given: Scan, config: GanConfig, spacing_mm: float, device: torch.device
+) -> tuple[Scan, Frame]:
     """The imputed scan on a grid of the common voxel size, and the frame it was made in."""
-    from baselines.translation.frames import brain_frame, from_frame, to_frame
-    from baselines.translation.training import translate
-    from preprocessing.resample import resample
-
     frame = brain_frame(
         given.mask, given.affine, size=config.pixels, field_of_view_mm=config.field_of_view_mm,
         slice_spacing_mm=spacing_mm,
@@ -264,35 +248,28 @@ def imputed_path(place: Path, observation: str, modality: str) -> Path:
 
 
 def _write(place: Path, observation: str, names: tuple[str, str], kind: Kind, made: Scan) -> None:
-    from preprocessing.io import write_volume
-
     path = imputed_path(place, observation, names[1])
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         write_volume(part, made.volume.numpy(), made.affine, f"IMPUTED by {kind} from {names[0]}, not a scan")
 
 
-def _quality(real: "Tensor", given: Scan, made: Scan, frame: "Frame") -> dict[str, float]:
+def _quality(real: Tensor, given: Scan, made: Scan, frame: Frame) -> dict[str, float]:
     """SSIM and PSNR against the real scan that was hidden from everybody."""
-    from baselines.translation.frames import from_frame, to_frame
-    from baselines.translation.quality import ssim_psnr
-
     imputed, _ = from_frame(to_frame(made.volume, made.affine, frame).clamp(0, 1), frame)
     inside, _ = from_frame(to_frame(given.mask, given.affine, frame).float(), frame)
     return ssim_psnr(imputed, real, mask=inside > 0.5)
 
 
-def in_frame(scan: Scan, given: Scan, frame: "Frame") -> "Tensor":
+def in_frame(scan: Scan, given: Scan, frame: Frame) -> Tensor:
     """A scan in the frame of another one of the same subject, (X, Y, Z), in [0, 1]."""
-    from baselines.translation.frames import aligned, from_frame, to_frame
-
     affine, _ = aligned(given.mask, given.affine, scan.mask, scan.affine)
     return from_frame(to_frame(scan.volume, affine, frame).clamp(0, 1), frame)[0]
 
 
 def compared(
     volumes: VolumeSet, scans: Mapping[str, str], places: Mapping[str, Path], config: GanConfig, spacing_mm: float
-) -> "dict[str, NDArray[np.float32]]":
+) -> dict[str, NDArray[np.float32]]:
     """The real scan of an observation and what each method made of it, on one grid, for a picture.
 
     Args:
@@ -302,9 +279,6 @@ def compared(
         config: sizes.
         spacing_mm: between the slices of the grid.
     """
-    from baselines.translation.frames import brain_frame, from_frame, to_frame
-    from preprocessing.io import read_volume
-
     given = _scan(volumes, scans["source"])
     frame = brain_frame(
         given.mask, given.affine, size=config.pixels, field_of_view_mm=config.field_of_view_mm,
@@ -326,8 +300,6 @@ def _names_of(drawn: Drawn, observation: int, modality: int) -> list[str]:
 
 
 def _scan(volumes: VolumeSet, scan: str) -> Scan:
-    from baselines.sample import CannotFit
-
     if (volumes.record(scan) or {}).get("kind") == "image":
         raise CannotFit(f"{scan} is a picture; pix2pix and cycleGAN translate volumes")
     volume, mask, affine = volumes.load_placed(scan)

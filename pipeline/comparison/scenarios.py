@@ -1,17 +1,15 @@
 """Which scans a comparison leaves to its methods: everything, or half of one modality hidden in training and test."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pandas as pd
+import torch
+from torch import Tensor
+
+from baselines.sample import Sample
+from cohort.missingness import hide_scans
 from pipeline.store.scans import BlockSet
 from pipeline.training.repeat_data import Usable
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-    from torch import Tensor
-
-    from baselines.sample import Sample
 
 AS_IT_IS = "as it is"
 
@@ -56,10 +54,8 @@ def _name(modality: str, rate: float, modalities: tuple[str, ...]) -> str:
     return f"{modality} of {100 * (1 - rate):g}%, the others of all"
 
 
-def scans_in(scenario: Scenario, usable: Usable, seed: int) -> "tuple[pd.DataFrame, list[str]]":
+def scans_in(scenario: Scenario, usable: Usable, seed: int) -> tuple[pd.DataFrame, list[str]]:
     """The scans that the scenario leaves, a part of `usable.scans`, and what could not be done as asked."""
-    from cohort.missingness import hide_scans
-
     scans = usable.scans
     if scenario.complete_only:
         has = scans.groupby("observation")["modality"].agg(frozenset)
@@ -83,22 +79,18 @@ class Drawn:
         subjects: of each observation.
     """
 
-    sample: "Sample"
-    scans: "pd.DataFrame"
+    sample: Sample
+    scans: pd.DataFrame
     observations: tuple[str, ...]
     subjects: tuple[str, ...]
 
-    def observed(self, part: str) -> "Tensor":
+    def observed(self, part: str) -> Tensor:
         """(n,) int64: the observations of a part."""
         return {"train": self.sample.train, "validation": self.sample.validation, "test": self.sample.test}[part]
 
 
-def draw_sample(scans: "pd.DataFrame", usable: Usable, features: BlockSet, device: "torch.device") -> Drawn:
+def draw_sample(scans: pd.DataFrame, usable: Usable, features: BlockSet, device: torch.device) -> Drawn:
     """Blocks and numbers of some of the usable scans."""
-    import torch
-
-    from baselines.sample import Sample
-
     scans = scans.sort_values(["observation", "scan"]).reset_index(drop=True)
     of_observation = scans.drop_duplicates("observation").set_index("observation")
     names = tuple(of_observation.index)

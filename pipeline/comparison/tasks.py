@@ -8,9 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+import torch
+
+from baselines.imputers import TableImputer, fit_imputed
+from baselines.methods import Method
 from baselines.names import TRANSLATIONS
+from baselines.sample import CannotFit, Fitted, Sample
+from cohort.missingness import hide_scans
 from console.errors import DISK_FULL, InputError
 from models.settings import seed_of_repeat
 from pipeline.comparison.imputation import Kind, impute
@@ -22,12 +29,6 @@ from pipeline.store.base import DamagedError
 from pipeline.store.comparison import ComparisonSet
 from pipeline.store.scans import BlockSet, VolumeSet
 from pipeline.training.repeat_data import Usable
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from baselines.methods import Method
-    from baselines.sample import Fitted, Sample
 
 log = logging.getLogger("hypermm")
 FAILED = "failed "  # before the key of a task that raised, which therefore counts as not done
@@ -46,7 +47,7 @@ class Comparators:
         runtime: of the stage.
         modalities: names.
         version: of the stage.
-        like_the_real_ones: gives the function from an imputed volume to its block, and the voxel size of real volumes.
+        imputed_scan_encoder: gives the function from an imputed volume to its block, and real volumes' voxel size.
         keys: folder of a task → hash of what its result has to be made from to count.
     """
 
@@ -57,7 +58,7 @@ class Comparators:
     runtime: Runtime
     modalities: tuple[str, ...]
     version: int
-    like_the_real_ones: Callable[[], tuple[Any, float]]
+    imputed_scan_encoder: Callable[[], tuple[Any, float]]
     keys: dict[Path, str] = dataclasses.field(default_factory=dict)
 
     def draw(self, scenario: Scenario, usable: Usable) -> tuple[Drawn, list[str]]:
@@ -72,7 +73,7 @@ class Comparators:
         rows = drawn.scans.assign(content=[content[s] for s in drawn.scans["scan"]]).to_dict("split")
         return digest([self.version, settings, dataclasses.asdict(scenario), repeat, rows, more])
 
-    def simple(self, scenario: Scenario, repeat: int, method: "Method", drawn: Drawn, *, wanted: bool) -> None:
+    def simple(self, scenario: Scenario, repeat: int, method: Method, drawn: Drawn, *, wanted: bool) -> None:
         """A comparator that needs nothing but blocks."""
         rates = self.config.curve_rates if scenario.name == "complete" else ()
         key = self.key(scenario, repeat, drawn, method.name, rates)
@@ -81,7 +82,7 @@ class Comparators:
         if not wanted or self.out.record(place, key) is not None:
             return
 
-        def fit() -> "tuple[dict[str, pd.DataFrame], dict[str, Any]]":
+        def fit() -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
             started = time.monotonic()
             sample = drawn.sample.standardised() if method.standardised else drawn.sample
             fitted = method.fit(sample, method.training(self.config.training(repeat)))
@@ -98,8 +99,6 @@ class Comparators:
         self, scenario: Scenario, repeat: int, key: Kind, drawn: Drawn, usable: Usable, *, wanted: bool
     ) -> None:
         """Impute whole scans, compute their blocks, then Multi-CNN on the filled sample."""
-        from baselines.imputers import TableImputer, fit_imputed
-
         if not scenario.hidden and bool(drawn.sample.there.all()):
             return  # nothing to impute
         gan = self.config.gan
@@ -113,10 +112,8 @@ class Comparators:
         gone = usable.scans[~usable.scans["scan"].isin(there) & usable.scans["observation"].isin(drawn.observations)]
         hidden = {(row.observation, row.modality): row.scan for row in gone.itertuples()}
 
-        def fit() -> "tuple[dict[str, pd.DataFrame], dict[str, Any]]":
-            import pandas as pd
-
-            maker, spacing_mm = self.like_the_real_ones()
+        def fit() -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+            maker, spacing_mm = self.imputed_scan_encoder()
             imputed = impute(
                 key, drawn, self.modalities, hidden=hidden, volumes=self.preprocess, place=place, config=gan,
                 block_of=maker, spacing_mm=spacing_mm, device=self.runtime.device,
@@ -146,11 +143,9 @@ class Comparators:
         return re.sub(r"\bmodality (\d+)\b", lambda found: self.modalities[int(found[1])], words)
 
     def _task(
-        self, place: Path, key: str, words: str, fit: "Callable[[], tuple[dict[str, pd.DataFrame], dict[str, Any]]]"
+        self, place: Path, key: str, words: str, fit: Callable[[], tuple[dict[str, pd.DataFrame], dict[str, Any]]]
     ) -> None:
         """Fit one comparator and write what came of it; a failure is recorded and told, and the others go on."""
-        from baselines.sample import CannotFit
-
         self.out.begin(place, key)
         try:
             with _peak_memory(self.runtime) as peak:
@@ -173,10 +168,8 @@ class Comparators:
             self.out.finish(place, key, tables, facts | {"peak_memory_mb": peak["mb"]})
 
 
-def _predictions(fitted: "Fitted", sample: "Sample", drawn: Drawn, repeat: int) -> "pd.DataFrame":
+def _predictions(fitted: Fitted, sample: Sample, drawn: Drawn, repeat: int) -> pd.DataFrame:
     """One row a test observation; NaN where the method cannot take it."""
-    import pandas as pd
-
     test = drawn.observed("test").tolist()
     probabilities = fitted.probabilities(sample)[drawn.observed("test")].cpu()
     frame = pd.DataFrame(
@@ -191,20 +184,15 @@ def _predictions(fitted: "Fitted", sample: "Sample", drawn: Drawn, repeat: int) 
 
 
 def _curve(
-    fitted: "Fitted",
-    sample: "Sample",
+    fitted: Fitted,
+    sample: Sample,
     drawn: Drawn,
     repeat: int,
     rates: tuple[float, ...],
     modalities: tuple[str, ...],
     seed: int,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Predictions of one trained comparator with more and more scans of the test part hidden."""
-    import pandas as pd
-    import torch
-
-    from cohort.missingness import hide_scans
-
     tested = drawn.scans[drawn.scans["part"] == "test"]
     frames = []
     for modality in modalities if len(modalities) > 1 and len(tested) else ():
@@ -218,10 +206,8 @@ def _curve(
 
 
 @contextmanager
-def _peak_memory(runtime: Runtime) -> "Iterator[dict[str, float]]":
+def _peak_memory(runtime: Runtime) -> Iterator[dict[str, float]]:
     """Largest resident set while the block ran, MB; on CUDA the most that torch held there."""
-    import torch
-
     peak = {"mb": float("nan")}
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)

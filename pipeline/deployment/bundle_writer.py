@@ -7,11 +7,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import safetensors.numpy
+import safetensors.torch
 import yaml
 
+from evaluation.outliers import Reference
 from files.reading import file_sha256
+from models.set_model import SetModel
 from pipeline.core.provenance import versions
 from pipeline.deployment.bundle import ROUNDS, scan_hash, subject_hash
 from pipeline.deployment.bundle_configs import for_monai, inference, settings
@@ -33,10 +37,6 @@ from pipeline.deployment.bundle_layout import (
 )
 from pipeline.deployment.signing import signature
 from pipeline.store.base import write_json
-
-if TYPE_CHECKING:
-    from evaluation.outliers import Reference
-    from models.set_model import SetModel
 
 INTENDED_USE = "Research only. Not a medical device; not for diagnosis or for decisions on patients."
 MONAI_SCHEMA = (
@@ -81,14 +81,14 @@ class Export:
     weights: Mapping[str, Any]
     stage_versions: Mapping[str, int]
     calibration: Mapping[str, Any]
-    references: "Mapping[str, Reference]"
+    references: Mapping[str, Reference]
     test: Mapping[str, Mapping[str, Any]]
     subjects: Mapping[str, str]
     scans: Mapping[str, str]
 
 
 def write_bundle(
-    folder: Path, export: Export, model: "SetModel", *, card: str, onnx: bytes | None, signing_key: Path | None = None
+    folder: Path, export: Export, model: SetModel, *, card: str, onnx: bytes | None, signing_key: Path | None = None
 ) -> None:
     """Write all files beside the place, then swap; what is not whole cannot be read.
 
@@ -108,8 +108,6 @@ def write_bundle(
         SignatureError: the key cannot be used.
         BundleError: the old model, or what an export before this one left, cannot be removed.
     """
-    import safetensors.torch
-
     part, old = (folder.with_name(f".{word}-{folder.name}") for word in ("new", "old"))
     if old.exists() and not folder.exists():
         os.replace(old, folder)
@@ -281,8 +279,6 @@ def _model(export: Export) -> dict[str, Any]:
 
 
 def _outliers(export: Export) -> bytes:
-    import safetensors.numpy
-
     tensors: dict[str, Any] = {}
     for modality, reference in sorted(export.references.items()):
         tensors |= {f"mean.{modality}": reference.mean, f"precision.{modality}": reference.precision}

@@ -8,8 +8,19 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluation.calibration import apply_temperature, fit_temperature, log_loss
+from evaluation.conformal import leave_one_out, subject_scores, too_few_subjects
+from evaluation.expected_change import expected_change
+from evaluation.metrics import score
+from evaluation.outliers import Reference, distances, fit_reference, too_few_scans
+from models.hypermm import extract
+from models.set_model import SetModel
 from models.settings import CHUNK
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import ArtifactError
@@ -17,13 +28,6 @@ from pipeline.store.feature_buffer import Rows
 from pipeline.store.scans import BlockSet
 from pipeline.training.repeat_data import Sets, Usable
 from pipeline.training.scores import probabilities_of, subsets_of
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from evaluation.outliers import Reference
-    from models.set_model import SetModel
 
 HELD_OUT = ("validation", "test")
 DIGITS = 6  # of shares and losses; conformal scores and distances are kept whole
@@ -42,8 +46,8 @@ class Answers:
 
     observations: tuple[str, ...]
     subjects: tuple[str, ...]
-    truth: "NDArray[np.int64]"
-    probabilities: "NDArray[np.float64]"
+    truth: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
 
     def of(self, observations: Iterable[str]) -> "Answers":
         """Those of some observations, in that order."""
@@ -67,7 +71,7 @@ class HeldOut:
         phi: their features.
     """
 
-    model: "SetModel"
+    model: SetModel
     usable: Usable
     phi: Rows
 
@@ -78,8 +82,6 @@ class HeldOut:
             parts: of the split.
             modalities: None takes every scan that an observation has.
         """
-        import numpy as np
-
         scans = self.usable.scans
         scans = scans[scans["part"].isin(list(parts))]
         if modalities is not None:
@@ -95,13 +97,9 @@ class HeldOut:
 
 @contextmanager
 def read_held_out(
-    model: "SetModel", usable: Usable, features: BlockSet, runtime: Runtime, *, memory_mb: int
+    model: SetModel, usable: Usable, features: BlockSet, runtime: Runtime, *, memory_mb: int
 ) -> Iterator[HeldOut]:
     """Compute φ of every held-out scan once; beyond `memory_mb` it lies in a temporary file of the stage's folder."""
-    import torch
-
-    from models.hypermm import extract
-
     scans = usable.scans[usable.scans["part"].isin(HELD_OUT)].reset_index(drop=True)
     held_out = dataclasses.replace(usable, scans=scans)
     modality, names, device = held_out.modality(), scans["scan"].to_list(), runtime.device
@@ -118,14 +116,12 @@ def read_held_out(
         yield HeldOut(model, held_out, phi)
 
 
-def channel_means(features: BlockSet, scans: list[str]) -> "NDArray[np.float64]":
+def channel_means(features: BlockSet, scans: list[str]) -> NDArray[np.float64]:
     """Means over the positions of each scan's block, (N, C).
 
     Raises:
         ArtifactError: one is not a finite number.
     """
-    import numpy as np
-
     parts = [
         features.load(scans[start : start + CHUNK]).double().mean(dim=(2, 3)).numpy()
         for start in range(0, len(scans), CHUNK)
@@ -139,9 +135,6 @@ def channel_means(features: BlockSet, scans: list[str]) -> "NDArray[np.float64]"
 
 def temperature_facts(held_out: HeldOut) -> dict[str, Any]:
     """Temperature fitted on the validation part, and what it does to the test part, which had no say in it."""
-    from evaluation.calibration import apply_temperature, fit_temperature, log_loss
-    from evaluation.metrics import score
-
     validation = held_out.answers(("validation",))
     fitted = fit_temperature(validation.probabilities, validation.truth)
     facts: dict[str, Any] = {**dataclasses.asdict(fitted), "test": None}
@@ -160,9 +153,6 @@ def conformal_facts(
     held_out: HeldOut, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
 ) -> dict[str, Any]:
     """Sorted scores for every subset of the modalities, and how sets would have done for those held out."""
-    from evaluation.calibration import apply_temperature
-    from evaluation.conformal import leave_one_out, subject_scores, too_few
-
     subsets = []
     for subset in subsets_of(trained):
         found = held_out.answers(parts, frozenset(subset))
@@ -176,7 +166,7 @@ def conformal_facts(
                 "modalities": list(subset),
                 "subjects": len(scores),
                 "observations": len(found.observations),
-                "too_few": too_few(len(scores), error_rate),
+                "too_few": too_few_subjects(len(scores), error_rate),
                 "leave_one_out": _rounded(left),
                 "scores": scores,
             }
@@ -188,9 +178,6 @@ def change_facts(
     held_out: HeldOut, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
 ) -> list[dict[str, Any]]:
     """For every subset of the modalities, what one more did to the answers for those who have it."""
-    from evaluation.calibration import apply_temperature
-    from evaluation.expected_change import expected_change
-
     facts = []
     for subset in subsets_of(trained):
         for modality in (m for m in trained if m not in subset):
@@ -211,13 +198,11 @@ def change_facts(
 
 def outlier_facts(
     usable: Usable, features: BlockSet, trained: tuple[str, ...], parts: tuple[str, ...]
-) -> "tuple[dict[str, dict[str, Any]], dict[str, Reference]]":
+) -> tuple[dict[str, dict[str, Any]], dict[str, Reference]]:
     """The cloud of training scans of every modality, and how far from it the scans held out lie, one a subject.
 
     `reason` says why unusual scans will not be noticed at the usual rate; "" if they will.
     """
-    from evaluation.outliers import distances, fit_reference, too_few
-
     facts: dict[str, dict[str, Any]] = {}
     references = {}
     for modality in trained:
@@ -235,7 +220,7 @@ def outlier_facts(
             continue
         away = distances(reference, channel_means(features, others["scan"].to_list()))
         entry["distances"] = sorted(others.assign(away=away).groupby("subject")["away"].max().tolist())
-        entry["reason"] = too_few(len(entry["distances"]))
+        entry["reason"] = too_few_scans(len(entry["distances"]))
         references[modality] = reference
     return facts, references
 

@@ -1,25 +1,27 @@
 """Where in a scan an answer comes from, as a NIfTI in the scan's own world: occlusion on the features of its slices."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.occlusion import occlusion_map
+from pipeline.deployment.predictor import Reader
 from pipeline.store.base import ArtifactError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from pipeline.deployment.predictor import Reader
-    from pipeline.store.predictions import PredictionSet
-    from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.predictions import PredictionSet
+from pipeline.store.scans import BlockSet, VolumeSet
+from preprocessing.resample import voxel_size_mm
+from preprocessing.slices import map_to_volume
 
 
 def write_maps(
-    reader: "Reader",
+    reader: Reader,
     patient: dict[str, Any],
-    preprocess: "VolumeSet",
-    features: "BlockSet",
-    out: "PredictionSet",
+    preprocess: VolumeSet,
+    features: BlockSet,
+    out: PredictionSet,
 ) -> dict[str, str]:
     """Write a map for every volume that an answer used.
 
@@ -35,8 +37,6 @@ def write_maps(
     Raises:
         ArtifactError: the features of slices are not there, or not finite numbers.
     """
-    import numpy as np
-
     used = [scan for scan in patient["scans"] if scan["used"]]
     volumes = [s["scan"] for s in used if (preprocess.record(s["scan"]) or {}).get("kind") == "volume"]
     blocks = features.load([scan["scan"] for scan in used])
@@ -65,23 +65,17 @@ def write_maps(
 
 
 def _map_of(
-    reader: "Reader",
+    reader: Reader,
     number: int,
-    blocks: "Tensor",
+    blocks: Tensor,
     modality: list[int],
-    slices: "Tensor",
-    placed: "tuple[Tensor, Tensor, NDArray[np.float64]]",
+    slices: Tensor,
+    placed: tuple[Tensor, Tensor, NDArray[np.float64]],
     options: dict[str, Any],
     *,
     wanted: int,
-) -> "tuple[NDArray[np.float32], NDArray[np.float64]]":
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The map of one scan of a set, on the grid of its preprocessed volume."""
-    import torch
-
-    from models.occlusion import occlusion_map
-    from preprocessing.resample import voxel_size_mm
-    from preprocessing.slices import map_to_volume
-
     network = reader.network
     others = [i for i in range(len(blocks)) if i != number]
     with torch.inference_mode():
@@ -89,7 +83,7 @@ def _map_of(
             blocks[others], torch.tensor([modality[i] for i in others], dtype=torch.int64)
         ).flatten(1)
 
-    def ask(changed: "Tensor") -> "Tensor":
+    def ask(changed: Tensor) -> Tensor:
         count = len(changed)
         phi = network.extractor(changed, torch.full((count,), modality[number])).flatten(1)
         each = torch.arange(count)

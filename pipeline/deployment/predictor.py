@@ -5,15 +5,20 @@ Plain dicts, as they stand in `predictions.json`; docs/predictions.md says what 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-    from models.set_model import SetModel
-    from pipeline.deployment.bundle import Bundle
+from evaluation.calibration import apply_temperature
+from evaluation.conformal import prediction_sets, score_threshold, too_few_subjects
+from evaluation.outliers import too_few_scans
+from models.hypermm import NotFiniteError, extract, predict_sets
+from models.set_model import SetModel
+from models.sets import Groups
+from pipeline.deployment.bundle import Bundle
 
 SCHEMA = "hypermm-predictions/1"
 
@@ -33,13 +38,13 @@ class Reader:
         outlier_rate: share of scans, like those held out, that may be flagged.
     """
 
-    bundle: "Bundle"
-    network: "SetModel"
+    bundle: Bundle
+    network: SetModel
     error_rate: float
     outlier_rate: float
 
 
-def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: "Tensor") -> dict[str, Any]:
+def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: Tensor) -> dict[str, Any]:
     """Everything that is said of a patient.
 
     Args:
@@ -54,8 +59,6 @@ def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: "Te
     Raises:
         UnanswerableError: a block or a logit is not a finite number, or blocks are not of the model's shape.
     """
-    from evaluation.calibration import apply_temperature
-
     bundle = reader.bundle
     modality = [bundle.modalities.index(m) for _, m in scans]
     _check_blocks(bundle, scans, blocks)
@@ -84,7 +87,7 @@ def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: "Te
     }
 
 
-def _check_blocks(bundle: "Bundle", scans: Sequence[tuple[str, str]], blocks: "Tensor") -> None:
+def _check_blocks(bundle: Bundle, scans: Sequence[tuple[str, str]], blocks: Tensor) -> None:
     expected = tuple(bundle.network_arguments["block_shape"])
     if tuple(blocks.shape[1:]) != expected:
         raise UnanswerableError(f"the features have the shape {tuple(blocks.shape[1:])}, the model reads {expected}")
@@ -94,18 +97,13 @@ def _check_blocks(bundle: "Bundle", scans: Sequence[tuple[str, str]], blocks: "T
 
 
 def _probabilities(
-    network: "SetModel", modality: list[int], blocks: "Tensor"
-) -> "tuple[NDArray[np.float64], NDArray[np.float64] | None]":
+    network: SetModel, modality: list[int], blocks: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Of the whole set (K,), and with each scan left out in turn (N, K); None if there is only one.
 
     Raises:
         UnanswerableError: a logit is not a finite number.
     """
-    import torch
-
-    from models.hypermm import NotFiniteError, extract, predict_sets
-    from models.sets import Groups
-
     phi = next(extract(network.extractor, [(blocks, torch.tensor(modality))], "cpu"))
     scans = torch.arange(len(phi))
     whole = Groups.of(torch.zeros_like(scans), 1)
@@ -120,14 +118,12 @@ def _probabilities(
     return probabilities, without
 
 
-def _decision(reader: Reader, present: frozenset[str], probabilities: "NDArray[np.float64]") -> dict[str, Any]:
+def _decision(reader: Reader, present: frozenset[str], probabilities: NDArray[np.float64]) -> dict[str, Any]:
     """The conformal set, and the answer if the set has one class."""
-    from evaluation.conformal import prediction_sets, score_threshold, too_few
-
     classes, rate = reader.bundle.classes, reader.error_rate
     scores = reader.bundle.conformal_scores(present)
     count = 0 if scores is None else len(scores)
-    if scores is None or (lacking := too_few(count, rate)):
+    if scores is None or (lacking := too_few_subjects(count, rate)):
         those = " and ".join(sorted(present))
         lacking = f"no held-out subject had {those}" if scores is None else f"with {those}, {lacking}"
         why = f"nothing can be promised: {lacking}"
@@ -146,19 +142,17 @@ def _decision(reader: Reader, present: frozenset[str], probabilities: "NDArray[n
     }
 
 
-def _outlier(reader: Reader, modality: str, block: "Tensor") -> dict[str, Any] | None:
+def _outlier(reader: Reader, modality: str, block: Tensor) -> dict[str, Any] | None:
     """How far the scan lies from those of training, and whether that is remarkable.
 
     With n scans held out, no share below 1 / (n + 1) can be seen: `flag` is None if the rate asked for is lower.
     """
-    from evaluation.outliers import too_few
-
     found = reader.bundle.outlier(modality, block)
     if found is None:
         return None
-    cannot_tell = too_few(found["n"], reader.outlier_rate)
+    cannot_tell = too_few_scans(found["n"], reader.outlier_rate)
     return {**found, "flag": None if cannot_tell else found["share_farther"] <= reader.outlier_rate}
 
 
-def _by_class(bundle: "Bundle", values: "NDArray[np.float64]") -> dict[str, float]:
+def _by_class(bundle: Bundle, values: NDArray[np.float64]) -> dict[str, float]:
     return {name: round(float(value), 6) for name, value in zip(bundle.classes, values, strict=True)}

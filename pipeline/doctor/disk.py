@@ -6,13 +6,11 @@ import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cohort.manifest import ManifestError, read_table
 from console.errors import InputError
 from models.weights import PUBLISHED
-
-if TYPE_CHECKING:
-    from pipeline.settings import Settings
+from pipeline.settings import Settings
 
 # Measured on phantom heads with brains of up to 1,700 ml at 1.0, 1.5 and 3.0 mm: the largest of 12, rounded up.
 VOLUME_BYTES_MM3 = 6.2e6  # volume.nii.gz times mm³: 6.2 MB at 1 mm, 1.8 MB at 1.5 mm
@@ -59,7 +57,7 @@ class Scans:
         return self.volumes + self.pictures
 
 
-def count_scans(config: "Settings") -> Scans:
+def count_scans(config: Settings) -> Scans:
     """The scans of the configured cohort; of 100 scans where no manifest is given.
 
     Raises:
@@ -85,9 +83,7 @@ def count_scans(config: "Settings") -> Scans:
     return _count_rows(config, manifest)
 
 
-def _count_rows(config: "Settings", manifest: Path) -> Scans:
-    from cohort.manifest import ManifestError, read_table
-
+def _count_rows(config: Settings, manifest: Path) -> Scans:
     table = read_table(manifest)
     if missing := [name for name in ("modality", "path") if name not in table]:
         raise ManifestError(f"column {missing[0]!r} is missing")
@@ -111,7 +107,7 @@ def _as_png(path: Path) -> float:
     return size * (PNG_OF_JPEG if path.suffix.lower() in (".jpg", ".jpeg") else 1)
 
 
-def estimate(config: "Settings", scans: Scans) -> dict[str, float]:
+def estimate(config: Settings, scans: Scans) -> dict[str, float]:
     """Bytes that each stage will have written when all is done; `predict` only where a model is given.
 
     `baselines` is not among them, nor stages that write tables only. Temporary files count with the stage that makes
@@ -154,7 +150,7 @@ def _beyond(size: float, memory_mb: int) -> float:
     return size if size > 1e6 * memory_mb else 0.0
 
 
-def bytes_left(config: "Settings", workspace: Path, stages: Collection[str]) -> float:
+def bytes_left(config: Settings, workspace: Path, stages: Collection[str]) -> float:
     """Bytes that these stages have still to write: the estimate less what they have written.
 
     Raises:
@@ -186,7 +182,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(nearest_folder(path)).free
 
 
-def shortage(config: "Settings", workspace: Path, stages: Collection[str]) -> str:
+def shortage(config: Settings, workspace: Path, stages: Collection[str]) -> str:
     """What to say before a run for which the disk is too small; "" if it is large enough, or nobody can tell."""
     try:
         needed, free = bytes_left(config, workspace, stages), free_bytes(workspace)
@@ -200,7 +196,7 @@ def shortage(config: "Settings", workspace: Path, stages: Collection[str]) -> st
     )
 
 
-def when_full(config: "Settings", workspace: Path, stages: Collection[str]) -> str:
+def when_full(config: Settings, workspace: Path, stages: Collection[str]) -> str:
     """How much is needed and how much is free, for the message of a run that the disk was too small for."""
     try:
         needed, free = bytes_left(config, workspace, stages), free_bytes(workspace)

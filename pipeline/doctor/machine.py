@@ -7,10 +7,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
+from cohort.manifest import ManifestError
 from console.errors import InputError
 from devices.memory import main_memory_bytes
+from devices.precision import half_precision
 from pipeline.core.runtime import Runtime
-from pipeline.doctor.checks import SMALL_DISK_BYTES, Finding, Patient, cores, disk
+from pipeline.doctor import disk
+from pipeline.doctor.checks import SMALL_DISK_BYTES, Finding, Patient, cores
 
 LEAST_MEMORY_BYTES = 4e9  # twice what any stage was measured to take
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -20,10 +25,6 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 def device(patient: Patient) -> Iterator[Finding]:
     """What there is to compute on, and what the run would take."""
-    import torch
-
-    from devices.precision import half_precision
-
     try:
         taken = Runtime(stage="", key="", device_name=patient.device, workspace=Path()).device
     except InputError as error:
@@ -46,8 +47,6 @@ def device(patient: Patient) -> Iterator[Finding]:
 
 
 def _processor() -> Finding:
-    import torch
-
     memory = main_memory_bytes()
     fast = torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
     words = f"CPU: {cores()} cores, {disk.words(memory)} memory, {'fast' if fast else 'no fast'} bfloat16"
@@ -57,8 +56,6 @@ def _processor() -> Finding:
 
 
 def _gpu(number: int) -> Finding:
-    import torch
-
     name = torch.cuda.get_device_properties(number).name
     capability = torch.cuda.get_device_capability(number)
     words = f"GPU {number}: {name}, compute capability {capability[0]}.{capability[1]}, {_driver()}"
@@ -94,8 +91,6 @@ def _driver() -> str:
 
 def free_disk(patient: Patient) -> Iterator[Finding]:
     """Free room against what this cohort will take."""
-    from cohort.manifest import ManifestError
-
     free, place = disk.free_bytes(patient.place), disk.nearest_folder(patient.place)
     try:
         scans = disk.count_scans(patient.config)

@@ -7,20 +7,27 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+import torch
+
+from cohort.manifest import ManifestError, check_manifest, read_table, usable_rows
+from cohort.splits import PARTS
 from console.errors import InputError
+from devices.precision import half_precision
+from intake.breakhis import breakhis_manifest
+from models.backbone import SLICE_SIZE, load_backbone, pool_slices
+from models.extractor import UniversalExtractor
+from models.set_classifier import SetClassifier
 from models.weights import PUBLISHED, WeightsError, present_weights
 from pipeline.core.runtime import Runtime
+from pipeline.deployment.bundle import Bundle
 from pipeline.doctor.checks import Finding, Patient, without_names
+from pipeline.settings import Settings
+from pipeline.stages.predict import check_settings
+from pipeline.store.scans import BlockSet
 from preprocessing.parameters import ParametersError, numbers_of, parameter_file, read_parameters
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-
-    from pipeline.deployment.bundle import Bundle
-    from pipeline.settings import Settings
+from preprocessing.skull_strip import SkullStripper
 
 SMOKE_VOXELS = 64  # sides of the volume; HD-BET takes 0.9 s for it on one core, and 7 s for a head
 SMOKE_SLICES = 2
@@ -75,9 +82,6 @@ def needs_stripping(patient: Patient) -> bool:
 
 def model(patient: Patient) -> Iterator[Finding]:
     """The exported model, if one is given, is whole, and the settings are those that it was trained with."""
-    from pipeline.deployment.bundle import Bundle
-    from pipeline.stages.predict import check_settings
-
     folder = patient.config.predict.model
     if folder is None:
         return
@@ -101,8 +105,6 @@ def model(patient: Patient) -> Iterator[Finding]:
 
 def manifest(patient: Patient) -> Iterator[Finding]:
     """The manifest, if one is given, has no problems. The files that it names are looked for, not into."""
-    from cohort.manifest import ManifestError
-
     path = patient.config.cohort.manifest
     if not isinstance(path, Path):
         remedy = "" if path else "--cohort my_cohort.csv"
@@ -132,16 +134,13 @@ def manifest(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", words)
 
 
-def _scans(path: Path, config: "Settings") -> tuple[list[dict[str, str]], list[str]]:
+def _scans(path: Path, config: Settings) -> tuple[list[dict[str, str]], list[str]]:
     """The scans that a run would begin with, and why each other row would be left out.
 
     Raises:
         ManifestError: a run would be refused.
         OSError: a folder cannot be read.
     """
-    from cohort.manifest import check_manifest, usable_rows
-    from cohort.splits import PARTS
-
     table, folder = _table(path, config), path if path.is_dir() else path.parent
     if config.cohort.label is not None:
         checked = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(PARTS))
@@ -155,18 +154,14 @@ def _scans(path: Path, config: "Settings") -> tuple[list[dict[str, str]], list[s
     return there, left_out + ["there is no file"] * (len(scans) - len(there))
 
 
-def _table(path: Path, config: "Settings") -> "pd.DataFrame":
+def _table(path: Path, config: Settings) -> pd.DataFrame:
     """The manifest, or what the file names of a folder say.
 
     Raises:
         ManifestError: it cannot be read, or has not the patients asked for.
     """
-    from cohort.manifest import ManifestError, read_table
-
     if config.cohort.layout == "table":
         return read_table(path)
-    from intake.breakhis import breakhis_manifest
-
     names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*.png"))
     try:
         return breakhis_manifest(names, balanced=config.cohort.balanced).scans.reset_index(drop=True)
@@ -205,11 +200,7 @@ def smoke_run(patient: Patient) -> Iterator[Finding]:
                   f"{time.monotonic() - started:.1f} s")  # fmt: skip
 
 
-def _strip(patient: Patient, device: "torch.device") -> None:
-    import torch
-
-    from preprocessing.skull_strip import SkullStripper
-
+def _strip(patient: Patient, device: torch.device) -> None:
     config = patient.config.preprocess
     stripper = SkullStripper(
         "fast",
@@ -223,12 +214,7 @@ def _strip(patient: Patient, device: "torch.device") -> None:
         _finite("HD-BET", stripper.networks[0](volume.contiguous(memory_format=torch.channels_last_3d)))
 
 
-def _block(patient: Patient, device: "torch.device") -> "torch.Tensor":
-    import torch
-
-    from devices.precision import half_precision
-    from models.backbone import SLICE_SIZE, load_backbone, pool_slices
-
+def _block(patient: Patient, device: torch.device) -> torch.Tensor:
     config = patient.config.features
     drawn = config.weights == "random" or "backbone" in patient.broken
     backbone = load_backbone(
@@ -244,11 +230,7 @@ def _block(patient: Patient, device: "torch.device") -> "torch.Tensor":
     return block
 
 
-def _written_and_read(block: "torch.Tensor", folder: Path) -> "torch.Tensor":
-    import torch
-
-    from pipeline.store.scans import BlockSet
-
+def _written_and_read(block: torch.Tensor, folder: Path) -> torch.Tensor:
     blocks = BlockSet(folder)
     blocks.save("smoke", block)
     blocks.finish("smoke", "smoke", {})
@@ -258,12 +240,7 @@ def _written_and_read(block: "torch.Tensor", folder: Path) -> "torch.Tensor":
     return read
 
 
-def _classify(patient: Patient, block: "torch.Tensor", device: "torch.device") -> None:
-    import torch
-
-    from models.extractor import UniversalExtractor
-    from models.set_classifier import SetClassifier
-
+def _classify(patient: Patient, block: torch.Tensor, device: torch.device) -> None:
     config = patient.config
     torch.manual_seed(0)
     channels, height, width = block.shape
@@ -280,9 +257,7 @@ def _classify(patient: Patient, block: "torch.Tensor", device: "torch.device") -
         _finite("set model", classifier(features, torch.zeros_like(modality), 1))
 
 
-def _answer(bundle: "Bundle", block: "torch.Tensor", device: "torch.device") -> None:
-    import torch
-
+def _answer(bundle: Bundle, block: torch.Tensor, device: torch.device) -> None:
     expected = tuple(bundle.network_arguments["block_shape"])
     if tuple(block.shape) != expected:
         raise InputError(f"the backbone gives blocks {tuple(block.shape)}, the model {bundle.name} reads {expected}")
@@ -292,7 +267,7 @@ def _answer(bundle: "Bundle", block: "torch.Tensor", device: "torch.device") -> 
         _finite(f"model {bundle.name}", bundle.network().to(device)(blocks, modality, torch.zeros_like(modality), 1))
 
 
-def _finite(what: str, numbers: "torch.Tensor") -> None:
+def _finite(what: str, numbers: torch.Tensor) -> None:
     if not numbers.isfinite().all():
         raise RuntimeError(f"{what} gave numbers that are not finite; try --device cpu, or precision fp32")
 

@@ -11,13 +11,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from distributed.security import Security
 
 from console.errors import InputError
 from files.writing import remove_folder
-
-if TYPE_CHECKING:
-    from distributed.security import Security
 
 FOLDER = ".dask"
 VALID = datetime.timedelta(days=366)
@@ -57,11 +59,6 @@ def private_folder(workspace: Path, *, forbidden: int) -> Iterator[Path]:
 
 def new_certificate() -> tuple[str, str]:
     """Return a self-signed certificate and its private key, as PEM: elliptic curve P-256, made in milliseconds."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a run of hypermm")])
     now = datetime.datetime.now(datetime.UTC)
@@ -81,15 +78,13 @@ def new_certificate() -> tuple[str, str]:
     return certificate.public_bytes(pem).decode(), secret.decode()
 
 
-def security_of(certificate: str, key: str) -> "Security":
+def security_of(certificate: str, key: str) -> Security:
     """Return what Dask is told: encrypt everything, and trust this certificate only, whatever your Dask is set to.
 
     Args:
         certificate: PEM, or the path of a file with it.
         key: the same.
     """
-    from distributed.security import Security
-
     roles = ("client", "scheduler", "worker")
     certificates = {f"tls_{role}_cert": certificate for role in roles}
     keys = {f"tls_{role}_key": key for role in roles}
@@ -103,7 +98,7 @@ def certificate_files(folder: Path) -> tuple[Path, Path]:
     return folder / "certificate.pem", folder / "key.pem"
 
 
-def write_certificate(folder: Path) -> "Security":
+def write_certificate(folder: Path) -> Security:
     """Make a certificate and its key in a private folder, readable for its owner alone; return what Dask is told."""
     paths = certificate_files(folder)
     for path, text in zip(paths, new_certificate(), strict=True):

@@ -8,19 +8,28 @@ certificates for it are taken from Dask's own configuration (`distributed.comm.t
 import logging
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import dask
+import distributed  # noqa: F401 - its defaults have to be there before ours
+import torch
+from dask_jobqueue import SLURMCluster
+from distributed import Nanny
+from distributed.deploy.spec import SpecCluster
+from distributed.security import Security
+from distributed.system import MEMORY_LIMIT
 
 from console.errors import InputError
 from pipeline.core.provenance import REPOSITORY
 from pipeline.executors import certificate
 from pipeline.executors.config import ExecutorConfig
-
-if TYPE_CHECKING:
-    from distributed.security import Security
+from pipeline.executors.jobs import WorkerJob
+from pipeline.executors.servers import Scheduler, Worker
 
 log = logging.getLogger("hypermm")
 SLURM_WORKERS, SLURM_MEMORY = 4, "16GB"
@@ -74,13 +83,6 @@ def local_cluster(config: ExecutorConfig, device: str) -> Any:
     Raises:
         InputError: more workers than GPUs.
     """
-    import dask
-    from distributed import Nanny
-    from distributed.deploy.spec import SpecCluster
-    from distributed.system import MEMORY_LIMIT
-
-    from pipeline.executors.servers import Scheduler, Worker
-
     count, gpus = local_workers(config, device)
     security = certificate.security_of(*certificate.new_certificate())
     loopback = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
@@ -149,13 +151,11 @@ def slurm_options(config: ExecutorConfig, workspace: Path) -> dict[str, Any]:
 
 def slurm_script(config: ExecutorConfig, workspace: Path) -> str:
     """The job script of a worker, as sbatch gets it; the scheduler's address is not known before it runs."""
-    from pipeline.executors.jobs import WorkerJob
-
     job = WorkerJob("tls://ADDRESS:PORT", "NAME", protocol="tls://", **slurm_options(config, workspace))
     return str(job.job_script())
 
 
-def slurm_cluster(config: ExecutorConfig, workspace: Path, security: "Security") -> Any:
+def slurm_cluster(config: ExecutorConfig, workspace: Path, security: Security) -> Any:
     """Workers in jobs of Slurm; the scheduler runs here.
 
     Args:
@@ -166,13 +166,6 @@ def slurm_cluster(config: ExecutorConfig, workspace: Path, security: "Security")
     Raises:
         InputError: jobs cannot be submitted from this machine.
     """
-    import shutil
-
-    from dask_jobqueue import SLURMCluster
-
-    from pipeline.executors.jobs import WorkerJob
-    from pipeline.executors.servers import Scheduler
-
     if shutil.which("sbatch") is None:
         raise InputError("--executor slurm: there is no sbatch on this machine; run it where jobs are submitted")
     count = config.workers or SLURM_WORKERS
@@ -190,8 +183,6 @@ def slurm_cluster(config: ExecutorConfig, workspace: Path, security: "Security")
 @contextmanager
 def dask_set_up(settings: dict[str, Any]) -> Iterator[None]:
     """Dask with our settings, its log lines in the run's log file instead of on the terminal."""
-    import dask
-    import distributed  # noqa: F401 - its defaults have to be there before ours
 
     class Forward(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -225,8 +216,6 @@ def _cores() -> int:
 
 def _gpus() -> list[str]:
     """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
-    import torch
-
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return named[:count] if named else [str(number) for number in range(count)]

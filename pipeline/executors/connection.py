@@ -4,15 +4,14 @@ import logging
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from distributed import Client
 
 from console.errors import InputError
 from pipeline.core.progress import LINE_EVERY_S
 from pipeline.executors import certificate, clusters
 from pipeline.executors.config import ExecutorConfig
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 log = logging.getLogger("hypermm")
 ANSWER_WITHIN_S = 5.0
@@ -57,7 +56,7 @@ class Connection:
         shares = {"dask": "an equal share of the machine's" if self.ours else "set elsewhere"}
         return self.config.worker_memory or shares.get(self.config.kind, clusters.SLURM_MEMORY)
 
-    def client(self) -> "Client":
+    def client(self) -> Client:
         """The client; the first call starts what has to be started.
 
         Raises:
@@ -78,7 +77,7 @@ class Connection:
         stack, self._stack = self._stack, ExitStack()
         stack.close()
 
-    def _start(self, stack: ExitStack) -> "Client":
+    def _start(self, stack: ExitStack) -> Client:
         if self.config.scheduler is not None:
             stack.enter_context(clusters.dask_set_up(clusters.DASK_SETTINGS))
             log.info("scans go to the Dask scheduler %s", self.config.scheduler)
@@ -89,8 +88,6 @@ class Connection:
         folder = stack.enter_context(certificate.private_folder(self.workspace, forbidden=forbidden))
         settings = clusters.local_settings(self.config, self.device) if self.ours else clusters.DASK_SETTINGS
         stack.enter_context(clusters.dask_set_up({**settings, "temporary-directory": str(folder)}))
-        from distributed import Client
-
         if self.ours:
             self.cluster = clusters.local_cluster(self.config, self.device)
         else:
@@ -99,9 +96,7 @@ class Connection:
         stack.callback(self.cluster.close, timeout=30)
         return stack.enter_context(Client(self.cluster, set_as_default=False))
 
-    def _client_of(self, address: str) -> "Client":
-        from distributed import Client
-
+    def _client_of(self, address: str) -> Client:
         deadline = time.monotonic() + self.patience_s
         while True:
             try:

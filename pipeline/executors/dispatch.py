@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from distributed import Client, Future, KilledWorker
 
 from console.errors import InputError
 from files.writing import remove_folder
@@ -22,13 +24,9 @@ from pipeline.executors.pending import Errand
 from pipeline.executors.worker import do_some
 from pipeline.runner.per_scan import ScanJob
 from pipeline.runner.stage import Stage
+from pipeline.settings import Settings
 from pipeline.store.claims import InHand, new_name
 from pipeline.store.scans import ScanSet
-
-if TYPE_CHECKING:
-    from distributed import Client, Future
-
-    from pipeline.settings import Settings
 
 log = logging.getLogger("hypermm")
 LOOK_EVERY_S = 1.0  # at the cluster
@@ -69,7 +67,7 @@ class DaskExecutor:
         """Let the workers go; there is nothing to do for them for a while."""
         self.connection.close()
 
-    def for_stage(self, stage: Stage, settings: "Settings") -> Callable[..., None]:
+    def for_stage(self, stage: Stage, settings: Settings) -> Callable[..., None]:
         """What `Runtime.executor` is in a stage."""
         return partial(self._each, stage.name, getattr(settings, stage.name).model_dump_json())
 
@@ -180,7 +178,7 @@ class _Round:
             for scan, outcome in zip(scans, outcomes, strict=False):  # fewer outcomes: the last one raises
                 self.errand.take(scan, outcome)
 
-    def _outcomes(self, futures: "list[Future]") -> "list[tuple[Future, list[dict[str, Any]]]]":
+    def _outcomes(self, futures: list[Future]) -> list[tuple[Future, list[dict[str, Any]]]]:
         """What the workers returned. If one that has an answer died meanwhile, they are asked again later."""
         try:
             outcomes = self.client.sync(_gathered, self.client, futures, callback_timeout=60 * LOOK_EVERY_S)
@@ -192,9 +190,7 @@ class _Round:
         except (asyncio.CancelledError, concurrent.futures.CancelledError, OSError) as error:
             raise SchedulerLostError from error
 
-    def _failed(self, future: "Future") -> None:
-        from distributed import KilledWorker
-
+    def _failed(self, future: Future) -> None:
         error = future.exception()
         if isinstance(error, KilledWorker):
             self.errand.try_again(self.flying.pop(future), error.last_worker.address)
@@ -207,5 +203,5 @@ class _Round:
             raise error or RuntimeError(f"scans {', '.join(self.flying[future])} failed without a reason")
 
 
-async def _gathered(client: "Client", futures: "list[Future]") -> list[list[dict[str, Any]]]:
+async def _gathered(client: Client, futures: list[Future]) -> list[list[dict[str, Any]]]:
     return list(await client.gather(futures, asynchronous=True))

@@ -7,7 +7,9 @@ failed one takes no other down, and `baselines.only` picks methods.
 import dataclasses
 import re
 from collections.abc import Iterable
+from typing import Any
 
+from baselines.methods import ABLATIONS, chosen_methods
 from baselines.names import KEYS, TRANSLATIONS
 from console.errors import Refused
 from pipeline.comparison.scenarios import scans_in, scenarios_of
@@ -36,8 +38,6 @@ def baselines(
     runtime: Runtime,
 ) -> None:
     """Write every method's predictions and the tables over all. Source: HyperMM, tables 1 and 2."""
-    from baselines.methods import ABLATIONS, chosen_methods
-
     scans = cohort.scans()
     modalities = in_order(scans["modality"].unique())
     pictures = bool((scans["kind"] == "image").all())
@@ -57,6 +57,7 @@ def baselines(
     # Methods that are not asked for now keep their rows, if they were fitted on the same data with the same settings.
     methods = chosen_methods(KEYS, modalities, pictures=pictures)
     wanted = {method.name for method in chosen_methods(keys, modalities, pictures=pictures)}
+
     def imputed_scan_encoder() -> tuple[Any, float]:
         """From an imputed volume to its feature map, as for real ones; and the voxel size of real volumes."""
         return feature_map_maker(features_config, runtime), preprocess_config.spacing_mm

@@ -5,10 +5,18 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
+import torch
+
+from cohort.splits import leaked
 from console.errors import InputError
 from files.writing import replacing
+from models import hypermm
+from models.hypermm import extract, load_extractor, new_classifier
+from models.set_classifier import SetClassifier
 from models.settings import CHUNK
 from pipeline.core.runtime import Runtime
 from pipeline.specs.classify import ClassifyConfig
@@ -19,11 +27,7 @@ from pipeline.store.scans import BlockSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import Sets, Usable, repeats_of, usable_scans
 from pipeline.training.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from models.set_classifier import SetClassifier
+from reporting.figures import learning_curves
 
 
 def classify(
@@ -40,10 +44,6 @@ def classify(
     Raises:
         InputError: an extractor was fitted on a subject that is to be tested.
     """
-    import pandas as pd
-
-    from reporting.figures import learning_curves
-
     repeats, tested = repeats_of(split), []
     out.keep_only(repeats)
     with runtime.progress(len(repeats) * config.epochs, "epoch") as progress:
@@ -82,7 +82,7 @@ def classify(
 class _Model:
     """One repeat, fitted, and φ of all its scans; both on the device of the run."""
 
-    classifier: "SetClassifier"
+    classifier: SetClassifier
     phi: Rows
     usable: Usable
     left_out: list[dict[str, str]]
@@ -101,10 +101,6 @@ def _model_of_repeat(
     on_epoch: Callable[[object], None],
 ) -> Iterator[_Model]:
     """Load φ, compute it once for every scan, and load or fit ρ."""
-    import torch
-
-    from models.hypermm import extract, load_extractor, new_classifier
-
     record = pretrain.record(repeat) or {}
     usable = usable_scans(cohort, split, features, repeat)
     refuse_leak(record, split, repeat)
@@ -140,8 +136,6 @@ def refuse_leak(record: dict[str, Any], split: SplitTables, repeat: int) -> None
     Raises:
         InputError: it did; the subjects are named.
     """
-    from cohort.splits import leaked
-
     seen = leaked([*record.get("train_subjects", ()), *record.get("validation_subjects", ())], split.splits(), repeat)
     if seen:
         raise InputError(
@@ -166,7 +160,7 @@ def _only_trained(usable: Usable, trained: list[str], repeat: int) -> tuple[Usab
 
 
 def _fit(
-    classifier: "SetClassifier",
+    classifier: SetClassifier,
     phi: Rows,
     usable: Usable,
     out: ClassifierSet,
@@ -175,11 +169,6 @@ def _fit(
     repeat: int,
     on_epoch: Callable[[object], None],
 ) -> None:
-    import pandas as pd
-    import torch
-
-    from models import hypermm
-
     sets = Sets.of(usable).to(phi.device)
     part_of = usable.scans.drop_duplicates("observation").set_index("observation")["part"]
     train, validation = (
@@ -219,9 +208,6 @@ def _fit(
 
 def _test(model: _Model, repeat: int) -> dict[str, Any]:
     """Predictions of one repeat: validation, test, and test with every subset of modalities."""
-    import numpy as np
-    import pandas as pd
-
     frames = []
     present = model.usable.modalities
     has = model.usable.scans.groupby("observation")["modality"].agg(frozenset)
@@ -237,11 +223,8 @@ def _test(model: _Model, repeat: int) -> dict[str, Any]:
     }
 
 
-def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] | None = None) -> "pd.DataFrame":
+def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] | None = None) -> pd.DataFrame:
     """One row an observation of the part that has a scan of these modalities."""
-    import numpy as np
-    import pandas as pd
-
     sets = Sets.of(model.usable, part, modalities)
     probabilities = probabilities_of(model.classifier, model.phi, sets)
     table = model.usable.scans

@@ -3,23 +3,28 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import pandas as pd
 
 from cohort.manifest import (
-    CohortConfig, ManifestError, check_manifest, class_names, first_subjects, read_table, usable_rows,
+    CohortConfig,
+    ManifestError,
+    check_manifest,
+    class_names,
+    first_subjects,
+    read_table,
+    usable_rows,
 )
-from typing import Any
 from cohort.splits import PARTS
 from console.errors import InputError, Refused
 from files.reading import UnusableFileError, file_sha256
+from intake.breakhis import breakhis_manifest
 from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import read_record, write_record
 from pipeline.store.scans import PhantomCohort, PictureCohort
 from pipeline.store.tables import CohortTables
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 UNREADABLE = "unreadable"  # instead of a hash
 LARGEST_FILE = 20_000_000_000  # bytes; no scan that is read here has as many, and hashing more takes minutes
@@ -33,8 +38,6 @@ def cohort(
     Raises:
         Refused: the manifest has problems; all of them are named, with their rows.
     """
-    import pandas as pd
-
     check_manifest_given(config)
     made_here = {"phantoms": phantoms.manifest_csv, "biopsies": biopsies.manifest_csv}
     manifest = config.manifest if isinstance(config.manifest, Path) else made_here[str(config.manifest)]
@@ -61,7 +64,7 @@ def cohort(
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive), unusable)
 
 
-def _table(manifest: Path, config: CohortConfig) -> "tuple[pd.DataFrame, list[tuple[str, str]]]":
+def _table(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """The manifest, read or made from file names, and which files of a folder are not in it.
 
     Raises:
@@ -69,8 +72,6 @@ def _table(manifest: Path, config: CohortConfig) -> "tuple[pd.DataFrame, list[tu
     """
     if config.layout == "table":
         return read_table(manifest), []
-    from intake.breakhis import breakhis_manifest
-
     paths = sorted(path.relative_to(manifest).as_posix() for path in manifest.rglob("*.png"))
     try:
         found = breakhis_manifest(paths, balanced=config.balanced)
@@ -80,7 +81,7 @@ def _table(manifest: Path, config: CohortConfig) -> "tuple[pd.DataFrame, list[tu
     return table, list(found.left_out.itertuples(index=False, name=None))
 
 
-def _say_same_content(scans: "pd.DataFrame", runtime: Runtime) -> None:
+def _say_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
     """A scan copied to another subject could be learnt from and tested on.
 
     Raises:

@@ -1,11 +1,25 @@
 """Pack the model of one repeat, with all that its use needs, into one folder: a MONAI Bundle."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from console.errors import Refused
+from evaluation.intervals import summarise
+from models.onnx_graph import largest_difference, onnx_graph
+from models.set_model import SetModel
 from pipeline.core.runtime import Runtime
-from pipeline.deployment.bundle import BundleFolder, strictest
+from pipeline.deployment.bundle import Bundle, BundleFolder, strictest
+from pipeline.deployment.bundle_writer import Export, write_bundle
+from pipeline.deployment.calibration_set import (
+    HELD_OUT,
+    HeldOut,
+    change_facts,
+    conformal_facts,
+    outlier_facts,
+    read_held_out,
+    temperature_facts,
+)
+from pipeline.deployment.model_card import Trained, model_card
 from pipeline.specs.export import ExportConfig
 from pipeline.stages.classify import refuse_leak
 from pipeline.stages.cohort import UNREADABLE
@@ -14,10 +28,6 @@ from pipeline.store.scans import BlockSet, VolumeSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
 from pipeline.training.scores import as_scored
-
-if TYPE_CHECKING:
-    from models.set_model import SetModel
-    from pipeline.deployment.calibration_set import HeldOut
 
 CLOSE = 1e-4  # logits of the ONNX graph and of torch
 
@@ -39,11 +49,6 @@ def export(
     Raises:
         Refused: there is no such repeat.
     """
-    from pipeline.deployment.bundle import Bundle
-    from pipeline.deployment.bundle_writer import Export, write_bundle
-    from pipeline.deployment.calibration_set import read_held_out
-    from pipeline.deployment.model_card import Trained, model_card
-
     record, repeats = _record(pretrain, split, config.repeat)
     trained = tuple(record["modalities_trained"])
     usable = _readable(usable_scans(cohort, split, features, config.repeat), trained)
@@ -116,24 +121,14 @@ def _network_arguments(pretrain: ExtractorSet, classify: ClassifierSet, repeat: 
     }
 
 
-def _model(network: dict[str, Any], pretrain: ExtractorSet, classify: ClassifierSet, repeat: int) -> "SetModel":
-    from models.set_model import SetModel
-
+def _model(network: dict[str, Any], pretrain: ExtractorSet, classify: ClassifierSet, repeat: int) -> SetModel:
     return SetModel(**network).load_parts(pretrain.state(repeat), classify.state(repeat))
 
 
 def _calibration(
-    held_out: "HeldOut", usable: Usable, features: BlockSet, trained: tuple[str, ...], config: ExportConfig
+    held_out: HeldOut, usable: Usable, features: BlockSet, trained: tuple[str, ...], config: ExportConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Content of calibration.json, and the training cloud of each modality."""
-    from pipeline.deployment.calibration_set import (
-        HELD_OUT,
-        change_facts,
-        conformal_facts,
-        outlier_facts,
-        temperature_facts,
-    )
-
     parts = HELD_OUT if config.conformal_from == "held_out" else HELD_OUT[:1]
     temperature = temperature_facts(held_out)
     options = {"temperature": temperature["value"], "error_rate": config.error_rate}
@@ -146,14 +141,12 @@ def _calibration(
     }, references
 
 
-def _onnx(model: "SetModel", usable: Usable, features: BlockSet, temperature: float) -> tuple[bytes | None, str]:
+def _onnx(model: SetModel, usable: Usable, features: BlockSet, temperature: float) -> tuple[bytes | None, str]:
     """The network in ONNX, or why there is none: it must agree with torch on sets of real scans."""
     try:
         import onnx  # noqa: F401 - of the extra "demo"
     except ImportError:
         return None, "the package onnx was not installed"
-    from models.onnx_graph import largest_difference, onnx_graph
-
     modality = usable.modality()
     sets = [(features.load(usable.scans["scan"][rows].to_list()), modality[rows]) for rows in _sets_to_try(usable)]
     graph = onnx_graph(model, temperature=temperature)
@@ -203,8 +196,6 @@ def _settings_of(artifact: Any) -> dict[str, Any]:
 
 def _test_figures(classify: ClassifierSet, usable: Usable, repeat: int) -> dict[str, dict[str, Any]]:
     """Metrics of the repeat's own test, with intervals over subjects."""
-    from evaluation.intervals import summarise
-
     settings, predictions = _settings_of(classify), classify.predictions()
     summary = summarise(
         as_scored(predictions[predictions["repeat"] == repeat], usable.classes),

@@ -4,20 +4,21 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from console.errors import InputError
+from devices.out_of_memory import Attempt, first_that_fits
+from devices.precision import half_precision
+from models.backbone import Backbone, load_backbone, pool_slices
 from models.weights import WeightsError
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
 from pipeline.specs.features import STAGE, FeaturesConfig, SpacingMm
 from pipeline.store.scans import BlockSet, VolumeSet
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from models.backbone import Backbone
+from preprocessing.slices import picture_to_slice, volume_to_slices
 
 
 def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runtime: Runtime) -> None:
@@ -33,16 +34,12 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
 
 def features_job(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runtime: Runtime) -> ScanJob:
     """The work on one scan."""
-    from devices.out_of_memory import Attempt, first_that_fits
-    from models.backbone import pool_slices
-    from preprocessing.slices import picture_to_slice, volume_to_slices
-
     volumes = preprocess.scans()
     material = [STAGE.version, result_settings(config), STAGE.outside(config)]
     keys = {scan: digest([material, content]) for scan, content in volumes.items()}
 
     @functools.cache
-    def backbone(device: str) -> "Backbone":
+    def backbone(device: str) -> Backbone:
         """Loaded at the first scan that needs it."""
         return ready_backbone(config, dataclasses.replace(runtime, device_name=device))
 
@@ -58,7 +55,7 @@ def features_job(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, r
             slice_spacing_mm=config.slice_spacing_mm,
         )
 
-    def blocks_of(scan: str, slices: Any, device: str) -> "Tensor":
+    def blocks_of(scan: str, slices: Any, device: str) -> Tensor:
         batch_slices = slices_a_pass(config, runtime)
         return pool_slices(
             backbone(device), slices, batch_slices=batch_slices, keep_slices=config.keep_slices, name=scan
@@ -85,15 +82,12 @@ def slices_a_pass(config: FeaturesConfig, runtime: Runtime) -> int:
     return config.batch_slices or (4 if runtime.device.type == "cpu" else 64)
 
 
-def ready_backbone(config: FeaturesConfig, runtime: Runtime) -> "Backbone":
+def ready_backbone(config: FeaturesConfig, runtime: Runtime) -> Backbone:
     """The frozen network on its device, in its precision.
 
     Raises:
         InputError: its weights are not there.
     """
-    from devices.precision import half_precision
-    from models.backbone import load_backbone
-
     try:
         path = config.weights if isinstance(config.weights, Path) else None
         seed = config.random_seed if config.weights == "random" else None
@@ -105,14 +99,11 @@ def ready_backbone(config: FeaturesConfig, runtime: Runtime) -> "Backbone":
     return backbone.to(runtime.device)
 
 
-def feature_map_maker(config: FeaturesConfig, runtime: Runtime) -> "Callable[[Tensor, Tensor, SpacingMm], Tensor]":
+def feature_map_maker(config: FeaturesConfig, runtime: Runtime) -> Callable[[Tensor, Tensor, SpacingMm], Tensor]:
     """For volumes that are not scans of the cohort: from volume, mask and voxel size to the block."""
-    from models.backbone import pool_slices
-    from preprocessing.slices import volume_to_slices
-
     backbone = ready_backbone(config, runtime)
 
-    def make(volume: "Tensor", mask: "Tensor", spacing_mm: SpacingMm) -> "Tensor":
+    def make(volume: Tensor, mask: Tensor, spacing_mm: SpacingMm) -> Tensor:
         slices = volume_to_slices(
             volume,
             mask,

@@ -1,13 +1,18 @@
 """Answer for new patients with an exported model, from whatever scans each has."""
 
 import datetime
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
 
 from console.errors import InputError, Refused
 from pipeline.core.provenance import digest, git_commit, result_settings, versions
 from pipeline.core.runtime import Runtime, log
+from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_layout import shown
+from pipeline.deployment.occlusion_maps import write_maps
+from pipeline.deployment.predictor import SCHEMA, Reader, UnanswerableError, answer_patient
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.predict import PredictConfig
 from pipeline.specs.preprocess import STAGE as PREPROCESS
@@ -15,14 +20,8 @@ from pipeline.store.base import ArtifactError, DamagedError
 from pipeline.store.predictions import PredictionSet
 from pipeline.store.scans import BlockSet, VolumeSet
 from pipeline.store.tables import CohortTables
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import pandas as pd
-
-    from pipeline.deployment.bundle import Bundle
-    from pipeline.deployment.predictor import Reader
+from reporting.patient_page import missing_page, night_page, patient_page
+from reporting.patient_table import patients_csv
 
 KEPT_BESIDE = "keep_slices"  # of features: changes what is kept beside the blocks, not the blocks
 
@@ -41,9 +40,6 @@ def predict(
     Raises:
         Refused: the scans were not prepared as the model needs them.
     """
-    from pipeline.deployment.occlusion_maps import write_maps
-    from pipeline.deployment.predictor import Reader, UnanswerableError
-
     bundle = read_bundle(config)
     for stage, artifact in ((PREPROCESS, preprocess), (FEATURES, features)):
         _same_preparation(bundle, stage.name, (artifact.manifest or {})["made_from"])
@@ -75,7 +71,7 @@ def predict(
                 patients.append({**names, **answer})
             progress.advance()
     content = {**_made_with(bundle, config), "patients": patients, "refused": refused}
-    for observation, reason in _write(out, content, preprocess).items():
+    for observation, reason in _write(out, content, preprocess, csv_safe=csv_safe).items():
         runtime.note(f"the page of {observation} could not be made ({reason}); the answer is in predictions.json")
     runtime.results |= {
         "counts": {
@@ -86,10 +82,8 @@ def predict(
     }
 
 
-def _scans(cohort: CohortTables, preprocess: VolumeSet, features: BlockSet) -> "pd.DataFrame":
+def _scans(cohort: CohortTables, preprocess: VolumeSet, features: BlockSet) -> pd.DataFrame:
     """All that the manifest names, one row each, in the order of their names; `reason` says why one has no block."""
-    import pandas as pd
-
     failed = {
         failure["scan"]: failure["reason"]
         for artifact in (preprocess, features)
@@ -108,10 +102,8 @@ def _scans(cohort: CohortTables, preprocess: VolumeSet, features: BlockSet) -> "
     return pd.DataFrame(everything, columns=[*scans.columns], dtype=object).fillna("").sort_values("scan")
 
 
-def _made_with(bundle: "Bundle", config: PredictConfig) -> dict[str, Any]:
+def _made_with(bundle: Bundle, config: PredictConfig) -> dict[str, Any]:
     """What stands at the top of predictions.json."""
-    from pipeline.deployment.predictor import SCHEMA
-
     return {
         "schema": SCHEMA,
         "made": {
@@ -128,17 +120,16 @@ def _made_with(bundle: "Bundle", config: PredictConfig) -> dict[str, Any]:
     }
 
 
-def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -> dict[str, str]:
+def _write(
+    out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *, csv_safe: bool
+) -> dict[str, str]:
     """The same content for programs, for tables and for people; returns of whom there is no page, and why."""
-    from reporting.patient_page import missing_page, night_page, patient_page
-    from reporting.patient_table import patients_csv
-
-    out.save(content, patients_csv(content))
+    out.save(content, patients_csv(content), csv_safe=csv_safe)
     links = out.page_names([patient["observation"] for patient in content["patients"]])
     done = preprocess.scans()
     unmade: dict[str, str] = {}
 
-    def pages() -> "Iterator[tuple[str, str]]":
+    def pages() -> Iterator[tuple[str, str]]:
         for patient in content["patients"]:
             try:
                 names = [scan["scan"] for scan in patient["scans"] if scan["scan"] in done]
@@ -156,10 +147,8 @@ def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -
     return unmade
 
 
-def _patient(reader: "Reader", rows: "pd.DataFrame", features: BlockSet, *, role: str, known: bool) -> dict[str, Any]:
+def _patient(reader: Reader, rows: pd.DataFrame, features: BlockSet, *, role: str, known: bool) -> dict[str, Any]:
     """What is said of one observation; only `reason` if nothing can be said."""
-    from pipeline.deployment.predictor import answer_patient
-
     bundle = reader.bundle
     learnt = role in ("train", "validation")
     if learnt and not known:
@@ -214,7 +203,7 @@ def check_settings(settings: Any) -> None:
         _same_preparation(bundle, stage.name, material)
 
 
-def _same_preparation(bundle: "Bundle", name: str, made_from: Mapping[str, Any]) -> None:
+def _same_preparation(bundle: Bundle, name: str, made_from: Mapping[str, Any]) -> None:
     """Blocks made otherwise than those of training would be read as if they were alike.
 
     Raises:
@@ -240,14 +229,12 @@ def _same_preparation(bundle: "Bundle", name: str, made_from: Mapping[str, Any])
         )
 
 
-def read_bundle(config: PredictConfig) -> "Bundle":
+def read_bundle(config: PredictConfig) -> Bundle:
     """The model.
 
     Raises:
         InputError: none is given, it is damaged, or no trusted key has signed it.
     """
-    from pipeline.deployment.bundle import Bundle
-
     if config.model is None:
         raise InputError("no model is given; type --model FOLDER (--stages export makes one: workspace/export/bundle)")
     return Bundle.read(config.model, config.trusted)

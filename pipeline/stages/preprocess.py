@@ -3,18 +3,21 @@
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+import torch
+
+from devices.out_of_memory import Attempt, first_that_fits
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
 from pipeline.specs.preprocess import STAGE, PreprocessConfig
 from pipeline.store.scans import VolumeSet
 from pipeline.store.tables import CohortTables
+from preprocessing.brains import Beside, Tools, brain_of
+from preprocessing.io import png_bytes, read_picture, read_volume
 from preprocessing.limits import Limits
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> None:
@@ -29,12 +32,6 @@ def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, r
 
 def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> ScanJob:
     """The work on one scan."""
-    import torch
-
-    from devices.out_of_memory import Attempt, first_that_fits
-    from preprocessing.brains import Beside, Tools, brain_of
-    from preprocessing.io import png_bytes, read_picture, read_volume
-
     limits = Limits(config.largest_extent_mm, config.memory_gb)
     scans = cohort.scans().set_index("scan", drop=False)
     targets = _targets(scans, config)
@@ -94,7 +91,7 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
     return ScanJob(keys, load, work, save, later=frozenset(targets), all_may_fail=nothing_is_learnt)
 
 
-def _targets(scans: "pd.DataFrame", config: PreprocessConfig) -> dict[str, str]:
+def _targets(scans: pd.DataFrame, config: PreprocessConfig) -> dict[str, str]:
     """Scan → the scan of the same observation that it is to be registered to, the first where there are several."""
     partners = config.register_to or {}
     first = scans.sort_index().drop_duplicates(["observation", "modality"])  # the index is the scan too
@@ -104,7 +101,7 @@ def _targets(scans: "pd.DataFrame", config: PreprocessConfig) -> dict[str, str]:
     return {scan: target for scan, target in pairs.items() if target is not None}
 
 
-def _keys(scans: "pd.DataFrame", targets: Mapping[str, str], config: PreprocessConfig) -> dict[str, str]:
+def _keys(scans: pd.DataFrame, targets: Mapping[str, str], config: PreprocessConfig) -> dict[str, str]:
     """Scan → hash of all that its result depends on: for a registered one, of the other scan too."""
     settings = {name: value for name, value in result_settings(config).items() if name != "register_to"}
     material = [STAGE.version, settings, STAGE.outside(config)]

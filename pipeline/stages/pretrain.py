@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 
+import pandas as pd
+
 from console.errors import InputError
 from files.writing import replacing
+from models.hypermm import Scans, fit_extractor, new_extractor
 from pipeline.core.runtime import Runtime
 from pipeline.specs.pretrain import PretrainConfig
 from pipeline.store.feature_buffer import Rows
@@ -11,6 +14,7 @@ from pipeline.store.fitted import ExtractorSet
 from pipeline.store.scans import BlockSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
+from reporting.figures import learning_curves
 
 
 def pretrain(
@@ -22,8 +26,6 @@ def pretrain(
     runtime: Runtime,
 ) -> None:
     """Fit one φ a repeat on training scans, keep the best validation epoch. Source: HyperMM, section 2.2."""
-    from reporting.figures import learning_curves
-
     repeats = repeats_of(split)
     out.keep_only(repeats)
     usable = {repeat: usable_scans(cohort, split, features, repeat) for repeat in repeats}
@@ -54,10 +56,6 @@ def _fit_repeat(
     repeat: int,
     on_epoch: Callable[[object], None],
 ) -> None:
-    import pandas as pd
-
-    from models.hypermm import Scans, fit_extractor, new_extractor
-
     if not len(usable.rows("train")):
         raise InputError(f"repeat {repeat} has no training scan left; see failures.csv and split/splits.csv")
     device, blocks, training = runtime.device, all_blocks.of(usable.scans["scan"]), config.training(repeat)

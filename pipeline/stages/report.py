@@ -1,10 +1,12 @@
 """One self-contained HTML page on the whole run."""
 
 import datetime
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from pydantic import BaseModel
 
+from cohort.manifest import observations
+from evaluation.published import published_beside
 from files.writing import replacing
 from pipeline.core.provenance import git_commit, machine, settings_yaml, versions
 from pipeline.core.runtime import Runtime
@@ -15,11 +17,8 @@ from pipeline.store.fitted import ClassifierSet, ExtractorSet, ReportPage
 from pipeline.store.scans import BlockSet, VolumeSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.scores import as_scored
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from reporting.comparison_page import Comparison
+from reporting.comparison_page import Comparison
+from reporting.report import ReportData, render_report
 
 
 def report(
@@ -36,11 +35,6 @@ def report(
     runtime: Runtime,
 ) -> None:
     """Write `report.html`."""
-    import pandas as pd
-
-    from cohort.manifest import observations
-    from reporting.report import ReportData, render_report
-
     stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify)
     comparison = _comparison(baselines, {stage.folder.name: stage.fingerprint for stage in stages})
     if comparison is not None:
@@ -112,11 +106,8 @@ def report(
         part.write_text(page, "utf-8")
 
 
-def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> "Comparison | None":
+def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> Comparison | None:
     """The comparison with other methods; None while there is none of the data that the rest of the page is about."""
-    from evaluation.published import published_beside
-    from reporting.comparison_page import Comparison
-
     manifest = baselines.manifest
     if manifest is None or any(now.get(name) != seen for name, seen in manifest["made_from"]["inputs"].items()):
         return None
@@ -130,7 +121,7 @@ def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> "Comparison | 
     )
 
 
-def _qc_pictures(scans: "pd.DataFrame", preprocess: VolumeSet, most: int) -> tuple[tuple[str, bytes], ...]:
+def _qc_pictures(scans: pd.DataFrame, preprocess: VolumeSet, most: int) -> tuple[tuple[str, bytes], ...]:
     """The first scans of each modality in turn, those with a picture."""
     turn = scans.groupby("modality").cumcount()
     chosen: list[tuple[str, bytes]] = []

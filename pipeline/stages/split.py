@@ -1,15 +1,14 @@
 """Deal the subjects into train, validation and test, once and for all; hide scans if asked to."""
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
-from cohort.splits import SplitConfig
+from cohort.manifest import observations
+from cohort.missingness import hide_scans
+from cohort.splits import SplitConfig, check_frozen, make_splits, reconcile, subjects_of
 from console.errors import Refused
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import ArtifactError
 from pipeline.store.tables import CohortTables, SplitTables
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FROZEN_SETTINGS = ("ratio", "repeats", "seed")
 
@@ -20,10 +19,6 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     Raises:
         Refused: the splits are frozen with other settings, or damaged, or cannot be made.
     """
-    from cohort.manifest import observations
-    from cohort.missingness import hide_scans
-    from cohort.splits import check_frozen, make_splits, reconcile, subjects_of
-
     if not cohort.classes():
         raise Refused("cohort.label is null, so there is nothing to learn; name the column with the patients' classes")
     scans = cohort.scans()
@@ -74,7 +69,7 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     out.save_table("availability.csv", hidden.scans, out.AVAILABILITY_COLUMNS)
 
 
-def _say_which_classes_lack(splits: "pd.DataFrame", subjects: "pd.DataFrame", runtime: Runtime) -> None:
+def _say_which_classes_lack(splits: pd.DataFrame, subjects: pd.DataFrame, runtime: Runtime) -> None:
     """Frozen splits outlive corrected labels; a class may be gone from a part by then."""
     merged = splits.merge(subjects[["subject", "label"]], on="subject")
     for (repeat, part), group in merged.groupby(["repeat", "part"]):

@@ -8,14 +8,13 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import pandas as pd
 
 from files.reading import UnusableFileError, file_sha256, parse_json, read_bytes
 from files.writing import PlantedLinkError, replacing, write_table
 from pipeline.core.provenance import digest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 OWN_HASH = "hash of the above"
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,199}")  # as `cohort.manifest` makes scan ids
@@ -136,14 +135,12 @@ class Artifact:
                 for name in ("record.json", "failure.json"):
                     (place / name).unlink(missing_ok=True)
 
-    def table(self, name: str, columns: tuple[str, ...]) -> "pd.DataFrame":
+    def table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         """Read a CSV of text columns.
 
         Raises:
             ArtifactError: it is not there, or columns are missing.
         """
-        import pandas as pd
-
         path = self.folder / name
         try:
             frame = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -154,7 +151,7 @@ class Artifact:
             raise ArtifactError(f"{path} has no column {missing}; rerun with --force {self.folder.name}")
         return frame
 
-    def save_table(self, name: str, frame: "pd.DataFrame", columns: tuple[str, ...] = ()) -> None:
+    def save_table(self, name: str, frame: pd.DataFrame, columns: tuple[str, ...] = ()) -> None:
         """Write a CSV whole.
 
         Raises:

@@ -3,15 +3,14 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import pandas as pd
 
 from files.reading import file_sha256
 from files.writing import real_folder, remove_folder
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, read_json, read_record, write_json, write_record
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TEXT = {"scenario": str, "method": str, "subject": str, "observation": str, "hidden_modality": str, "where": str}
 
@@ -51,7 +50,7 @@ class ComparisonSet(Artifact):
         (place / "record.json").unlink(missing_ok=True)
         write_json(place / "begun.json", {"key": key})
 
-    def finish(self, place: Path, key: str, tables: "Mapping[str, pd.DataFrame]", facts: Mapping[str, Any]) -> None:
+    def finish(self, place: Path, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]) -> None:
         """Write the tables of one fitted comparator, those that have rows, and its record."""
         written = {name: table for name, table in tables.items() if not table.empty}
         for name, table in written.items():
@@ -59,10 +58,8 @@ class ComparisonSet(Artifact):
         hashes = {name: file_sha256(place / name) for name in written}
         write_record(place / "record.json", {"key": key, "tables": hashes, **facts})
 
-    def read(self, place: Path, name: str) -> "pd.DataFrame | None":
+    def read(self, place: Path, name: str) -> pd.DataFrame | None:
         """A table of one fitted comparator; None if it has no such table."""
-        import pandas as pd
-
         path = place / name
         return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values=[""]) if path.exists() else None
 
@@ -79,17 +76,13 @@ class ComparisonSet(Artifact):
         names = ("comparison.csv", "robustness.csv", "comparison.md")
         return {"fingerprint": digest([file_sha256(p) for n in names if (p := self.folder / n).exists()])}
 
-    def comparison(self) -> "pd.DataFrame":
+    def comparison(self) -> pd.DataFrame:
         """As `evaluation.comparison.comparison_table` made it."""
-        import pandas as pd
-
         frame = pd.read_csv(self.folder / "comparison.csv", dtype={**TEXT, "note": str})
         return frame.assign(note=frame["note"].fillna(""))
 
-    def robustness(self) -> "pd.DataFrame | None":
+    def robustness(self) -> pd.DataFrame | None:
         """As `evaluation.comparison.robustness_table` made it; None if no method was tried with scans hidden."""
-        import pandas as pd
-
         path = self.folder / "robustness.csv"
         return pd.read_csv(path, dtype=TEXT) if path.exists() else None
 

@@ -12,11 +12,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 class Rows(AbstractContextManager["Rows"]):
@@ -37,9 +36,9 @@ class Rows(AbstractContextManager["Rows"]):
     def __init__(
         self,
         scans: Sequence[str],
-        batches: Iterable["Tensor"],
+        batches: Iterable[Tensor],
         *,
-        device: "torch.device",
+        device: torch.device,
         most_bytes: int,
         folder: Path,
     ) -> None:
@@ -54,9 +53,7 @@ class Rows(AbstractContextManager["Rows"]):
             self.close()
             raise
 
-    def _fill(self, batches: Iterable["Tensor"], most_bytes: int, folder: Path) -> None:
-        import torch
-
+    def _fill(self, batches: Iterable[Tensor], most_bytes: int, folder: Path) -> None:
         count, filled = len(self.place), 0
         for batch in batches:
             if filled == 0:
@@ -78,10 +75,8 @@ class Rows(AbstractContextManager["Rows"]):
         if filled != count:
             raise ValueError(f"{filled} rows, expected {count}")
 
-    def __getitem__(self, rows: "Tensor") -> "Tensor":
+    def __getitem__(self, rows: Tensor) -> Tensor:
         """Some rows, (n, ...) on the device, in the order asked for; rows (n,) int64."""
-        import torch
-
         if self.kept is not None:
             return self.kept[rows.to(self.device)]
         if self.file is None:
@@ -99,8 +94,6 @@ class Rows(AbstractContextManager["Rows"]):
 
     def of(self, scans: Iterable[str]) -> "View":
         """The rows of some scans, numbered anew from 0 in the order given."""
-        import torch
-
         return View(self, torch.tensor([self.place[scan] for scan in scans], dtype=torch.int64))
 
     def __exit__(
@@ -122,13 +115,13 @@ class View:
     """Some of the rows, in an order of their own."""
 
     rows: Rows
-    place: "Tensor"
+    place: Tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one row."""
         return self.rows.shape
 
-    def __getitem__(self, items: "Tensor") -> "Tensor":
+    def __getitem__(self, items: Tensor) -> Tensor:
         """Some rows, (n, ...), on the device."""
         return self.rows[self.place[items.cpu()]]

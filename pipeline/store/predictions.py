@@ -4,16 +4,16 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from files.writing import real_folder, remove_folder, replacing, write_table
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, read_json, write_json
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
+from preprocessing.io import write_volume
 
 LONGEST_NAME = 80  # characters of an observation in a file name
 
@@ -24,7 +24,7 @@ class PredictionSet(Artifact):
     FILES: ClassVar = ("predictions.json", "predictions.csv", "index.html")
     PAGES, MAPS = "patients", "maps"
 
-    def save(self, content: Mapping[str, Any], table: "pd.DataFrame", *, csv_safe: bool = False) -> None:
+    def save(self, content: Mapping[str, Any], table: pd.DataFrame, *, csv_safe: bool = False) -> None:
         """Write the JSON and the table, which nothing here reads again, so that it may be for spreadsheets.
 
         Args:
@@ -63,12 +63,8 @@ class PredictionSet(Artifact):
         """An empty folder in this one; no link is followed, at no level below the workspace."""
         remove_folder(real_folder(self.folder, below=self.folder.parent) / name, below=self.folder)
 
-    def save_map(
-        self, scan: str, volume: "NDArray[np.float32]", affine: "NDArray[np.float64]", description: str
-    ) -> str:
+    def save_map(self, scan: str, volume: NDArray[np.float32], affine: NDArray[np.float64], description: str) -> str:
         """Write a decision map (X, Y, Z); returns its path below the folder."""
-        from preprocessing.io import write_volume
-
         name = f"{self.MAPS}/{scan}.nii.gz"
         real_folder(self.folder / self.MAPS, below=self.folder.parent)
         with replacing(self.folder / name) as part:

@@ -2,7 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from files.reading import file_sha256
 from files.writing import real_folder, remove_folder
@@ -10,12 +17,9 @@ from models.settings import CHUNK
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, ArtifactError, DamagedError, read_record, safe_id, write_record
 from pipeline.store.feature_buffer import Rows
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor
+from preprocessing.errors import ScanError
+from preprocessing.io import read_picture, read_volume, write_volume
+from preprocessing.resample import voxel_size_mm
 
 
 class ScanSet(Artifact):
@@ -145,7 +149,7 @@ class VolumeSet(ScanSet):
     """Preprocessed scans: `volume.nii.gz` and `mask.nii.gz`, or `picture.png`; `qc.png` for volumes."""
 
     def save_volume(
-        self, scan: str, volume: "NDArray[np.float32]", mask: "NDArray[np.bool_]", affine: "NDArray[np.float64]",
+        self, scan: str, volume: NDArray[np.float32], mask: NDArray[np.bool_], affine: NDArray[np.float64],
         qc: bytes,
     ) -> None:  # fmt: skip
         """Write one volume.
@@ -160,10 +164,6 @@ class VolumeSet(ScanSet):
         Raises:
             ArtifactError: shapes, dtypes or range are not these.
         """
-        import numpy as np
-
-        from preprocessing.io import write_volume
-
         if volume.dtype != np.float32 or volume.ndim != 3 or mask.shape != volume.shape or mask.dtype != bool:
             raise ArtifactError(f"{scan}: volume {volume.dtype} {volume.shape}, mask {mask.dtype} {mask.shape}")
         if not (volume.min() >= 0 and volume.max() <= 1):
@@ -173,13 +173,8 @@ class VolumeSet(ScanSet):
         write_volume(place / "mask.nii.gz", mask.astype(np.uint8), affine, "HyperMM brain mask")
         (place / "qc.png").write_bytes(qc)
 
-    def load_placed(self, scan: str) -> "tuple[Tensor, Tensor, NDArray[np.float64]]":
+    def load_placed(self, scan: str) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
         """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, affine from voxel to world in mm."""
-        import numpy as np
-
-        from preprocessing.errors import ScanError
-        from preprocessing.io import read_volume
-
         self.check(scan)
         try:
             volume = read_volume(self.place(scan) / "volume.nii.gz")
@@ -190,10 +185,8 @@ class VolumeSet(ScanSet):
             self.damage(scan, f"volume {tuple(volume.shape)} and mask {tuple(mask.shape)}, or values outside [0, 1]")
         return volume[0].as_tensor(), mask[0].as_tensor() > 0.5, np.asarray(volume.affine)
 
-    def load_volume(self, scan: str) -> "tuple[Tensor, Tensor, tuple[float, float, float]]":
+    def load_volume(self, scan: str) -> tuple[Tensor, Tensor, tuple[float, float, float]]:
         """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, voxel size in mm."""
-        from preprocessing.resample import voxel_size_mm
-
         volume, mask, affine = self.load_placed(scan)
         return volume, mask, voxel_size_mm(affine)
 
@@ -201,11 +194,8 @@ class VolumeSet(ScanSet):
         """Write one picture (PNG)."""
         (self.begin(scan) / "picture.png").write_bytes(png)
 
-    def load_picture(self, scan: str) -> "NDArray[np.uint8]":
+    def load_picture(self, scan: str) -> NDArray[np.uint8]:
         """(H, W, 3), uint8."""
-        from preprocessing.errors import ScanError
-        from preprocessing.io import read_picture
-
         self.check(scan)
         try:
             return read_picture(self.place(scan) / "picture.png")
@@ -228,15 +218,12 @@ class VolumeSet(ScanSet):
 class BlockSet(ScanSet):
     """Backbone blocks: `block.safetensors` with `block` (C, H, W) and, if asked for, `slices` (S, C, H, W); float32."""
 
-    def save(self, scan: str, block: "Tensor", slices: "Tensor | None" = None) -> None:
+    def save(self, scan: str, block: Tensor, slices: Tensor | None = None) -> None:
         """Write one block.
 
         Raises:
             ArtifactError: not float32, not (C, H, W), or not finite.
         """
-        import safetensors.torch
-        import torch
-
         if block.dtype != torch.float32 or block.ndim != 3 or not torch.isfinite(block).all():
             raise ArtifactError(f"{scan}: block {block.dtype} {tuple(block.shape)}, expected finite float32 (C, H, W)")
         tensors = {"block": block.cpu().contiguous()}
@@ -244,14 +231,12 @@ class BlockSet(ScanSet):
             tensors["slices"] = slices.cpu().contiguous()
         (self.begin(scan) / "block.safetensors").write_bytes(safetensors.torch.save(tensors))
 
-    def load(self, scans: list[str]) -> "Tensor":
+    def load(self, scans: list[str]) -> Tensor:
         """Blocks of scans, (N, C, H, W) float32, in the order asked for.
 
         Raises:
             DamagedError: one is missing, not as it was written, not finite, or of another shape.
         """
-        import torch
-
         blocks: list[Tensor] = []
         for scan in scans:
             block = self._tensor(scan, "block")
@@ -262,14 +247,12 @@ class BlockSet(ScanSet):
             blocks.append(block)
         return torch.stack(blocks)
 
-    def _tensor(self, scan: str, name: str) -> "Tensor | None":
+    def _tensor(self, scan: str, name: str) -> Tensor | None:
         """Read one tensor of a scan, after comparing its file with the record; None if there is no such tensor.
 
         Raises:
             DamagedError: the file cannot be read, or is not as it was written.
         """
-        import safetensors
-
         self.check(scan)
         try:
             with safetensors.safe_open(self.place(scan) / "block.safetensors", framework="pt") as file:
@@ -277,16 +260,14 @@ class BlockSet(ScanSet):
         except (OSError, safetensors.SafetensorError) as error:
             self.damage(scan, str(error))
 
-    def slices(self, scan: str) -> "Tensor | None":
+    def slices(self, scan: str) -> Tensor | None:
         """The features of every slice of a scan, (S, C, H, W) float32; None if they were not kept."""
-        import torch
-
         slices = self._tensor(scan, "slices")
         if slices is not None and not torch.isfinite(slices).all():
             self.damage(scan, "its slices are not finite")
         return slices
 
-    def rows(self, *, device: "torch.device", memory_mb: int, folder: Path) -> Rows:
+    def rows(self, *, device: torch.device, memory_mb: int, folder: Path) -> Rows:
         """The blocks of all scans, to be read by index.
 
         Args:

@@ -5,17 +5,14 @@ scan is missing (docs/method.md, point 2).
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pandas as pd
+import torch
+from torch import Tensor
+
+from models.sets import Groups
 from pipeline.store.scans import BlockSet
 from pipeline.store.tables import CohortTables, SplitTables
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-    from torch import Tensor
-
-    from models.sets import Groups
 
 
 @dataclass(frozen=True)
@@ -28,26 +25,20 @@ class Usable:
         classes: names; the index of a class is its place here.
     """
 
-    scans: "pd.DataFrame"
+    scans: pd.DataFrame
     modalities: tuple[str, ...]
     classes: tuple[str, ...]
 
-    def modality(self) -> "Tensor":
+    def modality(self) -> Tensor:
         """(N,) int64."""
-        import torch
-
         return torch.tensor([self.modalities.index(m) for m in self.scans["modality"]], dtype=torch.int64)
 
-    def target(self) -> "Tensor":
+    def target(self) -> Tensor:
         """(N,) int64: the class of the scan's observation."""
-        import torch
-
         return torch.tensor([self.classes.index(c) for c in self.scans["label"]], dtype=torch.int64)
 
-    def rows(self, part: str) -> "Tensor":
+    def rows(self, part: str) -> Tensor:
         """(n,) int64: the scans of a part."""
-        import torch
-
         return torch.tensor(self.scans.index[self.scans["part"] == part].to_numpy(), dtype=torch.int64)
 
     def subjects(self, part: str) -> list[str]:
@@ -66,16 +57,12 @@ class Sets:
     """
 
     observations: tuple[str, ...]
-    groups: "Groups"
-    target: "Tensor"
+    groups: Groups
+    target: Tensor
 
     @classmethod
     def of(cls, usable: Usable, part: str | None = None, modalities: frozenset[str] | None = None) -> "Sets":
         """The sets of a part, with only the scans of some modalities; sets that are left empty are not there."""
-        import torch
-
-        from models.sets import Groups
-
         scans = usable.scans
         if part is not None:
             scans = scans[scans["part"] == part]
@@ -89,11 +76,11 @@ class Sets:
         target = torch.tensor([usable.classes.index(label[name]) for name in names], dtype=torch.int64)
         return cls(names, Groups(rows[groups.items], groups.starts), target)
 
-    def batch(self, sets: "Tensor") -> "tuple[Tensor, Tensor]":
+    def batch(self, sets: Tensor) -> tuple[Tensor, Tensor]:
         """Scans (n,) of some sets (b,), and for each its place among them in [0, b)."""
         return self.groups.batch(sets)
 
-    def to(self, device: "torch.device") -> "Sets":
+    def to(self, device: torch.device) -> "Sets":
         """The same on a device."""
         return Sets(self.observations, self.groups.to(device), self.target.to(device))
 

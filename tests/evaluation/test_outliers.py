@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.covariance import LedoitWolf
 
-from evaluation.outliers import distances, fit_reference, share_farther, too_few
+from evaluation.outliers import distances, fit_reference, share_farther, too_few_scans
 
 
 def cloud(count: int, seed: int) -> np.ndarray:
@@ -70,8 +70,8 @@ def test_too_few_or_equal_scans_are_refused() -> None:
 def test_no_rate_below_the_smallest_share_can_be_kept(held_out: int, rate: float, enough: bool) -> None:
     smallest = share_farther(np.inf, np.zeros(held_out))
     assert (smallest <= rate) == enough
-    assert (too_few(held_out, rate) == "") == enough
+    assert (too_few_scans(held_out, rate) == "") == enough
 
 
 def test_what_is_too_few_is_said() -> None:
-    assert too_few(18) == "scans of 18 held-out subjects are too few to tell at a rate of 0.05; 19 are needed"
+    assert too_few_scans(18) == "scans of 18 held-out subjects are too few to tell at a rate of 0.05; 19 are needed"
