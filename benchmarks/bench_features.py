@@ -17,7 +17,8 @@ from pipeline.core.runtime import Runtime
 from pipeline.specs.features import FeaturesConfig
 from pipeline.stages.features import features
 from pipeline.store.base import write_json
-from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.features import BlockSet
+from pipeline.store.volumes import VolumeSet
 
 BATCH = 16  # slices timed at once
 PASS = 4  # slices a forward pass, the default on a CPU

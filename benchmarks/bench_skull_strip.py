@@ -18,8 +18,8 @@ from files.reading import file_sha256
 from pipeline.core.runtime import Runtime
 from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.stages.preprocess import preprocess
-from pipeline.store.scans import VolumeSet
 from pipeline.store.tables import CohortTables
+from pipeline.store.volumes import VolumeSet
 from preprocessing.io import write_volume
 from preprocessing.skull_strip import SkullStripper
 

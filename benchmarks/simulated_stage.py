@@ -14,7 +14,7 @@ from pipeline.core.runtime import Runtime
 from pipeline.executors import worker
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
 from pipeline.runner.stage import Stage
-from pipeline.store.scans import ScanSet
+from pipeline.store.scan_set import ScanSet
 
 
 class SimulatedConfig(BaseModel):
@@ -51,7 +51,7 @@ STAGE = Stage(
     declared=f"{__name__}:STAGE",
     function=f"{__name__}:simulated",
     config=SimulatedConfig,
-    artifact="pipeline.store.scans:ScanSet",
+    artifact="pipeline.store.scan_set:ScanSet",
     version=1,
     per_scan=f"{__name__}:simulated_job",
 )

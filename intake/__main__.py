@@ -17,7 +17,8 @@ from console.errors import InputError
 from console.exit_codes import exit_code
 from console.messages import say, show_warnings_safely
 from console.parser import Parser, pairs, real_path, typed_path
-from files.writing import FOR_THE_GROUP, PRIVATE, readable_by, write_table
+from files.tables import write_table
+from files.writing import FOR_THE_GROUP, PRIVATE, readable_by
 from intake.bids.read import read_bids
 from intake.dicom.convert import import_dicom
 from intake.dicom.rules import DicomConfig

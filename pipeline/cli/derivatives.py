@@ -15,8 +15,8 @@ from console.messages import say, show_warnings_safely
 from console.parser import Parser, pairs, real_path, typed_path
 from files.writing import FOR_THE_GROUP, PRIVATE, PlantedLinkError, readable_by, real_folder
 from intake.bids.derivatives import Derivatives, bids_derivatives
-from pipeline.store.scans import VolumeSet
 from pipeline.store.tables import CohortTables
+from pipeline.store.volumes import VolumeSet
 
 
 def parser() -> Parser:

@@ -13,13 +13,14 @@ from pipeline.cli.options import ONLY_IF_NAMED, STAGE_NAMES, stage_list
 from pipeline.cli.summary import print_plan, print_summary
 from pipeline.cli.workspace import collect, forget_splits, restore_settings, save_settings, write_failures
 from pipeline.core.provenance import REPOSITORY
+from pipeline.deployment.bundle_settings import settings_of_model
 from pipeline.doctor import disk
 from pipeline.doctor.offline_weights import fetch_weights as fill_folder
 from pipeline.doctor.offline_weights import use_weights_from
 from pipeline.executors import clusters, dispatch
 from pipeline.runner.plan import make_plan
 from pipeline.runner.run import check_device, run_plan
-from pipeline.settings import Settings, describe_settings, load_settings, settings_of_model
+from pipeline.settings import Settings, describe_settings, load_settings
 from pipeline.specs.registry import STAGES
 from pipeline.stages import predict
 from pipeline.store.base import ArtifactError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from files.reading import UnusableFileError, read_bytes
 from files.safe_yaml import MOST_YAML
-from files.writing import replacing, write_rows
+from files.tables import write_rows
+from files.writing import replacing
 from pipeline.core.provenance import settings_yaml
 from pipeline.settings import Settings
 from pipeline.specs.registry import STAGES
@@ -36,7 +37,7 @@ def write_failures(failures: Sequence[Mapping[str, str]], workspace: Path, *, fo
     Args:
         failures: as from `collect`.
         workspace: of the run.
-        for_spreadsheets: as in `files.writing.write_rows`.
+        for_spreadsheets: as in `files.tables.write_rows`.
     """
     columns, scans = ("stage", "scan", "subject", "modality", "path", "reason"), {}
     with contextlib.suppress(OSError, UnusableFileError, csv.Error):  # a damaged table has its own message

@@ -30,7 +30,7 @@ from files.writing import replacing
 from pipeline.comparison.scenarios import Drawn
 from pipeline.core.progress import LINE_EVERY_S
 from pipeline.specs.baselines import GanConfig
-from pipeline.store.scans import VolumeSet
+from pipeline.store.volumes import VolumeSet
 from preprocessing.io import png_bytes, read_volume, write_volume
 from preprocessing.resample import resample
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from baselines.sample import Sample
 from cohort.missingness import hide_scans
-from pipeline.store.scans import BlockSet
+from pipeline.store.features import BlockSet
 from pipeline.training.repeat_data import Usable
 
 AS_IT_IS = "as it is"

@@ -16,7 +16,7 @@ from pipeline.comparison.tasks import FAILED
 from pipeline.specs.baselines import BaselinesConfig, GanConfig
 from pipeline.store.base import write_json
 from pipeline.store.comparison import ComparisonSet
-from pipeline.store.scans import VolumeSet
+from pipeline.store.volumes import VolumeSet
 from reporting.comparison_figures import imputation_figure
 from reporting.comparison_page import comparison_markdown
 

@@ -27,7 +27,8 @@ from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import BaselinesConfig
 from pipeline.store.base import DamagedError
 from pipeline.store.comparison import ComparisonSet
-from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.features import BlockSet
+from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import Usable
 
 log = logging.getLogger("hypermm")

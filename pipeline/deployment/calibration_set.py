@@ -25,7 +25,7 @@ from models.settings import CHUNK
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import ArtifactError
 from pipeline.store.feature_buffer import Rows
-from pipeline.store.scans import BlockSet
+from pipeline.store.features import BlockSet
 from pipeline.training.repeat_data import Sets, Usable
 from pipeline.training.scores import probabilities_of, subsets_of
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from models.occlusion import occlusion_map
 from pipeline.deployment.predictor import Reader
 from pipeline.store.base import ArtifactError
+from pipeline.store.features import BlockSet
 from pipeline.store.predictions import PredictionSet
-from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.volumes import VolumeSet
 from preprocessing.resample import voxel_size_mm
 from preprocessing.slices import map_to_volume
 

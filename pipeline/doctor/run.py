@@ -25,7 +25,7 @@ from pipeline.deployment.bundle import Bundle
 from pipeline.doctor.checks import Finding, Patient, without_names
 from pipeline.settings import Settings
 from pipeline.stages.predict import check_settings
-from pipeline.store.scans import BlockSet
+from pipeline.store.features import BlockSet
 from preprocessing.parameters import ParametersError, numbers_of, parameter_file, read_parameters
 from preprocessing.skull_strip import SkullStripper
 

@@ -24,9 +24,8 @@ from pipeline.executors.pending import Errand
 from pipeline.executors.worker import do_some
 from pipeline.runner.per_scan import ScanJob
 from pipeline.runner.stage import Stage
-from pipeline.settings import Settings
 from pipeline.store.claims import InHand, new_name
-from pipeline.store.scans import ScanSet
+from pipeline.store.scan_set import ScanSet
 
 log = logging.getLogger("hypermm")
 LOOK_EVERY_S = 1.0  # at the cluster
@@ -67,7 +66,7 @@ class DaskExecutor:
         """Let the workers go; there is nothing to do for them for a while."""
         self.connection.close()
 
-    def for_stage(self, stage: Stage, settings: Settings) -> Callable[..., None]:
+    def for_stage(self, stage: Stage, settings: Any) -> Callable[..., None]:
         """What `Runtime.executor` is in a stage."""
         return partial(self._each, stage.name, getattr(settings, stage.name).model_dump_json())
 

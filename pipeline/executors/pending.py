@@ -14,7 +14,7 @@ from pipeline.executors.connection import SAFE
 from pipeline.runner.per_scan import ScanJob
 from pipeline.store.base import DamagedError
 from pipeline.store.claims import MOST_DEATHS, InHand
-from pipeline.store.scans import ScanSet
+from pipeline.store.scan_set import ScanSet
 
 log = logging.getLogger("hypermm")
 SHOWN_WITHIN_S = 90.0  # what a worker has written is seen here, on a file system that caches

@@ -13,7 +13,7 @@ from console.errors import DISK_FULL, InputError
 from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import DamagedError
-from pipeline.store.scans import ScanSet
+from pipeline.store.scan_set import ScanSet
 from preprocessing.errors import ScanError
 
 log = logging.getLogger("hypermm")

@@ -16,7 +16,7 @@ from pipeline.runner.plan import Step, made_from, stale_reasons
 from pipeline.runner.stage import Stage
 from pipeline.store.base import DamagedError, write_record
 from pipeline.store.claims import InHand
-from pipeline.store.scans import ScanSet
+from pipeline.store.scan_set import ScanSet
 
 log = logging.getLogger("hypermm")
 

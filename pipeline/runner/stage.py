@@ -70,7 +70,7 @@ class Stage:
             out: where results go.
             runtime: of the stage.
         """
-        function = self._checked(self.function, [*self.inputs, *self.settings])
+        function = self._function()
         given = {key: _setting(settings, name) for key, name in self.settings.items()}
         function(**self.open_inputs(workspace), **given, out=out, config=getattr(settings, self.name), runtime=runtime)
 
@@ -110,6 +110,19 @@ class Stage:
         """Ask `check_requirements`."""
         if self.check_requirements is not None:
             named(self.check_requirements)(config)
+
+    def check_functions(self) -> None:
+        """Import the stage's functions and compare what they take with what is declared.
+
+        Raises:
+            TypeError: one takes something else.
+        """
+        self._function()
+        if self.per_scan is not None:
+            self._checked(self.per_scan, [*self.inputs])
+
+    def _function(self) -> Callable[..., Any]:
+        return self._checked(self.function, [*self.inputs, *self.settings])
 
     def _checked(self, function: str, inputs: list[str]) -> Callable[..., Any]:
         """Return the function, if it takes what is declared.

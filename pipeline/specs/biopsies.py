@@ -8,7 +8,7 @@ STAGE = Stage(
     declared=f"{__name__}:STAGE",
     function="pipeline.stages.biopsies:biopsies",
     config=BiopsiesConfig,
-    artifact="pipeline.store.scans:PictureCohort",
+    artifact="pipeline.store.demo_cohorts:PictureCohort",
     version=1,
     enabled=lambda settings: settings.cohort.manifest == "biopsies",
 )

@@ -1,11 +1,10 @@
 """Pack the model of one repeat into one folder: a MONAI Bundle."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.deployment.signing import key_fingerprint
 from pipeline.runner.stage import Stage
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
@@ -48,11 +47,6 @@ class ExportConfig(BaseModel):
     )
 
 
-def _outside(config: ExportConfig) -> Any:
-    """Which key signs, by its fingerprint: with another one, or none, the model is written anew."""
-    return key_fingerprint(config.signing_key) if config.signing_key is not None else None
-
-
 STAGE = Stage(
     "export",
     declared=f"{__name__}:STAGE",
@@ -69,5 +63,5 @@ STAGE = Stage(
         "classify": CLASSIFY,
     },
     settings={"run_name": "name"},
-    external_inputs=_outside,
+    external_inputs="pipeline.stages.export:signing_fingerprint",
 )

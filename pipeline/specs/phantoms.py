@@ -8,7 +8,7 @@ STAGE = Stage(
     declared=f"{__name__}:STAGE",
     function="pipeline.stages.phantoms:phantoms",
     config=PhantomsConfig,
-    artifact="pipeline.store.scans:PhantomCohort",
+    artifact="pipeline.store.demo_cohorts:PhantomCohort",
     version=1,
     enabled=lambda settings: settings.cohort.manifest == "phantoms",
 )

@@ -21,8 +21,9 @@ from pipeline.specs.features import FeaturesConfig
 from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.stages.features import feature_map_maker
 from pipeline.store.comparison import ComparisonSet
-from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.features import BlockSet
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import repeats_of, usable_scans
 
 

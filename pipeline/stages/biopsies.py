@@ -9,7 +9,7 @@ from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
 from pipeline.specs.biopsies import STAGE
-from pipeline.store.scans import PictureCohort
+from pipeline.store.demo_cohorts import PictureCohort
 from preprocessing.io import png_bytes
 
 

@@ -22,8 +22,8 @@ from pipeline.core.runtime import Runtime
 from pipeline.specs.classify import ClassifyConfig
 from pipeline.store.base import write_json
 from pipeline.store.feature_buffer import Rows
+from pipeline.store.features import BlockSet
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
-from pipeline.store.scans import BlockSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import Sets, Usable, repeats_of, usable_scans
 from pipeline.training.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of

@@ -23,7 +23,7 @@ from intake.breakhis import breakhis_manifest
 from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import read_record, write_record
-from pipeline.store.scans import PhantomCohort, PictureCohort
+from pipeline.store.demo_cohorts import PhantomCohort, PictureCohort
 from pipeline.store.tables import CohortTables
 
 UNREADABLE = "unreadable"  # instead of a hash

@@ -20,12 +20,14 @@ from pipeline.deployment.calibration_set import (
     temperature_facts,
 )
 from pipeline.deployment.model_card import Trained, model_card
+from pipeline.deployment.signing import key_fingerprint
 from pipeline.specs.export import ExportConfig
 from pipeline.stages.classify import refuse_leak
 from pipeline.stages.cohort import UNREADABLE
+from pipeline.store.features import BlockSet
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
-from pipeline.store.scans import BlockSet, VolumeSet
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
 from pipeline.training.scores import as_scored
 
@@ -218,3 +220,8 @@ def _say(runtime: Runtime, calibration: dict[str, Any], no_onnx: str) -> None:
             runtime.note(f"unusual {modality} scans will not be noticed: {entry['reason']}")
     if no_onnx:
         runtime.note(f"models/model.onnx is left out: {no_onnx}")
+
+
+def signing_fingerprint(config: ExportConfig) -> Any:
+    """Which key signs, by its fingerprint: with another one, or none, the model is written anew."""
+    return key_fingerprint(config.signing_key) if config.signing_key is not None else None

@@ -17,7 +17,8 @@ from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
 from pipeline.specs.features import STAGE, FeaturesConfig, SpacingMm
-from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.features import BlockSet
+from pipeline.store.volumes import VolumeSet
 from preprocessing.slices import picture_to_slice, volume_to_slices
 
 

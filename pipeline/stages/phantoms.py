@@ -11,7 +11,7 @@ from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
 from pipeline.specs.phantoms import STAGE
-from pipeline.store.scans import PhantomCohort
+from pipeline.store.demo_cohorts import PhantomCohort
 from preprocessing.io import write_volume
 
 

@@ -17,9 +17,10 @@ from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.predict import PredictConfig
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.store.base import ArtifactError, DamagedError
+from pipeline.store.features import BlockSet
 from pipeline.store.predictions import PredictionSet
-from pipeline.store.scans import BlockSet, VolumeSet
 from pipeline.store.tables import CohortTables
+from pipeline.store.volumes import VolumeSet
 from reporting.patient_page import missing_page, night_page, patient_page
 from reporting.patient_table import patients_csv
 
@@ -120,9 +121,7 @@ def _made_with(bundle: Bundle, config: PredictConfig) -> dict[str, Any]:
     }
 
 
-def _write(
-    out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *, csv_safe: bool
-) -> dict[str, str]:
+def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *, csv_safe: bool) -> dict[str, str]:
     """The same content for programs, for tables and for people; returns of whom there is no page, and why."""
     out.save(content, patients_csv(content), csv_safe=csv_safe)
     links = out.page_names([patient["observation"] for patient in content["patients"]])

@@ -13,8 +13,8 @@ from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
 from pipeline.specs.preprocess import STAGE, PreprocessConfig
-from pipeline.store.scans import VolumeSet
 from pipeline.store.tables import CohortTables
+from pipeline.store.volumes import VolumeSet
 from preprocessing.brains import Beside, Tools, brain_of
 from preprocessing.io import png_bytes, read_picture, read_volume
 from preprocessing.limits import Limits

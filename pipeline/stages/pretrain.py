@@ -10,8 +10,8 @@ from models.hypermm import Scans, fit_extractor, new_extractor
 from pipeline.core.runtime import Runtime
 from pipeline.specs.pretrain import PretrainConfig
 from pipeline.store.feature_buffer import Rows
+from pipeline.store.features import BlockSet
 from pipeline.store.fitted import ExtractorSet
-from pipeline.store.scans import BlockSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
 from reporting.figures import learning_curves

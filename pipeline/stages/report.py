@@ -13,9 +13,10 @@ from pipeline.core.runtime import Runtime
 from pipeline.specs.report import ReportConfig
 from pipeline.store.base import Artifact
 from pipeline.store.comparison import ComparisonSet
+from pipeline.store.features import BlockSet
 from pipeline.store.fitted import ClassifierSet, ExtractorSet, ReportPage
-from pipeline.store.scans import BlockSet, VolumeSet
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
 from pipeline.training.scores import as_scored
 from reporting.comparison_page import Comparison
 from reporting.report import ReportData, render_report

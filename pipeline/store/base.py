@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from files.reading import UnusableFileError, file_sha256, parse_json, read_bytes
-from files.writing import PlantedLinkError, replacing, write_table
+from files.tables import write_table
+from files.writing import PlantedLinkError, replacing
 from pipeline.core.provenance import digest
 
 OWN_HASH = "hash of the above"

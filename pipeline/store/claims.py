@@ -18,7 +18,7 @@ from typing import Any
 
 from files.writing import remove_folder
 from pipeline.store.base import read_json, safe_id, write_json
-from pipeline.store.scans import ScanSet
+from pipeline.store.scan_set import ScanSet
 
 FOLDER = ".in-hand"
 MOST_DEATHS = 3

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from files.writing import real_folder, remove_folder, replacing, write_table
+from files.tables import write_table
+from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, read_json, write_json
 from preprocessing.io import write_volume
@@ -30,7 +31,7 @@ class PredictionSet(Artifact):
         Args:
             content: of `predictions.json`.
             table: of `predictions.csv`.
-            csv_safe: as `for_spreadsheets` of `files.writing.write_table`.
+            csv_safe: as `for_spreadsheets` of `files.tables.write_table`.
         """
         write_json(self.folder / "predictions.json", content)
         write_table(self.folder / "predictions.csv", table, for_spreadsheets=csv_safe)

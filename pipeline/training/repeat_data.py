@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.sets import Groups
-from pipeline.store.scans import BlockSet
+from pipeline.store.features import BlockSet
 from pipeline.store.tables import CohortTables, SplitTables
 
 

@@ -20,8 +20,9 @@ import yaml
 from console.errors import InputError
 from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_configs import inference, settings
+from pipeline.deployment.bundle_settings import settings_of_model
 from pipeline.deployment.predictor import SCHEMA, Reader, UnanswerableError, answer_patient
-from pipeline.settings import load_settings, settings_of_model
+from pipeline.settings import load_settings
 from reporting.patient_page import night_page, patient_page
 from reporting.patient_table import patients_csv
 

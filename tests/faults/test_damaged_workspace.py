@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from files.reading import file_sha256
 from pipeline.cli.main import main
-from pipeline.store.scans import BlockSet
+from pipeline.store.features import BlockSet
 from pipeline.store.tables import SplitTables
 
 RESULTS = (

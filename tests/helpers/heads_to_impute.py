@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.store.scans import VolumeSet
+from pipeline.store.volumes import VolumeSet
 
 MODALITIES = ("MRI", "PET")
 SHAPE = (36, 40, 32)  # voxels

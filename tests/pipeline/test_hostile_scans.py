@@ -120,8 +120,8 @@ def test_a_partner_exchanged_after_it_was_hashed(
     from pipeline.core.runtime import Runtime
     from pipeline.settings import load_settings
     from pipeline.stages.preprocess import preprocess
-    from pipeline.store.scans import VolumeSet
     from pipeline.store.tables import CohortTables
+    from pipeline.store.volumes import VolumeSet
 
     config = load_settings(tmp_path / "run.yaml", {}).preprocess
     out, finish = VolumeSet(tmp_path / "run" / "preprocess"), VolumeSet.finish

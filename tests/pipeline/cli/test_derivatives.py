@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.cli.derivatives import main
 from pipeline.store.base import write_record
-from pipeline.store.scans import VolumeSet
 from pipeline.store.tables import CohortTables
+from pipeline.store.volumes import VolumeSet
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 

@@ -14,12 +14,12 @@ import pytest
 
 from files.writing import PlantedLinkError
 from intake import __main__ as intake
-from pipeline.cli import derivatives, tracking
+from pipeline.cli import derivatives, tracking, workspace
 from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
 from pipeline.core.tracking_config import TrackingConfig
-from pipeline.doctor.checks import Patient, machine
-from pipeline.runner import run
+from pipeline.doctor import machine
+from pipeline.doctor.checks import Patient
 from pipeline.settings import load_settings
 from pipeline.store.predictions import PredictionSet
 
@@ -152,8 +152,8 @@ def test_files_of_the_run_itself(tmp_path: Path, precious: Path) -> None:
     for name in ("settings.yaml", "failures.csv"):
         (run / name).symlink_to(precious / "file")
     settings = load_settings(REPOSITORY / "configs" / "demo.yaml", {})
-    assert run.save_settings(settings, run) is None  # what it held before is not put back
-    run.write_failures([], run)
+    assert workspace.save_settings(settings, run) is None  # what it held before is not put back
+    workspace.write_failures([], run)
     assert not (run / "settings.yaml").is_symlink()
     assert not (run / "failures.csv").is_symlink()
 
@@ -227,15 +227,14 @@ def test_derivatives_come_whole_or_not_at_all(
 @pytest.mark.parametrize("safe", [False, True])
 def test_cells_of_tables_for_people(safe: bool, tmp_path: Path) -> None:
     start = "'" if safe else ""
-    (tmp_path / "settings.yaml").write_text(f"name: x\nreport: {{csv_safe: {str(safe).lower()}}}\n")
     (tmp_path / "cohort").mkdir()
     pd.DataFrame({"scan": ["s"], "subject": [EVIL]}).to_csv(tmp_path / "cohort" / "scans.csv", index=False)
     failure = {"stage": "preprocess", "scan": "s", "reason": "@x"}
-    run.write_failures([failure], tmp_path, for_spreadsheets=safe)
+    workspace.write_failures([failure], tmp_path, for_spreadsheets=safe)
     with (tmp_path / "failures.csv").open(encoding="utf-8", newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert (row["subject"], row["reason"], row["scan"]) == (f"{start}{EVIL}", f"{start}@x", "s")
-    PredictionSet(tmp_path / "predict").save({}, pd.DataFrame({"subject": [EVIL], "p": [-0.5]}))
+    PredictionSet(tmp_path / "predict").save({}, pd.DataFrame({"subject": [EVIL], "p": [-0.5]}), csv_safe=safe)
     with (tmp_path / "predict" / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         assert list(csv.reader(stream)) == [["subject", "p"], [f"{start}{EVIL}", "-0.5"]]
 
@@ -262,5 +261,5 @@ def test_the_setting_redoes_nothing(
 def test_a_damaged_table_does_not_hide_the_failures(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "cohort").mkdir()
     (tmp_path / "cohort" / "scans.csv").write_bytes(content)
-    run.write_failures([{"stage": "x", "scan": "s", "reason": "why"}], tmp_path)
+    workspace.write_failures([{"stage": "x", "scan": "s", "reason": "why"}], tmp_path)
     assert (tmp_path / "failures.csv").read_text().splitlines()[1] == "x,s,,,,why"

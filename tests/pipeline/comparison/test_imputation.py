@@ -19,7 +19,7 @@ from files.reading import file_sha256
 from pipeline.comparison.imputation import Imputed, Kind, impute, imputed_path
 from pipeline.comparison.scenarios import Drawn
 from pipeline.specs.baselines import GanConfig
-from pipeline.store.scans import VolumeSet
+from pipeline.store.volumes import VolumeSet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

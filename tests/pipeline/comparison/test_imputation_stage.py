@@ -7,20 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from helpers.heads_to_impute import MODALITIES, SPACING_MM, block_of, fill
 
 from files.reading import file_sha256
 from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import BaselinesConfig, GanConfig
 from pipeline.specs.features import FeaturesConfig
+from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.stages import baselines as module
 from pipeline.stages.baselines import baselines
-from pipeline.stages.features import features
+from pipeline.stages.features import feature_map_maker, features
 from pipeline.store.base import read_json, write_record
 from pipeline.store.comparison import ComparisonSet
-from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.features import BlockSet
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
 
 SUBJECTS = "abcdehijkl"
 PARTS = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
@@ -42,7 +43,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ComparisonSet]:
     """Runs the stage with some methods on everybody's scans but those in `absent`, in one workspace."""
-    monkeypatch.setattr(module, "_like_the_real_ones", lambda runtime: (block_of, SPACING_MM))
+    monkeypatch.setattr(module, "feature_map_maker", lambda config, runtime: block_of)
 
     def run(*only: str, absent: tuple[str, ...] = (), gan: GanConfig = TINY, **settings: object) -> ComparisonSet:
         cohort, split, blocks, out = (
@@ -66,7 +67,10 @@ def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         write_record(blocks.folder / "manifest.json", {"scans": dict.fromkeys(scans["scan"], "content")})
         config = BaselinesConfig(only=only, epochs=1, bootstrap_draws=100, gan=gan, **settings)
         runtime = Runtime(stage="baselines", key="", device_name="cpu", workspace=tmp_path)
-        baselines(cohort, split, VolumeSet(volumes), blocks, out, config, runtime)
+        baselines(
+            cohort, split, VolumeSet(volumes), blocks, PreprocessConfig(spacing_mm=SPACING_MM), FeaturesConfig(), out,
+            config, runtime,
+        )  # fmt: skip
         assert runtime.notes == []
         return out
 
@@ -133,12 +137,12 @@ def test_stopped_after_training_it_goes_on_from_the_checkpoints(
     def stop(*_: object) -> torch.Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_like_the_real_ones", lambda runtime: (stop, SPACING_MM))
+    monkeypatch.setattr(module, "feature_map_maker", lambda config, runtime: stop)
     with pytest.raises(KeyboardInterrupt):
         compare("mean", "cyclegan", scenarios=("missing",))
     (checkpoint,) = tmp_path.rglob("checkpoint.safetensors")
     trained = checkpoint.stat().st_mtime_ns
-    monkeypatch.setattr(module, "_like_the_real_ones", lambda runtime: (block_of, SPACING_MM))
+    monkeypatch.setattr(module, "feature_map_maker", lambda config, runtime: block_of)
     compare("mean", "cyclegan", scenarios=("missing",))
     assert checkpoint.stat().st_mtime_ns == trained
     out = compare("mean", "cyclegan", scenarios=("missing",), gan=TINY.model_copy(update={"width": 8}))
@@ -174,17 +178,11 @@ def test_why_nothing_could_be_learnt_stands_in_the_table(compare: Callable[..., 
 
 
 def test_blocks_of_imputed_volumes_are_made_like_those_of_scans(tmp_path: Path) -> None:
-    settings = {
-        "preprocess": {"spacing_mm": SPACING_MM},
-        "features": {"backbone": "vgg11", "weights": "random", "slice_spacing_mm": 45.0, "field_of_view_mm": 150.0},
-    }
-    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings), "utf-8")
+    config = FeaturesConfig(backbone="vgg11", weights="random", slice_spacing_mm=45.0, field_of_view_mm=150.0)
     preprocessed, blocks = VolumeSet(tmp_path / "preprocess"), BlockSet(tmp_path / "features")
     fill(preprocessed, subjects="a")
     write_record(preprocessed.folder / "manifest.json", {"scans": {"a_MRI": "content"}})
     runtime = Runtime(stage="features", key="", device_name="cpu", workspace=tmp_path)
-    features(preprocessed, blocks, FeaturesConfig(**settings["features"]), runtime)
-    make, spacing_mm = module._like_the_real_ones(runtime)
-    assert spacing_mm == SPACING_MM
-    made = make(*preprocessed.load_volume("a_MRI"))
+    features(preprocessed, blocks, config, runtime)
+    made = feature_map_maker(config, runtime)(*preprocessed.load_volume("a_MRI"))
     np.testing.assert_array_equal(made, blocks.load(["a_MRI"])[0])

@@ -10,7 +10,7 @@ import torch
 
 from evaluation.published import COMPLETE, HALF_MRI, HALF_PET, published_rows
 from pipeline.comparison.scenarios import AS_IT_IS, Scenario, draw_sample, scans_in, scenarios_of
-from pipeline.store.scans import BlockSet
+from pipeline.store.features import BlockSet
 from pipeline.training.repeat_data import Usable
 
 CPU = torch.device("cpu")

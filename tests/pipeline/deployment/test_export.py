@@ -22,7 +22,7 @@ from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.signing import new_key
 from pipeline.stages import export as export_stage
 from pipeline.stages.cohort import UNREADABLE
-from pipeline.store.scans import BlockSet
+from pipeline.store.features import BlockSet
 from pipeline.store.tables import CohortTables
 from pipeline.training.repeat_data import Usable
 

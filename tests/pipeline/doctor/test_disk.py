@@ -15,7 +15,8 @@ from console.errors import InputError
 from pipeline.cli.main import main
 from pipeline.doctor import disk
 from pipeline.settings import Settings, load_settings
-from pipeline.store.scans import BlockSet, VolumeSet
+from pipeline.store.features import BlockSet
+from pipeline.store.volumes import VolumeSet
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
@@ -150,7 +151,7 @@ def test_a_run_warns_first_and_says_how_much_in_the_end(
 ) -> None:
     config = picture_cohort(tmp_path / "data", subjects=12)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1_000_000))
-    from pipeline.store.scans import VolumeSet
+    from pipeline.store.volumes import VolumeSet
 
     def full(self: VolumeSet, scan: str, png: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

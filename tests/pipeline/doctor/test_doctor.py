@@ -14,7 +14,8 @@ from console.errors import InputError
 from devices import memory
 from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
-from pipeline.doctor.checks import Finding, Patient, checks, disk, examine, machine, run
+from pipeline.doctor import checks, disk, machine, run
+from pipeline.doctor.checks import Finding, Patient, examine
 from pipeline.settings import load_settings
 
 CONFIGS = REPOSITORY / "configs"
@@ -88,8 +89,11 @@ def test_without_a_single_package() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    words = "import sys, run_pipeline, pipeline.doctor.checks, pipeline.doctor.disk, pipeline.doctor.offline_weights"
-    words += "; assert not {'torch', 'monai', 'pandas'} & set(sys.modules)"
+    words = "import sys, run_pipeline; assert not {'torch', 'monai', 'pandas'} & set(sys.modules); "
+    words += (
+        "import pipeline.settings, pipeline.specs.registry, pipeline.doctor.disk, pipeline.doctor.offline_weights; "
+    )
+    words += "assert not {'torch', 'monai', 'sklearn', 'skimage'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", words], cwd=REPOSITORY, check=True)
 
 
@@ -398,7 +402,7 @@ def test_smoke_run_sees_numbers_that_are_not_finite(
 def test_smoke_run_sees_a_disk_that_changes_bytes(
     patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.store.scans import BlockSet
+    from pipeline.store.features import BlockSet
 
     examined = patient("adni")
     examined.broken |= {"backbone", "HD-BET"}

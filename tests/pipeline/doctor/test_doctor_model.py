@@ -18,7 +18,8 @@ from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY, result_settings
 from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_writer import Export, write_bundle
-from pipeline.doctor.checks import Finding, Patient, disk, machine, run, without_names
+from pipeline.doctor import disk, machine, run
+from pipeline.doctor.checks import Finding, Patient, without_names
 from pipeline.settings import load_settings
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.preprocess import STAGE as PREPROCESS

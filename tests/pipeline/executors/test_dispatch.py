@@ -20,7 +20,7 @@ from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
 from pipeline.executors import certificate
 from pipeline.store.claims import FOLDER
-from pipeline.store.scans import VolumeSet
+from pipeline.store.volumes import VolumeSet
 
 TIME_STAMPED = ("manifest.json", "record.json", "settings.yaml", ".lock")
 TWO_WORKERS = ("--executor", "dask", "--workers", "2")

@@ -13,7 +13,7 @@ from pipeline.executors import pending as errands
 from pipeline.executors.pending import Errand
 from pipeline.runner.per_scan import ScanJob
 from pipeline.store.claims import InHand
-from pipeline.store.scans import ScanSet
+from pipeline.store.scan_set import ScanSet
 
 
 @pytest.fixture

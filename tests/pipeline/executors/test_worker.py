@@ -16,8 +16,8 @@ from pipeline.executors.worker import do_one, do_some
 from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.stages.preprocess import preprocess, preprocess_job
 from pipeline.store.claims import InHand
-from pipeline.store.scans import VolumeSet
 from pipeline.store.tables import CohortTables
+from pipeline.store.volumes import VolumeSet
 
 RUN = "a run"
 

@@ -12,7 +12,7 @@ import pytest
 from console.errors import InputError
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, in_process, scan_contents
-from pipeline.store.scans import ScanSet
+from pipeline.store.scan_set import ScanSet
 from preprocessing.errors import ScanError
 
 
@@ -131,7 +131,8 @@ def test_an_executor_gets_what_is_to_do_and_nothing_else(out: ScanSet, runtime: 
 def test_making_a_job_loads_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who only hands out scans needs neither weights nor the device."""
     from pipeline.stages import features
-    from pipeline.store.scans import BlockSet, VolumeSet
+    from pipeline.store.features import BlockSet
+    from pipeline.store.volumes import VolumeSet
 
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError("a network was loaded")

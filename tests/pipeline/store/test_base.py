@@ -8,7 +8,7 @@ import pytest
 
 from files.writing import PlantedLinkError
 from pipeline.store.base import Artifact, ArtifactError, read_json, read_record, safe_id, write_record
-from pipeline.store.scans import ScanSet
+from pipeline.store.scan_set import ScanSet
 from pipeline.store.tables import CohortTables
 
 UNSAFE = ("", ".", "..", "../x", "a/b", "/srv/other", "a\\b", "a\rb", "a\n", "a b", "-x", "x" * 201, "é", "a\0b", "x.y")

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.store.claims import Desk, InHand
-from pipeline.store.scans import ScanSet, VolumeSet
+from pipeline.store.scan_set import ScanSet
+from pipeline.store.volumes import VolumeSet
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 from files.reading import file_sha256
 from pipeline.cli.main import main
 from pipeline.store.base import write_record
-from pipeline.store.scans import BlockSet
+from pipeline.store.features import BlockSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import Sets, usable_scans
 
