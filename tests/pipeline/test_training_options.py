@@ -1,4 +1,4 @@
-"""Settings of pretrain and classify reach the method: each gives other weights than the default."""
+"""Settings of pretrain and classify reach the method."""
 
 import shutil
 from pathlib import Path
@@ -41,20 +41,8 @@ def usual(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> tuple[P
         ("pretrain", {"balance_classes": True}),
         ("pretrain", {"losses": "classification"}),
         ("pretrain", {"losses": "reconstruction"}),
-        ("pretrain", {"embedding": 2}),
-        ("pretrain", {"hidden": 10}),
-        ("pretrain", {"initialisation": "default"}),
-        ("pretrain", {"block_scale": "none"}),
-        ("pretrain", {"batch_size": 1}),
-        ("pretrain", {"weight_decay": 0.1}),
-        ("pretrain", {"seed": 1}),
         ("classify", {"balance_classes": True}),
         ("classify", {"modality_dropout": 0.5}),
-        ("classify", {"aggregate": "max"}),
-        ("classify", {"hidden": [4]}),
-        ("classify", {"batch_size": 1}),
-        ("classify", {"weight_decay": 0.1}),
-        ("classify", {"seed": 1}),
     ],
     ids=str,
 )
