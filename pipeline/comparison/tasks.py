@@ -72,7 +72,8 @@ class Comparators:
         settings = {k: v for k, v in result_settings(self.config).items() if k not in NOT_IN_A_TASK}
         content = self.features.scans()
         rows = drawn.scans.assign(content=[content[s] for s in drawn.scans["scan"]]).to_dict("split")
-        return digest([self.version, settings, dataclasses.asdict(scenario), repeat, rows, more])
+        numbers = [self.modalities, drawn.sample.classes, drawn.sample.target.tolist()]  # for names, in predictions
+        return digest([self.version, settings, dataclasses.asdict(scenario), repeat, rows, numbers, more])
 
     def simple(self, scenario: Scenario, repeat: int, method: Method, drawn: Drawn, *, wanted: bool) -> None:
         """A comparator that needs nothing but blocks."""

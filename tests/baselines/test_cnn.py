@@ -105,28 +105,6 @@ def test_learns_a_planted_signal(planted: Planted, accuracy: Callable, fit: Call
 
 
 @pytest.mark.parametrize("fit", ALL)
-def test_test_observations_teach_nothing(planted: Planted, fit: Callable) -> None:
-    """Other test blocks and labels: the same function. Other training blocks: another."""
-    sample = planted(missing=0.2)
-    other = planted(missing=0.2)
-    touched = torch.isin(other.observation, other.test)
-    other.blocks[touched] = 100.0
-    other.target[other.test] = 1 - other.target[other.test]
-    ours, theirs = (fit(given, TRAINING).probabilities(sample) for given in (sample, other))
-    assert torch.equal(ours.nan_to_num(-1), theirs.nan_to_num(-1))
-    other.blocks[~touched] += 0.1
-    assert not torch.equal(ours.nan_to_num(-1), fit(other, TRAINING).probabilities(sample).nan_to_num(-1))
-
-
-@pytest.mark.parametrize("fit", ALL)
-def test_the_seed_decides(planted: Planted, fit: Callable) -> None:
-    sample, quick = planted(), Training(epochs=2, seed=3)
-    ours, again = fit(sample, quick).probabilities(sample), fit(sample, quick).probabilities(sample)
-    assert torch.equal(ours, again)
-    assert not torch.equal(ours, fit(sample, replace(quick, seed=4)).probabilities(sample))
-
-
-@pytest.mark.parametrize("fit", ALL)
 def test_no_validation_and_no_scans(planted: Planted, accuracy: Callable, fit: Callable) -> None:
     sample = planted()
     sample = replace(sample, validation=sample.validation[:0])

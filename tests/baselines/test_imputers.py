@@ -15,8 +15,6 @@ from baselines.imputers import (
     PENALTIES,
     ConstantFiller,
     Filler,
-    NearestFiller,
-    RidgeFiller,
     TableImputer,
     fit_imputed,
     fit_ridge,
@@ -56,18 +54,6 @@ def _fill(filler: Filler, grid: Tensor, there: Tensor) -> np.ndarray:
     strange[~there] = torch.nan
     assert torch.equal(filler.fill(strange, there, torch.arange(len(grid))), filled)
     return filled.numpy()
-
-
-def _statistics(filler: Filler) -> list[Tensor]:
-    """Everything that a filler has learnt."""
-    if isinstance(filler, ConstantFiller):
-        return [filler.blocks]
-    if isinstance(filler, NearestFiller):
-        return [filler.grid, filler.there, filler.mean.blocks]
-    assert isinstance(filler, RidgeFiller)
-    maps = [getattr(each, name) for each in filler.maps.values() for name in ("sources", "target_mean", "dual")]
-    assert maps
-    return [*maps, *(torch.tensor(each.penalty) for each in filler.maps.values()), filler.mean.blocks]
 
 
 # --- what is filled in ---
@@ -221,34 +207,6 @@ def test_learns_a_planted_signal_from_incomplete_observations(
         assert rows.dtype == torch.float64
         assert torch.equal(rows.isnan().all(1), ~alone.there.any(1))
         assert torch.equal(rows.isnan().any(1), ~alone.there.any(1))
-
-
-@pytest.mark.parametrize("name", IMPUTERS)
-def test_others_never_matter(planted: Planted, name: str) -> None:
-    """Other blocks of test observations: the same statistics and network to the bit, and the same score for a third."""
-    sample, other = planted(missing=0.5), planted(missing=0.5)
-    touched = torch.isin(other.observation, other.test[1:])
-    other.blocks[touched] = 50 * torch.rand(int(touched.sum()), 8, 3, 3)
-    other.target[other.test] = 0
-    ours, theirs = (fit_imputed(given, TRAINING, IMPUTERS[name]) for given in (sample, other))
-    for one, same in zip(_statistics(ours.filler), _statistics(theirs.filler), strict=True):
-        assert torch.equal(one, same)
-    weights = theirs.network.state_dict()
-    assert all(torch.equal(value, weights[key]) for key, value in ours.network.state_dict().items())
-    third = sample.test[0]
-    torch.testing.assert_close(ours.probabilities(sample)[third], ours.probabilities(other)[third])
-    assert not torch.allclose(ours.probabilities(sample), ours.probabilities(other), equal_nan=True)
-
-
-@pytest.mark.parametrize("name", IMPUTERS)
-def test_prediction_changes_nothing_that_was_learnt(planted: Planted, name: str) -> None:
-    sample = planted(missing=0.5)
-    fitted = fit_imputed(sample, TRAINING, IMPUTERS[name])
-    before = [statistic.clone() for statistic in _statistics(fitted.filler)]
-    first = fitted.probabilities(sample)
-    fitted.probabilities(sample.without(sample.modality == 0))
-    assert torch.equal(first, fitted.probabilities(sample))
-    assert all(torch.equal(old, new) for old, new in zip(before, _statistics(fitted.filler), strict=True))
 
 
 @pytest.mark.parametrize("name", ["mean", "nearest", "ridge"])

@@ -107,18 +107,6 @@ def test_learns_a_planted_signal_from_any_subset(
         assert float(right[kept].double().mean()) >= 0.75
 
 
-@pytest.mark.parametrize("fit", BOTH)
-def test_test_observations_teach_nothing(planted: Planted, fit: Callable) -> None:
-    sample, other = planted(missing=0.3), planted(missing=0.3)
-    touched = torch.isin(other.observation, other.test)
-    other.blocks[touched] = 100.0
-    other.target[other.test] = 1 - other.target[other.test]
-    ours, theirs = (fit(given, TRAINING).probabilities(sample) for given in (sample, other))
-    assert torch.equal(ours, theirs)
-    other.blocks[~touched] *= torch.rand(8, 3, 3)
-    assert not torch.equal(ours, fit(other, TRAINING).probabilities(sample))
-
-
 def test_averaged_probes_average_scans_then_modalities(planted: Planted) -> None:
     """By hand, with scikit-learn: scans of modality 0 are there twice."""
     sample = planted(missing=0.4, signal=0.2, observations=40)

@@ -1,7 +1,6 @@
 """Multi-VAE: products of normal distributions against NumPy, the loss against loops, and learning from any subset."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -11,11 +10,9 @@ import torch.nn.functional as F
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
-from baselines.sample import CannotFit, Sample
 from baselines.vae import draw, elbo_terms, fit_multi_vae, kl_divergence, product_of_experts
 from models.settings import Training
 
-TRAINING = Training(epochs=25, learning_rate=3e-3)
 SHORT = Training(epochs=3, learning_rate=3e-3)
 
 
@@ -135,72 +132,6 @@ def test_terms_are_the_whole_each_alone_and_some_between() -> None:
     assert len(elbo_terms(there, 0, generator)[0]) == 6 + 3 + 1 + 4
 
 
-def _right(fitted, sample: Sample) -> tuple[float, int]:
-    """Share of test observations with a decision whose decision is right, and how many have none."""
-    probabilities = fitted.probabilities(sample)[sample.test]
-    there = ~probabilities.isnan().any(1)
-    right = probabilities.argmax(1) == sample.target[sample.test]
-    return right[there].double().mean().item(), int((~there).sum())
-
-
-@pytest.mark.parametrize(("modalities", "classes"), [(2, 2), (3, 3)])
-def test_learns_from_any_subset_for_any_subset(planted: Callable, modalities: int, classes: int) -> None:
-    sample = planted(modalities=modalities, classes=classes, missing=0.4, seed=1)
-    fitted = fit_multi_vae(sample, TRAINING)
-    probabilities = fitted.probabilities(sample)
-    assert probabilities.shape == (60, classes)
-    assert probabilities.dtype == torch.float64
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(60, dtype=torch.float64))
-    right, undecided = _right(fitted, sample)
-    assert right >= 0.9
-    assert undecided == 0
-    for m in range(modalities):
-        only = sample.without(sample.modality != m)
-        right, undecided = _right(fitted, only)
-        assert right >= 0.8
-        assert undecided == int((~only.there[only.test].any(1)).sum())
-
-
-def test_without_signal_there_is_nothing_to_learn(planted: Callable) -> None:
-    sample = planted(observations=120, signal=0.0)
-    assert 0.2 < _right(fit_multi_vae(sample, TRAINING), sample)[0] < 0.8
-
-
-def test_nan_rows_are_those_without_scans(planted: Callable) -> None:
-    sample = planted(missing=0.3)
-    fitted = fit_multi_vae(sample, SHORT)
-    before = fitted.probabilities(sample)
-    bare = sample.without((sample.observation == 4) | (sample.observation == 55))
-    after = fitted.probabilities(bare)
-    assert after.isnan().all(1).nonzero().flatten().tolist() == [4, 55]
-    others = ~after.isnan().any(1)
-    torch.testing.assert_close(after[others], before[others])
-    fit_multi_vae(bare, SHORT)  # a training observation without a scan is left out
-
-
-def test_what_is_fitted_does_not_depend_on_the_test(planted: Callable) -> None:
-    sample = planted(missing=0.3)
-    tested = torch.isin(sample.observation, sample.test)
-    blocks = torch.where(tested.view(-1, 1, 1, 1), 7.0, sample.blocks)
-    target = sample.target.clone()
-    target[sample.test] = 0
-    one, other = (fit_multi_vae(s, SHORT) for s in (sample, replace(sample, blocks=blocks, target=target)))
-    for name, value in one.network.state_dict().items():
-        assert torch.equal(value, other.network.state_dict()[name])
-
-
-def test_same_seed_same_numbers(planted: Callable) -> None:
-    sample = planted(modalities=3, missing=0.3)
-    before = sample.blocks.clone()
-    one = fit_multi_vae(sample, SHORT).probabilities(sample)
-    torch.rand(5)  # the state of the global generator has no influence
-    same = fit_multi_vae(sample, SHORT).probabilities(sample)
-    other = fit_multi_vae(sample, replace(SHORT, seed=1)).probabilities(sample)
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert torch.equal(sample.blocks, before)
-
-
 def test_validation_loss_is_the_one_described(planted: Callable) -> None:
     """Observation by observation, with the network's own parts, at the mean of the latent."""
     sample = planted(missing=0.4, seed=2)
@@ -224,20 +155,3 @@ def test_validation_loss_is_the_one_described(planted: Callable) -> None:
         assert row[f"validation_{name}"] == pytest.approx(value / len(sample.validation), rel=1e-4)
     per_modality = (8 * 4 + 4) + (36 * 12 + 12) + (6 * 36 + 36) + (4 * 8 + 8)
     assert fitted.parameters == 2 * per_modality + 6 * 2 + 2
-
-
-def test_a_modality_that_training_never_had_is_left_aside(planted: Callable) -> None:
-    sample = planted(modalities=3)
-    training = torch.isin(sample.observation, sample.train)
-    sample = sample.without(training & (sample.modality == 2))
-    fitted = fit_multi_vae(sample, SHORT)
-    assert fitted.learnt.tolist() == [True, True, False]
-    assert fitted.history.rows == fit_multi_vae(sample.without(sample.modality == 2), SHORT).history.rows
-    torch.testing.assert_close(fitted.probabilities(sample), fitted.probabilities(sample.without(sample.modality == 2)))
-    assert fitted.probabilities(sample.without(sample.modality != 2)).isnan().all()
-
-
-def test_cannot_fit_without_scans(planted: Callable) -> None:
-    sample = planted()
-    with pytest.raises(CannotFit, match="none of the 36 training observations has a scan"):
-        fit_multi_vae(sample.without(torch.isin(sample.observation, sample.train)), SHORT)
