@@ -1,7 +1,7 @@
 """What one repeat trains, validates and tests on: tables and cached blocks joined by subject and scan name.
 
 Never by position: the published code pairs modalities by their place in a list, which mixes patients as soon as one
-scan is missing (docs/method.md, point 2).
+scan is missing.
 """
 
 from dataclasses import dataclass
