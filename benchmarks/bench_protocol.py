@@ -13,8 +13,8 @@ from benchmarks.bench_training import step_one, step_two
 from benchmarks.common import finish, in_turns, options
 from devices.precision import half_precision
 from models.backbone import load_backbone, pool_slices
-from pipeline.stages.classify import ClassifyConfig
-from pipeline.stages.pretrain import PretrainConfig
+from pipeline.specs.classify import ClassifyConfig
+from pipeline.specs.pretrain import PretrainConfig
 
 SUBJECTS, MODALITIES, SLICES, EPOCHS, REPEATS = 300, 2, 90, 100, 3
 TRAINING, VALIDATION, TEST = 180, 30, 90

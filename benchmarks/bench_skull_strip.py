@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import MATRIX_GFLOP, finish, in_turns, matrix_product, options
 from demo.phantoms import PhantomsConfig, make_scan, phantom
 from files.reading import file_sha256
 from pipeline.core.runtime import Runtime
-from pipeline.stages.preprocess import PreprocessConfig, preprocess
-from pipeline.store import CohortTables, VolumeSet
+from pipeline.specs.preprocess import PreprocessConfig
+from pipeline.stages.preprocess import preprocess
+from pipeline.store.tables import CohortTables
+from pipeline.store.volumes import VolumeSet
 from preprocessing.io import write_volume
 from preprocessing.skull_strip import SkullStripper
 
@@ -58,8 +62,6 @@ def against_the_package(rounds: int) -> dict[str, Any]:
     )
     grid = tensor.permute(2, 1, 0)
     standardised = (grid - grid.mean()) / grid.std(correction=0)
-    from torch.utils.flop_counter import FlopCounterMode
-
     with FlopCounterMode(display=False) as counter:
         strippers["ours"].probability(standardised)
     gflop = counter.get_total_flops() / 1e9
@@ -80,8 +82,6 @@ def against_the_package(rounds: int) -> dict[str, Any]:
 
 def whole_stage(subjects: int) -> dict[str, Any]:
     """The stage on phantoms with MRI and PET: what is not the network is what this project can waste."""
-    import pandas as pd
-
     config = PhantomsConfig(subjects=subjects)
     spent = {"network": 0.0}
     published = SkullStripper.probability

@@ -1,14 +1,21 @@
-"""Training from cached blocks: seconds an epoch, and whether large batches lose anything against batches of one."""
+"""Training from cached feature maps: seconds an epoch, and whether large batches lose anything against batches of one."""
 
 import argparse
 import csv
+import json
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
 import torch.nn.functional as F
+from matplotlib import pyplot
 from torch import Tensor
 
 from benchmarks.common import finish, options
@@ -17,8 +24,9 @@ from models.fit import fit
 from models.set_classifier import SetClassifier
 from models.sets import Groups
 from models.settings import Training
-from pipeline.stages.classify import ClassifyConfig
-from pipeline.stages.pretrain import PretrainConfig
+from pipeline.core.provenance import REPOSITORY
+from pipeline.specs.classify import ClassifyConfig
+from pipeline.specs.pretrain import PretrainConfig
 
 SHAPE = (512, 7, 7)
 SCANS, SUBJECTS = 360, 180  # the training part of the paper's 300 subjects with two scans each
@@ -27,13 +35,13 @@ SCANS, SUBJECTS = 360, 180  # the training part of the paper's 300 subjects with
 def step_one(batch_size: int, scans: int, epochs: int) -> float:
     """Median seconds of an epoch over single scans of real size; the first epoch warms up."""
     random = torch.Generator().manual_seed(0)
-    blocks = torch.randn(scans, *SHAPE, generator=random)
+    feature_maps = torch.randn(scans, *SHAPE, generator=random)
     modality, target = torch.arange(scans) % 2, torch.arange(scans) // 2 % 2
     torch.manual_seed(0)
     network = PretrainNetwork(UniversalExtractor(2, SHAPE), 2)
 
     def loss(items: Tensor, training: bool) -> dict[str, Tensor]:
-        z, reconstruction, logits = network(blocks[items], modality[items])
+        z, reconstruction, logits = network(feature_maps[items], modality[items])
         return {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, target[items])}
 
     return _seconds_an_epoch(network, loss, scans, batch_size, epochs)
@@ -85,22 +93,11 @@ def epochs() -> dict[str, Any]:
 
 
 def curves(workspace: Path, out: Path) -> dict[str, Any]:
-    """Validation losses of both steps on the cached blocks of a finished run, at batch 1 and at the defaults.
+    """Validation losses of both steps on the cached feature maps of a finished run, at batch 1 and at the defaults.
 
     The pretrain and classify stages are run twice in copies of the workspace; a figure shows both.
     """
-    import shutil
-    import subprocess
-    import sys
-    import tempfile
-
-    import matplotlib
-
     matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    from pipeline.core.provenance import REPOSITORY
-
     found: dict[str, Any] = {}
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     with tempfile.TemporaryDirectory() as folder:
@@ -124,8 +121,6 @@ def curves(workspace: Path, out: Path) -> dict[str, Any]:
                 )
                 axis.set(title=stage, xlabel="epoch", ylabel="validation loss")
             metrics = (copy / "classify" / "metrics.json").read_text()
-            import json
-
             found[f"test AUC, batch {batch}"] = json.loads(metrics)["threshold_half"]["auc"]["mean"]
     axes[0].legend(frameon=False)
     figure.savefig(out / "training_curves.svg", metadata={"Date": None})

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.core.provenance import REPOSITORY, git_commit, versions
 
 RESULTS = REPOSITORY / "runs" / "benchmarks"
@@ -41,8 +43,6 @@ def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, fl
 
 def matrix_product(dtype: Any) -> Callable[[], Any]:
     """One product of two square matrices; `MATRIX_GFLOP` of work."""
-    import torch
-
     a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
     return lambda: a @ b
 
@@ -52,8 +52,6 @@ MATRIX_GFLOP = 2 * MATRIX**3 / 1e9
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on; no host or user names."""
-    import torch
-
     model = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

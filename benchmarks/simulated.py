@@ -1,7 +1,7 @@
 """A cohort of any size, for the benchmarks of memory and start-up: real pictures, real stages, a network that is not.
 
 Every subject has two small pictures. The stages are run as the command line runs them; only the backbone is replaced
-by a few sums, so that 20,000 blocks of real size take minutes.
+by a few sums, so that 20,000 feature maps of real size take minutes.
 """
 
 import csv
@@ -11,14 +11,20 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import models.backbone
+from models.backbone import Backbone
+from pipeline.cli.main import main as run
+
 SIDE = 32  # pixels
 
 
 def make_cohort(folder: Path, subjects: int) -> Path:
     """Write the pictures and the manifest; returns its path."""
-    import numpy as np
-    from PIL import Image
-
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     manifest = folder / "manifest.csv"
@@ -72,9 +78,6 @@ def run_stage(stage: str, manifest: Path, workspace: Path) -> tuple[float, float
 
 def main() -> None:
     """The command line with another backbone; prints the peak resident set in MB last."""
-    import models.backbone
-    from pipeline.cli.main import main as run
-
     models.backbone.load_backbone = _stand_in  # type: ignore[assignment]
     code = run(sys.argv[1:])
     if code:
@@ -83,14 +86,9 @@ def main() -> None:
 
 
 def _stand_in(name: str, **_: object) -> object:
-    import torch
-    from torch import nn
-
-    from models.backbone import Backbone
-
     torch.manual_seed(0)
     layers = nn.Sequential(nn.AvgPool2d(32), nn.Conv2d(3, 512, 1))
-    return Backbone(layers, block_shape=(512, 7, 7), mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3))
+    return Backbone(layers, feature_map_shape=(512, 7, 7), mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3))
 
 
 if __name__ == "__main__":

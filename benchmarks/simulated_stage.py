@@ -1,4 +1,4 @@
-"""A stage that does nothing to its scans, for what it costs to hand them out and to keep the books.
+"""A stage that does nothing to its scans, for what it costs to dispatch and to record them.
 
 Dask loads this in the workers of `bench_scheduling` (`distributed.worker.preload`), so that they know the stage too.
 """
@@ -14,7 +14,7 @@ from pipeline.core.runtime import Runtime
 from pipeline.executors import worker
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
 from pipeline.runner.stage import Stage
-from pipeline.store import ScanSet
+from pipeline.store.scan_set import ScanSet
 
 
 class SimulatedConfig(BaseModel):
@@ -46,7 +46,15 @@ def simulated_job(out: ScanSet, config: SimulatedConfig, runtime: Runtime) -> Sc
     return ScanJob(keys, load=lambda scan: None, work=work, save=save)
 
 
-STAGE = Stage(simulated, config=SimulatedConfig, writes=ScanSet, version=1, job=simulated_job)
+STAGE = Stage(
+    "simulated",
+    declared=f"{__name__}:STAGE",
+    function=f"{__name__}:simulated",
+    config=SimulatedConfig,
+    artifact="pipeline.store.scan_set:ScanSet",
+    version=1,
+    per_scan=f"{__name__}:simulated_job",
+)
 
 
 def dask_setup(_: Any) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import brentq
 
 from evaluation.conformal import finite
 
@@ -86,8 +87,6 @@ def fit_temperature(probabilities: npt.ArrayLike, truth: npt.ArrayLike, *, fewes
         truth: (n,) integers, 0 to K - 1.
         fewest: observations needed.
     """
-    from scipy.optimize import brentq
-
     p, y = finite(probabilities, "a probability"), np.asarray(truth, dtype=np.int64)
     before = log_loss(p, y) if len(y) else np.nan
     if len(y) < fewest:

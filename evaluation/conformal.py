@@ -66,7 +66,7 @@ def score_threshold(scores: npt.ArrayLike, error_rate: float) -> float:
     return float(ordered[rank - 1]) if rank <= len(ordered) else math.inf
 
 
-def too_few(count: int, rate: float) -> str:
+def too_few_subjects(count: int, rate: float) -> str:
     """Return why so many held-out subjects keep no promise, or flag no scan, at this error rate; "" if they do."""
     needed = fewest_subjects(rate)
     if count >= needed:

@@ -1,6 +1,7 @@
 """How far a new scan lies from the scans that a model has learnt from: another scanner, protocol or organ.
 
-A block (C, H, W) is reduced to its C channel means. Their Mahalanobis distance from the training scans of the same
+A feature map (C, H, W) is reduced to its C channel means. Their Mahalanobis distance from the training scans of the
+same
 modality is compared with that of scans held out: the share that lay at least as far is a p-value without any assumption
 on the shape of the cloud.
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.covariance import LedoitWolf
 
 from evaluation.conformal import finite
 
@@ -53,8 +55,6 @@ def fit_reference(channel_means: npt.ArrayLike, *, fewest: int = FEWEST) -> Refe
     Raises:
         ValueError: fewer scans, or all alike.
     """
-    from sklearn.covariance import LedoitWolf
-
     x = finite(channel_means, "a channel mean")
     if len(x) < fewest:
         raise ValueError(f"{len(x)} training scans, at least {fewest} needed")

@@ -10,11 +10,20 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
+from cohort.manifest import read_table
 from console.errors import InputError
 from console.exit_codes import exit_code
 from console.messages import say, show_warnings_safely
 from console.parser import Parser, pairs, real_path, typed_path
-from files.writing import FOR_THE_GROUP, PRIVATE, readable_by, write_table
+from files.tables import write_table
+from files.writing import FOR_THE_GROUP, PRIVATE, readable_by
+from intake.bids.read import read_bids
+from intake.dicom.convert import import_dicom
+from intake.dicom.rules import DicomConfig
+from intake.pseudonyms import pseudonym, read_or_make_key
+from preprocessing.limits import Limits
 
 if TYPE_CHECKING:
     pass
@@ -71,8 +80,6 @@ def main(words: Sequence[str]) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    from pydantic import ValidationError
-
     ways = {"dicom": dicom, "pseudonym": pseudonyms, "bids": bids}
     options = parser().parse_args(words)
     with readable_by(FOR_THE_GROUP if getattr(options, "group_readable", False) else PRIVATE):
@@ -90,12 +97,6 @@ def _run(words: Sequence[str]) -> int:
 
 def dicom(options: argparse.Namespace) -> None:
     """A folder of DICOM files to NIfTI volumes and a manifest."""
-    from cohort.manifest import read_table
-    from intake.dicom.convert import import_dicom
-    from intake.dicom.rules import DicomConfig
-    from intake.pseudonyms import read_or_make_key
-    from preprocessing.limits import Limits
-
     config = DicomConfig(names=pairs(options.name), session_days=options.session_days)
     new = not options.key.exists()
     key = read_or_make_key(options.key, outside=[options.export, options.out])
@@ -130,8 +131,6 @@ def dicom(options: argparse.Namespace) -> None:
 
 def pseudonyms(options: argparse.Namespace) -> None:
     """Print the pseudonym of each patient id."""
-    from intake.pseudonyms import pseudonym, read_or_make_key
-
     if not options.key.exists():
         raise InputError(f"there is no key file {options.key}")
     key = read_or_make_key(options.key, outside=[])
@@ -141,8 +140,6 @@ def pseudonyms(options: argparse.Namespace) -> None:
 
 def bids(options: argparse.Namespace) -> None:
     """A BIDS data set to a manifest, with absolute paths."""
-    from intake.bids.read import read_bids
-
     found = read_bids(options.dataset, label=options.label, runs=options.runs, names=pairs(options.name) or None)
     scans = found.scans.assign(path=[str((options.dataset / path).resolve()) for path in found.scans["path"]])
     write_table(real_path(options.manifest.parent) / options.manifest.name, scans)

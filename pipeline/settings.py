@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -25,17 +25,16 @@ from demo.biopsies import BiopsiesConfig
 from demo.phantoms import PhantomsConfig
 from files.reading import UnusableFileError, read_bytes
 from files.safe_yaml import MOST_YAML, safe_yaml
-from pipeline.comparison.tasks import BaselinesConfig
-from pipeline.core.provenance import changes_results
 from pipeline.core.tracking_config import TrackingConfig
 from pipeline.executors.config import ExecutorConfig
-from pipeline.stages.classify import ClassifyConfig
-from pipeline.stages.export import ExportConfig
-from pipeline.stages.features import FeaturesConfig
-from pipeline.stages.predict import PredictConfig
-from pipeline.stages.preprocess import PreprocessConfig
-from pipeline.stages.pretrain import PretrainConfig
-from pipeline.stages.report import ReportConfig
+from pipeline.specs.baselines import BaselinesConfig
+from pipeline.specs.classify import ClassifyConfig
+from pipeline.specs.export import ExportConfig
+from pipeline.specs.features import FeaturesConfig
+from pipeline.specs.predict import PredictConfig
+from pipeline.specs.preprocess import PreprocessConfig
+from pipeline.specs.pretrain import PretrainConfig
+from pipeline.specs.report import ReportConfig
 
 ENVIRONMENT_PREFIX = "HYPERMM_"
 MOST_NAMED = 20  # config files, in a message
@@ -120,30 +119,6 @@ def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
         raise InputError(f"{config_file}, environment or command line:\n{explain(error)}") from error
     except (SettingsError, RecursionError) as error:
         raise InputError(f"environment: {error}; lists are written as JSON, e.g. [7, 1, 2]") from error
-
-
-def settings_of_model(folder: Path, trusted: Sequence[Path] = ()) -> Path:
-    """The settings that an exported model brings: how its scans are prepared, and nothing else.
-
-    Args:
-        folder: of the model.
-        trusted: public keys, or folders of them, one of which must have signed it.
-
-    Raises:
-        InputError: the model is damaged or not signed so, or its settings say more, such as where to send results.
-    """
-    from pipeline.deployment.bundle import Bundle
-    from pipeline.deployment.bundle_layout import SETTINGS, BundleError, shown
-
-    bundle = Bundle.read(folder, trusted)
-    for name, config in (("preprocess", PreprocessConfig), ("features", FeaturesConfig)):
-        own = {key for key, field in config.model_fields.items() if changes_results(field)}
-        if strange := sorted(bundle.settings[name].keys() - own - {"weights"}):
-            raise BundleError(
-                f"the model {folder} sets {name}.{shown(strange[0])}, which is not a model's to set: limits are "
-                "yours. Do not trust it"
-            )
-    return bundle.folder / SETTINGS
 
 
 def _nested(overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -280,8 +255,3 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     return json.dumps(value, default=str)
-
-
-def settings_yaml(settings: Settings) -> str:
-    """The settings as YAML, as a config file would hold them."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

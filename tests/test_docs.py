@@ -19,11 +19,11 @@ from intake import __main__ as intake
 from pipeline.cli import derivatives
 from pipeline.cli.main import main
 from pipeline.cli.options import parse, parser, stage_list
-from pipeline.comparison.imputation import GanConfig
 from pipeline.deployment.bundle_layout import NEEDED as BUNDLE
 from pipeline.deployment.bundle_layout import ONNX
-from pipeline.registry import STAGES
 from pipeline.settings import known_keys, load_settings
+from pipeline.specs.baselines import GanConfig
+from pipeline.specs.registry import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}

@@ -13,7 +13,7 @@ import yaml
 from demo.phantoms import PhantomsConfig, make_scan, phantom
 from evaluation.intervals import paired_difference
 from pipeline.cli.main import main
-from pipeline.store import ClassifierSet
+from pipeline.store.fitted import ClassifierSet
 from pipeline.training.scores import as_scored
 
 SUBJECTS = 96

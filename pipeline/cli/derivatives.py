@@ -15,7 +15,8 @@ from console.messages import say, show_warnings_safely
 from console.parser import Parser, pairs, real_path, typed_path
 from files.writing import FOR_THE_GROUP, PRIVATE, PlantedLinkError, readable_by, real_folder
 from intake.bids.derivatives import Derivatives, bids_derivatives
-from pipeline.store import CohortTables, VolumeSet
+from pipeline.store.tables import CohortTables
+from pipeline.store.volumes import VolumeSet
 
 
 def parser() -> Parser:
@@ -57,7 +58,7 @@ def derivatives(options: argparse.Namespace) -> None:
         raise InputError(f"{volumes.folder} is not finished; run --stages preprocess first")
     if os.path.lexists(options.out):
         raise InputError(f"{options.out} is there already; name a folder that is not")
-    places = {scan: volumes.place(scan) for scan in volumes.scans()}
+    places = {scan: volumes.folder_of(scan) for scan in volumes.scans()}
     whole = {scan: place for scan, place in places.items() if (place / "volume.nii.gz").exists()}
     laid_out = bids_derivatives(
         tables.scans(),
@@ -71,7 +72,7 @@ def derivatives(options: argparse.Namespace) -> None:
     say(f"{len(laid_out.copies)} files → {options.out}")
 
 
-def _of_manifest(volumes: "VolumeSet", kind: type | tuple[type, ...], *keys: str) -> Any:
+def _of_manifest(volumes: VolumeSet, kind: type | tuple[type, ...], *keys: str) -> Any:
     """A value of the stage's manifest.
 
     Raises:
@@ -86,7 +87,7 @@ def _of_manifest(volumes: "VolumeSet", kind: type | tuple[type, ...], *keys: str
     return found
 
 
-def _write_whole(laid_out: "Derivatives", out: Path) -> None:
+def _write_whole(laid_out: Derivatives, out: Path) -> None:
     """Write a data set; `out` appears with all of it, or not at all.
 
     Raises:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from console.errors import InputError
 from console.parser import Parser, real_path, typed_path
+from pipeline.executors.registry import EXECUTORS
 
 STAGE_NAMES = (
     "phantoms", "biopsies", "cohort", "split", "preprocess", "features", "pretrain", "classify", "baselines", "report",
@@ -15,9 +16,11 @@ STAGE_NAMES = (
 ONLY_IF_NAMED = ("baselines", "export", "predict")  # nothing needs them
 PAPER_PROTOCOL = {
     "pretrain.batch_size": "1", "pretrain.learning_rate": "1e-4", "pretrain.weight_decay": "5e-4",
-    "pretrain.block_scale": "none", "pretrain.initialisation": "default", "pretrain.losses": "both",
+    "pretrain.feature_scale": "none", "pretrain.initialisation": "default", "pretrain.losses": "both",
+    "pretrain.patience": "10", "pretrain.balance_classes": "false", "pretrain.embedding": "5", "pretrain.hidden": "20",
     "classify.batch_size": "1", "classify.learning_rate": "1e-4", "classify.weight_decay": "5e-4",
-    "classify.hidden": "[512, 128]", "classify.aggregate": "mean",
+    "classify.hidden": "[512, 128]", "classify.aggregate": "mean", "classify.dropout": "0",
+    "classify.patience": "10", "classify.balance_classes": "false", "classify.modality_dropout": "0",
 }  # fmt: skip
 EXAMPLES = """\
 examples:
@@ -73,7 +76,7 @@ def parser() -> Parser:
     add("--trusted", type=typed_path, action="append", metavar="KEY.pub", help=told)
     add("--workspace", type=typed_path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
     add("--device", default="auto", help="auto (a GPU when there is one), cpu, cuda, cuda:1, mps")
-    add("--executor", choices=("local", "dask", "slurm"), help="where scans are done; default local: in this process")
+    add("--executor", choices=tuple(EXECUTORS), help="where scans are done; default local: in this process")
     add("--workers", metavar="N", help="Dask processes here, or Slurm jobs; default one per GPU, else per four cores")
     add("--worker-memory", metavar="8GB", help="of one worker; default an equal share of the machine's, Slurm 16GB")
     add("--scheduler", metavar="tcp://…", help="Dask workers that are running already (with --executor dask)")

@@ -11,18 +11,19 @@ from files.writing import FOR_THE_GROUP, PRIVATE, readable_by
 from pipeline.cli import lock, run_log, tracking
 from pipeline.cli.options import ONLY_IF_NAMED, STAGE_NAMES, stage_list
 from pipeline.cli.summary import print_plan, print_summary
-from pipeline.cli.workspace import collect, forget_splits, restore_settings, save_settings, write_failures
+from pipeline.cli.workspace import collect, restore_settings, save_settings, set_splits_aside, write_failures
 from pipeline.core.provenance import REPOSITORY
+from pipeline.deployment.bundle_settings import settings_of_model
 from pipeline.doctor import disk
 from pipeline.doctor.offline_weights import fetch_weights as fill_folder
 from pipeline.doctor.offline_weights import use_weights_from
-from pipeline.executors import clusters, dispatch
-from pipeline.registry import STAGES
+from pipeline.executors.opened import executor_of, opened
 from pipeline.runner.plan import make_plan
 from pipeline.runner.run import check_device, run_plan
-from pipeline.settings import Settings, describe_settings, load_settings, settings_of_model
+from pipeline.settings import Settings, describe_settings, load_settings
+from pipeline.specs.registry import STAGES
 from pipeline.stages import predict
-from pipeline.store import ArtifactError
+from pipeline.store.base import ArtifactError
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -48,18 +49,17 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     dry = options.dry_run or options.explain
     if dry:
         print_plan(make_plan(STAGES, requested, config, workspace, force=forced), explain=options.explain)
-        if config.executor.kind == "slurm":
-            script = clusters.slurm_script(config.executor, workspace)
-            say_as_it_stands(f"\neach worker's job for Slurm:\n{script}")
+        if description := executor_of(config.executor, workspace, device=options.device).describe():
+            say_as_it_stands(f"\n{description}")
         return DONE
     rights = readable_by(FOR_THE_GROUP if options.group_readable else PRIVATE)
     with rights, lock.locked(workspace), run_log.logging_to(workspace, quiet=options.quiet):
         if options.new_splits:
-            forget_splits(workspace)
+            set_splits_aside(workspace)
         steps = make_plan(STAGES, requested, config, workspace, force=forced)
         print_plan(steps)
         if "predict" in requested:
-            run_log.log.info("%s", predict.signature_words(config.predict))
+            run_log.log.info("%s", predict.describe_signature(config.predict))
         to_come = [step.stage.name for step in steps if step.state != "up to date"]
         fits, room = disk.check_room(config, workspace, to_come)
         if fits is False:
@@ -67,9 +67,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             run_log.log.warning("the disk may become full: %s. %s", room, hint)
         before = save_settings(config, workspace)
         try:
-            elsewhere = config.executor.kind == "slurm" or config.executor.scheduler is not None
-            check_device(steps, options.device, elsewhere=elsewhere)
-            with dispatch.opened(config.executor, workspace, device=options.device) as executor:
+            with opened(config.executor, workspace, device=options.device) as executor:
+                check_device(steps, options.device, elsewhere=executor.elsewhere)
                 run_plan(steps, config, workspace, device=options.device, force=forced, executor=executor)
             tracking.track(config.tracking, workspace)
         except (InputError, ArtifactError) as error:

@@ -4,23 +4,26 @@ Everything goes through `say`, or is a `rich.text.Text`: names out of manifests,
 and are no markup.
 """
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from console.errors import InputError
 from console.messages import say
 from files.printable import printable
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from pipeline.runner.plan import Step
+from pipeline.runner.plan import Step
+from pipeline.store.base import read_json
 
 MOST_ROWS = 16  # subsets of modalities shown; beyond, single ones and all
 
 
-def print_plan(steps: "Sequence[Step]", *, explain: bool = False) -> None:
+def print_plan(steps: Sequence[Step], *, explain: bool = False) -> None:
     """One line a stage; with `explain`, every reason."""
     say("plan:")
     for step in steps:
@@ -31,10 +34,8 @@ def print_plan(steps: "Sequence[Step]", *, explain: bool = False) -> None:
             say(" " * 25 + reason)
 
 
-def print_summary(steps: "Sequence[Step]", failures: list[dict[str, str]], notes: list[str], workspace: Path) -> None:
+def print_summary(steps: Sequence[Step], failures: list[dict[str, str]], notes: list[str], workspace: Path) -> None:
     """The table of test results, what failed, and where things are."""
-    from pipeline.store import read_json
-
     ran = {step.stage.name for step in steps}
     path = workspace / "classify" / "metrics.json"
     if "classify" in ran and path.exists():
@@ -49,7 +50,7 @@ def print_summary(steps: "Sequence[Step]", failures: list[dict[str, str]], notes
         say(f"note: {note}")
     if failures:
         methods = sum(failure["stage"] == "baselines" for failure in failures)
-        parts = [(len(failures) - methods, "scans could not be used"), (methods, "comparators could not be fitted")]
+        parts = [(len(failures) - methods, "scans could not be used"), (methods, "baselines could not be fitted")]
         told = " and ".join(f"{count} {words}" for count, words in parts if count)
         say(f"{told}; see {workspace / 'failures.csv'}")
         for failure in failures[:5]:
@@ -67,14 +68,8 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
     Raises:
         LookupError, TypeError, ValueError, AttributeError, OSError: the files are not as `classify` writes them.
     """
-    import csv
 
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
-
-    def plain(text: str) -> "Text":
+    def plain(text: str) -> Text:
         return Text(printable(text))
 
     def cell(mean: Any, std: Any, low: Any, high: Any) -> str:

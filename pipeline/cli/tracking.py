@@ -18,7 +18,7 @@ from console.errors import InputError
 from files.writing import PlantedLinkError, real_folder, remove_folder
 from pipeline.core.provenance import digest
 from pipeline.core.tracking_config import TrackingConfig
-from pipeline.store import ClassifierSet, ExtractorSet, RepeatSet
+from pipeline.store.fitted import ClassifierSet, ExtractorSet, RepeatSet
 
 log = logging.getLogger("hypermm")
 SETTINGS_COMPARED = ("split", "preprocess", "features", "pretrain", "classify")  # no paths of patients among them

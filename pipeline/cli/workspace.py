@@ -8,10 +8,12 @@ from pathlib import Path
 
 from files.reading import UnusableFileError, read_bytes
 from files.safe_yaml import MOST_YAML
-from files.writing import replacing, write_rows
-from pipeline.registry import STAGES
-from pipeline.settings import Settings, settings_yaml
-from pipeline.store import Artifact, read_record
+from files.tables import write_rows
+from files.writing import replacing
+from pipeline.core.provenance import settings_yaml
+from pipeline.settings import Settings
+from pipeline.specs.registry import STAGES
+from pipeline.store.base import Artifact, read_record
 
 
 def collect(workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
@@ -35,7 +37,7 @@ def write_failures(failures: Sequence[Mapping[str, str]], workspace: Path, *, fo
     Args:
         failures: as from `collect`.
         workspace: of the run.
-        for_spreadsheets: as in `files.writing.write_rows`.
+        for_spreadsheets: as in `files.tables.write_rows`.
     """
     columns, scans = ("stage", "scan", "subject", "modality", "path", "reason"), {}
     with contextlib.suppress(OSError, UnusableFileError, csv.Error):  # a damaged table has its own message
@@ -63,7 +65,7 @@ def restore_settings(before: bytes | None, workspace: Path) -> None:
             part.write_bytes(before)
 
 
-def forget_splits(workspace: Path) -> None:
+def set_splits_aside(workspace: Path) -> None:
     """Set the frozen splits aside as `splits.before.csv`, so that new ones are dealt."""
     (workspace / "split" / "manifest.json").unlink(missing_ok=True)
     splits = workspace / "split" / "splits.csv"

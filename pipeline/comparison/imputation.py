@@ -1,6 +1,6 @@
-"""Impute whole scans with pix2pix or cycleGAN: train on training subjects, write volumes, compute their blocks.
+"""Impute whole scans with pix2pix or cycleGAN: train on training subjects, write volumes, compute their feature maps.
 
-Everything lies in the folder of one comparator: `<source>-to-<target>/` with `checkpoint.safetensors`, `history.csv`
+Everything lies in the folder of one baseline: `<source>-to-<target>/` with `checkpoint.safetensors`, `history.csv`
 and `epoch-NNN.png`; `imputed/<observation>_<modality>.nii.gz`; `quality.csv`. An imputed scan says what it is in the
 name of its folder and in its header, and nothing reads it as a real one.
 """
@@ -10,58 +10,40 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from baselines.sample import CannotFit
+from baselines.translation.cyclegan import CycleGan, CycleGanSettings
+from baselines.translation.frames import Frame, aligned, brain_frame, from_frame, paired_slices, to_frame
+from baselines.translation.pix2pix import Pix2Pix, Pix2PixSettings
+from baselines.translation.quality import ssim_psnr
+from baselines.translation.training import Trainer, translate
+from devices.precision import half_precision
 from files.writing import replacing
-from pipeline.comparison.scenarios import Drawn
+from pipeline.comparison.scenarios import ScenarioSample
 from pipeline.core.progress import LINE_EVERY_S
-from pipeline.store import VolumeSet
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from baselines.translation.frames import Frame
+from pipeline.specs.baselines import GanConfig
+from pipeline.store.volumes import VolumeSet
+from preprocessing.io import png_bytes, read_volume, write_volume
+from preprocessing.resample import resample
 
 log = logging.getLogger("hypermm")
 Kind = Literal["pix2pix", "cyclegan"]
 
 
-class GanConfig(BaseModel):
-    """How large the image-translation networks are. The values here are the published ones; they need a GPU."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pixels: int = Field(default=256, ge=32, multiple_of=16, description="of a slice, both sides")
-    slice_spacing_mm: float = Field(default=3.0, gt=0, description="between the slices trained on")
-    field_of_view_mm: float = Field(default=192.0, gt=10, description="side of a slice")
-    pix2pix_epochs: int = Field(default=200, ge=1, description="of pix2pix")
-    cyclegan_epochs: int = Field(
-        default=200, ge=1, description="of cycleGAN, whose epochs cost about six times as much"
-    )
-    batch_size: int = Field(default=1, ge=1, description="slices a step")
-    width: int = Field(default=64, ge=4, description="channels of the first layer")
-    blocks: int | None = Field(default=None, ge=1, description="residual blocks of cycleGAN; null: 6, or 9 from 256 px")
-    discriminator_layers: int = Field(default=3, ge=1, le=5, description="3 judges 70×70 pixels, 2 judges 34×34")
-
-    def words(self) -> str:
-        """For the page: what was trained."""
-        return (
-            f"{self.pixels}×{self.pixels} pixels, slices {self.slice_spacing_mm:g} mm apart, width {self.width}, "
-            f"{self.pix2pix_epochs} epochs of pix2pix, {self.cyclegan_epochs} of cycleGAN"
-        )
-
-
 class Scan(NamedTuple):
     """A preprocessed scan and where it lies."""
 
-    volume: "Tensor"
-    mask: "Tensor"
-    affine: "NDArray[np.float64]"
+    volume: Tensor
+    mask: Tensor
+    affine: NDArray[np.float64]
 
 
 @dataclass
@@ -69,14 +51,15 @@ class Imputed:
     """What came of it.
 
     Attributes:
-        blocks: (observation, modality), both as numbers of the sample → block as the backbone gives it (C, H, W).
+        feature_maps: (observation, modality), both as numbers of the sample → feature map as the backbone gives it
+            (C, H, W).
         quality: rows of SSIM and PSNR, of imputed scans whose real one was hidden.
         seconds: training and translation.
         notes: what a person should know.
         parameters: trained numbers of all networks.
     """
 
-    blocks: "dict[tuple[int, int], Tensor]"
+    feature_maps: dict[tuple[int, int], Tensor]
     quality: list[dict[str, Any]]
     seconds: float
     notes: list[str]
@@ -85,29 +68,29 @@ class Imputed:
 
 def impute(
     kind: Kind,
-    drawn: Drawn,
+    scenario_sample: ScenarioSample,
     modalities: tuple[str, ...],
     *,
     hidden: Mapping[tuple[str, str], str],
     volumes: VolumeSet,
     place: Path,
     config: GanConfig,
-    block_of: "Callable[[Tensor, Tensor, tuple[float, float, float]], Tensor]",
+    feature_map_of: Callable[[Tensor, Tensor, tuple[float, float, float]], Tensor],
     spacing_mm: float,
-    device: "torch.device",
+    device: torch.device,
     seed: int,
 ) -> Imputed:
     """Fill every missing scan of every observation from one that is there.
 
     Args:
         kind: which network.
-        drawn: the scans that the scenario leaves.
+        scenario_sample: the scans that the scenario leaves.
         modalities: names.
         hidden: (observation, modality) → scan that exists but was hidden; looked at only to measure the quality.
         volumes: preprocessed scans.
-        place: folder of this comparator; a checkpoint in it is gone on from.
+        place: folder of this baseline; a checkpoint in it is gone on from.
         config: sizes.
-        block_of: from volume, mask and voxel size (mm) to the backbone's block.
+        feature_map_of: from volume, mask and voxel size (mm) to the backbone's feature map.
         spacing_mm: voxel size of the imputed volumes, that of preprocessing.
         device: where networks are trained.
         seed: of weights and order.
@@ -116,7 +99,7 @@ def impute(
         CannotFit: there is nothing to learn a needed translation from.
     """
     started = time.monotonic()
-    there = drawn.sample.there.cpu()
+    there = scenario_sample.sample.there.cpu()
     needed: dict[tuple[int, int], list[int]] = {}  # (source, target) → observations
     for observation, target in (~there).nonzero().tolist():
         sources = there[observation].nonzero().squeeze(1).tolist()
@@ -126,21 +109,21 @@ def impute(
     for (source, target), observations in needed.items():
         names = modalities[source], modalities[target]
         network, parameters = _train(
-            kind, drawn, (source, target), names, volumes, place, config, device, seed, result.notes
+            kind, scenario_sample, (source, target), names, volumes, place, config, device, seed, result.notes
         )
         result.parameters += parameters
         for observation in observations:
-            given = _scan(volumes, _names_of(drawn, observation, source)[0])
+            given = _scan(volumes, _names_of(scenario_sample, observation, source)[0])
             made, frame = _translate(network, given, config, spacing_mm, device)
-            block = block_of(made.volume, made.mask, (spacing_mm,) * 3)
-            result.blocks[observation, target] = block
-            _write(place, drawn.observations[observation], names, kind, made)
-            name = drawn.observations[observation]
+            feature_map = feature_map_of(made.volume, made.mask, (spacing_mm,) * 3)
+            result.feature_maps[observation, target] = feature_map
+            _write(place, scenario_sample.observations[observation], names, kind, made)
+            name = scenario_sample.observations[observation]
             if (name, names[1]) in hidden:
                 real = in_frame(_scan(volumes, hidden[name, names[1]]), given, frame)
-                part = str(drawn.scans.loc[drawn.scans["observation"] == name, "part"].iloc[0])
+                part = str(scenario_sample.scans.loc[scenario_sample.scans["observation"] == name, "part"].iloc[0])
                 row = {"observation": name, "part": part, "from": names[0], "to": names[1]}
-                row |= {"source": _names_of(drawn, observation, source)[0], "real": hidden[name, names[1]]}
+                row |= {"source": _names_of(scenario_sample, observation, source)[0], "real": hidden[name, names[1]]}
                 result.quality.append(row | _quality(real, given, made, frame))
     result.seconds = time.monotonic() - started
     return result
@@ -148,29 +131,19 @@ def impute(
 
 def _train(
     kind: Kind,
-    drawn: Drawn,
+    scenario_sample: ScenarioSample,
     pair: tuple[int, int],
     names: tuple[str, str],
     volumes: VolumeSet,
     place: Path,
     config: GanConfig,
-    device: "torch.device",
+    device: torch.device,
     seed: int,
     notes: list[str],
-) -> "tuple[torch.nn.Module, int]":
+) -> tuple[torch.nn.Module, int]:
     """The generator from source to target, trained or taken from its checkpoint, and its trained numbers."""
-    import pandas as pd
-    import safetensors.torch
-    import torch
-
-    from baselines.translation.cyclegan import CycleGan, CycleGanSettings
-    from baselines.translation.pix2pix import Pix2Pix, Pix2PixSettings
-    from baselines.translation.training import Trainer
-    from devices.precision import half_precision
-    from preprocessing.io import png_bytes
-
-    slices = _paired(drawn, pair, names, volumes, config, notes) if kind == "pix2pix" else (
-        _unpaired(drawn, pair[0], names[0], volumes, config), _unpaired(drawn, pair[1], names[1], volumes, config)
+    slices = _paired(scenario_sample, pair, names, volumes, config, notes) if kind == "pix2pix" else (
+        _unpaired(scenario_sample, pair[0], names[0], volumes, config), _unpaired(scenario_sample, pair[1], names[1], volumes, config)
     )  # fmt: skip
     common = {
         "epochs": config.pix2pix_epochs if kind == "pix2pix" else config.cyclegan_epochs,
@@ -210,44 +183,41 @@ def _train(
 
 
 def _paired(
-    drawn: Drawn, pair: tuple[int, int], names: tuple[str, str], volumes: VolumeSet, config: GanConfig, notes: list[str]
-) -> "tuple[Tensor, Tensor]":
+    scenario_sample: ScenarioSample,
+    pair: tuple[int, int],
+    names: tuple[str, str],
+    volumes: VolumeSet,
+    config: GanConfig,
+    notes: list[str],
+) -> tuple[Tensor, Tensor]:
     """Matching slices of all training observations with both."""
-    import torch
-
-    from baselines.sample import CannotFit
-    from baselines.translation.frames import paired_slices
-
-    there = drawn.sample.there.cpu()
-    both = [o for o in drawn.sample.train.tolist() if bool(there[o, list(pair)].all())]
+    there = scenario_sample.sample.there.cpu()
+    both = [o for o in scenario_sample.sample.train.tolist() if bool(there[o, list(pair)].all())]
     if not both:
         raise CannotFit(
             f"no training subject has both {names[0]} and {names[1]}; pix2pix learns from pairs (cycleGAN does not)"
         )
     one, other = [], []
     for observation in both:
-        a, b = (_scan(volumes, _names_of(drawn, observation, m)[0]) for m in pair)
+        a, b = (_scan(volumes, _names_of(scenario_sample, observation, m)[0]) for m in pair)
         pairs = paired_slices(
             *a, *b, size=config.pixels, field_of_view_mm=config.field_of_view_mm,
             slice_spacing_mm=config.slice_spacing_mm,
         )  # fmt: skip
         if pairs.note:
-            notes.append(f"{drawn.observations[observation]}: {pairs.note}")
+            notes.append(f"{scenario_sample.observations[observation]}: {pairs.note}")
         one.append(pairs.a)
         other.append(pairs.b)
     return torch.cat(one), torch.cat(other)
 
 
-def _unpaired(drawn: Drawn, modality: int, name: str, volumes: VolumeSet, config: GanConfig) -> "Tensor":
+def _unpaired(
+    scenario_sample: ScenarioSample, modality: int, name: str, volumes: VolumeSet, config: GanConfig
+) -> Tensor:
     """Slices of all training scans of one modality."""
-    import torch
-
-    from baselines.sample import CannotFit
-    from baselines.translation.frames import brain_frame, to_frame
-
     slices = []
-    for observation in drawn.sample.train.tolist():
-        for scan in _names_of(drawn, observation, modality):
+    for observation in scenario_sample.sample.train.tolist():
+        for scan in _names_of(scenario_sample, observation, modality):
             volume, mask, affine = _scan(volumes, scan)
             frame = brain_frame(
                 mask, affine, size=config.pixels, field_of_view_mm=config.field_of_view_mm,
@@ -260,13 +230,9 @@ def _unpaired(drawn: Drawn, modality: int, name: str, volumes: VolumeSet, config
 
 
 def _translate(
-    network: "torch.nn.Module", given: Scan, config: GanConfig, spacing_mm: float, device: "torch.device"
-) -> "tuple[Scan, Frame]":
+    network: torch.nn.Module, given: Scan, config: GanConfig, spacing_mm: float, device: torch.device
+) -> tuple[Scan, Frame]:
     """The imputed scan on a grid of the common voxel size, and the frame it was made in."""
-    from baselines.translation.frames import brain_frame, from_frame, to_frame
-    from baselines.translation.training import translate
-    from preprocessing.resample import resample
-
     frame = brain_frame(
         given.mask, given.affine, size=config.pixels, field_of_view_mm=config.field_of_view_mm,
         slice_spacing_mm=spacing_mm,
@@ -287,35 +253,28 @@ def imputed_path(place: Path, observation: str, modality: str) -> Path:
 
 
 def _write(place: Path, observation: str, names: tuple[str, str], kind: Kind, made: Scan) -> None:
-    from preprocessing.io import write_volume
-
     path = imputed_path(place, observation, names[1])
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         write_volume(part, made.volume.numpy(), made.affine, f"IMPUTED by {kind} from {names[0]}, not a scan")
 
 
-def _quality(real: "Tensor", given: Scan, made: Scan, frame: "Frame") -> dict[str, float]:
+def _quality(real: Tensor, given: Scan, made: Scan, frame: Frame) -> dict[str, float]:
     """SSIM and PSNR against the real scan that was hidden from everybody."""
-    from baselines.translation.frames import from_frame, to_frame
-    from baselines.translation.quality import ssim_psnr
-
     imputed, _ = from_frame(to_frame(made.volume, made.affine, frame).clamp(0, 1), frame)
     inside, _ = from_frame(to_frame(given.mask, given.affine, frame).float(), frame)
     return ssim_psnr(imputed, real, mask=inside > 0.5)
 
 
-def in_frame(scan: Scan, given: Scan, frame: "Frame") -> "Tensor":
+def in_frame(scan: Scan, given: Scan, frame: Frame) -> Tensor:
     """A scan in the frame of another one of the same subject, (X, Y, Z), in [0, 1]."""
-    from baselines.translation.frames import aligned, from_frame, to_frame
-
     affine, _ = aligned(given.mask, given.affine, scan.mask, scan.affine)
     return from_frame(to_frame(scan.volume, affine, frame).clamp(0, 1), frame)[0]
 
 
 def compared(
     volumes: VolumeSet, scans: Mapping[str, str], places: Mapping[str, Path], config: GanConfig, spacing_mm: float
-) -> "dict[str, NDArray[np.float32]]":
+) -> dict[str, NDArray[np.float32]]:
     """The real scan of an observation and what each method made of it, on one grid, for a picture.
 
     Args:
@@ -325,9 +284,6 @@ def compared(
         config: sizes.
         spacing_mm: between the slices of the grid.
     """
-    from baselines.translation.frames import brain_frame, from_frame, to_frame
-    from preprocessing.io import read_volume
-
     given = _scan(volumes, scans["source"])
     frame = brain_frame(
         given.mask, given.affine, size=config.pixels, field_of_view_mm=config.field_of_view_mm,
@@ -341,16 +297,14 @@ def compared(
     return found
 
 
-def _names_of(drawn: Drawn, observation: int, modality: int) -> list[str]:
+def _names_of(scenario_sample: ScenarioSample, observation: int, modality: int) -> list[str]:
     """The scans of one modality that an observation has in the scenario."""
-    sample = drawn.sample
+    sample = scenario_sample.sample
     mine = ((sample.observation == observation) & (sample.modality == modality)).nonzero().squeeze(1)
-    return [drawn.scans["scan"].iloc[i] for i in mine.tolist()]
+    return [scenario_sample.scans["scan"].iloc[i] for i in mine.tolist()]
 
 
 def _scan(volumes: VolumeSet, scan: str) -> Scan:
-    from baselines.sample import CannotFit
-
     if (volumes.record(scan) or {}).get("kind") == "image":
         raise CannotFit(f"{scan} is a picture; pix2pix and cycleGAN translate volumes")
     volume, mask, affine = volumes.load_placed(scan)

@@ -1,18 +1,24 @@
-"""From the predictions of all comparators to the tables, figures and words of one comparison."""
+"""From the predictions of all baselines to the tables, figures and words of one comparison."""
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from console.errors import InputError
+from evaluation.comparison import COSTS, comparison_table, robustness_table
+from evaluation.published import published_beside
 from files.writing import replacing
-from pipeline.comparison.imputation import GanConfig
+from pipeline.comparison.imputation import compared, imputed_path
 from pipeline.comparison.scenarios import Scenario
-from pipeline.comparison.tasks import FAILED, BaselinesConfig
-from pipeline.store import ComparisonSet, VolumeSet, write_json
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pipeline.comparison.tasks import FAILED
+from pipeline.specs.baselines import BaselinesConfig, GanConfig
+from pipeline.store.base import write_json
+from pipeline.store.comparison import ComparisonSet
+from pipeline.store.volumes import VolumeSet
+from reporting.comparison_figures import imputation_figure
+from reporting.comparison_page import comparison_markdown
 
 PICTURE_SPACING_MM = 1.5  # between the slices of imputed.png
 
@@ -31,7 +37,7 @@ def write_tables(
     """Put together what all tasks wrote.
 
     Args:
-        out: the comparators' folders; tables, figures and the page go there too.
+        out: the baselines' folders; tables, figures and the page go there too.
         keys: folder of a task → hash of what its result has to be made from to count.
         scenarios: in the order of the tables.
         names: of methods, in the order of the tables; those without a result have no row.
@@ -44,16 +50,12 @@ def write_tables(
         What the stage adds to its manifest.
 
     Raises:
-        InputError: no comparator could be fitted.
+        InputError: no baseline could be fitted.
     """
-    from evaluation.comparison import comparison_table, robustness_table
-    from evaluation.published import published_beside
-    from reporting.comparison_page import comparison_markdown
-
     found = _collected(out, keys, scenarios, names, repeats)
     if found.predictions.empty or found.predictions["p_0"].isna().all():
         reasons = "; ".join(f"{name} ({scenario}): {why}" for (scenario, name), why in found.reasons.items())
-        raise InputError(f"no comparator could be fitted: {reasons}")
+        raise InputError(f"no baseline could be fitted: {reasons}")
     options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
     able = found.predictions.loc[found.predictions["p_0"].notna(), "method"]
     reference = "HyperMM" if "HyperMM" in set(able) else able.iloc[0]
@@ -87,7 +89,7 @@ def write_tables(
     }
 
 
-def quality_words(quality: "pd.DataFrame") -> str:
+def quality_words(quality: pd.DataFrame) -> str:
     """How close imputed scans of test subjects came to the real ones that were hidden, one number a method."""
     tested = quality[quality["part"] == "test"]
     found = []
@@ -99,7 +101,7 @@ def quality_words(quality: "pd.DataFrame") -> str:
     return "Imputed against real, inside the brain, mean over test subjects: " + "; ".join(found) + "."
 
 
-def cohort_words(predictions: "pd.DataFrame", classes: tuple[str, ...]) -> str:
+def cohort_words(predictions: pd.DataFrame, classes: tuple[str, ...]) -> str:
     """How this cohort is called beside the published one."""
     return f"this cohort, {predictions['subject'].nunique()} test subjects, {' and '.join(classes)}"
 
@@ -108,18 +110,16 @@ def cohort_words(predictions: "pd.DataFrame", classes: tuple[str, ...]) -> str:
 class _Collected:
     """Everything that finished tasks wrote."""
 
-    predictions: "pd.DataFrame"
-    curves: "pd.DataFrame"
-    quality: "pd.DataFrame"
-    costs: "pd.DataFrame"
+    predictions: pd.DataFrame
+    curves: pd.DataFrame
+    quality: pd.DataFrame
+    costs: pd.DataFrame
     reasons: dict[tuple[str, str], str]
 
 
 def _collected(
     out: ComparisonSet, keys: dict[Path, str], scenarios: list[Scenario], names: list[str], repeats: list[int]
 ) -> _Collected:
-    import pandas as pd
-
     predictions: list[pd.DataFrame] = []
     curves: list[pd.DataFrame] = []
     quality: list[pd.DataFrame] = []
@@ -129,7 +129,7 @@ def _collected(
         for name in names:
             spent: list[dict[str, float]] = []
             for repeat in repeats:
-                place = out.place(scenario.name, name, repeat)
+                place = out.folder_of(scenario.name, name, repeat)
                 record = out.finished(place)
                 if record is None or record["key"].removeprefix(FAILED) != keys.get(place):
                     continue
@@ -157,7 +157,7 @@ def _collected(
     )
 
 
-def _hidden_in_both(predictions: "pd.DataFrame", scenarios: list[Scenario]) -> "list[pd.DataFrame]":
+def _hidden_in_both(predictions: pd.DataFrame, scenarios: list[Scenario]) -> list[pd.DataFrame]:
     """The scenarios as points of the curve: hidden in training and in test."""
     found = []
     hidden = sorted({modality for scenario in scenarios for modality, _ in scenario.hidden})
@@ -169,8 +169,6 @@ def _hidden_in_both(predictions: "pd.DataFrame", scenarios: list[Scenario]) -> "
 
 
 def _mean_costs(records: list[dict[str, Any]]) -> dict[str, float]:
-    from evaluation.comparison import COSTS
-
     return {
         name: sum(values) / len(values) if (values := [r[name] for r in records if name in r]) else float("nan")
         for name in COSTS
@@ -178,12 +176,9 @@ def _mean_costs(records: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _pictures(
-    out: ComparisonSet, volumes: VolumeSet, scenarios: list[Scenario], gan: GanConfig, quality: "pd.DataFrame"
+    out: ComparisonSet, volumes: VolumeSet, scenarios: list[Scenario], gan: GanConfig, quality: pd.DataFrame
 ) -> None:
     """Real and imputed scans side by side, of one test subject, as in the paper's figure 3."""
-    from pipeline.comparison.imputation import compared, imputed_path
-    from reporting.comparison_figures import imputation_figure
-
     (out.folder / "pictures.json").unlink(missing_ok=True)
     if quality.empty:
         return
@@ -196,7 +191,9 @@ def _pictures(
             continue
         chosen = tested.iloc[0]
         made = {
-            name: imputed_path(out.place(scenario.name, name, chosen["repeat"]), chosen["observation"], chosen["to"])
+            name: imputed_path(
+                out.folder_of(scenario.name, name, chosen["repeat"]), chosen["observation"], chosen["to"]
+            )
             for name in tested["method"].unique()
         }
         rows[chosen["to"]] = compared(volumes, dict(chosen[["source", "real"]]), made, gan, PICTURE_SPACING_MM)

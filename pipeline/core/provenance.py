@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -72,3 +73,8 @@ def _git(*words: str) -> str:
 def machine() -> dict[str, str | int]:
     """Processor and system, without host or user names."""
     return {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count() or 1}
+
+
+def settings_yaml(settings: BaseModel) -> str:
+    """The settings as YAML, as a config file would hold them."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

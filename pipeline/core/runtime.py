@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from console.errors import InputError
 from pipeline.core.progress import Progress
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger("hypermm")
 
@@ -39,14 +38,12 @@ class Runtime:
     executor: Callable[..., None] | None = None
 
     @property
-    def device(self) -> "torch.device":
+    def device(self) -> torch.device:
         """The device to compute on.
 
         Raises:
             InputError: the device asked for is not there.
         """
-        import torch
-
         if self.device_name == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:

@@ -23,8 +23,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluation.outliers import Reference, distances, share_farther
+from models.set_model import SetModel, set_model_from
 from pipeline.core.provenance import digest
 from pipeline.deployment.bundle_configs import check_configs
 from pipeline.deployment.bundle_contents import (
@@ -54,15 +60,8 @@ from pipeline.deployment.bundle_layout import (
     verified,
 )
 from pipeline.deployment.bundle_tensors import references_of
-from pipeline.store import Artifact, read_json
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from evaluation.outliers import Reference
-    from models.set_model import SetModel
+from pipeline.deployment.signing import SignatureError, signer, trusted_fingerprints
+from pipeline.store.base import Artifact, read_json
 
 ROUNDS = 10_000  # of PBKDF2; some 5 ms a subject
 
@@ -110,7 +109,7 @@ class Bundle:
     network_arguments: dict[str, Any]
     calibration: dict[str, Any]
     known: dict[str, Any]
-    references: "dict[str, Reference]"
+    references: dict[str, Reference]
     checksums: dict[str, str]
     signed_by: str
 
@@ -163,34 +162,30 @@ class Bundle:
                 folder / OUTLIERS,
                 contents[OUTLIERS],
                 calibration["outliers"],
-                channels=model["network"]["block_shape"][0],
+                channels=model["network"]["feature_map_shape"][0],
             ),
             checksums=sums,
             signed_by=signed_by,
         )
 
-    def network(self) -> "SetModel":
+    def network(self) -> SetModel:
         """φ and ρ with their weights, in eval mode, on the CPU.
 
         Raises:
             BundleError: the weights are not those of when the model was read, not of such a network, or not finite.
         """
-        from models.set_model import set_model_from
-
         content = verified(self.folder, WEIGHTS, self.checksums)
         try:
             return set_model_from(content, **self.network_arguments)
         except ValueError as error:
             raise BundleError(f"{self.folder / WEIGHTS}: {error}. The model cannot be used") from error
 
-    def conformal_scores(self, subset: frozenset[str]) -> "NDArray[np.float64] | None":
+    def conformal_scores(self, subset: frozenset[str]) -> NDArray[np.float64] | None:
         """Sorted scores of the held-out subjects who have these modalities, with these alone; None if there are none.
 
         Args:
             subset: modalities.
         """
-        import numpy as np
-
         for entry in self.calibration["conformal"]["subsets"]:
             if frozenset(entry["modalities"]) == subset:
                 return np.asarray(entry["scores"], dtype=np.float64)
@@ -212,22 +207,20 @@ class Bundle:
             if frozenset(entry["modalities"]) == subset
         ]
 
-    def outlier(self, modality: str, block: "Tensor") -> dict[str, Any] | None:
+    def outlier(self, modality: str, feature_map: Tensor) -> dict[str, Any] | None:
         """How far a scan lies from the training scans of its modality; None if too few were there to say.
 
         Args:
             modality: name.
-            block: (C, H, W), float32.
+            feature_map: (C, H, W), float32.
 
         Returns:
             distance (Mahalanobis), share_farther (conformal p-value, (0, 1]), n (held-out subjects compared with).
         """
-        from evaluation.outliers import distances, share_farther
-
         reference = self.references.get(modality)
         if reference is None:
             return None
-        means = block.detach().cpu().double().mean(dim=(1, 2)).numpy()[None]
+        means = feature_map.detach().cpu().double().mean(dim=(1, 2)).numpy()[None]
         distance = float(distances(reference, means)[0])
         held_out = self.calibration["outliers"][modality]["distances"]
         return {"distance": distance, "share_farther": share_farther(distance, held_out), "n": len(held_out)}
@@ -254,8 +247,6 @@ def strictest(roles: Iterable[str]) -> str:
 
 def _signed_by(folder: Path, listing: bytes, trusted: Sequence[Path]) -> str:
     """The fingerprint of the key that signed the model, "" for none; nothing else of the model has been read yet."""
-    from pipeline.deployment.signing import SignatureError, signer, trusted_fingerprints
-
     keys = trusted_fingerprints(trusted)
     there = os.path.lexists(folder / SIGNATURE)
     if not there and keys:

@@ -2,35 +2,30 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from evaluation.outliers import Reference
 from pipeline.deployment.bundle_layout import AGAIN, BundleError, shown
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from evaluation.outliers import Reference
 
 ROUNDING = 1e-6  # of a precision matrix in float32, for each of its rows
 
 
-def references_of(path: Path, content: bytes, outliers: Mapping[str, Any], *, channels: int) -> "dict[str, Reference]":
+def references_of(path: Path, content: bytes, outliers: Mapping[str, Any], *, channels: int) -> dict[str, Reference]:
     """Modality → training cloud, of modalities with scans held out.
 
     Args:
         path: of outliers.safetensors.
         content: its bytes.
         outliers: of calibration.json, checked.
-        channels: C of a block.
+        channels: C of a feature map.
 
     Raises:
         BundleError: the tensors are not exactly those of these modalities, or describe no cloud.
     """
-    import safetensors.numpy
-
-    from evaluation.outliers import Reference
-
     compared = {modality: entry["training_scans"] for modality, entry in outliers.items() if entry["distances"]}
     shapes: dict[str, tuple[int, ...]] = {f"mean.{modality}": (channels,) for modality in compared}
     shapes |= {f"precision.{modality}": (channels, channels) for modality in compared}
@@ -50,10 +45,8 @@ def references_of(path: Path, content: bytes, outliers: Mapping[str, Any], *, ch
     return {m: Reference(tensors[f"mean.{m}"], tensors[f"precision.{m}"], count) for m, count in compared.items()}
 
 
-def _fault(tensor: "NDArray[np.float32]") -> str:
+def _fault(tensor: NDArray[np.float32]) -> str:
     """Why an array is no mean, or no inverse covariance; "" if it is."""
-    import numpy as np
-
     if not np.isfinite(tensor).all():
         return "has numbers that are not finite"
     if tensor.ndim == 1:

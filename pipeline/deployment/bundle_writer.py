@@ -7,11 +7,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import safetensors.numpy
+import safetensors.torch
 import yaml
 
+from evaluation.outliers import Reference
 from files.reading import file_sha256
+from models.set_model import SetModel
 from pipeline.core.provenance import versions
 from pipeline.deployment.bundle import ROUNDS, scan_hash, subject_hash
 from pipeline.deployment.bundle_configs import for_monai, inference, settings
@@ -32,11 +36,7 @@ from pipeline.deployment.bundle_layout import (
     BundleError,
 )
 from pipeline.deployment.signing import signature
-from pipeline.store import write_json
-
-if TYPE_CHECKING:
-    from evaluation.outliers import Reference
-    from models.set_model import SetModel
+from pipeline.store.base import write_json
 
 INTENDED_USE = "Research only. Not a medical device; not for diagnosis or for decisions on patients."
 MONAI_SCHEMA = (
@@ -81,14 +81,14 @@ class Export:
     weights: Mapping[str, Any]
     stage_versions: Mapping[str, int]
     calibration: Mapping[str, Any]
-    references: "Mapping[str, Reference]"
+    references: Mapping[str, Reference]
     test: Mapping[str, Mapping[str, Any]]
     subjects: Mapping[str, str]
     scans: Mapping[str, str]
 
 
 def write_bundle(
-    folder: Path, export: Export, model: "SetModel", *, card: str, onnx: bytes | None, signing_key: Path | None = None
+    folder: Path, export: Export, model: SetModel, *, card: str, onnx: bytes | None, signing_key: Path | None = None
 ) -> None:
     """Write all files beside the place, then swap; what is not whole cannot be read.
 
@@ -108,8 +108,6 @@ def write_bundle(
         SignatureError: the key cannot be used.
         BundleError: the old model, or what an export before this one left, cannot be removed.
     """
-    import safetensors.torch
-
     part, old = (folder.with_name(f".{word}-{folder.name}") for word in ("new", "old"))
     if old.exists() and not folder.exists():
         os.replace(old, folder)
@@ -208,7 +206,7 @@ def _facts(export: Export) -> dict[str, Any]:
         "copyright": export.copyright,
         "intended_use": INTENDED_USE,
         "data_type": "volumes (NIfTI) or pictures, by modality; see docs/README.md",
-        "image_classes": "blocks of the frozen network, one a scan, of any number of scans",
+        "image_classes": "feature maps of the frozen network, one a scan, of any number of scans",
         "label_classes": " | ".join(f"{k} is {name}" for k, name in enumerate(export.classes)),
         "pred_classes": "logits, one a class; softmax(logits / temperature) are calibrated probabilities",
         "eval_metrics": {
@@ -237,12 +235,14 @@ def _tensors(export: Export) -> dict[str, Any]:
             "channel_def": meaning if isinstance(meaning, dict) else {"0": meaning},
         }
 
-    channels, height, width = export.network["block_shape"]
+    channels, height, width = export.network["feature_map_shape"]
     modalities = ", ".join(f"{i} is {name}" for i, name in enumerate(export.modalities))
     classes = {str(k): name for k, name in enumerate(export.classes)}
     return {
         "inputs": {
-            "blocks": tensor("image", "latent", channels, [height, width], [], "first feature map of the backbone"),
+            "feature_maps": tensor(
+                "image", "latent", channels, [height, width], [], "first feature map of the backbone"
+            ),
             "modality": tensor("tuples", "classes", 1, ["n"], [0, len(export.modalities) - 1], modalities),
             "sets": tensor("tuples", "indices", 1, ["n"], [], "the patient that each of the n scans belongs to"),
             "count": "number of patients",
@@ -281,8 +281,6 @@ def _model(export: Export) -> dict[str, Any]:
 
 
 def _outliers(export: Export) -> bytes:
-    import safetensors.numpy
-
     tensors: dict[str, Any] = {}
     for modality, reference in sorted(export.references.items()):
         tensors |= {f"mean.{modality}": reference.mean, f"precision.{modality}": reference.precision}

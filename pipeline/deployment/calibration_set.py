@@ -8,28 +8,33 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluation.calibration import apply_temperature, fit_temperature, log_loss
+from evaluation.conformal import leave_one_out, subject_scores, too_few_subjects
+from evaluation.expected_change import expected_change
+from evaluation.metrics import score
+from evaluation.outliers import RATE, Reference, distances, fit_reference
+from models.hypermm import extract
+from models.set_model import SetModel
 from models.settings import CHUNK
 from pipeline.core.runtime import Runtime
-from pipeline.store import ArtifactError, BlockSet
-from pipeline.store.feature_buffer import Rows
-from pipeline.training.repeat_data import Sets, Usable
+from pipeline.store.base import ArtifactError
+from pipeline.store.feature_buffer import FeatureBuffer
+from pipeline.store.features import FeatureStore
+from pipeline.training.repeat_data import RepeatData, Sets
 from pipeline.training.scores import probabilities_of, subsets_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from evaluation.outliers import Reference
-    from models.set_model import SetModel
-
-HELD_OUT = ("validation", "test")
+CALIBRATION_SPLITS = ("validation", "test")
 DIGITS = 6  # of shares and losses; conformal scores and distances are kept whole
 
 
 @dataclass(frozen=True)
-class Answers:
+class CalibrationPredictions:
     """Observations and what the model says of them, uncalibrated.
 
     Attributes:
@@ -41,14 +46,14 @@ class Answers:
 
     observations: tuple[str, ...]
     subjects: tuple[str, ...]
-    truth: "NDArray[np.int64]"
-    probabilities: "NDArray[np.float64]"
+    truth: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
 
-    def of(self, observations: Iterable[str]) -> "Answers":
+    def of(self, observations: Iterable[str]) -> "CalibrationPredictions":
         """Those of some observations, in that order."""
         place = {name: i for i, name in enumerate(self.observations)}
         rows = [place[name] for name in observations]
-        return Answers(
+        return CalibrationPredictions(
             tuple(self.observations[i] for i in rows),
             tuple(self.subjects[i] for i in rows),
             self.truth[rows],
@@ -57,7 +62,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class CalibrationSet:
     """A model and φ of the scans of all subjects that training did not use, on the device of the run.
 
     Attributes:
@@ -66,19 +71,17 @@ class HeldOut:
         phi: their features.
     """
 
-    model: "SetModel"
-    usable: Usable
-    phi: Rows
+    model: SetModel
+    usable: RepeatData
+    phi: FeatureBuffer
 
-    def answers(self, parts: Iterable[str], modalities: frozenset[str] | None = None) -> Answers:
+    def answers(self, parts: Iterable[str], modalities: frozenset[str] | None = None) -> CalibrationPredictions:
         """What the model says from exactly these modalities of the observations that have them all.
 
         Args:
             parts: of the split.
             modalities: None takes every scan that an observation has.
         """
-        import numpy as np
-
         scans = self.usable.scans
         scans = scans[scans["part"].isin(list(parts))]
         if modalities is not None:
@@ -89,19 +92,17 @@ class HeldOut:
         subject = scans.drop_duplicates("observation").set_index("observation")["subject"]
         found = probabilities_of(self.model.classifier, self.phi, sets)
         truth = sets.target.numpy().astype(np.int64)
-        return Answers(sets.observations, tuple(subject[o] for o in sets.observations), truth, found.numpy())
+        return CalibrationPredictions(
+            sets.observations, tuple(subject[o] for o in sets.observations), truth, found.numpy()
+        )
 
 
 @contextmanager
-def read_held_out(
-    model: "SetModel", usable: Usable, features: BlockSet, runtime: Runtime, *, memory_mb: int
-) -> Iterator[HeldOut]:
+def read_calibration_set(
+    model: SetModel, usable: RepeatData, features: FeatureStore, runtime: Runtime, *, memory_mb: int
+) -> Iterator[CalibrationSet]:
     """Compute φ of every held-out scan once; beyond `memory_mb` it lies in a temporary file of the stage's folder."""
-    import torch
-
-    from models.hypermm import extract
-
-    scans = usable.scans[usable.scans["part"].isin(HELD_OUT)].reset_index(drop=True)
+    scans = usable.scans[usable.scans["part"].isin(CALIBRATION_SPLITS)].reset_index(drop=True)
     held_out = dataclasses.replace(usable, scans=scans)
     modality, names, device = held_out.modality(), scans["scan"].to_list(), runtime.device
     model.to(device)
@@ -111,20 +112,18 @@ def read_held_out(
         if len(rows)
     )
     folder = runtime.workspace / runtime.stage
-    with Rows(
+    with FeatureBuffer(
         names, extract(model.extractor, batches, device), device=device, most_bytes=1_000_000 * memory_mb, folder=folder
     ) as phi:
-        yield HeldOut(model, held_out, phi)
+        yield CalibrationSet(model, held_out, phi)
 
 
-def channel_means(features: BlockSet, scans: list[str]) -> "NDArray[np.float64]":
-    """Means over the positions of each scan's block, (N, C).
+def channel_means(features: FeatureStore, scans: list[str]) -> NDArray[np.float64]:
+    """Means over the positions of each scan's feature map, (N, C).
 
     Raises:
         ArtifactError: one is not a finite number.
     """
-    import numpy as np
-
     parts = [
         features.load(scans[start : start + CHUNK]).double().mean(dim=(2, 3)).numpy()
         for start in range(0, len(scans), CHUNK)
@@ -136,11 +135,8 @@ def channel_means(features: BlockSet, scans: list[str]) -> "NDArray[np.float64]"
     return means
 
 
-def temperature_facts(held_out: HeldOut) -> dict[str, Any]:
+def temperature_facts(held_out: CalibrationSet) -> dict[str, Any]:
     """Temperature fitted on the validation part, and what it does to the test part, which had no say in it."""
-    from evaluation.calibration import apply_temperature, fit_temperature, log_loss
-    from evaluation.metrics import score
-
     validation = held_out.answers(("validation",))
     fitted = fit_temperature(validation.probabilities, validation.truth)
     facts: dict[str, Any] = {**dataclasses.asdict(fitted), "test": None}
@@ -156,12 +152,9 @@ def temperature_facts(held_out: HeldOut) -> dict[str, Any]:
 
 
 def conformal_facts(
-    held_out: HeldOut, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
+    held_out: CalibrationSet, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
 ) -> dict[str, Any]:
     """Sorted scores for every subset of the modalities, and how sets would have done for those held out."""
-    from evaluation.calibration import apply_temperature
-    from evaluation.conformal import leave_one_out, subject_scores, too_few
-
     subsets = []
     for subset in subsets_of(trained):
         found = held_out.answers(parts, frozenset(subset))
@@ -175,7 +168,7 @@ def conformal_facts(
                 "modalities": list(subset),
                 "subjects": len(scores),
                 "observations": len(found.observations),
-                "too_few": too_few(len(scores), error_rate),
+                "too_few": too_few_subjects(len(scores), error_rate),
                 "leave_one_out": _rounded(left),
                 "scores": scores,
             }
@@ -184,12 +177,9 @@ def conformal_facts(
 
 
 def change_facts(
-    held_out: HeldOut, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
+    held_out: CalibrationSet, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
 ) -> list[dict[str, Any]]:
     """For every subset of the modalities, what one more did to the answers for those who have it."""
-    from evaluation.calibration import apply_temperature
-    from evaluation.expected_change import expected_change
-
     facts = []
     for subset in subsets_of(trained):
         for modality in (m for m in trained if m not in subset):
@@ -209,15 +199,12 @@ def change_facts(
 
 
 def outlier_facts(
-    usable: Usable, features: BlockSet, trained: tuple[str, ...], parts: tuple[str, ...]
-) -> "tuple[dict[str, dict[str, Any]], dict[str, Reference]]":
+    usable: RepeatData, features: FeatureStore, trained: tuple[str, ...], parts: tuple[str, ...]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Reference]]:
     """The cloud of training scans of every modality, and how far from it the scans held out lie, one a subject.
 
     `reason` says why unusual scans will not be noticed at the usual rate; "" if they will.
     """
-    from evaluation.conformal import too_few
-    from evaluation.outliers import RATE, distances, fit_reference
-
     facts: dict[str, dict[str, Any]] = {}
     references = {}
     for modality in trained:
@@ -235,7 +222,7 @@ def outlier_facts(
             continue
         away = distances(reference, channel_means(features, others["scan"].to_list()))
         entry["distances"] = sorted(others.assign(away=away).groupby("subject")["away"].max().tolist())
-        entry["reason"] = too_few(len(entry["distances"]), RATE)
+        entry["reason"] = too_few_subjects(len(entry["distances"]), RATE)
         references[modality] = reference
     return facts, references
 

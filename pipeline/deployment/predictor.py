@@ -5,23 +5,27 @@ Plain dicts, as they stand in `predictions.json`; docs/predictions.md says what 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-    from models.set_model import SetModel
-    from pipeline.deployment.bundle import Bundle
+from evaluation.calibration import apply_temperature
+from evaluation.conformal import prediction_sets, score_threshold, too_few_subjects
+from models.hypermm import NotFiniteError, extract, predict_sets
+from models.set_model import SetModel
+from models.sets import Groups
+from pipeline.deployment.bundle import Bundle
 
 
-class UnanswerableError(ValueError):
+class NoPredictionError(ValueError):
     """Nothing can be said of this patient; the message says why. The others go on."""
 
 
 @dataclass(frozen=True)
-class Reader:
+class Predictor:
     """A model, ready to be asked.
 
     Attributes:
@@ -31,33 +35,32 @@ class Reader:
         outlier_rate: share of scans, like those held out, that may be flagged.
     """
 
-    bundle: "Bundle"
-    network: "SetModel"
+    bundle: Bundle
+    network: SetModel
     error_rate: float
     outlier_rate: float
 
 
-def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: "Tensor") -> dict[str, Any]:
+def predict_patient(reader: Predictor, scans: Sequence[tuple[str, str]], feature_maps: Tensor) -> dict[str, Any]:
     """Everything that is said of a patient.
 
     Args:
         reader: the model.
         scans: name and modality of each scan that can be used, N ≥ 1 of them.
-        blocks: their blocks, (N, C, H, W), float32.
+        feature_maps: their feature maps, (N, C, H, W), float32.
 
     Returns:
         answer, abstains, set, why, calibration_subjects, probabilities, uncalibrated, scans (contribution, outlier),
         missing, out_of_distribution.
 
     Raises:
-        UnanswerableError: a block or a logit is not a finite number, or blocks are not of the model's shape.
+        UnanswerableError: a feature map or a logit is not a finite number, or feature maps are not of the model's
+            shape.
     """
-    from evaluation.calibration import apply_temperature
-
     bundle = reader.bundle
     modality = [bundle.modalities.index(m) for _, m in scans]
-    _check_blocks(bundle, scans, blocks)
-    raw, without = _probabilities(reader.network, modality, blocks)
+    _check_feature_maps(bundle, scans, feature_maps)
+    raw, without = _probabilities(reader.network, modality, feature_maps)
     calibrated = apply_temperature(raw[None], bundle.temperature)[0]
     present = frozenset(m for _, m in scans)
     told: list[dict[str, Any]] = []
@@ -66,7 +69,7 @@ def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: "Te
         if without is not None:
             left = apply_temperature(without[number][None], bundle.temperature)[0]
             contribution = _by_class(bundle, calibrated - left)
-        outlier = _outlier(reader, m, blocks[number])
+        outlier = _outlier(reader, m, feature_maps[number])
         told.append({"scan": name, "modality": m, "contribution": contribution, "outlier": outlier})
     unusual = any(scan["outlier"] and scan["outlier"]["flag"] for scan in told)
     decision = _decision(reader, present, calibrated)
@@ -82,29 +85,26 @@ def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: "Te
     }
 
 
-def _check_blocks(bundle: "Bundle", scans: Sequence[tuple[str, str]], blocks: "Tensor") -> None:
-    expected = tuple(bundle.network_arguments["block_shape"])
-    if tuple(blocks.shape[1:]) != expected:
-        raise UnanswerableError(f"the features have the shape {tuple(blocks.shape[1:])}, the model reads {expected}")
-    for (name, _), block in zip(scans, blocks, strict=True):
-        if not block.isfinite().all():
-            raise UnanswerableError(f"the features of {name} hold numbers that are not finite; --force features")
+def _check_feature_maps(bundle: Bundle, scans: Sequence[tuple[str, str]], feature_maps: Tensor) -> None:
+    expected = tuple(bundle.network_arguments["feature_map_shape"])
+    if tuple(feature_maps.shape[1:]) != expected:
+        raise NoPredictionError(
+            f"the features have the shape {tuple(feature_maps.shape[1:])}, the model reads {expected}"
+        )
+    for (name, _), feature_map in zip(scans, feature_maps, strict=True):
+        if not feature_map.isfinite().all():
+            raise NoPredictionError(f"the features of {name} hold numbers that are not finite; --force features")
 
 
 def _probabilities(
-    network: "SetModel", modality: list[int], blocks: "Tensor"
-) -> "tuple[NDArray[np.float64], NDArray[np.float64] | None]":
+    network: SetModel, modality: list[int], feature_maps: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Of the whole set (K,), and with each scan left out in turn (N, K); None if there is only one.
 
     Raises:
         UnanswerableError: a logit is not a finite number.
     """
-    import torch
-
-    from models.hypermm import NotFiniteError, extract, predict_sets
-    from models.sets import Groups
-
-    phi = next(extract(network.extractor, [(blocks, torch.tensor(modality))], "cpu"))
+    phi = next(extract(network.extractor, [(feature_maps, torch.tensor(modality))], "cpu"))
     scans = torch.arange(len(phi))
     whole = Groups.of(torch.zeros_like(scans), 1)
     others = Groups(torch.cat([scans[scans != one] for one in scans]), torch.arange(len(phi) + 1) * (len(phi) - 1))
@@ -112,20 +112,18 @@ def _probabilities(
         probabilities = predict_sets(network.classifier, phi, whole)[0].numpy()
         without = predict_sets(network.classifier, phi, others).numpy() if len(phi) > 1 else None
     except NotFiniteError as error:
-        raise UnanswerableError(
+        raise NoPredictionError(
             "the model gives no finite numbers for these scans; they, or the model, are damaged"
         ) from error
     return probabilities, without
 
 
-def _decision(reader: Reader, present: frozenset[str], probabilities: "NDArray[np.float64]") -> dict[str, Any]:
+def _decision(reader: Predictor, present: frozenset[str], probabilities: NDArray[np.float64]) -> dict[str, Any]:
     """The conformal set, and the answer if the set has one class."""
-    from evaluation.conformal import prediction_sets, score_threshold, too_few
-
     classes, rate = reader.bundle.classes, reader.error_rate
     scores = reader.bundle.conformal_scores(present)
     count = 0 if scores is None else len(scores)
-    if scores is None or (lacking := too_few(count, rate)):
+    if scores is None or (lacking := too_few_subjects(count, rate)):
         those = " and ".join(sorted(present))
         lacking = f"no held-out subject had {those}" if scores is None else f"with {those}, {lacking}"
         why = f"nothing can be promised: {lacking}"
@@ -144,19 +142,17 @@ def _decision(reader: Reader, present: frozenset[str], probabilities: "NDArray[n
     }
 
 
-def _outlier(reader: Reader, modality: str, block: "Tensor") -> dict[str, Any] | None:
+def _outlier(reader: Predictor, modality: str, feature_map: Tensor) -> dict[str, Any] | None:
     """How far the scan lies from those of training, and whether that is remarkable.
 
     With n scans held out, no share below 1 / (n + 1) can be seen: `flag` is None if the rate asked for is lower.
     """
-    from evaluation.conformal import too_few
-
-    found = reader.bundle.outlier(modality, block)
+    found = reader.bundle.outlier(modality, feature_map)
     if found is None:
         return None
-    cannot_tell = too_few(found["n"], reader.outlier_rate)
+    cannot_tell = too_few_subjects(found["n"], reader.outlier_rate)
     return {**found, "flag": None if cannot_tell else found["share_farther"] <= reader.outlier_rate}
 
 
-def _by_class(bundle: "Bundle", values: "NDArray[np.float64]") -> dict[str, float]:
+def _by_class(bundle: Bundle, values: NDArray[np.float64]) -> dict[str, float]:
     return {name: round(float(value), 6) for name, value in zip(bundle.classes, values, strict=True)}

@@ -16,13 +16,20 @@ import stat
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 
 from console.errors import InputError
 from files.reading import UnusableFileError, open_regular, read_bytes
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 PROGRAM = "python -m pipeline.deployment.signing"
 MOST_KEY = 65_536  # bytes of a key file
@@ -38,9 +45,6 @@ def new_key(path: Path) -> str:
     Raises:
         SignatureError: one of the files is there already, or cannot be written.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-
     key, public = Ed25519PrivateKey.generate(), path.with_name(f"{path.name}.pub")
     written = (
         (public, 0o644, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)),
@@ -57,7 +61,7 @@ def new_key(path: Path) -> str:
     return fingerprint(key.public_key())
 
 
-def fingerprint(key: "Ed25519PublicKey") -> str:
+def fingerprint(key: Ed25519PublicKey) -> str:
     """SHA-256 of the 32 bytes of a public key, hex."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()
 
@@ -92,9 +96,6 @@ def signer(content: bytes, signed: bytes) -> str:
     Raises:
         SignatureError: it is no signature of this content.
     """
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     try:
         proof, raw = (base64.b64decode(line, validate=True) for line in signed.split(b"\n", 2)[:2])
         key = Ed25519PublicKey.from_public_bytes(raw)
@@ -122,11 +123,7 @@ def trusted_fingerprints(places: Iterable[Path]) -> set[str]:
     return found
 
 
-def _private_key(path: Path) -> "Ed25519PrivateKey":
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
+def _private_key(path: Path) -> Ed25519PrivateKey:
     try:
         with open_regular(path) as stream:
             mode, content = stat.S_IMODE(os.fstat(stream.fileno()).st_mode), stream.read(MOST_KEY)
@@ -144,11 +141,7 @@ def _private_key(path: Path) -> "Ed25519PrivateKey":
     return key
 
 
-def _public_key(path: Path) -> "Ed25519PublicKey":
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
+def _public_key(path: Path) -> Ed25519PublicKey:
     try:
         content = read_bytes(path, most=MOST_KEY)
         if b"PRIVATE KEY" in content:

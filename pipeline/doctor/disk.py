@@ -4,12 +4,11 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from cohort.manifest import ManifestError, read_table
 from console.errors import InputError
-
-if TYPE_CHECKING:
-    from pipeline.settings import Settings
+from pipeline.settings import Settings
 
 BRAIN_MM3, BRAIN_HEIGHT_MM = 1.7e6, 165  # of a large one; the empty voxels around it pack to nothing
 PICTURE_BYTES = 1e6  # of a picture that cannot be looked at
@@ -29,7 +28,7 @@ class Scans(NamedTuple):
     source: str
 
 
-def count_scans(config: "Settings") -> Scans:
+def count_scans(config: Settings) -> Scans:
     """Count the scans of the configured cohort; 100 where no manifest is given.
 
     Raises:
@@ -53,8 +52,6 @@ def count_scans(config: "Settings") -> Scans:
     if config.cohort.layout == "breakhis":
         kinds, rows = {"": "image"}, [("", path) for path in manifest.rglob("*.png")]
     else:
-        from cohort.manifest import ManifestError, read_table
-
         table = read_table(manifest)
         if not {"subject", "modality", "path"} <= set(table):
             raise ManifestError("column 'subject', 'modality' or 'path' is missing")
@@ -73,7 +70,7 @@ def _png_bytes(path: Path) -> float:
         return PICTURE_BYTES
 
 
-def bytes_needed(config: "Settings", scans: Scans, workspace: Path, stages: Collection[str]) -> float:
+def bytes_needed(config: Settings, scans: Scans, workspace: Path, stages: Collection[str]) -> float:
     """Return about how many bytes these stages have still to write; `baselines` and tables are not counted."""
     features = config.features
     number, repeats, spacing_mm = scans.volumes + scans.pictures, config.split.repeats, config.preprocess.spacing_mm
@@ -109,7 +106,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(nearest_folder(path)).free
 
 
-def check_room(config: "Settings", workspace: Path, stages: Collection[str]) -> tuple[bool | None, str]:
+def check_room(config: Settings, workspace: Path, stages: Collection[str]) -> tuple[bool | None, str]:
     """Compare what these stages have still to write with what is free.
 
     Returns:

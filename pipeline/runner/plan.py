@@ -34,12 +34,13 @@ def made_from(stage: Stage, settings: Any, workspace: Path) -> dict[str, Any]:
     return {
         "version": stage.version,
         "settings": result_settings(config),
+        "other_settings": stage.other_settings(settings),
         "inputs": {
             other.name: other.writes(workspace / other.name).fingerprint
             for other in stage.inputs.values()
-            if other.applies(settings)
+            if other.enabled(settings)
         },
-        "outside": stage.outside(config),
+        "external": stage.external_state(config),
     }
 
 
@@ -58,14 +59,16 @@ def stale_reasons(stage: Stage, settings: Any, workspace: Path) -> tuple[str, ..
         old, new = before["settings"].get(name), now["settings"].get(name)
         if digest(old) != digest(new):
             reasons.append(f"{stage.name}.{name} changed from {old} to {new}")
+    if digest(now["other_settings"]) != digest(before.get("other_settings")):
+        reasons.append(f"{', '.join(stage.settings.values())} changed")
     for name, fingerprint in now["inputs"].items():
         if fingerprint != before["inputs"].get(name):
             reasons.append(f"the result of {name} changed")
-    if digest(now["outside"]) != digest(before["outside"]):
+    if digest(now["external"]) != digest(before["external"]):
         reasons.append("files that it reads from outside the workspace changed")
-    if damage := artifact.damaged():
+    if damage := artifact.integrity_error():
         reasons.append(damage)
-    again = [f["scan"] for f in manifest.get("failures", ()) if f.get("again")]
+    again = [f["scan"] for f in manifest.get("failures", ()) if f.get("retryable")]
     if again:
         reasons.append(f"{len(again)} failed scans are worth another try ({', '.join(again[:3])})")
     return tuple(reasons)
@@ -91,7 +94,7 @@ def make_plan(
     steps: list[Step] = []
     moving: set[str] = set()  # stages that will or may change
     for stage in stages:
-        if stage.name not in needed or not stage.applies(settings):
+        if stage.name not in needed or not stage.enabled(settings):
             continue
         reasons = stale_reasons(stage, settings, workspace)
         before = [other.name for other in stage.inputs.values() if other.name in moving]

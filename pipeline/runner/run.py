@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from console.errors import Refused
+from console.errors import PreconditionError
 from files.writing import real_folder
 from pipeline.core.provenance import digest, git_commit, machine, versions
 from pipeline.core.runtime import Runtime
 from pipeline.runner.executor import Executor
 from pipeline.runner.plan import Step, made_from, stale_reasons
 from pipeline.runner.stage import Stage
-from pipeline.store import DamagedError, ScanSet, write_record
-from pipeline.store.claims import InHand
+from pipeline.store.base import DamagedError, write_record
+from pipeline.store.claims import ScanClaims
+from pipeline.store.scan_set import ScanSet
 
 log = logging.getLogger("hypermm")
 
@@ -39,14 +40,14 @@ def run_plan(
     """
     for step in steps:
         if step.state == "run":
-            step.stage.ready(getattr(settings, step.stage.name))
+            step.stage.check(getattr(settings, step.stage.name))
     seconds: dict[str, float] = {}
     for repairs_left in reversed(range(len(steps) + 1)):
         try:
             for step in steps:
                 name = step.stage.name
                 if name in force and name not in seconds:
-                    step.stage.writes(workspace / name).forget()
+                    step.stage.writes(workspace / name).invalidate_all()
                 elif not stale_reasons(step.stage, settings, workspace):
                     continue
                 seconds[name] = run_stage(step.stage, settings, workspace, device=device, executor=executor)
@@ -74,18 +75,18 @@ def run_stage(stage: Stage, settings: Any, workspace: Path, *, device: str, exec
     real_folder(folder, below=workspace)
     before = out.manifest
     (folder / "manifest.json").unlink(missing_ok=True)
-    InHand(folder, run="").close()  # workers of an earlier run that still write, write for nobody
+    ScanClaims(folder, run="").close()  # what workers of an earlier run still write is dropped
     material = made_from(stage, settings, workspace)
     runtime = Runtime(stage=stage.name, key=digest(material), device_name=device, workspace=workspace)
-    if executor is not None and stage.job is not None:
+    if executor is not None and stage.per_scan is not None:
         runtime.executor = executor.for_stage(stage, settings)
     elif executor is not None:
-        executor.release_workers()  # workers do not wait, and block a cluster, while networks are trained here
+        executor.release_workers()  # workers do not wait, and feature map a cluster, while networks are trained here
     log.info("%s: starts", stage.name)
     begun, started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     try:
-        stage.run(**stage.opened(workspace), out=out, config=getattr(settings, stage.name), runtime=runtime)
-    except Refused:
+        stage.run(settings, workspace, out=out, runtime=runtime)
+    except PreconditionError:
         if before is not None:
             write_record(folder / "manifest.json", before)
         raise
@@ -124,6 +125,6 @@ def check_device(steps: Sequence[Step], device: str, *, elsewhere: bool = False)
     Raises:
         InputError: it is not there.
     """
-    moving = [step for step in steps if step.state != "up to date" and not (elsewhere and step.stage.job)]
+    moving = [step for step in steps if step.state != "up to date" and not (elsewhere and step.stage.per_scan)]
     if device not in ("auto", "cpu") and moving:
         _ = Runtime(stage="", key="", device_name=device, workspace=Path()).device

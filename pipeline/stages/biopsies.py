@@ -3,20 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from demo.biopsies import BiopsiesConfig
+from demo.biopsies import BiopsiesConfig, biopsy, biopsy_table, make_picture, picture_table
 from files.writing import replacing
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
-from pipeline.runner.stage import Stage
-from pipeline.store import PictureCohort
+from pipeline.specs.biopsies import STAGE
+from pipeline.store.demo_cohorts import PictureCohort
+from preprocessing.io import png_bytes
 
 
 def biopsies(out: PictureCohort, config: BiopsiesConfig, runtime: Runtime) -> None:
     """Write every picture, `manifest.csv`, and the truth that only tests read (`truth.csv`)."""
-    from demo.biopsies import biopsy, biopsy_table, make_picture, picture_table
-    from preprocessing.io import png_bytes
-
     truth = biopsy_table(config)
     subjects = {row.subject: biopsy(number, config) for number, row in enumerate(truth.itertuples(), 1)}
     table = picture_table(config)
@@ -39,12 +37,3 @@ def biopsies(out: PictureCohort, config: BiopsiesConfig, runtime: Runtime) -> No
     with replacing(out.folder / "truth.csv") as part:
         truth.to_csv(part, index=False, lineterminator="\n")
     runtime.results |= scan_contents(out, keys)
-
-
-STAGE = Stage(
-    biopsies,
-    config=BiopsiesConfig,
-    writes=PictureCohort,
-    version=1,
-    applies=lambda settings: settings.cohort.manifest == "biopsies",
-)

@@ -5,58 +5,35 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from pydantic import Field
+import numpy as np
+import pandas as pd
+import torch
 
+from cohort.splits import leaked
 from console.errors import InputError
 from files.writing import replacing
-from models.settings import CHUNK, Aggregate, StepTwo
+from models import hypermm
+from models.hypermm import extract, load_extractor, new_classifier
+from models.set_classifier import SetClassifier
+from models.settings import CHUNK
 from pipeline.core.runtime import Runtime
-from pipeline.runner.stage import Stage
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.pretrain import STAGE as PRETRAIN
-from pipeline.stages.split import STAGE as SPLIT
-from pipeline.store import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, write_json
-from pipeline.store.feature_buffer import Rows
-from pipeline.training.fit import TrainingConfig
-from pipeline.training.repeat_data import Sets, Usable, repeats_of, usable_scans
+from pipeline.specs.classify import ClassifyConfig
+from pipeline.store.base import write_json
+from pipeline.store.feature_buffer import FeatureBuffer
+from pipeline.store.features import FeatureStore
+from pipeline.store.fitted import ClassifierSet, ExtractorSet
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.training.repeat_data import RepeatData, Sets, data_of_repeat, repeats_of
 from pipeline.training.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from models.set_classifier import SetClassifier
-
-
-class ClassifyConfig(TrainingConfig):
-    """How ρ is trained and tested. As published: hidden [512, 128], learning_rate 1e-4, batch_size 1."""
-
-    aggregate: Aggregate = Field(default=StepTwo.aggregate, description="over the scans of a set")
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=StepTwo.hidden, description="widths of ρ's hidden layers; [512, 128] as published, [] makes ρ linear"
-    )
-    dropout: float = Field(default=StepTwo.dropout, ge=0, lt=1, description="share of hidden units dropped in training")
-    modality_dropout: float = Field(
-        default=StepTwo.modality_dropout,
-        ge=0,
-        lt=1,
-        description="chance that a training scan is left out of its set, never the last",
-    )
-    batch_size: int = Field(default=StepTwo.batch_size, ge=1, description="observations a step")
-    bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
-
-    @property
-    def step(self) -> StepTwo:
-        """What the method is told."""
-        return StepTwo(self.aggregate, self.hidden, self.dropout, self.modality_dropout, self.batch_size)
+from reporting.figures import learning_curves
 
 
 def classify(
     cohort: CohortTables,
     split: SplitTables,
-    features: BlockSet,
+    features: FeatureStore,
     pretrain: ExtractorSet,
     out: ClassifierSet,
     config: ClassifyConfig,
@@ -67,10 +44,6 @@ def classify(
     Raises:
         InputError: an extractor was fitted on a subject that is to be tested.
     """
-    import pandas as pd
-
-    from reporting.figures import learning_curves
-
     repeats, tested = repeats_of(split), []
     out.keep_only(repeats)
     with runtime.progress(len(repeats) * config.epochs, "epoch") as progress:
@@ -98,7 +71,7 @@ def classify(
     for record in (out.record(r) or {} for r in repeats):
         runtime.notes += record["notes"]
     left_out = [failure for t in tested for failure in t["left_out"]]
-    failures = {(f["scan"], f["reason"]): {**f, "again": False} for f in left_out}
+    failures = {(f["scan"], f["reason"]): {**f, "retryable": False} for f in left_out}
     runtime.results |= {
         "counts": {"repeats": len(repeats), "test predictions": len(frames["test"])},
         "failures": list(failures.values()),
@@ -109,9 +82,9 @@ def classify(
 class _Model:
     """One repeat, fitted, and φ of all its scans; both on the device of the run."""
 
-    classifier: "SetClassifier"
-    phi: Rows
-    usable: Usable
+    classifier: SetClassifier
+    phi: FeatureBuffer
+    usable: RepeatData
     left_out: list[dict[str, str]]
 
 
@@ -119,7 +92,7 @@ class _Model:
 def _model_of_repeat(
     cohort: CohortTables,
     split: SplitTables,
-    features: BlockSet,
+    features: FeatureStore,
     pretrain: ExtractorSet,
     out: ClassifierSet,
     config: ClassifyConfig,
@@ -128,16 +101,14 @@ def _model_of_repeat(
     on_epoch: Callable[[object], None],
 ) -> Iterator[_Model]:
     """Load φ, compute it once for every scan, and load or fit ρ."""
-    import torch
-
-    from models.hypermm import extract, load_extractor, new_classifier
-
     record = pretrain.record(repeat) or {}
-    usable = usable_scans(cohort, split, features, repeat)
+    usable = data_of_repeat(cohort, split, features, repeat)
     refuse_leak(record, split, repeat)
     usable, left_out = _only_trained(usable, record["modalities_trained"], repeat)
-    device, block_shape = runtime.device, tuple(record["block_shape"])
-    extractor = load_extractor(pretrain.state(repeat), modalities=len(record["modalities"]), block_shape=block_shape)
+    device, feature_map_shape = runtime.device, tuple(record["feature_map_shape"])
+    extractor = load_extractor(
+        pretrain.state(repeat), modalities=len(record["modalities"]), feature_map_shape=feature_map_shape
+    )
     modality = torch.tensor([record["modalities"].index(m) for m in usable.scans["modality"]], dtype=torch.int64)
     names = usable.scans["scan"].to_list()
     batches = (
@@ -146,10 +117,10 @@ def _model_of_repeat(
     )
     most_bytes = 1_000_000 * config.memory_mb
     phi_of_all = extract(extractor.to(device), batches, device)
-    with Rows(names, phi_of_all, device=device, most_bytes=most_bytes, folder=out.folder) as phi:
+    with FeatureBuffer(names, phi_of_all, device=device, most_bytes=most_bytes, folder=out.folder) as phi:
         classifier = new_classifier(
             config.step,
-            features=math.prod(block_shape),
+            features=math.prod(feature_map_shape),
             classes=len(usable.classes),
             seed=config.training(repeat).seed,
         ).to(device)
@@ -167,8 +138,6 @@ def refuse_leak(record: dict[str, Any], split: SplitTables, repeat: int) -> None
     Raises:
         InputError: it did; the subjects are named.
     """
-    from cohort.splits import leaked
-
     seen = leaked([*record.get("train_subjects", ()), *record.get("validation_subjects", ())], split.splits(), repeat)
     if seen:
         raise InputError(
@@ -177,7 +146,7 @@ def refuse_leak(record: dict[str, Any], split: SplitTables, repeat: int) -> None
         )
 
 
-def _only_trained(usable: Usable, trained: list[str], repeat: int) -> tuple[Usable, list[dict[str, str]]]:
+def _only_trained(usable: RepeatData, trained: list[str], repeat: int) -> tuple[RepeatData, list[dict[str, str]]]:
     """Without the scans of modalities that φ never saw, and what to say of each."""
     unknown = usable.scans[~usable.scans["modality"].isin(trained)]
     left_out = [
@@ -189,24 +158,19 @@ def _only_trained(usable: Usable, trained: list[str], repeat: int) -> tuple[Usab
         for row in unknown.itertuples()
     ]
     kept = usable.scans.drop(unknown.index).reset_index(drop=True)
-    return Usable(kept, usable.modalities, usable.classes), left_out
+    return RepeatData(kept, usable.modalities, usable.classes), left_out
 
 
 def _fit(
-    classifier: "SetClassifier",
-    phi: Rows,
-    usable: Usable,
+    classifier: SetClassifier,
+    phi: FeatureBuffer,
+    usable: RepeatData,
     out: ClassifierSet,
     config: ClassifyConfig,
     runtime: Runtime,
     repeat: int,
     on_epoch: Callable[[object], None],
 ) -> None:
-    import pandas as pd
-    import torch
-
-    from models import hypermm
-
     sets = Sets.of(usable).to(phi.device)
     part_of = usable.scans.drop_duplicates("observation").set_index("observation")["part"]
     train, validation = (
@@ -246,9 +210,6 @@ def _fit(
 
 def _test(model: _Model, repeat: int) -> dict[str, Any]:
     """Predictions of one repeat: validation, test, and test with every subset of modalities."""
-    import numpy as np
-    import pandas as pd
-
     frames = []
     present = model.usable.modalities
     has = model.usable.scans.groupby("observation")["modality"].agg(frozenset)
@@ -264,11 +225,8 @@ def _test(model: _Model, repeat: int) -> dict[str, Any]:
     }
 
 
-def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] | None = None) -> "pd.DataFrame":
+def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] | None = None) -> pd.DataFrame:
     """One row an observation of the part that has a scan of these modalities."""
-    import numpy as np
-    import pandas as pd
-
     sets = Sets.of(model.usable, part, modalities)
     probabilities = probabilities_of(model.classifier, model.phi, sets)
     table = model.usable.scans
@@ -287,12 +245,3 @@ def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] |
     for k in range(len(model.usable.classes)):
         frame[f"p_{k}"] = probabilities[:, k].numpy()
     return frame
-
-
-STAGE = Stage(
-    classify,
-    config=ClassifyConfig,
-    writes=ClassifierSet,
-    version=1,
-    reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "pretrain": PRETRAIN},
-)

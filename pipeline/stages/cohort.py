@@ -3,21 +3,28 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cohort.manifest import CohortConfig
-from cohort.splits import PARTS
-from console.errors import InputError, Refused
+import pandas as pd
+
+from cohort.manifest import (
+    CohortConfig,
+    ManifestError,
+    check_manifest,
+    class_names,
+    first_subjects,
+    read_table,
+    usable_rows,
+)
+from cohort.splits import SPLITS
+from console.errors import InputError, PreconditionError
 from files.reading import UnusableFileError, file_sha256
+from intake.breakhis import breakhis_manifest
 from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
-from pipeline.runner.stage import Stage
-from pipeline.stages.biopsies import STAGE as BIOPSIES
-from pipeline.stages.phantoms import STAGE as PHANTOMS
-from pipeline.store import CohortTables, PhantomCohort, PictureCohort, read_record, write_record
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pipeline.store.base import read_record, write_record
+from pipeline.store.demo_cohorts import PhantomCohort, PictureCohort
+from pipeline.store.tables import CohortTables
 
 UNREADABLE = "unreadable"  # instead of a hash
 LARGEST_FILE = 20_000_000_000  # bytes; no scan that is read here has as many, and hashing more takes minutes
@@ -31,11 +38,7 @@ def cohort(
     Raises:
         Refused: the manifest has problems; all of them are named, with their rows.
     """
-    import pandas as pd
-
-    from cohort.manifest import ManifestError, check_manifest, class_names, first_subjects, usable_rows
-
-    _ready(config)
+    check_manifest_given(config)
     made_here = {"phantoms": phantoms.manifest_csv, "biopsies": biopsies.manifest_csv}
     manifest = config.manifest if isinstance(config.manifest, Path) else made_here[str(config.manifest)]
     try:
@@ -48,10 +51,10 @@ def cohort(
             table, unusable = usable_rows(table, folder=folder, config=config)
         scans = pd.DataFrame(columns=[*CohortTables.COLUMNS, "row"], dtype=str)
         if len(table) or config.label is not None:
-            smallest_class = len(PARTS)  # one subject for each part
+            smallest_class = len(SPLITS)  # one subject for each part
             scans = check_manifest(table, folder=folder, config=config, smallest_class=smallest_class)
     except ManifestError as error:
-        raise Refused(f"the manifest {manifest} cannot be used:\n{error}") from error
+        raise PreconditionError(f"the manifest {manifest} cannot be used:\n{error}") from error
     if config.limit is not None:
         scans = first_subjects(scans, config.limit)
         runtime.note(f"cohort.limit: only {scans['subject'].nunique()} subjects take part")
@@ -61,18 +64,14 @@ def cohort(
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive), unusable)
 
 
-def _table(manifest: Path, config: CohortConfig) -> "tuple[pd.DataFrame, list[tuple[str, str]]]":
+def _table(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """The manifest, read or made from file names, and which files of a folder are not in it.
 
     Raises:
         ManifestError: it cannot be read, or has not the patients asked for.
     """
-    from cohort.manifest import ManifestError, read_table
-
     if config.layout == "table":
         return read_table(manifest), []
-    from intake.breakhis import breakhis_manifest
-
     paths = sorted(path.relative_to(manifest).as_posix() for path in manifest.rglob("*.png"))
     try:
         found = breakhis_manifest(paths, balanced=config.balanced)
@@ -82,7 +81,7 @@ def _table(manifest: Path, config: CohortConfig) -> "tuple[pd.DataFrame, list[tu
     return table, list(found.left_out.itertuples(index=False, name=None))
 
 
-def _say_same_content(scans: "pd.DataFrame", runtime: Runtime) -> None:
+def _say_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
     """A scan copied to another subject could be learnt from and tested on.
 
     Raises:
@@ -92,7 +91,9 @@ def _say_same_content(scans: "pd.DataFrame", runtime: Runtime) -> None:
         if group["subject"].nunique() > 1:
             names = ", ".join(group["scan"])
             if group["label"].nunique() > 1:
-                raise Refused(f"the scans {names} have the same content, but different labels; one must be a mistake")
+                raise PreconditionError(
+                    f"the scans {names} have the same content, but different labels; one must be a mistake"
+                )
             runtime.note(f"the scans {names} of different subjects have the same content; is one a copy?")
 
 
@@ -119,7 +120,7 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
     return [current[str(path)][2] if str(path) in current else UNREADABLE for path in paths]
 
 
-def _ready(config: CohortConfig) -> None:
+def check_manifest_given(config: CohortConfig) -> None:
     """A manifest is given and there."""
     if config.manifest is None:
         raise InputError("no manifest is given; type --cohort my_cohort.csv (docs/manifest.md says what it holds)")
@@ -133,11 +134,10 @@ def _ready(config: CohortConfig) -> None:
         raise InputError(f"there is no manifest {config.manifest}; --cohort takes a CSV or TSV file")
 
 
-def _outside(config: CohortConfig) -> Any:
+def manifest_state(config: CohortConfig) -> Any:
     """Content of the manifest; size and time of every file that it names."""
     if not isinstance(config.manifest, Path):
         return None
-    from cohort.manifest import ManifestError
 
     try:
         table, _ = _table(config.manifest, config)
@@ -156,14 +156,3 @@ def _outside(config: CohortConfig) -> Any:
         except OSError:
             state.update(f"{name}|not there\n".encode())
     return [content, state.hexdigest()]
-
-
-STAGE = Stage(
-    cohort,
-    config=CohortConfig,
-    writes=CohortTables,
-    version=1,
-    reads={"phantoms": PHANTOMS, "biopsies": BIOPSIES},
-    outside=_outside,
-    ready=_ready,
-)

@@ -1,74 +1,47 @@
 """Pack the model of one repeat, with all that its use needs, into one folder: a MONAI Bundle."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from console.errors import Refused
+from console.errors import PreconditionError
+from evaluation.intervals import summarise
+from models.onnx_graph import largest_difference, onnx_graph
+from models.set_model import SetModel
 from pipeline.core.runtime import Runtime
-from pipeline.deployment.bundle import BundleFolder, strictest
-from pipeline.runner.stage import Stage
-from pipeline.stages.classify import STAGE as CLASSIFY
+from pipeline.deployment.bundle import Bundle, BundleFolder, strictest
+from pipeline.deployment.bundle_writer import Export, write_bundle
+from pipeline.deployment.calibration_set import (
+    CALIBRATION_SPLITS,
+    CalibrationSet,
+    change_facts,
+    conformal_facts,
+    outlier_facts,
+    read_calibration_set,
+    temperature_facts,
+)
+from pipeline.deployment.model_card import Trained, model_card
+from pipeline.deployment.signing import key_fingerprint
+from pipeline.specs.export import ExportConfig
 from pipeline.stages.classify import refuse_leak
-from pipeline.stages.cohort import STAGE as COHORT
 from pipeline.stages.cohort import UNREADABLE
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.preprocess import STAGE as PREPROCESS
-from pipeline.stages.pretrain import STAGE as PRETRAIN
-from pipeline.stages.split import STAGE as SPLIT
-from pipeline.store import BlockSet, ClassifierSet, CohortTables, ExtractorSet, SplitTables, VolumeSet
-from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
+from pipeline.store.features import FeatureStore
+from pipeline.store.fitted import ClassifierSet, ExtractorSet
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 from pipeline.training.scores import as_scored
 
-if TYPE_CHECKING:
-    from models.set_model import SetModel
-    from pipeline.deployment.calibration_set import HeldOut
-
 CLOSE = 1e-4  # logits of the ONNX graph and of torch
-
-
-class ExportConfig(BaseModel):
-    """Which model goes out, and what it says of itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    repeat: int = Field(default=1, ge=1, description="whose model; the others stay here")
-    name: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9._-]+$", description="of the model; null: the name of this run"
-    )
-    version: str = Field(default="1.0.0", pattern=r"^\d+\.\d+\.\d+$", description="of the model")
-    authors: str = Field(default="not stated", min_length=1, description="of the model, as they want to be named")
-    copyright: str = Field(default="not stated", min_length=1, description="whose the weights are, under which licence")
-    conformal_from: Literal["held_out", "validation"] = Field(
-        default="held_out",
-        description="subjects whose scores set the thresholds: validation and test part, or validation part alone "
-        "(docs/decisions/0010)",
-    )
-    error_rate: float = Field(
-        default=0.1, gt=0, lt=1, description="at which the model card and the expected changes count abstentions"
-    )
-    memory_mb: int = Field(
-        default=512,
-        gt=0,
-        description="of features held; what is more is read from a temporary file in the workspace",
-        json_schema_extra={"changes_results": False},
-    )
-    signing_key: Path | None = Field(
-        default=None,
-        description="file of the key to sign the model with (docs/security.md); null: unsigned",
-        json_schema_extra={"changes_results": False},
-    )
 
 
 def export(
     cohort: CohortTables,
     split: SplitTables,
     preprocess: VolumeSet,
-    features: BlockSet,
+    features: FeatureStore,
     pretrain: ExtractorSet,
     classify: ClassifierSet,
+    run_name: str,
     out: BundleFolder,
     config: ExportConfig,
     runtime: Runtime,
@@ -78,24 +51,19 @@ def export(
     Raises:
         Refused: there is no such repeat.
     """
-    from pipeline.deployment.bundle import Bundle
-    from pipeline.deployment.bundle_writer import Export, write_bundle
-    from pipeline.deployment.calibration_set import read_held_out
-    from pipeline.deployment.model_card import Trained, model_card
-
     record, repeats = _record(pretrain, split, config.repeat)
     trained = tuple(record["modalities_trained"])
-    usable = _readable(usable_scans(cohort, split, features, config.repeat), trained)
+    usable = _readable(data_of_repeat(cohort, split, features, config.repeat), trained)
     network = _network_arguments(pretrain, classify, config.repeat)
     model = _model(network, pretrain, classify, config.repeat)
-    with read_held_out(model, usable, features, runtime, memory_mb=config.memory_mb) as held_out:
+    with read_calibration_set(model, usable, features, runtime, memory_mb=config.memory_mb) as held_out:
         calibration, references = _calibration(held_out, usable, features, trained, config)
     model.cpu()
     onnx, no_onnx = _onnx(model, usable, features, calibration["temperature"]["value"])
     roles = _roles(usable, config)
     prepared: dict[str, Any] = {"preprocess": preprocess, "features": features}
     material = Export(
-        name=config.name or _run_name(runtime),
+        name=config.name or run_name,
         version=config.version,
         authors=config.authors,
         copyright=config.copyright,
@@ -105,7 +73,7 @@ def export(
         network=network,
         kinds=_settings_of(cohort)["modalities"],
         settings={name: _settings_of(artifact) for name, artifact in prepared.items()},
-        weights={name: _made_from(artifact)["outside"] for name, artifact in prepared.items()},
+        weights={name: _made_from(artifact)["external"] for name, artifact in prepared.items()},
         stage_versions={name: _made_from(artifact)["version"] for name, artifact in prepared.items()},
         calibration=calibration,
         references=references,
@@ -127,16 +95,16 @@ def _record(pretrain: ExtractorSet, split: SplitTables, repeat: int) -> tuple[di
     """What is recorded of the repeat's φ, and how many repeats there are."""
     repeats = repeats_of(split)
     if repeat not in repeats:
-        raise Refused(f"export.repeat is {repeat}; this run has the repeats {', '.join(map(str, repeats))}")
+        raise PreconditionError(f"export.repeat is {repeat}; this run has the repeats {', '.join(map(str, repeats))}")
     record = pretrain.record(repeat) or {}
     refuse_leak(record, split, repeat)
     return record, len(repeats)
 
 
-def _readable(usable: Usable, trained: tuple[str, ...]) -> Usable:
+def _readable(usable: RepeatData, trained: tuple[str, ...]) -> RepeatData:
     """Without scans of modalities that φ never saw."""
     scans = usable.scans[usable.scans["modality"].isin(trained)].reset_index(drop=True)
-    return Usable(scans, usable.modalities, usable.classes)
+    return RepeatData(scans, usable.modalities, usable.classes)
 
 
 def _network_arguments(pretrain: ExtractorSet, classify: ClassifierSet, repeat: int) -> dict[str, Any]:
@@ -146,7 +114,7 @@ def _network_arguments(pretrain: ExtractorSet, classify: ClassifierSet, repeat: 
     settings = _settings_of(classify)
     return {
         "modalities": len(record["modalities"]),
-        "block_shape": list(record["block_shape"]),
+        "feature_map_shape": list(record["feature_map_shape"]),
         "classes": len(record["classes"]),
         "embedding": embedding,
         "hidden": hidden,
@@ -155,25 +123,15 @@ def _network_arguments(pretrain: ExtractorSet, classify: ClassifierSet, repeat: 
     }
 
 
-def _model(network: dict[str, Any], pretrain: ExtractorSet, classify: ClassifierSet, repeat: int) -> "SetModel":
-    from models.set_model import SetModel
-
+def _model(network: dict[str, Any], pretrain: ExtractorSet, classify: ClassifierSet, repeat: int) -> SetModel:
     return SetModel(**network).load_parts(pretrain.state(repeat), classify.state(repeat))
 
 
 def _calibration(
-    held_out: "HeldOut", usable: Usable, features: BlockSet, trained: tuple[str, ...], config: ExportConfig
+    held_out: CalibrationSet, usable: RepeatData, features: FeatureStore, trained: tuple[str, ...], config: ExportConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Content of calibration.json, and the training cloud of each modality."""
-    from pipeline.deployment.calibration_set import (
-        HELD_OUT,
-        change_facts,
-        conformal_facts,
-        outlier_facts,
-        temperature_facts,
-    )
-
-    parts = HELD_OUT if config.conformal_from == "held_out" else HELD_OUT[:1]
+    parts = CALIBRATION_SPLITS if config.conformal_from == "held_out" else CALIBRATION_SPLITS[:1]
     temperature = temperature_facts(held_out)
     options = {"temperature": temperature["value"], "error_rate": config.error_rate}
     outliers, references = outlier_facts(usable, features, trained, parts)
@@ -185,14 +143,12 @@ def _calibration(
     }, references
 
 
-def _onnx(model: "SetModel", usable: Usable, features: BlockSet, temperature: float) -> tuple[bytes | None, str]:
+def _onnx(model: SetModel, usable: RepeatData, features: FeatureStore, temperature: float) -> tuple[bytes | None, str]:
     """The network in ONNX, or why there is none: it must agree with torch on sets of real scans."""
     try:
         import onnx  # noqa: F401 - of the extra "demo"
     except ImportError:
         return None, "the package onnx was not installed"
-    from models.onnx_graph import largest_difference, onnx_graph
-
     modality = usable.modality()
     sets = [(features.load(usable.scans["scan"][rows].to_list()), modality[rows]) for rows in _sets_to_try(usable)]
     graph = onnx_graph(model, temperature=temperature)
@@ -204,7 +160,7 @@ def _onnx(model: "SetModel", usable: Usable, features: BlockSet, temperature: fl
     return graph.SerializeToString(deterministic=True), ""
 
 
-def _sets_to_try(usable: Usable) -> Iterator[list[int]]:
+def _sets_to_try(usable: RepeatData) -> Iterator[list[int]]:
     """Rows of scans: of each modality one alone; one of every modality together; and two of every one."""
     groups = list(usable.scans.groupby("modality").indices.values())
     yield from ([int(rows[0])] for rows in groups)
@@ -212,7 +168,7 @@ def _sets_to_try(usable: Usable) -> Iterator[list[int]]:
         yield [int(row) for rows in groups for row in rows[:several]]
 
 
-def _roles(usable: Usable, config: ExportConfig) -> dict[str, str]:
+def _roles(usable: RepeatData, config: ExportConfig) -> dict[str, str]:
     """Subject → what the model knows it from; subjects of the test part are not known if no threshold used them."""
     roles = {"train": "train", "validation": "validation"}
     if config.conformal_from == "held_out":
@@ -240,17 +196,8 @@ def _settings_of(artifact: Any) -> dict[str, Any]:
     return dict(_made_from(artifact)["settings"])
 
 
-def _run_name(runtime: Runtime) -> str:
-    """The name of the run, from the settings that it keeps."""
-    from files.safe_yaml import safe_yaml
-
-    return str(safe_yaml((runtime.workspace / "settings.yaml").read_text("utf-8"))["name"])
-
-
-def _test_figures(classify: ClassifierSet, usable: Usable, repeat: int) -> dict[str, dict[str, Any]]:
+def _test_figures(classify: ClassifierSet, usable: RepeatData, repeat: int) -> dict[str, dict[str, Any]]:
     """Metrics of the repeat's own test, with intervals over subjects."""
-    from evaluation.intervals import summarise
-
     settings, predictions = _settings_of(classify), classify.predictions()
     summary = summarise(
         as_scored(predictions[predictions["repeat"] == repeat], usable.classes),
@@ -259,13 +206,6 @@ def _test_figures(classify: ClassifierSet, usable: Usable, repeat: int) -> dict[
         seed=settings["seed"],
     )
     return {name: dict(values) for name, values in summary.items()}
-
-
-def _outside(config: ExportConfig) -> Any:
-    """Which key signs, by its fingerprint: with another one, or none, the model is written anew."""
-    from pipeline.deployment.signing import key_fingerprint
-
-    return key_fingerprint(config.signing_key) if config.signing_key is not None else None
 
 
 def _say(runtime: Runtime, calibration: dict[str, Any], no_onnx: str) -> None:
@@ -282,18 +222,6 @@ def _say(runtime: Runtime, calibration: dict[str, Any], no_onnx: str) -> None:
         runtime.note(f"models/model.onnx is left out: {no_onnx}")
 
 
-STAGE = Stage(
-    export,
-    config=ExportConfig,
-    writes=BundleFolder,
-    version=1,
-    reads={
-        "cohort": COHORT,
-        "split": SPLIT,
-        "preprocess": PREPROCESS,
-        "features": FEATURES,
-        "pretrain": PRETRAIN,
-        "classify": CLASSIFY,
-    },
-    outside=_outside,
-)
+def signing_fingerprint(config: ExportConfig) -> Any:
+    """Which key signs, by its fingerprint: with another one, or none, the model is written anew."""
+    return key_fingerprint(config.signing_key) if config.signing_key is not None else None

@@ -1,81 +1,29 @@
-"""Compute the backbone block of every preprocessed scan, once."""
+"""Compute the backbone feature map of every preprocessed scan, once."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from torch import Tensor
 
 from console.errors import InputError
-from models.weights import PUBLISHED, WeightsError, check_timm_name, find_weights, weights_identity
+from devices.out_of_memory import Fallback, run_with_oom_fallback
+from devices.precision import half_precision
+from models.backbone import Backbone, load_backbone, pool_slices
+from models.weights import WeightsError
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
-from pipeline.runner.stage import Stage
-from pipeline.stages.preprocess import STAGE as PREPROCESS
-from pipeline.store import BlockSet, VolumeSet
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from models.backbone import Backbone
-
-SpacingMm = tuple[float, float, float]
-NOT_IN_RESULT: dict[str, JsonValue] = {"changes_results": False}
+from pipeline.specs.features import STAGE, FeaturesConfig, SpacingMm
+from pipeline.store.features import FeatureStore
+from pipeline.store.volumes import VolumeSet
+from preprocessing.slices import picture_to_slice, volume_to_slices
 
 
-class FeaturesConfig(BaseModel):
-    """Which frozen network turns slices into blocks, and which slices it sees."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    backbone: str = Field(default="vgg11", description="vgg11, vgg16 or timm:<name>")
-    weights: Literal["published", "random"] | Path = Field(
-        default="published",
-        description="published; a file or folder that holds the published file; or random (seeded Kaiming)",
-        json_schema_extra=NOT_IN_RESULT,
-    )
-    random_seed: int = Field(default=0, ge=-(2**63), lt=2**63, description="of random weights")
-    field_of_view_mm: float = Field(
-        default=192.0, gt=10, le=1000, description="side of an axial slice, centred on the brain"
-    )
-    slice_spacing_mm: float | None = Field(
-        default=None, gt=0, description="distance between axial slices; null: every slice of the volume"
-    )
-    batch_slices: int | None = Field(
-        default=None,
-        ge=1,
-        description="slices per forward pass; null: 4 on a CPU, whose caches they fit, 64 on a GPU",
-        json_schema_extra=NOT_IN_RESULT,
-    )
-    precision: Literal["auto", "fp32"] = Field(
-        default="auto", description="auto is half precision where the device is fast at it"
-    )
-    keep_slices: bool = Field(default=False, description="also keep the block of every slice")
-
-    @field_validator("backbone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in PUBLISHED and not name.startswith("timm:"):
-            raise ValueError(f"no backbone {name!r}; there are {', '.join(PUBLISHED)} and timm:<name>")
-        if name.startswith("timm:"):
-            try:
-                check_timm_name(name.removeprefix("timm:"))
-            except WeightsError as error:
-                raise ValueError(str(error)) from error
-        return name
-
-    @model_validator(mode="after")
-    def _timm_finds_its_own(self) -> Self:
-        if self.backbone.startswith("timm:") and isinstance(self.weights, Path):
-            raise ValueError("timm finds its weights itself; features.weights must be published or random")
-        return self
-
-
-def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runtime: Runtime) -> None:
-    """Write one float32 block (C, H, W) per scan. Source: HyperMM, section 3.1 and figure 2.
+def features(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfig, runtime: Runtime) -> None:
+    """Write one float32 feature map (C, H, W) per scan. Source: HyperMM, section 3.1 and figure 2.
 
     Raises:
         InputError: the backbone's weights are not there; the message holds the recipe.
@@ -85,20 +33,16 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
     runtime.results |= scan_contents(out, job.keys)
 
 
-def features_job(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runtime: Runtime) -> ScanJob:
+def features_job(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfig, runtime: Runtime) -> ScanJob:
     """The work on one scan."""
-    from devices.out_of_memory import Attempt, first_that_fits
-    from models.backbone import pool_slices
-    from preprocessing.slices import picture_to_slice, volume_to_slices
-
     volumes = preprocess.scans()
-    material = [STAGE.version, result_settings(config), _outside(config)]
+    material = [STAGE.version, result_settings(config), STAGE.external_state(config)]
     keys = {scan: digest([material, content]) for scan, content in volumes.items()}
 
     @functools.cache
-    def backbone(device: str) -> "Backbone":
+    def backbone(device: str) -> Backbone:
         """Loaded at the first scan that needs it."""
-        return ready_backbone(config, dataclasses.replace(runtime, device_name=device))
+        return loaded_backbone(config, dataclasses.replace(runtime, device_name=device))
 
     def load(scan: str) -> Any:
         if (preprocess.record(scan) or {}).get("kind") == "image":
@@ -112,7 +56,7 @@ def features_job(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, r
             slice_spacing_mm=config.slice_spacing_mm,
         )
 
-    def blocks_of(scan: str, slices: Any, device: str) -> "Tensor":
+    def feature_maps_of(scan: str, slices: Any, device: str) -> Tensor:
         batch_slices = slices_a_pass(config, runtime)
         return pool_slices(
             backbone(device), slices, batch_slices=batch_slices, keep_slices=config.keep_slices, name=scan
@@ -120,16 +64,16 @@ def features_job(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, r
 
     def work(scan: str, slices: Any) -> Any:
         attempts = [  # a GPU that others have filled has no room for the network itself
-            Attempt(words, functools.partial(blocks_of, scan, slices, device))
+            Fallback(words, functools.partial(feature_maps_of, scan, slices, device))
             for words, device in ((f"the backbone on {runtime.device}", runtime.device_name), ("the CPU", "cpu"))
         ]
-        blocks = first_that_fits(f"blocks of {scan}", attempts)
-        return (blocks.amax(0).cpu(), blocks.cpu()) if config.keep_slices else (blocks.cpu(), None)
+        feature_maps = run_with_oom_fallback(f"feature maps of {scan}", attempts)
+        return (feature_maps.amax(0).cpu(), feature_maps.cpu()) if config.keep_slices else (feature_maps.cpu(), None)
 
     def save(scan: str, result: Any) -> Mapping[str, Any]:
-        block, slices = result
-        out.save(scan, block, slices)
-        return {"shape": list(block.shape)}
+        feature_map, slices = result
+        out.save(scan, feature_map, slices)
+        return {"shape": list(feature_map.shape)}
 
     return ScanJob(keys, load, work, save)
 
@@ -139,15 +83,12 @@ def slices_a_pass(config: FeaturesConfig, runtime: Runtime) -> int:
     return config.batch_slices or (4 if runtime.device.type == "cpu" else 64)
 
 
-def ready_backbone(config: FeaturesConfig, runtime: Runtime) -> "Backbone":
+def loaded_backbone(config: FeaturesConfig, runtime: Runtime) -> Backbone:
     """The frozen network on its device, in its precision.
 
     Raises:
         InputError: its weights are not there.
     """
-    from devices.precision import half_precision
-    from models.backbone import load_backbone
-
     try:
         path = config.weights if isinstance(config.weights, Path) else None
         seed = config.random_seed if config.weights == "random" else None
@@ -159,14 +100,11 @@ def ready_backbone(config: FeaturesConfig, runtime: Runtime) -> "Backbone":
     return backbone.to(runtime.device)
 
 
-def block_maker(config: FeaturesConfig, runtime: Runtime) -> "Callable[[Tensor, Tensor, SpacingMm], Tensor]":
-    """For volumes that are not scans of the cohort: from volume, mask and voxel size to the block."""
-    from models.backbone import pool_slices
-    from preprocessing.slices import volume_to_slices
+def feature_map_maker(config: FeaturesConfig, runtime: Runtime) -> Callable[[Tensor, Tensor, SpacingMm], Tensor]:
+    """For volumes that are not scans of the cohort: from volume, mask and voxel size to the feature map."""
+    backbone = loaded_backbone(config, runtime)
 
-    backbone = ready_backbone(config, runtime)
-
-    def make(volume: "Tensor", mask: "Tensor", spacing_mm: SpacingMm) -> "Tensor":
+    def make(volume: Tensor, mask: Tensor, spacing_mm: SpacingMm) -> Tensor:
         slices = volume_to_slices(
             volume,
             mask,
@@ -177,33 +115,3 @@ def block_maker(config: FeaturesConfig, runtime: Runtime) -> "Callable[[Tensor, 
         return pool_slices(backbone, slices, batch_slices=slices_a_pass(config, runtime)).cpu()
 
     return make
-
-
-def _outside(config: FeaturesConfig) -> Any:
-    """Which weights: the hash of the published ones, or that they are drawn."""
-    try:
-        return "random" if config.weights == "random" else weights_identity(config.backbone)
-    except WeightsError as error:
-        raise InputError(str(error)) from error
-
-
-def _ready(config: FeaturesConfig) -> None:
-    """The weights are there and the published ones; what has to be downloaded is."""
-    if config.weights == "random" or config.backbone not in PUBLISHED:
-        return
-    try:
-        find_weights(PUBLISHED[config.backbone], config.weights if isinstance(config.weights, Path) else None)
-    except WeightsError as error:
-        raise InputError(str(error)) from error
-
-
-STAGE = Stage(
-    features,
-    config=FeaturesConfig,
-    writes=BlockSet,
-    version=1,
-    reads={"preprocess": PREPROCESS},
-    outside=_outside,
-    ready=_ready,
-    job=features_job,
-)

@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from demo.phantoms import PhantomsConfig
+import pandas as pd
+
+from demo.phantoms import PhantomsConfig, make_scan, phantom, phantom_table
 from files.writing import replacing
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
-from pipeline.runner.stage import Stage
-from pipeline.store import PhantomCohort
+from pipeline.specs.phantoms import STAGE
+from pipeline.store.demo_cohorts import PhantomCohort
+from preprocessing.io import write_volume
 
 
 def phantoms(out: PhantomCohort, config: PhantomsConfig, runtime: Runtime) -> None:
@@ -17,11 +20,6 @@ def phantoms(out: PhantomCohort, config: PhantomsConfig, runtime: Runtime) -> No
 
     The manifest names no sign of disease but the diagnosis; which sign a phantom carries stands in `truth.csv`.
     """
-    import pandas as pd
-
-    from demo.phantoms import make_scan, phantom, phantom_table
-    from preprocessing.io import write_volume
-
     table = phantom_table(config)
     rows = [
         {"subject": row.subject, "modality": modality, "path": f"{row.subject}_{modality}/{out.SCAN}"}
@@ -52,12 +50,3 @@ def phantoms(out: PhantomCohort, config: PhantomsConfig, runtime: Runtime) -> No
     with replacing(out.folder / "truth.csv") as part:
         table.to_csv(part, index=False, lineterminator="\n")
     runtime.results |= scan_contents(out, keys)
-
-
-STAGE = Stage(
-    phantoms,
-    config=PhantomsConfig,
-    writes=PhantomCohort,
-    version=1,
-    applies=lambda settings: settings.cohort.manifest == "phantoms",
-)

@@ -1,64 +1,37 @@
 """Answer for new patients with an exported model, from whatever scans each has."""
 
 import datetime
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+import pandas as pd
 
-from console.errors import InputError, Refused
+from console.errors import InputError, PreconditionError
 from pipeline.core.provenance import digest, git_commit, result_settings, versions
 from pipeline.core.runtime import Runtime, log
+from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_layout import shown
-from pipeline.runner.stage import Stage
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.preprocess import STAGE as PREPROCESS
-from pipeline.store import ArtifactError, BlockSet, CohortTables, DamagedError, PredictionSet, VolumeSet
+from pipeline.deployment.occlusion_maps import write_maps
+from pipeline.deployment.predictor import NoPredictionError, Predictor, predict_patient
+from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.predict import PredictConfig
+from pipeline.specs.preprocess import STAGE as PREPROCESS
+from pipeline.store.base import ArtifactError, DamagedError
+from pipeline.store.features import FeatureStore
+from pipeline.store.predictions import PredictionSet
+from pipeline.store.tables import CohortTables
+from pipeline.store.volumes import VolumeSet
+from reporting.patient_page import missing_page, patient_page, worklist_page
+from reporting.patient_table import SCHEMA, patients_csv
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import pandas as pd
-
-    from pipeline.deployment.bundle import Bundle
-    from pipeline.deployment.predictor import Reader
-
-KEPT_BESIDE = "keep_slices"  # of features: changes what is kept beside the blocks, not the blocks
-
-
-class PredictConfig(BaseModel):
-    """Which model answers, and when it should rather not."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: Path | None = Field(default=None, description="folder of an exported model; --model sets it")
-    trusted: tuple[Path, ...] = Field(
-        default=(),
-        description="public keys, or folders of them, one of which must have signed the model; --trusted sets it",
-        json_schema_extra={"changes_results": False},
-    )
-    error_rate: float = Field(
-        default=0.1, gt=0, lt=0.5, description="share of patients whose class may lie outside of the answer's set"
-    )
-    outlier_rate: float = Field(
-        default=0.05,
-        gt=0,
-        lt=0.5,
-        description="share of usual scans that may be flagged as unlike training; takes 1/rate - 1 held-out scans",
-    )
-    maps: bool = Field(
-        default=False,
-        description="a NIfTI for every volume used: where the answer comes from; needs features.keep_slices",
-    )
-    known_patients: bool = Field(default=False, description="answer for patients that the model has learnt from, too")
+KEPT_BESIDE = "keep_slices"  # of features: changes what is kept beside the feature maps, not the feature maps
 
 
 def predict(
     cohort: CohortTables,
     preprocess: VolumeSet,
-    features: BlockSet,
+    features: FeatureStore,
+    csv_safe: bool,
     out: PredictionSet,
     config: PredictConfig,
     runtime: Runtime,
@@ -68,18 +41,15 @@ def predict(
     Raises:
         Refused: the scans were not prepared as the model needs them.
     """
-    from pipeline.deployment.occlusion_maps import write_maps
-    from pipeline.deployment.predictor import Reader, UnanswerableError
-
     bundle = read_bundle(config)
     for stage, artifact in ((PREPROCESS, preprocess), (FEATURES, features)):
         _same_preparation(bundle, stage.name, (artifact.manifest or {})["made_from"])
-    reader = Reader(bundle, bundle.network(), config.error_rate, config.outlier_rate)
+    reader = Predictor(bundle, bundle.network(), config.error_rate, config.outlier_rate)
     scans = _scans(cohort, preprocess, features)
     roles = {subject: bundle.seen(subject, list(rows["sha256"])) for subject, rows in scans.groupby("subject")}
     patients: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    out.forget_maps()
+    out.remove_maps()
     groups = list(scans.groupby("observation", sort=True))
     with runtime.progress(len(groups), "patient") as progress:
         for observation, rows in groups:
@@ -92,7 +62,7 @@ def predict(
                     answer["scans"] = [{**scan, "map": maps.get(scan["scan"], "")} for scan in answer["scans"]]
             except DamagedError:
                 raise  # the scan is made again, and then everybody is answered
-            except (ArtifactError, UnanswerableError) as error:
+            except (ArtifactError, NoPredictionError) as error:
                 answer = {"reason": str(error)}
             if "reason" in answer:
                 runtime.note(f"no answer for {observation}: {answer['reason']}")
@@ -102,7 +72,7 @@ def predict(
                 patients.append({**names, **answer})
             progress.advance()
     content = {**_made_with(bundle, config), "patients": patients, "refused": refused}
-    for observation, reason in _write(out, content, preprocess).items():
+    for observation, reason in _write(out, content, preprocess, csv_safe=csv_safe).items():
         runtime.note(f"the page of {observation} could not be made ({reason}); the answer is in predictions.json")
     runtime.results |= {
         "counts": {
@@ -113,10 +83,8 @@ def predict(
     }
 
 
-def _scans(cohort: CohortTables, preprocess: VolumeSet, features: BlockSet) -> "pd.DataFrame":
-    """All that the manifest names, one row each, in the order of their names; `reason` says why one has no block."""
-    import pandas as pd
-
+def _scans(cohort: CohortTables, preprocess: VolumeSet, features: FeatureStore) -> pd.DataFrame:
+    """All that the manifest names, one row each, in the order of their names; `reason` says why one has no feature map."""
     failed = {
         failure["scan"]: failure["reason"]
         for artifact in (preprocess, features)
@@ -135,10 +103,8 @@ def _scans(cohort: CohortTables, preprocess: VolumeSet, features: BlockSet) -> "
     return pd.DataFrame(everything, columns=[*scans.columns], dtype=object).fillna("").sort_values("scan")
 
 
-def _made_with(bundle: "Bundle", config: PredictConfig) -> dict[str, Any]:
+def _made_with(bundle: Bundle, config: PredictConfig) -> dict[str, Any]:
     """What stands at the top of predictions.json."""
-    from reporting.patient_table import SCHEMA
-
     return {
         "schema": SCHEMA,
         "made": {
@@ -155,22 +121,19 @@ def _made_with(bundle: "Bundle", config: PredictConfig) -> dict[str, Any]:
     }
 
 
-def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -> dict[str, str]:
+def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *, csv_safe: bool) -> dict[str, str]:
     """The same content for programs, for tables and for people; returns of whom there is no page, and why."""
-    from reporting.patient_page import missing_page, night_page, patient_page
-    from reporting.patient_table import patients_csv
-
-    out.save(content, patients_csv(content))
+    out.save(content, patients_csv(content), csv_safe=csv_safe)
     links = out.page_names([patient["observation"] for patient in content["patients"]])
     done = preprocess.scans()
     unmade: dict[str, str] = {}
 
-    def pages() -> "Iterator[tuple[str, str]]":
+    def pages() -> Iterator[tuple[str, str]]:
         for patient in content["patients"]:
             try:
                 names = [scan["scan"] for scan in patient["scans"] if scan["scan"] in done]
                 pictures = {name: png for name in names if (png := preprocess.qc_picture(name))}
-                page = patient_page(content, patient, pictures=pictures, night_link="../index.html")
+                page = patient_page(content, patient, pictures=pictures, worklist_link="../index.html")
             except DamagedError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one page, the others are written
@@ -179,14 +142,14 @@ def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet) -
                 page = missing_page(patient["observation"], unmade[patient["observation"]])
             yield links[patient["observation"]], page
 
-    out.save_pages(night_page(content, links), pages())
+    out.save_pages(worklist_page(content, links), pages())
     return unmade
 
 
-def _patient(reader: "Reader", rows: "pd.DataFrame", features: BlockSet, *, role: str, known: bool) -> dict[str, Any]:
+def _patient(
+    reader: Predictor, rows: pd.DataFrame, features: FeatureStore, *, role: str, known: bool
+) -> dict[str, Any]:
     """What is said of one observation; only `reason` if nothing can be said."""
-    from pipeline.deployment.predictor import answer_patient
-
     bundle = reader.bundle
     learnt = role in ("train", "validation")
     if learnt and not known:
@@ -205,7 +168,7 @@ def _patient(reader: "Reader", rows: "pd.DataFrame", features: BlockSet, *, role
         found = "; ".join(f"{scan['scan']}: {scan['reason']}" for scan in unused)
         return {"reason": f"none of the scans can be used ({found})"}
     scans = list(zip(used["scan"], used["modality"], strict=True))
-    answer = answer_patient(reader, scans, features.load([name for name, _ in scans]))
+    answer = predict_patient(reader, scans, features.load([name for name, _ in scans]))
     answered = [{**scan, "used": True, "reason": ""} for scan in answer["scans"]]
     nothing = {"contribution": None, "outlier": None}
     told = "the answer looks better than it is" if learnt else "the error rate is not promised for those"
@@ -237,23 +200,27 @@ def check_settings(settings: Any) -> None:
             )
     for stage in (PREPROCESS, FEATURES):
         config = getattr(settings, stage.name)
-        material = {"version": stage.version, "settings": result_settings(config), "outside": stage.outside(config)}
+        material = {
+            "version": stage.version,
+            "settings": result_settings(config),
+            "external": stage.external_state(config),
+        }
         _same_preparation(bundle, stage.name, material)
 
 
-def _same_preparation(bundle: "Bundle", name: str, made_from: Mapping[str, Any]) -> None:
-    """Blocks made otherwise than those of training would be read as if they were alike.
+def _same_preparation(bundle: Bundle, name: str, made_from: Mapping[str, Any]) -> None:
+    """Feature maps made otherwise than those of training would be read as if they were alike.
 
     Raises:
         Refused: version, weights or settings of a stage differ; they are named.
     """
     if made_from["version"] != bundle.stage_versions[name]:
-        raise Refused(
+        raise PreconditionError(
             f"the model {bundle.name} was trained with version {bundle.stage_versions[name]} of the stage {name}; this "
             f"program has version {made_from['version']}. Train and export it again, or use the program it came from"
         )
-    if digest(made_from["outside"]) != digest(bundle.weights[name]):
-        raise Refused(
+    if digest(made_from["external"]) != digest(bundle.weights[name]):
+        raise PreconditionError(
             f"the model {bundle.name} was trained with other weights in {name} ({shown(bundle.weights[name])}) than "
             f"were used now ({made_from['outside']}); see {name}.weights"
         )
@@ -262,25 +229,23 @@ def _same_preparation(bundle: "Bundle", name: str, made_from: Mapping[str, Any])
     differing = sorted(key for key in keys if digest(now.get(key)) != digest(then.get(key)))
     if differing:
         told = ", ".join(f"{name}.{key} = {shown(then.get(key))} (now {now.get(key)})" for key in differing)
-        raise Refused(
+        raise PreconditionError(
             f"the model {bundle.name} was trained with {told}; leave that away, and --config, to use the model's own"
         )
 
 
-def read_bundle(config: PredictConfig) -> "Bundle":
+def read_bundle(config: PredictConfig) -> Bundle:
     """The model.
 
     Raises:
         InputError: none is given, it is damaged, or no trusted key has signed it.
     """
-    from pipeline.deployment.bundle import Bundle
-
     if config.model is None:
         raise InputError("no model is given; type --model FOLDER (--stages export makes one: workspace/export/bundle)")
     return Bundle.read(config.model, config.trusted)
 
 
-def signature_words(config: PredictConfig) -> str:
+def describe_signature(config: PredictConfig) -> str:
     """Who signed the model, for the log."""
     bundle = read_bundle(config)
     if not bundle.signed_by:
@@ -289,22 +254,11 @@ def signature_words(config: PredictConfig) -> str:
     return f"the model {bundle.name} is signed by the key {bundle.signed_by}, {trusted}"
 
 
-def _ready(config: PredictConfig) -> None:
+def check_model(config: PredictConfig) -> None:
     """The model is there and whole, and its weights are those of a network."""
     read_bundle(config).network()
 
 
-def _outside(config: PredictConfig) -> Any:
+def model_fingerprint(config: PredictConfig) -> Any:
     """The content of the model."""
     return read_bundle(config).fingerprint if config.model is not None else None
-
-
-STAGE = Stage(
-    predict,
-    config=PredictConfig,
-    writes=PredictionSet,
-    version=1,
-    reads={"cohort": COHORT, "preprocess": PREPROCESS, "features": FEATURES},
-    outside=_outside,
-    ready=_ready,
-)

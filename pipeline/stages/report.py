@@ -1,73 +1,41 @@
 """One self-contained HTML page on the whole run."""
 
 import datetime
-from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+import pandas as pd
+from pydantic import BaseModel
 
+from cohort.manifest import observations
+from evaluation.published import published_beside
 from files.writing import replacing
-from pipeline.core.provenance import git_commit, machine, versions
+from pipeline.core.provenance import git_commit, machine, settings_yaml, versions
 from pipeline.core.runtime import Runtime
-from pipeline.runner.stage import Stage
-from pipeline.stages.baselines import STAGE as BASELINES
-from pipeline.stages.classify import STAGE as CLASSIFY
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.stages.features import STAGE as FEATURES
-from pipeline.stages.preprocess import STAGE as PREPROCESS
-from pipeline.stages.pretrain import STAGE as PRETRAIN
-from pipeline.stages.split import STAGE as SPLIT
-from pipeline.store import (
-    Artifact,
-    BlockSet,
-    ClassifierSet,
-    CohortTables,
-    ComparisonSet,
-    ExtractorSet,
-    ReportPage,
-    SplitTables,
-    VolumeSet,
-)
+from pipeline.specs.report import ReportConfig
+from pipeline.store.base import Artifact
+from pipeline.store.comparison import ComparisonSet
+from pipeline.store.features import FeatureStore
+from pipeline.store.fitted import ClassifierSet, ExtractorSet, ReportPage
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
 from pipeline.training.scores import as_scored
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from reporting.comparison_page import Comparison
-
-
-class ReportConfig(BaseModel):
-    """What the report shows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    title: str = Field(default="HyperMM run", description="headline of the page")
-    qc_pictures: int = Field(default=24, ge=0, description="QC pictures shown, the first of each modality in turn")
-    csv_safe: bool = Field(
-        default=False,
-        description="in failures.csv and predict/predictions.csv, an apostrophe before text that spreadsheets take for "
-        "a formula; for what is written from then on; tables that the pipeline reads again are left as they are",
-        json_schema_extra={"changes_results": False},
-    )
+from reporting.comparison_page import Comparison
+from reporting.report import ReportData, render_report
 
 
 def report(
     cohort: CohortTables,
     split: SplitTables,
     preprocess: VolumeSet,
-    features: BlockSet,
+    features: FeatureStore,
     pretrain: ExtractorSet,
     classify: ClassifierSet,
     baselines: ComparisonSet,
+    settings: BaseModel,
     out: ReportPage,
     config: ReportConfig,
     runtime: Runtime,
 ) -> None:
     """Write `report.html`."""
-    import pandas as pd
-
-    from cohort.manifest import observations
-    from reporting.report import ReportData, render_report
-
     stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify)
     comparison = _comparison(baselines, {stage.folder.name: stage.fingerprint for stage in stages})
     if comparison is not None:
@@ -129,7 +97,7 @@ def report(
             failures=failures,
             comparison=comparison,
             notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
-            settings_yaml=(runtime.workspace / "settings.yaml").read_text("utf-8"),
+            settings_yaml=settings_yaml(settings),
             versions=versions() | {"git commit": git_commit()},
             hashes={name: manifest.get("key", "") for name, manifest in manifests.items()},
             run_note=", ".join(f"{k} {v}" for k, v in machine().items()) + f", device {runtime.device}",
@@ -139,11 +107,8 @@ def report(
         part.write_text(page, "utf-8")
 
 
-def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> "Comparison | None":
+def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> Comparison | None:
     """The comparison with other methods; None while there is none of the data that the rest of the page is about."""
-    from evaluation.published import published_beside
-    from reporting.comparison_page import Comparison
-
     manifest = baselines.manifest
     if manifest is None or any(now.get(name) != seen for name, seen in manifest["made_from"]["inputs"].items()):
         return None
@@ -157,7 +122,7 @@ def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> "Comparison | 
     )
 
 
-def _qc_pictures(scans: "pd.DataFrame", preprocess: VolumeSet, most: int) -> tuple[tuple[str, bytes], ...]:
+def _qc_pictures(scans: pd.DataFrame, preprocess: VolumeSet, most: int) -> tuple[tuple[str, bytes], ...]:
     """The first scans of each modality in turn, those with a picture."""
     turn = scans.groupby("modality").cumcount()
     chosen: list[tuple[str, bytes]] = []
@@ -165,20 +130,3 @@ def _qc_pictures(scans: "pd.DataFrame", preprocess: VolumeSet, most: int) -> tup
         if len(chosen) < most and (picture := preprocess.qc_picture(scan)) is not None:
             chosen.append((scan, picture))
     return tuple(chosen)
-
-
-STAGE = Stage(
-    report,
-    config=ReportConfig,
-    writes=ReportPage,
-    version=1,
-    reads={
-        "cohort": COHORT,
-        "split": SPLIT,
-        "preprocess": PREPROCESS,
-        "features": FEATURES,
-        "pretrain": PRETRAIN,
-        "classify": CLASSIFY,
-    },
-    reads_if_there={"baselines": BASELINES},
-)

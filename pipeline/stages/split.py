@@ -1,16 +1,14 @@
 """Deal the subjects into train, validation and test, once and for all; hide scans if asked to."""
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
-from cohort.splits import SplitConfig
-from console.errors import Refused
+from cohort.manifest import observations
+from cohort.missingness import hide_scans
+from cohort.splits import SplitConfig, check_frozen, make_splits, reconcile, subjects_of
+from console.errors import PreconditionError
 from pipeline.core.runtime import Runtime
-from pipeline.runner.stage import Stage
-from pipeline.stages.cohort import STAGE as COHORT
-from pipeline.store import ArtifactError, CohortTables, SplitTables
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pipeline.store.base import ArtifactError
+from pipeline.store.tables import CohortTables, SplitTables
 
 FROZEN_SETTINGS = ("ratio", "repeats", "seed")
 
@@ -21,19 +19,17 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     Raises:
         Refused: the splits are frozen with other settings, or damaged, or cannot be made.
     """
-    from cohort.manifest import observations
-    from cohort.missingness import hide_scans
-    from cohort.splits import check_frozen, make_splits, reconcile, subjects_of
-
     if not cohort.classes():
-        raise Refused("cohort.label is null, so there is nothing to learn; name the column with the patients' classes")
+        raise PreconditionError(
+            "cohort.label is null, so there is nothing to learn; name the column with the patients' classes"
+        )
     scans = cohort.scans()
     subjects = subjects_of(observations(scans))
     now = {name: config.model_dump(mode="json")[name] for name in FROZEN_SETTINGS}
     try:
         frozen = out.frozen()
     except ArtifactError as error:
-        raise Refused(str(error)) from error
+        raise PreconditionError(str(error)) from error
     try:
         if frozen is None:
             splits, made_with = make_splits(subjects, config), now
@@ -42,7 +38,7 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
             check_frozen(splits)
             changed = [name for name in FROZEN_SETTINGS if made_with.get(name, now[name]) != now[name]]
             if changed:
-                raise Refused(
+                raise PreconditionError(
                     "the splits of this workspace are frozen, and were made with "
                     + ", ".join(f"split.{n} = {made_with[n]} (now {now[n]})" for n in changed)
                     + ". Put the settings back, name another --workspace, or type --new-splits to deal anew; "
@@ -65,23 +61,25 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
             splits = merged.splits
         _say_which_classes_lack(splits, subjects, runtime)
         hidden = hide_scans(scans, config.missing, config.seed)
-    except Refused:
+    except PreconditionError:
         raise
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise PreconditionError(str(error)) from error
     for note in hidden.notes:
         runtime.note(note)
     out.save_splits(splits, made_with)
     out.save_table("availability.csv", hidden.scans, out.AVAILABILITY_COLUMNS)
 
 
-def _say_which_classes_lack(splits: "pd.DataFrame", subjects: "pd.DataFrame", runtime: Runtime) -> None:
+def _say_which_classes_lack(splits: pd.DataFrame, subjects: pd.DataFrame, runtime: Runtime) -> None:
     """Frozen splits outlive corrected labels; a class may be gone from a part by then."""
     merged = splits.merge(subjects[["subject", "label"]], on="subject")
     for (repeat, part), group in merged.groupby(["repeat", "part"]):
         lacking = sorted(set(subjects["label"]) - set(group["label"]))
         if lacking and part == "train":
-            raise Refused(f"repeat {repeat} has no training subject of class {', '.join(lacking)}; type --new-splits")
+            raise PreconditionError(
+                f"repeat {repeat} has no training subject of class {', '.join(lacking)}; type --new-splits"
+            )
         if lacking:
             runtime.note(f"repeat {repeat}: the {part} part has no subject of class {', '.join(lacking)}")
 
@@ -89,6 +87,3 @@ def _say_which_classes_lack(splits: "pd.DataFrame", subjects: "pd.DataFrame", ru
 def _names(subjects: tuple[str, ...], most: int = 10) -> str:
     more = f" and {len(subjects) - most} more" if len(subjects) > most else ""
     return ", ".join(subjects[:most]) + more
-
-
-STAGE = Stage(split, config=SplitConfig, writes=SplitTables, version=1, reads={"cohort": COHORT})

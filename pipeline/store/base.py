@@ -8,14 +8,14 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import pandas as pd
 
 from files.reading import UnusableFileError, file_sha256, parse_json, read_bytes
-from files.writing import PlantedLinkError, replacing, write_table
+from files.tables import write_table
+from files.writing import PlantedLinkError, replacing
 from pipeline.core.provenance import digest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 OWN_HASH = "hash of the above"
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,199}")  # as `cohort.manifest` makes scan ids
@@ -116,7 +116,7 @@ class Artifact:
         """Return path below the folder → SHA-256 of `files`, for the manifest."""
         return {path.relative_to(self.folder).as_posix(): file_sha256(path) for path in self.files()}
 
-    def damaged(self) -> str:
+    def integrity_error(self) -> str:
         """Say why the folder does not hold what its manifest says, or ""; hashes of tables and weights are compared."""
         recorded = (self.manifest or {}).get("files", {})
         gone = [name for name in dict.fromkeys((*self.FILES, *recorded)) if not (self.folder / name).exists()]
@@ -126,7 +126,7 @@ class Artifact:
         changed = [name for name, content in recorded.items() if now.get(name) != content]
         return f"{', '.join(changed)} is damaged: not as it was written" if changed else ""
 
-    def forget(self) -> None:
+    def invalidate_all(self) -> None:
         """Take nothing in here for finished any more (--force)."""
         if self.folder.is_symlink():
             raise PlantedLinkError(self.folder)
@@ -136,14 +136,12 @@ class Artifact:
                 for name in ("record.json", "failure.json"):
                     (place / name).unlink(missing_ok=True)
 
-    def table(self, name: str, columns: tuple[str, ...]) -> "pd.DataFrame":
+    def table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         """Read a CSV of text columns.
 
         Raises:
             ArtifactError: it is not there, or columns are missing.
         """
-        import pandas as pd
-
         path = self.folder / name
         try:
             frame = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -154,7 +152,7 @@ class Artifact:
             raise ArtifactError(f"{path} has no column {missing}; rerun with --force {self.folder.name}")
         return frame
 
-    def save_table(self, name: str, frame: "pd.DataFrame", columns: tuple[str, ...] = ()) -> None:
+    def save_table(self, name: str, frame: pd.DataFrame, columns: tuple[str, ...] = ()) -> None:
         """Write a CSV whole.
 
         Raises:

@@ -1,6 +1,7 @@
-"""Blocks or features of many scans, read in batches: on the device while they are few, in a file beyond that.
+"""Feature maps or features of many scans, read in batches: on the device while they are few, in a file beyond that.
 
-With 10,000 subjects the blocks alone are 2 GB. Memory must not grow with the cohort, so beyond a bound they lie in a
+With 10,000 subjects the feature maps alone are 2 GB. Memory must not grow with the cohort, so beyond a bound they
+lie in a
 temporary file and every batch is read from it. The file has no name: it is gone when the process is, however it ends.
 """
 
@@ -12,14 +13,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
-class Rows(AbstractContextManager["Rows"]):
+class FeatureBuffer(AbstractContextManager["FeatureBuffer"]):
     """One row a scan, all of one shape, float32; filled once, read by index.
 
     Args:
@@ -37,9 +37,9 @@ class Rows(AbstractContextManager["Rows"]):
     def __init__(
         self,
         scans: Sequence[str],
-        batches: Iterable["Tensor"],
+        batches: Iterable[Tensor],
         *,
-        device: "torch.device",
+        device: torch.device,
         most_bytes: int,
         folder: Path,
     ) -> None:
@@ -54,9 +54,7 @@ class Rows(AbstractContextManager["Rows"]):
             self.close()
             raise
 
-    def _fill(self, batches: Iterable["Tensor"], most_bytes: int, folder: Path) -> None:
-        import torch
-
+    def _fill(self, batches: Iterable[Tensor], most_bytes: int, folder: Path) -> None:
         count, filled = len(self.place), 0
         for batch in batches:
             if filled == 0:
@@ -78,10 +76,8 @@ class Rows(AbstractContextManager["Rows"]):
         if filled != count:
             raise ValueError(f"{filled} rows, expected {count}")
 
-    def __getitem__(self, rows: "Tensor") -> "Tensor":
+    def __getitem__(self, rows: Tensor) -> Tensor:
         """Some rows, (n, ...) on the device, in the order asked for; rows (n,) int64."""
-        import torch
-
         if self.kept is not None:
             return self.kept[rows.to(self.device)]
         if self.file is None:
@@ -97,11 +93,9 @@ class Rows(AbstractContextManager["Rows"]):
                 raise OSError(f"row {row} could not be read back whole; was the disk full?")
         return out.to(self.device)
 
-    def of(self, scans: Iterable[str]) -> "View":
+    def of(self, scans: Iterable[str]) -> "BufferView":
         """The rows of some scans, numbered anew from 0 in the order given."""
-        import torch
-
-        return View(self, torch.tensor([self.place[scan] for scan in scans], dtype=torch.int64))
+        return BufferView(self, torch.tensor([self.place[scan] for scan in scans], dtype=torch.int64))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -118,17 +112,17 @@ class Rows(AbstractContextManager["Rows"]):
 
 
 @dataclass(frozen=True)
-class View:
+class BufferView:
     """Some of the rows, in an order of their own."""
 
-    rows: Rows
-    place: "Tensor"
+    rows: FeatureBuffer
+    place: Tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one row."""
         return self.rows.shape
 
-    def __getitem__(self, items: "Tensor") -> "Tensor":
+    def __getitem__(self, items: Tensor) -> Tensor:
         """Some rows, (n, ...), on the device."""
         return self.rows[self.place[items.cpu()]]

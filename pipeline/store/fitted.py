@@ -2,32 +2,32 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import pandas as pd
+import safetensors.torch
+from torch import Tensor
 
 from files.reading import file_sha256
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, ArtifactError, DamagedError, read_json, read_record, write_record
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
-
 
 class RepeatSet(Artifact):
     """One folder a repeat: `weights.safetensors`, `history.csv`, `record.json` (written last, with its key)."""
 
-    def place(self, repeat: int) -> Path:
+    def folder_of(self, repeat: int) -> Path:
         """The folder of a repeat."""
         return self.folder / f"repeat-{repeat}"
 
     def record(self, repeat: int) -> dict[str, Any] | None:
         """What is recorded with the weights, the subjects they saw among it; None if not finished."""
-        return read_record(self.place(repeat) / "record.json")
+        return read_record(self.folder_of(repeat) / "record.json")
 
     def has(self, repeat: int, key: str) -> bool:
         """Whether the repeat is finished, made from `key`, and its weights are as they were written."""
-        record, weights = self.record(repeat) or {}, self.place(repeat) / "weights.safetensors"
+        record, weights = self.record(repeat) or {}, self.folder_of(repeat) / "weights.safetensors"
         return record.get("key") == key and weights.is_file() and record.get("weights") == file_sha256(weights)
 
     def files(self) -> list[Path]:
@@ -35,19 +35,17 @@ class RepeatSet(Artifact):
         return sorted([*super().files(), *(path for path in self.folder.glob("repeat-*/*.*") if path.is_file())])
 
     def save(
-        self, repeat: int, key: str, state: "Mapping[str, Tensor]", history: "pd.DataFrame", facts: Mapping[str, Any]
+        self, repeat: int, key: str, state: Mapping[str, Tensor], history: pd.DataFrame, facts: Mapping[str, Any]
     ) -> None:
         """Write the weights, the history and what is known about them.
 
         Raises:
             ArtifactError: `facts` does not say which subjects were seen.
         """
-        import safetensors.torch
-
         for needed in ("train_subjects", "validation_subjects"):
             if needed not in facts:
                 raise ArtifactError(f"a fitted artifact must record its {needed}")
-        place = self.place(repeat)
+        place = self.folder_of(repeat)
         real_folder(place, below=self.folder)
         (place / "record.json").unlink(missing_ok=True)
         with replacing(place / "weights.safetensors") as part:
@@ -62,15 +60,13 @@ class RepeatSet(Artifact):
             if place.name not in {f"repeat-{repeat}" for repeat in repeats}:
                 remove_folder(place, below=self.folder)
 
-    def state(self, repeat: int) -> "dict[str, Tensor]":
+    def state(self, repeat: int) -> dict[str, Tensor]:
         """The weights.
 
         Raises:
             DamagedError: they cannot be read, are not as they were written, or not finite.
         """
-        import safetensors.torch
-
-        path, record = self.place(repeat) / "weights.safetensors", self.record(repeat) or {}
+        path, record = self.folder_of(repeat) / "weights.safetensors", self.record(repeat) or {}
         try:
             state = safetensors.torch.load_file(path)
             whole = file_sha256(path) == record.get("weights") and all(w.isfinite().all() for w in state.values())
@@ -85,10 +81,8 @@ class RepeatSet(Artifact):
         files = sorted(self.folder.glob("repeat-*/weights.safetensors"))
         return {"fingerprint": digest([[f.parent.name, file_sha256(f)] for f in files])}
 
-    def histories(self) -> "pd.DataFrame":
+    def histories(self) -> pd.DataFrame:
         """The histories of all repeats, one below the other, with a first column `repeat`."""
-        import pandas as pd
-
         found = sorted(self.folder.glob("repeat-*/history.csv"), key=lambda p: int(p.parent.name.split("-")[1]))
         frames = []
         for path in found:
@@ -107,18 +101,14 @@ class ClassifierSet(RepeatSet):
 
     FILES: ClassVar = ("predictions.csv", "validation_predictions.csv", "metrics.json", "subsets.csv")
 
-    def predictions(self, part: str = "test") -> "pd.DataFrame":
+    def predictions(self, part: str = "test") -> pd.DataFrame:
         """Predictions, one row an observation and repeat; `part` is "test" or "validation"."""
-        import pandas as pd
-
         name = "predictions.csv" if part == "test" else "validation_predictions.csv"
         text = {"subject": str, "observation": str, "scans_used": str, "truth": str}
         return pd.read_csv(self.folder / name, dtype=text, keep_default_na=False)
 
-    def subsets(self) -> "pd.DataFrame":
+    def subsets(self) -> pd.DataFrame:
         """One row a subset of modalities, group of subjects and threshold."""
-        import pandas as pd
-
         text = {"modalities": str, "subjects": str, "threshold": str}
         frame = pd.read_csv(self.folder / "subsets.csv", dtype=text, keep_default_na=False)
         numbers = frame.columns.difference(list(text))

@@ -4,18 +4,17 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from files.reading import read_bytes
-from files.safe_yaml import safe_yaml
-from files.writing import real_folder, remove_folder, replacing, write_table
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from files.tables import write_table
+from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, read_json, write_json
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
+from preprocessing.io import write_volume
 
 LONGEST_NAME = 80  # characters of an observation in a file name
 
@@ -26,18 +25,16 @@ class PredictionSet(Artifact):
     FILES: ClassVar = ("predictions.json", "predictions.csv", "index.html")
     PAGES, MAPS = "patients", "maps"
 
-    def save(self, content: Mapping[str, Any], table: "pd.DataFrame") -> None:
-        """Write the JSON and the table, which nothing here reads again, so that it may be for spreadsheets."""
-        write_json(self.folder / "predictions.json", content)
-        write_table(self.folder / "predictions.csv", table, for_spreadsheets=self._for_spreadsheets())
+    def save(self, content: Mapping[str, Any], table: pd.DataFrame, *, csv_safe: bool = False) -> None:
+        """Write the JSON and the table, which nothing here reads again, so that it may be for spreadsheets.
 
-    def _for_spreadsheets(self) -> bool:
-        """`report.csv_safe` of the run, which its `settings.yaml` holds."""
-        path = self.folder.parent / "settings.yaml"
-        if not path.exists():
-            return False
-        settings = safe_yaml(read_bytes(path).decode("utf-8"))
-        return isinstance(settings, dict) and (settings.get("report") or {}).get("csv_safe") is True
+        Args:
+            content: of `predictions.json`.
+            table: of `predictions.csv`.
+            csv_safe: as `for_spreadsheets` of `files.tables.write_table`.
+        """
+        write_json(self.folder / "predictions.json", content)
+        write_table(self.folder / "predictions.csv", table, for_spreadsheets=csv_safe)
 
     def save_pages(self, night: str, pages: Iterable[tuple[str, str]]) -> None:
         """Write the list of patients, and each page at its path below the folder; those of earlier runs go.
@@ -50,16 +47,16 @@ class PredictionSet(Artifact):
             with replacing(self.folder / name) as part:
                 part.write_text(page, "utf-8")
 
-    def damaged(self) -> str:
+    def integrity_error(self) -> str:
         """Pages and maps count too."""
         content = self.predictions()
         patients = content.get("patients", ())
         maps = [scan.get("map") for patient in patients for scan in patient["scans"]]
         names = [*self.page_names([patient["observation"] for patient in patients]).values(), *filter(None, maps)]
         gone = [name for name in names if not (self.folder / name).exists()]
-        return super().damaged() or (f"{gone[0]} is gone" if gone else "")
+        return super().integrity_error() or (f"{gone[0]} is gone" if gone else "")
 
-    def forget_maps(self) -> None:
+    def remove_maps(self) -> None:
         """Remove the maps of earlier answers."""
         self._emptied(self.MAPS)
 
@@ -67,12 +64,8 @@ class PredictionSet(Artifact):
         """An empty folder in this one; no link is followed, at no level below the workspace."""
         remove_folder(real_folder(self.folder, below=self.folder.parent) / name, below=self.folder)
 
-    def save_map(
-        self, scan: str, volume: "NDArray[np.float32]", affine: "NDArray[np.float64]", description: str
-    ) -> str:
+    def save_map(self, scan: str, volume: NDArray[np.float32], affine: NDArray[np.float64], description: str) -> str:
         """Write a decision map (X, Y, Z); returns its path below the folder."""
-        from preprocessing.io import write_volume
-
         name = f"{self.MAPS}/{scan}.nii.gz"
         real_folder(self.folder / self.MAPS, below=self.folder.parent)
         with replacing(self.folder / name) as part:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import pandas as pd
 
 from files.reading import file_sha256
 from pipeline.core.provenance import digest
@@ -16,9 +18,6 @@ from pipeline.store.base import (
     write_record,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 class CohortTables(Artifact):
     """`scans.csv`: one row a scan, with the hash of its file's content; `classes.json`; `left_out.json`."""
@@ -29,17 +28,17 @@ class CohortTables(Artifact):
 
     FILES: ClassVar = ("scans.csv", "classes.json", "files.json")
 
-    def forget(self) -> None:
+    def invalidate_all(self) -> None:
         """Also hash every scan again."""
-        super().forget()
+        super().invalidate_all()
         (self.folder / "files.json").unlink(missing_ok=True)
 
-    def damaged(self) -> str:
+    def integrity_error(self) -> str:
         """Scans that are no longer where they were count too."""
         moved = [path for path in read_record(self.folder / "files.json") or () if not Path(path).exists()]
-        return super().damaged() or (f"{len(moved)} scans have moved, {moved[0]} among them" if moved else "")
+        return super().integrity_error() or (f"{len(moved)} scans have moved, {moved[0]} among them" if moved else "")
 
-    def save(self, scans: "pd.DataFrame", classes: tuple[str, ...], left_out: Sequence[Mapping[str, str]] = ()) -> None:
+    def save(self, scans: pd.DataFrame, classes: tuple[str, ...], left_out: Sequence[Mapping[str, str]] = ()) -> None:
         """Write them; the scans need `COLUMNS`, further columns are covariates.
 
         Args:
@@ -55,7 +54,7 @@ class CohortTables(Artifact):
         """Rows of the manifest that cannot be used, with the reason; only where nothing is learnt."""
         return read_json(self.folder / "left_out.json", list) or []
 
-    def scans(self) -> "pd.DataFrame":
+    def scans(self) -> pd.DataFrame:
         """Return one row a scan, all text.
 
         Raises:
@@ -76,7 +75,7 @@ class CohortTables(Artifact):
         rows = scans.drop(columns="path").to_dict("split")
         left_out = self.left_out()
         content = [rows, self.classes(), *([left_out] if left_out else [])]
-        failures = [{**row, "scan": f"row {row['row']}", "again": False} for row in left_out]
+        failures = [{**row, "scan": f"row {row['row']}", "retryable": False} for row in left_out]
         return {"fingerprint": digest(content), "counts": {"scans": len(scans)}, "failures": failures}
 
 
@@ -87,7 +86,7 @@ class SplitTables(Artifact):
     FILES: ClassVar = ("splits.csv", "frozen.json", "availability.csv")
     AVAILABILITY_COLUMNS: ClassVar = ("scan", "observation", "subject", "modality", "available")
 
-    def save_splits(self, splits: "pd.DataFrame", made_with: Mapping[str, Any]) -> None:
+    def save_splits(self, splits: pd.DataFrame, made_with: Mapping[str, Any]) -> None:
         """Write the splits, and with their hash the settings that made them.
 
         Written before the splits take their place, `frozen.json` knows both the new ones and those before: a run that
@@ -99,7 +98,7 @@ class SplitTables(Artifact):
         write_record(self.folder / "frozen.json", {"made_with": made_with, "sha256": hashes})
         new.replace(path)
 
-    def frozen(self) -> tuple["pd.DataFrame", dict[str, Any]] | None:
+    def frozen(self) -> tuple[pd.DataFrame, dict[str, Any]] | None:
         """Return the splits made earlier and the settings that made them; None before the first time.
 
         Raises:
@@ -117,12 +116,12 @@ class SplitTables(Artifact):
             )
         return self.splits(), frozen["made_with"]
 
-    def splits(self) -> "pd.DataFrame":
+    def splits(self) -> pd.DataFrame:
         """Repeat (int, from 1), subject, part ("train", "validation" or "test")."""
         frame = self.table("splits.csv", self.SPLIT_COLUMNS)
         return frame.assign(repeat=frame["repeat"].astype(int))
 
-    def availability(self) -> "pd.DataFrame":
+    def availability(self) -> pd.DataFrame:
         """One row a scan; `available` (bool) is False where `split.missing` hides it."""
         frame = self.table("availability.csv", self.AVAILABILITY_COLUMNS)
         return frame.assign(available=frame["available"] == "True")

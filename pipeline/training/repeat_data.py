@@ -1,24 +1,22 @@
-"""What one repeat trains, validates and tests on: tables and cached blocks joined by subject and scan name.
+"""What one repeat trains, validates and tests on: tables and cached feature maps joined by subject and scan name.
 
 Never by position: the published code pairs modalities by their place in a list, which mixes patients as soon as one
-scan is missing (docs/method.md, point 2).
+scan is missing.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from pipeline.store import BlockSet, CohortTables, SplitTables
+import pandas as pd
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-    from torch import Tensor
-
-    from models.sets import Groups
+from models.sets import Groups
+from pipeline.store.features import FeatureStore
+from pipeline.store.tables import CohortTables, SplitTables
 
 
 @dataclass(frozen=True)
-class Usable:
+class RepeatData:
     """The scans that take part in a repeat, one row each, and the numbers that go with them.
 
     Attributes:
@@ -27,26 +25,20 @@ class Usable:
         classes: names; the index of a class is its place here.
     """
 
-    scans: "pd.DataFrame"
+    scans: pd.DataFrame
     modalities: tuple[str, ...]
     classes: tuple[str, ...]
 
-    def modality(self) -> "Tensor":
+    def modality(self) -> Tensor:
         """(N,) int64."""
-        import torch
-
         return torch.tensor([self.modalities.index(m) for m in self.scans["modality"]], dtype=torch.int64)
 
-    def target(self) -> "Tensor":
+    def target(self) -> Tensor:
         """(N,) int64: the class of the scan's observation."""
-        import torch
-
         return torch.tensor([self.classes.index(c) for c in self.scans["label"]], dtype=torch.int64)
 
-    def rows(self, part: str) -> "Tensor":
+    def rows(self, part: str) -> Tensor:
         """(n,) int64: the scans of a part."""
-        import torch
-
         return torch.tensor(self.scans.index[self.scans["part"] == part].to_numpy(), dtype=torch.int64)
 
     def subjects(self, part: str) -> list[str]:
@@ -65,16 +57,12 @@ class Sets:
     """
 
     observations: tuple[str, ...]
-    groups: "Groups"
-    target: "Tensor"
+    groups: Groups
+    target: Tensor
 
     @classmethod
-    def of(cls, usable: Usable, part: str | None = None, modalities: frozenset[str] | None = None) -> "Sets":
+    def of(cls, usable: RepeatData, part: str | None = None, modalities: frozenset[str] | None = None) -> "Sets":
         """The sets of a part, with only the scans of some modalities; sets that are left empty are not there."""
-        import torch
-
-        from models.sets import Groups
-
         scans = usable.scans
         if part is not None:
             scans = scans[scans["part"] == part]
@@ -88,11 +76,11 @@ class Sets:
         target = torch.tensor([usable.classes.index(label[name]) for name in names], dtype=torch.int64)
         return cls(names, Groups(rows[groups.items], groups.starts), target)
 
-    def batch(self, sets: "Tensor") -> "tuple[Tensor, Tensor]":
+    def batch(self, sets: Tensor) -> tuple[Tensor, Tensor]:
         """Scans (n,) of some sets (b,), and for each its place among them in [0, b)."""
         return self.groups.batch(sets)
 
-    def to(self, device: "torch.device") -> "Sets":
+    def to(self, device: torch.device) -> "Sets":
         """The same on a device."""
         return Sets(self.observations, self.groups.to(device), self.target.to(device))
 
@@ -102,13 +90,13 @@ def repeats_of(split: SplitTables) -> list[int]:
     return sorted(split.splits()["repeat"].unique().tolist())
 
 
-def usable_scans(cohort: CohortTables, split: SplitTables, blocks: BlockSet, repeat: int) -> Usable:
-    """Scans that are available, have a block, and whose subject has a part in the repeat."""
+def data_of_repeat(cohort: CohortTables, split: SplitTables, feature_maps: FeatureStore, repeat: int) -> RepeatData:
+    """Scans that are available, have a feature map, and whose subject has a part in the repeat."""
     scans = cohort.scans()
     splits = split.splits()
     part_of = splits[splits["repeat"] == repeat].set_index("subject")["part"]
     hidden = split.availability().set_index("scan")["available"]
-    here = set(blocks.scans())
+    here = set(feature_maps.scans())
     scans = scans[
         scans["scan"].isin(here)
         & scans["scan"].map(hidden).fillna(False).astype(bool)
@@ -116,4 +104,4 @@ def usable_scans(cohort: CohortTables, split: SplitTables, blocks: BlockSet, rep
     ]
     table = scans[["scan", "observation", "subject", "modality", "label"]].assign(part=scans["subject"].map(part_of))
     modalities = tuple(sorted(cohort.scans()["modality"].unique()))
-    return Usable(table.sort_values(["observation", "scan"]).reset_index(drop=True), modalities, cohort.classes())
+    return RepeatData(table.sort_values(["observation", "scan"]).reset_index(drop=True), modalities, cohort.classes())

@@ -3,17 +3,17 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
 
 from console.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
-
-    from models.hypermm import Rows
-    from models.set_classifier import SetClassifier
-    from pipeline.training.repeat_data import Sets
+from evaluation.intervals import summarise
+from evaluation.metrics import best_threshold
+from models.hypermm import NotFiniteError, Rows, predict_sets
+from models.set_classifier import SetClassifier
+from pipeline.training.repeat_data import Sets
 
 MOST_SUBSETS = 64  # of modalities; beyond, only single ones, all but one, and all
 ANY, COMPLETE = "any", "complete"
@@ -27,14 +27,12 @@ def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
 
 
-def probabilities_of(classifier: "SetClassifier", phi: "Rows", sets: "Sets") -> "Tensor":
+def probabilities_of(classifier: SetClassifier, phi: Rows, sets: Sets) -> Tensor:
     """Return the class probabilities of sets (B, K), float64, on the CPU; see `models.hypermm.predict_sets`.
 
     Raises:
         InputError: a logit is not a finite number, which would become a confident answer.
     """
-    from models.hypermm import NotFiniteError, predict_sets
-
     try:
         return predict_sets(classifier, phi, sets.groups)
     except NotFiniteError as error:
@@ -45,21 +43,21 @@ def probabilities_of(classifier: "SetClassifier", phi: "Rows", sets: "Sets") -> 
         ) from error
 
 
-def readable(frame: "pd.DataFrame", classes: tuple[str, ...]) -> "pd.DataFrame":
+def readable(frame: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
     """Class names for numbers."""
     named = frame.assign(truth=[classes[k] for k in frame["truth"]])
     return named.rename(columns={f"p_{k}": f"probability_{name}" for k, name in enumerate(classes)})
 
 
-def as_scored(frame: "pd.DataFrame", classes: tuple[str, ...]) -> "pd.DataFrame":
+def as_scored(frame: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
     """The inverse of `readable`, as `evaluation` wants it."""
     numbered = frame.assign(truth=[classes.index(name) for name in frame["truth"]])
     return numbered.rename(columns={f"probability_{name}": f"p_{k}" for k, name in enumerate(classes)})
 
 
 def metrics_of(
-    validation: "pd.DataFrame",
-    test: "pd.DataFrame",
+    validation: pd.DataFrame,
+    test: pd.DataFrame,
     classes: tuple[str, ...],
     repeats: list[int],
     *,
@@ -68,9 +66,6 @@ def metrics_of(
     note: Callable[[str], None],
 ) -> dict[str, Any]:
     """The content of `metrics.json`."""
-    from evaluation.intervals import summarise
-    from evaluation.metrics import best_threshold
-
     if test.empty:
         raise InputError("no test subject has a usable scan; see failures.csv and split/splits.csv")
     for repeat in repeats:
@@ -100,13 +95,9 @@ def metrics_of(
 
 
 def subset_table(
-    frames: "pd.DataFrame", thresholds: Mapping[int, float] | None, *, draws: int, seed: int
-) -> "pd.DataFrame":
+    frames: pd.DataFrame, thresholds: Mapping[int, float] | None, *, draws: int, seed: int
+) -> pd.DataFrame:
     """One row a subset of modalities, group of subjects and threshold, with every metric's mean, std and interval."""
-    import pandas as pd
-
-    from evaluation.intervals import summarise
-
     rows = []
     groups = frames.groupby("modalities", sort=False)
     chosen = [(ANY, name, frame) for name, frame in groups]

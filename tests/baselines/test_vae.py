@@ -13,7 +13,6 @@ from torch.distributions import kl_divergence as reference_kl
 from baselines.vae import draw, elbo_terms, fit_multi_vae, kl_divergence, product_of_experts
 from models.settings import Training
 
-TRAINING = Training(epochs=25, learning_rate=3e-3)
 SHORT = Training(epochs=3, learning_rate=3e-3)
 
 

@@ -13,7 +13,7 @@ from evaluation.conformal import (
     prediction_sets,
     score_threshold,
     subject_scores,
-    too_few,
+    too_few_subjects,
 )
 from evaluation.outliers import Reference, distances, fit_reference
 
@@ -32,8 +32,8 @@ def test_fewest_subjects_is_where_the_threshold_becomes_finite(error_rate: float
     assert fewest_subjects(error_rate) == needed
     assert math.isfinite(score_threshold(np.zeros(needed), error_rate))
     assert math.isinf(score_threshold(np.zeros(needed - 1), error_rate))
-    assert too_few(needed, error_rate) == ""
-    assert too_few(needed - 1, error_rate) == (
+    assert too_few_subjects(needed, error_rate) == ""
+    assert too_few_subjects(needed - 1, error_rate) == (
         f"{needed - 1} held-out subjects are too few for an error rate of {error_rate:g}; {needed} are needed"
     )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.covariance import LedoitWolf
 
-from evaluation.conformal import too_few
+from evaluation.conformal import too_few_subjects
 from evaluation.outliers import distances, fit_reference, share_farther
 
 
@@ -71,4 +71,4 @@ def test_too_few_or_equal_scans_are_refused() -> None:
 def test_no_rate_below_the_smallest_share_can_be_kept(held_out: int, rate: float, enough: bool) -> None:
     smallest = share_farther(np.inf, np.zeros(held_out))
     assert (smallest <= rate) == enough
-    assert (too_few(held_out, rate) == "") == enough
+    assert (too_few_subjects(held_out, rate) == "") == enough

@@ -9,18 +9,16 @@ import pandas as pd
 import pytest
 
 from files.reading import UnusableFileError
+from files.tables import csv_safe, write_rows, write_table
 from files.writing import (
     FOR_THE_GROUP,
     PRIVATE,
     PlantedLinkError,
-    csv_safe,
     open_own,
     readable_by,
     real_folder,
     remove_folder,
     replacing,
-    write_rows,
-    write_table,
 )
 
 NASTY = ["A\r/srv/other", "b\nc", 'd"e', "f,g", "\r\n", " h ", "", "i\r", "plain"]

@@ -9,7 +9,8 @@ import yaml
 from console.errors import InputError
 from pipeline import settings
 from pipeline.core.provenance import REPOSITORY
-from pipeline.settings import load_settings, settings_of_model, settings_yaml
+from pipeline.deployment.bundle_settings import settings_of_model
+from pipeline.settings import load_settings, settings_yaml
 
 
 def test_the_config_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from pipeline.cli.derivatives import main
-from pipeline.store import CohortTables, VolumeSet, write_record
+from pipeline.store.base import write_record
+from pipeline.store.tables import CohortTables
+from pipeline.store.volumes import VolumeSet
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 

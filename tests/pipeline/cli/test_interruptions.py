@@ -92,7 +92,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
 
 def test_what_was_left_half_written_is_not_taken_for_finished(tmp_path: Path) -> None:
     from files.writing import replacing
-    from pipeline.store import ScanSet
+    from pipeline.store.scan_set import ScanSet
 
     scans = ScanSet(tmp_path)
     scans.begin("a")

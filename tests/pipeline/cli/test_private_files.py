@@ -14,15 +14,14 @@ import pytest
 
 from files.writing import PlantedLinkError
 from intake import __main__ as intake
-from pipeline.cli import derivatives, tracking
+from pipeline.cli import derivatives, tracking, workspace
 from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
 from pipeline.core.tracking_config import TrackingConfig
 from pipeline.doctor import machine
-from pipeline.doctor.checks import Patient
-from pipeline.runner import run
+from pipeline.doctor.checks import CheckContext
 from pipeline.settings import load_settings
-from pipeline.store import PredictionSet
+from pipeline.store.predictions import PredictionSet
 
 EVIL = "=cmd|' /C calc'!A0"
 
@@ -62,7 +61,7 @@ def test_so_do_its_workers(picture_cohort: Callable[..., Path], tmp_path: Path) 
     config = picture_cohort(tmp_path / "data", subjects=6, side=24)
     words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--stages", "features", "--quiet"]
     assert main([*words, "--executor", "dask", "--workers", "1", "--device", "cpu"]) == 0
-    assert len(list((tmp_path / "run").rglob("block.safetensors"))) > 5
+    assert len(list((tmp_path / "run").rglob("features.safetensors"))) > 5
     assert open_to_others(tmp_path / "run") == []
 
 
@@ -90,7 +89,7 @@ def test_the_doctor_warns_of_folders_that_are_open_to_all(tmp_path: Path, monkey
     (tmp_path / "data").mkdir()
     words = {"cohort.manifest": str(tmp_path / "data" / "m.csv")}
     config = load_settings(REPOSITORY / "configs" / "adni.yaml", words)
-    patient = Patient(lambda: config, lambda name: tmp_path / "run", "cpu", settings=config)
+    patient = CheckContext(lambda: config, lambda name: tmp_path / "run", "cpu", settings=config)
     (finding,) = machine.rights(patient)
     assert finding.status == "ok"  # above tmp_path there is a folder that nobody else may enter
     monkeypatch.setattr(machine.stat, "S_IXOTH", ~0)
@@ -132,7 +131,7 @@ def test_pages_and_maps(tmp_path: Path, precious: Path) -> None:
         out = PredictionSet(run / "predict")
         acts = {
             "predict/patients": [lambda out=out: out.save_pages("", [("patients/x.html", "")])],
-            "predict/maps": [out.forget_maps, lambda out=out: out.save_map("s", volume, np.eye(4), "")],
+            "predict/maps": [out.remove_maps, lambda out=out: out.save_map("s", volume, np.eye(4), "")],
         }
         for act in acts.get(link, [act for several in acts.values() for act in several]):
             with pytest.raises(PlantedLinkError):
@@ -153,8 +152,8 @@ def test_files_of_the_run_itself(tmp_path: Path, precious: Path) -> None:
     for name in ("settings.yaml", "failures.csv"):
         (run / name).symlink_to(precious / "file")
     settings = load_settings(REPOSITORY / "configs" / "demo.yaml", {})
-    assert run.save_settings(settings, run) is None  # what it held before is not put back
-    run.write_failures([], run)
+    assert workspace.save_settings(settings, run) is None  # what it held before is not put back
+    workspace.write_failures([], run)
     assert not (run / "settings.yaml").is_symlink()
     assert not (run / "failures.csv").is_symlink()
 
@@ -228,15 +227,14 @@ def test_derivatives_come_whole_or_not_at_all(
 @pytest.mark.parametrize("safe", [False, True])
 def test_cells_of_tables_for_people(safe: bool, tmp_path: Path) -> None:
     start = "'" if safe else ""
-    (tmp_path / "settings.yaml").write_text(f"name: x\nreport: {{csv_safe: {str(safe).lower()}}}\n")
     (tmp_path / "cohort").mkdir()
     pd.DataFrame({"scan": ["s"], "subject": [EVIL]}).to_csv(tmp_path / "cohort" / "scans.csv", index=False)
     failure = {"stage": "preprocess", "scan": "s", "reason": "@x"}
-    run.write_failures([failure], tmp_path, for_spreadsheets=safe)
+    workspace.write_failures([failure], tmp_path, for_spreadsheets=safe)
     with (tmp_path / "failures.csv").open(encoding="utf-8", newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert (row["subject"], row["reason"], row["scan"]) == (f"{start}{EVIL}", f"{start}@x", "s")
-    PredictionSet(tmp_path / "predict").save({}, pd.DataFrame({"subject": [EVIL], "p": [-0.5]}))
+    PredictionSet(tmp_path / "predict").save({}, pd.DataFrame({"subject": [EVIL], "p": [-0.5]}), csv_safe=safe)
     with (tmp_path / "predict" / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         assert list(csv.reader(stream)) == [["subject", "p"], [f"{start}{EVIL}", "-0.5"]]
 
@@ -263,5 +261,5 @@ def test_the_setting_redoes_nothing(
 def test_a_damaged_table_does_not_hide_the_failures(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "cohort").mkdir()
     (tmp_path / "cohort" / "scans.csv").write_bytes(content)
-    run.write_failures([{"stage": "x", "scan": "s", "reason": "why"}], tmp_path)
+    workspace.write_failures([{"stage": "x", "scan": "s", "reason": "why"}], tmp_path)
     assert (tmp_path / "failures.csv").read_text().splitlines()[1] == "x,s,,,,why"

@@ -354,5 +354,5 @@ def test_intake_on_a_full_disk(place: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: the disk is full")
+    assert "error: the disk is full" in done.stderr  # after a word of joblib, whose semaphores need a file too
     assert not [path for path in place.iterdir() if "m.csv" in path.name]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from console.errors import InputError
+from console.messages import show_warnings_safely
 from intake import __main__ as intake
 from pipeline.cli import summary
 from pipeline.cli.main import main
@@ -110,5 +111,5 @@ def test_a_progress_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def test_warnings_of_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    summary.show_warnings_safely()
+    show_warnings_safely()
     assert not steered(warnings.formatwarning(EVIL, UserWarning, "file", 1))

@@ -16,7 +16,7 @@ from cohort.missingness import hide_scans
 from files.reading import file_sha256
 from models.settings import Training
 from pipeline.cli.main import main
-from pipeline.store import ComparisonSet
+from pipeline.store.comparison import ComparisonSet
 
 SCENARIOS = ("complete", "100% high + 50% low", "100% low + 50% high")
 METHODS = {"hypermm": "HyperMM", "multi_cnn": "Multi-CNN", "averaged_probes": "linear probes, averaged"}

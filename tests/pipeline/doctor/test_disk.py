@@ -16,7 +16,8 @@ from console.errors import InputError
 from pipeline.cli.main import main
 from pipeline.doctor import disk
 from pipeline.settings import Settings, load_settings
-from pipeline.store import BlockSet, VolumeSet
+from pipeline.store.features import FeatureStore
+from pipeline.store.volumes import VolumeSet
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
@@ -47,7 +48,7 @@ def test_a_brain_takes_less_than_estimated(tmp_path: Path, spacing_mm: float) ->
 
 
 def test_feature_maps_take_less_than_estimated(tmp_path: Path) -> None:
-    out = BlockSet(tmp_path / "features")
+    out = FeatureStore(tmp_path / "features")
     out.save("s", torch.rand(512, 7, 7), torch.rand(110, 512, 7, 7))  # 165 mm of brain, a slice each 1.5 mm
     out.finish("s", "key", {})
     written, kept = _files(out.folder), _settings("adni", features__keep_slices="true")
@@ -149,7 +150,7 @@ def test_a_run_warns_first_and_says_how_much_in_the_end(
 ) -> None:
     config = picture_cohort(tmp_path / "data", subjects=12)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1_000_000))
-    from pipeline.store import VolumeSet
+    from pipeline.store.volumes import VolumeSet
 
     def full(self: VolumeSet, scan: str, png: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -206,7 +207,7 @@ def test_a_deep_place_with_spaces_and_accents(picture_cohort: Callable[..., Path
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (place / "in put").rglob("*")}
     words = ["--config", str(config), "--workspace", str(place / "out put"), "--quiet", "--features.weights", "random"]
     assert main([*words, "--stages", "split,features"]) == 0
-    assert len(list((place / "out put" / "features").rglob("block.safetensors"))) > 6
+    assert len(list((place / "out put" / "features").rglob("features.safetensors"))) > 6
     after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (place / "in put").rglob("*")}
     assert after == before  # nothing was written to the input
 

@@ -13,9 +13,9 @@ from models.weights import PUBLISHED, WeightsError, WeightsSource
 from pipeline.cli.main import main
 from pipeline.doctor import offline_weights
 from pipeline.doctor.offline_weights import HD_BET, fetch_weights, use_weights_from
-from pipeline.registry import STAGES
 from pipeline.runner import run
 from pipeline.settings import Settings, load_settings
+from pipeline.specs.registry import STAGES
 from preprocessing.parameters import parameter_file
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -154,9 +154,9 @@ def test_a_run_with_a_folder_downloads_nothing_and_is_the_same(
         patch.setattr(weights, "_in_package", hidden)
         patch.setattr(weights.urllib.request, "urlopen", hidden)
         assert main([*words, "--weights-from", str(folder)]) == 0
-    blocks = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "features").rglob("block.safetensors")}
-    assert len(blocks) > 6
+    feature_maps = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "features").rglob("features.safetensors")}
+    assert len(feature_maps) > 6
     capsys.readouterr()
     assert main(words) == 0  # without the folder: the same weights, so nothing is done again
     assert "features    up to date" in capsys.readouterr().out
-    assert blocks == {p: p.stat().st_mtime_ns for p in blocks}
+    assert feature_maps == {p: p.stat().st_mtime_ns for p in feature_maps}

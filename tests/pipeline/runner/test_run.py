@@ -1,5 +1,6 @@
 """Stages are declared right, and what they need is asked for first."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -7,21 +8,32 @@ from pydantic import BaseModel
 
 from console.errors import InputError
 from pipeline.core.runtime import Runtime
-from pipeline.registry import STAGES
 from pipeline.runner.plan import Step
 from pipeline.runner.run import check_device
 from pipeline.runner.stage import Stage
-from pipeline.store import ScanSet
+from pipeline.specs.registry import STAGES
+from pipeline.store.scan_set import ScanSet
 
 
-def test_a_job_takes_what_its_stage_takes() -> None:
-    def sharpen(out: ScanSet, config: BaseModel, runtime: Runtime) -> None: ...
+def sharpen(out: ScanSet, config: BaseModel, runtime: Runtime) -> None: ...
 
-    def misspelt(out: ScanSet, conf: BaseModel, runtime: Runtime) -> Any: ...
 
-    Stage(sharpen, config=BaseModel, writes=ScanSet, version=1, job=sharpen)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"stage sharpen's job takes \['out', 'conf', 'runtime'\], but declares"):
-        Stage(sharpen, config=BaseModel, writes=ScanSet, version=1, job=misspelt)
+def misspelt(out: ScanSet, conf: BaseModel, runtime: Runtime) -> Any: ...
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_functions_take_what_their_stages_declare(stage: Stage) -> None:
+    """Names are resolved and signatures compared when a stage runs; here, for all of them."""
+    stage.check_functions()
+
+
+def test_a_function_that_takes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"x:sharpen": sharpen, "x:misspelt": misspelt}
+    monkeypatch.setattr("pipeline.runner.stage.named", names.get)
+    stage = Stage("sharpen", "", "x:sharpen", BaseModel, "", 1, per_scan="x:sharpen")
+    stage.check_functions()
+    with pytest.raises(TypeError, match=r"x:misspelt takes \['out', 'conf', 'runtime'\], but .* is declared"):
+        dataclasses.replace(stage, per_scan="x:misspelt").check_functions()
 
 
 def test_a_device_for_scans_may_be_elsewhere() -> None:

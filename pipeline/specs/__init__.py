@@ -1,0 +1,1 @@
+"""What each stage is: its settings, what it reads and writes, its version. Nothing heavy is imported here."""

@@ -1,0 +1,89 @@
+"""Every baseline in every scenario."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from baselines.names import KEYS
+from pipeline.runner.stage import Stage
+from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.preprocess import STAGE as PREPROCESS
+from pipeline.specs.split import STAGE as SPLIT
+from pipeline.training.fit import FitConfig
+
+
+class GanConfig(BaseModel):
+    """How large the image-translation networks are. The values here are the published ones; they need a GPU."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pixels: int = Field(default=256, ge=32, multiple_of=16, description="of a slice, both sides")
+    slice_spacing_mm: float = Field(default=3.0, gt=0, description="between the slices trained on")
+    field_of_view_mm: float = Field(default=192.0, gt=10, description="side of a slice")
+    pix2pix_epochs: int = Field(default=200, ge=1, description="of pix2pix")
+    cyclegan_epochs: int = Field(
+        default=200, ge=1, description="of cycleGAN, whose epochs cost about six times as much"
+    )
+    batch_size: int = Field(default=1, ge=1, description="slices a step")
+    width: int = Field(default=64, ge=4, description="channels of the first layer")
+    blocks: int | None = Field(default=None, ge=1, description="residual blocks of cycleGAN; null: 6, or 9 from 256 px")
+    discriminator_layers: int = Field(default=3, ge=1, le=5, description="3 judges 70×70 pixels, 2 judges 34×34")
+
+    def words(self) -> str:
+        """For the page: what was trained."""
+        return (
+            f"{self.pixels}×{self.pixels} pixels, slices {self.slice_spacing_mm:g} mm apart, width {self.width}, "
+            f"{self.pix2pix_epochs} epochs of pix2pix, {self.cyclegan_epochs} of cycleGAN"
+        )
+
+
+class BaselinesConfig(FitConfig):
+    """Which baselines, in which scenarios."""
+
+    only: tuple[str, ...] = Field(default=(), description=f"methods; empty for all that apply. {', '.join(KEYS)}")
+    scenarios: tuple[Literal["complete", "missing", "as_it_is"], ...] = Field(
+        default=("complete", "missing"),
+        min_length=1,
+        description="complete: subjects with every modality; missing: those, with each modality hidden in turn; "
+        "as_it_is: whatever each subject has",
+    )
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.5,), description="shares hidden in training and test, for missing"
+    )
+    curve_rates: tuple[float, ...] = Field(
+        default=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+        description="shares hidden in the test part of the complete scenario; one trained model serves all",
+    )
+    published: Literal["ADNI", "BreakHis"] | None = Field(
+        default=None, description="whose published figures stand beside ours"
+    )
+    gan: GanConfig = Field(default=GanConfig(), description="pix2pix and cycleGAN")
+    bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
+
+    @field_validator("only")
+    @classmethod
+    def _known(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        for key in keys:
+            if key not in KEYS:
+                raise ValueError(f"no method {key!r}; there are {', '.join(KEYS)}")
+        return keys
+
+    @field_validator("rates", "curve_rates")
+    @classmethod
+    def _shares(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 <= rate < 1 for rate in rates) or len(set(rates)) < len(rates):
+            raise ValueError(f"{rates}: expected different shares from 0 up to (not including) 1")
+        return rates
+
+
+STAGE = Stage(
+    "baselines",
+    declared=f"{__name__}:STAGE",
+    function="pipeline.stages.baselines:baselines",
+    config=BaselinesConfig,
+    artifact="pipeline.store.comparison:ComparisonSet",
+    version=1,
+    reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
+    settings={"preprocess_config": "preprocess", "features_config": "features"},
+)

@@ -1,0 +1,18 @@
+"""Which patients are studied, and what is known of them."""
+
+from cohort.manifest import CohortConfig
+from pipeline.runner.stage import Stage
+from pipeline.specs.biopsies import STAGE as BIOPSIES
+from pipeline.specs.phantoms import STAGE as PHANTOMS
+
+STAGE = Stage(
+    "cohort",
+    declared=f"{__name__}:STAGE",
+    function="pipeline.stages.cohort:cohort",
+    config=CohortConfig,
+    artifact="pipeline.store.tables:CohortTables",
+    version=1,
+    reads={"phantoms": PHANTOMS, "biopsies": BIOPSIES},
+    external_inputs="pipeline.stages.cohort:manifest_state",
+    check_requirements="pipeline.stages.cohort:check_manifest_given",
+)

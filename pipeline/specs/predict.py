@@ -1,0 +1,51 @@
+"""Predictions for new patients with an exported model."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.runner.stage import Stage
+from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.preprocess import STAGE as PREPROCESS
+
+
+class PredictConfig(BaseModel):
+    """Which model answers, and when it should rather not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path | None = Field(default=None, description="folder of an exported model; --model sets it")
+    trusted: tuple[Path, ...] = Field(
+        default=(),
+        description="public keys, or folders of them, one of which must have signed the model; --trusted sets it",
+        json_schema_extra={"changes_results": False},
+    )
+    error_rate: float = Field(
+        default=0.1, gt=0, lt=0.5, description="share of patients whose class may lie outside of the answer's set"
+    )
+    outlier_rate: float = Field(
+        default=0.05,
+        gt=0,
+        lt=0.5,
+        description="share of usual scans that may be flagged as unlike training; takes 1/rate - 1 held-out scans",
+    )
+    maps: bool = Field(
+        default=False,
+        description="a NIfTI for every volume used: where the answer comes from; needs features.keep_slices",
+    )
+    known_patients: bool = Field(default=False, description="answer for patients that the model has learnt from, too")
+
+
+STAGE = Stage(
+    "predict",
+    declared=f"{__name__}:STAGE",
+    function="pipeline.stages.predict:predict",
+    config=PredictConfig,
+    artifact="pipeline.store.predictions:PredictionSet",
+    version=1,
+    reads={"cohort": COHORT, "preprocess": PREPROCESS, "features": FEATURES},
+    settings={"csv_safe": "report.csv_safe"},
+    external_inputs="pipeline.stages.predict:model_fingerprint",
+    check_requirements="pipeline.stages.predict:check_model",
+)

@@ -1,0 +1,79 @@
+"""Skull strip, resample and normalise every scan."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from console.errors import InputError
+from pipeline.runner.stage import Stage
+from pipeline.specs.cohort import STAGE as COHORT
+from preprocessing.limits import LARGEST_EXTENT_MM
+from preprocessing.parameters import PARAMETERS_SHA256, ParametersError, numbers_of, read_parameters
+
+
+class PreprocessConfig(BaseModel):
+    """How a scan becomes a brain in [0, 1] at one voxel size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spacing_mm: float = Field(default=1.5, gt=0.2, le=20, description="voxel size after bicubic resampling, mm")
+    skull_strip_mode: Literal["fast", "accurate"] = Field(
+        default="fast", description="HD-BET: fast is one network, accurate is five with mirroring (40 passes)"
+    )
+    precision: Literal["auto", "fp32"] = Field(
+        default="auto", description="of HD-BET: auto is half precision where the device is fast at it"
+    )
+    register_to: dict[str, str] | None = Field(
+        default=None,
+        description="modality → modality of the same patient and session that it is rigidly registered to, whose brain "
+        "mask then serves both, such as {PET: MRI}; a scan without such a partner is stripped by itself",
+    )
+    largest_extent_mm: float = Field(
+        default=LARGEST_EXTENT_MM,
+        gt=0,
+        description="a scan whose frame is longer along an axis is left out; a head takes less than 500, full PET 815",
+        json_schema_extra={"changes_results": False},
+    )
+    memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="main memory that the scans of a process may take together; one that needs more is left out; null: "
+        "three quarters of the machine's",
+        json_schema_extra={"changes_results": False},
+    )
+    weights: Literal["published"] | Path = Field(
+        default="published",
+        description="HD-BET's parameters: published, as installed; or the folder that holds 0.model … 4.model",
+        json_schema_extra={"changes_results": False},
+    )
+
+
+def _outside(config: PreprocessConfig) -> Any:
+    """The hashes of the HD-BET parameters used."""
+    return PARAMETERS_SHA256[: 1 if config.skull_strip_mode == "fast" else 5]
+
+
+def _ready(config: PreprocessConfig) -> None:
+    """The parameter files are in the folder that was named, and the published ones."""
+    if isinstance(config.weights, Path):
+        try:
+            for number in numbers_of(config.skull_strip_mode):
+                read_parameters(number, config.weights)
+        except ParametersError as error:
+            raise InputError(str(error)) from error
+
+
+STAGE = Stage(
+    "preprocess",
+    declared=f"{__name__}:STAGE",
+    function="pipeline.stages.preprocess:preprocess",
+    config=PreprocessConfig,
+    artifact="pipeline.store.volumes:VolumeSet",
+    version=2,
+    reads={"cohort": COHORT},
+    external_inputs=_outside,
+    check_requirements=_ready,
+    per_scan="pipeline.stages.preprocess:preprocess_job",
+)

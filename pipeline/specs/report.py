@@ -1,0 +1,47 @@
+"""One page with the results of a run."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.runner.stage import ALL, Stage
+from pipeline.specs.baselines import STAGE as BASELINES
+from pipeline.specs.classify import STAGE as CLASSIFY
+from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.preprocess import STAGE as PREPROCESS
+from pipeline.specs.pretrain import STAGE as PRETRAIN
+from pipeline.specs.split import STAGE as SPLIT
+
+
+class ReportConfig(BaseModel):
+    """What the report shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = Field(default="HyperMM run", description="headline of the page")
+    qc_pictures: int = Field(default=24, ge=0, description="QC pictures shown, the first of each modality in turn")
+    csv_safe: bool = Field(
+        default=False,
+        description="in failures.csv and predict/predictions.csv, an apostrophe before text that spreadsheets take for "
+        "a formula; for what is written from then on; tables that the pipeline reads again are left as they are",
+        json_schema_extra={"changes_results": False},
+    )
+
+
+STAGE = Stage(
+    "report",
+    declared=f"{__name__}:STAGE",
+    function="pipeline.stages.report:report",
+    config=ReportConfig,
+    artifact="pipeline.store.fitted:ReportPage",
+    version=1,
+    reads={
+        "cohort": COHORT,
+        "split": SPLIT,
+        "preprocess": PREPROCESS,
+        "features": FEATURES,
+        "pretrain": PRETRAIN,
+        "classify": CLASSIFY,
+    },
+    reads_if_present={"baselines": BASELINES},
+    settings={"settings": ALL},
+)

@@ -1,0 +1,15 @@
+"""Who is in training, validation and test."""
+
+from cohort.splits import SplitConfig
+from pipeline.runner.stage import Stage
+from pipeline.specs.cohort import STAGE as COHORT
+
+STAGE = Stage(
+    "split",
+    declared=f"{__name__}:STAGE",
+    function="pipeline.stages.split:split",
+    config=SplitConfig,
+    artifact="pipeline.store.tables:SplitTables",
+    version=1,
+    reads={"cohort": COHORT},
+)
