@@ -10,7 +10,8 @@ from console.errors import InputError
 from pipeline import settings
 from pipeline.core.provenance import REPOSITORY
 from pipeline.deployment.bundle_settings import settings_of_model
-from pipeline.settings import load_settings, settings_yaml
+from pipeline.settings import load_settings
+from pipeline.core.provenance import settings_yaml
 
 
 def test_the_config_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
