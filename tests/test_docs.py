@@ -223,7 +223,7 @@ def test_every_option_and_setting_that_the_pages_name_exists():
     ways = next(action.choices for action in intake.parser()._actions if action.dest == "way")
     options |= {o for action in derivatives.parser()._actions for o in action.option_strings}
     options |= {o for way in ways.values() for action in way._actions for o in action.option_strings}
-    known = {*known_keys(), "split.missing.PET"}
+    known = {*known_keys(), "split.missing.PET", "cohort.modalities.PET.normalise"}
     for name, page in PAGES.items():
         for word in re.findall(r"(?<![\w-])--[a-z][\w.-]*", page):
             key = word.removeprefix("--").rstrip(".")

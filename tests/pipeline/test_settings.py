@@ -8,9 +8,9 @@ import yaml
 
 from console.errors import InputError
 from pipeline import settings
-from pipeline.core.provenance import REPOSITORY
+from pipeline.core.provenance import REPOSITORY, settings_yaml
 from pipeline.deployment.bundle_settings import settings_of_model
-from pipeline.settings import load_settings, settings_yaml
+from pipeline.settings import load_settings
 
 
 def test_the_config_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
