@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 HIDDEN = {("b", "PET"): "b_PET", ("e", "PET"): "e_PET", ("f", "PET"): "f_PET", ("d", "MRI"): "d_MRI"}
 SMALL = GanConfig(
-    pixels=32, width=4, discriminator_layers=1, feature_maps=1, slice_spacing_mm=8, pix2pix_epochs=3, cyclegan_epochs=3,
+    pixels=32, width=4, discriminator_layers=1, blocks=1, slice_spacing_mm=8, pix2pix_epochs=3, cyclegan_epochs=3,
     batch_size=4,
 )  # fmt: skip
 KINDS = pytest.mark.parametrize("kind", ["pix2pix", "cyclegan"])
