@@ -143,7 +143,8 @@ def _train(
 ) -> tuple[torch.nn.Module, int]:
     """The generator from source to target, trained or taken from its checkpoint, and its trained numbers."""
     slices = _paired(scenario_sample, pair, names, volumes, config, notes) if kind == "pix2pix" else (
-        _unpaired(scenario_sample, pair[0], names[0], volumes, config), _unpaired(scenario_sample, pair[1], names[1], volumes, config)
+        _unpaired(scenario_sample, pair[0], names[0], volumes, config),
+        _unpaired(scenario_sample, pair[1], names[1], volumes, config),
     )  # fmt: skip
     common = {
         "epochs": config.pix2pix_epochs if kind == "pix2pix" else config.cyclegan_epochs,
