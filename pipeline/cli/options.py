@@ -9,8 +9,7 @@ from console.errors import InputError
 from console.parser import Parser, real_path, typed_path
 
 STAGE_NAMES = (
-    "phantoms", "biopsies", "cohort", "split", "preprocess", "features", "pretrain", "classify", "baselines", "report",
-    "export", "predict",
+    "cohort", "split", "preprocess", "features", "pretrain", "classify", "baselines", "report", "export", "predict",
 )  # fmt: skip
 ONLY_IF_NAMED = ("baselines", "export", "predict")  # nothing needs them
 PAPER_PROTOCOL = {

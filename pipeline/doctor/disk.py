@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cohort.manifest import ManifestError, read_table
 from console.errors import InputError
+from demo import load_generator
 from models.weights import PUBLISHED
 from pipeline.settings import Settings
 
@@ -16,8 +17,6 @@ from pipeline.settings import Settings
 VOLUME_BYTES_MM3 = 6.2e6  # volume.nii.gz times mm³: 6.2 MB at 1 mm, 1.8 MB at 1.5 mm
 MASK_BYTES_MM2 = 0.12e6  # mask.nii.gz times mm²: a surface
 BRAIN_HEIGHT_MM = 165  # how many slices a brain has
-HEAD_BYTES_MM3 = 10.1e6  # phantom scans (int16) times mm³: 3.0 MB at 1.5 mm
-PICTURE_BYTES_PIXEL = 1.95  # PNG of a drawn biopsy
 PNG_OF_JPEG = 9.3  # times the JPEG that it was made from: drawn biopsies of 512 pixels, quality 90
 QC_BYTES = 0.26e6  # qc.png of a 1 mm scan: 0.11 MB at 1.5 mm, by the number of pixels
 PATIENT_BYTES = 20e3  # page without its pictures, 13.0 to 14.7 kB of 18 patients; 1.4 kB in JSON, CSV and list
@@ -32,7 +31,7 @@ SAMPLED = 32  # finished scans whose size stands for all
 PROGRAM = Path(__file__).resolve().parents[2]
 SIGNS_OF_A_RUN = ("settings.yaml", ".lock")  # in every workspace from the first run on
 LONGEST_INSIDE = 255  # characters of the longest path that the pipeline makes inside a workspace
-WITH_A_MODEL = ("phantoms", "biopsies", "cohort", "preprocess", "features", "predict")  # the stages that answers need
+WITH_A_MODEL = ("cohort", "preprocess", "features", "predict")  # the stages that answers need
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,12 @@ def count_scans(config: Settings) -> Scans:
         OSError: its folder cannot be read.
     """
     manifest = config.cohort.manifest
-    if manifest == "phantoms":
-        made = config.phantoms.subjects + round(config.phantoms.subjects * config.phantoms.pet_share)
-        return Scans(made, 0, 0.0, f"{made} phantom scans")
-    if manifest == "biopsies":
-        drawn = config.biopsies
-        pictures = round(4 * drawn.subjects * (1 - drawn.absent) * (drawn.fewest + drawn.most) / 2)
-        size = pictures * PICTURE_BYTES_PIXEL * drawn.picture_px**2
-        return Scans(0, pictures, size, f"about {pictures} drawn pictures")
+    if isinstance(manifest, str):
+        generator = load_generator(manifest)
+        names = list(generator.manifest(generator.config(**config.demo))["modality"])
+        pictures = sum(config.cohort.modalities[name].kind == "image" for name in names)
+        source = f"{len(names)} scans of the demo cohort {manifest}"
+        return Scans(len(names) - pictures, pictures, pictures * UNKNOWN_PICTURE_BYTES, source)
     if not isinstance(manifest, Path):
         if all(modality.kind == "image" for modality in config.cohort.modalities.values()):
             return Scans(0, 100, 100 * UNKNOWN_PICTURE_BYTES, "no --cohort is given: for each 100 pictures")
@@ -131,13 +128,6 @@ def estimate(config: Settings, scans: Scans) -> dict[str, float]:
         "pretrain": config.split.repeats * extractor + _beyond(once, config.pretrain.memory_mb),
         "classify": config.split.repeats * classifier + _beyond(once, config.classify.memory_mb),
     }
-    if config.cohort.manifest == "phantoms":
-        heads = config.phantoms
-        mri = heads.subjects * HEAD_BYTES_MM3 / heads.mri_voxel_mm**3
-        pet = round(heads.subjects * heads.pet_share) * 2 * HEAD_BYTES_MM3 / heads.pet_voxel_mm**3  # float32
-        parts["phantoms"] = mri + pet
-    if config.cohort.manifest == "biopsies":
-        parts["biopsies"] = pictures
     if config.predict.model is not None:
         pages = EMBEDDED * (scans.volumes * QC_BYTES + scans.picture_bytes)
         maps = scans.volumes * (MAP_OF_VOLUME * voxels + FILE_OVERHEAD_BYTES) if config.predict.maps else 0.0

@@ -35,11 +35,7 @@ def made_from(stage: Stage, settings: Any, workspace: Path) -> dict[str, Any]:
         "version": stage.version,
         "settings": result_settings(config),
         "other_settings": stage.other_settings(settings),
-        "inputs": {
-            other.name: other.writes(workspace / other.name).fingerprint
-            for other in stage.inputs.values()
-            if other.enabled(settings)
-        },
+        "inputs": {other.name: other.writes(workspace / other.name).fingerprint for other in stage.inputs.values()},
         "outside": stage.outside(config),
     }
 
@@ -94,7 +90,7 @@ def make_plan(
     steps: list[Step] = []
     moving: set[str] = set()  # stages that will or may change
     for stage in stages:
-        if stage.name not in needed or not stage.enabled(settings):
+        if stage.name not in needed:
             continue
         reasons = stale_reasons(stage, settings, workspace)
         before = [other.name for other in stage.inputs.values() if other.name in moving]
