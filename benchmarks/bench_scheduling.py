@@ -1,4 +1,4 @@
-"""What a scan costs beside its work: the plan, handing it out, its record. In process and with Dask."""
+"""What a scan costs beside its work: the plan, its dispatch, its record. In process and with Dask."""
 
 import tempfile
 import time
@@ -12,7 +12,8 @@ import distributed  # noqa: F401 - its settings have to be there before ours
 from benchmarks.common import finish, options
 from benchmarks.simulated_stage import STAGE, SimulatedConfig
 from pipeline.executors.config import ExecutorConfig
-from pipeline.executors.dispatch import opened
+from pipeline.executors.dispatch import DispatchingExecutor
+from pipeline.executors.opened import opened
 from pipeline.runner.plan import stale_reasons
 from pipeline.runner.run import run_stage
 
@@ -21,17 +22,17 @@ DASK_SCANS = 2_000  # of those that take time
 WORK_S = 0.05
 
 
-def run(workspace: Path, config: SimulatedConfig, executor: ExecutorConfig) -> dict[str, float]:
+def run(workspace: Path, config: SimulatedConfig, executor_config: ExecutorConfig) -> dict[str, float]:
     """Milliseconds a scan: doing all, finding all done, and planning with all done."""
     settings: Any = SimpleNamespace(simulated=config)
-    with opened(executor, workspace, device="cpu") as handing_out:
-        if handing_out is not None:  # starting workers is paid once, not for every scan
-            handing_out.connection.client().wait_for_workers(WORKERS)
+    with opened(executor_config, workspace, device="cpu") as executor:
+        if isinstance(executor, DispatchingExecutor):  # starting workers is paid once, not for every scan
+            executor.connection.client().wait_for_workers(WORKERS)
         started = time.perf_counter()
-        run_stage(STAGE, settings, workspace, device="cpu", executor=handing_out)
+        run_stage(STAGE, settings, workspace, device="cpu", executor=executor)
         first = time.perf_counter() - started
         started = time.perf_counter()
-        run_stage(STAGE, settings, workspace, device="cpu", executor=handing_out)
+        run_stage(STAGE, settings, workspace, device="cpu", executor=executor)
         again = time.perf_counter() - started
     started = time.perf_counter()
     reasons = stale_reasons(STAGE, settings, workspace)

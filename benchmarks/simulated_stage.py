@@ -1,4 +1,4 @@
-"""A stage that does nothing to its scans, for what it costs to hand them out and to keep the books.
+"""A stage that does nothing to its scans, for what it costs to dispatch and to record them.
 
 Dask loads this in the workers of `bench_scheduling` (`distributed.worker.preload`), so that they know the stage too.
 """

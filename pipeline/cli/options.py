@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from console.errors import InputError
 from console.parser import Parser, real_path, typed_path
+from pipeline.executors.registry import EXECUTORS
 
 STAGE_NAMES = (
     "cohort", "split", "preprocess", "features", "pretrain", "classify", "baselines", "report", "export", "predict",
@@ -74,7 +75,7 @@ def parser() -> Parser:
     add("--trusted", type=typed_path, action="append", metavar="KEY.pub", help=told)
     add("--workspace", type=typed_path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
     add("--device", default="auto", help="auto (a GPU when there is one), cpu, cuda, cuda:1, mps")
-    add("--executor", choices=("local", "dask", "slurm"), help="where scans are done; default local: in this process")
+    add("--executor", choices=tuple(EXECUTORS), help="where scans are done; default local: in this process")
     add("--workers", metavar="N", help="Dask processes here, or Slurm jobs; default one per GPU, else per four cores")
     add("--worker-memory", metavar="8GB", help="of one worker; default an equal share of the machine's, Slurm 16GB")
     add("--scheduler", metavar="tcp://…", help="Dask workers that are running already (with --executor dask)")

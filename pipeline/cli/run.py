@@ -17,7 +17,7 @@ from pipeline.deployment.bundle_settings import settings_of_model
 from pipeline.doctor import disk
 from pipeline.doctor.offline_weights import fetch_weights as fill_folder
 from pipeline.doctor.offline_weights import use_weights_from
-from pipeline.executors import clusters, dispatch
+from pipeline.executors.opened import executor_of, opened
 from pipeline.runner.plan import make_plan
 from pipeline.runner.run import check_device, run_plan
 from pipeline.settings import Settings, describe_settings, load_settings
@@ -49,9 +49,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     dry = options.dry_run or options.explain
     if dry:
         print_plan(make_plan(STAGES, requested, config, workspace, force=forced), explain=options.explain)
-        if config.executor.kind == "slurm":
-            script = clusters.slurm_script(config.executor, workspace)
-            say_as_it_stands(f"\neach worker's job for Slurm:\n{script}")
+        if description := executor_of(config.executor, workspace, device=options.device).describe():
+            say_as_it_stands(f"\n{description}")
         return DONE
     rights = readable_by(FOR_THE_GROUP if options.group_readable else PRIVATE)
     with rights, lock.locked(workspace), run_log.logging_to(workspace, quiet=options.quiet):
@@ -66,9 +65,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             run_log.log.warning(short)
         before = save_settings(config, workspace)
         try:
-            elsewhere = config.executor.kind == "slurm" or config.executor.scheduler is not None
-            check_device(steps, options.device, elsewhere=elsewhere)
-            with dispatch.opened(config.executor, workspace, device=options.device) as executor:
+            with opened(config.executor, workspace, device=options.device) as executor:
+                check_device(steps, options.device, elsewhere=executor.elsewhere)
                 run_plan(steps, config, workspace, device=options.device, force=forced, executor=executor)
             tracking.track(config.tracking, workspace)
         except (InputError, ArtifactError) as error:

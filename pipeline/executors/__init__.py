@@ -1,6 +1,6 @@
-"""Where the work on scans is done when it is not this process: other processes, other machines.
+"""Where the work on scans is done: in this process, in Dask workers, or in Slurm jobs.
 
-`settings` says where, `clusters` makes the workers, `connection` finds them, `handout` hands scans to
-them, `errand` keeps the books, `worker` is what runs in them, and
-`inhand` keeps the files right when a worker dies or two hold the same scan.
+`registry` names the executors, `config` has their settings, and `opened` makes the one that the settings name. `local`,
+`dask` and `slurm` are the executors. The last two share `dispatch` (send scans to workers), `connection` (reach the
+workers), `pending` (keep track of scans) and `worker` (what runs in a worker).
 """

@@ -1,15 +1,12 @@
 """Who may talk to the Dask processes of a run: whoever has its certificate and key, which are made for this run alone.
 
-A Dask process runs the code that it is sent. So each of ours answers over TLS only, and only to those that show the
-certificate of this run. On one machine key and certificate stay in memory: workers get them through the pipe by which
-they are started. Jobs of Slurm read them from the private folder of the workspace.
+A Dask process runs the code that it is sent. So each process of a run answers over TLS only, and only to those that
+show the certificate of the run. On one machine key and certificate stay in memory: workers get them through the pipe by
+which they are started. Jobs of Slurm read them from the private folder of the workspace.
 """
 
 import datetime
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography import x509
@@ -18,43 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from distributed.security import Security
 
-from console.errors import InputError
-from files.writing import remove_folder
-
-FOLDER = ".dask"
 VALID = datetime.timedelta(days=366)
 CLOCKS_DIFFER = datetime.timedelta(days=1)
-OTHERS_READ, OTHERS_WRITE = 0o077, 0o022
-
-
-@contextmanager
-def private_folder(workspace: Path, *, forbidden: int) -> Iterator[Path]:
-    """Make the folder of this run's Dask processes anew; it is removed when the block ends.
-
-    Dask imports Python modules from its folder for temporary files. The usual one, `dask-scratch-space` in /tmp, may
-    have been made by anyone.
-
-    Args:
-        workspace: of the run; locked by it.
-        forbidden: rights that nobody else may have there, as in chmod.
-
-    Raises:
-        InputError: the file system gives others such rights all the same.
-        OSError: it cannot be made, or what an earlier run left cannot be removed.
-    """
-    folder = workspace / FOLDER
-    remove_folder(folder, below=workspace)
-    folder.mkdir(mode=0o700, parents=True)
-    try:
-        rights = folder.lstat().st_mode & 0o777
-        if rights & forbidden:
-            raise InputError(
-                f"{folder} was made for you alone (rights 700), but its file system gives it rights {rights:o}: other "
-                "users could run programs as you. Name a --workspace on another file system, or use --executor local"
-            )
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # a network file system may hold on to a file of a worker for a while
 
 
 def new_certificate() -> tuple[str, str]:
@@ -79,7 +41,7 @@ def new_certificate() -> tuple[str, str]:
 
 
 def security_of(certificate: str, key: str) -> Security:
-    """Return what Dask is told: encrypt everything, and trust this certificate only, whatever your Dask is set to.
+    """Return security settings for Dask: encrypt all, trust this certificate only, whatever Dask's configuration says.
 
     Args:
         certificate: PEM, or the path of a file with it.
@@ -94,12 +56,12 @@ def security_of(certificate: str, key: str) -> Security:
 
 
 def certificate_files(folder: Path) -> tuple[Path, Path]:
-    """Where jobs on other machines find certificate and key."""
+    """Return the paths of certificate and key for jobs on other machines."""
     return folder / "certificate.pem", folder / "key.pem"
 
 
 def write_certificate(folder: Path) -> Security:
-    """Make a certificate and its key in a private folder, readable for its owner alone; return what Dask is told."""
+    """Write a certificate and its key to a private folder, for their owner only; return the security settings."""
     paths = certificate_files(folder)
     for path, text in zip(paths, new_certificate(), strict=True):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

@@ -1,11 +1,17 @@
 """Where scans are done: the section `executor` of the settings. Nothing in it changes a result."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.executors.registry import EXECUTORS
+
 WORD = r"^[A-Za-z0-9_.,:@%+=/-]+$"  # of a job script: no space, no end of line
 MEMORY = r"^\d+(\.\d+)? ?([kMGT]i?)?B$"
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[tuple(EXECUTORS)]
 
 
 class SlurmConfig(BaseModel):
@@ -31,7 +37,7 @@ class ExecutorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["local", "dask", "slurm"] = Field(
+    kind: Kind = Field(
         default="local", description="this process; Dask workers; Dask workers in Slurm jobs (--executor sets it)"
     )
     workers: int | None = Field(
@@ -61,10 +67,12 @@ class ExecutorConfig(BaseModel):
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
-        if self.scheduler is not None and self.kind != "dask":
-            raise ValueError("executor.scheduler goes with executor.kind dask (--executor dask --scheduler tcp://…)")
+        for name in sorted({name for entry in EXECUTORS.values() for name in entry.settings}):
+            kinds = [kind for kind, entry in EXECUTORS.items() if name in entry.settings]
+            if getattr(self, name) is not None and self.kind not in kinds:
+                raise ValueError(
+                    f"executor.{name} goes with executor.kind {' or '.join(kinds)} (--executor {kinds[0]})"
+                )
         if self.scheduler is not None and (self.workers or self.worker_memory):
             raise ValueError("the workers of executor.scheduler are started elsewhere; leave out workers and memory")
-        if self.kind == "local" and (self.workers or self.worker_memory):
-            raise ValueError("executor.workers and worker_memory go with executor.kind dask or slurm (--executor dask)")
         return self

@@ -1,4 +1,4 @@
-"""Hand scans out to Dask workers, and keep count when workers or the scheduler go away."""
+"""Dispatch scans to Dask workers, and keep count when workers or the scheduler are lost."""
 
 import asyncio
 import concurrent.futures
@@ -6,71 +6,58 @@ import logging
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from distributed import Client, Future, KilledWorker
 
 from console.errors import InputError
-from files.writing import remove_folder
 from pipeline.core.runtime import Runtime
-from pipeline.executors.certificate import FOLDER as PRIVATE
-from pipeline.executors.config import ExecutorConfig
 from pipeline.executors.connection import Connection, SchedulerLostError
-from pipeline.executors.pending import Errand
+from pipeline.executors.pending import PendingScans
 from pipeline.executors.worker import do_some
 from pipeline.runner.per_scan import ScanJob
 from pipeline.runner.stage import Stage
-from pipeline.store.claims import InHand, new_name
+from pipeline.store.claims import ScanClaims, new_name
 from pipeline.store.scan_set import ScanSet
 
 log = logging.getLogger("hypermm")
-LOOK_EVERY_S = 1.0  # at the cluster
-A_WORKER, AT_LEAST = 3, 32  # scans that are with Dask: so many that no worker waits for this process
-TASK_S, MOST_TOGETHER = 0.05, 32  # scans that take no longer together go together; Dask needs some 2 ms a task
-TOGETHER_S = 0.02  # answers are asked for together
+CHECK_EVERY_S = 1.0  # that workers are there
+TASKS_PER_WORKER, FEWEST_TASKS = 3, 32  # submitted at a time: so many that no worker waits for this process
+TASK_S, LARGEST_TASK = 0.05, 32  # scans that take less time share a task; Dask needs some 2 ms a task
+GATHER_AFTER_S = 0.02  # results are gathered several at a time
 
 
-@contextmanager
-def opened(config: ExecutorConfig, workspace: Path, *, device: str) -> Iterator["DaskExecutor | None"]:
-    """The executor that the settings name; None is this process. Its workers stop at the end, however that comes.
-
-    What a killed run left of its private folder goes first.
-    """
-    remove_folder(workspace / PRIVATE, below=workspace)
-    if config.kind == "local":
-        yield None
-        return
-    executor = DaskExecutor(Connection(config, workspace, device=device))
-    try:
-        yield executor
-    finally:
-        executor.release_workers()
-
-
-class DaskExecutor:
-    """Hands out scans. Workers start at the first scan there is to do.
+class DispatchingExecutor:
+    """Dispatches scans to Dask workers, which start at the first scan that is to be done.
 
     Args:
-        connection: the way to the workers.
+        connection: to the workers.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.run = new_name()
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether scans are done on other machines."""
+        return self.connection.workers.elsewhere
+
+    def describe(self) -> str:
+        """Return "": the plan says it all."""
+        return ""
+
     def release_workers(self) -> None:
-        """Let the workers go; there is nothing to do for them for a while."""
+        """Stop the workers; the next scans that are to be done start new ones."""
         self.connection.close()
 
     def for_stage(self, stage: Stage, settings: Any) -> Callable[..., None]:
-        """What `Runtime.executor` is in a stage."""
-        return partial(self._each, stage.name, getattr(settings, stage.name).model_dump_json())
+        """Return what does the scans of a stage."""
+        return partial(self._dispatch, stage.name, getattr(settings, stage.name).model_dump_json())
 
-    def _each(
+    def _dispatch(
         self,
         stage: str,
         settings: str,
@@ -80,126 +67,131 @@ class DaskExecutor:
         runtime: Runtime,
         advance: Callable[[], None],
     ) -> None:
-        """As `pipeline.runner.per_scan.in_process`.
+        """Do scans, called like `pipeline.runner.per_scan.in_process` once stage and settings are given.
 
         Raises:
             InputError: a fault that every scan would meet; scheduler or workers stayed away.
             OSError: a worker found the disk full.
         """
-        hand = InHand(out.folder, self.run)
-        hand.open()
         task = {
             "stage": stage,
             "workspace": str(runtime.workspace),
             "settings": settings,
             "stage_key": runtime.key,
-            "device": self.connection.worker_device,
+            "device": self.connection.workers.device,
             "run": self.run,
-            "memory": self.connection.worker_memory,
+            "memory": self.connection.workers.memory,
         }
-        errand = Errand(task, job, out, runtime, advance, deque(scans), hand)
+        claims = ScanClaims(out.folder, self.run)
+        claims.open()
+        pending = PendingScans(task, job, out, runtime, advance, deque(scans), claims)
         try:
-            while errand.waiting:
+            while pending.waiting:
                 try:
-                    _Round(self.connection, errand).go()
+                    DispatchLoop(self.connection, pending).run()
                 except SchedulerLostError:
-                    log.warning("lost the Dask scheduler; looking for it. %d scans to do", len(errand.waiting))
-                    hand.forget_all()
+                    log.warning("lost the Dask scheduler; reconnecting. %d scans to do", len(pending.waiting))
+                    claims.release_all()
                     self.connection.close()
-            errand.settle()
+            pending.finalise()
         except BaseException:
             self.connection.close()
             raise
         finally:
-            hand.close()
+            claims.close()
 
 
-class _Round:
-    """Handing out as long as one connection lasts."""
+class DispatchLoop:
+    """Dispatches scans and collects results as long as one connection lasts.
 
-    def __init__(self, connection: Connection, errand: Errand) -> None:
-        self.connection, self.errand = connection, errand
+    Args:
+        connection: to the workers.
+        pending: the scans of a stage.
+    """
+
+    def __init__(self, connection: Connection, pending: PendingScans) -> None:
+        self.connection, self.pending = connection, pending
         self.client: Client = connection.client()
-        self.flying: dict[Future, list[str]] = {}
-        self.together = 1  # scans in one task: several only if they take next to no time
-        self.back: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self.workers, self.looked = connection.look(), time.monotonic()
+        self.in_flight: dict[Future, list[str]] = {}
+        self.scans_per_task = 1  # more only if scans take next to no time
+        self.ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self.workers, self.checked = connection.count_workers(), time.monotonic()
 
-    def go(self) -> None:
-        """Until every scan is done.
+    def run(self) -> None:
+        """Dispatch until every scan is done.
 
         Raises:
-            SchedulerLostError: the connection broke; what was under way waits again.
+            SchedulerLostError: the connection broke; the scans that were in flight wait again.
         """
         try:
-            while self.errand.waiting or self.flying:
-                self._hand_out()
-                self._take_back()
-                if time.monotonic() - self.looked > LOOK_EVERY_S:
-                    self.workers, self.looked = self.connection.look(), time.monotonic()
+            while self.pending.waiting or self.in_flight:
+                self._submit()
+                self._collect()
+                if time.monotonic() - self.checked > CHECK_EVERY_S:
+                    self.workers, self.checked = self.connection.count_workers(), time.monotonic()
         except SchedulerLostError:
-            self.errand.waiting.extendleft(reversed([scan for scans in self.flying.values() for scan in scans]))
+            self.pending.waiting.extendleft(reversed([scan for scans in self.in_flight.values() for scan in scans]))
             raise
 
-    def _hand_out(self) -> None:
-        waiting, job = self.errand.waiting, self.errand.job
-        room = max(AT_LEAST, A_WORKER * self.workers) - len(self.flying)
-        tasks: list[list[str]] = []
-        while waiting and len(tasks) < room:
-            tasks.append([waiting.popleft() for _ in range(min(self.together, len(waiting)))])
-        if not tasks:
+    def _submit(self) -> None:
+        waiting, job, task = self.pending.waiting, self.pending.job, self.pending.task
+        free = max(FEWEST_TASKS, TASKS_PER_WORKER * self.workers) - len(self.in_flight)
+        batches: list[list[str]] = []
+        while waiting and len(batches) < free:
+            batches.append([waiting.popleft() for _ in range(min(self.scans_per_task, len(waiting)))])
+        if not batches:
             return
-        names = [(f"{self.errand.task['stage']}-{self.errand.task['run']}", next(self.errand.numbers)) for _ in tasks]
-        keys = [[job.keys[scan] for scan in scans] for scans in tasks]
-        futures = self.client.map(do_some, [self.errand.task] * len(tasks), tasks, keys, key=names, pure=False)
-        for scans, future in zip(tasks, futures, strict=True):
-            self.flying[future] = scans
-            future.add_done_callback(self.back.put)
+        names = [(f"{task['stage']}-{task['run']}", next(self.pending.task_numbers)) for _ in batches]
+        keys = [[job.keys[scan] for scan in scans] for scans in batches]
+        futures = self.client.map(do_some, [task] * len(batches), batches, keys, key=names, pure=False)
+        for scans, future in zip(batches, futures, strict=True):
+            self.in_flight[future] = scans
+            future.add_done_callback(self.ended.put)
 
-    def _take_back(self) -> None:
+    def _collect(self) -> None:
         try:
-            ended = [self.back.get(timeout=LOOK_EVERY_S)]
+            ended = [self.ended.get(timeout=CHECK_EVERY_S)]
         except queue.Empty:
             return
-        time.sleep(TOGETHER_S)
-        while not self.back.empty():
-            ended.append(self.back.get())
+        time.sleep(GATHER_AFTER_S)
+        while not self.ended.empty():
+            ended.append(self.ended.get())
         for future in ended:
             if future.status in ("cancelled", "lost"):
                 raise SchedulerLostError
             if future.status == "error":
-                self._failed(future)
-        good = [future for future in ended if future.status == "finished"]
-        for future, outcomes in self._outcomes(good):
-            scans = self.flying.pop(future)
+                self._handle_error(future)
+        finished = [future for future in ended if future.status == "finished"]
+        for future, outcomes in self._outcomes(finished):
+            scans = self.in_flight.pop(future)
             slowest = max(outcome["seconds"] for outcome in outcomes)
-            self.together = max(1, min(MOST_TOGETHER, int(TASK_S / max(slowest, 1e-6))))
+            self.scans_per_task = max(1, min(LARGEST_TASK, int(TASK_S / max(slowest, 1e-6))))
             for scan, outcome in zip(scans, outcomes, strict=False):  # fewer outcomes: the last one raises
-                self.errand.take(scan, outcome)
+                self.pending.record_result(scan, outcome)
 
     def _outcomes(self, futures: list[Future]) -> list[tuple[Future, list[dict[str, Any]]]]:
-        """What the workers returned. If one that has an answer died meanwhile, they are asked again later."""
+        """Return what the workers returned. If one that has a result died meanwhile, they are asked again later."""
         try:
-            outcomes = self.client.sync(_gathered, self.client, futures, callback_timeout=60 * LOOK_EVERY_S)
+            outcomes = self.client.sync(_gathered, self.client, futures, callback_timeout=60 * CHECK_EVERY_S)
             return list(zip(futures, outcomes, strict=True))
         except TimeoutError:
             for future in futures:
-                self.back.put(future)
+                self.ended.put(future)
             return []
         except (asyncio.CancelledError, concurrent.futures.CancelledError, OSError) as error:
             raise SchedulerLostError from error
 
-    def _failed(self, future: Future) -> None:
+    def _handle_error(self, future: Future) -> None:
         error = future.exception()
         if isinstance(error, KilledWorker):
-            self.errand.try_again(self.flying.pop(future), error.last_worker.address)
+            self.pending.requeue(self.in_flight.pop(future), error.last_worker.address)
         elif isinstance(error, ImportError):
             raise InputError(
                 f"a worker cannot begin: {type(error).__name__}: {error}. Start workers with the Python environment "
                 "and in the folder of this checkout"
             ) from error
         else:
-            raise error or RuntimeError(f"scans {', '.join(self.flying[future])} failed without a reason")
+            raise error or RuntimeError(f"scans {', '.join(self.in_flight[future])} failed without a reason")
 
 
 async def _gathered(client: Client, futures: list[Future]) -> list[list[dict[str, Any]]]:

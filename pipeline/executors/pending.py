@@ -1,4 +1,4 @@
-"""The books of a stage whose scans are handed out: what waits, what came back, and who is to blame."""
+"""The scans of a stage while they are dispatched: which wait, how the others ended, and which kill their workers."""
 
 import logging
 import time
@@ -10,21 +10,21 @@ from typing import Any
 
 from console.errors import InputError
 from pipeline.core.runtime import Runtime
-from pipeline.executors.connection import SAFE
+from pipeline.executors.workers import KEPT
 from pipeline.runner.per_scan import ScanJob
 from pipeline.store.base import DamagedError
-from pipeline.store.claims import MOST_DEATHS, InHand
+from pipeline.store.claims import MOST_DEATHS, ScanClaims
 from pipeline.store.scan_set import ScanSet
 
 log = logging.getLogger("hypermm")
-SHOWN_WITHIN_S = 90.0  # what a worker has written is seen here, on a file system that caches
+VISIBLE_WITHIN_S = 90.0  # what a worker has written, on a file system that caches
 MOST_SUSPECTS = 3  # in a row; then it is not the scans
 MOST_DEAD = 12  # workers that died with scans that they had not begun, no scan being done meanwhile
 
 
 @dataclass
-class Errand:
-    """The scans of a stage, some waiting to be handed out; it outlives a connection.
+class PendingScans:
+    """The scans of a stage, some waiting to be dispatched; it outlives a connection.
 
     Attributes:
         task: what all scans have in common, see `pipeline.executors.worker.do_one`.
@@ -32,12 +32,12 @@ class Errand:
         out: where results go.
         runtime: of the stage.
         advance: called after every scan.
-        waiting: scans that nobody has in hand.
-        hand: what workers have begun.
-        suspects: scan → reason, of those that killed all their workers; blamed as soon as another scan ends otherwise.
-        dead: addresses of workers that died with scans that they had not begun, since a scan was done.
-        unseen: scans whose files cannot be seen here yet.
-        numbers: of tasks; Dask must not take one for another.
+        waiting: scans that are to be dispatched.
+        claims: which scans workers have begun.
+        suspects: scan → reason, of those that killed all their workers; failed as soon as another scan ends otherwise.
+        dead_workers: addresses of workers that died with scans that they had not begun, since a scan was done.
+        invisible: scans whose files cannot be seen here yet.
+        task_numbers: of tasks; Dask must not take one for another.
     """
 
     task: dict[str, Any]
@@ -46,14 +46,14 @@ class Errand:
     runtime: Runtime
     advance: Callable[[], None]
     waiting: deque[str]
-    hand: InHand
+    claims: ScanClaims
     suspects: dict[str, str] = field(default_factory=dict)
-    dead: set[str] = field(default_factory=set)
-    unseen: set[str] = field(default_factory=set)
-    numbers: Iterator[int] = field(default_factory=count)
+    dead_workers: set[str] = field(default_factory=set)
+    invisible: set[str] = field(default_factory=set)
+    task_numbers: Iterator[int] = field(default_factory=count)
 
-    def take(self, scan: str, outcome: dict[str, Any]) -> None:
-        """Write down how a scan ended.
+    def record_result(self, scan: str, outcome: dict[str, Any]) -> None:
+        """Record how a scan ended.
 
         Args:
             scan: which.
@@ -75,13 +75,13 @@ class Errand:
             raise DamagedError(outcome["reason"])
         if outcome.get("stop") == "disk":
             raise OSError(outcome["errno"], outcome["reason"])
-        self.dead.clear()
+        self.dead_workers.clear()
         if "suspect" in outcome:
             self._suspect(scan, outcome["suspect"])
         else:
-            if not self._shown(scan):
-                self.unseen.add(scan)
-            self._blame_suspects()
+            if not self._visible(scan):
+                self.invisible.add(scan)
+            self._fail_suspects()
         self.advance()
 
     def _suspect(self, scan: str, reason: str) -> None:
@@ -93,51 +93,53 @@ class Errand:
                 f"hardly the scans' fault, and none is left out for it. {self._memory()}"
             )
 
-    def _blame_suspects(self) -> None:
+    def _fail_suspects(self) -> None:
         for scan, reason in self.suspects.items():
             log.warning("scan %s left out: %s", scan, reason)
             self.out.fail(scan, self.job.keys[scan], reason, again=False)
         self.suspects.clear()
 
-    def try_again(self, scans: Sequence[str], worker: str) -> None:
-        """A worker died. If it had begun a scan, that is counted there; the others have nothing to do with it.
+    def requeue(self, scans: Sequence[str], worker: str) -> None:
+        """Let scans of a worker that died wait again.
+
+        If it had begun one of them, the death is counted there; the others have nothing to do with it.
 
         Args:
-            scans: assigned to it together; those that it has finished are found done.
+            scans: of one task; those that the worker has finished are found done.
             worker: its address.
 
         Raises:
-            InputError: workers die and die before they begin anything.
+            InputError: worker after worker dies before it begins anything.
         """
-        if not any(self.hand.begun(scan) for scan in scans):
-            self.dead.add(worker)
-        if len(self.dead) > MOST_DEAD:
+        if not any(self.claims.claim_of(scan) for scan in scans):
+            self.dead_workers.add(worker)
+        if len(self.dead_workers) > MOST_DEAD:
             raise InputError(
-                f"{len(self.dead)} workers died before they began a scan, the last of them at {worker}. "
+                f"{len(self.dead_workers)} workers died before they began a scan, the last of them at {worker}. "
                 + self._memory()
             )
         self.waiting.extendleft(reversed(scans))
 
-    def settle(self) -> None:
-        """Close the books: blame who is left, and wait for what a network file system shows only after a while.
+    def finalise(self) -> None:
+        """Fail the suspects that are left, and wait for files that a network file system shows only after a while.
 
         Raises:
             InputError: files that workers have finished do not appear.
         """
-        self._blame_suspects()
-        deadline = time.monotonic() + SHOWN_WITHIN_S
-        while unseen := [scan for scan in self.unseen if not self._shown(scan)]:
+        self._fail_suspects()
+        deadline = time.monotonic() + VISIBLE_WITHIN_S
+        while invisible := [scan for scan in self.invisible if not self._visible(scan)]:
             if time.monotonic() > deadline:
                 raise InputError(
-                    f"workers have finished {len(unseen)} scans whose files are not seen here, {unseen[0]} among them. "
-                    f"Is {self.out.folder} the same folder for workers and for this machine? {SAFE}"
+                    f"workers have finished {len(invisible)} scans whose files are not visible here, {invisible[0]} "
+                    f"among them. Is {self.out.folder} the same folder for workers and for this machine? {KEPT}"
                 )
             time.sleep(0.5)
-        self.unseen.clear()
+        self.invisible.clear()
 
     def _memory(self) -> str:
-        return f"Is the workers' memory too small (--worker-memory, now {self.task['memory']})? {SAFE}"
+        return f"Is the workers' memory too small (--worker-memory, now {self.task['memory']})? {KEPT}"
 
-    def _shown(self, scan: str) -> bool:
+    def _visible(self, scan: str) -> bool:
         key = self.job.keys[scan]
         return self.out.has(scan, key) or self.out.failure(scan, key) is not None

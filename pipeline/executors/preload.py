@@ -1,9 +1,9 @@
-"""Loaded by Dask in each worker of ours: Ctrl-C reaches them too, and is for the run alone to answer."""
+"""Loaded by Dask in each worker on this machine: Ctrl-C reaches them too, and only the run responds to it."""
 
 import signal
 from typing import Any
 
 
 def dask_setup(worker: Any) -> None:
-    """Leave Ctrl-C to the run, which then stops its workers."""
+    """Ignore Ctrl-C; the run stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -20,26 +20,26 @@ from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import NOT_THE_SCANS_FAULT, ScanJob, do_scan
 from pipeline.specs.registry import STAGES
 from pipeline.store.base import DamagedError
-from pipeline.store.claims import MOST_DEATHS, Desk, InHand, new_name
+from pipeline.store.claims import MOST_DEATHS, ScanClaims, StagingArea, new_name
 
 log = logging.getLogger("hypermm")
 NAME = new_name()  # of this process
-SEEN_WITHIN_S = 20.0  # what one machine writes, another sees
-ONE_AT_A_TIME = threading.Lock()  # networks, threads and the desk are one scan's, however many threads Dask has
+VISIBLE_WITHIN_S = 20.0  # what one machine writes, on another one
+ONE_AT_A_TIME = threading.Lock()  # networks, threads and staging area serve one scan, however many threads Dask has
 
 
 @dataclass(frozen=True)
-class Workplace:
+class PreparedStage:
     """A stage in a workspace, ready for scans.
 
     Attributes:
-        job: the work on a scan; it writes on the desk.
-        desk: where files lie until they are complete.
+        job: the work on a scan; it writes into the staging area.
+        staging: where files lie until they are complete.
         runtime: of the stage, in this process.
     """
 
     job: ScanJob
-    desk: Desk
+    staging: StagingArea
     runtime: Runtime
 
 
@@ -73,7 +73,7 @@ def do_one(task: Mapping[str, Any], scan: str, key: str) -> dict[str, Any]:
         scan in this run. If those were too many, nothing was done, and `suspect` says why. If no scan can be done:
         `stop` ("input", "damaged" or "disk"), `reason` and, for a disk, `errno`.
     """
-    with ONE_AT_A_TIME, _listening() as lines:
+    with ONE_AT_A_TIME, _captured_log() as lines:
         notes: list[str] = []
         outcome: dict[str, Any] = {"lines": lines, "notes": notes, "died": 0}
         try:
@@ -93,47 +93,42 @@ def do_one(task: Mapping[str, Any], scan: str, key: str) -> dict[str, Any]:
 
 
 def _do(task: Mapping[str, Any], scan: str, key: str, notes: list[str]) -> int:
-    """Returns how many workers died at this scan before; if those were too many, nothing was done."""
+    """Do one scan; return how many workers died at it before. If those were too many, nothing is done."""
     workspace = Path(task["workspace"])
-    hand = InHand(workspace / task["stage"], task["run"])
-    if not _sees(hand):
+    claims = ScanClaims(workspace / task["stage"], task["run"])
+    if not _sees_the_run(claims):
         raise InputError(
             f"a worker on {socket.gethostname()} does not find this run in {workspace}. The workspace has to be on a "
             "file system that all workers share, under the same path"
         )
-    place = _workplace(task["stage"], str(workspace), task["settings"], task["device"], task["stage_key"])
-    out = place.desk.out
+    stage = _prepared_stage(task["stage"], str(workspace), task["settings"], task["device"], task["stage_key"])
+    job, staging = stage.job, stage.staging
+    out = staging.out
     if out.has(scan, key):
         return 0  # its worker was lost after the work was done
-    if place.job.keys.get(scan) != key:
+    if job.keys.get(scan) != key:
         raise InputError(
-            f"{task['stage']}: a worker on {socket.gethostname()} would make something else of scan {scan}: its code, "
-            "packages or weights are not those of this run. Install the same version there and start it again"
+            f"{task['stage']}: a worker on {socket.gethostname()} would compute something else for scan {scan}: its "
+            "code, packages or weights are not those of this run. Install the same version there and start it again"
         )
-    died = hand.begun(scan).get("times", 0)
+    died = claims.claim_of(scan).get("times", 0)
     if died >= MOST_DEATHS:
         return died
-    hand.begin(scan, NAME)
-    place.desk.clear(scan)
-    place.runtime.notes.clear()
-    do_scan(
-        place.job,
-        place.desk.staged,
-        scan,
-        loaded=lambda: place.job.load(scan),
-        write=lambda finish: finish(),
-    )
-    if hand.holds(scan, NAME):
-        place.desk.hand_in(scan)
-        hand.end(scan)
-    notes += place.runtime.notes
+    claims.claim(scan, NAME)
+    staging.reset(scan)
+    stage.runtime.notes.clear()
+    do_scan(job, staging.staged, scan, loaded=lambda: job.load(scan), write=lambda finish: finish())
+    if claims.holds(scan, NAME):
+        staging.commit(scan)
+        claims.release(scan)
+    notes += stage.runtime.notes
     return died
 
 
-def _sees(hand: InHand) -> bool:
-    """Whether this run hands out here; a network file system may take a while to show it."""
-    deadline = time.monotonic() + SEEN_WITHIN_S
-    while hand.runs_here() != hand.run:
+def _sees_the_run(claims: ScanClaims) -> bool:
+    """Return whether the run dispatches here; a network file system may take a while to show it."""
+    deadline = time.monotonic() + VISIBLE_WITHIN_S
+    while claims.dispatching_run() != claims.run:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.5)
@@ -142,26 +137,26 @@ def _sees(hand: InHand) -> bool:
 
 def _suspicion(task: Mapping[str, Any]) -> str:
     return (
-        f"its worker died {MOST_DEATHS} times while it had this scan in hand: killed, crashed, or above its memory "
-        f"limit ({task['memory']}). It is left alone now and in later runs; after a remedy (another file, more "
+        f"its worker died {MOST_DEATHS} times while it processed this scan: killed, crashed, or above its memory "
+        f"limit ({task['memory']}). The scan is skipped now and in later runs; after a remedy (another file, more "
         f"--worker-memory) --force {task['stage']} tries again"
     )
 
 
-@functools.lru_cache(maxsize=1)  # what an earlier stage holds, networks above all, goes
-def _workplace(stage_name: str, workspace: str, settings: str, device: str, stage_key: str) -> Workplace:
+@functools.lru_cache(maxsize=1)  # an earlier stage and its networks are dropped
+def _prepared_stage(stage_name: str, workspace: str, settings: str, device: str, stage_key: str) -> PreparedStage:
     stage = next(stage for stage in STAGES if stage.name == stage_name)
     out = stage.writes(Path(workspace) / stage_name)
     runtime = Runtime(stage=stage_name, key=stage_key, device_name=device, workspace=Path(workspace))
-    desk = Desk(out, NAME)  # type: ignore[arg-type]
+    staging = StagingArea(out, NAME)  # type: ignore[arg-type]
     config = stage.config.model_validate_json(settings)
-    job = stage.job(Path(workspace), out=desk.staged, config=config, runtime=runtime)
-    return Workplace(job, desk, runtime)
+    job = stage.job(Path(workspace), out=staging.staged, config=config, runtime=runtime)
+    return PreparedStage(job, staging, runtime)
 
 
 @contextmanager
-def _listening() -> Iterator[list[list[Any]]]:
-    """Collect what is logged, to be said again where the run is watched."""
+def _captured_log() -> Iterator[list[list[Any]]]:
+    """Collect what is logged, to be logged again by the run."""
     lines: list[list[Any]] = []
 
     class Collect(logging.Handler):

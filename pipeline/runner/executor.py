@@ -1,4 +1,4 @@
-"""What does the work on scans: this process, or others."""
+"""What every executor offers: the way in which the work on scans is done, in this process or elsewhere."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -7,10 +7,22 @@ from pipeline.runner.stage import Stage
 
 
 class Executor(Protocol):
-    """Does the work on scans, in this process or elsewhere."""
+    """Does the work on scans.
+
+    An executor is a class with a row in `pipeline.executors.registry`. It is made as
+    `Class(config, workspace, device=device)`, which starts nothing; `pipeline.executors.opened.opened` releases its
+    workers at the end of the run.
+    """
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether scans are done on other machines, so that this one does not need the device for them."""
 
     def for_stage(self, stage: Stage, settings: Any) -> Callable[..., None]:
         """Return what does the scans of a stage, called like `pipeline.runner.per_scan.in_process`."""
 
     def release_workers(self) -> None:
-        """Let the workers go; there is nothing to do for them for a while."""
+        """Stop the workers, which have nothing to do for a while or for good; later scans start new ones."""
+
+    def describe(self) -> str:
+        """Return what --dry-run shows below the plan, such as a job script; "" if there is nothing to show."""

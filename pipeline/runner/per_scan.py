@@ -25,7 +25,7 @@ class ScanJob:
     """What a stage does to each scan, as a value: whoever holds it can do any one of the scans.
 
     Making one is cheap. Networks, weights and devices are asked for in `work`, at the first scan that needs them, so
-    that who only hands out scans never loads them.
+    that a process that only dispatches scans never loads them.
 
     Attributes:
         keys: scan → hash of all that its result depends on.

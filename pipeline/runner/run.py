@@ -15,7 +15,7 @@ from pipeline.runner.executor import Executor
 from pipeline.runner.plan import Step, made_from, stale_reasons
 from pipeline.runner.stage import Stage
 from pipeline.store.base import DamagedError, write_record
-from pipeline.store.claims import InHand
+from pipeline.store.claims import ScanClaims
 from pipeline.store.scan_set import ScanSet
 
 log = logging.getLogger("hypermm")
@@ -75,7 +75,7 @@ def run_stage(stage: Stage, settings: Any, workspace: Path, *, device: str, exec
     real_folder(folder, below=workspace)
     before = out.manifest
     (folder / "manifest.json").unlink(missing_ok=True)
-    InHand(folder, run="").close()  # workers of an earlier run that still write, write for nobody
+    ScanClaims(folder, run="").close()  # what workers of an earlier run still write is dropped
     material = made_from(stage, settings, workspace)
     runtime = Runtime(stage=stage.name, key=digest(material), device_name=device, workspace=workspace)
     if executor is not None and stage.per_scan is not None:

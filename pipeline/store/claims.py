@@ -1,13 +1,13 @@
-"""The scans that workers have in hand: who began what, how often, and a private place for each to write in.
+"""The scans that workers have claimed: who began what, how often, and a staging area for each worker to write in.
 
-All of it is files in `<stage>/.in-hand`, which every worker sees, so that it holds with any scheduler and outlives it:
+All of it is files in `<stage>/.claims`, which every worker sees, so that it holds with any scheduler and outlives it:
 
-- `run.json` names the run that hands out. A worker that does not find it is not on the same file system; one that finds
-  another run works for a run that is over.
-- `<scan>.json` says who has begun a scan and how often it was begun. It goes when the scan is finished. What is still
-  there when a scan is begun again has lost its worker; a scan that waits behind another is not blamed.
-- `<worker>/<scan>/` is where a worker writes. Files move to their place as a whole when they are complete, and only if
-  the scan is still this worker's: one that was thought dead and is not cannot spoil what its successor wrote.
+- `run.json` names the run that dispatches. A worker that does not find it is not on the same file system; one that
+  finds another run works for a run that is over.
+- `scan-<id>.json` says who has begun a scan and how often it was begun. It is removed when the scan is finished. If it
+  is still there when the scan is begun again, its worker died; scans that only waited for that worker are not blamed.
+- `<worker>/<scan>/` is where a worker writes. Files move to the artifact as a whole when they are complete, and only if
+  the worker still holds the claim: one that was thought dead and is not cannot spoil what its successor wrote.
 """
 
 import os
@@ -20,16 +20,16 @@ from files.writing import remove_folder
 from pipeline.store.base import read_json, safe_id, write_json
 from pipeline.store.scan_set import ScanSet
 
-FOLDER = ".in-hand"
+FOLDER = ".claims"
 MOST_DEATHS = 3
 
 
-class InHand:
-    """The folder `.in-hand` of a stage.
+class ScanClaims:
+    """The folder `.claims` of a stage.
 
     Args:
         stage_folder: of the stage.
-        run: name of the run that hands out.
+        run: name of the run that dispatches.
     """
 
     def __init__(self, stage_folder: Path, run: str) -> None:
@@ -37,80 +37,85 @@ class InHand:
         self.run = run
 
     def open(self) -> None:
-        """Begin: what earlier runs left goes."""
+        """Begin to dispatch; what earlier runs left is removed."""
         self.close()
         write_json(self.folder / "run.json", {"run": self.run})
 
     def close(self) -> None:
-        """End: nothing is in hand."""
+        """Remove the folder: no claim holds any more."""
         remove_folder(self.folder, below=self.folder.parent, others_write=True)
 
-    def forget_all(self) -> None:
-        """Blame no scan for the workers that went with their scheduler; what they still write is dropped."""
+    def release_all(self) -> None:
+        """Blame no scan for workers that were lost with their scheduler; what they still write is dropped."""
         for path in self.folder.glob("*.json"):
             if path.name != "run.json":
                 path.unlink(missing_ok=True)
 
-    def runs_here(self) -> str | None:
-        """The run that hands out here; None if no run does, or another folder is seen here than there."""
+    def dispatching_run(self) -> str | None:
+        """Return the run that dispatches here; None if no run does, or this machine sees another folder."""
         return (read_json(self.folder / "run.json") or {}).get("run")
 
-    def begun(self, scan: str) -> dict[str, Any]:
-        """Who began the scan, and how often it was begun in this run; empty if nobody has."""
-        found = read_json(self._note(scan)) or {}
-        return found if found.get("run") == self.run else {}
+    def claim_of(self, scan: str) -> dict[str, Any]:
+        """Return who began the scan, and how often it was begun in this run; empty if nobody has."""
+        claim = read_json(self._path(scan)) or {}
+        return claim if claim.get("run") == self.run else {}
 
-    def begin(self, scan: str, worker: str) -> None:
-        """The worker begins the scan."""
-        note = {"run": self.run, "times": self.begun(scan).get("times", 0) + 1, "worker": worker}
-        write_json(self._note(scan), {**note, "host": socket.gethostname(), "process": os.getpid()})
+    def claim(self, scan: str, worker: str) -> None:
+        """Note that the worker begins the scan."""
+        content = {"run": self.run, "times": self.claim_of(scan).get("times", 0) + 1, "worker": worker}
+        write_json(self._path(scan), {**content, "host": socket.gethostname(), "process": os.getpid()})
 
     def holds(self, scan: str, worker: str) -> bool:
-        """Whether the scan is this worker's."""
-        return self.runs_here() == self.run and self.begun(scan).get("worker") == worker
+        """Return whether the worker is the last that claimed the scan."""
+        return self.dispatching_run() == self.run and self.claim_of(scan).get("worker") == worker
 
-    def end(self, scan: str) -> None:
-        """The scan is finished, well or not."""
-        self._note(scan).unlink(missing_ok=True)
+    def release(self, scan: str) -> None:
+        """Note that the scan is finished, well or not."""
+        self._path(scan).unlink(missing_ok=True)
 
-    def _note(self, scan: str) -> Path:
+    def _path(self, scan: str) -> Path:
         return self.folder / f"scan-{safe_id(scan)}.json"
 
 
-class Desk:
-    """The private place of one worker: what it writes in a stage, until it is complete.
+class StagingArea:
+    """Where one worker writes the files of a scan until they are complete.
 
     Args:
         out: the stage's artifact.
         worker: name of the worker, unlike any other's.
+
+    Attributes:
+        staged: the artifact as the worker sees it: the current scan is in the staging area, all others in `out`.
     """
 
     def __init__(self, out: ScanSet, worker: str) -> None:
         self.out = out
-        self.place = out.folder / FOLDER / worker
+        self.folder = out.folder / FOLDER / worker
         self.staged = _staged_class(type(out))(out.folder)
-        self.staged.desk = self.place
+        self.staged.staging_folder = self.folder
 
-    def clear(self, scan: str) -> None:
-        """Make room for a scan."""
-        self.staged.in_hand = scan
-        remove_folder(self.place, below=self.place.parent, others_write=True)
+    def reset(self, scan: str) -> None:
+        """Empty the area, and take the scan for the current one."""
+        self.staged.current_scan = scan
+        remove_folder(self.folder, below=self.folder.parent, others_write=True)
 
-    def hand_in(self, scan: str) -> None:
-        """Move the complete files of the scan to their place."""
+    def commit(self, scan: str) -> None:
+        """Move the complete files of the scan to the artifact."""
         self.out.remove(scan)
         os.replace(self.staged.place(scan), self.out.place(scan))
 
 
 class _Staged:
-    """An artifact whose scan in hand lies on a desk; all others are where they belong."""
+    """An artifact whose current scan lies in a staging area; all others are where they belong."""
 
-    desk: Path
-    in_hand: str | None = None
+    staging_folder: Path
+    current_scan: str | None = None
 
     def place(self, scan: str) -> Path:
-        """The folder of a scan."""
-        return self.desk / safe_id(scan) if scan == self.in_hand else super().place(scan)  # type: ignore[misc]
+        """Return the folder of a scan."""
+        if scan == self.current_scan:
+            return self.staging_folder / safe_id(scan)
+        return super().place(scan)  # type: ignore[misc]
 
 
 def _staged_class(kind: type[ScanSet]) -> Any:
@@ -118,5 +123,5 @@ def _staged_class(kind: type[ScanSet]) -> Any:
 
 
 def new_name() -> str:
-    """A name that no other run or worker has; no host or user in it."""
+    """Return a name that no other run or worker has; no host or user is in it."""
     return uuid.uuid4().hex[:12]

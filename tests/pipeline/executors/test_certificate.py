@@ -4,7 +4,6 @@ Each attack is made with the certificate of the run, too, to see that it would w
 """
 
 import asyncio
-import contextlib
 import os
 import socket
 import ssl
@@ -19,13 +18,14 @@ import cloudpickle
 import psutil
 import pytest
 
-from console.errors import InputError
 from files.reading import file_sha256
-from files.writing import PlantedLinkError
 from pipeline.core.provenance import REPOSITORY
 from pipeline.executors import certificate
 from pipeline.executors.config import ExecutorConfig
 from pipeline.executors.connection import Connection
+from pipeline.executors.dispatch import DispatchingExecutor
+from pipeline.executors.opened import executor_of
+from pipeline.executors.private_folder import FOLDER
 
 SOON = 60  # seconds
 SBATCH = """#!/bin/sh
@@ -66,8 +66,8 @@ class Running:
 
     def ports(self) -> list[int]:
         """All that they listen on."""
-        there = [found for process in self.processes() for found in process.net_connections("inet")]
-        return sorted({found.laddr.port for found in there if found.status == psutil.CONN_LISTEN})
+        sockets = [each for process in self.processes() for each in process.net_connections("inet")]
+        return sorted({each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN})
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,9 @@ def running(
     workspace = tmp_path_factory.mktemp(request.param) / "it's two words"
     workspace.mkdir()
     config = ExecutorConfig(kind=request.param, workers=2, worker_memory="1GB", slurm={"interface": "lo"})
-    connection = Connection(config, workspace, device="cpu")
+    executor = executor_of(config, workspace, device="cpu")
+    assert isinstance(executor, DispatchingExecutor)
+    connection = executor.connection
     started_in = tmp_path_factory.mktemp("started-in")
     for name in ("multiprocessing", "distributed"):
         (started_in / f"{name}.py").write_text(PLANTED.format(folder=str(started_in)))
@@ -195,11 +197,12 @@ def own_umask() -> int:
 def test_no_process_imports_from_a_folder_that_others_can_make(running: Running) -> None:
     """Dask puts its folder for temporary files first in sys.path, of the run, too."""
     client = running.connection.client()
-    found = [*client.run(module_folders).values(), *client.run(module_folders, nanny=True).values(), module_folders()]
-    assert len(found) == 5
-    private = running.workspace / certificate.FOLDER
+    processes = [client.run(module_folders), client.run(module_folders, nanny=True)]
+    imported_from = [*processes[0].values(), *processes[1].values(), module_folders()]
+    assert len(imported_from) == 5
+    private = running.workspace / FOLDER
     assert private.stat().st_mode & 0o777 == 0o700
-    for folders in found:
+    for folders in imported_from:
         assert folders
         assert all(Path(folder).is_relative_to(private) for folder in folders)
 
@@ -227,7 +230,7 @@ def test_the_key_is_where_nobody_else_can_read_it(running: Running) -> None:
     if running.kind == "dask":
         assert holding == []
         return
-    private = running.workspace / certificate.FOLDER
+    private = running.workspace / FOLDER
     assert holding == [private / "key.pem"]
     assert {path.stat().st_mode & 0o777 for path in certificate.certificate_files(private)} == {0o600}
     rights = [line.split(" ", 1) for line in (running.slurm / "rights").read_text().splitlines()]
@@ -291,56 +294,6 @@ def test_your_dask_settings_do_not_weaken_it() -> None:
         assert "BEGIN CERTIFICATE" in security.tls_ca_file
 
 
-def test_the_private_folder_is_made_anew_and_goes(tmp_path: Path) -> None:
-    left = tmp_path / certificate.FOLDER / "key.pem"
-    left.parent.mkdir()
-    left.write_text("of a run that was killed")
-    before = os.umask(0)
-    try:
-        with certificate.private_folder(tmp_path, forbidden=certificate.OTHERS_READ) as folder:
-            assert list(folder.iterdir()) == []
-            assert folder.stat().st_mode & 0o777 == 0o700
-            certificate.write_certificate(folder)
-            assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o600, 0o600]
-    finally:
-        os.umask(before)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_link_in_place_of_the_private_folder_is_not_followed(tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "kept").write_text("by its owner")
-    (tmp_path / certificate.FOLDER).symlink_to(elsewhere)
-    with (
-        pytest.raises(PlantedLinkError, match=r"\.dask"),
-        certificate.private_folder(tmp_path, forbidden=certificate.OTHERS_READ),
-    ):
-        pass
-    assert [path.name for path in elsewhere.iterdir()] == ["kept"]
-
-
-@pytest.mark.parametrize(("rights", "reading", "writing"), [(0o777, True, True), (0o755, True, False)])
-def test_a_file_system_that_gives_others_rights_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rights: int, reading: bool, writing: bool
-) -> None:
-    make = Path.mkdir
-
-    def generous(path: Path, *given: Any, **options: Any) -> None:
-        make(path, *given, **options)
-        path.chmod(rights)
-
-    monkeypatch.setattr(Path, "mkdir", generous)
-    words = f"gives it rights {rights:o}: .* --executor local"
-    for forbidden, refused in ((certificate.OTHERS_READ, reading), (certificate.OTHERS_WRITE, writing)):
-        with (
-            pytest.raises(InputError, match=words) if refused else contextlib.nullcontext(),
-            certificate.private_folder(tmp_path, forbidden=forbidden),
-        ):
-            pass
-        assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.slow
 def test_a_run_through_slurm_ends_as_one_in_this_process_and_leaves_no_key(
     picture_cohort: Callable[..., Path], stand_in: Path, tmp_path: Path
@@ -358,5 +311,5 @@ def test_a_run_through_slurm_ends_as_one_in_this_process_and_leaves_no_key(
     made = [{path.parent.name: file_sha256(path) for path in (w / "preprocess").glob("*/*.png")} for w in (run, local)]
     assert len(made[0]) > 6
     assert made[0] == made[1]
-    assert not (run / certificate.FOLDER).exists()
+    assert not (run / FOLDER).exists()
     assert "PRIVATE KEY" not in "".join(path.read_text() for path in (run / "logs").iterdir())

@@ -18,7 +18,7 @@ import pytest
 from files.reading import file_sha256
 from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
-from pipeline.executors import certificate
+from pipeline.executors import certificate, private_folder
 from pipeline.store.claims import FOLDER
 from pipeline.store.volumes import VolumeSet
 
@@ -47,7 +47,7 @@ def words(config: Path, workspace: Path, stage: str, *more: str) -> list[str]:
 
 @contextmanager
 def started(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A process in a group of its own; the group is gone in the end."""
+    """A process in a group of its own; the group is ended with the block."""
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=REPOSITORY,
@@ -72,34 +72,34 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, errors
 
 
-def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
-    """What `found` finds first, while the process runs."""
+def until(look: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    """What `look` returns first, while the process runs."""
     deadline = time.monotonic() + SOON
-    while not (what := found()):
+    while not (result := look()):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    return what
+    return result
 
 
-def in_hand(stage_folder: Path) -> list[dict[str, Any]]:
-    """The notes of workers that have a scan in hand."""
-    notes = []
+def claims(stage_folder: Path) -> list[dict[str, Any]]:
+    """The claims of workers on scans."""
+    held = []
     for path in stage_folder.glob(f"{FOLDER}/scan-*.json"):
         try:
-            notes.append(json.loads(path.read_text()) | {"scan": path.stem.removeprefix("scan-")})
+            held.append(json.loads(path.read_text()) | {"scan": path.stem.removeprefix("scan-")})
         except (FileNotFoundError, json.JSONDecodeError):
             continue  # it is done already
-    return notes
+    return held
 
 
-def held(stage_folder: Path) -> dict[str, Any] | None:
-    """The note of a worker in the middle of a scan; it is stopped there."""
-    for note in in_hand(stage_folder):
-        os.kill(note["process"], signal.SIGSTOP)
-        if note in in_hand(stage_folder) and not (stage_folder / note["scan"] / "record.json").exists():
-            return note
-        os.kill(note["process"], signal.SIGCONT)
+def stopped_worker(stage_folder: Path) -> dict[str, Any] | None:
+    """The claim of a worker in the middle of a scan; it is stopped there."""
+    for claim in claims(stage_folder):
+        os.kill(claim["process"], signal.SIGSTOP)
+        if claim in claims(stage_folder) and not (stage_folder / claim["scan"] / "record.json").exists():
+            return claim
+        os.kill(claim["process"], signal.SIGCONT)
     return None
 
 
@@ -121,7 +121,7 @@ def alive(group: int) -> list[str]:
     return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
 
 
-def gone_soon(group: int) -> None:
+def all_end_soon(group: int) -> None:
     deadline = time.monotonic() + 20
     while left := alive(group):
         assert time.monotonic() < deadline, left
@@ -139,7 +139,7 @@ def test_two_workers_of_which_one_is_killed_give_the_same_bytes(small: Path, tmp
     run = tmp_path / "dask"
     with started("run_pipeline.py", *words(small, run, "features", *TWO_WORKERS)) as process:
         until(lambda: list((run / "features").glob("*/record.json")), process)
-        victim = until(lambda: held(run / "features"), process)
+        victim = until(lambda: stopped_worker(run / "features"), process)
         assert victim["process"] != process.pid
         os.kill(victim["process"], signal.SIGKILL)
         code, errors = ended(process)
@@ -207,9 +207,9 @@ def test_ctrl_c_leaves_no_process_and_loses_nothing(config: Path, tmp_path: Path
         assert code == 130
         assert "stopped; run the same command again" in errors
         assert "Traceback" not in errors
-        gone_soon(process.pid)
+        all_end_soon(process.pid)
     assert not (run / "preprocess" / "manifest.json").exists()
-    assert not (run / certificate.FOLDER).exists()
+    assert not (run / private_folder.FOLDER).exists()
     done = {path: path.stat().st_mtime_ns for path in (run / "preprocess").glob("*/record.json")}
     assert main(words(config, run, "preprocess", "--quiet")) == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
@@ -222,11 +222,11 @@ def test_a_killed_run_takes_its_workers_with_it(config: Path, tmp_path: Path) ->
         until(lambda: list((run / "preprocess").glob("*/record.json")), process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        gone_soon(process.pid)
-    assert (run / certificate.FOLDER).exists()
+        all_end_soon(process.pid)
+    assert (run / private_folder.FOLDER).exists()
     assert main(words(config, run, "preprocess", "--quiet")) == 0
     assert not (run / "preprocess" / FOLDER).exists()
-    assert not (run / certificate.FOLDER).exists()
+    assert not (run / private_folder.FOLDER).exists()
 
 
 def free_port() -> int:
@@ -258,7 +258,7 @@ def test_the_scheduler_is_restarted_in_the_middle(config: Path, tmp_path: Path) 
         with scheduler(port), worker(port):
             code, errors = ended(process)
     assert code == 0, errors
-    assert "lost the Dask scheduler; looking for it" in errors
+    assert "lost the Dask scheduler; reconnecting" in errors
     assert failures(run) == []
     assert main(words(config, tmp_path / "local", "preprocess", "--quiet")) == 0
     assert contents(run) == contents(tmp_path / "local")

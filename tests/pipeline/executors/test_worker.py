@@ -14,8 +14,9 @@ from pipeline.core.runtime import Runtime
 from pipeline.executors import worker
 from pipeline.executors.worker import do_one, do_some
 from pipeline.specs.preprocess import PreprocessConfig
+from pipeline.stages import preprocess as stage_module
 from pipeline.stages.preprocess import preprocess, preprocess_job
-from pipeline.store.claims import InHand
+from pipeline.store.claims import ScanClaims
 from pipeline.store.tables import CohortTables
 from pipeline.store.volumes import VolumeSet
 
@@ -34,14 +35,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, picture_cohort: Callable[
 
 @pytest.fixture
 def out(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> VolumeSet:
-    """The artifact of preprocess, empty, of a run that hands out."""
-    monkeypatch.setattr(worker, "SEEN_WITHIN_S", 0.0)
-    worker._workplace.cache_clear()
+    """The artifact of preprocess, empty, of a run that dispatches."""
+    monkeypatch.setattr(worker, "VISIBLE_WITHIN_S", 0.0)
+    worker._prepared_stage.cache_clear()
     out = VolumeSet(prepared / "preprocess")
-    for place in (p for p in out.folder.glob("p*") if p.is_dir()):
-        out.begin(place.name)
-        place.rmdir()
-    InHand(out.folder, RUN).open()
+    for folder in (p for p in out.folder.glob("p*") if p.is_dir()):
+        out.begin(folder.name)
+        folder.rmdir()
+    ScanClaims(out.folder, RUN).open()
     return out
 
 
@@ -73,14 +74,14 @@ def done(out: VolumeSet, scan: str, **other: Any) -> dict[str, Any]:
 def test_a_scan_is_done_as_in_process(out: VolumeSet, prepared: Path) -> None:
     assert done(out, "p00_low") == {"lines": [], "notes": [], "died": 0}
     assert out.has("p00_low", key(out, "p00_low"))
-    found = {path.name: path.read_bytes() for path in out.place("p00_low").glob("*.png")}
+    pictures = {path.name: path.read_bytes() for path in out.place("p00_low").glob("*.png")}
     record = out.record("p00_low") or {}
     other = VolumeSet(prepared / "in_process")
     preprocess(CohortTables(prepared / "cohort"), other, PreprocessConfig(), runtime(prepared))
-    assert {path.name: path.read_bytes() for path in other.place("p00_low").glob("*.png")} == found
+    assert {path.name: path.read_bytes() for path in other.place("p00_low").glob("*.png")} == pictures
     expected = other.record("p00_low") or {}
     assert {**record, "seconds": 0} == {**expected, "seconds": 0}
-    assert InHand(out.folder, RUN).begun("p00_low") == {}
+    assert ScanClaims(out.folder, RUN).claim_of("p00_low") == {}
 
 
 def test_what_is_there_is_not_done_again(out: VolumeSet) -> None:
@@ -100,14 +101,14 @@ def test_a_bad_scan_is_recorded_and_told_to_the_run(out: VolumeSet) -> None:
     assert "stop" not in outcome
 
 
-def test_the_fourth_beginning_is_refused(out: VolumeSet) -> None:
-    hand = InHand(out.folder, RUN)
+def test_the_fourth_claim_is_refused(out: VolumeSet) -> None:
+    claims = ScanClaims(out.folder, RUN)
     for _ in range(2):
-        hand.begin("p00_low", "a worker that died")
+        claims.claim("p00_low", "a worker that died")
     assert done(out, "p00_low")["died"] == 2
     assert out.has("p00_low", key(out, "p00_low"))
     for _ in range(3):
-        hand.begin("p02_low", "a worker that died")
+        claims.claim("p02_low", "a worker that died")
     outcome = done(out, "p02_low")
     assert outcome["died"] == 3
     assert not out.place("p02_low").exists()
@@ -117,34 +118,32 @@ def test_the_fourth_beginning_is_refused(out: VolumeSet) -> None:
 
 
 def test_deaths_in_an_earlier_run_do_not_count(out: VolumeSet) -> None:
-    earlier = InHand(out.folder, "an earlier run")
+    earlier = ScanClaims(out.folder, "an earlier run")
     for _ in range(3):
-        earlier.begin("p00_low", "a worker that died")
+        earlier.claim("p00_low", "a worker that died")
     assert done(out, "p00_low")["died"] == 0
     assert out.has("p00_low", key(out, "p00_low"))
 
 
 def test_a_worker_that_was_thought_dead_spoils_nothing(out: VolumeSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    import preprocessing.io
-
-    hand = InHand(out.folder, RUN)
-    read = preprocessing.io.read_picture
+    claims = ScanClaims(out.folder, RUN)
+    read = stage_module.read_picture
 
     def slow(path: Path, **options: Any) -> Any:  # meanwhile another one takes the scan and finishes it
-        hand.begin("p00_low", "the successor")
+        claims.claim("p00_low", "the successor")
         (out.begin("p00_low") / "picture.png").write_bytes(b"of the successor")
         return read(path, **options)
 
-    monkeypatch.setattr(preprocessing.io, "read_picture", slow)
+    monkeypatch.setattr(stage_module, "read_picture", slow)
     done(out, "p00_low")
     assert (out.place("p00_low") / "picture.png").read_bytes() == b"of the successor"
-    assert hand.holds("p00_low", "the successor")
+    assert claims.holds("p00_low", "the successor")
 
 
 def test_other_code_or_weights_stop_the_run(out: VolumeSet) -> None:
     outcome = done(out, "p00_low", settings=PreprocessConfig(spacing_mm=3).model_dump_json())
     assert outcome["stop"] == "input"
-    assert "would make something else of scan p00_low" in outcome["reason"]
+    assert "would compute something else for scan p00_low" in outcome["reason"]
     assert not out.place("p00_low").exists()
 
 
@@ -173,19 +172,17 @@ def test_a_full_disk_stops_the_run(out: VolumeSet) -> None:
 
 
 def test_notes_of_the_work_come_back(out: VolumeSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    import preprocessing.io
-
-    read = preprocessing.io.read_picture
+    read = stage_module.read_picture
 
     settings = PreprocessConfig().model_dump_json()
 
     def noting(path: Path, **options: Any) -> Any:
-        place = worker._workplace("preprocess", str(out.folder.parent), settings, "cpu", "key")
+        stage = worker._prepared_stage("preprocess", str(out.folder.parent), settings, "cpu", "key")
         if path.name == "p00_low.png":
-            place.runtime.note("half of it on the CPU")
+            stage.runtime.note("half of it on the CPU")
         return read(path, **options)
 
-    monkeypatch.setattr(preprocessing.io, "read_picture", noting)
+    monkeypatch.setattr(stage_module, "read_picture", noting)
     outcome = done(out, "p00_low")
     assert outcome["notes"] == ["half of it on the CPU"]
     assert outcome["lines"] == [[30, "preprocess: half of it on the CPU"]]
@@ -195,9 +192,7 @@ def test_notes_of_the_work_come_back(out: VolumeSet, monkeypatch: pytest.MonkeyP
 def test_one_scan_at_a_time_however_many_threads(out: VolumeSet, monkeypatch: pytest.MonkeyPatch) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    import preprocessing.io
-
-    read, inside, most = preprocessing.io.read_picture, [0], [0]
+    read, inside, most = stage_module.read_picture, [0], [0]
 
     def counting(path: Path, **options: Any) -> Any:
         inside[0] += 1
@@ -206,7 +201,7 @@ def test_one_scan_at_a_time_however_many_threads(out: VolumeSet, monkeypatch: py
         inside[0] -= 1
         return read(path, **options)
 
-    monkeypatch.setattr(preprocessing.io, "read_picture", counting)
+    monkeypatch.setattr(stage_module, "read_picture", counting)
     scans = ["p00_low", "p02_low", "p03_low", "p04_low"]
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda scan: done(out, scan), scans))

@@ -129,7 +129,7 @@ def test_an_executor_gets_what_is_to_do_and_nothing_else(out: ScanSet, runtime: 
 
 
 def test_making_a_job_loads_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who only hands out scans needs neither weights nor the device."""
+    """A process that only dispatches scans needs neither weights nor the device."""
     from pipeline.stages import features
     from pipeline.store.features import BlockSet
     from pipeline.store.volumes import VolumeSet
