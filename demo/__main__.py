@@ -7,7 +7,7 @@ python -m demo phantoms OUT [--subjects 40 --seed 0 …]
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,15 +63,11 @@ def _run(words: Sequence[str]) -> int:
         raise InputError(f"there is no demo cohort {name!r} {suggest(name, generator_names())}")
     generator = load_generator(name)
     given = vars(parser(name, generator.config).parse_args(rest))
+    options = {key: _value(text) for key, text in given.items() if key in generator.config.model_fields}
     try:
-        config = generator.config(
-            **{key: _value(text) for key, text in given.items() if key in generator.config.model_fields}
-        )
+        config = generator.config(**options)
     except ValidationError as error:
-        problems = (("--" + "-".join(map(str, p["loc"])).replace("_", "-"), p["msg"]) for p in error.errors())
-        raise InputError(
-            "; ".join(f"{key}: {message}" if key != "--" else message for key, message in problems)
-        ) from error
+        raise InputError("; ".join(map(_problem, error.errors()))) from error
     with readable_by(FOR_THE_GROUP if given.get("GROUP") else PRIVATE):
         manifest = generator.write(real_path(given["OUT"]), config, _lines)
     say(f"{len(pd.read_csv(manifest))} scans → {given['OUT'] / MANIFEST}")
@@ -80,9 +76,9 @@ def _run(words: Sequence[str]) -> int:
 
 def listing() -> str:
     """Return the names of all demo cohorts, and what they are."""
-    lines = [f"{(load_generator(name).config.__doc__ or '').splitlines()[0]}" for name in generator_names()]
-    cohorts = [f"  {name:12} {line}" for name, line in zip(generator_names(), lines, strict=True)]
-    return "\n".join(["python -m demo NAME OUT [options], of which --help shows all", "", *cohorts])
+    about = {name: (load_generator(name).config.__doc__ or "").splitlines()[0] for name in generator_names()}
+    cohorts = [f"  {name:12} {line}" for name, line in about.items()]
+    return "\n".join(["python -m demo NAME OUT [options]; python -m demo NAME --help lists the options", "", *cohorts])
 
 
 def _value(text: str) -> Any:
@@ -95,6 +91,12 @@ def _value(text: str) -> Any:
         raise InputError(str(error)) from error
 
 
+def _problem(problem: Mapping[str, Any]) -> str:
+    """Name the option as one types it, and what is wrong with it."""
+    option = "".join(f"--{part}: ".replace("_", "-") for part in problem["loc"][:1])
+    return option + str(problem["msg"]).removeprefix("Value error, ")
+
+
 class _Lines:
     """Say now and then how many scans are done."""
 
@@ -102,6 +104,7 @@ class _Lines:
         self.total, self.unit, self.done = total, unit, 0
 
     def advance(self) -> None:
+        """Count one more."""
         self.done += 1
         if self.done % SAID_EVERY == 0 and self.done < self.total:
             say(f"{self.done} of {self.total} {self.unit}s")

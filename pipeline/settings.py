@@ -236,6 +236,9 @@ def unknown_key(key: str, known: Sequence[str] = ()) -> str:
     if len(key) > LONGEST_KEY:
         return f"there is no setting {key[:LONGEST_KEY]}…"
     known = known or known_keys()
+    section, dot, option = key.partition(".")
+    if section in generator_names():  # a section for each demo cohort, as it was once
+        return f"there is no setting {key}; did you mean demo{dot}{option}?"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:  # the right word in the wrong section
         near = [other for other in known if other.split(".")[-1] == key.split(".")[-1]][:1]

@@ -19,7 +19,7 @@ EVERYBODY_HAS, REPEATS = 0.7, 2  # the share of scans that there are, never none
 
 
 def settings(**sections: object) -> Settings:
-    """All defaults but for what is given; the demo cohort, whose manifest is made by a stage."""
+    """All defaults but for what is given; the demo cohort of phantoms."""
     modalities = {name: {"skull_strip": name != "US"} for name in MODALITIES}
     return Settings(name="toy", **({"cohort": {"manifest": "phantoms", "modalities": modalities}} | sections))  # type: ignore[arg-type]
 

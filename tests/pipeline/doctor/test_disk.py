@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from console.errors import InputError
+from demo.biopsies import BiopsiesConfig, picture_table
 from pipeline.cli.main import main
 from pipeline.doctor import disk
 from pipeline.settings import Settings, load_settings
@@ -90,12 +91,10 @@ def test_scans_are_counted_by_kind(tmp_path: Path, picture_cohort: Callable[...,
     assert disk.count_scans(config).picture_bytes == disk.PNG_OF_JPEG * jpeg + disk.UNKNOWN_PICTURE_BYTES
 
 
-def test_drawn_pictures_are_counted_as_they_are_drawn() -> None:
-    from demo.biopsies import picture_table
-
-    config = _settings("biopsies")
+def test_a_demo_cohort_is_counted_as_it_is_made() -> None:
+    config = _settings("biopsies", demo__subjects="10")
     found = disk.count_scans(config)
-    assert found.pictures == pytest.approx(len(picture_table(config.biopsies)), rel=0.15)
+    assert (found.volumes, found.pictures) == (0, len(picture_table(BiopsiesConfig(subjects=10))))
 
 
 def test_breakhis_is_a_folder(tmp_path: Path) -> None:
