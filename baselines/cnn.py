@@ -1,4 +1,4 @@
-"""CNNs on blocks: one of a single modality, one of all modalities at once, one fed modality after modality.
+"""CNNs on feature maps: one of a single modality, one of all modalities at once, one fed modality after modality.
 
 Each is a 1×1 convolution on z and the classifier of step 1, so that a comparison with HyperMM is about how modalities
 are put together and not about the size of the networks.
@@ -17,63 +17,69 @@ from baselines.sample import CannotFit, Fitted, Sample
 from models.fit import History, Loss, fit
 from models.settings import Training
 
-BATCH = 64  # blocks a pass in prediction
+BATCH = 64  # feature maps a pass in prediction
 
 
 class UniCNN(nn.Module):
     """A 1×1 convolution and a classifier, for single scans.
 
     Args:
-        block_shape: (C, H, W).
+        feature_map_shape: (C, H, W).
         classes: K.
         hidden: width of the classifier's hidden layer, as in step 1.
     """
 
-    def __init__(self, block_shape: tuple[int, int, int], classes: int, *, hidden: int = 512) -> None:
+    def __init__(self, feature_map_shape: tuple[int, int, int], classes: int, *, hidden: int = 512) -> None:
         super().__init__()
-        channels, height, width = block_shape
+        channels, height, width = feature_map_shape
         self.convolution = nn.Conv2d(channels, channels, 1)
         self.classifier = nn.Sequential(
             nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.ReLU(), nn.Linear(hidden, classes)
         )
 
-    def forward(self, blocks: Tensor) -> Tensor:
-        """Logits (N, K) of blocks (N, C, H, W)."""
-        return self.classifier(self.convolution(blocks))
+    def forward(self, feature_maps: Tensor) -> Tensor:
+        """Logits (N, K) of feature maps (N, C, H, W)."""
+        return self.classifier(self.convolution(feature_maps))
 
 
 class MultiCNN(nn.Module):
     """A 1×1 convolution for every modality; what they give is concatenated and classified.
 
     Args:
-        block_shape: (C, H, W).
+        feature_map_shape: (C, H, W).
         modalities: M.
         classes: K.
         hidden: width of the classifier's hidden layer, as in step 1.
-        mask: tell the classifier which blocks are real, in M more features.
+        mask: tell the classifier which feature maps are real, in M more features.
     """
 
     def __init__(
-        self, block_shape: tuple[int, int, int], modalities: int, classes: int, *, hidden: int = 512, mask: bool = False
+        self,
+        feature_map_shape: tuple[int, int, int],
+        modalities: int,
+        classes: int,
+        *,
+        hidden: int = 512,
+        mask: bool = False,
     ) -> None:
         super().__init__()
-        channels, height, width = block_shape
+        channels, height, width = feature_map_shape
         self.mask = mask
         self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(modalities))
         features = modalities * channels * height * width + (modalities if mask else 0)
         self.classifier = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
-    def forward(self, blocks: Tensor, there: Tensor) -> Tensor:
+    def forward(self, feature_maps: Tensor, there: Tensor) -> Tensor:
         """Logits of observations.
 
         Args:
-            blocks: (B, M, C, H, W), no gaps.
+            feature_maps: (B, M, C, H, W), no gaps.
             there: (B, M), bool: which of them are real. Looked at only with `mask`.
 
         Returns:
             (B, K).
         """
-        maps = [convolve(z) for convolve, z in zip(self.convolutions, blocks.unbind(1), strict=True)]
+        maps = [convolve(z) for convolve, z in zip(self.convolutions, feature_maps.unbind(1), strict=True)]
         features = torch.cat(maps, 1).flatten(1)  # (B, M·C·H·W)
         if self.mask:
             features = torch.cat([features, there.to(features.dtype)], 1)  # (B, M·C·H·W + M)
@@ -85,7 +91,7 @@ class ScanScores:
     """A network for single scans; an observation's score is the mean of the probabilities over its scans.
 
     Attributes:
-        network: from blocks (N, C, H, W) to logits (N, K).
+        network: from feature maps (N, C, H, W) to logits (N, K).
         modalities: whose scans it takes.
         parameters: trained numbers.
     """
@@ -97,7 +103,7 @@ class ScanScores:
     def probabilities(self, sample: Sample) -> Tensor:
         """(B, K), float64; NaN for an observation without a scan of these modalities."""
         taken = torch.isin(sample.modality, torch.tensor(self.modalities, device=sample.modality.device))
-        scores = class_probabilities(self.network, sample.blocks[taken])
+        scores = class_probabilities(self.network, sample.feature_maps[taken])
         count = len(sample.target)
         total = scores.new_zeros(count, scores.shape[1]).index_add_(0, sample.observation[taken], scores)
         return total / torch.bincount(sample.observation[taken], minlength=count).unsqueeze(1)  # 0 / 0 is NaN
@@ -158,7 +164,7 @@ def fit_uni_cnn(sample: Sample, training: Training, *, modality: int) -> ScanSco
     network = _uni_cnn(sample, training)
 
     def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(network(sample.blocks[batch]), labels[batch])}
+        return {"ce": F.cross_entropy(network(sample.feature_maps[batch]), labels[batch])}
 
     run_fit(network, loss, train=train, validation=validation, training=training)
     return ScanScores(network, (modality,), count_parameters(network))
@@ -205,10 +211,10 @@ def fit_multi_cnn(sample: Sample, training: Training) -> CompleteOnly:
 def train_multi_cnn(
     sample: Sample, training: Training, *, grid: Tensor, train: Tensor, validation: Tensor, mask: bool = False
 ) -> MultiCNN:
-    """Train a Multi-CNN on blocks that are given, real or filled in.
+    """Train a Multi-CNN on feature maps that are given, real or filled in.
 
     Args:
-        sample: gives labels, and which blocks are real.
+        sample: gives labels, and which feature maps are real.
         training: settings of the fit loop.
         grid: (B, M, C, H, W), float32. Rows that are neither in `train` nor in `validation` are not read.
         train: (T,) int64, observations to learn from.
@@ -252,7 +258,7 @@ def fit_incremental_cnn(sample: Sample, training: Training) -> ScanScores:
 
     def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
         chosen = next(batches) if learning else batch
-        return {"ce": F.cross_entropy(network(sample.blocks[chosen]), labels[chosen])}
+        return {"ce": F.cross_entropy(network(sample.feature_maps[chosen]), labels[chosen])}
 
     steps = torch.arange(sum(-(-len(group) // training.batch_size) for group in groups))
     validation = validation[torch.isin(sample.modality[validation], seen)]
@@ -303,6 +309,6 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def _uni_cnn(sample: Sample, training: Training) -> UniCNN:
-    shape = (sample.blocks.shape[1], sample.blocks.shape[2], sample.blocks.shape[3])
+    shape = (sample.feature_maps.shape[1], sample.feature_maps.shape[2], sample.feature_maps.shape[3])
     torch.manual_seed(training.seed)
-    return UniCNN(shape, sample.classes).to(sample.blocks.device)
+    return UniCNN(shape, sample.classes).to(sample.feature_maps.device)

@@ -73,14 +73,14 @@ class FittedHyperMM:
         out[filled.cpu()] = predict_sets(
             self.classifier, _phi(self.extractor, sample, known), Groups.of(owner, len(filled))
         )
-        return out.to(sample.blocks.device)
+        return out.to(sample.feature_maps.device)
 
 
 def fit_hypermm(sample: Sample, training: Training, variant: Variant | None = None) -> FittedHyperMM:
     """Train φ on single scans, then ρ on sets.
 
     Args:
-        sample: as the backbone gave it; φ learns the scale of the blocks itself.
+        sample: as the backbone gave it; φ learns the scale of the feature maps itself.
         training: of both steps, but for the batch size of the second.
         variant: None is the project's own.
 
@@ -96,17 +96,17 @@ def fit_hypermm(sample: Sample, training: Training, variant: Variant | None = No
 
 
 def _fit(sample: Sample, training: Training, variant: Variant) -> FittedHyperMM:
-    device = sample.blocks.device
-    channels, height, width = sample.blocks.shape[1:]
+    device = sample.feature_maps.device
+    channels, height, width = sample.feature_maps.shape[1:]
     network = new_extractor(
         variant.one,
         modalities=sample.modalities,
-        block_shape=(channels, height, width),
+        feature_map_shape=(channels, height, width),
         classes=sample.classes,
         seed=training.seed,
     ).to(device)
     scans = Scans(
-        blocks=sample.blocks,
+        feature_maps=sample.feature_maps,
         modality=sample.modality,
         target=sample.target[sample.observation],
         train=sample.scans_of(sample.train),
@@ -116,7 +116,7 @@ def _fit(sample: Sample, training: Training, variant: Variant) -> FittedHyperMM:
     if variant.two_steps:
         fit_extractor(network, scans, variant.one, training)
     else:
-        extractor.fit_scale(scans.batches, variant.one.block_scale)
+        extractor.fit_normalisation(scans.batches, variant.one.feature_scale)
     learnt = torch.zeros(sample.modalities, dtype=torch.bool, device=device)
     learnt[sample.modality[scans.train]] = True
 
@@ -130,13 +130,13 @@ def _fit(sample: Sample, training: Training, variant: Variant) -> FittedHyperMM:
     if variant.two_steps and not variant.fine_tune:
         fit_classifier(classifier, _phi(extractor, sample, known), sets, variant.two, second)
     else:
-        blocks, modality = sample.blocks[known], sample.modality[known]
-        fit_together(extractor, classifier, blocks, modality, sets, variant.two, second)
+        feature_maps, modality = sample.feature_maps[known], sample.modality[known]
+        fit_together(extractor, classifier, feature_maps, modality, sets, variant.two, second)
     return FittedHyperMM(extractor, classifier, learnt, count_parameters(extractor) + count_parameters(classifier))
 
 
 def _phi(extractor: UniversalExtractor, sample: Sample, scans: Tensor) -> Tensor:
     """Return φ of some scans, (n, C·H·W)."""
-    batches = ((sample.blocks[items], sample.modality[items]) for items in scans.split(CHUNK))
-    parts = list(extract(extractor, batches, sample.blocks.device)) if len(scans) else []
-    return torch.cat(parts) if parts else sample.blocks[:0].flatten(1)
+    batches = ((sample.feature_maps[items], sample.modality[items]) for items in scans.split(CHUNK))
+    parts = list(extract(extractor, batches, sample.feature_maps.device)) if len(scans) else []
+    return torch.cat(parts) if parts else sample.feature_maps[:0].flatten(1)

@@ -1,10 +1,10 @@
-"""Ways to fill the blocks of missing modalities, so that Multi-CNN can take every observation.
+"""Ways to fill the feature maps of missing modalities, so that Multi-CNN can take every observation.
 
 An imputer looks at training observations and returns a filler; the filler then fills any observation from what that
 observation has and from what it remembers of training, never from other observations of validation or test.
 
 Source: the comparison "impute, then classify" of HyperMM, section 3.1. The paper imputes with pix2pix and cycleGAN
-(`TableImputer` takes their blocks); the four imputers here that need no network of their own are additions.
+(`TableImputer` takes their feature maps); the four imputers here that need no network of their own are additions.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,14 +19,14 @@ from baselines.sample import CannotFit, Sample
 from models.settings import Training
 
 PENALTIES = (1e3, 1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3)
-"""Ridge penalties to choose from, as multiples of the mean squared length of the centred source blocks."""
+"""Ridge penalties to choose from, as multiples of the mean squared length of the centred source feature maps."""
 
 
 class Filler(Protocol):
     """Fills the gaps of observations.
 
     Attributes:
-        mask: the classifier is told which blocks are real.
+        mask: the classifier is told which feature maps are real.
         notes: sentences on what could not be learnt and what is done instead.
     """
 
@@ -37,7 +37,7 @@ class Filler(Protocol):
         """Fill what is missing; what is there stays as it is.
 
         Args:
-            grid: (n, M, C, H, W), float32, anything where a block is missing.
+            grid: (n, M, C, H, W), float32, anything where a feature map is missing.
             there: (n, M), bool.
             observations: (n,), int64, the numbers of these observations in their sample.
 
@@ -53,25 +53,25 @@ Imputer = Callable[[Tensor, Tensor], Filler]
 
 @dataclass
 class ConstantFiller:
-    """One block a modality, the same for everyone.
+    """One feature map a modality, the same for everyone.
 
     Attributes:
-        blocks: (M, C, H, W), float32.
+        feature_maps: (M, C, H, W), float32.
         mask: as in `Filler`.
         notes: as in `Filler`.
     """
 
-    blocks: Tensor
+    feature_maps: Tensor
     mask: bool = False
     notes: tuple[str, ...] = ()
 
     def fill(self, grid: Tensor, there: Tensor, observations: Tensor) -> Tensor:
         """As `Filler.fill`."""
-        return torch.where(_wide(there), grid, self.blocks)
+        return torch.where(_wide(there), grid, self.feature_maps)
 
 
 def impute_zero(grid: Tensor, there: Tensor) -> ConstantFiller:
-    """Dummy input: 0 for every missing block, and a presence mask for the classifier. Nothing is learnt."""
+    """Dummy input: 0 for every missing feature map, and a presence mask for the classifier. Nothing is learnt."""
     return ConstantFiller(torch.zeros_like(grid[0]), mask=True)
 
 
@@ -83,9 +83,10 @@ def impute_mean(grid: Tensor, there: Tensor) -> ConstantFiller:
 
 @dataclass
 class NearestFiller:
-    """The block of the training observation that has it and is nearest in the modalities that both have.
+    """The feature map of the training observation that has it and is nearest in the modalities that both have.
 
-    Distance is the mean squared difference over the shared blocks. The mean block is taken where no training
+    Distance is the mean squared difference over the shared feature maps. The mean feature map is taken where no
+    training
     observation has both the missing modality and one that is present.
 
     Attributes:
@@ -129,7 +130,7 @@ def impute_nearest(grid: Tensor, there: Tensor) -> NearestFiller:
     pairs = _pairs(there)
     notes = tuple(
         f"no training observation has both modality {s} and modality {m}: "
-        f"where only modality {s} could tell, modality {m} is filled with its mean block"
+        f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
         for (s, m), rows in pairs.items()
         if len(rows) == 0
     )
@@ -138,13 +139,13 @@ def impute_nearest(grid: Tensor, there: Tensor) -> NearestFiller:
 
 @dataclass
 class RidgeMap:
-    """Ridge regression with an intercept from the block of one modality to that of another, in its dual form.
+    """Ridge regression with an intercept from the feature map of one modality to that of another, in its dual form.
 
     Attributes:
-        sources: centred source blocks of the P pairs, (P, D), float64.
+        sources: centred source feature maps of the P pairs, (P, D), float64.
         source_mean: (D,), float64.
         target_mean: (D,), float64.
-        dual: (K + λ I)⁻¹ of the centred target blocks, (P, D), float64, with K the Gram matrix of `sources`.
+        dual: (K + λ I)⁻¹ of the centred target feature maps, (P, D), float64, with K the Gram matrix of `sources`.
         penalty: λ.
     """
 
@@ -154,14 +155,14 @@ class RidgeMap:
     dual: Tensor
     penalty: float
 
-    def __call__(self, blocks: Tensor) -> Tensor:
-        """Target blocks (n, D), float64, of source blocks (n, D)."""
-        return self.target_mean + (blocks.double() - self.source_mean) @ self.sources.T @ self.dual
+    def __call__(self, feature_maps: Tensor) -> Tensor:
+        """Target feature maps (n, D), float64, of source feature maps (n, D)."""
+        return self.target_mean + (feature_maps.double() - self.source_mean) @ self.sources.T @ self.dual
 
 
 @dataclass
 class RidgeFiller:
-    """A missing block as the mean of its ridge regressions from every modality that is present.
+    """A missing feature map as the mean of its ridge regressions from every modality that is present.
 
     Attributes:
         maps: (source modality, missing modality) to the regression, where it could be learnt.
@@ -194,7 +195,7 @@ def impute_ridge(grid: Tensor, there: Tensor) -> RidgeFiller:
         if len(rows) < 2:
             notes.append(
                 f"{len(rows)} training observations have both modality {s} and modality {m}, and a regression needs 2: "
-                f"where only modality {s} could tell, modality {m} is filled with its mean block"
+                f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
             )
             continue
         maps[s, m] = fit_ridge(grid[rows, s].flatten(1), grid[rows, m].flatten(1))
@@ -206,7 +207,7 @@ def fit_ridge(sources: Tensor, targets: Tensor) -> RidgeMap:
 
     One P×P eigendecomposition serves all penalties: with K = U S Uᵀ of the centred X, residuals are
     U λ/(S+λ) Uᵀ Y, and dividing row i by 1 − 1/P − Σ_j U_ij² S_j/(S_j+λ) makes them those of leaving i out, exactly.
-    The largest penalty wins a tie. Blocks have more numbers (25,088) than there are pairs, hence the dual form.
+    The largest penalty wins a tie. Feature maps have more numbers (25,088) than there are pairs, hence the dual form.
 
     Args:
         sources: X, (P, D), P >= 2.
@@ -234,14 +235,16 @@ def fit_ridge(sources: Tensor, targets: Tensor) -> RidgeMap:
 
 @dataclass
 class TableImputer:
-    """Blocks that were imputed elsewhere, by pix2pix or cycleGAN; an imputer that is its own filler.
+    """Feature maps that were imputed elsewhere, by pix2pix or cycleGAN; an imputer that is its own filler.
 
-    Fitting needs every missing block of training and validation observations; a prediction those of all observations
+    Fitting needs every missing feature map of training and validation observations; a prediction those of all
+    observations
     with a scan, so take away the scans of observations that are not asked about (`Sample.without`).
 
     Attributes:
-        table: (observation, modality) to a block (C, H, W), standardised as the sample is. It may hold more than is
-            asked for; blocks that are there are never replaced.
+        table: (observation, modality) to a feature map (C, H, W), standardised as the sample is. It may hold more
+            than is
+            asked for; feature maps that are there are never replaced.
         mask: as in `Filler`.
         notes: as in `Filler`.
     """
@@ -258,8 +261,8 @@ class TableImputer:
         """As `Filler.fill`.
 
         Raises:
-            CannotFit: a block that is needed is not in the table.
-            ValueError: a block of the table has another shape than the sample's.
+            CannotFit: a feature map that is needed is not in the table.
+            ValueError: a feature map of the table has another shape than the sample's.
         """
         numbers = observations.tolist()
         needed = {(numbers[i], m): (i, m) for i, m in (~there).nonzero().tolist()}
@@ -267,19 +270,19 @@ class TableImputer:
         if absent:
             observation, modality = absent[0]
             raise CannotFit(
-                f"{len(absent)} of {len(needed)} missing blocks are not among the {len(self.table)} imputed ones "
+                f"{len(absent)} of {len(needed)} missing feature maps are not among the {len(self.table)} imputed ones "
                 f"(the first: observation {observation}, modality {modality}); "
                 "impute them, or leave these observations out"
             )
         out = grid.clone()
         for key, place in needed.items():
-            block = self.table[key]
-            if block.shape != grid.shape[2:]:
+            feature_map = self.table[key]
+            if feature_map.shape != grid.shape[2:]:
                 raise ValueError(
-                    f"observation {key[0]}, modality {key[1]}: the imputed block has shape {tuple(block.shape)}; "
+                    f"observation {key[0]}, modality {key[1]}: the imputed feature map has shape {tuple(feature_map.shape)}; "
                     f"expected {tuple(grid.shape[2:])}"
                 )
-            out[place] = block.to(out)
+            out[place] = feature_map.to(out)
         return out
 
 
@@ -312,7 +315,8 @@ class ImputedCNN:
 def fit_imputed(sample: Sample, training: Training, imputer: Imputer) -> ImputedCNN:
     """Fill what is missing, then train a Multi-CNN on all training observations.
 
-    Several scans of one modality are averaged first; real blocks are never replaced. The imputer is given training
+    Several scans of one modality are averaged first; real feature maps are never replaced. The imputer is given
+    training
     observations only.
 
     Args:
@@ -321,7 +325,8 @@ def fit_imputed(sample: Sample, training: Training, imputer: Imputer) -> Imputed
         imputer: one of `IMPUTERS`, or a `TableImputer`.
 
     Raises:
-        CannotFit: a modality has no training scan, training observations have one class only, a block that is needed
+        CannotFit: a modality has no training scan, training observations have one class only, a feature map that is
+            needed
             was not imputed, or the loss diverged.
     """
     grid, there = sample.grid(), sample.there

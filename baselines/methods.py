@@ -1,4 +1,4 @@
-"""All comparators in one list: what each is called, and how it is fitted."""
+"""All baselines in one list: what each is called, and how it is fitted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,12 +18,12 @@ Fit = Callable[[Sample, Training], Fitted]
 
 
 @dataclass(frozen=True)
-class Method:
+class Baseline:
     """One row of the table.
 
     Attributes:
         name: as printed.
-        fit: from a sample to a trained comparator.
+        fit: from a sample to a trained baseline.
         standardised: whether it wants the sample standardised; HyperMM does that itself, or not at all as published.
         batch_size: another batch size than the run's; None for the same.
         published: the paper's rate, whatever the run's is.
@@ -46,14 +46,14 @@ def _imputed(kind: str) -> Fit:
     return lambda sample, training: fit_imputed(sample, training, IMPUTERS[kind])
 
 
-def _hypermm(name: str, *, batch_size: int | None = None, published: bool = False, **changes: Any) -> Method:
+def _hypermm(name: str, *, batch_size: int | None = None, published: bool = False, **changes: Any) -> Baseline:
     """Return a variant of HyperMM; with a batch size, that of both steps."""
     variant = Variant(**changes) if batch_size is None else Variant(**changes, batch_size=batch_size)
 
     def fit(sample: Sample, training: Training) -> Fitted:
         return fit_hypermm(sample, training, variant)
 
-    return Method(name, fit, standardised=False, batch_size=batch_size, published=published)
+    return Baseline(name, fit, standardised=False, batch_size=batch_size, published=published)
 
 
 def _of_modality(modality: int) -> Fit:
@@ -74,16 +74,16 @@ _FITS: dict[str, Fit] = {
     "incremental_cnn": fit_incremental_cnn,
 }
 THREE_LAYERS = StepTwo(hidden=(512, 128))
-_HYPERMM: dict[str, Callable[[str], Method]] = {
+_HYPERMM: dict[str, Callable[[str], Baseline]] = {
     "hypermm": _hypermm,
     "hypermm_one_step": lambda name: _hypermm(name, two=THREE_LAYERS, two_steps=False),
 }
-SIMPLE: dict[str, Method] = {
-    key: _HYPERMM[key](name) if key in _HYPERMM else Method(name, _FITS[key]) for key, name in SIMPLE_NAMES.items()
+SIMPLE: dict[str, Baseline] = {
+    key: _HYPERMM[key](name) if key in _HYPERMM else Baseline(name, _FITS[key]) for key, name in SIMPLE_NAMES.items()
 }
-"""The methods that need nothing but blocks, by key."""
+"""The methods that need nothing but feature maps, by key."""
 
-ABLATIONS: tuple[Method, ...] = (
+ABLATIONS: tuple[Baseline, ...] = (
     _hypermm("HyperMM, sum", two=StepTwo(aggregate="sum")),
     _hypermm("HyperMM, max", two=StepTwo(aggregate="max")),
     _hypermm("HyperMM, step 1 CE only", one=StepOne(losses="classification")),
@@ -98,7 +98,7 @@ ABLATIONS: tuple[Method, ...] = (
     _hypermm("HyperMM, batches of 64", batch_size=64),
     _hypermm(
         "HyperMM, paper protocol",
-        one=StepOne(initialisation="default", block_scale="none"),
+        one=StepOne(initialisation="default", feature_scale="none"),
         two=THREE_LAYERS,
         batch_size=1,
         published=True,
@@ -107,17 +107,17 @@ ABLATIONS: tuple[Method, ...] = (
 """One change each against the project's HyperMM; the last is everything as published."""
 
 
-def chosen_methods(keys: tuple[str, ...], modalities: tuple[str, ...], *, pictures: bool) -> tuple[Method, ...]:
-    """The methods of some keys that need nothing but blocks, in the order of the table.
+def chosen_baselines(keys: tuple[str, ...], modalities: tuple[str, ...], *, pictures: bool) -> tuple[Baseline, ...]:
+    """The methods of some keys that need nothing but feature maps, in the order of the table.
 
     Args:
         keys: of `KEYS`.
         modalities: names.
         pictures: the scans are pictures, whose Uni-CNN the paper calls CNN.
     """
-    methods: list[Method] = []
+    methods: list[Baseline] = []
     if "uni_cnn" in keys:
         word = "CNN" if pictures else "Uni-CNN"
-        methods += [Method(f"{word} {name}", _of_modality(m)) for m, name in enumerate(modalities)]
+        methods += [Baseline(f"{word} {name}", _of_modality(m)) for m, name in enumerate(modalities)]
     methods += [method for key, method in SIMPLE.items() if key in keys]
     return tuple(methods) + (ABLATIONS if "ablations" in keys else ())

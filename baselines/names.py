@@ -9,16 +9,16 @@ SIMPLE_NAMES = {
     "late_fusion": "late fusion of Uni-CNNs",
     "averaged_probes": "linear probes, averaged",
     "linear_set": "linear set function",
-    "zero": "zero block + mask",
-    "mean": "mean block",
-    "nearest": "nearest-neighbour block",
-    "ridge": "ridge block",
+    "zero": "zero feature map + mask",
+    "mean": "mean feature map",
+    "nearest": "nearest-neighbour feature map",
+    "ridge": "ridge feature map",
     "incremental_cnn": "Incremental-CNN",
 }
-"""Key → name of the methods that need nothing but blocks."""
+"""Key → name of the methods that need nothing but feature maps."""
 
-TRANSLATIONS = {"pix2pix": "pix2pix", "cyclegan": "cycleGAN"}
-"""Key → name of the methods that impute whole scans; the pipeline brings them their blocks."""
+TRANSLATION_BASELINES = {"pix2pix": "pix2pix", "cyclegan": "cycleGAN"}
+"""Key → name of the methods that impute whole scans; the pipeline brings them their feature maps."""
 
-KEYS = ("uni_cnn", *SIMPLE_NAMES, *TRANSLATIONS, "ablations")
+KEYS = ("uni_cnn", *SIMPLE_NAMES, *TRANSLATION_BASELINES, "ablations")
 """Everything that `baselines.only` takes, in the order of the table."""

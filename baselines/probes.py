@@ -1,10 +1,11 @@
-"""Linear classifiers of blocks: one a modality, averaged; and one linear function of the whole set.
+"""Linear classifiers of feature maps: one a modality, averaged; and one linear function of the whole set.
 
 They are what is left of Uni-CNN and HyperMM when nothing but a line is learnt, and say how much of a result is due to
-the backbone alone. A block has more numbers (25,088) than there are patients, so everything is solved in the space
+the backbone alone. A feature map has more numbers (25,088) than there are patients, so everything is solved in the
+space
 that the training rows span, which changes no prediction.
 
-Source: an addition to the paper's comparators. Dual form: the minimiser of a loss with an L2 term lies in the span of
+Source: an addition to the paper's baselines. Dual form: the minimiser of a loss with an L2 term lies in the span of
 the training rows (Schölkopf, Herbrich, Smola 2001, "A generalized representer theorem").
 """
 
@@ -64,7 +65,7 @@ def fit_averaged_probes(sample: Sample, training: Training) -> LateFusion:
 
     Args:
         sample: standardised.
-        training: not used, there are no epochs; here so that all comparators are called alike.
+        training: not used, there are no epochs; here so that all baselines are called alike.
 
     Raises:
         CannotFit: no modality has training scans of two classes.
@@ -85,8 +86,8 @@ def fit_averaged_probes(sample: Sample, training: Training) -> LateFusion:
             reasons.append(str(reason))
             continue
         weights, bias, _ = fit_softmax(
-            (sample.blocks[train].flatten(1), labels[train]),
-            (sample.blocks[validation].flatten(1), labels[validation]),
+            (sample.feature_maps[train].flatten(1), labels[train]),
+            (sample.feature_maps[validation].flatten(1), labels[validation]),
             classes=sample.classes,
         )
         members.append(ScanScores(_linear(weights, bias), (m,), weights.numel() + bias.numel()))
@@ -98,13 +99,14 @@ def fit_averaged_probes(sample: Sample, training: Training) -> LateFusion:
 def fit_linear_set(sample: Sample, training: Training) -> LinearSet:
     """One linear function of sets, with logistic loss; any subset can be learnt from and classified.
 
-    f is linear in a row that has, for every modality, the sum of the set's blocks divided by the number of all its
+    f is linear in a row that has, for every modality, the sum of the set's feature maps divided by the number of all
+    its
     scans. The inner product of two such rows is the mean over pairs of scans, one of each set, of their inner product
     if they are of one modality and 0 if not.
 
     Args:
         sample: standardised.
-        training: not used, there are no epochs; here so that all comparators are called alike.
+        training: not used, there are no epochs; here so that all baselines are called alike.
 
     Raises:
         CannotFit: no training scan, or training observations of one class only.
@@ -121,19 +123,19 @@ def fit_linear_set(sample: Sample, training: Training) -> LinearSet:
     weights, bias, penalty = fit_softmax(
         (train_rows, sample.target[train]), (validation_rows, sample.target[validation]), classes=sample.classes
     )
-    placed = weights.new_zeros(sample.modalities, sample.blocks[0].numel(), sample.classes)
+    placed = weights.new_zeros(sample.modalities, sample.feature_maps[0].numel(), sample.classes)
     placed[list(modalities)] = weights.unflatten(0, (len(modalities), -1))
     return LinearSet(placed, bias, modalities, penalty, weights.numel() + bias.numel())
 
 
 def set_sums(sample: Sample, modalities: tuple[int, ...]) -> tuple[dict[int, Tensor], Tensor]:
-    """Sum of every observation's blocks, (B, C·H·W), for each of some modalities; and how many scans that is, (B,)."""
+    """Sum of every observation's feature maps, (B, C·H·W), for each of some modalities; and how many scans that is, (B,)."""
     count = len(sample.target)
     sums: dict[int, Tensor] = {}
-    scans = torch.zeros(count, dtype=torch.int64, device=sample.blocks.device)
+    scans = torch.zeros(count, dtype=torch.int64, device=sample.feature_maps.device)
     for m in modalities:
         mine = sample.modality == m
-        rows = sample.blocks[mine].flatten(1)
+        rows = sample.feature_maps[mine].flatten(1)
         sums[m] = rows.new_zeros(count, rows.shape[1]).index_add_(0, sample.observation[mine], rows)
         scans += torch.bincount(sample.observation[mine], minlength=count)
     return sums, scans
@@ -145,7 +147,8 @@ def fit_softmax(
     """Multinomial logistic regression with an L2 term, penalised as validation rows like it best.
 
     Minimises mean cross-entropy + ½ λ u ‖W‖² over W and b; b is free, and u is the mean squared length of the training
-    rows, so that λ means the same for blocks of any size. λ is the one of `PENALTIES` with the lowest log loss on the
+    rows, so that λ means the same for feature maps of any size. λ is the one of `PENALTIES` with the lowest log loss
+    on the
     validation rows, the larger one in a tie; without such rows it is `PENALTY`.
 
     Args:
@@ -217,7 +220,7 @@ def _cross_entropy(inputs: Array, labels: npt.NDArray[np.int64], weights: Array)
 
 
 def _linear(weights: Tensor, bias: Tensor) -> nn.Module:
-    """A network that flattens blocks and returns their logits."""
+    """A network that flattens feature maps and returns their logits."""
     layer = nn.Linear(*weights.shape).to(weights.device)
     with torch.no_grad():
         layer.weight.copy_(weights.T)

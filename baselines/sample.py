@@ -1,4 +1,4 @@
-"""What every comparator learns from: the cached blocks of one repeat, and whose they are."""
+"""What every baseline learns from: the cached feature maps of one repeat, and whose they are."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -6,15 +6,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.scale import block_scale
+from models.scale import feature_scale
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Blocks of one repeat. An observation is a subject at a session: what gets one label and one decision.
+    """Feature maps of one repeat. An observation is a subject at a session: what gets one label and one decision.
 
     Attributes:
-        blocks: z of every scan that may be used, (N, C, H, W), float32.
+        feature_maps: z of every scan that may be used, (N, C, H, W), float32.
         modality: (N,), int64 in [0, M).
         observation: (N,), int64 in [0, B): whose scan it is. Several scans of one modality are allowed.
         target: (B,), int64 in [0, K).
@@ -25,7 +25,7 @@ class Sample:
         classes: K.
     """
 
-    blocks: Tensor
+    feature_maps: Tensor
     modality: Tensor
     observation: Tensor
     target: Tensor
@@ -38,22 +38,22 @@ class Sample:
     @property
     def there(self) -> Tensor:
         """(B, M), bool: which modalities each observation has."""
-        there = torch.zeros(len(self.target), self.modalities, dtype=torch.bool, device=self.blocks.device)
+        there = torch.zeros(len(self.target), self.modalities, dtype=torch.bool, device=self.feature_maps.device)
         there[self.observation, self.modality] = True
         return there
 
     def scans_of(self, observations: Tensor) -> Tensor:
-        """(n,), int64: the scans of some observations, in the order of the blocks."""
+        """(n,), int64: the scans of some observations, in the order of the feature maps."""
         wanted = torch.zeros(len(self.target), dtype=torch.bool, device=self.observation.device)
         wanted[observations] = True
         return wanted[self.observation].nonzero().squeeze(1)
 
     def grid(self) -> Tensor:
-        """(B, M, C, H, W), float32: for each observation and modality the mean block of its scans; 0 where none is."""
+        """(B, M, C, H, W), float32: for each observation and modality the mean feature map of its scans; 0 where none is."""
         count = len(self.target)
         place = self.observation * self.modalities + self.modality
-        total = self.blocks.new_zeros(count * self.modalities, *self.blocks.shape[1:])
-        total.index_add_(0, place, self.blocks)
+        total = self.feature_maps.new_zeros(count * self.modalities, *self.feature_maps.shape[1:])
+        total.index_add_(0, place, self.feature_maps)
         scans = torch.bincount(place, minlength=count * self.modalities).clamp_min(1)
         return (total / scans.view(-1, 1, 1, 1)).unflatten(0, (count, self.modalities))
 
@@ -61,16 +61,16 @@ class Sample:
         """Return what `standardised` subtracts and divides by, measured on scans of training observations only.
 
         Returns:
-            Centre (M, C, H, W) and spread (M, 1, 1, 1), as φ's own; see `models.scale.block_scale`.
+            Centre (M, C, H, W) and spread (M, 1, 1, 1), as φ's own; see `models.scale.feature_scale`.
         """
         scans = self.scans_of(self.train)
-        like = self.blocks.new_empty(self.modalities, *self.blocks.shape[1:])
-        return block_scale(lambda: [(self.blocks[scans], self.modality[scans])], like=like, how="standardise")
+        like = self.feature_maps.new_empty(self.modalities, *self.feature_maps.shape[1:])
+        return feature_scale(lambda: [(self.feature_maps[scans], self.modality[scans])], like=like, how="standardise")
 
     def standardised(self) -> "Sample":
-        """Every modality minus its mean training block, over the root mean square of what is left; as φ sees z."""
+        """Every modality minus its mean training feature map, over the root mean square of what is left; as φ sees z."""
         centre, spread = self.scale()
-        return replace(self, blocks=(self.blocks - centre[self.modality]) / spread[self.modality])
+        return replace(self, feature_maps=(self.feature_maps - centre[self.modality]) / spread[self.modality])
 
     def to(self, device: torch.device | str) -> "Sample":
         """The same on a device."""
@@ -84,12 +84,15 @@ class Sample:
             hidden: (N,), bool. Observations may end up without a scan; they keep their number.
         """
         return replace(
-            self, blocks=self.blocks[~hidden], modality=self.modality[~hidden], observation=self.observation[~hidden]
+            self,
+            feature_maps=self.feature_maps[~hidden],
+            modality=self.modality[~hidden],
+            observation=self.observation[~hidden],
         )
 
 
 class Fitted(Protocol):
-    """A trained comparator.
+    """A trained baseline.
 
     Attributes:
         parameters: trained numbers.
@@ -101,10 +104,10 @@ class Fitted(Protocol):
         """Class probabilities of all observations of a sample, which may have fewer scans than the one trained on.
 
         Returns:
-            (B, K), float64; a row of NaN for an observation that this comparator cannot take.
+            (B, K), float64; a row of NaN for an observation that this baseline cannot take.
         """
         ...
 
 
 class CannotFit(ValueError):
-    """This comparator cannot learn from this sample; the message says why, for a person."""
+    """This baseline cannot learn from this sample; the message says why, for a person."""

@@ -1,7 +1,7 @@
 """ShaSpec: what all modalities share and what each has of its own; the shared part stands in for a missing modality.
 
 Source: Wang et al., CVPR 2023, "Multi-modal Learning with Missing Modality via Shared-Specific Feature Modelling",
-and the authors' code (github.com/billhhh/ShaSpec), which is for segmentation; here for classes, on blocks.
+and the authors' code (github.com/billhhh/ShaSpec), which is for segmentation; here for classes, on feature maps.
 """
 
 from itertools import combinations
@@ -19,13 +19,14 @@ from models.settings import Training
 class ShaSpec(nn.Module):
     """One shared encoder, one specific encoder a modality, residual fusion, and a classifier on all fused features.
 
-    An encoder is 1×1 convolution → leaky ReLU → linear layer, in place of the published ResNet-50: blocks are features
+    An encoder is 1×1 convolution → leaky ReLU → linear layer, in place of the published ResNet-50: feature maps are
+    features
     already. The linear layer sees every position, where the published domain classifier sees a mean over positions.
     The task's classifier starts at zero (docs/decisions/0005).
 
     Args:
         modalities: M.
-        block_shape: (C, H, W).
+        feature_map_shape: (C, H, W).
         classes: K.
         features: D, width of shared, specific and fused features.
         narrow: channels between the 1×1 convolution and the linear layer.
@@ -34,7 +35,7 @@ class ShaSpec(nn.Module):
     def __init__(
         self,
         modalities: int,
-        block_shape: tuple[int, int, int],
+        feature_map_shape: tuple[int, int, int],
         classes: int,
         *,
         features: int = 64,
@@ -43,7 +44,7 @@ class ShaSpec(nn.Module):
         super().__init__()
 
         def encoder() -> nn.Module:
-            channels, height, width = block_shape
+            channels, height, width = feature_map_shape
             return nn.Sequential(
                 nn.Conv2d(channels, narrow, 1), nn.LeakyReLU(), nn.Flatten(),
                 nn.Linear(narrow * height * width, features),
@@ -62,7 +63,7 @@ class ShaSpec(nn.Module):
         """One pass.
 
         Args:
-            grid: one block an observation and modality, (B, M, C, H, W).
+            grid: one feature map an observation and modality, (B, M, C, H, W).
             there: (B, M), bool; every row has at least one.
 
         Returns:
@@ -148,7 +149,7 @@ def fit_shaspec(
     in which modalities are hidden from half of the visits. Nothing is hidden in validation.
 
     Args:
-        sample: standardised blocks.
+        sample: standardised feature maps.
         training: settings of the fit loop.
         features: D, width of all feature vectors.
         narrow: channels of an encoder after its 1×1 convolution.
@@ -165,7 +166,7 @@ def fit_shaspec(
     if len(train) == 0:
         raise CannotFit(f"none of the {len(sample.train)} training observations has a scan; ShaSpec needs some")
     torch.manual_seed(training.seed)
-    channels, height, width = sample.blocks.shape[1:]
+    channels, height, width = sample.feature_maps.shape[1:]
     network = ShaSpec(sample.modalities, (channels, height, width), sample.classes, features=features, narrow=narrow)
     network.to(grid.device)
     generator = torch.Generator().manual_seed(training.seed)

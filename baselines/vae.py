@@ -90,13 +90,14 @@ def elbo_terms(there: Tensor, extra: int, generator: torch.Generator) -> tuple[T
 class MultiVae(nn.Module):
     """An encoder and a decoder a modality, and a linear classifier on the joint latent.
 
-    The published encoders and decoders are convolutional networks on pictures; blocks are features already, so one
+    The published encoders and decoders are convolutional networks on pictures; feature maps are features already, so
+    one
     1×1 convolution and one linear layer on either side do, with Swish between, as published. The label has no encoder:
     no observation brings it to the test. The classifier starts at zero (docs/decisions/0005).
 
     Args:
         modalities: M.
-        block_shape: (C, H, W).
+        feature_map_shape: (C, H, W).
         classes: K.
         latent: L.
         narrow: channels between the 1×1 convolution and the linear layer.
@@ -105,14 +106,14 @@ class MultiVae(nn.Module):
     def __init__(
         self,
         modalities: int,
-        block_shape: tuple[int, int, int],
+        feature_map_shape: tuple[int, int, int],
         classes: int,
         *,
         latent: int = 64,
         narrow: int = 32,
     ) -> None:
         super().__init__()
-        channels, height, width = block_shape
+        channels, height, width = feature_map_shape
         numbers = narrow * height * width
         self.encoders = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels, narrow, 1), nn.SiLU(), nn.Flatten(), nn.Linear(numbers, 2 * latent))
@@ -134,7 +135,7 @@ class MultiVae(nn.Module):
         """What each scan says of the latent.
 
         Args:
-            grid: one block an observation and modality, (B, M, C, H, W).
+            grid: one feature map an observation and modality, (B, M, C, H, W).
             there: (B, M), bool.
 
         Returns:
@@ -153,7 +154,7 @@ class MultiVae(nn.Module):
         return self.classifier(mu)
 
     def rebuild_errors(self, latent: Tensor, grid: Tensor, owner: Tensor, subset: Tensor) -> Tensor:
-        """Mean squared error of each rebuilt block, summed over the modalities of a subset.
+        """Mean squared error of each rebuilt feature map, summed over the modalities of a subset.
 
         Args:
             latent: (T, L).
@@ -183,9 +184,11 @@ def fit_multi_vae(
 ) -> Fitted:
     """Train on observations with any subset of modalities.
 
-    The loss of one subset is `mse + beta · 2/D · KL + ce`: D numbers in a block, mse a mean over numbers, summed over
+    The loss of one subset is `mse + beta · 2/D · KL + ce`: D numbers in a feature map, mse a mean over numbers,
+    summed over
     the modalities of the subset, KL in nats. With beta = 1, mse and KL together are 2/D times the negative evidence
-    bound of normal blocks of unit variance, which standardised blocks have. The cross-entropy has weight 1 and so does
+    bound of normal feature maps of unit variance, which standardised feature maps have. The cross-entropy has weight
+    1 and so does
     not drown in D numbers; the authors weigh labels up too (by 10 against pictures of CelebA).
 
     Deviations from the paper: beta is constant, where the authors raise it from 0 to 1 over the first epochs, since
@@ -194,7 +197,7 @@ def fit_multi_vae(
     modalities that are there, at the mean of the latent, and so without chance.
 
     Args:
-        sample: standardised blocks.
+        sample: standardised feature maps.
         training: settings of the fit loop.
         latent: L.
         narrow: channels of encoders and decoders after their 1×1 convolution.
@@ -210,24 +213,24 @@ def fit_multi_vae(
     if len(train) == 0:
         raise CannotFit(f"none of the {len(sample.train)} training observations has a scan; Multi-VAE needs some")
     torch.manual_seed(training.seed)
-    channels, height, width = sample.blocks.shape[1:]
+    channels, height, width = sample.feature_maps.shape[1:]
     network = MultiVae(sample.modalities, (channels, height, width), sample.classes, latent=latent, narrow=narrow)
     network.to(grid.device)
     generator = torch.Generator().manual_seed(training.seed)
     kl_weight = beta * 2 / (channels * height * width)
 
     def loss(batch: Tensor, is_training: bool) -> dict[str, Tensor]:
-        blocks, present = grid[batch], there[batch]
+        feature_maps, present = grid[batch], there[batch]
         owner, subset = torch.arange(len(batch), device=grid.device), present
         if is_training:
             owner, subset = elbo_terms(present, extra, generator)
-        mu, logvar = network.experts(blocks, present)
+        mu, logvar = network.experts(feature_maps, present)
         mu, logvar = product_of_experts(mu[owner], logvar[owner], subset)
         z = draw(mu, logvar, generator) if is_training else mu
         share = 1 / (owner.bincount()[owner] * len(batch))  # every observation counts once
         ce = F.cross_entropy(network.classifier(z), sample.target[batch][owner], reduction="none")
         return {
-            "mse": (share * network.rebuild_errors(z, blocks, owner, subset)).sum(),
+            "mse": (share * network.rebuild_errors(z, feature_maps, owner, subset)).sum(),
             "kl": kl_weight * (share * kl_divergence(mu, logvar)).sum(),
             "ce": (share * ce).sum(),
         }

@@ -17,7 +17,7 @@ from pipeline.core.runtime import Runtime
 from pipeline.specs.features import FeaturesConfig
 from pipeline.stages.features import features
 from pipeline.store.base import write_json
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.volumes import VolumeSet
 
 BATCH = 16  # slices timed at once
@@ -48,9 +48,9 @@ def as_published(backbone: Backbone) -> nn.Sequential:
 
 @torch.inference_mode()
 def plain_loop(layers: nn.Sequential, backbone: Backbone, slices: Tensor, batch: int) -> Tensor:
-    """The block of a scan as one would write it down first."""
-    blocks = [layers(backbone.normalise(b.unsqueeze(1).expand(-1, 3, -1, -1))) for b in slices.split(batch)]
-    return torch.cat(blocks).amax(0)
+    """The feature map of a scan as one would write it down first."""
+    feature_maps = [layers(backbone.normalise(b.unsqueeze(1).expand(-1, 3, -1, -1))) for b in slices.split(batch)]
+    return torch.cat(feature_maps).amax(0)
 
 
 def compare(name: str, rounds: int) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
     ours.layers.to(dtype)
     other = load_backbone(name, random_seed=0)
     layers = as_published(other)
-    block = pool_slices(ours, slices, batch_slices=PASS)
+    feature_map = pool_slices(ours, slices, batch_slices=PASS)
     exact = plain_loop(layers, other, slices, BATCH)
     seconds = in_turns(
         {
@@ -84,7 +84,9 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
         f"{name}: GFLOP/s of ours": rate,
         f"{name}: GFLOP/s of the matrix product": peak,
         f"{name}: share of the matrix-product rate": rate / peak,
-        f"{name}: largest error of a block / its largest value": float((block - exact).abs().max() / exact.max()),
+        f"{name}: largest error of a feature map / its largest value": float(
+            (feature_map - exact).abs().max() / exact.max()
+        ),
     }
 
 
@@ -98,7 +100,7 @@ def whole_stage(name: str, scans: int) -> dict[str, Any]:
     affine = np.diag([SPACING_MM] * 3 + [1.0])
     slices = int(mask.any((0, 1)).sum())
     with tempfile.TemporaryDirectory() as folder:
-        volumes, out = VolumeSet(Path(folder) / "preprocess"), BlockSet(Path(folder) / "features")
+        volumes, out = VolumeSet(Path(folder) / "preprocess"), FeatureStore(Path(folder) / "features")
         random = np.random.default_rng(0)
         for i in range(scans):
             volume = (random.random(mask.shape) * mask).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Training from cached blocks: seconds an epoch, and whether large batches lose anything against batches of one."""
+"""Training from cached feature maps: seconds an epoch, and whether large batches lose anything against batches of one."""
 
 import argparse
 import csv
@@ -35,13 +35,13 @@ SCANS, SUBJECTS = 360, 180  # the training part of the paper's 300 subjects with
 def step_one(batch_size: int, scans: int, epochs: int) -> float:
     """Median seconds of an epoch over single scans of real size; the first epoch warms up."""
     random = torch.Generator().manual_seed(0)
-    blocks = torch.randn(scans, *SHAPE, generator=random)
+    feature_maps = torch.randn(scans, *SHAPE, generator=random)
     modality, target = torch.arange(scans) % 2, torch.arange(scans) // 2 % 2
     torch.manual_seed(0)
     network = PretrainNetwork(UniversalExtractor(2, SHAPE), 2)
 
     def loss(items: Tensor, training: bool) -> dict[str, Tensor]:
-        z, reconstruction, logits = network(blocks[items], modality[items])
+        z, reconstruction, logits = network(feature_maps[items], modality[items])
         return {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, target[items])}
 
     return _seconds_an_epoch(network, loss, scans, batch_size, epochs)
@@ -93,7 +93,7 @@ def epochs() -> dict[str, Any]:
 
 
 def curves(workspace: Path, out: Path) -> dict[str, Any]:
-    """Validation losses of both steps on the cached blocks of a finished run, at batch 1 and at the defaults.
+    """Validation losses of both steps on the cached feature maps of a finished run, at batch 1 and at the defaults.
 
     The pretrain and classify stages are run twice in copies of the workspace; a figure shows both.
     """

@@ -1,7 +1,7 @@
 """A cohort of any size, for the benchmarks of memory and start-up: real pictures, real stages, a network that is not.
 
 Every subject has two small pictures. The stages are run as the command line runs them; only the backbone is replaced
-by a few sums, so that 20,000 blocks of real size take minutes.
+by a few sums, so that 20,000 feature maps of real size take minutes.
 """
 
 import csv
@@ -88,7 +88,7 @@ def main() -> None:
 def _stand_in(name: str, **_: object) -> object:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.AvgPool2d(32), nn.Conv2d(3, 512, 1))
-    return Backbone(layers, block_shape=(512, 7, 7), mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3))
+    return Backbone(layers, feature_map_shape=(512, 7, 7), mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 
-from cohort.splits import PARTS, given_split_problems, subjects_of
+from cohort.splits import SPLITS, given_split_problems, subjects_of
 from files.reading import UnusableFileError, read_bytes
 
 MOST_LISTED = 20  # problems of one kind that are written out; the rest are counted
@@ -256,7 +256,7 @@ def _rows(columns: pd.DataFrame, folder: Path, config: CohortConfig) -> pd.DataF
     rows = pd.DataFrame({name: columns.get(source, empty).str.normalize("NFC") for name, source in sources.items()})
     for name in {"label", "split"} - set(rows):
         rows[name] = ""
-    rows["split"] = rows["split"].str.lower().replace({"val": PARTS[1], "valid": PARTS[1]})
+    rows["split"] = rows["split"].str.lower().replace({"val": SPLITS[1], "valid": SPLITS[1]})
     rows["path"] = columns.get("path", empty).map(lambda path: str(folder.absolute() / path) if path else "")
     return rows.assign(row=rows.index + 2)
 
@@ -275,7 +275,7 @@ def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -
     yield list(_unknown(rows, "modality", config.modalities))
     yield from _file_problems(rows[rows["path"] != ""], config.data_root, all_there=learning)
     if learning:
-        yield list(_unknown(rows, "split", PARTS))
+        yield list(_unknown(rows, "split", SPLITS))
         yield list(_conflicts(rows[rows["label"] != ""], ["subject", "session"], "label"))
         yield list(_conflicts(rows[rows["subject"] != ""], ["subject"], "split"))
         yield list(given_split_problems(subjects_of(rows[rows["subject"] != ""])))

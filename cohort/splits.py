@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -105,7 +105,7 @@ def given_split_problems(subjects: pd.DataFrame) -> list[str]:
     problems = []
     if without:
         problems.append(f"split is given for {len(given)} subjects, not for {_few(without)}; give it for all or none")
-    problems += [f"split puts no subject in {part}" for part in PARTS if part not in set(given["split"])]
+    problems += [f"split puts no subject in {part}" for part in SPLITS if part not in set(given["split"])]
     untaught = sorted(set(given["label"]) - set(given.loc[given["split"] == "train", "label"]))
     return problems + [f"split puts no subject of class {label!r} in train" for label in untaught]
 
@@ -183,10 +183,10 @@ def _deal(
 ) -> dict[str, str]:
     """Return the part of each subject; `held` (label, part) are dealt already and count in the ratio."""
     parts: dict[str, str] = {}
-    short = np.zeros(len(PARTS))  # by how many subjects a part came short in the classes so far
+    short = np.zeros(len(SPLITS))  # by how many subjects a part came short in the classes so far
     for label, members in subjects.groupby("label"):
         names = shuffled(members["subject"], config.seed, repeat)
-        before = np.array([((held["label"] == label) & (held["part"] == part)).sum() for part in PARTS])
+        before = np.array([((held["label"] == label) & (held["part"] == part)).sum() for part in SPLITS])
         quota = (before.sum() + len(names)) * np.array(config.ratio) / sum(config.ratio)
         counts = before + _one_each(len(names)) * spread
         while counts.sum() < before.sum() + len(names):
@@ -195,7 +195,7 @@ def _deal(
             wanted = whole if whole.any() else missing > 0
             counts[np.argmax(np.where(wanted, missing + short * ~whole, -np.inf))] += 1
         short += quota - counts
-        parts.update(zip(names, np.repeat(PARTS, counts - before).tolist(), strict=True))
+        parts.update(zip(names, np.repeat(SPLITS, counts - before).tolist(), strict=True))
     return parts
 
 
@@ -228,8 +228,8 @@ def _damage(frozen: pd.DataFrame) -> Iterator[str]:
         yield from (
             f"subject {s!r} is twice in repeat {r}" for r, s in zip(twice["repeat"], twice["subject"], strict=True)
         )
-        for part in sorted(set(map(str, frozen["part"])) - set(PARTS)):
-            yield f"part {part!r} is none of {', '.join(PARTS)}"
+        for part in sorted(set(map(str, frozen["part"])) - set(SPLITS)):
+            yield f"part {part!r} is none of {', '.join(SPLITS)}"
         for repeat in range(1, frozen["repeat"].max() + 1):
             if lost := sorted(set(frozen["subject"]) - set(frozen.loc[frozen["repeat"] == repeat, "subject"])):
                 yield f"repeat {repeat} lacks {_few(lost)}"

@@ -10,5 +10,5 @@ class InputError(ValueError):
     """The input or the settings are wrong; the message says what to change. Ends the run with exit code 2."""
 
 
-class Refused(InputError):
+class PreconditionError(InputError):
     """An `InputError` from before the stage changed any of its files: what it finished earlier still holds."""

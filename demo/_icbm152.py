@@ -45,7 +45,7 @@ class Icbm152:
 
 @functools.cache
 def icbm152(step: int) -> Icbm152:
-    """Read the template shipped with nilearn and average it over blocks of `step` mm.
+    """Read the template shipped with nilearn and average it over feature maps of `step` mm.
 
     Source: Fonov et al. 2011, NeuroImage 54:313; ICBM 2009a nonlinear symmetric: T1, shares of grey and white matter;
     197x233x189 voxels of 1 mm, values 0 to 255.
@@ -61,12 +61,12 @@ def icbm152(step: int) -> Icbm152:
             maps[name] = np.pad(np.asarray(image.dataobj), MARGIN_MM)
     mask = ndimage.binary_fill_holes(ndimage.binary_closing(maps["t1"] > 0, iterations=3))
 
-    def blocks(values: np.ndarray) -> np.ndarray:
+    def feature_maps(values: np.ndarray) -> np.ndarray:
         whole = values[tuple(slice(n // step * step) for n in values.shape)]
         x, y, z = (n // step for n in whole.shape)
         return whole.reshape(x, step, y, step, z, step).mean(axis=(1, 3, 5), dtype=np.float32)
 
-    grey, white, brain = blocks(maps["gm"]) / 255, blocks(maps["wm"]) / 255, blocks(mask)
+    grey, white, brain = feature_maps(maps["gm"]) / 255, feature_maps(maps["wm"]) / 255, feature_maps(mask)
     corner_mm = image.affine[:3, 3] - MARGIN_MM + (step - 1) / 2
     if step == 1:  # distance and pull are smooth: those of the coarser template do
         coarse = icbm152(2)

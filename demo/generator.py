@@ -110,9 +110,8 @@ class Generator(Generic[Config]):
 
         def write_scan(row: Mapping[str, Any]) -> None:
             contents = self.files(row, config)
-            for path in sorted(
-                contents, key=lambda path: path == row["path"]
-            ):  # the scan last: it says that all is there
+            others = [path for path in contents if path != row["path"]]
+            for path in (*others, row["path"]):  # the scan last: where it is, all is there
                 with replacing(folder / path) as part:
                     part.write_bytes(contents[path])
 

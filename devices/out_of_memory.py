@@ -18,7 +18,7 @@ LONGEST_REASON = 160  # characters of the device's own message that the log show
 
 
 @dataclass(frozen=True)
-class Attempt(Generic[Result]):
+class Fallback(Generic[Result]):
     """One way of computing something.
 
     Attributes:
@@ -37,7 +37,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
 
 
-def first_that_fits(what: str, attempts: Sequence[Attempt[Result]]) -> Result:
+def run_with_oom_fallback(what: str, attempts: Sequence[Fallback[Result]]) -> Result:
     """The result of the first attempt for which there is memory.
 
     Nothing is remembered: whoever asks next starts with the first attempt again, since what filled the memory may be

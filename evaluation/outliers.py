@@ -1,6 +1,7 @@
 """How far a new scan lies from the scans that a model has learnt from: another scanner, protocol or organ.
 
-A block (C, H, W) is reduced to its C channel means. Their Mahalanobis distance from the training scans of the same
+A feature map (C, H, W) is reduced to its C channel means. Their Mahalanobis distance from the training scans of the
+same
 modality is compared with that of scans held out: the share that lay at least as far is a p-value without any assumption
 on the shape of the cloud.
 

@@ -1,4 +1,4 @@
-"""Frozen pretrained backbones: slices in, blocks out, each with its own normalisation and weights.
+"""Frozen pretrained backbones: slices in, feature maps out, each with its own normalisation and weights.
 
 To add one, write a function that returns a `Backbone` and give it a line in `BACKBONES`.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from devices.out_of_memory import Attempt, copy_on_cpu, first_that_fits
+from devices.out_of_memory import Fallback, copy_on_cpu, run_with_oom_fallback
 from models.weights import VGG11_IMAGENET, VGG16_IMAGENET, WeightsError, check_timm_name, find_weights
 
 SLICE_SIZE = 224  # pixels, both sides
@@ -22,10 +22,10 @@ _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 51
 
 
 class Backbone(nn.Module):
-    """Slices to blocks, frozen.
+    """Slices to feature maps, frozen.
 
     Attributes:
-        block_shape: (C, H, W) of one block.
+        feature_map_shape: (C, H, W) of one feature map.
     """
 
     mean: Tensor
@@ -35,14 +35,14 @@ class Backbone(nn.Module):
         self,
         layers: nn.Module,
         *,
-        block_shape: tuple[int, int, int],
+        feature_map_shape: tuple[int, int, int],
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         caffe: bool = False,
     ) -> None:
         super().__init__()
         self.layers = layers
-        self.block_shape = block_shape
+        self.feature_map_shape = feature_map_shape
         self.caffe = caffe
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         return (slices - self.mean) / self.std
 
     def forward(self, slices: Tensor) -> Tensor:
-        """Blocks of slices.
+        """Feature maps of slices.
 
         Args:
             slices: (N, 3, 224, 224), float32, RGB in [0, 1].
@@ -98,7 +98,7 @@ def vgg11(weights: Path | None, *, random_seed: int | None) -> Backbone:
         layers.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
     else:
         _draw_kaiming(layers, random_seed)
-    return Backbone(layers, block_shape=(512, 7, 7), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+    return Backbone(layers, feature_map_shape=(512, 7, 7), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
 
 
 def vgg16(weights: Path | None, *, random_seed: int | None) -> Backbone:
@@ -111,7 +111,7 @@ def vgg16(weights: Path | None, *, random_seed: int | None) -> Backbone:
             layer.bias.data.copy_(bias)  # type: ignore[union-attr]
     else:
         _draw_kaiming(layers, random_seed)
-    return Backbone(layers, block_shape=(512, 7, 7), mean=_CAFFE_MEAN, std=(1.0, 1.0, 1.0), caffe=True)
+    return Backbone(layers, feature_map_shape=(512, 7, 7), mean=_CAFFE_MEAN, std=(1.0, 1.0, 1.0), caffe=True)
 
 
 def _read_onnx_vgg16(weights: Path | None) -> list[tuple[Tensor, Tensor]]:
@@ -120,7 +120,9 @@ def _read_onnx_vgg16(weights: Path | None) -> list[tuple[Tensor, Tensor]]:
 
     graph = onnx.load(find_weights(VGG16_IMAGENET, weights)).graph
     arrays = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
-    names = [f"functional_1/block{b}_conv{c}_1" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)]
+    names = [
+        f"functional_1/feature map{b}_conv{c}_1" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)
+    ]
     return [
         (
             torch.from_numpy(arrays[f"{name}/convolution/ReadVariableOp:0"].copy()),
@@ -139,7 +141,7 @@ def _draw_kaiming(layers: nn.Module, seed: int) -> None:
 
 
 def timm_backbone(name: str, *, random_seed: int | None) -> Backbone:
-    """Any convolutional network of timm; its last feature map is the block.
+    """Any convolutional network of timm; its last feature map is the feature map.
 
     Raises:
         WeightsError: timm is not installed, knows no such network, cannot get its weights, or the name is an address.
@@ -156,12 +158,17 @@ def timm_backbone(name: str, *, random_seed: int | None) -> Backbone:
     except (RuntimeError, OSError, ValueError) as error:
         raise WeightsError(f"timm could not make {name} with its weights: {error}") from error
     with torch.inference_mode():
-        block = layers.eval()(torch.zeros(1, 3, SLICE_SIZE, SLICE_SIZE))
-    if block.ndim != 4:
-        raise WeightsError(f"timm:{name} gives features of shape {tuple(block.shape)}, not (N, C, H, W); use a CNN")
+        feature_map = layers.eval()(torch.zeros(1, 3, SLICE_SIZE, SLICE_SIZE))
+    if feature_map.ndim != 4:
+        raise WeightsError(
+            f"timm:{name} gives features of shape {tuple(feature_map.shape)}, not (N, C, H, W); use a CNN"
+        )
     configured = layers.pretrained_cfg
     return Backbone(
-        layers, block_shape=tuple(block.shape[1:]), mean=tuple(configured["mean"]), std=tuple(configured["std"])
+        layers,
+        feature_map_shape=tuple(feature_map.shape[1:]),
+        mean=tuple(configured["mean"]),
+        std=tuple(configured["std"]),
     )
 
 
@@ -190,7 +197,7 @@ def load_backbone(name: str, *, weights: Path | None = None, random_seed: int | 
 def pool_slices(
     backbone: Backbone, slices: Tensor, *, batch_slices: int, keep_slices: bool = False, name: str = "a scan"
 ) -> Tensor:
-    """Element-wise maximum of the blocks of all slices of one scan.
+    """Element-wise maximum of the feature maps of all slices of one scan.
 
     No more than `batch_slices` slices are in the network at once, whatever the scan; memory is bounded by that. Where a
     GPU has no room for so many, half of them, and so on down to one; after that this scan is done on the CPU in
@@ -200,7 +207,7 @@ def pool_slices(
         backbone: frozen backbone.
         slices: (S, 224, 224) grey or (S, 3, 224, 224) RGB, float32 in [0, 1], S >= 1.
         batch_slices: slices per forward pass.
-        keep_slices: return the block of every slice instead of their maximum.
+        keep_slices: return the feature map of every slice instead of their maximum.
         name: of the scan, for the log.
 
     Returns:
@@ -216,23 +223,23 @@ def pool_slices(
     while sizes[-1] > 1:
         sizes.append(sizes[-1] // 2)
     attempts = [
-        Attempt(f"{size} slices a pass on {device}", partial(pool, backbone, batch_slices=size)) for size in sizes
+        Fallback(f"{size} slices a pass on {device}", partial(pool, backbone, batch_slices=size)) for size in sizes
     ]
-    attempts.append(Attempt("the CPU", lambda: pool(copy_on_cpu(backbone), batch_slices=CPU_BATCH)))
-    return first_that_fits(f"blocks of {name}", attempts)
+    attempts.append(Fallback("the CPU", lambda: pool(copy_on_cpu(backbone), batch_slices=CPU_BATCH)))
+    return run_with_oom_fallback(f"feature maps of {name}", attempts)
 
 
 def _pool(backbone: Backbone, *, slices: Tensor, batch_slices: int, keep_slices: bool) -> Tensor:
     device = next(backbone.parameters()).device
-    blocks, pooled = [], None
+    feature_maps, pooled = [], None
     with torch.inference_mode():
         for batch in slices.split(batch_slices):
             batch = batch.to(device)
             rgb = batch if batch.ndim == 4 else batch.unsqueeze(1).expand(-1, 3, -1, -1)
-            block = backbone(rgb).float()
+            feature_map = backbone(rgb).float()
             if keep_slices:
-                blocks.append(block)
+                feature_maps.append(feature_map)
             else:
-                top = block.amax(0)
+                top = feature_map.amax(0)
                 pooled = top if pooled is None else torch.maximum(pooled, top)
-    return torch.cat(blocks) if keep_slices else pooled  # type: ignore[return-value]
+    return torch.cat(feature_maps) if keep_slices else pooled  # type: ignore[return-value]

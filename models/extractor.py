@@ -8,20 +8,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.hypernetwork import HyperNetwork
-from models.scale import Batches, block_scale
-from models.settings import BlockScale, Initialisation
+from models.scale import Batches, feature_scale
+from models.settings import FeatureScale, Initialisation
 
 
 class UniversalExtractor(nn.Module):
-    """φ(x, m) = W_m z + b_m at every position of the block, with (W_m, b_m) = h(m).
+    """φ(x, m) = W_m z + b_m at every position of the feature map, with (W_m, b_m) = h(m).
 
     The published network feeds z as the backbone gives it. Here z is first standardised with statistics of the
-    training scans (`fit_scale`), because the backbones' outputs differ in size by two orders of magnitude and the
+    training scans (`fit_normalisation`), because the backbones' outputs differ in size by two orders of magnitude
+    and the
     two losses of step 1 are added without weights.
 
     Args:
         modalities: number of modalities M.
-        block_shape: (C, H, W).
+        feature_map_shape: (C, H, W).
         embedding: width of the modality embedding.
         hidden: width of the hypernetwork's hidden layer.
         initialisation: of the hypernetwork.
@@ -33,44 +34,44 @@ class UniversalExtractor(nn.Module):
     def __init__(
         self,
         modalities: int,
-        block_shape: tuple[int, int, int],
+        feature_map_shape: tuple[int, int, int],
         *,
         embedding: int = 5,
         hidden: int = 20,
         initialisation: Initialisation = "principled",
     ) -> None:
         super().__init__()
-        self.block_shape = block_shape
+        self.feature_map_shape = feature_map_shape
         self.hypernetwork = HyperNetwork(
-            modalities, block_shape[0], embedding=embedding, hidden=hidden, initialisation=initialisation
+            modalities, feature_map_shape[0], embedding=embedding, hidden=hidden, initialisation=initialisation
         )
-        self.register_buffer("centre", torch.zeros(modalities, *block_shape))
+        self.register_buffer("centre", torch.zeros(modalities, *feature_map_shape))
         self.register_buffer("spread", torch.ones(modalities, 1, 1, 1))
 
-    def fit_scale(self, batches: Batches, how: BlockScale) -> None:
-        """Learn centre and spread of z from training scans; see `models.scale.block_scale`."""
-        centre, spread = block_scale(batches, like=self.centre, how=how)
+    def fit_normalisation(self, batches: Batches, how: FeatureScale) -> None:
+        """Learn centre and spread of z from training scans; see `models.scale.feature_scale`."""
+        centre, spread = feature_scale(batches, like=self.centre, how=how)
         self.centre.copy_(centre)
         self.spread.copy_(spread)
 
-    def standardised(self, blocks: Tensor, modality: Tensor) -> Tensor:
+    def standardised(self, feature_maps: Tensor, modality: Tensor) -> Tensor:
         """Z as φ's last layer sees it, (N, C, H, W)."""
-        return (blocks - self.centre[modality]) / self.spread[modality]
+        return (feature_maps - self.centre[modality]) / self.spread[modality]
 
-    def forward(self, blocks: Tensor, modality: Tensor) -> Tensor:
+    def forward(self, feature_maps: Tensor, modality: Tensor) -> Tensor:
         """Features of scans.
 
         Args:
-            blocks: z, (N, C, H, W), float32.
+            feature_maps: z, (N, C, H, W), float32.
             modality: (N,), int64 in [0, M).
 
         Returns:
             φ, (N, C, H, W).
         """
-        return self.last_layer(self.standardised(blocks, modality), modality)
+        return self.last_layer(self.standardised(feature_maps, modality), modality)
 
     def last_layer(self, z: Tensor, modality: Tensor) -> Tensor:
-        """W_m z + b_m of standardised blocks; each modality's layer is generated once, not once a scan."""
+        """W_m z + b_m of standardised feature maps; each modality's layer is generated once, not once a scan."""
         weights, biases = self.hypernetwork()
         out = torch.empty_like(z)
         for m in modality.unique().tolist():
@@ -90,7 +91,7 @@ class PretrainNetwork(nn.Module):
 
     def __init__(self, extractor: UniversalExtractor, classes: int, *, hidden: int = 512) -> None:
         super().__init__()
-        channels, height, width = extractor.block_shape
+        channels, height, width = extractor.feature_map_shape
         self.extractor = extractor
         self.classes = classes
         self.decoder = nn.Conv2d(channels, channels, 1)
@@ -98,12 +99,12 @@ class PretrainNetwork(nn.Module):
             nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.ReLU(), nn.Linear(hidden, classes)
         )
 
-    def forward(self, blocks: Tensor, modality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, feature_maps: Tensor, modality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One pass.
 
         Returns:
             Standardised z (N, C, H, W), its reconstruction (N, C, H, W), logits (N, K).
         """
-        z = self.extractor.standardised(blocks, modality)
+        z = self.extractor.standardised(feature_maps, modality)
         features = self.extractor.last_layer(z, modality)
         return z, self.decoder(features), self.classifier(features)

@@ -1,4 +1,4 @@
-"""The one fit loop: every network trained on cached blocks uses it, with the same early stopping.
+"""The one fit loop: every network trained on cached feature maps uses it, with the same early stopping.
 
 Source: HyperMM, section 3.1: Adam, at most 100 epochs, stop after 10 without a lower validation loss.
 """

@@ -49,7 +49,7 @@ class Scans:
     """Single scans, as step 1 sees them; N of them.
 
     Attributes:
-        blocks: z, rows (C, H, W), float32.
+        feature_maps: z, rows (C, H, W), float32.
         modality: (N,), int64 in [0, M).
         target: class of each scan's observation, (N,), int64 in [0, K).
         train: scans to learn from, (T,), int64.
@@ -57,16 +57,16 @@ class Scans:
             out, since φ learns no layer for it.
     """
 
-    blocks: Rows
+    feature_maps: Rows
     modality: Tensor
     target: Tensor
     train: Tensor
     validation: Tensor
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield blocks and modality of the training scans."""
+        """Yield feature maps and modality of the training scans."""
         for items in self.train.split(CHUNK):
-            yield self.blocks[items], self.modality[items]
+            yield self.feature_maps[items], self.modality[items]
 
     def stopping(self) -> Tensor:
         """Return the validation scans whose modality has a training scan."""
@@ -91,12 +91,12 @@ class Sets:
 
 
 def new_extractor(
-    step: StepOne, *, modalities: int, block_shape: tuple[int, int, int], classes: int, seed: int
+    step: StepOne, *, modalities: int, feature_map_shape: tuple[int, int, int], classes: int, seed: int
 ) -> PretrainNetwork:
     """Return an untrained φ with the two heads of step 1, on the CPU."""
     torch.manual_seed(seed)
     extractor = UniversalExtractor(
-        modalities, block_shape, embedding=step.embedding, hidden=step.hidden, initialisation=step.initialisation
+        modalities, feature_map_shape, embedding=step.embedding, hidden=step.hidden, initialisation=step.initialisation
     )
     return PretrainNetwork(extractor, classes)
 
@@ -115,7 +115,7 @@ def fit_extractor(
     Args:
         network: of `new_extractor`, on the device of the scans.
         scans: what it learns from.
-        step: losses and scale of the blocks.
+        step: losses and scale of the feature maps.
         training: of the fit loop.
         balance_classes: weight classes by the inverse of their frequency among the training scans.
         on_epoch: called with each finished row of the history.
@@ -124,12 +124,12 @@ def fit_extractor(
         ValueError: no training scan.
         FloatingPointError: the loss is no longer a finite number.
     """
-    network.extractor.fit_scale(scans.batches, step.block_scale)
+    network.extractor.fit_normalisation(scans.batches, step.feature_scale)
     weights = class_weights(scans.target[scans.train], network.classes) if balance_classes else None
     dropped = {"both": "", "classification": "mse", "reconstruction": "ce"}[step.losses]
 
     def loss(items: Tensor, learning: bool) -> dict[str, Tensor]:
-        z, reconstruction, logits = network(scans.blocks[items], scans.modality[items])
+        z, reconstruction, logits = network(scans.feature_maps[items], scans.modality[items])
         parts = {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, scans.target[items], weights)}
         return {name: value for name, value in parts.items() if name != dropped}
 
@@ -175,7 +175,7 @@ def fit_classifier(
 def fit_together(
     extractor: UniversalExtractor,
     classifier: SetClassifier,
-    blocks: Rows,
+    feature_maps: Rows,
     modality: Tensor,
     sets: Sets,
     step: StepTwo,
@@ -184,7 +184,7 @@ def fit_together(
     """Train φ and ρ together on sets, as `fit_classifier`: "w/o 2 steps" of the paper, or φ fine-tuned in step 2."""
     both = nn.ModuleDict({"extractor": extractor, "classifier": classifier})
     loss = _set_loss(
-        lambda scans, owner, count: classifier(extractor(blocks[scans], modality[scans]).flatten(1), owner, count),
+        lambda scans, owner, count: classifier(extractor(feature_maps[scans], modality[scans]).flatten(1), owner, count),
         sets, step, training, None,
     )  # fmt: skip
     return fit(both, loss, train=sets.train, validation=sets.validation, training=training)
@@ -214,15 +214,15 @@ def extract(
 
     Args:
         extractor: φ, on the device.
-        batches: blocks (n, C, H, W), float32, and their modality (n,), int64.
+        batches: feature maps (n, C, H, W), float32, and their modality (n,), int64.
         device: where to compute.
 
     Yields:
         (n, C·H·W), float32, on the device.
     """
     extractor.eval()
-    for blocks, modality in batches:
-        yield extractor(blocks.to(device), modality.to(device)).flatten(1)
+    for feature_maps, modality in batches:
+        yield extractor(feature_maps.to(device), modality.to(device)).flatten(1)
 
 
 @torch.inference_mode()
@@ -254,11 +254,11 @@ def predict_sets(classifier: SetClassifier, phi: Rows, sets: Groups) -> Tensor:
 
 
 def load_extractor(
-    state: dict[str, Tensor], *, modalities: int, block_shape: tuple[int, int, int]
+    state: dict[str, Tensor], *, modalities: int, feature_map_shape: tuple[int, int, int]
 ) -> UniversalExtractor:
     """Return φ with its weights, in eval mode on the CPU; the widths of its hypernetwork are those of the weights."""
     hidden, embedding = state["hypernetwork.hidden.weight"].shape
-    extractor = UniversalExtractor(modalities, block_shape, embedding=embedding, hidden=hidden)
+    extractor = UniversalExtractor(modalities, feature_map_shape, embedding=embedding, hidden=hidden)
     extractor.load_state_dict(state)
     return extractor.eval()
 

@@ -15,7 +15,7 @@ class HyperNetwork(nn.Module):
 
     Args:
         modalities: number of modalities M.
-        channels: C, channels of a block.
+        channels: C, channels of a feature map.
         embedding: E, width of the modality embedding.
         hidden: H, width of the hidden layer.
         initialisation: "principled" makes the generated layers orthogonal and independent of each other; "default" is

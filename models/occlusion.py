@@ -1,6 +1,7 @@
 """Which regions of a scan an answer rests on: leave a region out of the maximum over slices, and ask again.
 
-A block is the maximum over slices at each of H x W positions. Without a slab of slices at one position, that maximum is
+A feature map is the maximum over slices at each of H x W positions. Without a slab of slices at one position, that
+maximum is
 taken over the slices that are left: no gradient, and no new pass of the backbone. A position sees more of a slice than
 its own cell (the backbone's field of view), so maps are coarse, and say what the model looked at, not what is ill.
 """
@@ -10,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-AT_ONCE = 64  # blocks asked about at a time
+AT_ONCE = 64  # feature maps asked about at a time
 
 
 @torch.inference_mode()
@@ -19,7 +20,7 @@ def occlusion_map(slices: Tensor, ask: Callable[[Tensor], Tensor], *, slices_a_s
 
     Args:
         slices: backbone features of a scan's slices, (S, C, H, W), float32.
-        ask: from blocks (N, C, H, W) to what is to be explained, (N,), such as a probability.
+        ask: from feature maps (N, C, H, W) to what is to be explained, (N,), such as a probability.
         slices_a_slab: neighbouring slices left out together.
         nothing: stands for a position of which no slice is left, (C, H, W), such as the mean over training scans.
 
@@ -37,8 +38,8 @@ def occlusion_map(slices: Tensor, ask: Callable[[Tensor], Tensor], *, slices_a_s
         others = torch.cat([highest[:number], highest[number + 1 :]])
         rest = others.amax(0) if len(others) else nothing
         for some in cells.split(AT_ONCE):
-            blocks = whole.expand(len(some), *whole.shape).flatten(2).clone()  # (n, C, H·W)
+            feature_maps = whole.expand(len(some), *whole.shape).flatten(2).clone()  # (n, C, H·W)
             each = torch.arange(len(some))
-            blocks[each, :, some] = rest.flatten(1)[:, some].T
-            found[number, some] = reference - ask(blocks.unflatten(2, (height, width))).float().cpu()
+            feature_maps[each, :, some] = rest.flatten(1)[:, some].T
+            found[number, some] = reference - ask(feature_maps.unflatten(2, (height, width))).float().cpu()
     return found.view(len(slabs), height, width)

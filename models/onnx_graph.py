@@ -22,7 +22,7 @@ _REDUCE = {"mean": "ReduceMean", "sum": "ReduceSum", "max": "ReduceMax"}
 def onnx_graph(model: SetModel, *, temperature: float = 1.0) -> "onnx.ModelProto":
     """φ and ρ for one patient.
 
-    Inputs: `blocks` (N, C, H, W) float32 and `modality` (N,) int64, for any N ≥ 1. Outputs: `logits` (1, K) and
+    Inputs: `feature maps` (N, C, H, W) float32 and `modality` (N,) int64, for any N ≥ 1. Outputs: `logits` (1, K) and
     `probabilities` (1, K), softmax(logits / temperature).
 
     Args:
@@ -31,7 +31,7 @@ def onnx_graph(model: SetModel, *, temperature: float = 1.0) -> "onnx.ModelProto
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    channels, height, width = model.extractor.block_shape
+    channels, height, width = model.extractor.feature_map_shape
     with torch.no_grad():
         weights, biases = model.extractor.hypernetwork()
     tensors = {
@@ -48,7 +48,7 @@ def onnx_graph(model: SetModel, *, temperature: float = 1.0) -> "onnx.ModelProto
     nodes = [
         node("Gather", ["centre", "modality"], ["centre_n"]),
         node("Gather", ["spread", "modality"], ["spread_n"]),
-        node("Sub", ["blocks", "centre_n"], ["centred"]),
+        node("Sub", ["feature_maps", "centre_n"], ["centred"]),
         node("Div", ["centred", "spread_n"], ["standardised"]),
         node("Reshape", ["standardised", "positions"], ["z"]),
         node("Gather", ["weights", "modality"], ["weights_n"]),
@@ -80,7 +80,7 @@ def onnx_graph(model: SetModel, *, temperature: float = 1.0) -> "onnx.ModelProto
         nodes,
         "hypermm",
         [
-            value("blocks", TensorProto.FLOAT, ["scans", channels, height, width]),
+            value("feature_maps", TensorProto.FLOAT, ["scans", channels, height, width]),
             value("modality", TensorProto.INT64, ["scans"]),
         ],
         [value(name, TensorProto.FLOAT, [1, classes]) for name in ("logits", "probabilities")],
@@ -95,7 +95,7 @@ def largest_difference(graph: "onnx.ModelProto", model: SetModel, sets: list[tup
     Args:
         graph: from `onnx_graph`.
         model: that it was made from, on the CPU.
-        sets: blocks (N, C, H, W) and modality (N,) of each patient.
+        sets: feature maps (N, C, H, W) and modality (N,) of each patient.
 
     Returns:
         Infinity if a logit of either is not finite.
@@ -104,9 +104,9 @@ def largest_difference(graph: "onnx.ModelProto", model: SetModel, sets: list[tup
 
     evaluator, most = ReferenceEvaluator(graph), 0.0
     with torch.inference_mode(), np.errstate(all="ignore"):  # what is not finite is told by the return
-        for blocks, modality in sets:
-            found = evaluator.run(["logits"], {"blocks": _numpy(blocks), "modality": _numpy(modality)})[0]
-            logits = model(blocks, modality, torch.zeros_like(modality), 1)
+        for feature_maps, modality in sets:
+            found = evaluator.run(["logits"], {"feature_maps": _numpy(feature_maps), "modality": _numpy(modality)})[0]
+            logits = model(feature_maps, modality, torch.zeros_like(modality), 1)
             difference = float((torch.from_numpy(found) - logits).abs().max())
             most = max(most, difference if math.isfinite(difference) else math.inf)
     return most

@@ -1,4 +1,4 @@
-"""φ and ρ as one network: from the blocks of a patient's scans to logits."""
+"""φ and ρ as one network: from the feature maps of a patient's scans to logits."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class SetModel(nn.Module):
 
     Args:
         modalities: number of modalities M that φ knows.
-        block_shape: (C, H, W) of a scan's block.
+        feature_map_shape: (C, H, W) of a scan's feature map.
         classes: K.
         embedding: width of φ's modality embedding.
         hidden: width of the hypernetwork's hidden layer.
@@ -35,7 +35,7 @@ class SetModel(nn.Module):
         self,
         *,
         modalities: int,
-        block_shape: Sequence[int],
+        feature_map_shape: Sequence[int],
         classes: int,
         embedding: int = 5,
         hidden: int = 20,
@@ -43,17 +43,17 @@ class SetModel(nn.Module):
         aggregate: Aggregate = "mean",
     ) -> None:
         super().__init__()
-        channels, height, width = block_shape
+        channels, height, width = feature_map_shape
         self.extractor = UniversalExtractor(
             modalities, (channels, height, width), embedding=embedding, hidden=hidden, initialisation="default"
         )
         self.classifier = SetClassifier(channels * height * width, classes, hidden=tuple(rho_hidden), how=aggregate)
 
-    def forward(self, blocks: Tensor, modality: Tensor, sets: Tensor, count: int) -> Tensor:
+    def forward(self, feature_maps: Tensor, modality: Tensor, sets: Tensor, count: int) -> Tensor:
         """Logits of sets of scans.
 
         Args:
-            blocks: of the scans of all sets, (N, C, H, W), float32.
+            feature_maps: of the scans of all sets, (N, C, H, W), float32.
             modality: of each scan, (N,), int64 in [0, M).
             sets: which set each scan belongs to, (N,), int64 in [0, count); every set has at least one.
             count: number of sets B.
@@ -61,7 +61,7 @@ class SetModel(nn.Module):
         Returns:
             (B, K).
         """
-        return self.classifier(self.extractor(blocks, modality).flatten(1), sets, count)
+        return self.classifier(self.extractor(feature_maps, modality).flatten(1), sets, count)
 
     def load_parts(self, extractor: Mapping[str, Tensor], classifier: Mapping[str, Tensor]) -> "SetModel":
         """Take the weights of φ and ρ as the stages pretrain and classify keep them; returns itself, in eval mode."""
@@ -121,14 +121,14 @@ def set_model_from(content: bytes, *, aggregate: Aggregate, **sizes: Any) -> Set
 def weight_shapes(
     *,
     modalities: int,
-    block_shape: Sequence[int],
+    feature_map_shape: Sequence[int],
     classes: int,
     embedding: int,
     hidden: int,
     rho_hidden: Sequence[int],
 ) -> dict[str, tuple[int, ...]]:
     """The shapes of a `SetModel`'s weights, without making them; arguments as in `SetModel`."""
-    channels, height, width = block_shape
+    channels, height, width = feature_map_shape
     layer = "extractor.hypernetwork"
     shapes: dict[str, tuple[int, ...]] = {
         "extractor.centre": (modalities, channels, height, width),

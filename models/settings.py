@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-CHUNK = 256  # scans or sets handled at once where all are gone through; 25 MB of VGG blocks
+CHUNK = 256  # scans or sets handled at once where all are gone through; 25 MB of VGG feature maps
 Losses = Literal["both", "classification", "reconstruction"]
 Initialisation = Literal["principled", "default"]
-BlockScale = Literal["standardise", "scale", "none"]
+FeatureScale = Literal["standardise", "scale", "none"]
 Aggregate = Literal["mean", "sum", "max"]
 
 
@@ -42,14 +42,14 @@ class StepOne:
         embedding: width of the modality embedding.
         hidden: width of the hypernetwork's hidden layer.
         initialisation: of the hypernetwork.
-        block_scale: of blocks, learnt from training scans; as published: none.
+        feature_scale: of feature maps, learnt from training scans; as published: none.
     """
 
     losses: Losses = "both"
     embedding: int = 5
     hidden: int = 20
     initialisation: Initialisation = "principled"
-    block_scale: BlockScale = "standardise"
+    feature_scale: FeatureScale = "standardise"
 
 
 @dataclass(frozen=True)

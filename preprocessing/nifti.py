@@ -84,18 +84,18 @@ def _unpacked(content: bytes, promised: int) -> bytes:
         ) from error
 
 
-def _header(block: bytes, *, mgh: bool) -> Any:
+def _header(feature_map: bytes, *, mgh: bool) -> Any:
     """The header, a `Nifti1Header` or a `MGHHeader`, checked as nibabel does."""
     if mgh:
-        if len(block) < header_dtype.itemsize:
-            raise ImageFileError(f"{len(block)} bytes are too few for an MGH header")
-        return MGHHeader(block[: header_dtype.itemsize])
-    magic = block[344:348], block[4:8]
+        if len(feature_map) < header_dtype.itemsize:
+            raise ImageFileError(f"{len(feature_map)} bytes are too few for an MGH header")
+        return MGHHeader(feature_map[: header_dtype.itemsize])
+    magic = feature_map[344:348], feature_map[4:8]
     if magic[0] == b"ni1\0" or magic[1] == b"ni2\0":
         raise detached("NIfTI pair", "nibabel.save(nibabel.load('scan.hdr'), 'scan.nii.gz')")
     for kind in (Nifti1Header, Nifti2Header):
-        if kind.may_contain_header(block):
-            return kind(block[: kind.sizeof_hdr])
+        if kind.may_contain_header(feature_map):
+            return kind(feature_map[: kind.sizeof_hdr])
     raise ImageFileError("it does not begin like one")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skimage import measure
 from torch import Tensor, nn
 
-from devices.out_of_memory import Attempt, first_that_fits
+from devices.out_of_memory import Fallback, run_with_oom_fallback
 from devices.precision import half_precision
 from preprocessing.errors import ScanError
 from preprocessing.hd_bet import load_network
@@ -106,10 +106,10 @@ class SkullStripper:
         """
         voxels = "×".join(str(size) for size in volume.shape)
         attempts = [
-            Attempt(f"HD-BET on {self.device}", lambda: self._mask(volume, affine)),
-            Attempt("HD-BET on the CPU", lambda: self.on_cpu._mask(volume.cpu(), affine)),
+            Fallback(f"HD-BET on {self.device}", lambda: self._mask(volume, affine)),
+            Fallback("HD-BET on the CPU", lambda: self.on_cpu._mask(volume.cpu(), affine)),
         ]
-        return first_that_fits(f"skull stripping of {voxels} voxels", attempts)
+        return run_with_oom_fallback(f"skull stripping of {voxels} voxels", attempts)
 
     def _mask(self, volume: Tensor, affine: NDArray[np.float64]) -> Tensor:
         on_grid, grid_affine = resample(volume.to(self.device), affine, spacing_mm=NETWORK_SPACING_MM)

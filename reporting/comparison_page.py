@@ -85,13 +85,13 @@ def comparison_markdown(
     Raises:
         ValueError: the table lacks a column.
     """
-    blocks = []
+    feature_maps = []
     for part in scenario_parts(table, published, cohort=cohort, reference=reference, level=level):
-        blocks += [f"### {markdown_text(part.title)}", markdown_text(part.lead)]
+        feature_maps += [f"### {markdown_text(part.title)}", markdown_text(part.lead)]
         for caption, content in part.tables:
-            blocks += [f"**{markdown_text(caption)}**", _markdown_table(content)]
-        blocks.append("\n".join(f"- {markdown_text(note)}" for note in part.notes))
-    return "\n\n".join(block for block in blocks if block) + "\n"
+            feature_maps += [f"**{markdown_text(caption)}**", _markdown_table(content)]
+        feature_maps.append("\n".join(f"- {markdown_text(note)}" for note in part.notes))
+    return "\n\n".join(feature_map for feature_map in feature_maps if feature_map) + "\n"
 
 
 def comparison_html(comparison: Comparison, *, level: float = 0.95) -> str:

@@ -29,7 +29,7 @@ Arguments = ParamSpec("Arguments")
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STATE_COLOURS = {"used": "#1F5C8B", "failed": "#D55E00", "hidden": "#F2C14E", "absent": "#E9EBEE"}
-PART_ORDER = ("train", "validation", "test")
+SPLIT_ORDER = ("train", "validation", "test")
 INK, FAINT = "#222222", "#9AA0A6"
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "hypermm",
@@ -86,7 +86,7 @@ def availability_figure(
     table = observations[["observation", "subject", "label"]].astype(str).join(states, on="observation")
     table[modalities] = table[modalities].fillna("absent")
     table["part"] = table["subject"].map(parts).fillna("excluded")
-    rank = {part: i for i, part in enumerate((*PART_ORDER, "excluded"))}
+    rank = {part: i for i, part in enumerate((*SPLIT_ORDER, "excluded"))}
     table["order"] = table["part"].map(rank).fillna(len(rank))
     table = table.sort_values(
         ["order", "part", "label", *modalities], ascending=[True, True, True] + [False] * len(modalities)

@@ -18,7 +18,7 @@ SMALLEST_SCALE = 0.1  # bars of contributions reach at least so far, so that noi
 
 
 @dataclass(frozen=True)
-class NightRow:
+class WorklistRow:
     """One patient in the list of the night.
 
     Attributes:
@@ -41,7 +41,7 @@ class NightRow:
 
 
 def patient_page(
-    content: Mapping[str, Any], patient: Mapping[str, Any], *, pictures: Mapping[str, bytes], night_link: str = ""
+    content: Mapping[str, Any], patient: Mapping[str, Any], *, pictures: Mapping[str, bytes], worklist_link: str = ""
 ) -> str:
     """Render the page of one patient as self-contained HTML.
 
@@ -49,7 +49,7 @@ def patient_page(
         content: of `predictions.json`, schema `hypermm-predictions/1`.
         patient: one of its patients.
         pictures: scan id → PNG bytes of its quality-control picture; scans may be left out.
-        night_link: path of the list of the night, relative to this page; "" for none.
+        worklist_link: path of the list of the night, relative to this page; "" for none.
 
     Raises:
         ValueError: the content is of another schema or lacks something, or a picture is of a scan the patient has not.
@@ -71,7 +71,7 @@ def patient_page(
             name=words.patient_name(patient),
             margin_note=words.css_text(words.patient_name(patient)),
             created=words.time_words(content["made"]["time"]),
-            night_link=quote(night_link),
+            worklist_link=quote(worklist_link),
             warnings=[f"{s['scan']} ({s['modality']}): {words.outlier_words(s)}" for s in scans if words.flagged(s)],
             answer_chance=words.chance(patient["probabilities"].get(patient["answer"])),
             bars=[(name, words.chance(p), p, name in patient["set"]) for name, p in ranked],
@@ -104,7 +104,7 @@ def missing_page(observation: str, reason: str) -> str:
     return environment().from_string(page).render(observation=observation, reason=reason)
 
 
-def night_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
+def worklist_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
     """Render the list of the night: warnings, then abstentions, then lost scans and notes, then the others as given.
 
     Args:
@@ -116,11 +116,11 @@ def night_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
     """
     check_content(content)
     patients = sorted(content["patients"], key=_urgency)
-    rows = [(_urgency(patient), _night_row(patient, links)) for patient in patients]
+    rows = [(_urgency(patient), _worklist_row(patient, links)) for patient in patients]
     lost = [(patient, scan) for patient in patients for scan in patient["scans"] if not scan["used"]]
     return (
         environment()
-        .get_template("night.html.j2")
+        .get_template("worklist.html.j2")
         .render(
             content=content,
             created=words.time_words(content["made"]["time"]),
@@ -171,7 +171,7 @@ def _urgency(patient: Mapping[str, Any]) -> int:
     return 0 if patient["out_of_distribution"] else 1 if patient["abstains"] else 2 if remarked else _CALM
 
 
-def _night_row(patient: Mapping[str, Any], links: Mapping[str, str]) -> NightRow:
+def _worklist_row(patient: Mapping[str, Any], links: Mapping[str, str]) -> WorklistRow:
     """What the list of the night says of a patient."""
     likeliest, p = _ranked(patient)[0]
     used, given = sum(scan["used"] for scan in patient["scans"]), len(patient["scans"])
@@ -179,7 +179,7 @@ def _night_row(patient: Mapping[str, Any], links: Mapping[str, str]) -> NightRow
     attention += ["abstains"] if patient["abstains"] else []
     attention += [f"{count(given - used, 'scan')} not used"] if used < given else []
     attention += ["see its notes"] if patient["notes"] else []
-    return NightRow(
+    return WorklistRow(
         name=words.patient_name(patient),
         link=quote(links.get(patient["observation"], "")),
         answer="no answer" if patient["abstains"] else patient["answer"],

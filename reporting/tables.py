@@ -13,7 +13,7 @@ from evaluation.intervals import probability_columns
 from evaluation.metrics import THRESHOLD_FREE, decide
 from reporting.formatting import METRIC_LABELS, UNDEFINED, interval, seconds, spread
 
-PARTS: tuple[str, ...] = ("train", "validation", "test")
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
 SUBSET_GROUPS: dict[str, str] = {
     "any": "All test subjects with at least one scan of the subset",
     "complete": "Only test subjects with every modality, so that rows are comparable",
@@ -84,7 +84,7 @@ def cohort_table(observations: pd.DataFrame, splits: pd.DataFrame) -> Table:
         _subject=observations["subject"].astype(str), _label=observations["label"].astype(str)
     )
     named = splits.assign(_subject=splits["subject"].astype(str))
-    parts = [*PARTS, *sorted(set(named["part"]) - set(PARTS))]
+    parts = [*SPLITS, *sorted(set(named["part"]) - set(SPLITS))]
     parts = [part for part in parts if (named["part"] == part).any()]
     rows = []
     for label, group in [*observations.groupby("_label", sort=True), ("all", observations)]:

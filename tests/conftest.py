@@ -75,7 +75,7 @@ def picture_cohort() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def small_model() -> Callable[..., Path]:
-    """Writes an exported model of two modalities, with all that an export writes, for blocks (6, 2, 2)."""
+    """Writes an exported model of two modalities, with all that an export writes, for feature maps (6, 2, 2)."""
 
     def make(
         folder: Path, *, signing_key: Path | None = None, card: Callable[..., str] = lambda _: "# Card", **changes: Any
@@ -87,7 +87,7 @@ def small_model() -> Callable[..., Path]:
         from pipeline.deployment.bundle_writer import Export, write_bundle
 
         network = {
-            "modalities": 2, "block_shape": [6, 2, 2], "classes": 3, "embedding": 3, "hidden": 4, "rho_hidden": [5],
+            "modalities": 2, "feature_map_shape": [6, 2, 2], "classes": 3, "embedding": 3, "hidden": 4, "rho_hidden": [5],
             "aggregate": "mean",
         }  # fmt: skip
         train = np.random.default_rng(0).normal(0, 1, (30, 6))

@@ -33,13 +33,13 @@ def _sample(seed: int, subjects: int = 160) -> Sample:
         for modality, name in enumerate(MAGNIFICATIONS)
         for picture in range(1, subject.pictures(name) + 1)
     ]
-    blocks = torch.tensor([row[0] for row in rows], dtype=torch.float32)
+    feature_maps = torch.tensor([row[0] for row in rows], dtype=torch.float32)
     target = torch.tensor([int(biopsy(n, config).tumour == "malignant") for n in range(1, subjects + 1)])
     train, validation, test = np.split(np.random.default_rng(seed).permutation(subjects), [80, 104])
     observation = torch.tensor([row[2] for row in rows])
-    learnt = blocks[torch.isin(observation, torch.from_numpy(train))]
+    learnt = feature_maps[torch.isin(observation, torch.from_numpy(train))]
     return Sample(
-        blocks=((blocks - learnt.mean(0)) / learnt.std(0))[:, :, None, None],
+        feature_maps=((feature_maps - learnt.mean(0)) / learnt.std(0))[:, :, None, None],
         modality=torch.tensor([row[1] for row in rows]),
         observation=observation,
         target=target,

@@ -83,7 +83,8 @@ class ResNetGenerator(nn.Module):
     Args:
         size: pixels of a slice, both sides; a multiple of 4, at least 16.
         width: k, channels after the first layer.
-        blocks: residual blocks; None takes the published number for the size: 6 below 256 pixels, 9 from there on.
+        feature_maps: residual blocks; None takes the published number for the size: 6 below 256 pixels, 9 from there
+            on.
 
     Raises:
         ValueError: the size is none of these.

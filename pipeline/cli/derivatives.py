@@ -58,7 +58,7 @@ def derivatives(options: argparse.Namespace) -> None:
         raise InputError(f"{volumes.folder} is not finished; run --stages preprocess first")
     if os.path.lexists(options.out):
         raise InputError(f"{options.out} is there already; name a folder that is not")
-    places = {scan: volumes.place(scan) for scan in volumes.scans()}
+    places = {scan: volumes.folder_of(scan) for scan in volumes.scans()}
     whole = {scan: place for scan, place in places.items() if (place / "volume.nii.gz").exists()}
     laid_out = bids_derivatives(
         tables.scans(),

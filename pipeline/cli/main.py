@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from console.exit_codes import BAD_INPUT, DONE, exit_code
 from console.messages import say
 from pipeline.cli.options import parse
-from pipeline.doctor.checks import Patient, examine
+from pipeline.doctor.checks import CheckContext, run_checks
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -44,7 +44,7 @@ def run_doctor(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         return workspace_path(options, name)
 
     failed = False
-    for finding in examine(Patient(load, workspace, options.device)):
+    for finding in run_checks(CheckContext(load, workspace, options.device)):
         say(str(finding))
         failed |= finding.status == "fail"
     return BAD_INPUT if failed else DONE

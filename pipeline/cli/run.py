@@ -11,7 +11,7 @@ from files.writing import FOR_THE_GROUP, PRIVATE, readable_by
 from pipeline.cli import lock, run_log, tracking
 from pipeline.cli.options import ONLY_IF_NAMED, STAGE_NAMES, stage_list
 from pipeline.cli.summary import print_plan, print_summary
-from pipeline.cli.workspace import collect, forget_splits, restore_settings, save_settings, write_failures
+from pipeline.cli.workspace import collect, restore_settings, save_settings, set_splits_aside, write_failures
 from pipeline.core.provenance import REPOSITORY
 from pipeline.deployment.bundle_settings import settings_of_model
 from pipeline.doctor import disk
@@ -55,11 +55,11 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     rights = readable_by(FOR_THE_GROUP if options.group_readable else PRIVATE)
     with rights, lock.locked(workspace), run_log.logging_to(workspace, quiet=options.quiet):
         if options.new_splits:
-            forget_splits(workspace)
+            set_splits_aside(workspace)
         steps = make_plan(STAGES, requested, config, workspace, force=forced)
         print_plan(steps)
         if "predict" in requested:
-            run_log.log.info("%s", predict.signature_words(config.predict))
+            run_log.log.info("%s", predict.describe_signature(config.predict))
         to_come = [step.stage.name for step in steps if step.state != "up to date"]
         if short := disk.shortage(config, workspace, to_come):
             run_log.log.warning(short)

@@ -24,7 +24,7 @@ class Formatter(logging.Formatter):
 
 @contextmanager
 def logging_to(workspace: Path, *, quiet: bool) -> Iterator[None]:
-    """Log to `logs/<time>.log` in full and to stderr in short while the block runs.
+    """Log to `logs/<time>.log` in full and to stderr in short while the feature map runs.
 
     Raises:
         PlantedLinkError: `logs`, or the file, is a link.

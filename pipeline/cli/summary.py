@@ -50,7 +50,7 @@ def print_summary(steps: Sequence[Step], failures: list[dict[str, str]], notes: 
         say(f"note: {note}")
     if failures:
         methods = sum(failure["stage"] == "baselines" for failure in failures)
-        parts = [(len(failures) - methods, "scans could not be used"), (methods, "comparators could not be fitted")]
+        parts = [(len(failures) - methods, "scans could not be used"), (methods, "baselines could not be fitted")]
         told = " and ".join(f"{count} {words}" for count, words in parts if count)
         say(f"{told}; see {workspace / 'failures.csv'}")
         for failure in failures[:5]:

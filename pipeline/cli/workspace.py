@@ -65,7 +65,7 @@ def restore_settings(before: bytes | None, workspace: Path) -> None:
             part.write_bytes(before)
 
 
-def forget_splits(workspace: Path) -> None:
+def set_splits_aside(workspace: Path) -> None:
     """Set the frozen splits aside as `splits.before.csv`, so that new ones are dealt."""
     (workspace / "split" / "manifest.json").unlink(missing_ok=True)
     splits = workspace / "split" / "splits.csv"

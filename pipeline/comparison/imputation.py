@@ -1,6 +1,6 @@
-"""Impute whole scans with pix2pix or cycleGAN: train on training subjects, write volumes, compute their blocks.
+"""Impute whole scans with pix2pix or cycleGAN: train on training subjects, write volumes, compute their feature maps.
 
-Everything lies in the folder of one comparator: `<source>-to-<target>/` with `checkpoint.safetensors`, `history.csv`
+Everything lies in the folder of one baseline: `<source>-to-<target>/` with `checkpoint.safetensors`, `history.csv`
 and `epoch-NNN.png`; `imputed/<observation>_<modality>.nii.gz`; `quality.csv`. An imputed scan says what it is in the
 name of its folder and in its header, and nothing reads it as a real one.
 """
@@ -27,7 +27,7 @@ from baselines.translation.quality import ssim_psnr
 from baselines.translation.training import Trainer, translate
 from devices.precision import half_precision
 from files.writing import replacing
-from pipeline.comparison.scenarios import Drawn
+from pipeline.comparison.scenarios import ScenarioSample
 from pipeline.core.progress import LINE_EVERY_S
 from pipeline.specs.baselines import GanConfig
 from pipeline.store.volumes import VolumeSet
@@ -52,14 +52,15 @@ class Imputed:
     """What came of it.
 
     Attributes:
-        blocks: (observation, modality), both as numbers of the sample → block as the backbone gives it (C, H, W).
+        feature_maps: (observation, modality), both as numbers of the sample → feature map as the backbone gives it
+            (C, H, W).
         quality: rows of SSIM and PSNR, of imputed scans whose real one was hidden.
         seconds: training and translation.
         notes: what a person should know.
         parameters: trained numbers of all networks.
     """
 
-    blocks: dict[tuple[int, int], Tensor]
+    feature_maps: dict[tuple[int, int], Tensor]
     quality: list[dict[str, Any]]
     seconds: float
     notes: list[str]
@@ -68,14 +69,14 @@ class Imputed:
 
 def impute(
     kind: Kind,
-    drawn: Drawn,
+    scenario_sample: ScenarioSample,
     modalities: tuple[str, ...],
     *,
     hidden: Mapping[tuple[str, str], str],
     volumes: VolumeSet,
     place: Path,
     config: GanConfig,
-    block_of: Callable[[Tensor, Tensor, tuple[float, float, float]], Tensor],
+    feature_map_of: Callable[[Tensor, Tensor, tuple[float, float, float]], Tensor],
     spacing_mm: float,
     device: torch.device,
     seed: int,
@@ -85,13 +86,13 @@ def impute(
 
     Args:
         kind: which network.
-        drawn: the scans that the scenario leaves.
+        scenario_sample: the scans that the scenario leaves.
         modalities: names.
         hidden: (observation, modality) → scan that exists but was hidden; looked at only to measure the quality.
         volumes: preprocessed scans.
-        place: folder of this comparator; a checkpoint in it is gone on from.
+        place: folder of this baseline; a checkpoint in it is gone on from.
         config: sizes.
-        block_of: from volume, mask and voxel size (mm) to the backbone's block.
+        feature_map_of: from volume, mask and voxel size (mm) to the backbone's feature map.
         spacing_mm: voxel size of the imputed volumes, that of preprocessing.
         device: where networks are trained.
         seed: of weights and order.
@@ -101,7 +102,7 @@ def impute(
         CannotFit: there is nothing to learn a needed translation from.
     """
     started = time.monotonic()
-    there = drawn.sample.there.cpu()
+    there = scenario_sample.sample.there.cpu()
     needed: dict[tuple[int, int], list[int]] = {}  # (source, target) → observations
     for observation, target in (~there).nonzero().tolist():
         sources = there[observation].nonzero().squeeze(1).tolist()
@@ -110,21 +111,21 @@ def impute(
     result = Imputed({}, [], 0.0, [], 0)
     for (source, target), observations in needed.items():
         names = modalities[source], modalities[target]
-        network, parameters = _train(kind, drawn, (source, target), names, volumes, place, config, device, seed,
+        network, parameters = _train(kind, scenario_sample, (source, target), names, volumes, place, config, device, seed,
                                      on_epoch, result.notes)  # fmt: skip
         result.parameters += parameters
         for observation in observations:
-            given = _scan(volumes, _names_of(drawn, observation, source)[0])
+            given = _scan(volumes, _names_of(scenario_sample, observation, source)[0])
             made, frame = _translate(network, given, config, spacing_mm, device)
-            block = block_of(made.volume, made.mask, (spacing_mm,) * 3)
-            result.blocks[observation, target] = block
-            _write(place, drawn.observations[observation], names, kind, made)
-            name = drawn.observations[observation]
+            feature_map = feature_map_of(made.volume, made.mask, (spacing_mm,) * 3)
+            result.feature_maps[observation, target] = feature_map
+            _write(place, scenario_sample.observations[observation], names, kind, made)
+            name = scenario_sample.observations[observation]
             if (name, names[1]) in hidden:
                 real = in_frame(_scan(volumes, hidden[name, names[1]]), given, frame)
-                part = str(drawn.scans.loc[drawn.scans["observation"] == name, "part"].iloc[0])
+                part = str(scenario_sample.scans.loc[scenario_sample.scans["observation"] == name, "part"].iloc[0])
                 row = {"observation": name, "part": part, "from": names[0], "to": names[1]}
-                row |= {"source": _names_of(drawn, observation, source)[0], "real": hidden[name, names[1]]}
+                row |= {"source": _names_of(scenario_sample, observation, source)[0], "real": hidden[name, names[1]]}
                 result.quality.append(row | _quality(real, given, made, frame))
     result.seconds = time.monotonic() - started
     return result
@@ -132,7 +133,7 @@ def impute(
 
 def _train(
     kind: Kind,
-    drawn: Drawn,
+    scenario_sample: ScenarioSample,
     pair: tuple[int, int],
     names: tuple[str, str],
     volumes: VolumeSet,
@@ -144,8 +145,8 @@ def _train(
     notes: list[str],
 ) -> tuple[torch.nn.Module, int]:
     """The generator from source to target, trained or taken from its checkpoint, and its trained numbers."""
-    slices = _paired(drawn, pair, names, volumes, config, notes) if kind == "pix2pix" else (
-        _unpaired(drawn, pair[0], names[0], volumes, config), _unpaired(drawn, pair[1], names[1], volumes, config)
+    slices = _paired(scenario_sample, pair, names, volumes, config, notes) if kind == "pix2pix" else (
+        _unpaired(scenario_sample, pair[0], names[0], volumes, config), _unpaired(scenario_sample, pair[1], names[1], volumes, config)
     )  # fmt: skip
     common = {
         "epochs": config.pix2pix_epochs if kind == "pix2pix" else config.cyclegan_epochs,
@@ -186,34 +187,41 @@ def _train(
 
 
 def _paired(
-    drawn: Drawn, pair: tuple[int, int], names: tuple[str, str], volumes: VolumeSet, config: GanConfig, notes: list[str]
+    scenario_sample: ScenarioSample,
+    pair: tuple[int, int],
+    names: tuple[str, str],
+    volumes: VolumeSet,
+    config: GanConfig,
+    notes: list[str],
 ) -> tuple[Tensor, Tensor]:
     """Matching slices of all training observations with both."""
-    there = drawn.sample.there.cpu()
-    both = [o for o in drawn.sample.train.tolist() if bool(there[o, list(pair)].all())]
+    there = scenario_sample.sample.there.cpu()
+    both = [o for o in scenario_sample.sample.train.tolist() if bool(there[o, list(pair)].all())]
     if not both:
         raise CannotFit(
             f"no training subject has both {names[0]} and {names[1]}; pix2pix learns from pairs (cycleGAN does not)"
         )
     one, other = [], []
     for observation in both:
-        a, b = (_scan(volumes, _names_of(drawn, observation, m)[0]) for m in pair)
+        a, b = (_scan(volumes, _names_of(scenario_sample, observation, m)[0]) for m in pair)
         pairs = paired_slices(
             *a, *b, size=config.pixels, field_of_view_mm=config.field_of_view_mm,
             slice_spacing_mm=config.slice_spacing_mm,
         )  # fmt: skip
         if pairs.note:
-            notes.append(f"{drawn.observations[observation]}: {pairs.note}")
+            notes.append(f"{scenario_sample.observations[observation]}: {pairs.note}")
         one.append(pairs.a)
         other.append(pairs.b)
     return torch.cat(one), torch.cat(other)
 
 
-def _unpaired(drawn: Drawn, modality: int, name: str, volumes: VolumeSet, config: GanConfig) -> Tensor:
+def _unpaired(
+    scenario_sample: ScenarioSample, modality: int, name: str, volumes: VolumeSet, config: GanConfig
+) -> Tensor:
     """Slices of all training scans of one modality."""
     slices = []
-    for observation in drawn.sample.train.tolist():
-        for scan in _names_of(drawn, observation, modality):
+    for observation in scenario_sample.sample.train.tolist():
+        for scan in _names_of(scenario_sample, observation, modality):
             volume, mask, affine = _scan(volumes, scan)
             frame = brain_frame(
                 mask, affine, size=config.pixels, field_of_view_mm=config.field_of_view_mm,
@@ -293,11 +301,11 @@ def compared(
     return found
 
 
-def _names_of(drawn: Drawn, observation: int, modality: int) -> list[str]:
+def _names_of(scenario_sample: ScenarioSample, observation: int, modality: int) -> list[str]:
     """The scans of one modality that an observation has in the scenario."""
-    sample = drawn.sample
+    sample = scenario_sample.sample
     mine = ((sample.observation == observation) & (sample.modality == modality)).nonzero().squeeze(1)
-    return [drawn.scans["scan"].iloc[i] for i in mine.tolist()]
+    return [scenario_sample.scans["scan"].iloc[i] for i in mine.tolist()]
 
 
 def _scan(volumes: VolumeSet, scan: str) -> Scan:

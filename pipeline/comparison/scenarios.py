@@ -8,8 +8,8 @@ from torch import Tensor
 
 from baselines.sample import Sample
 from cohort.missingness import hide_scans
-from pipeline.store.features import BlockSet
-from pipeline.training.repeat_data import Usable
+from pipeline.store.features import FeatureStore
+from pipeline.training.repeat_data import RepeatData
 
 AS_IT_IS = "as it is"
 
@@ -54,7 +54,7 @@ def _name(modality: str, rate: float, modalities: tuple[str, ...]) -> str:
     return f"{modality} of {100 * (1 - rate):g}%, the others of all"
 
 
-def scans_in(scenario: Scenario, usable: Usable, seed: int) -> tuple[pd.DataFrame, list[str]]:
+def scans_in(scenario: Scenario, usable: RepeatData, seed: int) -> tuple[pd.DataFrame, list[str]]:
     """The scans that the scenario leaves, a part of `usable.scans`, and what could not be done as asked."""
     scans = usable.scans
     if scenario.complete_only:
@@ -69,12 +69,12 @@ def scans_in(scenario: Scenario, usable: Usable, seed: int) -> tuple[pd.DataFram
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ScenarioSample:
     """A sample, and the names behind its numbers.
 
     Attributes:
         sample: what methods learn from, as the backbone gave it.
-        scans: row i is block i: scan, observation, subject, modality, label, part.
+        scans: row i is feature map i: scan, observation, subject, modality, label, part.
         observations: names; the index of an observation is its place here.
         subjects: of each observation.
     """
@@ -89,8 +89,10 @@ class Drawn:
         return {"train": self.sample.train, "validation": self.sample.validation, "test": self.sample.test}[part]
 
 
-def draw_sample(scans: pd.DataFrame, usable: Usable, features: BlockSet, device: torch.device) -> Drawn:
-    """Blocks and numbers of some of the usable scans."""
+def build_sample(
+    scans: pd.DataFrame, usable: RepeatData, features: FeatureStore, device: torch.device
+) -> ScenarioSample:
+    """Feature maps and numbers of some of the usable scans."""
     scans = scans.sort_values(["observation", "scan"]).reset_index(drop=True)
     of_observation = scans.drop_duplicates("observation").set_index("observation")
     names = tuple(of_observation.index)
@@ -100,7 +102,7 @@ def draw_sample(scans: pd.DataFrame, usable: Usable, features: BlockSet, device:
         for part in ("train", "validation", "test")
     }
     sample = Sample(
-        blocks=features.load(scans["scan"].to_list()),
+        feature_maps=features.load(scans["scan"].to_list()),
         modality=torch.tensor([usable.modalities.index(m) for m in scans["modality"]]),
         observation=torch.tensor([number[o] for o in scans["observation"]]),
         target=torch.tensor([usable.classes.index(c) for c in of_observation["label"]]),
@@ -108,4 +110,4 @@ def draw_sample(scans: pd.DataFrame, usable: Usable, features: BlockSet, device:
         classes=len(usable.classes),
         **parts,
     )
-    return Drawn(sample.to(device), scans, names, tuple(of_observation["subject"]))
+    return ScenarioSample(sample.to(device), scans, names, tuple(of_observation["subject"]))

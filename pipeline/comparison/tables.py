@@ -1,4 +1,4 @@
-"""From the predictions of all comparators to the tables, figures and words of one comparison."""
+"""From the predictions of all baselines to the tables, figures and words of one comparison."""
 
 import dataclasses
 from pathlib import Path
@@ -37,7 +37,7 @@ def write_tables(
     """Put together what all tasks wrote.
 
     Args:
-        out: the comparators' folders; tables, figures and the page go there too.
+        out: the baselines' folders; tables, figures and the page go there too.
         keys: folder of a task → hash of what its result has to be made from to count.
         scenarios: in the order of the tables.
         names: of methods, in the order of the tables; those without a result have no row.
@@ -50,12 +50,12 @@ def write_tables(
         What the stage adds to its manifest.
 
     Raises:
-        InputError: no comparator could be fitted.
+        InputError: no baseline could be fitted.
     """
     found = _collected(out, keys, scenarios, names, repeats)
     if found.predictions.empty or found.predictions["p_0"].isna().all():
         reasons = "; ".join(f"{name} ({scenario}): {why}" for (scenario, name), why in found.reasons.items())
-        raise InputError(f"no comparator could be fitted: {reasons}")
+        raise InputError(f"no baseline could be fitted: {reasons}")
     options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
     able = found.predictions.loc[found.predictions["p_0"].notna(), "method"]
     reference = "HyperMM" if "HyperMM" in set(able) else able.iloc[0]
@@ -129,7 +129,7 @@ def _collected(
         for name in names:
             spent: list[dict[str, float]] = []
             for repeat in repeats:
-                place = out.place(scenario.name, name, repeat)
+                place = out.folder_of(scenario.name, name, repeat)
                 record = out.finished(place)
                 if record is None or record["key"].removeprefix(FAILED) != keys.get(place):
                     continue
@@ -191,7 +191,9 @@ def _pictures(
             continue
         chosen = tested.iloc[0]
         made = {
-            name: imputed_path(out.place(scenario.name, name, chosen["repeat"]), chosen["observation"], chosen["to"])
+            name: imputed_path(
+                out.folder_of(scenario.name, name, chosen["repeat"]), chosen["observation"], chosen["to"]
+            )
             for name in tested["method"].unique()
         }
         rows[chosen["to"]] = compared(volumes, dict(chosen[["source", "real"]]), made, gan, PICTURE_SPACING_MM)

@@ -1,4 +1,4 @@
-"""One comparator in one scenario and repeat: a task that is done once, and whose failure takes no other down."""
+"""One baseline in one scenario and repeat: a task that is done once, and whose failure takes no other down."""
 
 import dataclasses
 import logging
@@ -14,22 +14,22 @@ import pandas as pd
 import torch
 
 from baselines.imputers import TableImputer, fit_imputed
-from baselines.methods import Method
-from baselines.names import TRANSLATIONS
+from baselines.methods import Baseline
+from baselines.names import TRANSLATION_BASELINES
 from baselines.sample import CannotFit, Fitted, Sample
 from cohort.missingness import hide_scans
 from console.errors import DISK_FULL, InputError
 from models.settings import seed_of_repeat
 from pipeline.comparison.imputation import Kind, impute
-from pipeline.comparison.scenarios import Drawn, Scenario, draw_sample, scans_in
+from pipeline.comparison.scenarios import Scenario, ScenarioSample, build_sample, scans_in
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import BaselinesConfig
 from pipeline.store.base import DamagedError
 from pipeline.store.comparison import ComparisonSet
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.volumes import VolumeSet
-from pipeline.training.repeat_data import Usable
+from pipeline.training.repeat_data import RepeatData
 
 log = logging.getLogger("hypermm")
 FAILED = "failed "  # before the key of a task that raised, which therefore counts as not done
@@ -37,23 +37,24 @@ NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "bootstrap_dr
 
 
 @dataclasses.dataclass
-class Comparators:
+class ComparisonTasks:
     """What all tasks share.
 
     Attributes:
         preprocess: volumes, for image translation.
-        features: blocks.
+        features: feature maps.
         out: where results go.
         config: of the stage.
         runtime: of the stage.
         modalities: names.
         version: of the stage.
-        imputed_scan_encoder: gives the function from an imputed volume to its block, and real volumes' voxel size.
+        imputed_scan_encoder: gives the function from an imputed volume to its feature map, and real volumes' voxel
+            size.
         keys: folder of a task → hash of what its result has to be made from to count.
     """
 
     preprocess: VolumeSet
-    features: BlockSet
+    features: FeatureStore
     out: ComparisonSet
     config: BaselinesConfig
     runtime: Runtime
@@ -62,72 +63,95 @@ class Comparators:
     imputed_scan_encoder: Callable[[], tuple[Any, float]]
     keys: dict[Path, str] = dataclasses.field(default_factory=dict)
 
-    def draw(self, scenario: Scenario, usable: Usable) -> tuple[Drawn, list[str]]:
+    def draw(self, scenario: Scenario, usable: RepeatData) -> tuple[ScenarioSample, list[str]]:
         """The sample of a scenario and repeat."""
         scans, notes = scans_in(scenario, usable, self.config.seed)
-        return draw_sample(scans, usable, self.features, self.runtime.device), notes
+        return build_sample(scans, usable, self.features, self.runtime.device), notes
 
-    def key(self, scenario: Scenario, repeat: int, drawn: Drawn, *more: Any) -> str:
+    def key(self, scenario: Scenario, repeat: int, scenario_sample: ScenarioSample, *more: Any) -> str:
         """Hash of all that one task depends on."""
         settings = {k: v for k, v in result_settings(self.config).items() if k not in NOT_IN_A_TASK}
         content = self.features.scans()
-        rows = drawn.scans.assign(content=[content[s] for s in drawn.scans["scan"]]).to_dict("split")
-        numbers = [self.modalities, drawn.sample.classes, drawn.sample.target.tolist()]  # for names, in predictions
+        rows = scenario_sample.scans.assign(content=[content[s] for s in scenario_sample.scans["scan"]]).to_dict(
+            "split"
+        )
+        numbers = [
+            self.modalities,
+            scenario_sample.sample.classes,
+            scenario_sample.sample.target.tolist(),
+        ]  # for names, in predictions
         return digest([self.version, settings, dataclasses.asdict(scenario), repeat, rows, numbers, more])
 
-    def simple(self, scenario: Scenario, repeat: int, method: Method, drawn: Drawn, *, wanted: bool) -> None:
-        """A comparator that needs nothing but blocks."""
+    def simple(
+        self, scenario: Scenario, repeat: int, method: Baseline, scenario_sample: ScenarioSample, *, wanted: bool
+    ) -> None:
+        """A baseline that needs nothing but feature maps."""
         rates = self.config.curve_rates if scenario.name == "complete" else ()
-        key = self.key(scenario, repeat, drawn, method.name, rates)
-        place = self.out.place(scenario.name, method.name, repeat)
+        key = self.key(scenario, repeat, scenario_sample, method.name, rates)
+        place = self.out.folder_of(scenario.name, method.name, repeat)
         self.keys[place] = key
         if not wanted or self.out.record(place, key) is not None:
             return
 
         def fit() -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
             started = time.monotonic()
-            sample = drawn.sample.standardised() if method.standardised else drawn.sample
+            sample = scenario_sample.sample.standardised() if method.standardised else scenario_sample.sample
             fitted = method.fit(sample, method.training(self.config.training(repeat)))
-            tables = {"predictions.csv": _predictions(fitted, sample, drawn, repeat)}
+            tables = {"predictions.csv": _predictions(fitted, sample, scenario_sample, repeat)}
             facts = {"trained_parameters": fitted.parameters, "notes": list(getattr(fitted, "notes", ()))}
             facts["classification_seconds"] = round(time.monotonic() - started, 3)
             if rates:
-                tables["curve.csv"] = _curve(fitted, sample, drawn, repeat, rates, self.modalities, self.config.seed)
+                tables["curve.csv"] = _curve(
+                    fitted, sample, scenario_sample, repeat, rates, self.modalities, self.config.seed
+                )
             return tables, facts
 
         self._task(place, key, f"{scenario.name}, {method.name}, repeat {repeat}", fit)
 
     def translated(
-        self, scenario: Scenario, repeat: int, key: Kind, drawn: Drawn, usable: Usable, *, wanted: bool
+        self,
+        scenario: Scenario,
+        repeat: int,
+        key: Kind,
+        scenario_sample: ScenarioSample,
+        usable: RepeatData,
+        *,
+        wanted: bool,
     ) -> None:
-        """Impute whole scans, compute their blocks, then Multi-CNN on the filled sample."""
-        if not scenario.hidden and bool(drawn.sample.there.all()):
+        """Impute whole scans, compute their feature maps, then Multi-CNN on the filled sample."""
+        if not scenario.hidden and bool(scenario_sample.sample.there.all()):
             return  # nothing to impute
         gan = self.config.gan
-        sizes = gan.model_dump(mode="json", exclude={f"{other}_epochs" for other in TRANSLATIONS if other != key})
-        task = self.key(scenario, repeat, drawn, key, sizes, self.preprocess.fingerprint)
-        place = self.out.place(scenario.name, TRANSLATIONS[key], repeat)
+        sizes = gan.model_dump(
+            mode="json", exclude={f"{other}_epochs" for other in TRANSLATION_BASELINES if other != key}
+        )
+        task = self.key(scenario, repeat, scenario_sample, key, sizes, self.preprocess.fingerprint)
+        place = self.out.folder_of(scenario.name, TRANSLATION_BASELINES[key], repeat)
         self.keys[place] = task
         if not wanted or self.out.record(place, task) is not None:
             return
-        there = set(drawn.scans["scan"])
-        gone = usable.scans[~usable.scans["scan"].isin(there) & usable.scans["observation"].isin(drawn.observations)]
+        there = set(scenario_sample.scans["scan"])
+        gone = usable.scans[
+            ~usable.scans["scan"].isin(there) & usable.scans["observation"].isin(scenario_sample.observations)
+        ]
         hidden = {(row.observation, row.modality): row.scan for row in gone.itertuples()}
 
         def fit() -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
             maker, spacing_mm = self.imputed_scan_encoder()
             imputed = impute(
-                key, drawn, self.modalities, hidden=hidden, volumes=self.preprocess, place=place, config=gan,
-                block_of=maker, spacing_mm=spacing_mm, device=self.runtime.device,
+                key, scenario_sample, self.modalities, hidden=hidden, volumes=self.preprocess, place=place, config=gan,
+                feature_map_of=maker, spacing_mm=spacing_mm, device=self.runtime.device,
                 seed=seed_of_repeat(self.config.seed, repeat),
             )  # fmt: skip
             started = time.monotonic()
-            centre, spread = (t.cpu() for t in drawn.sample.scale())
-            table = {(o, m): (block - centre[m]) / spread[m] for (o, m), block in imputed.blocks.items()}
-            sample = drawn.sample.standardised()
+            centre, spread = (t.cpu() for t in scenario_sample.sample.scale())
+            table = {
+                (o, m): (feature_map - centre[m]) / spread[m] for (o, m), feature_map in imputed.feature_maps.items()
+            }
+            sample = scenario_sample.sample.standardised()
             fitted = fit_imputed(sample, self.config.training(repeat), TableImputer(table))
             tables = {
-                "predictions.csv": _predictions(fitted, sample, drawn, repeat),
+                "predictions.csv": _predictions(fitted, sample, scenario_sample, repeat),
                 "quality.csv": pd.DataFrame(imputed.quality),
             }
             facts = {
@@ -138,16 +162,16 @@ class Comparators:
             }
             return tables, facts
 
-        self._task(place, task, f"{scenario.name}, {TRANSLATIONS[key]}, repeat {repeat}", fit)
+        self._task(place, task, f"{scenario.name}, {TRANSLATION_BASELINES[key]}, repeat {repeat}", fit)
 
     def _named(self, words: str) -> str:
-        """Names of modalities for their numbers, which is all that comparators know."""
+        """Names of modalities for their numbers, which is all that baselines know."""
         return re.sub(r"\bmodality (\d+)\b", lambda found: self.modalities[int(found[1])], words)
 
     def _task(
         self, place: Path, key: str, words: str, fit: Callable[[], tuple[dict[str, pd.DataFrame], dict[str, Any]]]
     ) -> None:
-        """Fit one comparator and write what came of it; a failure is recorded and told, and the others go on."""
+        """Fit one baseline and write what came of it; a failure is recorded and told, and the others go on."""
         self.out.begin(place, key)
         try:
             with _peak_memory(self.runtime) as peak:
@@ -162,7 +186,7 @@ class Comparators:
                 raise
             log.exception("baselines: %s failed", words)
             self.out.finish(place, FAILED + key, {}, {"reason": f"{type(error).__name__}: {error}"})
-            failure = {"scan": words, "reason": f"{type(error).__name__}: {error}", "again": True}
+            failure = {"scan": words, "reason": f"{type(error).__name__}: {error}", "retryable": True}
             self.runtime.results.setdefault("failures", []).append(failure)
         else:
             for note in facts["notes"]:
@@ -170,16 +194,16 @@ class Comparators:
             self.out.finish(place, key, tables, facts | {"peak_memory_mb": peak["mb"]})
 
 
-def _predictions(fitted: Fitted, sample: Sample, drawn: Drawn, repeat: int) -> pd.DataFrame:
+def _predictions(fitted: Fitted, sample: Sample, scenario_sample: ScenarioSample, repeat: int) -> pd.DataFrame:
     """One row a test observation; NaN where the method cannot take it."""
-    test = drawn.observed("test").tolist()
-    probabilities = fitted.probabilities(sample)[drawn.observed("test")].cpu()
+    test = scenario_sample.observed("test").tolist()
+    probabilities = fitted.probabilities(sample)[scenario_sample.observed("test")].cpu()
     frame = pd.DataFrame(
         {
             "repeat": repeat,
-            "subject": [drawn.subjects[i] for i in test],
-            "observation": [drawn.observations[i] for i in test],
-            "truth": sample.target[drawn.observed("test")].tolist(),
+            "subject": [scenario_sample.subjects[i] for i in test],
+            "observation": [scenario_sample.observations[i] for i in test],
+            "truth": sample.target[scenario_sample.observed("test")].tolist(),
         }
     )
     return frame.assign(**{f"p_{k}": probabilities[:, k].numpy() for k in range(sample.classes)})
@@ -188,28 +212,30 @@ def _predictions(fitted: Fitted, sample: Sample, drawn: Drawn, repeat: int) -> p
 def _curve(
     fitted: Fitted,
     sample: Sample,
-    drawn: Drawn,
+    scenario_sample: ScenarioSample,
     repeat: int,
     rates: tuple[float, ...],
     modalities: tuple[str, ...],
     seed: int,
 ) -> pd.DataFrame:
-    """Predictions of one trained comparator with more and more scans of the test part hidden."""
-    tested = drawn.scans[drawn.scans["part"] == "test"]
+    """Predictions of one trained baseline with more and more scans of the test part hidden."""
+    tested = scenario_sample.scans[scenario_sample.scans["part"] == "test"]
     frames = []
     for modality in modalities if len(modalities) > 1 and len(tested) else ():
         for rate in rates:
             available, _ = hide_scans(tested, {modality: rate}, seed)
             gone = set(available.loc[~available["available"], "scan"])
-            hidden = torch.tensor([scan in gone for scan in drawn.scans["scan"]], device=sample.blocks.device)
-            frame = _predictions(fitted, sample.without(hidden), drawn, repeat)
+            hidden = torch.tensor(
+                [scan in gone for scan in scenario_sample.scans["scan"]], device=sample.feature_maps.device
+            )
+            frame = _predictions(fitted, sample.without(hidden), scenario_sample, repeat)
             frames.append(frame.assign(hidden_modality=modality, rate=rate, where="test"))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 @contextmanager
 def _peak_memory(runtime: Runtime) -> Iterator[dict[str, float]]:
-    """Largest resident set while the block ran, MB; on CUDA the most that torch held there."""
+    """Largest resident set while the feature map ran, MB; on CUDA the most that torch held there."""
     peak = {"mb": float("nan")}
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)

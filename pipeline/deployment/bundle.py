@@ -162,7 +162,7 @@ class Bundle:
                 folder / OUTLIERS,
                 contents[OUTLIERS],
                 calibration["outliers"],
-                channels=model["network"]["block_shape"][0],
+                channels=model["network"]["feature_map_shape"][0],
             ),
             checksums=sums,
             signed_by=signed_by,
@@ -207,12 +207,12 @@ class Bundle:
             if frozenset(entry["modalities"]) == subset
         ]
 
-    def outlier(self, modality: str, block: Tensor) -> dict[str, Any] | None:
+    def outlier(self, modality: str, feature_map: Tensor) -> dict[str, Any] | None:
         """How far a scan lies from the training scans of its modality; None if too few were there to say.
 
         Args:
             modality: name.
-            block: (C, H, W), float32.
+            feature_map: (C, H, W), float32.
 
         Returns:
             distance (Mahalanobis), share_farther (conformal p-value, (0, 1]), n (held-out subjects compared with).
@@ -220,7 +220,7 @@ class Bundle:
         reference = self.references.get(modality)
         if reference is None:
             return None
-        means = block.detach().cpu().double().mean(dim=(1, 2)).numpy()[None]
+        means = feature_map.detach().cpu().double().mean(dim=(1, 2)).numpy()[None]
         distance = float(distances(reference, means)[0])
         held_out = self.calibration["outliers"][modality]["distances"]
         return {"distance": distance, "share_farther": share_farther(distance, held_out), "n": len(held_out)}

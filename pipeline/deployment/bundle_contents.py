@@ -80,7 +80,7 @@ class _Exactly(_Content):
 
 class _Network(_Exactly):
     modalities: Annotated[int, Field(ge=1, le=100)]
-    block_shape: Annotated[list[Annotated[int, Field(ge=1, le=10_000)]], Field(min_length=3, max_length=3)]
+    feature_map_shape: Annotated[list[Annotated[int, Field(ge=1, le=10_000)]], Field(min_length=3, max_length=3)]
     classes: Annotated[int, Field(ge=2, le=1000)]
     embedding: Width
     hidden: Width

@@ -21,7 +21,7 @@ def references_of(path: Path, content: bytes, outliers: Mapping[str, Any], *, ch
         path: of outliers.safetensors.
         content: its bytes.
         outliers: of calibration.json, checked.
-        channels: C of a block.
+        channels: C of a feature map.
 
     Raises:
         BundleError: the tensors are not exactly those of these modalities, or describe no cloud.

@@ -206,7 +206,7 @@ def _facts(export: Export) -> dict[str, Any]:
         "copyright": export.copyright,
         "intended_use": INTENDED_USE,
         "data_type": "volumes (NIfTI) or pictures, by modality; see docs/README.md",
-        "image_classes": "blocks of the frozen network, one a scan, of any number of scans",
+        "image_classes": "feature maps of the frozen network, one a scan, of any number of scans",
         "label_classes": " | ".join(f"{k} is {name}" for k, name in enumerate(export.classes)),
         "pred_classes": "logits, one a class; softmax(logits / temperature) are calibrated probabilities",
         "eval_metrics": {
@@ -235,12 +235,14 @@ def _tensors(export: Export) -> dict[str, Any]:
             "channel_def": meaning if isinstance(meaning, dict) else {"0": meaning},
         }
 
-    channels, height, width = export.network["block_shape"]
+    channels, height, width = export.network["feature_map_shape"]
     modalities = ", ".join(f"{i} is {name}" for i, name in enumerate(export.modalities))
     classes = {str(k): name for k, name in enumerate(export.classes)}
     return {
         "inputs": {
-            "blocks": tensor("image", "latent", channels, [height, width], [], "first feature map of the backbone"),
+            "feature_maps": tensor(
+                "image", "latent", channels, [height, width], [], "first feature map of the backbone"
+            ),
             "modality": tensor("tuples", "classes", 1, ["n"], [0, len(export.modalities) - 1], modalities),
             "sets": tensor("tuples", "indices", 1, ["n"], [], "the patient that each of the n scans belongs to"),
             "count": "number of patients",

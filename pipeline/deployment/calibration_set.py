@@ -24,17 +24,17 @@ from models.set_model import SetModel
 from models.settings import CHUNK
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import ArtifactError
-from pipeline.store.feature_buffer import Rows
-from pipeline.store.features import BlockSet
-from pipeline.training.repeat_data import Sets, Usable
+from pipeline.store.feature_buffer import FeatureBuffer
+from pipeline.store.features import FeatureStore
+from pipeline.training.repeat_data import RepeatData, Sets
 from pipeline.training.scores import probabilities_of, subsets_of
 
-HELD_OUT = ("validation", "test")
+CALIBRATION_SPLITS = ("validation", "test")
 DIGITS = 6  # of shares and losses; conformal scores and distances are kept whole
 
 
 @dataclass(frozen=True)
-class Answers:
+class CalibrationPredictions:
     """Observations and what the model says of them, uncalibrated.
 
     Attributes:
@@ -49,11 +49,11 @@ class Answers:
     truth: NDArray[np.int64]
     probabilities: NDArray[np.float64]
 
-    def of(self, observations: Iterable[str]) -> "Answers":
+    def of(self, observations: Iterable[str]) -> "CalibrationPredictions":
         """Those of some observations, in that order."""
         place = {name: i for i, name in enumerate(self.observations)}
         rows = [place[name] for name in observations]
-        return Answers(
+        return CalibrationPredictions(
             tuple(self.observations[i] for i in rows),
             tuple(self.subjects[i] for i in rows),
             self.truth[rows],
@@ -62,7 +62,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class CalibrationSet:
     """A model and φ of the scans of all subjects that training did not use, on the device of the run.
 
     Attributes:
@@ -72,10 +72,10 @@ class HeldOut:
     """
 
     model: SetModel
-    usable: Usable
-    phi: Rows
+    usable: RepeatData
+    phi: FeatureBuffer
 
-    def answers(self, parts: Iterable[str], modalities: frozenset[str] | None = None) -> Answers:
+    def answers(self, parts: Iterable[str], modalities: frozenset[str] | None = None) -> CalibrationPredictions:
         """What the model says from exactly these modalities of the observations that have them all.
 
         Args:
@@ -92,15 +92,17 @@ class HeldOut:
         subject = scans.drop_duplicates("observation").set_index("observation")["subject"]
         found = probabilities_of(self.model.classifier, self.phi, sets)
         truth = sets.target.numpy().astype(np.int64)
-        return Answers(sets.observations, tuple(subject[o] for o in sets.observations), truth, found.numpy())
+        return CalibrationPredictions(
+            sets.observations, tuple(subject[o] for o in sets.observations), truth, found.numpy()
+        )
 
 
 @contextmanager
-def read_held_out(
-    model: SetModel, usable: Usable, features: BlockSet, runtime: Runtime, *, memory_mb: int
-) -> Iterator[HeldOut]:
+def read_calibration_set(
+    model: SetModel, usable: RepeatData, features: FeatureStore, runtime: Runtime, *, memory_mb: int
+) -> Iterator[CalibrationSet]:
     """Compute φ of every held-out scan once; beyond `memory_mb` it lies in a temporary file of the stage's folder."""
-    scans = usable.scans[usable.scans["part"].isin(HELD_OUT)].reset_index(drop=True)
+    scans = usable.scans[usable.scans["part"].isin(CALIBRATION_SPLITS)].reset_index(drop=True)
     held_out = dataclasses.replace(usable, scans=scans)
     modality, names, device = held_out.modality(), scans["scan"].to_list(), runtime.device
     model.to(device)
@@ -110,14 +112,14 @@ def read_held_out(
         if len(rows)
     )
     folder = runtime.workspace / runtime.stage
-    with Rows(
+    with FeatureBuffer(
         names, extract(model.extractor, batches, device), device=device, most_bytes=1_000_000 * memory_mb, folder=folder
     ) as phi:
-        yield HeldOut(model, held_out, phi)
+        yield CalibrationSet(model, held_out, phi)
 
 
-def channel_means(features: BlockSet, scans: list[str]) -> NDArray[np.float64]:
-    """Means over the positions of each scan's block, (N, C).
+def channel_means(features: FeatureStore, scans: list[str]) -> NDArray[np.float64]:
+    """Means over the positions of each scan's feature map, (N, C).
 
     Raises:
         ArtifactError: one is not a finite number.
@@ -133,7 +135,7 @@ def channel_means(features: BlockSet, scans: list[str]) -> NDArray[np.float64]:
     return means
 
 
-def temperature_facts(held_out: HeldOut) -> dict[str, Any]:
+def temperature_facts(held_out: CalibrationSet) -> dict[str, Any]:
     """Temperature fitted on the validation part, and what it does to the test part, which had no say in it."""
     validation = held_out.answers(("validation",))
     fitted = fit_temperature(validation.probabilities, validation.truth)
@@ -150,7 +152,7 @@ def temperature_facts(held_out: HeldOut) -> dict[str, Any]:
 
 
 def conformal_facts(
-    held_out: HeldOut, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
+    held_out: CalibrationSet, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
 ) -> dict[str, Any]:
     """Sorted scores for every subset of the modalities, and how sets would have done for those held out."""
     subsets = []
@@ -175,7 +177,7 @@ def conformal_facts(
 
 
 def change_facts(
-    held_out: HeldOut, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
+    held_out: CalibrationSet, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
 ) -> list[dict[str, Any]]:
     """For every subset of the modalities, what one more did to the answers for those who have it."""
     facts = []
@@ -197,7 +199,7 @@ def change_facts(
 
 
 def outlier_facts(
-    usable: Usable, features: BlockSet, trained: tuple[str, ...], parts: tuple[str, ...]
+    usable: RepeatData, features: FeatureStore, trained: tuple[str, ...], parts: tuple[str, ...]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Reference]]:
     """The cloud of training scans of every modality, and how far from it the scans held out lie, one a subject.
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cohort.splits import PARTS
+from cohort.splits import SPLITS
 from evaluation.outliers import RATE
 from models.weights import PUBLISHED
 from pipeline.deployment.bundle_writer import INTENDED_USE, Export
 from pipeline.store.fitted import ClassifierSet
-from pipeline.training.repeat_data import Usable
+from pipeline.training.repeat_data import RepeatData
 from pipeline.training.scores import subsets_of
 from reporting.pages import markdown_text as text
 
@@ -40,14 +40,14 @@ class Trained:
     credit: str
 
     @classmethod
-    def of(cls, export: Export, classify: ClassifierSet, usable: Usable, *, repeat: int, repeats: int) -> Self:
+    def of(cls, export: Export, classify: ClassifierSet, usable: RepeatData, *, repeat: int, repeats: int) -> Self:
         """Gather them from the workspace; `usable` is of the repeat."""
         subjects = usable.scans.drop_duplicates("subject")
         counts = subjects.groupby(["part", "label"]).size().to_dict()
         return cls(
             repeat=repeat,
             repeats=repeats,
-            parts={part: {name: counts.get((part, name), 0) for name in usable.classes} for part in PARTS},
+            parts={part: {name: counts.get((part, name), 0) for name in usable.classes} for part in SPLITS},
             test_predictions=int((classify.predictions()["repeat"] == repeat).sum()),
             all_repeats=classify.metrics()["threshold_half"],
             credit=_credit(export),
@@ -183,7 +183,7 @@ def _outliers(export: Export) -> str:
     )
     return (
         f"## Unusual scans\n\n{table}\n\nA scan is compared with the training scans of its modality by the channel "
-        "means of its block. It is flagged if, of it and the held-out ones, at most a share of "
+        "means of its feature map. It is flagged if, of it and the held-out ones, at most a share of "
         f"`predict.outlier_rate` lies as far; the table is for {RATE:g}. About so many usual scans are flagged too. "
         "This rate is another than the error rate above. The comparison notices other scanners, protocols and organs "
         "better than diseases; it proves nothing."
@@ -218,8 +218,8 @@ def _running(export: Export, onnx: str) -> str:
         f"`models/model.onnx` is missing: {text(onnx)}."
         if onnx
         else (
-            "`models/model.onnx` holds φ and ρ for programs without torch: `blocks` (N, C, H, W) and `modality` (N,) "
-            "of one patient in, `logits` and calibrated `probabilities` out. Blocks still have to be made as in "
+            "`models/model.onnx` holds φ and ρ for programs without torch: `feature maps` (N, C, H, W) and `modality` (N,) "
+            "of one patient in, `logits` and calibrated `probabilities` out. Feature maps still have to be made as in "
             "`configs/settings.yaml`."
         )
     )

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.occlusion import occlusion_map
-from pipeline.deployment.predictor import Reader
+from pipeline.deployment.predictor import Predictor
 from pipeline.store.base import ArtifactError
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.predictions import PredictionSet
 from pipeline.store.volumes import VolumeSet
 from preprocessing.resample import voxel_size_mm
@@ -18,10 +18,10 @@ from preprocessing.slices import map_to_volume
 
 
 def write_maps(
-    reader: Reader,
+    reader: Predictor,
     patient: dict[str, Any],
     preprocess: VolumeSet,
-    features: BlockSet,
+    features: FeatureStore,
     out: PredictionSet,
 ) -> dict[str, str]:
     """Write a map for every volume that an answer used.
@@ -40,7 +40,7 @@ def write_maps(
     """
     used = [scan for scan in patient["scans"] if scan["used"]]
     volumes = [s["scan"] for s in used if (preprocess.record(s["scan"]) or {}).get("kind") == "volume"]
-    blocks = features.load([scan["scan"] for scan in used])
+    feature_maps = features.load([scan["scan"] for scan in used])
     modality = [reader.bundle.modalities.index(scan["modality"]) for scan in used]
     top = max(patient["probabilities"], key=patient["probabilities"].get)
     options = (features.manifest or {})["made_from"]["settings"]
@@ -54,7 +54,7 @@ def write_maps(
         if not slices.isfinite().all():
             raise ArtifactError(f"the slices of {scan['scan']} hold numbers that are not finite; --force features")
         volume, affine = _map_of(
-            reader, number, blocks, modality, slices, preprocess.load_placed(scan["scan"]), options,
+            reader, number, feature_maps, modality, slices, preprocess.load_placed(scan["scan"]), options,
             wanted=reader.bundle.classes.index(top),
         )  # fmt: skip
         to_own_world = (preprocess.record(scan["scan"]) or {}).get("to_own_world")
@@ -66,9 +66,9 @@ def write_maps(
 
 
 def _map_of(
-    reader: Reader,
+    reader: Predictor,
     number: int,
-    blocks: Tensor,
+    feature_maps: Tensor,
     modality: list[int],
     slices: Tensor,
     placed: tuple[Tensor, Tensor, NDArray[np.float64]],
@@ -78,10 +78,10 @@ def _map_of(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The map of one scan of a set, on the grid of its preprocessed volume."""
     network = reader.network
-    others = [i for i in range(len(blocks)) if i != number]
+    others = [i for i in range(len(feature_maps)) if i != number]
     with torch.inference_mode():
         rest = network.extractor(
-            blocks[others], torch.tensor([modality[i] for i in others], dtype=torch.int64)
+            feature_maps[others], torch.tensor([modality[i] for i in others], dtype=torch.int64)
         ).flatten(1)
 
     def ask(changed: Tensor) -> Tensor:

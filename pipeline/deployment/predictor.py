@@ -23,12 +23,12 @@ from pipeline.deployment.bundle import Bundle
 SCHEMA = "hypermm-predictions/1"
 
 
-class UnanswerableError(ValueError):
+class NoPredictionError(ValueError):
     """Nothing can be said of this patient; the message says why. The others go on."""
 
 
 @dataclass(frozen=True)
-class Reader:
+class Predictor:
     """A model, ready to be asked.
 
     Attributes:
@@ -44,25 +44,26 @@ class Reader:
     outlier_rate: float
 
 
-def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: Tensor) -> dict[str, Any]:
+def predict_patient(reader: Predictor, scans: Sequence[tuple[str, str]], feature_maps: Tensor) -> dict[str, Any]:
     """Everything that is said of a patient.
 
     Args:
         reader: the model.
         scans: name and modality of each scan that can be used, N ≥ 1 of them.
-        blocks: their blocks, (N, C, H, W), float32.
+        feature_maps: their feature maps, (N, C, H, W), float32.
 
     Returns:
         answer, abstains, set, why, calibration_subjects, probabilities, uncalibrated, scans (contribution, outlier),
         missing, out_of_distribution.
 
     Raises:
-        UnanswerableError: a block or a logit is not a finite number, or blocks are not of the model's shape.
+        UnanswerableError: a feature map or a logit is not a finite number, or feature maps are not of the model's
+            shape.
     """
     bundle = reader.bundle
     modality = [bundle.modalities.index(m) for _, m in scans]
-    _check_blocks(bundle, scans, blocks)
-    raw, without = _probabilities(reader.network, modality, blocks)
+    _check_feature_maps(bundle, scans, feature_maps)
+    raw, without = _probabilities(reader.network, modality, feature_maps)
     calibrated = apply_temperature(raw[None], bundle.temperature)[0]
     present = frozenset(m for _, m in scans)
     told: list[dict[str, Any]] = []
@@ -71,7 +72,7 @@ def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: Ten
         if without is not None:
             left = apply_temperature(without[number][None], bundle.temperature)[0]
             contribution = _by_class(bundle, calibrated - left)
-        outlier = _outlier(reader, m, blocks[number])
+        outlier = _outlier(reader, m, feature_maps[number])
         told.append({"scan": name, "modality": m, "contribution": contribution, "outlier": outlier})
     unusual = any(scan["outlier"] and scan["outlier"]["flag"] for scan in told)
     decision = _decision(reader, present, calibrated)
@@ -87,24 +88,26 @@ def answer_patient(reader: Reader, scans: Sequence[tuple[str, str]], blocks: Ten
     }
 
 
-def _check_blocks(bundle: Bundle, scans: Sequence[tuple[str, str]], blocks: Tensor) -> None:
-    expected = tuple(bundle.network_arguments["block_shape"])
-    if tuple(blocks.shape[1:]) != expected:
-        raise UnanswerableError(f"the features have the shape {tuple(blocks.shape[1:])}, the model reads {expected}")
-    for (name, _), block in zip(scans, blocks, strict=True):
-        if not block.isfinite().all():
-            raise UnanswerableError(f"the features of {name} hold numbers that are not finite; --force features")
+def _check_feature_maps(bundle: Bundle, scans: Sequence[tuple[str, str]], feature_maps: Tensor) -> None:
+    expected = tuple(bundle.network_arguments["feature_map_shape"])
+    if tuple(feature_maps.shape[1:]) != expected:
+        raise NoPredictionError(
+            f"the features have the shape {tuple(feature_maps.shape[1:])}, the model reads {expected}"
+        )
+    for (name, _), feature_map in zip(scans, feature_maps, strict=True):
+        if not feature_map.isfinite().all():
+            raise NoPredictionError(f"the features of {name} hold numbers that are not finite; --force features")
 
 
 def _probabilities(
-    network: SetModel, modality: list[int], blocks: Tensor
+    network: SetModel, modality: list[int], feature_maps: Tensor
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Of the whole set (K,), and with each scan left out in turn (N, K); None if there is only one.
 
     Raises:
         UnanswerableError: a logit is not a finite number.
     """
-    phi = next(extract(network.extractor, [(blocks, torch.tensor(modality))], "cpu"))
+    phi = next(extract(network.extractor, [(feature_maps, torch.tensor(modality))], "cpu"))
     scans = torch.arange(len(phi))
     whole = Groups.of(torch.zeros_like(scans), 1)
     others = Groups(torch.cat([scans[scans != one] for one in scans]), torch.arange(len(phi) + 1) * (len(phi) - 1))
@@ -112,13 +115,13 @@ def _probabilities(
         probabilities = predict_sets(network.classifier, phi, whole)[0].numpy()
         without = predict_sets(network.classifier, phi, others).numpy() if len(phi) > 1 else None
     except NotFiniteError as error:
-        raise UnanswerableError(
+        raise NoPredictionError(
             "the model gives no finite numbers for these scans; they, or the model, are damaged"
         ) from error
     return probabilities, without
 
 
-def _decision(reader: Reader, present: frozenset[str], probabilities: NDArray[np.float64]) -> dict[str, Any]:
+def _decision(reader: Predictor, present: frozenset[str], probabilities: NDArray[np.float64]) -> dict[str, Any]:
     """The conformal set, and the answer if the set has one class."""
     classes, rate = reader.bundle.classes, reader.error_rate
     scores = reader.bundle.conformal_scores(present)
@@ -142,12 +145,12 @@ def _decision(reader: Reader, present: frozenset[str], probabilities: NDArray[np
     }
 
 
-def _outlier(reader: Reader, modality: str, block: Tensor) -> dict[str, Any] | None:
+def _outlier(reader: Predictor, modality: str, feature_map: Tensor) -> dict[str, Any] | None:
     """How far the scan lies from those of training, and whether that is remarkable.
 
     With n scans held out, no share below 1 / (n + 1) can be seen: `flag` is None if the rate asked for is lower.
     """
-    found = reader.bundle.outlier(modality, block)
+    found = reader.bundle.outlier(modality, feature_map)
     if found is None:
         return None
     cannot_tell = too_few_scans(found["n"], reader.outlier_rate)

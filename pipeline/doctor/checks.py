@@ -77,7 +77,7 @@ class Finding:
 
 
 @dataclass
-class Patient:
+class CheckContext:
     """What is examined.
 
     Attributes:
@@ -116,7 +116,7 @@ class CannotTell(Exception):
     """A check has nothing to look at, since an earlier one failed."""
 
 
-def examine(patient: Patient) -> Iterator[Finding]:
+def run_checks(patient: CheckContext) -> Iterator[Finding]:
     """All findings, as they are made. A check that breaks is a finding too."""
     from_elsewhere = ("pipeline.doctor.machine", "pipeline.doctor.run")
     yield from _guarded(python, patient)
@@ -132,7 +132,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
             yield from _guarded(check, patient)
 
 
-def _guarded(check: Callable[[Patient], Iterator[Finding]], patient: Patient) -> Iterator[Finding]:
+def _guarded(check: Callable[[CheckContext], Iterator[Finding]], patient: CheckContext) -> Iterator[Finding]:
     name = check.__name__.replace("_", " ")
     try:
         yield from check(patient)
@@ -158,7 +158,7 @@ def without_names(problem: str) -> str:
     return f"{row}see the list of --stages cohort"
 
 
-def python(patient: Patient) -> Iterator[Finding]:
+def python(patient: CheckContext) -> Iterator[Finding]:
     """The version of Python against what pyproject.toml asks for and constraints.txt was tested with."""
     asked = re.search(
         r'^requires-python = ">=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE
@@ -177,7 +177,7 @@ def python(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", words)
 
 
-def packages(patient: Patient) -> Iterator[Finding]:
+def packages(patient: CheckContext) -> Iterator[Finding]:
     """The packages that pyproject.toml names, against the versions in constraints.txt."""
     import tomllib
 
@@ -205,7 +205,7 @@ def packages(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", f"{fine} packages are there in the versions of constraints.txt")
 
 
-def settings(patient: Patient) -> Iterator[Finding]:
+def settings(patient: CheckContext) -> Iterator[Finding]:
     """The settings can be read; what of the extra "demo" they need is there."""
     patient.settings = config = patient.load()
     manifest = config.cohort.manifest

@@ -24,8 +24,8 @@ EMBEDDED = 4 / 3  # times a picture's own size: base64
 MAP_OF_VOLUME = 1.1  # decision map times volume.nii.gz: 1.06 to 1.10 of 4 scans at 1.5 mm
 # Not measured: assumed.
 UNKNOWN_PICTURE_BYTES = 1.0e6
-FILE_OVERHEAD_BYTES = 4096  # a file takes whole blocks of the disk
-VGG_BLOCK, LARGEST_BLOCK = (512, 7, 7), (2048, 7, 7)  # (C, H, W); the second for timm's networks
+FILE_OVERHEAD_BYTES = 4096  # a file takes whole feature maps of the disk
+VGG_BLOCK, LARGEST_FEATURE_MAP = (512, 7, 7), (2048, 7, 7)  # (C, H, W); the second for timm's networks
 MARGIN = 1.2  # on everything
 SAMPLED = 32  # finished scans whose size stands for all
 PROGRAM = Path(__file__).resolve().parents[2]
@@ -67,7 +67,8 @@ def count_scans(config: Settings) -> Scans:
     if isinstance(manifest, str):
         generator = load_generator(manifest)
         names = list(generator.manifest(generator.config(**config.demo))["modality"])
-        pictures = sum(config.cohort.modalities[name].kind == "image" for name in names)
+        images = [name for name, modality in config.cohort.modalities.items() if modality.kind == "image"]
+        pictures = sum(name in images for name in names)
         source = f"{len(names)} scans of the demo cohort {manifest}"
         return Scans(len(names) - pictures, pictures, pictures * UNKNOWN_PICTURE_BYTES, source)
     if not isinstance(manifest, Path):
@@ -114,17 +115,19 @@ def estimate(config: Settings, scans: Scans) -> dict[str, float]:
     voxels = VOLUME_BYTES_MM3 / spacing_mm**3
     volume = voxels + MASK_BYTES_MM2 / spacing_mm**2 + QC_BYTES + 5 * FILE_OVERHEAD_BYTES
     pictures = scans.picture_bytes + scans.pictures * 3 * FILE_OVERHEAD_BYTES
-    channels, height, width = VGG_BLOCK if kept.backbone in PUBLISHED else LARGEST_BLOCK
-    block = 4 * channels * height * width
+    channels, height, width = VGG_BLOCK if kept.backbone in PUBLISHED else LARGEST_FEATURE_MAP
+    feature_map = 4 * channels * height * width
     slices = BRAIN_HEIGHT_MM / max(kept.slice_spacing_mm or spacing_mm, spacing_mm) if kept.keep_slices else 0
-    blocks = scans.volumes * block * (1 + slices) + scans.pictures * block * (2 if kept.keep_slices else 1)
-    once = scans.total * block  # without slices: what training goes through
+    feature_maps = scans.volumes * feature_map * (1 + slices) + scans.pictures * feature_map * (
+        2 if kept.keep_slices else 1
+    )
+    once = scans.total * feature_map  # without slices: what training goes through
     extractor = 4 * (config.pretrain.hidden + 1) * channels * (channels + 1)
     widths = (channels * height * width, *config.classify.hidden)
     classifier = 4 * sum(a * b for a, b in zip(widths, (*widths[1:], 2), strict=True))
     parts = {
         "preprocess": scans.volumes * volume + pictures,
-        "features": blocks + scans.total * 3 * FILE_OVERHEAD_BYTES,
+        "features": feature_maps + scans.total * 3 * FILE_OVERHEAD_BYTES,
         "pretrain": config.split.repeats * extractor + _beyond(once, config.pretrain.memory_mb),
         "classify": config.split.repeats * classifier + _beyond(once, config.classify.memory_mb),
     }

@@ -15,7 +15,7 @@ from devices.memory import main_memory_bytes
 from devices.precision import half_precision
 from pipeline.core.runtime import Runtime
 from pipeline.doctor import disk
-from pipeline.doctor.checks import SMALL_DISK_BYTES, Finding, Patient, cores
+from pipeline.doctor.checks import SMALL_DISK_BYTES, CheckContext, Finding, cores
 
 LEAST_MEMORY_BYTES = 4e9  # twice what any stage was measured to take
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -23,7 +23,7 @@ NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "beegfs", "gpfs
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-def device(patient: Patient) -> Iterator[Finding]:
+def device(patient: CheckContext) -> Iterator[Finding]:
     """What there is to compute on, and what the run would take."""
     try:
         taken = Runtime(stage="", key="", device_name=patient.device, workspace=Path()).device
@@ -89,7 +89,7 @@ def _driver() -> str:
     return "driver " + next((word for word in first if word[0].isdigit()), "unknown")
 
 
-def free_disk(patient: Patient) -> Iterator[Finding]:
+def free_disk(patient: CheckContext) -> Iterator[Finding]:
     """Free room against what this cohort will take."""
     free, place = disk.free_bytes(patient.place), disk.nearest_folder(patient.place)
     try:
@@ -117,7 +117,7 @@ def free_disk(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", words)
 
 
-def workspace(patient: Patient) -> Iterator[Finding]:
+def workspace(patient: CheckContext) -> Iterator[Finding]:
     """The workspace can be named so, made and written to."""
     disk.check_path(patient.place)
     place = disk.nearest_folder(patient.place)
@@ -131,7 +131,7 @@ def workspace(patient: Patient) -> Iterator[Finding]:
                       "mend the rights, or name another --workspace")  # fmt: skip
 
 
-def locks(patient: Patient) -> Iterator[Finding]:
+def locks(patient: CheckContext) -> Iterator[Finding]:
     """The file system keeps two runs apart, and no other run is under way. Nothing is written to find out."""
     place, kind = disk.nearest_folder(patient.place), _file_system(disk.nearest_folder(patient.place))
     lock = patient.place / ".lock"
@@ -166,7 +166,7 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def rights(patient: Patient) -> Iterator[Finding]:
+def rights(patient: CheckContext) -> Iterator[Finding]:
     """Whether everyone on this machine may read or change what is of patients: workspace, and folder of the manifest.
 
     What a run writes is for its owner; folders that are there already keep the rights that they have.

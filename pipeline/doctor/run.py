@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from cohort.manifest import ManifestError, check_manifest, read_table, usable_rows
-from cohort.splits import PARTS
+from cohort.splits import SPLITS
 from console.errors import InputError
 from devices.precision import half_precision
 from intake.breakhis import breakhis_manifest
@@ -22,10 +22,10 @@ from models.set_classifier import SetClassifier
 from models.weights import PUBLISHED, WeightsError, present_weights
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle import Bundle
-from pipeline.doctor.checks import Finding, Patient, without_names
+from pipeline.doctor.checks import CheckContext, Finding, without_names
 from pipeline.settings import Settings
 from pipeline.stages.predict import check_settings
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from preprocessing.parameters import ParametersError, numbers_of, parameter_file, read_parameters
 from preprocessing.skull_strip import SkullStripper
 
@@ -33,7 +33,7 @@ SMOKE_VOXELS = 64  # sides of the volume; HD-BET takes 0.9 s for it on one core,
 SMOKE_SLICES = 2
 
 
-def backbone_weights(patient: Patient) -> Iterator[Finding]:
+def backbone_weights(patient: CheckContext) -> Iterator[Finding]:
     """The configured backbone's file is there and the published one. Nothing is downloaded to find out."""
     config = patient.config.features
     if config.weights == "random":
@@ -54,7 +54,7 @@ def backbone_weights(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", f"weights of {config.backbone}: {found}, {found.stat().st_size / 1e6:.0f} MB, as published")
 
 
-def hd_bet_parameters(patient: Patient) -> Iterator[Finding]:
+def hd_bet_parameters(patient: CheckContext) -> Iterator[Finding]:
     """The parameter files of the configured mode are there and the published ones."""
     if not needs_stripping(patient):
         yield Finding("ok", "HD-BET: not needed, no modality is skull-stripped here")
@@ -75,12 +75,12 @@ def hd_bet_parameters(patient: Patient) -> Iterator[Finding]:
     )
 
 
-def needs_stripping(patient: Patient) -> bool:
+def needs_stripping(patient: CheckContext) -> bool:
     """Whether any modality goes through HD-BET."""
     return any(m.kind == "volume" and m.skull_strip for m in patient.config.cohort.modalities.values())
 
 
-def model(patient: Patient) -> Iterator[Finding]:
+def model(patient: CheckContext) -> Iterator[Finding]:
     """The exported model, if one is given, is whole, and the settings are those that it was trained with."""
     folder = patient.config.predict.model
     if folder is None:
@@ -103,7 +103,7 @@ def model(patient: Patient) -> Iterator[Finding]:
     yield Finding("ok", words)
 
 
-def manifest(patient: Patient) -> Iterator[Finding]:
+def manifest(patient: CheckContext) -> Iterator[Finding]:
     """The manifest, if one is given, has no problems. The files that it names are looked for, not into."""
     path = patient.config.cohort.manifest
     if not isinstance(path, Path):
@@ -143,13 +143,13 @@ def _scans(path: Path, config: Settings) -> tuple[list[dict[str, str]], list[str
     """
     table, folder = _table(path, config), path if path.is_dir() else path.parent
     if config.cohort.label is not None:
-        checked = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(PARTS))
+        checked = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(SPLITS))
         return checked.to_dict("records"), []
     table, unusable = usable_rows(table, folder=folder, config=config.cohort)
     left_out = [row["reason"] for row in unusable]
     if table.empty:
         return [], left_out
-    scans = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(PARTS)).to_dict("records")
+    scans = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(SPLITS)).to_dict("records")
     there = [scan for scan in scans if os.path.exists(scan["path"])]  # those that are not, `preprocess` leaves out
     return there, left_out + ["there is no file"] * (len(scans) - len(there))
 
@@ -175,7 +175,7 @@ def _counted(reasons: Iterable[str]) -> str:
     return ", ".join(f"{count}: {kind}" for kind, count in kinds.most_common())
 
 
-def smoke_run(patient: Patient) -> Iterator[Finding]:
+def smoke_run(patient: CheckContext) -> Iterator[Finding]:
     """The real networks on a small scan, on the chosen device, with a file written and read in a temporary folder."""
     started = time.monotonic()
     asked, whole = patient.config.predict.model is not None, patient.bundle is not None
@@ -189,18 +189,18 @@ def smoke_run(patient: Patient) -> Iterator[Finding]:
     if needs_stripping(patient) and "HD-BET" not in patient.broken:
         _strip(patient, device)
         parts.insert(0, "HD-BET")
-    block = _block(patient, device)
+    feature_map = _feature_map(patient, device)
     with tempfile.TemporaryDirectory() as folder:
-        block = _written_and_read(block, Path(folder))
+        feature_map = _written_and_read(feature_map, Path(folder))
     if patient.bundle is not None:
-        _answer(patient.bundle, block, device)
+        _answer(patient.bundle, feature_map, device)
     elif not asked:
-        _classify(patient, block, device)
+        _classify(patient, feature_map, device)
     yield Finding("ok", f"smoke run on {device}: {', '.join(parts)} gave finite numbers in "
                   f"{time.monotonic() - started:.1f} s")  # fmt: skip
 
 
-def _strip(patient: Patient, device: torch.device) -> None:
+def _strip(patient: CheckContext, device: torch.device) -> None:
     config = patient.config.preprocess
     stripper = SkullStripper(
         "fast",
@@ -214,7 +214,7 @@ def _strip(patient: Patient, device: torch.device) -> None:
         _finite("HD-BET", stripper.networks[0](volume.contiguous(memory_format=torch.channels_last_3d)))
 
 
-def _block(patient: Patient, device: torch.device) -> torch.Tensor:
+def _feature_map(patient: CheckContext, device: torch.device) -> torch.Tensor:
     config = patient.config.features
     drawn = config.weights == "random" or "backbone" in patient.broken
     backbone = load_backbone(
@@ -225,46 +225,50 @@ def _block(patient: Patient, device: torch.device) -> torch.Tensor:
     if config.precision == "auto":
         backbone.layers.to(half_precision(device))
     slices = torch.rand(SMOKE_SLICES, SLICE_SIZE, SLICE_SIZE, generator=torch.Generator().manual_seed(0))
-    block = pool_slices(backbone.to(device), slices, batch_slices=SMOKE_SLICES, name="the smoke run").cpu()
-    _finite(f"backbone {config.backbone}", block)
-    return block
+    feature_map = pool_slices(backbone.to(device), slices, batch_slices=SMOKE_SLICES, name="the smoke run").cpu()
+    _finite(f"backbone {config.backbone}", feature_map)
+    return feature_map
 
 
-def _written_and_read(block: torch.Tensor, folder: Path) -> torch.Tensor:
-    blocks = BlockSet(folder)
-    blocks.save("smoke", block)
-    blocks.finish("smoke", "smoke", {})
-    read = blocks.load(["smoke"])[0]
-    if not torch.equal(read, block):
-        raise RuntimeError(f"a block written to {folder} came back different; the disk or the memory is faulty")
+def _written_and_read(feature_map: torch.Tensor, folder: Path) -> torch.Tensor:
+    feature_maps = FeatureStore(folder)
+    feature_maps.save("smoke", feature_map)
+    feature_maps.finish("smoke", "smoke", {})
+    read = feature_maps.load(["smoke"])[0]
+    if not torch.equal(read, feature_map):
+        raise RuntimeError(f"a feature map written to {folder} came back different; the disk or the memory is faulty")
     return read
 
 
-def _classify(patient: Patient, block: torch.Tensor, device: torch.device) -> None:
+def _classify(patient: CheckContext, feature_map: torch.Tensor, device: torch.device) -> None:
     config = patient.config
     torch.manual_seed(0)
-    channels, height, width = block.shape
+    channels, height, width = feature_map.shape
     extractor = UniversalExtractor(
         len(config.cohort.modalities), (channels, height, width), embedding=config.pretrain.embedding,
         hidden=config.pretrain.hidden, initialisation=config.pretrain.initialisation,
     ).to(device)  # fmt: skip
-    classifier = SetClassifier(block.numel(), 2, hidden=config.classify.hidden, how=config.classify.aggregate).to(
+    classifier = SetClassifier(feature_map.numel(), 2, hidden=config.classify.hidden, how=config.classify.aggregate).to(
         device
     )
     modality = torch.arange(len(config.cohort.modalities), device=device)
     with torch.inference_mode():
-        features = extractor(block.to(device).expand(len(modality), -1, -1, -1), modality).flatten(1)
+        features = extractor(feature_map.to(device).expand(len(modality), -1, -1, -1), modality).flatten(1)
         _finite("set model", classifier(features, torch.zeros_like(modality), 1))
 
 
-def _answer(bundle: Bundle, block: torch.Tensor, device: torch.device) -> None:
-    expected = tuple(bundle.network_arguments["block_shape"])
-    if tuple(block.shape) != expected:
-        raise InputError(f"the backbone gives blocks {tuple(block.shape)}, the model {bundle.name} reads {expected}")
+def _answer(bundle: Bundle, feature_map: torch.Tensor, device: torch.device) -> None:
+    expected = tuple(bundle.network_arguments["feature_map_shape"])
+    if tuple(feature_map.shape) != expected:
+        raise InputError(
+            f"the backbone gives feature maps {tuple(feature_map.shape)}, the model {bundle.name} reads {expected}"
+        )
     modality = torch.tensor([bundle.modalities.index(name) for name in bundle.trained], device=device)
     with torch.inference_mode():
-        blocks = block.to(device).expand(len(modality), -1, -1, -1)
-        _finite(f"model {bundle.name}", bundle.network().to(device)(blocks, modality, torch.zeros_like(modality), 1))
+        feature_maps = feature_map.to(device).expand(len(modality), -1, -1, -1)
+        _finite(
+            f"model {bundle.name}", bundle.network().to(device)(feature_maps, modality, torch.zeros_like(modality), 1)
+        )
 
 
 def _finite(what: str, numbers: torch.Tensor) -> None:

@@ -96,7 +96,7 @@ class PendingScans:
     def _fail_suspects(self) -> None:
         for scan, reason in self.suspects.items():
             log.warning("scan %s left out: %s", scan, reason)
-            self.out.fail(scan, self.job.keys[scan], reason, again=False)
+            self.out.fail(scan, self.job.keys[scan], reason, retryable=False)
         self.suspects.clear()
 
     def requeue(self, scans: Sequence[str], worker: str) -> None:

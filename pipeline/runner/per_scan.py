@@ -42,7 +42,7 @@ class ScanJob:
     work: Callable[[str, Any], Any]
     save: Callable[[str, Any], Mapping[str, Any]]
     readers: int = 1
-    later: frozenset[str] = frozenset()
+    second_pass: frozenset[str] = frozenset()
     all_may_fail: bool = False
 
 
@@ -67,7 +67,7 @@ def each_scan(job: ScanJob, out: ScanSet, runtime: Runtime) -> None:
     if len(todo) < len(keys):
         log.info("%s: %d of %d scans are there already", runtime.stage, len(keys) - len(todo), len(keys))
     with runtime.progress(len(todo), "scan") as progress:
-        for wave in ([s for s in todo if s not in job.later], [s for s in todo if s in job.later]):
+        for wave in ([s for s in todo if s not in job.second_pass], [s for s in todo if s in job.second_pass]):
             if wave:
                 (runtime.executor or in_process)(job, out, wave, runtime, progress.advance)
     if keys and not job.all_may_fail and not any(out.has(scan, key) for scan, key in keys.items()):
@@ -167,23 +167,23 @@ def _record_failure(out: ScanSet, scan: str, key: str, error: Exception) -> None
         raise error
     if isinstance(error, ScanError):
         log.warning("scan %s left out: %s", scan, error)
-        out.fail(scan, key, str(error), again=False)
+        out.fail(scan, key, str(error), retryable=False)
     else:
         log.warning("scan %s failed: %s: %s", scan, type(error).__name__, error)
         log.debug("scan %s", scan, exc_info=error)
-        out.fail(scan, key, f"{type(error).__name__}: {error}", again=True)
+        out.fail(scan, key, f"{type(error).__name__}: {error}", retryable=True)
 
 
 def _settled(out: ScanSet, scan: str, key: str) -> bool:
     failure = out.failure(scan, key)
-    return failure is not None and not failure["again"]
+    return failure is not None and not failure["retryable"]
 
 
 def scan_contents(out: ScanSet, keys: Mapping[str, str]) -> dict[str, Any]:
     """For the manifest of a finished scan-wise stage: what is there, what failed and why."""
     done = {scan: (out.record(scan) or {})["content"] for scan, key in keys.items() if out.has(scan, key)}
     failures = [
-        {"scan": scan, **{k: v for k, v in (out.failure(scan, key) or {}).items() if k in ("reason", "again")}}
+        {"scan": scan, **{k: v for k, v in (out.failure(scan, key) or {}).items() if k in ("reason", "retryable")}}
         for scan, key in keys.items()
         if scan not in done
     ]

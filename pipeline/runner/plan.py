@@ -36,7 +36,7 @@ def made_from(stage: Stage, settings: Any, workspace: Path) -> dict[str, Any]:
         "settings": result_settings(config),
         "other_settings": stage.other_settings(settings),
         "inputs": {other.name: other.writes(workspace / other.name).fingerprint for other in stage.inputs.values()},
-        "outside": stage.outside(config),
+        "external": stage.external_state(config),
     }
 
 
@@ -58,11 +58,11 @@ def stale_reasons(stage: Stage, settings: Any, workspace: Path) -> tuple[str, ..
     for name, fingerprint in now["inputs"].items():
         if fingerprint != before["inputs"].get(name):
             reasons.append(f"the result of {name} changed")
-    if digest(now["outside"]) != digest(before["outside"]):
+    if digest(now["external"]) != digest(before["external"]):
         reasons.append("files that it reads from outside the workspace changed")
-    if damage := artifact.damaged():
+    if damage := artifact.integrity_error():
         reasons.append(damage)
-    again = [f["scan"] for f in manifest.get("failures", ()) if f.get("again")]
+    again = [f["scan"] for f in manifest.get("failures", ()) if f.get("retryable")]
     if again:
         reasons.append(f"{len(again)} failed scans are worth another try ({', '.join(again[:3])})")
     return tuple(reasons)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from console.errors import Refused
+from console.errors import PreconditionError
 from files.writing import real_folder
 from pipeline.core.provenance import digest, git_commit, machine, versions
 from pipeline.core.runtime import Runtime
@@ -40,14 +40,14 @@ def run_plan(
     """
     for step in steps:
         if step.state == "run":
-            step.stage.ready(getattr(settings, step.stage.name))
+            step.stage.check(getattr(settings, step.stage.name))
     seconds: dict[str, float] = {}
     for repairs_left in reversed(range(len(steps) + 1)):
         try:
             for step in steps:
                 name = step.stage.name
                 if name in force and name not in seconds:
-                    step.stage.writes(workspace / name).forget()
+                    step.stage.writes(workspace / name).invalidate_all()
                 elif not stale_reasons(step.stage, settings, workspace):
                     continue
                 seconds[name] = run_stage(step.stage, settings, workspace, device=device, executor=executor)
@@ -81,12 +81,12 @@ def run_stage(stage: Stage, settings: Any, workspace: Path, *, device: str, exec
     if executor is not None and stage.per_scan is not None:
         runtime.executor = executor.for_stage(stage, settings)
     elif executor is not None:
-        executor.release_workers()  # workers do not wait, and block a cluster, while networks are trained here
+        executor.release_workers()  # workers do not wait, and feature map a cluster, while networks are trained here
     log.info("%s: starts", stage.name)
     begun, started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     try:
         stage.run(settings, workspace, out=out, runtime=runtime)
-    except Refused:
+    except PreconditionError:
         if before is not None:
             write_record(folder / "manifest.json", before)
         raise

@@ -100,11 +100,11 @@ class Stage:
                 values[key] = value
         return values
 
-    def outside(self, config: Any) -> Any:
+    def external_state(self, config: Any) -> Any:
         """Return what `external_inputs` says."""
         return None if self.external_inputs is None else named(self.external_inputs)(config)
 
-    def ready(self, config: Any) -> None:
+    def check(self, config: Any) -> None:
         """Ask `check_requirements`."""
         if self.check_requirements is not None:
             named(self.check_requirements)(config)

@@ -39,7 +39,7 @@ class GanConfig(BaseModel):
 
 
 class BaselinesConfig(FitConfig):
-    """Which comparators, in which scenarios."""
+    """Which baselines, in which scenarios."""
 
     only: tuple[str, ...] = Field(default=(), description=f"methods; empty for all that apply. {', '.join(KEYS)}")
     scenarios: tuple[Literal["complete", "missing", "as_it_is"], ...] = Field(

@@ -15,7 +15,7 @@ NOT_IN_RESULT: dict[str, JsonValue] = {"changes_results": False}
 
 
 class FeaturesConfig(BaseModel):
-    """Which frozen network turns slices into blocks, and which slices it sees."""
+    """Which frozen network turns slices into feature maps, and which slices it sees."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +41,7 @@ class FeaturesConfig(BaseModel):
     precision: Literal["auto", "fp32"] = Field(
         default="auto", description="auto is half precision where the device is fast at it"
     )
-    keep_slices: bool = Field(default=False, description="also keep the block of every slice")
+    keep_slices: bool = Field(default=False, description="also keep the feature map of every slice")
 
     @field_validator("backbone")
     @classmethod

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from models.settings import BlockScale, Initialisation, Losses, StepOne
+from models.settings import FeatureScale, Initialisation, Losses, StepOne
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
@@ -11,20 +11,20 @@ from pipeline.training.fit import TrainingConfig
 
 
 class PretrainConfig(TrainingConfig):
-    """How φ is trained. Values as published: batch_size 1, block_scale none, patience 10, epochs 100."""
+    """How φ is trained. Values as published: batch_size 1, feature_scale none, patience 10, epochs 100."""
 
     losses: Losses = Field(default=StepOne.losses, description="both is MSE + cross-entropy, as published")
     embedding: int = Field(default=StepOne.embedding, ge=1, description="width of the modality embedding")
     hidden: int = Field(default=StepOne.hidden, ge=1, description="width of the hypernetwork's hidden layer")
     initialisation: Initialisation = Field(default=StepOne.initialisation, description="of the hypernetwork")
-    block_scale: BlockScale = Field(
-        default=StepOne.block_scale, description="of blocks, learnt from training scans (docs/decisions/0004)"
+    feature_scale: FeatureScale = Field(
+        default=StepOne.feature_scale, description="of feature maps, learnt from training scans (docs/decisions/0004)"
     )
 
     @property
     def step(self) -> StepOne:
         """What the method is told."""
-        return StepOne(self.losses, self.embedding, self.hidden, self.initialisation, self.block_scale)
+        return StepOne(self.losses, self.embedding, self.hidden, self.initialisation, self.feature_scale)
 
 
 STAGE = Stage(

@@ -1,4 +1,4 @@
-"""The paper's tables on anybody's cohort: every comparator in every scenario, on the caches that are there.
+"""The paper's tables on anybody's cohort: every baseline in every scenario, on the caches that are there.
 
 Each (scenario, method, repeat) is a task of its own (`pipeline.comparison.tasks`): finished ones are not done again, a
 failed one takes no other down, and `baselines.only` picks methods.
@@ -9,29 +9,29 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from baselines.methods import ABLATIONS, chosen_methods
-from baselines.names import KEYS, TRANSLATIONS
-from console.errors import Refused
+from baselines.methods import ABLATIONS, chosen_baselines
+from baselines.names import KEYS, TRANSLATION_BASELINES
+from console.errors import PreconditionError
 from pipeline.comparison.scenarios import scans_in, scenarios_of
 from pipeline.comparison.tables import write_tables
-from pipeline.comparison.tasks import Comparators
+from pipeline.comparison.tasks import ComparisonTasks
 from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import STAGE, BaselinesConfig
 from pipeline.specs.features import FeaturesConfig
 from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.stages.features import feature_map_maker
 from pipeline.store.comparison import ComparisonSet
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
-from pipeline.training.repeat_data import repeats_of, usable_scans
+from pipeline.training.repeat_data import data_of_repeat, repeats_of
 
 
 def baselines(
     cohort: CohortTables,
     split: SplitTables,
     preprocess: VolumeSet,
-    features: BlockSet,
+    features: FeatureStore,
     preprocess_config: PreprocessConfig,
     features_config: FeaturesConfig,
     out: ComparisonSet,
@@ -42,28 +42,28 @@ def baselines(
     scans = cohort.scans()
     modalities = in_order(scans["modality"].unique())
     pictures = bool((scans["kind"] == "image").all())
-    not_here = {"ablations", *(TRANSLATIONS if pictures else ("incremental_cnn",))}
+    not_here = {"ablations", *(TRANSLATION_BASELINES if pictures else ("incremental_cnn",))}
     keys = config.only or tuple(key for key in KEYS if key not in not_here)
     usable = {
-        repeat: dataclasses.replace(usable_scans(cohort, split, features, repeat), modalities=modalities)
+        repeat: dataclasses.replace(data_of_repeat(cohort, split, features, repeat), modalities=modalities)
         for repeat in repeats_of(split)
     }
     scenarios = scenarios_of(config.scenarios, config.rates, modalities)
     for scenario in scenarios:
         left = [scans_in(scenario, each, config.seed)[0] for each in usable.values()]
         if not any((scans["part"] == "test").any() for scans in left):
-            raise Refused(
+            raise PreconditionError(
                 f"scenario {scenario.name!r}: no test subject has every modality; set baselines.scenarios to [as_it_is]"
             )
     # Methods that are not asked for now keep their rows, if they were fitted on the same data with the same settings.
-    methods = chosen_methods(KEYS, modalities, pictures=pictures)
-    wanted = {method.name for method in chosen_methods(keys, modalities, pictures=pictures)}
+    methods = chosen_baselines(KEYS, modalities, pictures=pictures)
+    wanted = {method.name for method in chosen_baselines(keys, modalities, pictures=pictures)}
 
     def imputed_scan_encoder() -> tuple[Any, float]:
         """From an imputed volume to its feature map, as for real ones; and the voxel size of real volumes."""
         return feature_map_maker(features_config, runtime), preprocess_config.spacing_mm
 
-    run = Comparators(
+    run = ComparisonTasks(
         preprocess,
         features,
         out,
@@ -73,8 +73,8 @@ def baselines(
         STAGE.version,
         imputed_scan_encoder,
     )
-    tasks = len(scenarios) * len(usable) * (len(wanted) + sum(key in keys for key in TRANSLATIONS))
-    with runtime.progress(tasks, "comparator") as progress:
+    tasks = len(scenarios) * len(usable) * (len(wanted) + sum(key in keys for key in TRANSLATION_BASELINES))
+    with runtime.progress(tasks, "baseline") as progress:
         for scenario in scenarios:
             for repeat, all_scans in usable.items():
                 drawn, notes = run.draw(scenario, all_scans)
@@ -84,7 +84,7 @@ def baselines(
                     run.simple(scenario, repeat, method, drawn, wanted=method.name in wanted)
                     if method.name in wanted:
                         progress.advance()
-                for key in TRANSLATIONS:
+                for key in TRANSLATION_BASELINES:
                     run.translated(scenario, repeat, key, drawn, all_scans, wanted=key in keys)  # type: ignore[arg-type]
                     if key in keys:
                         progress.advance()
@@ -93,7 +93,7 @@ def baselines(
         out,
         run.keys,
         scenarios,
-        [*usual, *TRANSLATIONS.values(), *(method.name for method in ABLATIONS)],
+        [*usual, *TRANSLATION_BASELINES.values(), *(method.name for method in ABLATIONS)],
         list(usable),
         classes=cohort.classes(),
         volumes=preprocess,

@@ -21,11 +21,11 @@ from models.settings import CHUNK
 from pipeline.core.runtime import Runtime
 from pipeline.specs.classify import ClassifyConfig
 from pipeline.store.base import write_json
-from pipeline.store.feature_buffer import Rows
-from pipeline.store.features import BlockSet
+from pipeline.store.feature_buffer import FeatureBuffer
+from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
 from pipeline.store.tables import CohortTables, SplitTables
-from pipeline.training.repeat_data import Sets, Usable, repeats_of, usable_scans
+from pipeline.training.repeat_data import RepeatData, Sets, data_of_repeat, repeats_of
 from pipeline.training.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
 from reporting.figures import learning_curves
 
@@ -33,7 +33,7 @@ from reporting.figures import learning_curves
 def classify(
     cohort: CohortTables,
     split: SplitTables,
-    features: BlockSet,
+    features: FeatureStore,
     pretrain: ExtractorSet,
     out: ClassifierSet,
     config: ClassifyConfig,
@@ -71,7 +71,7 @@ def classify(
     for record in (out.record(r) or {} for r in repeats):
         runtime.notes += record["notes"]
     left_out = [failure for t in tested for failure in t["left_out"]]
-    failures = {(f["scan"], f["reason"]): {**f, "again": False} for f in left_out}
+    failures = {(f["scan"], f["reason"]): {**f, "retryable": False} for f in left_out}
     runtime.results |= {
         "counts": {"repeats": len(repeats), "test predictions": len(frames["test"])},
         "failures": list(failures.values()),
@@ -83,8 +83,8 @@ class _Model:
     """One repeat, fitted, and φ of all its scans; both on the device of the run."""
 
     classifier: SetClassifier
-    phi: Rows
-    usable: Usable
+    phi: FeatureBuffer
+    usable: RepeatData
     left_out: list[dict[str, str]]
 
 
@@ -92,7 +92,7 @@ class _Model:
 def _model_of_repeat(
     cohort: CohortTables,
     split: SplitTables,
-    features: BlockSet,
+    features: FeatureStore,
     pretrain: ExtractorSet,
     out: ClassifierSet,
     config: ClassifyConfig,
@@ -102,11 +102,13 @@ def _model_of_repeat(
 ) -> Iterator[_Model]:
     """Load φ, compute it once for every scan, and load or fit ρ."""
     record = pretrain.record(repeat) or {}
-    usable = usable_scans(cohort, split, features, repeat)
+    usable = data_of_repeat(cohort, split, features, repeat)
     refuse_leak(record, split, repeat)
     usable, left_out = _only_trained(usable, record["modalities_trained"], repeat)
-    device, block_shape = runtime.device, tuple(record["block_shape"])
-    extractor = load_extractor(pretrain.state(repeat), modalities=len(record["modalities"]), block_shape=block_shape)
+    device, feature_map_shape = runtime.device, tuple(record["feature_map_shape"])
+    extractor = load_extractor(
+        pretrain.state(repeat), modalities=len(record["modalities"]), feature_map_shape=feature_map_shape
+    )
     modality = torch.tensor([record["modalities"].index(m) for m in usable.scans["modality"]], dtype=torch.int64)
     names = usable.scans["scan"].to_list()
     batches = (
@@ -115,10 +117,10 @@ def _model_of_repeat(
     )
     most_bytes = 1_000_000 * config.memory_mb
     phi_of_all = extract(extractor.to(device), batches, device)
-    with Rows(names, phi_of_all, device=device, most_bytes=most_bytes, folder=out.folder) as phi:
+    with FeatureBuffer(names, phi_of_all, device=device, most_bytes=most_bytes, folder=out.folder) as phi:
         classifier = new_classifier(
             config.step,
-            features=math.prod(block_shape),
+            features=math.prod(feature_map_shape),
             classes=len(usable.classes),
             seed=config.training(repeat).seed,
         ).to(device)
@@ -144,7 +146,7 @@ def refuse_leak(record: dict[str, Any], split: SplitTables, repeat: int) -> None
         )
 
 
-def _only_trained(usable: Usable, trained: list[str], repeat: int) -> tuple[Usable, list[dict[str, str]]]:
+def _only_trained(usable: RepeatData, trained: list[str], repeat: int) -> tuple[RepeatData, list[dict[str, str]]]:
     """Without the scans of modalities that φ never saw, and what to say of each."""
     unknown = usable.scans[~usable.scans["modality"].isin(trained)]
     left_out = [
@@ -156,13 +158,13 @@ def _only_trained(usable: Usable, trained: list[str], repeat: int) -> tuple[Usab
         for row in unknown.itertuples()
     ]
     kept = usable.scans.drop(unknown.index).reset_index(drop=True)
-    return Usable(kept, usable.modalities, usable.classes), left_out
+    return RepeatData(kept, usable.modalities, usable.classes), left_out
 
 
 def _fit(
     classifier: SetClassifier,
-    phi: Rows,
-    usable: Usable,
+    phi: FeatureBuffer,
+    usable: RepeatData,
     out: ClassifierSet,
     config: ClassifyConfig,
     runtime: Runtime,

@@ -17,8 +17,8 @@ from cohort.manifest import (
     read_table,
     usable_rows,
 )
-from cohort.splits import PARTS
-from console.errors import InputError, Refused
+from cohort.splits import SPLITS
+from console.errors import InputError, PreconditionError
 from demo import load_generator
 from files.reading import UnusableFileError, file_sha256
 from files.writing import real_folder
@@ -37,7 +37,7 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     """Write one row a scan, with the hash of its file; a demo cohort is made first.
 
     Raises:
-        Refused: the manifest has problems; all of them are named, with their rows.
+        PreconditionError: the manifest has problems; all of them are named, with their rows.
     """
     check_manifest_given(config)
     manifest = config.manifest if isinstance(config.manifest, Path) else _demo(str(config.manifest), demo, runtime)
@@ -51,10 +51,10 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
             table, unusable = usable_rows(table, folder=folder, config=config)
         scans = pd.DataFrame(columns=[*CohortTables.COLUMNS, "row"], dtype=str)
         if len(table) or config.label is not None:
-            smallest_class = len(PARTS)  # one subject for each part
+            smallest_class = len(SPLITS)  # one subject for each part
             scans = check_manifest(table, folder=folder, config=config, smallest_class=smallest_class)
     except ManifestError as error:
-        raise Refused(f"the manifest {manifest} cannot be used:\n{error}") from error
+        raise PreconditionError(f"the manifest {manifest} cannot be used:\n{error}") from error
     if config.limit is not None:
         scans = first_subjects(scans, config.limit)
         runtime.note(f"cohort.limit: only {scans['subject'].nunique()} subjects take part")
@@ -98,7 +98,9 @@ def _say_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
         if group["subject"].nunique() > 1:
             names = ", ".join(group["scan"])
             if group["label"].nunique() > 1:
-                raise Refused(f"the scans {names} have the same content, but different labels; one must be a mistake")
+                raise PreconditionError(
+                    f"the scans {names} have the same content, but different labels; one must be a mistake"
+                )
             runtime.note(f"the scans {names} of different subjects have the same content; is one a copy?")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from console.errors import Refused
+from console.errors import PreconditionError
 from evaluation.intervals import summarise
 from models.onnx_graph import largest_difference, onnx_graph
 from models.set_model import SetModel
@@ -11,12 +11,12 @@ from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle import Bundle, BundleFolder, strictest
 from pipeline.deployment.bundle_writer import Export, write_bundle
 from pipeline.deployment.calibration_set import (
-    HELD_OUT,
-    HeldOut,
+    CALIBRATION_SPLITS,
+    CalibrationSet,
     change_facts,
     conformal_facts,
     outlier_facts,
-    read_held_out,
+    read_calibration_set,
     temperature_facts,
 )
 from pipeline.deployment.model_card import Trained, model_card
@@ -24,11 +24,11 @@ from pipeline.deployment.signing import key_fingerprint
 from pipeline.specs.export import ExportConfig
 from pipeline.stages.classify import refuse_leak
 from pipeline.stages.cohort import UNREADABLE
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
-from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 from pipeline.training.scores import as_scored
 
 CLOSE = 1e-4  # logits of the ONNX graph and of torch
@@ -38,7 +38,7 @@ def export(
     cohort: CohortTables,
     split: SplitTables,
     preprocess: VolumeSet,
-    features: BlockSet,
+    features: FeatureStore,
     pretrain: ExtractorSet,
     classify: ClassifierSet,
     run_name: str,
@@ -53,10 +53,10 @@ def export(
     """
     record, repeats = _record(pretrain, split, config.repeat)
     trained = tuple(record["modalities_trained"])
-    usable = _readable(usable_scans(cohort, split, features, config.repeat), trained)
+    usable = _readable(data_of_repeat(cohort, split, features, config.repeat), trained)
     network = _network_arguments(pretrain, classify, config.repeat)
     model = _model(network, pretrain, classify, config.repeat)
-    with read_held_out(model, usable, features, runtime, memory_mb=config.memory_mb) as held_out:
+    with read_calibration_set(model, usable, features, runtime, memory_mb=config.memory_mb) as held_out:
         calibration, references = _calibration(held_out, usable, features, trained, config)
     model.cpu()
     onnx, no_onnx = _onnx(model, usable, features, calibration["temperature"]["value"])
@@ -73,7 +73,7 @@ def export(
         network=network,
         kinds=_settings_of(cohort)["modalities"],
         settings={name: _settings_of(artifact) for name, artifact in prepared.items()},
-        weights={name: _made_from(artifact)["outside"] for name, artifact in prepared.items()},
+        weights={name: _made_from(artifact)["external"] for name, artifact in prepared.items()},
         stage_versions={name: _made_from(artifact)["version"] for name, artifact in prepared.items()},
         calibration=calibration,
         references=references,
@@ -95,16 +95,16 @@ def _record(pretrain: ExtractorSet, split: SplitTables, repeat: int) -> tuple[di
     """What is recorded of the repeat's φ, and how many repeats there are."""
     repeats = repeats_of(split)
     if repeat not in repeats:
-        raise Refused(f"export.repeat is {repeat}; this run has the repeats {', '.join(map(str, repeats))}")
+        raise PreconditionError(f"export.repeat is {repeat}; this run has the repeats {', '.join(map(str, repeats))}")
     record = pretrain.record(repeat) or {}
     refuse_leak(record, split, repeat)
     return record, len(repeats)
 
 
-def _readable(usable: Usable, trained: tuple[str, ...]) -> Usable:
+def _readable(usable: RepeatData, trained: tuple[str, ...]) -> RepeatData:
     """Without scans of modalities that φ never saw."""
     scans = usable.scans[usable.scans["modality"].isin(trained)].reset_index(drop=True)
-    return Usable(scans, usable.modalities, usable.classes)
+    return RepeatData(scans, usable.modalities, usable.classes)
 
 
 def _network_arguments(pretrain: ExtractorSet, classify: ClassifierSet, repeat: int) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _network_arguments(pretrain: ExtractorSet, classify: ClassifierSet, repeat: 
     settings = _settings_of(classify)
     return {
         "modalities": len(record["modalities"]),
-        "block_shape": list(record["block_shape"]),
+        "feature_map_shape": list(record["feature_map_shape"]),
         "classes": len(record["classes"]),
         "embedding": embedding,
         "hidden": hidden,
@@ -128,10 +128,10 @@ def _model(network: dict[str, Any], pretrain: ExtractorSet, classify: Classifier
 
 
 def _calibration(
-    held_out: HeldOut, usable: Usable, features: BlockSet, trained: tuple[str, ...], config: ExportConfig
+    held_out: CalibrationSet, usable: RepeatData, features: FeatureStore, trained: tuple[str, ...], config: ExportConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Content of calibration.json, and the training cloud of each modality."""
-    parts = HELD_OUT if config.conformal_from == "held_out" else HELD_OUT[:1]
+    parts = CALIBRATION_SPLITS if config.conformal_from == "held_out" else CALIBRATION_SPLITS[:1]
     temperature = temperature_facts(held_out)
     options = {"temperature": temperature["value"], "error_rate": config.error_rate}
     outliers, references = outlier_facts(usable, features, trained, parts)
@@ -143,7 +143,7 @@ def _calibration(
     }, references
 
 
-def _onnx(model: SetModel, usable: Usable, features: BlockSet, temperature: float) -> tuple[bytes | None, str]:
+def _onnx(model: SetModel, usable: RepeatData, features: FeatureStore, temperature: float) -> tuple[bytes | None, str]:
     """The network in ONNX, or why there is none: it must agree with torch on sets of real scans."""
     try:
         import onnx  # noqa: F401 - of the extra "demo"
@@ -160,7 +160,7 @@ def _onnx(model: SetModel, usable: Usable, features: BlockSet, temperature: floa
     return graph.SerializeToString(deterministic=True), ""
 
 
-def _sets_to_try(usable: Usable) -> Iterator[list[int]]:
+def _sets_to_try(usable: RepeatData) -> Iterator[list[int]]:
     """Rows of scans: of each modality one alone; one of every modality together; and two of every one."""
     groups = list(usable.scans.groupby("modality").indices.values())
     yield from ([int(rows[0])] for rows in groups)
@@ -168,7 +168,7 @@ def _sets_to_try(usable: Usable) -> Iterator[list[int]]:
         yield [int(row) for rows in groups for row in rows[:several]]
 
 
-def _roles(usable: Usable, config: ExportConfig) -> dict[str, str]:
+def _roles(usable: RepeatData, config: ExportConfig) -> dict[str, str]:
     """Subject → what the model knows it from; subjects of the test part are not known if no threshold used them."""
     roles = {"train": "train", "validation": "validation"}
     if config.conformal_from == "held_out":
@@ -196,7 +196,7 @@ def _settings_of(artifact: Any) -> dict[str, Any]:
     return dict(_made_from(artifact)["settings"])
 
 
-def _test_figures(classify: ClassifierSet, usable: Usable, repeat: int) -> dict[str, dict[str, Any]]:
+def _test_figures(classify: ClassifierSet, usable: RepeatData, repeat: int) -> dict[str, dict[str, Any]]:
     """Metrics of the repeat's own test, with intervals over subjects."""
     settings, predictions = _settings_of(classify), classify.predictions()
     summary = summarise(

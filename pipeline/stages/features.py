@@ -1,4 +1,4 @@
-"""Compute the backbone block of every preprocessed scan, once."""
+"""Compute the backbone feature map of every preprocessed scan, once."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from console.errors import InputError
-from devices.out_of_memory import Attempt, first_that_fits
+from devices.out_of_memory import Fallback, run_with_oom_fallback
 from devices.precision import half_precision
 from models.backbone import Backbone, load_backbone, pool_slices
 from models.weights import WeightsError
@@ -17,13 +17,13 @@ from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
 from pipeline.specs.features import STAGE, FeaturesConfig, SpacingMm
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.volumes import VolumeSet
 from preprocessing.slices import picture_to_slice, volume_to_slices
 
 
-def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runtime: Runtime) -> None:
-    """Write one float32 block (C, H, W) per scan. Source: HyperMM, section 3.1 and figure 2.
+def features(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfig, runtime: Runtime) -> None:
+    """Write one float32 feature map (C, H, W) per scan. Source: HyperMM, section 3.1 and figure 2.
 
     Raises:
         InputError: the backbone's weights are not there; the message holds the recipe.
@@ -33,16 +33,16 @@ def features(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runti
     runtime.results |= scan_contents(out, job.keys)
 
 
-def features_job(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, runtime: Runtime) -> ScanJob:
+def features_job(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfig, runtime: Runtime) -> ScanJob:
     """The work on one scan."""
     volumes = preprocess.scans()
-    material = [STAGE.version, result_settings(config), STAGE.outside(config)]
+    material = [STAGE.version, result_settings(config), STAGE.external_state(config)]
     keys = {scan: digest([material, content]) for scan, content in volumes.items()}
 
     @functools.cache
     def backbone(device: str) -> Backbone:
         """Loaded at the first scan that needs it."""
-        return ready_backbone(config, dataclasses.replace(runtime, device_name=device))
+        return loaded_backbone(config, dataclasses.replace(runtime, device_name=device))
 
     def load(scan: str) -> Any:
         if (preprocess.record(scan) or {}).get("kind") == "image":
@@ -56,7 +56,7 @@ def features_job(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, r
             slice_spacing_mm=config.slice_spacing_mm,
         )
 
-    def blocks_of(scan: str, slices: Any, device: str) -> Tensor:
+    def feature_maps_of(scan: str, slices: Any, device: str) -> Tensor:
         batch_slices = slices_a_pass(config, runtime)
         return pool_slices(
             backbone(device), slices, batch_slices=batch_slices, keep_slices=config.keep_slices, name=scan
@@ -64,16 +64,16 @@ def features_job(preprocess: VolumeSet, out: BlockSet, config: FeaturesConfig, r
 
     def work(scan: str, slices: Any) -> Any:
         attempts = [  # a GPU that others have filled has no room for the network itself
-            Attempt(words, functools.partial(blocks_of, scan, slices, device))
+            Fallback(words, functools.partial(feature_maps_of, scan, slices, device))
             for words, device in ((f"the backbone on {runtime.device}", runtime.device_name), ("the CPU", "cpu"))
         ]
-        blocks = first_that_fits(f"blocks of {scan}", attempts)
-        return (blocks.amax(0).cpu(), blocks.cpu()) if config.keep_slices else (blocks.cpu(), None)
+        feature_maps = run_with_oom_fallback(f"feature maps of {scan}", attempts)
+        return (feature_maps.amax(0).cpu(), feature_maps.cpu()) if config.keep_slices else (feature_maps.cpu(), None)
 
     def save(scan: str, result: Any) -> Mapping[str, Any]:
-        block, slices = result
-        out.save(scan, block, slices)
-        return {"shape": list(block.shape)}
+        feature_map, slices = result
+        out.save(scan, feature_map, slices)
+        return {"shape": list(feature_map.shape)}
 
     return ScanJob(keys, load, work, save)
 
@@ -83,7 +83,7 @@ def slices_a_pass(config: FeaturesConfig, runtime: Runtime) -> int:
     return config.batch_slices or (4 if runtime.device.type == "cpu" else 64)
 
 
-def ready_backbone(config: FeaturesConfig, runtime: Runtime) -> Backbone:
+def loaded_backbone(config: FeaturesConfig, runtime: Runtime) -> Backbone:
     """The frozen network on its device, in its precision.
 
     Raises:
@@ -101,8 +101,8 @@ def ready_backbone(config: FeaturesConfig, runtime: Runtime) -> Backbone:
 
 
 def feature_map_maker(config: FeaturesConfig, runtime: Runtime) -> Callable[[Tensor, Tensor, SpacingMm], Tensor]:
-    """For volumes that are not scans of the cohort: from volume, mask and voxel size to the block."""
-    backbone = ready_backbone(config, runtime)
+    """For volumes that are not scans of the cohort: from volume, mask and voxel size to the feature map."""
+    backbone = loaded_backbone(config, runtime)
 
     def make(volume: Tensor, mask: Tensor, spacing_mm: SpacingMm) -> Tensor:
         slices = volume_to_slices(

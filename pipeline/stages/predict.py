@@ -6,31 +6,31 @@ from typing import Any
 
 import pandas as pd
 
-from console.errors import InputError, Refused
+from console.errors import InputError, PreconditionError
 from pipeline.core.provenance import digest, git_commit, result_settings, versions
 from pipeline.core.runtime import Runtime, log
 from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_layout import shown
 from pipeline.deployment.occlusion_maps import write_maps
-from pipeline.deployment.predictor import SCHEMA, Reader, UnanswerableError, answer_patient
+from pipeline.deployment.predictor import SCHEMA, NoPredictionError, Predictor, predict_patient
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.predict import PredictConfig
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.store.base import ArtifactError, DamagedError
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.predictions import PredictionSet
 from pipeline.store.tables import CohortTables
 from pipeline.store.volumes import VolumeSet
-from reporting.patient_page import missing_page, night_page, patient_page
+from reporting.patient_page import missing_page, patient_page, worklist_page
 from reporting.patient_table import patients_csv
 
-KEPT_BESIDE = "keep_slices"  # of features: changes what is kept beside the blocks, not the blocks
+KEPT_BESIDE = "keep_slices"  # of features: changes what is kept beside the feature maps, not the feature maps
 
 
 def predict(
     cohort: CohortTables,
     preprocess: VolumeSet,
-    features: BlockSet,
+    features: FeatureStore,
     csv_safe: bool,
     out: PredictionSet,
     config: PredictConfig,
@@ -44,12 +44,12 @@ def predict(
     bundle = read_bundle(config)
     for stage, artifact in ((PREPROCESS, preprocess), (FEATURES, features)):
         _same_preparation(bundle, stage.name, (artifact.manifest or {})["made_from"])
-    reader = Reader(bundle, bundle.network(), config.error_rate, config.outlier_rate)
+    reader = Predictor(bundle, bundle.network(), config.error_rate, config.outlier_rate)
     scans = _scans(cohort, preprocess, features)
     roles = {subject: bundle.seen(subject, list(rows["sha256"])) for subject, rows in scans.groupby("subject")}
     patients: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    out.forget_maps()
+    out.remove_maps()
     groups = list(scans.groupby("observation", sort=True))
     with runtime.progress(len(groups), "patient") as progress:
         for observation, rows in groups:
@@ -62,7 +62,7 @@ def predict(
                     answer["scans"] = [{**scan, "map": maps.get(scan["scan"], "")} for scan in answer["scans"]]
             except DamagedError:
                 raise  # the scan is made again, and then everybody is answered
-            except (ArtifactError, UnanswerableError) as error:
+            except (ArtifactError, NoPredictionError) as error:
                 answer = {"reason": str(error)}
             if "reason" in answer:
                 runtime.note(f"no answer for {observation}: {answer['reason']}")
@@ -83,8 +83,8 @@ def predict(
     }
 
 
-def _scans(cohort: CohortTables, preprocess: VolumeSet, features: BlockSet) -> pd.DataFrame:
-    """All that the manifest names, one row each, in the order of their names; `reason` says why one has no block."""
+def _scans(cohort: CohortTables, preprocess: VolumeSet, features: FeatureStore) -> pd.DataFrame:
+    """All that the manifest names, one row each, in the order of their names; `reason` says why one has no feature map."""
     failed = {
         failure["scan"]: failure["reason"]
         for artifact in (preprocess, features)
@@ -133,7 +133,7 @@ def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *
             try:
                 names = [scan["scan"] for scan in patient["scans"] if scan["scan"] in done]
                 pictures = {name: png for name in names if (png := preprocess.qc_picture(name))}
-                page = patient_page(content, patient, pictures=pictures, night_link="../index.html")
+                page = patient_page(content, patient, pictures=pictures, worklist_link="../index.html")
             except DamagedError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one page, the others are written
@@ -142,11 +142,13 @@ def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *
                 page = missing_page(patient["observation"], unmade[patient["observation"]])
             yield links[patient["observation"]], page
 
-    out.save_pages(night_page(content, links), pages())
+    out.save_pages(worklist_page(content, links), pages())
     return unmade
 
 
-def _patient(reader: Reader, rows: pd.DataFrame, features: BlockSet, *, role: str, known: bool) -> dict[str, Any]:
+def _patient(
+    reader: Predictor, rows: pd.DataFrame, features: FeatureStore, *, role: str, known: bool
+) -> dict[str, Any]:
     """What is said of one observation; only `reason` if nothing can be said."""
     bundle = reader.bundle
     learnt = role in ("train", "validation")
@@ -166,7 +168,7 @@ def _patient(reader: Reader, rows: pd.DataFrame, features: BlockSet, *, role: st
         found = "; ".join(f"{scan['scan']}: {scan['reason']}" for scan in unused)
         return {"reason": f"none of the scans can be used ({found})"}
     scans = list(zip(used["scan"], used["modality"], strict=True))
-    answer = answer_patient(reader, scans, features.load([name for name, _ in scans]))
+    answer = predict_patient(reader, scans, features.load([name for name, _ in scans]))
     answered = [{**scan, "used": True, "reason": ""} for scan in answer["scans"]]
     nothing = {"contribution": None, "outlier": None}
     told = "the answer looks better than it is" if learnt else "the error rate is not promised for those"
@@ -198,23 +200,27 @@ def check_settings(settings: Any) -> None:
             )
     for stage in (PREPROCESS, FEATURES):
         config = getattr(settings, stage.name)
-        material = {"version": stage.version, "settings": result_settings(config), "outside": stage.outside(config)}
+        material = {
+            "version": stage.version,
+            "settings": result_settings(config),
+            "external": stage.external_state(config),
+        }
         _same_preparation(bundle, stage.name, material)
 
 
 def _same_preparation(bundle: Bundle, name: str, made_from: Mapping[str, Any]) -> None:
-    """Blocks made otherwise than those of training would be read as if they were alike.
+    """Feature maps made otherwise than those of training would be read as if they were alike.
 
     Raises:
         Refused: version, weights or settings of a stage differ; they are named.
     """
     if made_from["version"] != bundle.stage_versions[name]:
-        raise Refused(
+        raise PreconditionError(
             f"the model {bundle.name} was trained with version {bundle.stage_versions[name]} of the stage {name}; this "
             f"program has version {made_from['version']}. Train and export it again, or use the program it came from"
         )
-    if digest(made_from["outside"]) != digest(bundle.weights[name]):
-        raise Refused(
+    if digest(made_from["external"]) != digest(bundle.weights[name]):
+        raise PreconditionError(
             f"the model {bundle.name} was trained with other weights in {name} ({shown(bundle.weights[name])}) than "
             f"were used now ({made_from['outside']}); see {name}.weights"
         )
@@ -223,7 +229,7 @@ def _same_preparation(bundle: Bundle, name: str, made_from: Mapping[str, Any]) -
     differing = sorted(key for key in keys if digest(now.get(key)) != digest(then.get(key)))
     if differing:
         told = ", ".join(f"{name}.{key} = {shown(then.get(key))} (now {now.get(key)})" for key in differing)
-        raise Refused(
+        raise PreconditionError(
             f"the model {bundle.name} was trained with {told}; leave that away, and --config, to use the model's own"
         )
 
@@ -239,7 +245,7 @@ def read_bundle(config: PredictConfig) -> Bundle:
     return Bundle.read(config.model, config.trusted)
 
 
-def signature_words(config: PredictConfig) -> str:
+def describe_signature(config: PredictConfig) -> str:
     """Who signed the model, for the log."""
     bundle = read_bundle(config)
     if not bundle.signed_by:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from devices.out_of_memory import Attempt, first_that_fits
+from devices.out_of_memory import Fallback, run_with_oom_fallback
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
@@ -25,7 +25,7 @@ def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, r
     """Write a volume in [0, 1], its mask and a QC picture per scan; pictures are kept as they are."""
     job = preprocess_job(cohort, out, config, runtime)
     each_scan(job, out, runtime)
-    for scan in sorted(job.later):
+    for scan in sorted(job.second_pass):
         if reason := (out.record(scan) or {}).get("not_registered"):
             runtime.note(f"{scan} was not registered, and its brain was found in itself: {reason}")
     runtime.results |= scan_contents(out, job.keys)
@@ -61,7 +61,7 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
             return source(scan)
         target = targets.get(scan)
         beside = None
-        if target is not None and (out.failure(target, keys[target]) or {}).get("again"):
+        if target is not None and (out.failure(target, keys[target]) or {}).get("retryable"):
             raise RuntimeError(f"it is to be registered to {target}, which failed, but may not fail again")
         if target is not None and out.has(target, keys[target]):
             beside = Beside(target, source(target), *out.load_placed(target))
@@ -72,10 +72,10 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
             return loaded
         strip = scans.at[scan, "skull_strip"] == "True"
         attempts = [
-            Attempt(words, functools.partial(brain_of, tools(device), *loaded, strip=strip))
+            Fallback(words, functools.partial(brain_of, tools(device), *loaded, strip=strip))
             for words, device in ((str(runtime.device), runtime.device), ("the CPU", torch.device("cpu")))
         ]
-        brain = first_that_fits(f"preprocessing of {scan}", attempts)
+        brain = run_with_oom_fallback(f"preprocessing of {scan}", attempts)
         if scan in targets and loaded[1] is None:
             brain.facts["not_registered"] = f"{targets[scan]} could not be used"
         return brain
@@ -89,7 +89,7 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
         return {"kind": "volume", "brain_ml": round(brain_ml, 1), **result.facts}
 
     nothing_is_learnt = not cohort.classes()
-    return ScanJob(keys, load, work, save, later=frozenset(targets), all_may_fail=nothing_is_learnt)
+    return ScanJob(keys, load, work, save, second_pass=frozenset(targets), all_may_fail=nothing_is_learnt)
 
 
 def _targets(scans: pd.DataFrame, config: PreprocessConfig) -> dict[str, str]:
@@ -105,7 +105,7 @@ def _targets(scans: pd.DataFrame, config: PreprocessConfig) -> dict[str, str]:
 def _keys(scans: pd.DataFrame, targets: Mapping[str, str], config: PreprocessConfig) -> dict[str, str]:
     """Scan → hash of all that its result depends on: for a registered one, of the other scan too."""
     settings = {name: value for name, value in result_settings(config).items() if name != "register_to"}
-    material = [STAGE.version, settings, STAGE.outside(config)]
+    material = [STAGE.version, settings, STAGE.external_state(config)]
     own = {row.scan: [row.sha256, row.kind, row.skull_strip] for row in scans.itertuples()}
     beside = {scan: [own[target]] for scan, target in targets.items()}
     return {scan: digest([material, *facts, *beside.get(scan, ())]) for scan, facts in own.items()}

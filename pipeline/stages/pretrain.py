@@ -9,18 +9,18 @@ from files.writing import replacing
 from models.hypermm import Scans, fit_extractor, new_extractor
 from pipeline.core.runtime import Runtime
 from pipeline.specs.pretrain import PretrainConfig
-from pipeline.store.feature_buffer import Rows
-from pipeline.store.features import BlockSet
+from pipeline.store.feature_buffer import FeatureBuffer
+from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ExtractorSet
 from pipeline.store.tables import CohortTables, SplitTables
-from pipeline.training.repeat_data import Usable, repeats_of, usable_scans
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 from reporting.figures import learning_curves
 
 
 def pretrain(
     cohort: CohortTables,
     split: SplitTables,
-    features: BlockSet,
+    features: FeatureStore,
     out: ExtractorSet,
     config: PretrainConfig,
     runtime: Runtime,
@@ -28,14 +28,14 @@ def pretrain(
     """Fit one φ a repeat on training scans, keep the best validation epoch. Source: HyperMM, section 2.2."""
     repeats = repeats_of(split)
     out.keep_only(repeats)
-    usable = {repeat: usable_scans(cohort, split, features, repeat) for repeat in repeats}
+    usable = {repeat: data_of_repeat(cohort, split, features, repeat) for repeat in repeats}
     with (
         runtime.progress(len(repeats) * config.epochs, "epoch") as progress,
-        features.rows(device=runtime.device, memory_mb=config.memory_mb, folder=out.folder) as blocks,
+        features.rows(device=runtime.device, memory_mb=config.memory_mb, folder=out.folder) as feature_maps,
     ):
         for done, repeat in enumerate(repeats, 1):
             if not out.has(repeat, runtime.key):
-                _fit_repeat(usable[repeat], blocks, out, config, runtime, repeat, lambda row: progress.advance())
+                _fit_repeat(usable[repeat], feature_maps, out, config, runtime, repeat, lambda row: progress.advance())
             progress.advance(done * config.epochs - progress.done)
     with replacing(out.folder / "curves.svg") as part:
         part.write_bytes(learning_curves(out.histories()))
@@ -48,8 +48,8 @@ def pretrain(
 
 
 def _fit_repeat(
-    usable: Usable,
-    all_blocks: Rows,
+    usable: RepeatData,
+    all_feature_maps: FeatureBuffer,
     out: ExtractorSet,
     config: PretrainConfig,
     runtime: Runtime,
@@ -58,12 +58,12 @@ def _fit_repeat(
 ) -> None:
     if not len(usable.rows("train")):
         raise InputError(f"repeat {repeat} has no training scan left; see failures.csv and split/splits.csv")
-    device, blocks, training = runtime.device, all_blocks.of(usable.scans["scan"]), config.training(repeat)
-    channels, height, width = blocks.shape
+    device, feature_maps, training = runtime.device, all_feature_maps.of(usable.scans["scan"]), config.training(repeat)
+    channels, height, width = feature_maps.shape
     network = new_extractor(
         config.step,
         modalities=len(usable.modalities),
-        block_shape=(channels, height, width),
+        feature_map_shape=(channels, height, width),
         classes=len(usable.classes),
         seed=training.seed,
     ).to(device)
@@ -71,7 +71,7 @@ def _fit_repeat(
         tensor.to(device)
         for tensor in (usable.modality(), usable.target(), usable.rows("train"), usable.rows("validation"))
     )
-    scans = Scans(blocks, modality, target, train, validation)
+    scans = Scans(feature_maps, modality, target, train, validation)
     try:
         history = fit_extractor(
             network, scans, config.step, training, balance_classes=config.balance_classes, on_epoch=on_epoch
@@ -95,7 +95,7 @@ def _fit_repeat(
             "modalities": usable.modalities,
             "modalities_trained": sorted(usable.scans.loc[train.cpu().numpy(), "modality"].unique()),
             "classes": usable.classes,
-            "block_shape": list(blocks.shape),
+            "feature_map_shape": list(feature_maps.shape),
             "best_epoch": history.best_epoch,
             "stopped": history.stopped,
             "notes": notes,

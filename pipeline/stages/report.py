@@ -13,7 +13,7 @@ from pipeline.core.runtime import Runtime
 from pipeline.specs.report import ReportConfig
 from pipeline.store.base import Artifact
 from pipeline.store.comparison import ComparisonSet
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet, ReportPage
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
@@ -26,7 +26,7 @@ def report(
     cohort: CohortTables,
     split: SplitTables,
     preprocess: VolumeSet,
-    features: BlockSet,
+    features: FeatureStore,
     pretrain: ExtractorSet,
     classify: ClassifierSet,
     baselines: ComparisonSet,

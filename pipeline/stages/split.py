@@ -5,7 +5,7 @@ import pandas as pd
 from cohort.manifest import observations
 from cohort.missingness import hide_scans
 from cohort.splits import SplitConfig, check_frozen, make_splits, reconcile, subjects_of
-from console.errors import Refused
+from console.errors import PreconditionError
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import ArtifactError
 from pipeline.store.tables import CohortTables, SplitTables
@@ -20,14 +20,16 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
         Refused: the splits are frozen with other settings, or damaged, or cannot be made.
     """
     if not cohort.classes():
-        raise Refused("cohort.label is null, so there is nothing to learn; name the column with the patients' classes")
+        raise PreconditionError(
+            "cohort.label is null, so there is nothing to learn; name the column with the patients' classes"
+        )
     scans = cohort.scans()
     subjects = subjects_of(observations(scans))
     now = {name: config.model_dump(mode="json")[name] for name in FROZEN_SETTINGS}
     try:
         frozen = out.frozen()
     except ArtifactError as error:
-        raise Refused(str(error)) from error
+        raise PreconditionError(str(error)) from error
     try:
         if frozen is None:
             splits, made_with = make_splits(subjects, config), now
@@ -36,7 +38,7 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
             check_frozen(splits)
             changed = [name for name in FROZEN_SETTINGS if made_with.get(name, now[name]) != now[name]]
             if changed:
-                raise Refused(
+                raise PreconditionError(
                     "the splits of this workspace are frozen, and were made with "
                     + ", ".join(f"split.{n} = {made_with[n]} (now {now[n]})" for n in changed)
                     + ". Put the settings back, name another --workspace, or type --new-splits to deal anew; "
@@ -59,10 +61,10 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
             splits = merged.splits
         _say_which_classes_lack(splits, subjects, runtime)
         hidden = hide_scans(scans, config.missing, config.seed)
-    except Refused:
+    except PreconditionError:
         raise
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise PreconditionError(str(error)) from error
     for note in hidden.notes:
         runtime.note(note)
     out.save_splits(splits, made_with)
@@ -75,7 +77,9 @@ def _say_which_classes_lack(splits: pd.DataFrame, subjects: pd.DataFrame, runtim
     for (repeat, part), group in merged.groupby(["repeat", "part"]):
         lacking = sorted(set(subjects["label"]) - set(group["label"]))
         if lacking and part == "train":
-            raise Refused(f"repeat {repeat} has no training subject of class {', '.join(lacking)}; type --new-splits")
+            raise PreconditionError(
+                f"repeat {repeat} has no training subject of class {', '.join(lacking)}; type --new-splits"
+            )
         if lacking:
             runtime.note(f"repeat {repeat}: the {part} part has no subject of class {', '.join(lacking)}")
 

@@ -116,7 +116,7 @@ class Artifact:
         """Return path below the folder → SHA-256 of `files`, for the manifest."""
         return {path.relative_to(self.folder).as_posix(): file_sha256(path) for path in self.files()}
 
-    def damaged(self) -> str:
+    def integrity_error(self) -> str:
         """Say why the folder does not hold what its manifest says, or ""; hashes of tables and weights are compared."""
         recorded = (self.manifest or {}).get("files", {})
         gone = [name for name in dict.fromkeys((*self.FILES, *recorded)) if not (self.folder / name).exists()]
@@ -126,7 +126,7 @@ class Artifact:
         changed = [name for name, content in recorded.items() if now.get(name) != content]
         return f"{', '.join(changed)} is damaged: not as it was written" if changed else ""
 
-    def forget(self) -> None:
+    def invalidate_all(self) -> None:
         """Take nothing in here for finished any more (--force)."""
         if self.folder.is_symlink():
             raise PlantedLinkError(self.folder)

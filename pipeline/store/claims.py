@@ -102,7 +102,7 @@ class StagingArea:
     def commit(self, scan: str) -> None:
         """Move the complete files of the scan to the artifact."""
         self.out.remove(scan)
-        os.replace(self.staged.place(scan), self.out.place(scan))
+        os.replace(self.staged.folder_of(scan), self.out.folder_of(scan))
 
 
 class _Staged:
@@ -111,11 +111,11 @@ class _Staged:
     staging_folder: Path
     current_scan: str | None = None
 
-    def place(self, scan: str) -> Path:
+    def folder_of(self, scan: str) -> Path:
         """Return the folder of a scan."""
         if scan == self.current_scan:
             return self.staging_folder / safe_id(scan)
-        return super().place(scan)  # type: ignore[misc]
+        return super().folder_of(scan)  # type: ignore[misc]
 
 
 def _staged_class(kind: type[ScanSet]) -> Any:

@@ -16,16 +16,16 @@ TEXT = {"scenario": str, "method": str, "subject": str, "observation": str, "hid
 
 
 class ComparisonSet(Artifact):
-    """Comparators' predictions, and `comparison.csv`, `robustness.csv`, `comparison.md` over all of them.
+    """Baselines' predictions, and `comparison.csv`, `robustness.csv`, `comparison.md` over all of them.
 
     `<scenario>/<method>/repeat-N/record.json` is written last and holds the key that the predictions were made from.
-    Weights are not kept: a comparator is there for its predictions, and some are 100 MB.
+    Weights are not kept: a baseline is there for its predictions, and some are 100 MB.
     """
 
     FILES: ClassVar = ("comparison.csv", "comparison.md", "predictions.csv")
 
-    def place(self, scenario: str, method: str, repeat: int) -> Path:
-        """The folder of one fitted comparator."""
+    def folder_of(self, scenario: str, method: str, repeat: int) -> Path:
+        """The folder of one fitted baseline."""
         return self.folder / _file_name(scenario) / _file_name(method) / f"repeat-{repeat}"
 
     def record(self, place: Path, key: str) -> dict[str, Any] | None:
@@ -34,7 +34,7 @@ class ComparisonSet(Artifact):
         return record if record and record["key"] == key else None
 
     def finished(self, place: Path) -> dict[str, Any] | None:
-        """Return the record of a fitted comparator, under whatever key; None if a table is not as it was written."""
+        """Return the record of a fitted baseline, under whatever key; None if a table is not as it was written."""
         record = read_record(place / "record.json")
         if record is None or any(not (place / name).is_file() for name in record["tables"]):
             return None
@@ -51,7 +51,7 @@ class ComparisonSet(Artifact):
         write_json(place / "begun.json", {"key": key})
 
     def finish(self, place: Path, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]) -> None:
-        """Write the tables of one fitted comparator, those that have rows, and its record."""
+        """Write the tables of one fitted baseline, those that have rows, and its record."""
         written = {name: table for name, table in tables.items() if not table.empty}
         for name, table in written.items():
             self.save_table(str((place / name).relative_to(self.folder)), table)
@@ -59,13 +59,13 @@ class ComparisonSet(Artifact):
         write_record(place / "record.json", {"key": key, "tables": hashes, **facts})
 
     def read(self, place: Path, name: str) -> pd.DataFrame | None:
-        """A table of one fitted comparator; None if it has no such table."""
+        """A table of one fitted baseline; None if it has no such table."""
         path = place / name
         return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values=[""]) if path.exists() else None
 
-    def forget(self) -> None:
-        """Fit all comparators again."""
-        super().forget()
+    def invalidate_all(self) -> None:
+        """Fit all baselines again."""
+        super().invalidate_all()
         for place in self.folder.glob("*/*/repeat-*"):
             real_folder(place, below=self.folder)
             for name in ("record.json", "begun.json"):

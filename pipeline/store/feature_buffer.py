@@ -1,6 +1,7 @@
-"""Blocks or features of many scans, read in batches: on the device while they are few, in a file beyond that.
+"""Feature maps or features of many scans, read in batches: on the device while they are few, in a file beyond that.
 
-With 10,000 subjects the blocks alone are 2 GB. Memory must not grow with the cohort, so beyond a bound they lie in a
+With 10,000 subjects the feature maps alone are 2 GB. Memory must not grow with the cohort, so beyond a bound they
+lie in a
 temporary file and every batch is read from it. The file has no name: it is gone when the process is, however it ends.
 """
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 
-class Rows(AbstractContextManager["Rows"]):
+class FeatureBuffer(AbstractContextManager["FeatureBuffer"]):
     """One row a scan, all of one shape, float32; filled once, read by index.
 
     Args:
@@ -92,9 +93,9 @@ class Rows(AbstractContextManager["Rows"]):
                 raise OSError(f"row {row} could not be read back whole; was the disk full?")
         return out.to(self.device)
 
-    def of(self, scans: Iterable[str]) -> "View":
+    def of(self, scans: Iterable[str]) -> "BufferView":
         """The rows of some scans, numbered anew from 0 in the order given."""
-        return View(self, torch.tensor([self.place[scan] for scan in scans], dtype=torch.int64))
+        return BufferView(self, torch.tensor([self.place[scan] for scan in scans], dtype=torch.int64))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -111,10 +112,10 @@ class Rows(AbstractContextManager["Rows"]):
 
 
 @dataclass(frozen=True)
-class View:
+class BufferView:
     """Some of the rows, in an order of their own."""
 
-    rows: Rows
+    rows: FeatureBuffer
     place: Tensor
 
     @property

@@ -9,41 +9,51 @@ from torch import Tensor
 
 from models.settings import CHUNK
 from pipeline.store.base import ArtifactError
-from pipeline.store.feature_buffer import Rows
+from pipeline.store.feature_buffer import FeatureBuffer
 from pipeline.store.scan_set import ScanSet
 
 
-class BlockSet(ScanSet):
-    """Backbone blocks: `block.safetensors` with `block` (C, H, W) and, if asked for, `slices` (S, C, H, W); float32."""
+class FeatureStore(ScanSet):
+    """Backbone feature maps: `features.safetensors` with `feature map` (C, H, W) and, if asked for, `slices` (S, C, H, W); float32."""
 
-    def save(self, scan: str, block: Tensor, slices: Tensor | None = None) -> None:
-        """Write one block.
+    def save(self, scan: str, feature_map: Tensor, slices: Tensor | None = None) -> None:
+        """Write one feature map.
 
         Raises:
             ArtifactError: not float32, not (C, H, W), or not finite.
         """
-        if block.dtype != torch.float32 or block.ndim != 3 or not torch.isfinite(block).all():
-            raise ArtifactError(f"{scan}: block {block.dtype} {tuple(block.shape)}, expected finite float32 (C, H, W)")
-        tensors = {"block": block.cpu().contiguous()}
+        if feature_map.dtype != torch.float32 or feature_map.ndim != 3 or not torch.isfinite(feature_map).all():
+            raise ArtifactError(
+                f"{scan}: feature map {feature_map.dtype} {tuple(feature_map.shape)}, expected finite float32 (C, H, W)"
+            )
+        tensors = {"feature_map": feature_map.cpu().contiguous()}
         if slices is not None:
             tensors["slices"] = slices.cpu().contiguous()
-        (self.begin(scan) / "block.safetensors").write_bytes(safetensors.torch.save(tensors))
+        (self.begin(scan) / "features.safetensors").write_bytes(safetensors.torch.save(tensors))
 
     def load(self, scans: list[str]) -> Tensor:
-        """Blocks of scans, (N, C, H, W) float32, in the order asked for.
+        """Feature maps of scans, (N, C, H, W) float32, in the order asked for.
 
         Raises:
             DamagedError: one is missing, not as it was written, not finite, or of another shape.
         """
-        blocks: list[Tensor] = []
+        feature_maps: list[Tensor] = []
         for scan in scans:
-            block = self._tensor(scan, "block")
-            if block is None or block.dtype != torch.float32 or block.ndim != 3 or not torch.isfinite(block).all():
-                self.damage(scan, "its block is not finite float32 (C, H, W)")
-            if blocks and block.shape != blocks[0].shape:
-                self.damage(scan, f"its block is {tuple(block.shape)}, that of others {tuple(blocks[0].shape)}")
-            blocks.append(block)
-        return torch.stack(blocks)
+            feature_map = self._tensor(scan, "feature_map")
+            if (
+                feature_map is None
+                or feature_map.dtype != torch.float32
+                or feature_map.ndim != 3
+                or not torch.isfinite(feature_map).all()
+            ):
+                self.damage(scan, "its feature map is not finite float32 (C, H, W)")
+            if feature_maps and feature_map.shape != feature_maps[0].shape:
+                self.damage(
+                    scan,
+                    f"its feature map is {tuple(feature_map.shape)}, that of others {tuple(feature_maps[0].shape)}",
+                )
+            feature_maps.append(feature_map)
+        return torch.stack(feature_maps)
 
     def _tensor(self, scan: str, name: str) -> Tensor | None:
         """Read one tensor of a scan, after comparing its file with the record; None if there is no such tensor.
@@ -53,7 +63,7 @@ class BlockSet(ScanSet):
         """
         self.check(scan)
         try:
-            with safetensors.safe_open(self.place(scan) / "block.safetensors", framework="pt") as file:
+            with safetensors.safe_open(self.folder_of(scan) / "features.safetensors", framework="pt") as file:
                 return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 - it is no dict
         except (OSError, safetensors.SafetensorError) as error:
             self.damage(scan, str(error))
@@ -65,12 +75,12 @@ class BlockSet(ScanSet):
             self.damage(scan, "its slices are not finite")
         return slices
 
-    def rows(self, *, device: torch.device, memory_mb: int, folder: Path) -> Rows:
-        """The blocks of all scans, to be read by index.
+    def rows(self, *, device: torch.device, memory_mb: int, folder: Path) -> FeatureBuffer:
+        """The feature maps of all scans, to be read by index.
 
         Args:
             device: where batches of them are handed out.
-            memory_mb: blocks up to this are held on the device, more in a temporary file.
+            memory_mb: feature maps up to this are held on the device, more in a temporary file.
             folder: for that file.
 
         Raises:
@@ -78,4 +88,4 @@ class BlockSet(ScanSet):
         """
         scans = sorted(self.scans())
         batches = (self.load(scans[start : start + CHUNK]) for start in range(0, len(scans), CHUNK))
-        return Rows(scans, batches, device=device, most_bytes=1_000_000 * memory_mb, folder=folder)
+        return FeatureBuffer(scans, batches, device=device, most_bytes=1_000_000 * memory_mb, folder=folder)

@@ -17,17 +17,17 @@ from pipeline.store.base import Artifact, ArtifactError, DamagedError, read_json
 class RepeatSet(Artifact):
     """One folder a repeat: `weights.safetensors`, `history.csv`, `record.json` (written last, with its key)."""
 
-    def place(self, repeat: int) -> Path:
+    def folder_of(self, repeat: int) -> Path:
         """The folder of a repeat."""
         return self.folder / f"repeat-{repeat}"
 
     def record(self, repeat: int) -> dict[str, Any] | None:
         """What is recorded with the weights, the subjects they saw among it; None if not finished."""
-        return read_record(self.place(repeat) / "record.json")
+        return read_record(self.folder_of(repeat) / "record.json")
 
     def has(self, repeat: int, key: str) -> bool:
         """Whether the repeat is finished, made from `key`, and its weights are as they were written."""
-        record, weights = self.record(repeat) or {}, self.place(repeat) / "weights.safetensors"
+        record, weights = self.record(repeat) or {}, self.folder_of(repeat) / "weights.safetensors"
         return record.get("key") == key and weights.is_file() and record.get("weights") == file_sha256(weights)
 
     def files(self) -> list[Path]:
@@ -45,7 +45,7 @@ class RepeatSet(Artifact):
         for needed in ("train_subjects", "validation_subjects"):
             if needed not in facts:
                 raise ArtifactError(f"a fitted artifact must record its {needed}")
-        place = self.place(repeat)
+        place = self.folder_of(repeat)
         real_folder(place, below=self.folder)
         (place / "record.json").unlink(missing_ok=True)
         with replacing(place / "weights.safetensors") as part:
@@ -66,7 +66,7 @@ class RepeatSet(Artifact):
         Raises:
             DamagedError: they cannot be read, are not as they were written, or not finite.
         """
-        path, record = self.place(repeat) / "weights.safetensors", self.record(repeat) or {}
+        path, record = self.folder_of(repeat) / "weights.safetensors", self.record(repeat) or {}
         try:
             state = safetensors.torch.load_file(path)
             whole = file_sha256(path) == record.get("weights") and all(w.isfinite().all() for w in state.values())

@@ -47,16 +47,16 @@ class PredictionSet(Artifact):
             with replacing(self.folder / name) as part:
                 part.write_text(page, "utf-8")
 
-    def damaged(self) -> str:
+    def integrity_error(self) -> str:
         """Pages and maps count too."""
         content = self.predictions()
         patients = content.get("patients", ())
         maps = [scan.get("map") for patient in patients for scan in patient["scans"]]
         names = [*self.page_names([patient["observation"] for patient in patients]).values(), *filter(None, maps)]
         gone = [name for name in names if not (self.folder / name).exists()]
-        return super().damaged() or (f"{gone[0]} is gone" if gone else "")
+        return super().integrity_error() or (f"{gone[0]} is gone" if gone else "")
 
-    def forget_maps(self) -> None:
+    def remove_maps(self) -> None:
         """Remove the maps of earlier answers."""
         self._emptied(self.MAPS)
 

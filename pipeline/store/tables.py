@@ -28,15 +28,15 @@ class CohortTables(Artifact):
 
     FILES: ClassVar = ("scans.csv", "classes.json", "files.json")
 
-    def forget(self) -> None:
+    def invalidate_all(self) -> None:
         """Also hash every scan again."""
-        super().forget()
+        super().invalidate_all()
         (self.folder / "files.json").unlink(missing_ok=True)
 
-    def damaged(self) -> str:
+    def integrity_error(self) -> str:
         """Scans that are no longer where they were count too."""
         moved = [path for path in read_record(self.folder / "files.json") or () if not Path(path).exists()]
-        return super().damaged() or (f"{len(moved)} scans have moved, {moved[0]} among them" if moved else "")
+        return super().integrity_error() or (f"{len(moved)} scans have moved, {moved[0]} among them" if moved else "")
 
     def save(self, scans: pd.DataFrame, classes: tuple[str, ...], left_out: Sequence[Mapping[str, str]] = ()) -> None:
         """Write them; the scans need `COLUMNS`, further columns are covariates.
@@ -75,7 +75,7 @@ class CohortTables(Artifact):
         rows = scans.drop(columns="path").to_dict("split")
         left_out = self.left_out()
         content = [rows, self.classes(), *([left_out] if left_out else [])]
-        failures = [{**row, "scan": f"row {row['row']}", "again": False} for row in left_out]
+        failures = [{**row, "scan": f"row {row['row']}", "retryable": False} for row in left_out]
         return {"fingerprint": digest(content), "counts": {"scans": len(scans)}, "failures": failures}
 
 

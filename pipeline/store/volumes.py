@@ -43,8 +43,8 @@ class VolumeSet(ScanSet):
         """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, affine from voxel to world in mm."""
         self.check(scan)
         try:
-            volume = read_volume(self.place(scan) / "volume.nii.gz")
-            mask = read_volume(self.place(scan) / "mask.nii.gz")
+            volume = read_volume(self.folder_of(scan) / "volume.nii.gz")
+            mask = read_volume(self.folder_of(scan) / "mask.nii.gz")
         except (ScanError, FileNotFoundError) as error:
             self.damage(scan, str(error))
         if volume.shape != mask.shape or not (volume.min() >= 0 and volume.max() <= 1):
@@ -64,7 +64,7 @@ class VolumeSet(ScanSet):
         """(H, W, 3), uint8."""
         self.check(scan)
         try:
-            return read_picture(self.place(scan) / "picture.png")
+            return read_picture(self.folder_of(scan) / "picture.png")
         except (ScanError, FileNotFoundError) as error:
             self.damage(scan, str(error))
 
@@ -75,7 +75,7 @@ class VolumeSet(ScanSet):
             DamagedError: its files are not as they were written.
         """
         for name in ("qc.png", "picture.png"):
-            if (self.place(scan) / name).exists():
+            if (self.folder_of(scan) / name).exists():
                 self.check(scan)
-                return (self.place(scan) / name).read_bytes()
+                return (self.folder_of(scan) / name).read_bytes()
         return None

@@ -38,6 +38,6 @@ class TrainingConfig(FitConfig):
     memory_mb: int = Field(
         default=512,
         gt=0,
-        description="of blocks or features held; what is more is read from a temporary file in the workspace",
+        description="of feature maps or features held; what is more is read from a temporary file in the workspace",
         json_schema_extra={"changes_results": False},
     )

@@ -1,4 +1,4 @@
-"""What one repeat trains, validates and tests on: tables and cached blocks joined by subject and scan name.
+"""What one repeat trains, validates and tests on: tables and cached feature maps joined by subject and scan name.
 
 Never by position: the published code pairs modalities by their place in a list, which mixes patients as soon as one
 scan is missing.
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from models.sets import Groups
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 
 
 @dataclass(frozen=True)
-class Usable:
+class RepeatData:
     """The scans that take part in a repeat, one row each, and the numbers that go with them.
 
     Attributes:
@@ -61,7 +61,7 @@ class Sets:
     target: Tensor
 
     @classmethod
-    def of(cls, usable: Usable, part: str | None = None, modalities: frozenset[str] | None = None) -> "Sets":
+    def of(cls, usable: RepeatData, part: str | None = None, modalities: frozenset[str] | None = None) -> "Sets":
         """The sets of a part, with only the scans of some modalities; sets that are left empty are not there."""
         scans = usable.scans
         if part is not None:
@@ -90,13 +90,13 @@ def repeats_of(split: SplitTables) -> list[int]:
     return sorted(split.splits()["repeat"].unique().tolist())
 
 
-def usable_scans(cohort: CohortTables, split: SplitTables, blocks: BlockSet, repeat: int) -> Usable:
-    """Scans that are available, have a block, and whose subject has a part in the repeat."""
+def data_of_repeat(cohort: CohortTables, split: SplitTables, feature_maps: FeatureStore, repeat: int) -> RepeatData:
+    """Scans that are available, have a feature map, and whose subject has a part in the repeat."""
     scans = cohort.scans()
     splits = split.splits()
     part_of = splits[splits["repeat"] == repeat].set_index("subject")["part"]
     hidden = split.availability().set_index("scan")["available"]
-    here = set(blocks.scans())
+    here = set(feature_maps.scans())
     scans = scans[
         scans["scan"].isin(here)
         & scans["scan"].map(hidden).fillna(False).astype(bool)
@@ -104,4 +104,4 @@ def usable_scans(cohort: CohortTables, split: SplitTables, blocks: BlockSet, rep
     ]
     table = scans[["scan", "observation", "subject", "modality", "label"]].assign(part=scans["subject"].map(part_of))
     modalities = tuple(sorted(cohort.scans()["modality"].unique()))
-    return Usable(table.sort_values(["observation", "scan"]).reset_index(drop=True), modalities, cohort.classes())
+    return RepeatData(table.sort_values(["observation", "scan"]).reset_index(drop=True), modalities, cohort.classes())

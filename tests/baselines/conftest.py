@@ -1,4 +1,4 @@
-"""Tiny samples with a known signal, for the tests of all comparators."""
+"""Tiny samples with a known signal, for the tests of all baselines."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,11 @@ def make_planted(
     classes: int = 2,
     missing: float = 0.0,
     signal: float = 1.0,
-    block: tuple[int, int, int] = (8, 3, 3),
+    feature_map: tuple[int, int, int] = (8, 3, 3),
     seed: int = 0,
 ) -> Sample:
-    """Standardised blocks of unit noise, plus `signal` times a pattern that the class and the modality have in common.
+    """Standardised feature maps of unit noise, plus `signal` times a pattern that the class and the modality have in
+    common.
 
     Args:
         observations: B, dealt 6:2:2 into train, validation and test.
@@ -26,19 +27,19 @@ def make_planted(
         classes: K, dealt in turn, so that they are balanced in every part.
         missing: share of scans taken away, in [0, 1). No observation loses its last scan.
         signal: how large the pattern is, as a multiple of the noise at every position.
-        block: (C, H, W).
+        feature_map: (C, H, W).
         seed: of everything drawn.
     """
     generator = torch.Generator().manual_seed(seed)
     target = torch.arange(observations) % classes
     observation = torch.arange(observations).repeat_interleave(modalities)
     modality = torch.arange(modalities).repeat(observations)
-    patterns = torch.randn(modalities, classes, *block, generator=generator)
-    noise = torch.randn(len(modality), *block, generator=generator)
+    patterns = torch.randn(modalities, classes, *feature_map, generator=generator)
+    noise = torch.randn(len(modality), *feature_map, generator=generator)
     bounds = [round(0.6 * observations), round(0.8 * observations)]
     train, validation, test = torch.arange(observations).tensor_split(bounds)
     sample = Sample(
-        blocks=noise + signal * patterns[modality, target[observation]],
+        feature_maps=noise + signal * patterns[modality, target[observation]],
         modality=modality,
         observation=observation,
         target=target,

@@ -1,4 +1,4 @@
-"""CNNs on blocks: against NumPy, on planted signals, and what they refuse."""
+"""CNNs on feature maps: against NumPy, on planted signals, and what they refuse."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,10 +39,10 @@ ALL = [_uni, fit_late_fusion, fit_multi_cnn, fit_incremental_cnn]
 
 def _twice(sample: Sample) -> Sample:
     """Every scan a second time, with noise: two scans of each modality."""
-    noise = torch.randn(sample.blocks.shape, generator=torch.Generator().manual_seed(9))
+    noise = torch.randn(sample.feature_maps.shape, generator=torch.Generator().manual_seed(9))
     return replace(
         sample,
-        blocks=torch.cat([sample.blocks, sample.blocks + noise]),
+        feature_maps=torch.cat([sample.feature_maps, sample.feature_maps + noise]),
         modality=sample.modality.repeat(2),
         observation=sample.observation.repeat(2),
     )
@@ -64,17 +64,17 @@ def _classify(network: nn.Module, features: np.ndarray) -> np.ndarray:
     return np.maximum(features @ w1.T + b1, 0) @ w2.T + b2
 
 
-def _convolve(layer: nn.Conv2d, blocks: np.ndarray) -> np.ndarray:
+def _convolve(layer: nn.Conv2d, feature_maps: np.ndarray) -> np.ndarray:
     w, b = (p.detach().numpy().astype(np.float64) for p in layer.parameters())
-    return np.einsum("oc,nchw->nohw", w[:, :, 0, 0], blocks) + b[:, None, None]
+    return np.einsum("oc,nchw->nohw", w[:, :, 0, 0], feature_maps) + b[:, None, None]
 
 
 def test_uni_cnn_against_numpy_and_step_1() -> None:
-    blocks = torch.randn(5, *SHAPE)
+    feature_maps = torch.randn(5, *SHAPE)
     network = UniCNN(SHAPE, 3)
-    maps = _convolve(network.convolution, blocks.numpy())
+    maps = _convolve(network.convolution, feature_maps.numpy())
     np.testing.assert_allclose(
-        network(blocks).detach().numpy(), _classify(network, maps.reshape(5, -1)), rtol=1e-4, atol=1e-5
+        network(feature_maps).detach().numpy(), _classify(network, maps.reshape(5, -1)), rtol=1e-4, atol=1e-5
     )
     head = PretrainNetwork(UniversalExtractor(1, SHAPE), 3).classifier
     ours = {name: value.shape for name, value in network.classifier.state_dict().items()}
@@ -83,12 +83,12 @@ def test_uni_cnn_against_numpy_and_step_1() -> None:
 
 @pytest.mark.parametrize("mask", [False, True])
 def test_multi_cnn_against_numpy(mask: bool) -> None:
-    blocks, there = torch.randn(5, 3, *SHAPE), torch.rand(5, 3) > 0.5
+    feature_maps, there = torch.randn(5, 3, *SHAPE), torch.rand(5, 3) > 0.5
     network = MultiCNN(SHAPE, 3, 2, mask=mask)
-    maps = [_convolve(network.convolutions[m], blocks[:, m].numpy()).reshape(5, -1) for m in range(3)]
+    maps = [_convolve(network.convolutions[m], feature_maps[:, m].numpy()).reshape(5, -1) for m in range(3)]
     features = np.hstack([*maps, there.numpy()] if mask else maps)
     np.testing.assert_allclose(
-        network(blocks, there).detach().numpy(), _classify(network, features), rtol=1e-4, atol=1e-5
+        network(feature_maps, there).detach().numpy(), _classify(network, features), rtol=1e-4, atol=1e-5
     )
 
 
@@ -134,7 +134,7 @@ def test_uni_cnn_averages_the_scans_of_its_modality(planted: Planted) -> None:
     network, ours = fitted.network, fitted.probabilities(sample).numpy()
     assert not network.training
     for i in range(60):
-        mine = sample.blocks[(sample.observation == i) & (sample.modality == 1)].numpy()
+        mine = sample.feature_maps[(sample.observation == i) & (sample.modality == 1)].numpy()
         if len(mine) == 0:
             assert np.isnan(ours[i]).all()
             continue
@@ -146,7 +146,7 @@ def test_uni_cnn_averages_the_scans_of_its_modality(planted: Planted) -> None:
 
 def test_uni_cnn_learns_from_its_modality_alone(planted: Planted) -> None:
     sample, other = planted(), planted()
-    other.blocks[other.modality == 0] = 7.0
+    other.feature_maps[other.modality == 0] = 7.0
     ours, theirs = (_uni(given, TRAINING).network.state_dict() for given in (sample, other))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -209,7 +209,7 @@ def test_multi_cnn_takes_complete_observations_only(planted: Planted) -> None:
 def test_multi_cnn_learns_from_complete_observations_only(planted: Planted) -> None:
     sample, other = planted(missing=0.3), planted(missing=0.3)
     incomplete = ~other.there.all(1)[other.observation]
-    other.blocks[incomplete] = 7.0
+    other.feature_maps[incomplete] = 7.0
     ours, theirs = (fit_multi_cnn(given, TRAINING).network.state_dict() for given in (sample, other))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -238,13 +238,13 @@ def test_multi_cnn_on_a_given_grid_reads_no_other_rows(planted: Planted) -> None
 def test_incremental_cnn_is_fed_modality_after_modality(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every training scan once an epoch, in batches of one modality, 0 before 1 before 2, newly shuffled each epoch."""
     sample = planted(modalities=3, missing=0.3)
-    sample.blocks[:, 0, 0, 0] = torch.arange(len(sample.blocks))  # so that a block says which it is
+    sample.feature_maps[:, 0, 0, 0] = torch.arange(len(sample.feature_maps))  # so that a feature map says which it is
     fed, forward = [], UniCNN.forward
 
-    def recording(network: UniCNN, blocks: Tensor) -> Tensor:
+    def recording(network: UniCNN, feature_maps: Tensor) -> Tensor:
         if network.training:
-            fed.append(blocks[:, 0, 0, 0].long().tolist())
-        return forward(network, blocks)
+            fed.append(feature_maps[:, 0, 0, 0].long().tolist())
+        return forward(network, feature_maps)
 
     monkeypatch.setattr(UniCNN, "forward", recording)
     fit_incremental_cnn(sample, Training(epochs=3, batch_size=5, learning_rate=1e-5))
@@ -273,7 +273,7 @@ def test_ordered_batches() -> None:
 def test_incremental_cnn_averages_all_scans(planted: Planted) -> None:
     sample = _twice(planted(missing=0.4, signal=0.3))
     fitted = fit_incremental_cnn(sample, TRAINING)
-    scores = class_probabilities(fitted.network, sample.blocks).numpy()
+    scores = class_probabilities(fitted.network, sample.feature_maps).numpy()
     ours = fitted.probabilities(sample).numpy()
     for i in range(60):
         np.testing.assert_allclose(ours[i], scores[sample.observation.numpy() == i].mean(0), atol=1e-12)

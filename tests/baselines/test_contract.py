@@ -1,4 +1,4 @@
-"""What every comparator promises: whom it answers, what it learns from, that the seed decides."""
+"""What every baseline promises: whom it answers, what it learns from, that the seed decides."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.methods import Fit, Method, chosen_methods
+from baselines.methods import Baseline, Fit, chosen_baselines
 from baselines.names import KEYS
 from baselines.sample import CannotFit, Fitted, Sample
 from baselines.shaspec import fit_shaspec
@@ -18,7 +18,7 @@ from models.settings import Training
 pytestmark = pytest.mark.usefixtures("one_thread")
 Planted = Callable[..., Sample]
 
-METHODS = {method.name: method for method in chosen_methods(KEYS, ("MRI", "PET"), pictures=False)}
+METHODS = {method.name: method for method in chosen_baselines(KEYS, ("MRI", "PET"), pictures=False)}
 ANSWERS: dict[str, Callable[[Tensor], Tensor]] = {  # from what is there, (B, M), to whom it answers; others: anybody
     "Uni-CNN MRI": lambda there: there[:, 0],
     "Uni-CNN PET": lambda there: there[:, 1],
@@ -31,18 +31,18 @@ BARE = [4, 23]  # observations without a scan: of training and of test
 
 @pytest.fixture
 def sample(planted: Planted) -> Sample:
-    """24 observations, some with one scan and two with none; blocks are not standardised yet."""
-    whole = planted(observations=24, missing=0.4, signal=2.0, block=(4, 2, 2))
+    """24 observations, some with one scan and two with none; feature maps are not standardised yet."""
+    whole = planted(observations=24, missing=0.4, signal=2.0, feature_map=(4, 2, 2))
     bare = whole.without(torch.isin(whole.observation, torch.tensor(BARE)))
-    return replace(bare, blocks=5 + 3 * bare.blocks)
+    return replace(bare, feature_maps=5 + 3 * bare.feature_maps)
 
 
-def prepared(method: Method, sample: Sample) -> Sample:
+def prepared(method: Baseline, sample: Sample) -> Sample:
     """As the stage hands it over."""
     return sample.standardised() if method.standardised else sample
 
 
-def answers(method: Method, sample: Sample, training: Training = QUICK) -> tuple[Fitted, Tensor]:
+def answers(method: Baseline, sample: Sample, training: Training = QUICK) -> tuple[Fitted, Tensor]:
     """Fitted on the sample, and its probabilities of all its observations."""
     fitted = method.fit(prepared(method, sample), method.training(training))
     return fitted, fitted.probabilities(prepared(method, sample))
@@ -73,12 +73,12 @@ def test_it_answers_whom_it_can_with_probabilities(sample: Sample, name: str) ->
 def test_nothing_is_learnt_from_the_test_part(sample: Sample, name: str) -> None:
     """Other scans and labels of it: the same answers for all others, and for a test observation left as it was."""
     method, changed = METHODS[name], torch.isin(sample.observation, sample.test[1:])
-    blocks = torch.where(changed.view(-1, 1, 1, 1), sample.blocks + 0.3, sample.blocks)
+    feature_maps = torch.where(changed.view(-1, 1, 1, 1), sample.feature_maps + 0.3, sample.feature_maps)
     target = sample.target.clone()
     target[sample.test] = 1 - target[sample.test]
     fixed = torch.ones(24, dtype=torch.bool)
     fixed[sample.test[1:]] = False
-    other_test = replace(sample, blocks=blocks, target=target)
+    other_test = replace(sample, feature_maps=feature_maps, target=target)
     (fitted, ours), (other, theirs) = answers(method, sample), answers(method, other_test)
     assert same(ours[fixed], theirs[fixed])
     given = prepared(method, sample)
@@ -89,14 +89,14 @@ def test_nothing_is_learnt_from_the_test_part(sample: Sample, name: str) -> None
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_seed_decides_and_answering_changes_nothing(sample: Sample, name: str) -> None:
-    method, before = METHODS[name], sample.blocks.clone()
+    method, before = METHODS[name], sample.feature_maps.clone()
     fitted, ours = answers(method, sample)
     torch.rand(5)  # the state of the global generator has no influence
     assert same(ours, answers(method, sample)[1])
     assert same(ours, answers(method, sample, replace(QUICK, seed=4))[1]) == (name in WITHOUT_CHANCE)
     fitted.probabilities(sample.without(sample.modality == 0))
     assert same(ours, fitted.probabilities(prepared(method, sample)))
-    assert torch.equal(sample.blocks, before)
+    assert torch.equal(sample.feature_maps, before)
 
 
 # --- networks that learn from any subset, by way of a grid with gaps ---

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from baselines.hypermm import Variant, fit_hypermm
-from baselines.methods import ABLATIONS, SIMPLE, chosen_methods
+from baselines.methods import ABLATIONS, SIMPLE, chosen_baselines
 from baselines.names import KEYS
 from baselines.sample import CannotFit, Sample
 from models.settings import StepTwo, Training
@@ -66,10 +66,10 @@ def test_one_class_teaches_nothing(planted: Callable[..., Sample]) -> None:
 
 
 def test_the_list_of_methods_is_whole_and_names_are_unlike() -> None:
-    methods = chosen_methods(KEYS, ("MRI", "PET"), pictures=False)
+    methods = chosen_baselines(KEYS, ("MRI", "PET"), pictures=False)
     names = [method.name for method in methods]
     assert len(set(names)) == len(names) == 2 + len(SIMPLE) + len(ABLATIONS)
     assert names[:2] == ["Uni-CNN MRI", "Uni-CNN PET"]
-    assert [m.name for m in chosen_methods(("uni_cnn",), ("40X",), pictures=True)] == ["CNN 40X"]
+    assert [m.name for m in chosen_baselines(("uni_cnn",), ("40X",), pictures=True)] == ["CNN 40X"]
     paper = ABLATIONS[-1]
     assert (paper.training(Training()).batch_size, paper.training(Training()).learning_rate) == (1, 1e-4)

@@ -35,7 +35,7 @@ TRAINING = Training(epochs=8, learning_rate=1e-3)
 
 @pytest.fixture
 def people() -> tuple[Tensor, Tensor]:
-    """A grid (30, 3, 4, 2, 2) of blocks that have something in common, and which of them are there."""
+    """A grid (30, 3, 4, 2, 2) of feature maps that have something in common, and which of them are there."""
     generator = torch.Generator().manual_seed(0)
     common = torch.randn(30, 1, *SHAPE, generator=generator)
     grid = 3 + common + torch.randn(30, 3, *SHAPE, generator=generator)
@@ -46,7 +46,7 @@ def people() -> tuple[Tensor, Tensor]:
 
 
 def _fill(filler: Filler, grid: Tensor, there: Tensor) -> np.ndarray:
-    """What the filler makes of it; real blocks stay, and gaps are not looked at."""
+    """What the filler makes of it; real feature maps stay, and gaps are not looked at."""
     filled = filler.fill(grid, there, torch.arange(len(grid)))
     assert filled.dtype == grid.dtype
     assert torch.equal(filled[there], grid[there])
@@ -96,9 +96,9 @@ def test_nearest_falls_back_on_the_mean_and_says_so(people: tuple[Tensor, Tensor
     filler = impute_nearest(grid[:4], train)
     assert filler.notes == (
         "no training observation has both modality 0 and modality 2: "
-        "where only modality 0 could tell, modality 2 is filled with its mean block",
+        "where only modality 0 could tell, modality 2 is filled with its mean feature map",
         "no training observation has both modality 2 and modality 0: "
-        "where only modality 2 could tell, modality 0 is filled with its mean block",
+        "where only modality 2 could tell, modality 0 is filled with its mean feature map",
     )
     filled = _fill(filler, grid[4:6], torch.tensor([[True, False, False], [True, True, False]]))
     np.testing.assert_allclose(filled[0, 2], grid[1:3, 2].mean(0).numpy(), rtol=1e-5)
@@ -151,8 +151,8 @@ def test_ridge_penalty_follows_the_noise() -> None:
     assert clear.penalty < 1e-3 * lost.penalty
 
 
-def test_ridge_of_two_pairs_or_of_equal_blocks_is_finite_and_cautious() -> None:
-    """Two pairs cannot tell penalties apart, so the largest is taken; equal blocks tell nothing but the mean."""
+def test_ridge_of_two_pairs_or_of_equal_feature_maps_is_finite_and_cautious() -> None:
+    """Two pairs cannot tell penalties apart, so the largest is taken; equal feature maps tell nothing but the mean."""
     random = np.random.default_rng(0)
     x, y = torch.from_numpy(random.normal(size=(2, 5))), torch.from_numpy(random.normal(size=(2, 3)))
     two = fit_ridge(x, y)
@@ -167,7 +167,7 @@ def test_ridge_falls_back_on_the_mean_and_says_so(people: tuple[Tensor, Tensor])
     filler = impute_ridge(grid[:8], train)
     assert filler.notes == tuple(
         f"1 training observations have both modality {s} and modality {m}, and a regression needs 2: "
-        f"where only modality {s} could tell, modality {m} is filled with its mean block"
+        f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
         for s, m in ((0, 2), (2, 0))
     )
     filled = _fill(filler, grid[8:10], torch.tensor([[True, False, False], [True, True, False]]))
@@ -177,7 +177,7 @@ def test_ridge_falls_back_on_the_mean_and_says_so(people: tuple[Tensor, Tensor])
 
 
 def test_ridge_finds_what_modalities_have_in_common(people: tuple[Tensor, Tensor]) -> None:
-    """Of held-out people, half of whose variance is common, it says more than the mean block does."""
+    """Of held-out people, half of whose variance is common, it says more than the mean feature map does."""
     grid, _ = people
     generator = torch.Generator().manual_seed(1)
     common = torch.randn(200, 1, *SHAPE, generator=generator)
@@ -220,9 +220,9 @@ def test_without_gaps_it_is_multi_cnn(planted: Planted, name: str) -> None:
 
 
 def test_the_network_is_told_what_is_real(planted: Planted) -> None:
-    """With a mask, a block that is 0 and one that is missing are told apart; without one they are not."""
+    """With a mask, a feature map that is 0 and one that is missing are told apart; without one they are not."""
     sample = planted(missing=0.5)
-    zero = replace(sample, blocks=torch.zeros_like(sample.blocks))
+    zero = replace(sample, feature_maps=torch.zeros_like(sample.feature_maps))
     for impute, differs in ((impute_zero, True), (lambda grid, there: ConstantFiller(0 * grid[0]), False)):
         fitted = fit_imputed(sample, TRAINING, impute)
         rows = fitted.probabilities(zero)
@@ -267,7 +267,7 @@ def test_refuses(planted: Planted) -> None:
         fit_imputed(one, TRAINING, impute_mean)
 
 
-# --- blocks from elsewhere ---
+# --- feature maps from elsewhere ---
 
 
 def _table(sample: Sample) -> dict[tuple[int, int], Tensor]:
@@ -288,7 +288,7 @@ def test_table_fills_by_observation_number(planted: Planted) -> None:
 
 
 def test_table_is_multi_cnn_on_the_completed_sample(planted: Planted, accuracy: Callable) -> None:
-    """As if the imputed blocks were scans; blocks given for scans that are there change nothing."""
+    """As if the imputed feature maps were scans; feature maps given for scans that are there change nothing."""
     whole = planted(signal=0.6)
     hidden = torch.rand(120, generator=torch.Generator().manual_seed(0)) < 0.4
     hidden &= whole.modality == 1
@@ -302,7 +302,7 @@ def test_table_is_multi_cnn_on_the_completed_sample(planted: Planted, accuracy: 
 
 
 def test_table_asks_for_what_it_needs(planted: Planted) -> None:
-    """For fitting, blocks of training and validation; for prediction, those of all observations with a scan."""
+    """For fitting, feature maps of training and validation; for prediction, those of all observations with a scan."""
     sample = planted(missing=0.5)
     table = _table(sample)
     learning = set(sample.train.tolist()) | set(sample.validation.tolist())
@@ -312,19 +312,19 @@ def test_table_asks_for_what_it_needs(planted: Planted) -> None:
     assert absent
     with pytest.raises(
         CannotFit,
-        match=rf"{len(absent)} of {len(table)} missing blocks are not among the {len(needed)} imputed ones "
+        match=rf"{len(absent)} of {len(table)} missing feature maps are not among the {len(needed)} imputed ones "
         rf"\(the first: observation {absent[0][0]}, modality {absent[0][1]}\); impute them",
     ):
         fitted.probabilities(sample)
     known = sample.without(torch.isin(sample.observation, sample.test))
     assert torch.equal(fitted.probabilities(known).isnan().any(1).nonzero().squeeze(1), sample.test)
     gone = min(needed)
-    with pytest.raises(CannotFit, match=rf"1 of {len(needed)} missing blocks are not among"):
+    with pytest.raises(CannotFit, match=rf"1 of {len(needed)} missing feature maps are not among"):
         fit_imputed(sample, TRAINING, TableImputer({key: table[key] for key in needed if key != gone}))
 
 
 def test_table_of_another_shape(planted: Planted) -> None:
     sample = planted(missing=0.5)
-    table = {key: block[:4] for key, block in _table(sample).items()}
-    with pytest.raises(ValueError, match=r"the imputed block has shape \(4, 3, 3\); expected \(8, 3, 3\)"):
+    table = {key: feature_map[:4] for key, feature_map in _table(sample).items()}
+    with pytest.raises(ValueError, match=r"the imputed feature map has shape \(4, 3, 3\); expected \(8, 3, 3\)"):
         fit_imputed(sample, TRAINING, TableImputer(table))

@@ -72,7 +72,7 @@ def test_without_validation_the_stated_penalty(planted: Planted) -> None:
     np.testing.assert_allclose(_probabilities(weights, bias, train[0]), expected, atol=1e-4)
 
 
-def test_the_size_of_blocks_does_not_matter() -> None:
+def test_the_size_of_feature_maps_does_not_matter() -> None:
     (x, y), held_out = _rows(30, 50, 2), _rows(20, 50, 2, seed=1)
     small = fit_softmax(_tensors((x, y)), _tensors(held_out), classes=2)
     large = fit_softmax(_tensors((1000 * x, y)), _tensors((1000 * held_out[0], held_out[1])), classes=2)
@@ -113,13 +113,13 @@ def test_averaged_probes_average_scans_then_modalities(planted: Planted) -> None
     again = sample.modality == 0
     sample = replace(
         sample,
-        blocks=torch.cat([sample.blocks, sample.blocks[again] + 0.3]),
+        feature_maps=torch.cat([sample.feature_maps, sample.feature_maps[again] + 0.3]),
         modality=torch.cat([sample.modality, sample.modality[again]]),
         observation=torch.cat([sample.observation, sample.observation[again]]),
     )
     sample = replace(sample, validation=sample.validation[:0])
     ours = fit_averaged_probes(sample, TRAINING).probabilities(sample).numpy()
-    x, y = sample.blocks.flatten(1).numpy(), sample.target[sample.observation].numpy()
+    x, y = sample.feature_maps.flatten(1).numpy(), sample.target[sample.observation].numpy()
     modality, observation = sample.modality.numpy(), sample.observation.numpy()
     training = np.isin(observation, sample.train.numpy())
     models = [_scikit(x[training & (modality == m)], y[training & (modality == m)], PENALTY) for m in range(2)]
@@ -136,9 +136,9 @@ def test_averaged_probes_average_scans_then_modalities(planted: Planted) -> None
 def test_every_probe_has_its_own_penalty(planted: Planted) -> None:
     """Modality 1 is noise in validation: its probe is the flatter one."""
     sample = planted(signal=0.3)
-    noise = torch.randn(sample.blocks.shape, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(sample.feature_maps.shape, generator=torch.Generator().manual_seed(1))
     held_out = torch.isin(sample.observation, sample.validation) & (sample.modality == 1)
-    sample.blocks[held_out] = noise[held_out]
+    sample.feature_maps[held_out] = noise[held_out]
     members = fit_averaged_probes(sample, TRAINING).members
     sizes = [float(member.network[1].weight.norm()) for member in members]
     assert sizes[1] < 0.7 * sizes[0]
@@ -147,16 +147,19 @@ def test_every_probe_has_its_own_penalty(planted: Planted) -> None:
 def test_linear_set_is_a_mean_over_scans(planted: Planted) -> None:
     """The logits of a set are the mean of w_m z over its scans plus b, scan by scan."""
     sample = planted(modalities=3, missing=0.4, signal=0.2)
-    double = torch.cat([torch.arange(len(sample.blocks)), torch.arange(30)])
+    double = torch.cat([torch.arange(len(sample.feature_maps)), torch.arange(30)])
     sample = replace(
-        sample, blocks=sample.blocks[double], modality=sample.modality[double], observation=sample.observation[double]
+        sample,
+        feature_maps=sample.feature_maps[double],
+        modality=sample.modality[double],
+        observation=sample.observation[double],
     )
     fitted = fit_linear_set(sample, TRAINING)
     ours = fitted.probabilities(sample).numpy()
     weights, bias = fitted.weights.numpy().astype(np.float64), fitted.bias.numpy().astype(np.float64)
-    scans = list(zip(sample.observation.tolist(), sample.modality.tolist(), sample.blocks.numpy(), strict=True))
+    scans = list(zip(sample.observation.tolist(), sample.modality.tolist(), sample.feature_maps.numpy(), strict=True))
     for i in range(60):
-        logits = [block.ravel() @ weights[m] for j, m, block in scans if j == i]
+        logits = [feature_map.ravel() @ weights[m] for j, m, feature_map in scans if j == i]
         powers = np.exp(np.mean(logits, 0) + bias)
         np.testing.assert_allclose(ours[i], powers / powers.sum(), atol=1e-5)
 
@@ -166,11 +169,13 @@ def test_linear_set_is_the_kernel_machine_it_says_it_is(planted: Planted) -> Non
     sample = planted(missing=0.4, signal=0.2, observations=40)
     sums, scans = set_sums(sample, (0, 1))
     rows = (torch.cat([sums[0], sums[1]], 1) / scans[:, None]).numpy()
-    blocks, modality = sample.blocks.flatten(1).numpy(), sample.modality.numpy()
+    feature_maps, modality = sample.feature_maps.flatten(1).numpy(), sample.modality.numpy()
     members = [np.flatnonzero(sample.observation.numpy() == i) for i in range(40)]
     for i, j in ((0, 1), (5, 5), (7, 30)):
         pairs = [
-            (modality[k] == modality[other]) * (blocks[k] @ blocks[other]) for k in members[i] for other in members[j]
+            (modality[k] == modality[other]) * (feature_maps[k] @ feature_maps[other])
+            for k in members[i]
+            for other in members[j]
         ]
         assert rows[i] @ rows[j] == pytest.approx(np.mean(pairs), rel=1e-4, abs=1e-4)
     fitted = fit_linear_set(sample, TRAINING)
@@ -223,8 +228,8 @@ def test_refuse(planted: Planted) -> None:
         fit_averaged_probes(nobody, TRAINING)
 
 
-def test_full_size_blocks_are_solved_among_the_rows(planted: Planted) -> None:
+def test_full_size_feature_maps_are_solved_among_the_rows(planted: Planted) -> None:
     """A matrix of 40,000 by 40,000 features would not fit in memory."""
-    sample = planted(observations=20, block=(400, 10, 10), signal=0.05)
+    sample = planted(observations=20, feature_map=(400, 10, 10), signal=0.05)
     for fit in BOTH:
         assert fit(sample, TRAINING).probabilities(sample).isfinite().all()

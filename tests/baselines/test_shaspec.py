@@ -41,7 +41,7 @@ def test_fusion_and_what_stands_in_are_loops_in_numpy() -> None:
             np.testing.assert_allclose(ours[b, m], expected, atol=1e-5)
 
 
-def test_missing_blocks_have_no_influence() -> None:
+def test_missing_feature_maps_have_no_influence() -> None:
     torch.manual_seed(0)
     network, there = ShaSpec(4, (8, 3, 3), 3), _features()[2]
     torch.nn.init.normal_(network.classifier.weight)
@@ -56,7 +56,7 @@ def test_missing_blocks_have_no_influence() -> None:
 
 
 def test_encoders_are_shared_and_specific() -> None:
-    """The same block in two modalities has the same shared features, and others of its own."""
+    """The same feature map in two modalities has the same shared features, and others of its own."""
     torch.manual_seed(0)
     network = ShaSpec(2, (8, 3, 3), 2)
     grid = torch.randn(3, 1, 8, 3, 3).expand(-1, 2, -1, -1, -1)

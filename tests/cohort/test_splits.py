@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from cohort.splits import (
-    PARTS,
+    SPLITS,
     SplitConfig,
     check_frozen,
     leaked,
@@ -33,7 +33,7 @@ def counts(splits: pd.DataFrame, repeat: int = 1) -> dict[str, list[int]]:
     """Subjects in train, validation and test of each class, the class read from the subject's name."""
     rows = splits[splits["repeat"] == repeat]
     seen = Counter(zip(rows["subject"].str[0], rows["part"], strict=True))
-    return {label: [seen[label, part] for part in PARTS] for label in sorted(set(rows["subject"].str[0]))}
+    return {label: [seen[label, part] for part in SPLITS] for label in sorted(set(rows["subject"].str[0]))}
 
 
 # --- the deal --------------------------------------------------------------------------------------------------------

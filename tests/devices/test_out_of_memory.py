@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from devices.out_of_memory import Attempt, copy_on_cpu, first_that_fits, is_out_of_memory
+from devices.out_of_memory import Fallback, copy_on_cpu, is_out_of_memory, run_with_oom_fallback
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79 GiB")
@@ -17,11 +17,11 @@ def _log_reaches_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("hypermm"), "propagate", True)
 
 
-def _fails(error: Exception) -> Attempt[str]:
+def _fails(error: Exception) -> Fallback[str]:
     def compute() -> str:
         raise error
 
-    return Attempt("the large way", compute)
+    return Fallback("the large way", compute)
 
 
 @pytest.mark.parametrize(
@@ -43,23 +43,23 @@ def test_what_counts(error: Exception, expected: bool) -> None:
 
 def test_the_first_that_fits_and_a_line_for_each_step(caplog: pytest.LogCaptureFixture) -> None:
     asked = []
-    last = Attempt("the CPU", lambda: "done")
-    never = Attempt("never", lambda: asked.append(1))
-    assert first_that_fits("blocks of p01", [_fails(FULL), _fails(FULL), last, never]) == "done"
+    last = Fallback("the CPU", lambda: "done")
+    never = Fallback("never", lambda: asked.append(1))
+    assert run_with_oom_fallback("feature maps of p01", [_fails(FULL), _fails(FULL), last, never]) == "done"
     assert asked == []
     assert [r.levelname for r in caplog.records] == ["WARNING", "WARNING"]
-    assert "blocks of p01: out of memory with the large way; this scan goes on with the CPU" in caplog.messages[1]
+    assert "feature maps of p01: out of memory with the large way; this scan goes on with the CPU" in caplog.messages[1]
     assert "Tried to allocate 20.00 MiB" in caplog.messages[1]
     caplog.clear()
-    assert first_that_fits("x", [last, never]) == "done"
+    assert run_with_oom_fallback("x", [last, never]) == "done"
     assert caplog.messages == []
 
 
 def test_other_errors_and_the_last_attempts_own_come_through() -> None:
     with pytest.raises(RuntimeError, match="illegal"):
-        first_that_fits("x", [_fails(RuntimeError("illegal")), Attempt("the CPU", lambda: "done")])
+        run_with_oom_fallback("x", [_fails(RuntimeError("illegal")), Fallback("the CPU", lambda: "done")])
     with pytest.raises(torch.OutOfMemoryError):
-        first_that_fits("x", [_fails(FULL), _fails(FULL)])
+        run_with_oom_fallback("x", [_fails(FULL), _fails(FULL)])
 
 
 def test_the_failed_attempt_has_let_its_tensors_go() -> None:
@@ -73,7 +73,7 @@ def test_the_failed_attempt_has_let_its_tensors_go() -> None:
         held.append(weakref.ref(tensor))
         raise FULL.__class__("CUDA out of memory")
 
-    assert first_that_fits("x", [Attempt("large", large), Attempt("small", lambda: str(held[0]()))]) == "None"
+    assert run_with_oom_fallback("x", [Fallback("large", large), Fallback("small", lambda: str(held[0]()))]) == "None"
 
 
 def test_copy_on_cpu() -> None:

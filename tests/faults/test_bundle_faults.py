@@ -21,9 +21,9 @@ from console.errors import InputError
 from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_configs import inference, settings
 from pipeline.deployment.bundle_settings import settings_of_model
-from pipeline.deployment.predictor import SCHEMA, Reader, UnanswerableError, answer_patient
+from pipeline.deployment.predictor import SCHEMA, NoPredictionError, Predictor, predict_patient
 from pipeline.settings import load_settings
-from reporting.patient_page import night_page, patient_page
+from reporting.patient_page import patient_page, worklist_page
 from reporting.patient_table import patients_csv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -149,12 +149,16 @@ def told_or_answered(folder: Path) -> tuple[str, dict[str, Any] | None]:
     try:
         load_settings(settings_of_model(folder), {})
         bundle = Bundle.read(folder)
-        reader = Reader(bundle, bundle.network(), error_rate=0.1, outlier_rate=0.3)
-        blocks = torch.randn(2, 6, 2, 2, generator=torch.Generator().manual_seed(0))
+        reader = Predictor(bundle, bundle.network(), error_rate=0.1, outlier_rate=0.3)
+        feature_maps = torch.randn(2, 6, 2, 2, generator=torch.Generator().manual_seed(0))
         bundle.seen("somebody", ["cd" * 32])
         scans = [(f"s_{name}", name) for name in (bundle.trained * 2)[:2]]
-        return "", {**answer_patient(reader, scans, blocks), "classes": bundle.classes, "trained": bundle.trained}
-    except (InputError, UnanswerableError) as error:
+        return "", {
+            **predict_patient(reader, scans, feature_maps),
+            "classes": bundle.classes,
+            "trained": bundle.trained,
+        }
+    except (InputError, NoPredictionError) as error:
         return str(error), None
 
 
@@ -178,7 +182,7 @@ def check_answer(answer: dict[str, Any]) -> None:
     }  # fmt: skip
     json.dumps(content, allow_nan=False)
     patients_csv(content)
-    assert "<script>" not in patient_page(content, patient, pictures={}) + night_page(content, {})
+    assert "<script>" not in patient_page(content, patient, pictures={}) + worklist_page(content, {})
 
 
 @pytest.fixture(scope="module")

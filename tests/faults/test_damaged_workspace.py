@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from files.reading import file_sha256
 from pipeline.cli.main import main
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.tables import SplitTables
 
 RESULTS = (
@@ -22,7 +22,7 @@ RESULTS = (
 )
 FILES = (
     "cohort/scans.csv", "cohort/classes.json", "cohort/files.json", "split/availability.csv",
-    "preprocess/p00_low/picture.png", "preprocess/p03_high/record.json", "features/p01_low/block.safetensors",
+    "preprocess/p00_low/picture.png", "preprocess/p03_high/record.json", "features/p01_low/features.safetensors",
     "features/p05_low/record.json", "pretrain/repeat-1/weights.safetensors", "pretrain/repeat-2/record.json",
     "classify/repeat-1/weights.safetensors", "classify/predictions.csv", "classify/subsets.csv",
     "classify/metrics.json", "classify/validation_predictions.csv", "preprocess/manifest.json",
@@ -103,18 +103,18 @@ def test_a_run_broken_off_between_both_files_of_the_splits_leaves_them_whole(run
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_number_that_is_none_in_a_block_is_made_again(
+def test_a_number_that_is_none_in_a_feature_map_is_made_again(
     run: tuple[list[str], Path], whole: list[str], value: float
 ) -> None:
     """Even where the record was made anew, so that the hash agrees."""
     words, workspace = run
-    path = workspace / "features" / "p04_low" / "block.safetensors"
-    block = safetensors.numpy.load_file(path)["block"]
-    block[3, 2, 1] = value
-    safetensors.numpy.save_file({"block": block}, path)
-    blocks = BlockSet(workspace / "features")
-    record = blocks.record("p04_low") or {}
-    blocks.finish("p04_low", record["key"], {"shape": record["shape"]})
+    path = workspace / "features" / "p04_low" / "features.safetensors"
+    feature_map = safetensors.numpy.load_file(path)["feature_map"]
+    feature_map[3, 2, 1] = value
+    safetensors.numpy.save_file({"feature_map": feature_map}, path)
+    feature_maps = FeatureStore(workspace / "features")
+    record = feature_maps.record("p04_low") or {}
+    feature_maps.finish("p04_low", record["key"], {"shape": record["shape"]})
     assert main([*words, "--force", "classify"]) == 0
     assert results(workspace) == results(Path(whole[-1]))
 
@@ -122,7 +122,7 @@ def test_a_number_that_is_none_in_a_block_is_made_again(
 def test_many_damaged_scans_of_two_stages_are_found_at_once(run: tuple[list[str], Path], whole: list[str]) -> None:
     words, workspace = run
     for number in range(20):
-        damage(workspace / "features" / f"p{number:02d}_low" / "block.safetensors", random.Random(number))
+        damage(workspace / "features" / f"p{number:02d}_low" / "features.safetensors", random.Random(number))
         damage(workspace / "preprocess" / f"p{number:02d}_low" / "picture.png", random.Random(number))
     assert main([*words, "--force", "pretrain"]) == 0
     assert results(workspace) == results(Path(whole[-1]))

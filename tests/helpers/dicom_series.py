@@ -45,9 +45,9 @@ PLANTED = {
 def voxels(slices: int = SLICES) -> np.ndarray:
     """(slices, rows, columns): a blob off the centre on a background without symmetry."""
     grid = np.indices((slices, ROWS, COLUMNS))
-    block = 20 + grid[0] + 2 * grid[1] + 3 * grid[2]
-    block[BLOB] = 900
-    return block
+    feature_map = 20 + grid[0] + 2 * grid[1] + 3 * grid[2]
+    feature_map[BLOB] = 900
+    return feature_map
 
 
 def blob_in_world(orientation: tuple[float, ...]) -> np.ndarray:

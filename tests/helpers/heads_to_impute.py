@@ -12,7 +12,7 @@ from pipeline.store.volumes import VolumeSet
 MODALITIES = ("MRI", "PET")
 SHAPE = (36, 40, 32)  # voxels
 SPACING_MM = 4.0
-PARTS = {
+SPLITS = {
     "a": "train",
     "b": "train",
     "c": "train",
@@ -39,7 +39,7 @@ def head(subject: str, modality: str) -> tuple[NDArray[np.float32], NDArray[np.b
     return np.where(inside, value, 0).clip(0, 1).astype(np.float32), inside, affine
 
 
-def fill(volumes: VolumeSet, brighter: Collection[str] = (), subjects: Iterable[str] = PARTS) -> None:
+def fill(volumes: VolumeSet, brighter: Collection[str] = (), subjects: Iterable[str] = SPLITS) -> None:
     """Write MRI and PET of all subjects, but for the scans that never were; hidden ones are there too."""
     for scan in (f"{subject}_{modality}" for subject in subjects for modality in MODALITIES):
         if scan not in NEVER_THERE:
@@ -48,7 +48,7 @@ def fill(volumes: VolumeSet, brighter: Collection[str] = (), subjects: Iterable[
             volumes.finish(scan, "key", {})
 
 
-def block_of(volume: Tensor, mask: Tensor, spacing_mm: tuple[float, float, float]) -> Tensor:
+def feature_map_of(volume: Tensor, mask: Tensor, spacing_mm: tuple[float, float, float]) -> Tensor:
     """Stands for the backbone: three numbers of a volume."""
     assert mask.dtype == torch.bool
     assert not volume[~mask].any()

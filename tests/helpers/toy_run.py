@@ -1,4 +1,4 @@
-"""A workspace as it is after the stage features, of blocks made up here: what trains on them takes a second."""
+"""A workspace as it is after the stage features, of feature maps made up here: what trains on them takes a second."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ import torch
 from pipeline.runner.per_scan import scan_contents
 from pipeline.settings import Settings
 from pipeline.store.base import write_record
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 
 MODALITIES, CLASSES = ("MRI", "PET", "US"), ("well", "sick")
-PARTS = ("train", "train", "validation", "test", "test")  # of the subjects, in turn
+SPLITS = ("train", "train", "validation", "test", "test")  # of the subjects, in turn
 EVERYBODY_HAS, REPEATS = 0.7, 2  # the share of scans that there are, never none of a subject
 
 
@@ -39,13 +39,13 @@ def scans(subjects: int = 60) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def block(subject: int, modality: str, label: str) -> torch.Tensor:
+def feature_map(subject: int, modality: str, label: str) -> torch.Tensor:
     """(4, 2, 2): noise, and a little of the class."""
     random = torch.Generator().manual_seed(100 * subject + MODALITIES.index(modality))
     return torch.randn(4, 2, 2, generator=random) + 0.5 * CLASSES.index(label)
 
 
-def finish(artifact: BlockSet | VolumeSet | CohortTables | SplitTables, **contents: object) -> None:
+def finish(artifact: FeatureStore | VolumeSet | CohortTables | SplitTables, **contents: object) -> None:
     """Write the manifest of a stage that never ran."""
     write_record(artifact.folder / "manifest.json", {"made_from": {}, "files": {}, **contents})
 
@@ -53,12 +53,12 @@ def finish(artifact: BlockSet | VolumeSet | CohortTables | SplitTables, **conten
 def fill(workspace: Path, table: pd.DataFrame) -> None:
     """Write cohort, split, preprocess and features of these scans."""
     cohort, split = CohortTables(workspace / "cohort"), SplitTables(workspace / "split")
-    volumes, blocks = VolumeSet(workspace / "preprocess"), BlockSet(workspace / "features")
+    volumes, feature_maps = VolumeSet(workspace / "preprocess"), FeatureStore(workspace / "features")
     cohort.save(table, CLASSES)
     finish(cohort, **cohort.contents())
     names = sorted(table["subject"].unique())
     parts = [
-        {"repeat": repeat, "subject": name, "part": PARTS[(number + repeat) % len(PARTS)]}
+        {"repeat": repeat, "subject": name, "part": SPLITS[(number + repeat) % len(SPLITS)]}
         for repeat in range(1, REPEATS + 1)
         for number, name in enumerate(names)
     ]
@@ -67,6 +67,6 @@ def fill(workspace: Path, table: pd.DataFrame) -> None:
     finish(split, **split.contents())
     finish(volumes, fingerprint="volumes", scans={scan: f"volume of {scan}" for scan in table["scan"]})
     for row in table.itertuples():
-        blocks.save(row.scan, block(int(row.subject[1:]), row.modality, row.label))
-        blocks.finish(row.scan, "key", {})
-    finish(blocks, **scan_contents(blocks, dict.fromkeys(table["scan"], "key")))
+        feature_maps.save(row.scan, feature_map(int(row.subject[1:]), row.modality, row.label))
+        feature_maps.finish(row.scan, "key", {})
+    finish(feature_maps, **scan_contents(feature_maps, dict.fromkeys(table["scan"], "key")))

@@ -27,7 +27,7 @@ def _tiny(size: int = 56) -> Backbone:
     generator = torch.Generator().manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(3, 4, size // 7, stride=size // 7), nn.ReLU())
     nn.init.normal_(layers[0].weight, generator=generator)
-    return Backbone(layers, block_shape=(4, 7, 7), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    return Backbone(layers, feature_map_shape=(4, 7, 7), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
 
 # --- VGG16's published weights ---
@@ -61,7 +61,7 @@ def test_vgg16_agrees_with_onnx(vgg16: Backbone) -> None:
             "convolutions",
             [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, (1, 64, 64, 3))],
             [onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, None)],
-            [item for item in graph.initializer if "/block" in item.name],
+            [item for item in graph.initializer if "/feature map" in item.name],
         ),
         opset_imports=[onnx.helper.make_opsetid("", 13)],
     )
@@ -74,11 +74,13 @@ def test_vgg16_agrees_with_onnx(vgg16: Backbone) -> None:
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-4 * expected.max())
 
 
-def test_vgg16_block_of_a_slice(vgg16: Backbone) -> None:
-    block = pool_slices(vgg16, torch.rand(1, 224, 224, generator=torch.Generator().manual_seed(0)), batch_slices=1)
-    assert block.shape == vgg16.block_shape == (512, 7, 7)
-    assert block.dtype == torch.float32
-    assert float(block.max()) > 1
+def test_vgg16_feature_map_of_a_slice(vgg16: Backbone) -> None:
+    feature_map = pool_slices(
+        vgg16, torch.rand(1, 224, 224, generator=torch.Generator().manual_seed(0)), batch_slices=1
+    )
+    assert feature_map.shape == vgg16.feature_map_shape == (512, 7, 7)
+    assert feature_map.dtype == torch.float32
+    assert float(feature_map.max()) > 1
 
 
 # --- normalisation ---
@@ -191,7 +193,7 @@ def test_timm_by_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
     backbone, same = (load_backbone("timm:net", random_seed=1) for _ in range(2))
-    assert backbone.block_shape == (6, 7, 7)
+    assert backbone.feature_map_shape == (6, 7, 7)
     assert torch.equal(backbone.layers.layer.weight, same.layers.layer.weight)
     assert backbone.mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
     assert not any(p.requires_grad for p in backbone.parameters())
@@ -238,14 +240,14 @@ def test_red_is_not_blue() -> None:
     red[:, 0] = 1
     for caffe, place in ((False, 0), (True, 2)):
         backbone = Backbone(
-            nn.Conv2d(3, 1, 32, stride=32), block_shape=(1, 7, 7), mean=(0, 0, 0), std=(1, 1, 1), caffe=caffe
+            nn.Conv2d(3, 1, 32, stride=32), feature_map_shape=(1, 7, 7), mean=(0, 0, 0), std=(1, 1, 1), caffe=caffe
         )
         backbone.layers.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         pool_slices(backbone, red, batch_slices=1)
         assert int(seen[-1].mean((0, 2, 3)).argmax()) == place
 
 
-def test_half_precision_layers_give_float32_blocks() -> None:
+def test_half_precision_layers_give_float32_feature_maps() -> None:
     backbone = _tiny()
     slices = torch.rand(3, 56, 56, generator=torch.Generator().manual_seed(3))
     full = pool_slices(backbone, slices, batch_slices=2)
@@ -265,7 +267,9 @@ class _Crowded(Backbone):
 
     def __init__(self, *, everywhere: bool = False) -> None:
         tiny = _tiny()
-        super().__init__(tiny.layers, block_shape=tiny.block_shape, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+        super().__init__(
+            tiny.layers, feature_map_shape=tiny.feature_map_shape, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
+        )
         self.home, self.everywhere, self.asked = id(self), everywhere, []
 
     def forward(self, slices: Tensor) -> Tensor:
@@ -304,9 +308,9 @@ def test_a_gpu_without_any_room_hands_the_scan_to_the_cpu(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert [at_home for at_home, _ in crowded.asked] == [True] * 4  # 6, 6, 3, 1; then its copy was asked
     assert [message.split(" (")[0] for message in caplog.messages] == [
-        "blocks of p01_MRI: out of memory with 6 slices a pass on cpu; this scan goes on with 3 slices a pass on cpu",
-        "blocks of p01_MRI: out of memory with 3 slices a pass on cpu; this scan goes on with 1 slices a pass on cpu",
-        "blocks of p01_MRI: out of memory with 1 slices a pass on cpu; this scan goes on with the CPU",
+        "feature maps of p01_MRI: out of memory with 6 slices a pass on cpu; this scan goes on with 3 slices a pass on cpu",
+        "feature maps of p01_MRI: out of memory with 3 slices a pass on cpu; this scan goes on with 1 slices a pass on cpu",
+        "feature maps of p01_MRI: out of memory with 1 slices a pass on cpu; this scan goes on with the CPU",
     ]
 
 

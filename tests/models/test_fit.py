@@ -185,7 +185,7 @@ def test_errors() -> None:
 SHAPE = (8, 3, 3)
 
 
-def _blocks() -> tuple[Tensor, Tensor, Tensor]:
+def _feature_maps() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return (
         torch.randn(8, *SHAPE, generator=generator),
@@ -195,12 +195,12 @@ def _blocks() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _pretrain(seed: int, order: int = 0, epochs: int = 150) -> tuple[PretrainNetwork, list[dict]]:
-    blocks, modality, labels = _blocks()
+    feature_maps, modality, labels = _feature_maps()
     torch.manual_seed(seed)
     network = PretrainNetwork(UniversalExtractor(2, SHAPE), classes=2, hidden=32)
 
     def loss(batch: Tensor, training: bool) -> dict[str, Tensor]:
-        z, rebuilt, logits = network(blocks[batch], modality[batch])
+        z, rebuilt, logits = network(feature_maps[batch], modality[batch])
         return {"mse": F.mse_loss(rebuilt, z), "ce": F.cross_entropy(logits, labels[batch])}
 
     items = torch.arange(8)
@@ -212,8 +212,8 @@ def test_step_1_can_learn_one_batch_by_heart() -> None:
     network, rows = _pretrain(0)
     assert rows[-1]["validation_mse"] < 0.05 * rows[0]["train_mse"]
     assert rows[-1]["validation_ce"] < 0.01
-    blocks, modality, labels = _blocks()
-    assert network(blocks, modality)[2].argmax(1).equal(labels)
+    feature_maps, modality, labels = _feature_maps()
+    assert network(feature_maps, modality)[2].argmax(1).equal(labels)
 
 
 @pytest.mark.parametrize("how", ["sum", "mean", "max"])

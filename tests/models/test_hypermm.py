@@ -67,22 +67,22 @@ def test_the_same_as_the_paper_by_hand(scans: list[int], how: str, hidden: tuple
     classifier = SetClassifier(math.prod(SHAPE), 4, hidden=hidden, how=how)  # type: ignore[arg-type]
     for parameter in classifier.parameters():  # the last layer starts at zero
         torch.nn.init.normal_(parameter)
-    blocks, modality = torch.randn(len(scans), *SHAPE), torch.tensor(scans)
-    features = next(extract(extractor, [(blocks, modality)], "cpu"))
+    feature_maps, modality = torch.randn(len(scans), *SHAPE), torch.tensor(scans)
+    features = next(extract(extractor, [(feature_maps, modality)], "cpu"))
     h = {name.removeprefix("hypernetwork."): value for name, value in extractor.state_dict().items()}
-    by_hand = [paper_phi(z, m, h) for z, m in zip(blocks, scans, strict=True)]
+    by_hand = [paper_phi(z, m, h) for z, m in zip(feature_maps, scans, strict=True)]
     np.testing.assert_allclose(features, torch.stack(by_hand).flatten(1), rtol=1e-6, atol=1e-6)
     expected = paper_rho(by_hand, dict(classifier.state_dict()), how).double().softmax(0)
     groups = Groups.of(torch.zeros(len(scans), dtype=torch.int64), 1)
     np.testing.assert_allclose(predict_sets(classifier, features, groups)[0], expected, rtol=1e-5, atol=1e-6)
     model = SetModel(
         modalities=MODALITIES,
-        block_shape=SHAPE,
+        feature_map_shape=SHAPE,
         classes=4,
         rho_hidden=hidden,
         aggregate=how,  # type: ignore[arg-type]
     ).load_parts(extractor.state_dict(), classifier.state_dict())
-    logits = model(blocks, modality, torch.zeros(len(scans), dtype=torch.int64), 1)
+    logits = model(feature_maps, modality, torch.zeros(len(scans), dtype=torch.int64), 1)
     np.testing.assert_allclose(logits.detach()[0].double().softmax(0), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -91,20 +91,20 @@ def many(count: int = 40) -> tuple[Scans, Sets]:
     random = torch.Generator().manual_seed(0)
     target = torch.arange(count) % 2
     owner = torch.arange(count).repeat_interleave(2)
-    blocks = torch.randn(2 * count, *SHAPE, generator=random) + target[owner].float().view(-1, 1, 1, 1)
+    feature_maps = torch.randn(2 * count, *SHAPE, generator=random) + target[owner].float().view(-1, 1, 1, 1)
     modality = torch.arange(2 * count) % 2
     train, validation = torch.arange(count // 2), torch.arange(count // 2, 3 * count // 4)
     of = {name: torch.isin(owner, sets).nonzero().squeeze(1) for name, sets in (("t", train), ("v", validation))}
-    scans = Scans(blocks, modality, target[owner], of["t"], of["v"])
+    scans = Scans(feature_maps, modality, target[owner], of["t"], of["v"])
     return scans, Sets(Groups.of(owner, count), target, train, validation)
 
 
 def fitted(scans: Scans, sets: Sets, one: StepOne = StepOne(), two: StepTwo = StepTwo(), **options: bool) -> bytes:  # noqa: B008
     """All weights after both steps."""
     training = Training(epochs=3, seed=5, learning_rate=1e-3)
-    network = new_extractor(one, modalities=2, block_shape=SHAPE, classes=2, seed=training.seed)
+    network = new_extractor(one, modalities=2, feature_map_shape=SHAPE, classes=2, seed=training.seed)
     fit_extractor(network, scans, one, training, **options)
-    phi = torch.cat(list(extract(network.extractor, [(scans.blocks[torch.arange(80)], scans.modality)], "cpu")))
+    phi = torch.cat(list(extract(network.extractor, [(scans.feature_maps[torch.arange(80)], scans.modality)], "cpu")))
     classifier = new_classifier(two, features=math.prod(SHAPE), classes=2, seed=training.seed)
     fit_classifier(classifier, phi, sets, two, training, **options)
     state = [*network.state_dict().values(), *classifier.state_dict().values()]
@@ -115,7 +115,7 @@ def fitted(scans: Scans, sets: Sets, one: StepOne = StepOne(), two: StepTwo = St
 def test_nothing_of_the_other_scans_reaches_the_weights(balance: bool) -> None:
     scans, sets = many()
     before = fitted(scans, sets, balance_classes=balance)
-    scans.blocks[60:] = 1e3  # type: ignore[index]
+    scans.feature_maps[60:] = 1e3  # type: ignore[index]
     scans.target[60:] = 1
     sets.target[30:] = 1
     assert fitted(scans, sets, balance_classes=balance) == before
@@ -128,7 +128,7 @@ def test_nothing_of_the_other_scans_reaches_the_weights(balance: bool) -> None:
     [
         {"one": StepOne(losses="classification")},
         {"one": StepOne(losses="reconstruction")},
-        {"one": StepOne(block_scale="none")},
+        {"one": StepOne(feature_scale="none")},
         {"one": StepOne(initialisation="default")},
         {"two": StepTwo(modality_dropout=0.5)},
         {"two": StepTwo(aggregate="max")},
@@ -153,7 +153,7 @@ def test_validation_scans_of_a_modality_without_training_scans_do_not_count() ->
     scans, _ = many()
     modality = scans.modality.clone()
     modality[scans.train] = 0
-    only = Scans(scans.blocks, modality, scans.target, scans.train, scans.validation)
+    only = Scans(scans.feature_maps, modality, scans.target, scans.train, scans.validation)
     assert (modality[only.stopping()] == 0).all()
     assert len(only.stopping()) == 10
 
@@ -186,7 +186,7 @@ def test_logits_that_are_no_numbers_are_no_answer(value: float) -> None:
 
 def test_widths_are_read_off_the_weights() -> None:
     extractor = UniversalExtractor(MODALITIES, SHAPE, embedding=4, hidden=9)
-    again = load_extractor(extractor.state_dict(), modalities=MODALITIES, block_shape=SHAPE)
+    again = load_extractor(extractor.state_dict(), modalities=MODALITIES, feature_map_shape=SHAPE)
     assert all(torch.equal(a, b) for a, b in zip(extractor.parameters(), again.parameters(), strict=True))
 
 

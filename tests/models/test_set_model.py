@@ -32,7 +32,7 @@ def parts(rho_hidden: tuple[int, ...], aggregate: str) -> tuple[UniversalExtract
 
 def arguments(rho_hidden: tuple[int, ...], aggregate: str) -> dict:
     return {
-        "modalities": 3, "block_shape": list(SHAPE), "classes": 2, "embedding": 4, "hidden": 6,
+        "modalities": 3, "feature_map_shape": list(SHAPE), "classes": 2, "embedding": 4, "hidden": 6,
         "rho_hidden": list(rho_hidden), "aggregate": aggregate,
     }  # fmt: skip
 
@@ -46,15 +46,15 @@ def model(rho_hidden: tuple[int, ...], aggregate: str) -> SetModel:
 @pytest.mark.parametrize("aggregate", ["mean", "sum", "max"])
 def test_it_is_its_two_parts(tmp_path: Path, rho_hidden: tuple[int, ...], aggregate: str) -> None:
     extractor, classifier = parts(rho_hidden, aggregate)
-    blocks, modality = torch.randn(7, *SHAPE), torch.tensor([0, 1, 2, 2, 0, 1, 1])
+    feature_maps, modality = torch.randn(7, *SHAPE), torch.tensor([0, 1, 2, 2, 0, 1, 1])
     sets = torch.tensor([0, 0, 0, 1, 2, 2, 2])
     with torch.inference_mode():
-        expected = classifier(extractor(blocks, modality).flatten(1), sets, 3)
+        expected = classifier(extractor(feature_maps, modality).flatten(1), sets, 3)
         whole = model(rho_hidden, aggregate)
-        assert torch.equal(whole(blocks, modality, sets, 3), expected)
+        assert torch.equal(whole(feature_maps, modality, sets, 3), expected)
         (tmp_path / "model.safetensors").write_bytes(safetensors.torch.save(whole.state_dict()))
         loaded = load_set_model(tmp_path / "model.safetensors", **arguments(rho_hidden, aggregate))
-        assert torch.equal(loaded(blocks, modality, sets, 3), expected)
+        assert torch.equal(loaded(feature_maps, modality, sets, 3), expected)
     assert not loaded.training
 
 
@@ -141,8 +141,8 @@ def test_onnx_is_valid_and_its_probabilities_are_calibrated() -> None:
     whole = model((5,), "mean")
     graph = onnx_graph(whole, temperature=2.5)
     onnx.checker.check_model(graph, full_check=True)
-    blocks, modality = random_sets()[3]
-    found = ReferenceEvaluator(graph).run(None, {"blocks": blocks.numpy(), "modality": modality.numpy()})
+    feature_maps, modality = random_sets()[3]
+    found = ReferenceEvaluator(graph).run(None, {"feature_maps": feature_maps.numpy(), "modality": modality.numpy()})
     with torch.inference_mode():
-        logits = whole(blocks, modality, torch.zeros_like(modality), 1)
+        logits = whole(feature_maps, modality, torch.zeros_like(modality), 1)
     torch.testing.assert_close(torch.from_numpy(found[1]), (logits / 2.5).softmax(1), atol=1e-6, rtol=0)

@@ -52,7 +52,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
-class _Answer(io.BytesIO):
+class _Prediction(io.BytesIO):
     """A download that breaks off with `error` after its content."""
 
     status = 200
@@ -69,10 +69,10 @@ class _Answer(io.BytesIO):
         return piece
 
 
-def _serve(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], _Answer]) -> list[str]:
+def _serve(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], _Prediction]) -> list[str]:
     asked = []
 
-    def urlopen(url: str, timeout: float) -> _Answer:
+    def urlopen(url: str, timeout: float) -> _Prediction:
         asked.append(url)
         assert timeout > 0
         return answer()
@@ -129,7 +129,7 @@ def test_hub_folder_is_torchs_own(monkeypatch: pytest.MonkeyPatch, settings: dic
 
 
 def test_download_once(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
-    asked = _serve(monkeypatch, lambda: _Answer(CONTENT))
+    asked = _serve(monkeypatch, lambda: _Prediction(CONTENT))
     assert find_weights(SOURCE) == hub / "net.pth"
     assert (hub / "net.pth").read_bytes() == CONTENT
     assert find_weights(SOURCE) == hub / "net.pth"
@@ -157,7 +157,7 @@ def test_no_network_gives_the_recipe(monkeypatch: pytest.MonkeyPatch, hub: Path,
     "error", [ConnectionResetError("reset"), TimeoutError("slow"), http.client.IncompleteRead(b"")]
 )
 def test_half_a_download_leaves_nothing(monkeypatch: pytest.MonkeyPatch, hub: Path, error: Exception) -> None:
-    _serve(monkeypatch, lambda: _Answer(CONTENT[:12000], error))
+    _serve(monkeypatch, lambda: _Prediction(CONTENT[:12000], error))
     with pytest.raises(WeightsError, match="could not be downloaded"):
         find_weights(SOURCE)
     assert list(hub.iterdir()) == []
@@ -165,7 +165,7 @@ def test_half_a_download_leaves_nothing(monkeypatch: pytest.MonkeyPatch, hub: Pa
 
 @pytest.mark.parametrize("content", [CONTENT[:12000], b"<html>Please log in to the hospital's WLAN</html>", b""])
 def test_wrong_download_is_refused(monkeypatch: pytest.MonkeyPatch, hub: Path, content: bytes) -> None:
-    _serve(monkeypatch, lambda: _Answer(content))
+    _serve(monkeypatch, lambda: _Prediction(content))
     found = hashlib.sha256(content).hexdigest()
     with pytest.raises(WeightsError, match=f"is not the published net.pth: its SHA-256 is {found}, expected {SHA[:8]}"):
         find_weights(SOURCE)
@@ -342,7 +342,7 @@ def test_a_damaged_record_is_named_and_no_weights_are_deleted(tmp_path: Path, co
 
 
 def test_a_download_writes_through_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _serve(monkeypatch, lambda: _Answer(CONTENT))
+    _serve(monkeypatch, lambda: _Prediction(CONTENT))
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "net.pth.part").symlink_to(tmp_path / "victim")
@@ -356,7 +356,7 @@ def test_downloaded_weights_are_for_all_users_of_a_shared_cache(
 ) -> None:
     from files.writing import PRIVATE, readable_by
 
-    _serve(monkeypatch, lambda: _Answer(CONTENT))
+    _serve(monkeypatch, lambda: _Prediction(CONTENT))
     with readable_by(PRIVATE):
         download(SOURCE, tmp_path / "net.pth")
     assert (tmp_path / "net.pth").stat().st_mode & 0o777 == 0o644

@@ -13,18 +13,18 @@ from pipeline.core.runtime import Runtime
 from pipeline.stages import features
 
 
-def _blocks(run: Path) -> dict[str, bytes]:
-    return {p.parent.name: p.read_bytes() for p in (run / "features").rglob("block.safetensors")}
+def _feature_maps(run: Path) -> dict[str, bytes]:
+    return {p.parent.name: p.read_bytes() for p in (run / "features").rglob("features.safetensors")}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(picture_cohort: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """What was typed, and the blocks that came of it."""
+    """What was typed, and the feature maps that came of it."""
     folder = tmp_path_factory.mktemp("undisturbed")
     words = ["--config", str(picture_cohort(folder / "data", subjects=6)), "--features.backbone", "vgg11"]
     words += ["--features.weights", "random", "--features.precision", "fp32", "--stages", "features", "--quiet"]
     assert main([*words, "--workspace", str(folder / "run")]) == 0
-    return words, _blocks(folder / "run")
+    return words, _feature_maps(folder / "run")
 
 
 def test_no_room_for_the_network_itself(
@@ -32,7 +32,7 @@ def test_no_room_for_the_network_itself(
 ) -> None:
     """The first three times it is asked for; after that the other process has gone."""
     words, expected = undisturbed
-    real, asked = features.ready_backbone, []
+    real, asked = features.loaded_backbone, []
 
     def ready(config: features.FeaturesConfig, runtime: Runtime) -> Backbone:
         asked.append(runtime.device_name)
@@ -45,10 +45,10 @@ def test_no_room_for_the_network_itself(
     assert asked == ["auto", "cpu", "auto", "auto", "auto"]  # the CPU's was kept; the fourth scan had its own again
     told = capsys.readouterr().err
     assert told.count("out of memory with the backbone on cpu; this scan goes on with the CPU") == 3
-    assert "blocks of p00_low: " in told
+    assert "feature maps of p00_low: " in told
     with (tmp_path / "crowded" / "failures.csv").open() as stream:
         assert list(csv.DictReader(stream)) == []
-    assert _blocks(tmp_path / "crowded") == expected
+    assert _feature_maps(tmp_path / "crowded") == expected
 
 
 def test_no_room_for_the_slices(undisturbed: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,5 +66,5 @@ def test_no_room_for_the_slices(undisturbed: tuple, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Backbone, "forward", forward)
     assert main([*words, "--workspace", str(tmp_path / "crowded")]) == 0
-    assert count[0] == len(_blocks(tmp_path / "crowded")) > 6  # every scan was tried at home first
-    assert _blocks(tmp_path / "crowded") == expected
+    assert count[0] == len(_feature_maps(tmp_path / "crowded")) > 6  # every scan was tried at home first
+    assert _feature_maps(tmp_path / "crowded") == expected

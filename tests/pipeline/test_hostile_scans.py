@@ -51,7 +51,7 @@ def failures(tmp_path: Path) -> dict[str, str]:
 
 
 def again(tmp_path: Path, scan: str) -> bool:
-    return json.loads((tmp_path / "run" / "preprocess" / scan / "failure.json").read_text())["again"]
+    return json.loads((tmp_path / "run" / "preprocess" / scan / "failure.json").read_text())["retryable"]
 
 
 @pytest.mark.timeout(120)
@@ -135,9 +135,9 @@ def test_a_partner_exchanged_after_it_was_hashed(
         patch.setattr(VolumeSet, "finish", then_exchanged)
         preprocess(CohortTables(tmp_path / "run" / "cohort"), out, config, runtime)
     assert out.record("p1_MRI") is not None
-    reason = json.loads((out.place("p1_PET") / "failure.json").read_text())
+    reason = json.loads((out.folder_of("p1_PET") / "failure.json").read_text())
     assert "p1.nii.gz is not what it was" in reason["reason"]
-    assert reason["again"]
+    assert reason["retryable"]
 
 
 def test_a_scan_that_may_not_be_read_is_hashed_once_it_may(

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from baselines.methods import SIMPLE
 from models import weights
 from pipeline.comparison.scenarios import AS_IT_IS, Scenario
-from pipeline.comparison.tasks import Comparators
+from pipeline.comparison.tasks import ComparisonTasks
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.signing import new_key
 from pipeline.runner.per_scan import scan_contents
@@ -29,10 +29,10 @@ from pipeline.specs.registry import STAGES
 from pipeline.stages import features, preprocess
 from pipeline.store.base import Artifact, read_record, write_record
 from pipeline.store.comparison import ComparisonSet
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
-from pipeline.training.repeat_data import usable_scans
+from pipeline.training.repeat_data import data_of_repeat
 from preprocessing import parameters
 
 BY_NAME = {stage.name: stage for stage in STAGES}
@@ -259,12 +259,12 @@ def test_classes_and_labels_are_content_of_the_cohort(tmp_path: Path) -> None:
 
 
 def test_readers_of_features_go_by_their_content(tmp_path: Path) -> None:
-    blocks = BlockSet(tmp_path)
+    feature_maps = FeatureStore(tmp_path)
     found = []
     for value, seconds in ((1.0, 1), (1.0, 2), (2.0, 2)):
-        blocks.save("a", torch.full((1, 1, 1), value))
-        blocks.finish("a", "the same key", {"seconds": seconds})
-        found.append(scan_contents(blocks, {"a": "the same key"})["fingerprint"])
+        feature_maps.save("a", torch.full((1, 1, 1), value))
+        feature_maps.finish("a", "the same key", {"seconds": seconds})
+        found.append(scan_contents(feature_maps, {"a": "the same key"})["fingerprint"])
     assert found[0] == found[1] != found[2]
 
 
@@ -277,7 +277,7 @@ def keys_of(name: str, settings: Settings, workspace: Path) -> dict[str, str]:
     volumes, config = VolumeSet(workspace / "preprocess"), getattr(settings, name)
     if name == "preprocess":
         return dict(preprocess.preprocess_job(CohortTables(workspace / "cohort"), volumes, config, runtime).keys)
-    return dict(features.features_job(volumes, BlockSet(workspace / "features"), config, runtime).keys)
+    return dict(features.features_job(volumes, FeatureStore(workspace / "features"), config, runtime).keys)
 
 
 @pytest.fixture
@@ -403,7 +403,7 @@ def test_from_the_file_to_the_key(picture_cohort: Callable[..., Path], tmp_path:
 
 TABLE = toy_run.scans(12)
 COMPLETE = next(name for name, rows in TABLE.groupby("subject") if len(rows) == len(toy_run.MODALITIES))
-TASKS = (  # scenario and method, of the comparators whose keys are asked for
+TASKS = (  # scenario and method, of the baselines whose keys are asked for
     ("complete", "linear_set"), ("complete", "multi_cnn"), ("hidden", "linear_set"), ("hidden", "multi_cnn"),
     ("hidden", "pix2pix"), ("hidden", "cyclegan"), (AS_IT_IS, "linear_set"),
 )  # fmt: skip
@@ -412,17 +412,17 @@ GANS = {task for task in TASKS if task[1] in ("pix2pix", "cyclegan")}
 
 def task_keys(workspace: Path, settings: Settings, **changes: Any) -> dict[tuple[str, str], str]:
     """Scenario and method → key."""
-    cohort, split, blocks = (
+    cohort, split, feature_maps = (
         kind(workspace / name)
-        for name, kind in (("cohort", CohortTables), ("split", SplitTables), ("features", BlockSet))
+        for name, kind in (("cohort", CohortTables), ("split", SplitTables), ("features", FeatureStore))
     )
     cohort.save(changes.get("table", TABLE), changes.get("classes", toy_run.CLASSES))
     parts = {name: "test" if name == changes.get("tested") else "train" for name in TABLE["subject"]}
     split.save_splits(pd.DataFrame([{"repeat": 1, "subject": s, "part": part} for s, part in parts.items()]), {})
-    usable = usable_scans(cohort, split, blocks, 1)
+    usable = data_of_repeat(cohort, split, feature_maps, 1)
     usable = dataclasses.replace(usable, modalities=(*usable.modalities, *changes.get("more", ())))
-    run = Comparators(
-        VolumeSet(workspace / "preprocess"), blocks,
+    run = ComparisonTasks(
+        VolumeSet(workspace / "preprocess"), feature_maps,
         ComparisonSet(workspace / "baselines"), settings.baselines,
         Runtime(stage="baselines", key="", device_name="cpu", workspace=workspace),
         usable.modalities, changes.get("version", 1), lambda: (None, 0.0),
@@ -453,11 +453,11 @@ def tasks(tmp_path: Path) -> Callable[..., set[tuple[str, str]]]:
     def changed_by(settings: Settings | None = None, **changes: Any) -> set[tuple[str, str]]:
         if volumes := changes.pop("volumes", None):
             toy_run.finish(VolumeSet(tmp_path / "preprocess"), fingerprint=volumes)
-        for scan in changes.pop("blocks", ()):
-            blocks = BlockSet(tmp_path / "features")
-            blocks.save(scan, torch.zeros(4, 2, 2))
-            blocks.finish(scan, "key", {})
-            toy_run.finish(blocks, **scan_contents(blocks, dict.fromkeys(blocks.scans(), "key")))
+        for scan in changes.pop("feature_maps", ()):
+            feature_maps = FeatureStore(tmp_path / "features")
+            feature_maps.save(scan, torch.zeros(4, 2, 2))
+            feature_maps.finish(scan, "key", {})
+            toy_run.finish(feature_maps, **scan_contents(feature_maps, dict.fromkeys(feature_maps.scans(), "key")))
         after = task_keys(tmp_path, settings or toy_run.settings(), **changes)
         return {task for task in after if after[task] != before[task]}
 
@@ -484,7 +484,7 @@ IN_TASKS_OF = {
     "version": ({"version": 2}, set(TASKS)),
     "repeat": ({"repeat": 2}, set(TASKS)),
     "share that is hidden": ({"rate": 0.9}, {task for task in TASKS if task[0] == "hidden"}),
-    "block": ({"blocks": [f"{COMPLETE}_MRI"]}, set(TASKS)),
+    "feature_map": ({"feature_maps": [f"{COMPLETE}_MRI"]}, set(TASKS)),
     "part": ({"tested": COMPLETE}, set(TASKS)),
     "label": ({"table": TABLE.assign(label=TABLE["label"].where(TABLE["subject"] != COMPLETE, "sick"))}, set(TASKS)),
     "a scan less": ({"table": TABLE[TABLE["scan"] != f"{COMPLETE}_MRI"]}, set(TASKS)),

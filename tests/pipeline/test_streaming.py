@@ -1,4 +1,4 @@
-"""Blocks that do not fit in memory train the same model to the last bit."""
+"""Feature maps that do not fit in memory train the same model to the last bit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 
 from files.reading import file_sha256
 from pipeline.cli.main import main
-from pipeline.store.feature_buffer import Rows
+from pipeline.store.feature_buffer import FeatureBuffer
 
 
-def test_streamed_and_held_blocks_give_the_same_bytes(
+def test_streamed_and_held_feature_maps_give_the_same_bytes(
     tmp_path: Path, picture_cohort: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = picture_cohort(tmp_path / "cohort", subjects=24)
@@ -20,13 +20,13 @@ def test_streamed_and_held_blocks_give_the_same_bytes(
     names += ["classify/predictions.csv", "classify/subsets.csv"]
     before = {name: file_sha256(held / name) for name in names}
     files = []
-    filled = Rows.__init__
+    filled = FeatureBuffer.__init__
 
-    def watched(self: Rows, *arguments: object, **more: object) -> None:
+    def watched(self: FeatureBuffer, *arguments: object, **more: object) -> None:
         filled(self, *arguments, **more)  # type: ignore[arg-type]
         files.append(self.file)
 
-    monkeypatch.setattr(Rows, "__init__", watched)
+    monkeypatch.setattr(FeatureBuffer, "__init__", watched)
     words = ["--pretrain.memory_mb", "1", "--classify.memory_mb", "1", "--force", "pretrain,classify", "--quiet"]
     assert main(["--config", str(config), "--workspace", str(held), "--stages", "classify", *words]) == 0
     assert files

@@ -16,7 +16,7 @@ from models.hypermm import load_extractor
 from pipeline.runner.run import run_stage
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.pretrain import STAGE as PRETRAIN
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ExtractorSet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,11 +39,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
 def by_hand(run: Path) -> pd.DataFrame:
     """One row a repeat, subset and test subject with a scan of it: which scans, truth, probability, complete or not."""
     rows = []
-    blocks, extractors = BlockSet(run / "features"), ExtractorSet(run / "pretrain")
+    feature_maps, extractors = FeatureStore(run / "features"), ExtractorSet(run / "pretrain")
     splits = pd.read_csv(run / "split" / "splits.csv")
     of_subject = dict(list(toy_run.scans().groupby("subject")))
     for repeat, subset in itertools.product((1, 2), SUBSETS):
-        extractor = load_extractor(extractors.state(repeat), modalities=3, block_shape=(4, 2, 2))
+        extractor = load_extractor(extractors.state(repeat), modalities=3, feature_map_shape=(4, 2, 2))
         rho = safetensors.numpy.load_file(run / "classify" / f"repeat-{repeat}" / "weights.safetensors")
         for subject in splits.loc[(splits["repeat"] == repeat) & (splits["part"] == "test"), "subject"]:
             scans = of_subject[subject]
@@ -51,7 +51,7 @@ def by_hand(run: Path) -> pd.DataFrame:
             if used.empty:
                 continue
             modality = torch.tensor([toy_run.MODALITIES.index(m) for m in used["modality"]])
-            phi = extractor(blocks.load(list(used["scan"])), modality).detach().flatten(1).numpy().mean(0)
+            phi = extractor(feature_maps.load(list(used["scan"])), modality).detach().flatten(1).numpy().mean(0)
             logits = (rho["rho.0.weight"] @ phi + rho["rho.0.bias"]).astype(np.float64)
             row = {"repeat": repeat, "modalities": "+".join(subset), "subject": subject}
             row |= {"scans_used": ";".join(used["scan"]), "truth": scans["label"].iloc[0]}

@@ -59,7 +59,13 @@ def test_without_an_option_they_are_the_same(usual: tuple[Path, dict[str, str]],
 
 
 def test_the_method_is_told_what_was_set() -> None:
-    one = {"losses": "classification", "embedding": 2, "hidden": 7, "initialisation": "default", "block_scale": "scale"}
+    one = {
+        "losses": "classification",
+        "embedding": 2,
+        "hidden": 7,
+        "initialisation": "default",
+        "feature_scale": "scale",
+    }
     two = {"aggregate": "max", "hidden": (7, 5), "dropout": 0.1, "modality_dropout": 0.2, "batch_size": 9}
     loop = {"epochs": 7, "learning_rate": 0.01, "weight_decay": 0.02, "patience": 3}
     assert PretrainConfig(**one).step == StepOne(**one)  # type: ignore[arg-type]

@@ -269,7 +269,7 @@ def test_millions_of_extensions_and_of_empty_members(tmp_path: Path) -> None:
         nrrd(sizes="30000 30000 30000"), nrrd(sizes="-10 11 12"), nrrd(sizes="99999999999999999999999 2 2"),
         nrrd(before="byte skip: -1\n"), nrrd(before="line skip: 2000000000\n"), nrrd(encoding="hex"),
         nrrd(encoding="bzip2"), nrrd(before="space dimension: 999999999\n"),
-        nrrd(before="sizes: 9 9 9\n"), nrrd(before=f"x:={'y' * 200_000}\n"), nrrd().replace(b"float", b"block"),
+        nrrd(before="sizes: 9 9 9\n"), nrrd(before=f"x:={'y' * 200_000}\n"), nrrd().replace(b"float", b"feature_map"),
         nrrd().replace(b"dimension: 3", b"dimension: 99"), nrrd(data=b""), b"NRRD0004\n", b"NRRD0009\n\n", b"\n\n",
     ],
 )  # fmt: skip

@@ -66,7 +66,7 @@ def test_height_is_always_the_same(shape: tuple) -> None:
 
 
 def test_overlay_colours_where_it_is_high_and_leaves_the_rest() -> None:
-    """A hot block, up, in front and left of the middle: blue to white there, the grey picture as before elsewhere."""
+    """A hot feature map, up, in front and left of the middle: blue to white there, the grey picture as before elsewhere."""
     mask = np.zeros((48, 48, 48), bool)
     mask[6:42, 6:42, 6:42] = True
     volume = np.random.default_rng(0).random((48, 48, 48)).astype(np.float32)
@@ -77,7 +77,7 @@ def test_overlay_colours_where_it_is_high_and_leaves_the_rest() -> None:
     assert both.shape == alone.shape
     changed = (both != alone).any(-1)
     scale = HEIGHT / 48
-    corners = ((22, 22), (8, 22), (8, 22))  # of the block in each plane, voxels from the left and from below
+    corners = ((22, 22), (8, 22), (8, 22))  # of the feature map in each plane, voxels from the left and from below
     for panel, now, (left, below) in zip(
         _panels(changed, [HEIGHT] * 3), _panels(both, [HEIGHT] * 3), corners, strict=True
     ):

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from reporting.patient_page import night_page, patient_page
+from reporting.patient_page import patient_page, worklist_page
 from reporting.patient_table import columns, patients_csv
 from reporting.patient_text import chance, css_text, points, set_sentence
 
@@ -254,9 +254,9 @@ def test_markup_in_names_is_text_and_nothing_is_loaded(page: str) -> None:
     refused = [{"observation": EVIL, "subject": EVIL, "reason": EVIL}]
     content = night(one, classes=[EVIL], modalities=[EVIL], refused=refused)
     html = (
-        patient_page(content, one, pictures={EVIL: PNG}, night_link="../in dex#1.html")
+        patient_page(content, one, pictures={EVIL: PNG}, worklist_link="../in dex#1.html")
         if page == "patient"
-        else night_page(content, {EVIL: "javascript:alert('1')/" + EVIL})
+        else worklist_page(content, {EVIL: "javascript:alert('1')/" + EVIL})
     )
     parsed = Page(html)
     assert "<b>" not in html
@@ -342,7 +342,7 @@ def full_night() -> dict[str, Any]:
 def test_the_list_shows_warnings_and_abstentions_first() -> None:
     content = full_night()
     page = Page(
-        night_page(content, {p["observation"]: f"patients/{p['observation']}.html" for p in content["patients"]})
+        worklist_page(content, {p["observation"]: f"patients/{p['observation']}.html" for p in content["patients"]})
     )
     first = [row[0].strip() for row in page.rows if len(row) in (5, 6) and row[0].strip() != "Patient"]
     assert first == ["odd", "unsure", "lost", "noted", "calm1", "calm0"]
@@ -356,7 +356,7 @@ def test_the_list_shows_warnings_and_abstentions_first() -> None:
 
 
 def test_the_list_counts() -> None:
-    html = night_page(full_night(), {})
+    html = worklist_page(full_night(), {})
     tiles = re.findall(r'<dt>([^<]+)</dt><dd class="value">([^<]+)</dd>', html)
     assert dict(tiles) == {
         "Patients": "7", "Answered": "5", "Abstained": "1", "Unlike training": "1", "Refused": "1",
@@ -373,12 +373,12 @@ def test_the_list_says_of_how_many_nothing_can_be_told() -> None:
     usual, few = (patient(n, scans=[scan("m", "MRI", outlier=outlier(f))]) for n, f in (("a", False), ("b", None)))
     odd = patient("c", scans=[scan("m", "MRI", outlier=outlier(True)), scan("p", "PET")], out_of_distribution=True)
     tile = 'Unlike training</dt><dd class="value">1</dd><dd>'
-    assert f"{tile}cannot be told of 1 more</dd>" in night_page(night(usual, few, odd), {})
-    assert f"{tile}of those answered or abstained</dd>" in night_page(night(usual, odd), {})
+    assert f"{tile}cannot be told of 1 more</dd>" in worklist_page(night(usual, few, odd), {})
+    assert f"{tile}of those answered or abstained</dd>" in worklist_page(night(usual, odd), {})
 
 
 def test_an_empty_night_renders() -> None:
-    text = Page(night_page(night(), {})).text
+    text = Page(worklist_page(night(), {})).text
     assert "No patient was refused" in text
     assert "Every scan was used" in text
 
@@ -433,4 +433,4 @@ def test_content_of_another_shape_is_refused_in_words(change: dict[str, Any], sa
     with pytest.raises(ValueError, match=said):
         patients_csv(night(FULL) | change)
     with pytest.raises(ValueError, match=said):
-        night_page(night(FULL) | change, {})
+        worklist_page(night(FULL) | change, {})

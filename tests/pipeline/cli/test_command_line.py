@@ -77,7 +77,7 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(
     copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words, run = copied
-    blocks = {p: p.stat().st_mtime_ns for p in (run / "features").rglob("block.safetensors")}
+    feature_maps = {p: p.stat().st_mtime_ns for p in (run / "features").rglob("features.safetensors")}
     change = ["--classify.aggregate", "max"]
     assert main([*words, *change, "--explain"]) == 0
     shown = capsys.readouterr().out
@@ -85,7 +85,7 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(
     assert plan_of(shown) == before | {"classify": "run", "report": "check"}
     assert "classify.aggregate changed from mean to max" in shown
     assert main([*words, *change]) == 0
-    assert blocks == {p: p.stat().st_mtime_ns for p in (run / "features").rglob("block.safetensors")}
+    assert feature_maps == {p: p.stat().st_mtime_ns for p in (run / "features").rglob("features.safetensors")}
     assert set(plan_of(main_output(capsys, [*words, *change, "--dry-run"])).values()) == {"up to date"}
 
 
@@ -133,7 +133,7 @@ def test_a_new_patient_costs_only_that_patient_and_is_not_dealt_in_silently(
     config = picture_cohort(tmp_path / "data")
     words = ["--config", str(config), "--workspace", str(run), "--quiet"]
     assert main(words) == 0
-    blocks = {p: p.stat().st_mtime_ns for p in (run / "features").rglob("block.safetensors")}
+    feature_maps = {p: p.stat().st_mtime_ns for p in (run / "features").rglob("features.safetensors")}
     splits = (run / "split" / "splits.csv").read_bytes()
     manifest = pd.read_csv(tmp_path / "data" / "cohort.csv")
     shutil.copy(tmp_path / "data" / "p01_low.png", tmp_path / "data" / "late.png")
@@ -145,8 +145,8 @@ def test_a_new_patient_costs_only_that_patient_and_is_not_dealt_in_silently(
     assert "1 subjects came after the splits were frozen and take no part: late" in shown
     assert "--split.new_subjects" in shown
     assert (run / "split" / "splits.csv").read_bytes() == splits
-    now = {p: p.stat().st_mtime_ns for p in (run / "features").rglob("block.safetensors")}
-    assert {p.parent.name for p in now if now[p] != blocks.get(p)} == {"late_low"}
+    now = {p: p.stat().st_mtime_ns for p in (run / "features").rglob("features.safetensors")}
+    assert {p.parent.name for p in now if now[p] != feature_maps.get(p)} == {"late_low"}
     assert main([*words, "--split.new_subjects", "test"]) == 0
     predictions = pd.read_csv(run / "classify" / "predictions.csv")
     assert (predictions["subject"] == "late").sum() == 2

@@ -73,11 +73,11 @@ def test_nothing_is_written_through_a_link_or_into_a_pipe(tmp_path: Path) -> Non
         pass
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_a_workspace_that_was_moved_is_told(tmp_path: Path, again: bool) -> None:
+@pytest.mark.parametrize("occupied", [False, True])
+def test_a_workspace_that_was_moved_is_told(tmp_path: Path, occupied: bool) -> None:
     def move() -> None:
         (tmp_path / "run").rename(tmp_path / "moved")
-        if again:
+        if occupied:
             (tmp_path / "run").mkdir()
 
     with pytest.raises(InputError, match="was moved or replaced while the run was at work"), locked(tmp_path / "run"):

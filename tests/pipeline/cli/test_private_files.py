@@ -19,7 +19,7 @@ from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
 from pipeline.core.tracking_config import TrackingConfig
 from pipeline.doctor import machine
-from pipeline.doctor.checks import Patient
+from pipeline.doctor.checks import CheckContext
 from pipeline.settings import load_settings
 from pipeline.store.predictions import PredictionSet
 
@@ -61,7 +61,7 @@ def test_so_do_its_workers(picture_cohort: Callable[..., Path], tmp_path: Path) 
     config = picture_cohort(tmp_path / "data", subjects=6, side=24)
     words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--stages", "features", "--quiet"]
     assert main([*words, "--executor", "dask", "--workers", "1", "--device", "cpu"]) == 0
-    assert len(list((tmp_path / "run").rglob("block.safetensors"))) > 5
+    assert len(list((tmp_path / "run").rglob("features.safetensors"))) > 5
     assert open_to_others(tmp_path / "run") == []
 
 
@@ -89,7 +89,7 @@ def test_the_doctor_warns_of_folders_that_are_open_to_all(tmp_path: Path, monkey
     (tmp_path / "data").mkdir()
     words = {"cohort.manifest": str(tmp_path / "data" / "m.csv")}
     config = load_settings(REPOSITORY / "configs" / "adni.yaml", words)
-    patient = Patient(lambda: config, lambda name: tmp_path / "run", "cpu", settings=config)
+    patient = CheckContext(lambda: config, lambda name: tmp_path / "run", "cpu", settings=config)
     (finding,) = machine.rights(patient)
     assert finding.status == "ok"  # above tmp_path there is a folder that nobody else may enter
     monkeypatch.setattr(machine.stat, "S_IXOTH", ~0)
@@ -131,7 +131,7 @@ def test_pages_and_maps(tmp_path: Path, precious: Path) -> None:
         out = PredictionSet(run / "predict")
         acts = {
             "predict/patients": [lambda out=out: out.save_pages("", [("patients/x.html", "")])],
-            "predict/maps": [out.forget_maps, lambda out=out: out.save_map("s", volume, np.eye(4), "")],
+            "predict/maps": [out.remove_maps, lambda out=out: out.save_map("s", volume, np.eye(4), "")],
         }
         for act in acts.get(link, [act for several in acts.values() for act in several]):
             with pytest.raises(PlantedLinkError):

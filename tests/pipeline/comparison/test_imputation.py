@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.heads_to_impute import MODALITIES, NEVER_THERE, PARTS, SPACING_MM, block_of, fill, head
+from helpers.heads_to_impute import MODALITIES, NEVER_THERE, SPACING_MM, SPLITS, feature_map_of, fill, head
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, map_coordinates
 
 from baselines.sample import CannotFit, Sample
 from files.reading import file_sha256
 from pipeline.comparison.imputation import Imputed, Kind, impute, imputed_path
-from pipeline.comparison.scenarios import Drawn
+from pipeline.comparison.scenarios import ScenarioSample
 from pipeline.specs.baselines import GanConfig
 from pipeline.store.volumes import VolumeSet
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 HIDDEN = {("b", "PET"): "b_PET", ("e", "PET"): "e_PET", ("f", "PET"): "f_PET", ("d", "MRI"): "d_MRI"}
 SMALL = GanConfig(
-    pixels=32, width=4, discriminator_layers=1, blocks=1, slice_spacing_mm=8, pix2pix_epochs=3, cyclegan_epochs=3,
+    pixels=32, width=4, discriminator_layers=1, feature_maps=1, slice_spacing_mm=8, pix2pix_epochs=3, cyclegan_epochs=3,
     batch_size=4,
 )  # fmt: skip
 KINDS = pytest.mark.parametrize("kind", ["pix2pix", "cyclegan"])
@@ -40,19 +40,19 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> VolumeSet:
     return found
 
 
-def drawn_without(absent: tuple[str, ...]) -> Drawn:
+def drawn_without(absent: tuple[str, ...]) -> ScenarioSample:
     """The scans of all subjects but these, as a scenario leaves them."""
     rows = [
         {"scan": f"{s}_{m}", "observation": s, "subject": s, "modality": m, "label": "sick", "part": part}
-        for s, part in PARTS.items()
+        for s, part in SPLITS.items()
         for m in MODALITIES
         if f"{s}_{m}" not in absent
     ]
     scans = pd.DataFrame(rows)
-    names = tuple(PARTS)
-    numbers = {part: [i for i, s in enumerate(names) if PARTS[s] == part] for part in ("train", "validation", "test")}
+    names = tuple(SPLITS)
+    numbers = {part: [i for i, s in enumerate(names) if SPLITS[s] == part] for part in ("train", "validation", "test")}
     sample = Sample(
-        blocks=torch.zeros(len(scans), 3, 1, 1),
+        feature_maps=torch.zeros(len(scans), 3, 1, 1),
         modality=torch.tensor([MODALITIES.index(m) for m in scans["modality"]]),
         observation=torch.tensor([names.index(o) for o in scans["observation"]]),
         target=torch.arange(len(names)) % 2,
@@ -60,7 +60,7 @@ def drawn_without(absent: tuple[str, ...]) -> Drawn:
         classes=2,
         **{part: torch.tensor(those) for part, those in numbers.items()},
     )
-    return Drawn(sample, scans, names, names)
+    return ScenarioSample(sample, scans, names, names)
 
 
 MISSING = (*HIDDEN.values(), *NEVER_THERE)
@@ -80,7 +80,7 @@ def run(
     """Impute with small networks."""
     return impute(
         kind, drawn_without(absent), MODALITIES, hidden=hidden, volumes=volumes, place=place, config=config,
-        block_of=block_of, spacing_mm=SPACING_MM, device=CPU, seed=seed, **more,
+        feature_map_of=feature_map_of, spacing_mm=SPACING_MM, device=CPU, seed=seed, **more,
     )  # fmt: skip
 
 
@@ -106,9 +106,9 @@ def contents(place: Path) -> dict[str, str]:
 
 
 def test_every_missing_scan_and_no_other_is_imputed(done: Done) -> None:
-    names = tuple(PARTS)
+    names = tuple(SPLITS)
     expected = {(names.index(scan[0]), MODALITIES.index(scan[2:])) for scan in MISSING}
-    assert set(done.result.blocks) == expected
+    assert set(done.result.feature_maps) == expected
     files = {path.name for path in (done.place / "imputed").iterdir()}
     assert files == {f"{scan}.nii.gz" for scan in MISSING}
     assert {p.name for p in done.place.iterdir() if p.is_dir()} == {"MRI-to-PET", "PET-to-MRI", "imputed"}
@@ -143,18 +143,18 @@ def mask_at(mask: NDArray[np.bool_], affine: NDArray[np.float64], image: nibabel
     return map_coordinates(mask.astype(float), places, order=0).reshape(image.shape) > 0.5
 
 
-def test_the_block_is_that_of_the_volume_that_was_written(done: Done) -> None:
-    for (observation, modality), block in done.result.blocks.items():
-        path = imputed_path(done.place, tuple(PARTS)[observation], MODALITIES[modality])
+def test_the_feature_map_is_that_of_the_volume_that_was_written(done: Done) -> None:
+    for (observation, modality), feature_map in done.result.feature_maps.items():
+        path = imputed_path(done.place, tuple(SPLITS)[observation], MODALITIES[modality])
         voxels = torch.from_numpy(nibabel.load(path).get_fdata(dtype=np.float32))
         expected = torch.stack([voxels.mean(), voxels.std(), voxels.amax()])
-        torch.testing.assert_close(block.flatten(), expected)
+        torch.testing.assert_close(feature_map.flatten(), expected)
 
 
 def test_quality_is_measured_where_a_real_scan_was_hidden_and_only_there(done: Done) -> None:
     table = pd.DataFrame(done.result.quality)
     assert {(r.observation, r.to): r.real for r in table.itertuples()} == HIDDEN
-    assert {r.observation: r.part for r in table.itertuples()} == {s: PARTS[s] for s in table["observation"]}
+    assert {r.observation: r.part for r in table.itertuples()} == {s: SPLITS[s] for s in table["observation"]}
     assert all(r.source == f"{r.observation}_{dict(zip(table.columns, r[1:], strict=True))['from']}"
                for r in table.itertuples())  # fmt: skip
     assert np.isfinite(table[["ssim", "psnr", "mae"]]).all(axis=None)
@@ -188,7 +188,9 @@ def test_interrupted_and_taken_up_again_gives_the_same_bytes(
     assert len(left) == 6 - epochs
     assert contents(tmp_path) == contents(done.place)
     assert result.quality == done.result.quality
-    assert all(torch.equal(block, done.result.blocks[key]) for key, block in result.blocks.items())
+    assert all(
+        torch.equal(feature_map, done.result.feature_maps[key]) for key, feature_map in result.feature_maps.items()
+    )
 
 
 def test_what_is_finished_is_not_trained_again(done: Done, volumes: VolumeSet) -> None:
@@ -256,12 +258,12 @@ def test_pix2pix_without_a_pair_says_so(volumes: VolumeSet, tmp_path: Path) -> N
         run("pix2pix", volumes, tmp_path / "pix2pix", absent=absent, hidden={})
     once = SMALL.model_copy(update={"cyclegan_epochs": 1})
     result = run("cyclegan", volumes, tmp_path / "cyclegan", absent=absent, hidden={}, config=once)
-    assert len(result.blocks) == 4
+    assert len(result.feature_maps) == 4
 
 
 @KINDS
 def test_a_modality_that_no_training_subject_has_cannot_be_made(kind: Kind, volumes: VolumeSet, tmp_path: Path) -> None:
-    absent = tuple(f"{s}_PET" for s, part in PARTS.items() if part == "train")
+    absent = tuple(f"{s}_PET" for s, part in SPLITS.items() if part == "train")
     told = {"pix2pix": "both MRI and PET", "cyclegan": "no training subject has a PET"}[kind]
     with pytest.raises(CannotFit, match=told):
         run(kind, volumes, tmp_path, absent=absent, hidden={})
@@ -271,7 +273,7 @@ def test_nothing_is_trained_for_a_direction_that_nobody_needs(volumes: VolumeSet
     once = SMALL.model_copy(update={"pix2pix_epochs": 1})
     result = run("pix2pix", volumes, tmp_path, absent=("f_MRI",), hidden={}, config=once)
     assert [path.name for path in tmp_path.glob("*-to-*")] == ["PET-to-MRI"]
-    assert list(result.blocks) == [(tuple(PARTS).index("f"), 0)]
+    assert list(result.feature_maps) == [(tuple(SPLITS).index("f"), 0)]
 
 
 def test_pix2pix_comes_nearer_to_the_hidden_scan_than_the_source_is(volumes: VolumeSet, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.heads_to_impute import MODALITIES, SPACING_MM, block_of, fill
+from helpers.heads_to_impute import MODALITIES, SPACING_MM, feature_map_of, fill
 
 from files.reading import file_sha256
 from pipeline.core.runtime import Runtime
@@ -19,14 +19,14 @@ from pipeline.stages.baselines import baselines
 from pipeline.stages.features import feature_map_maker, features
 from pipeline.store.base import read_json, write_record
 from pipeline.store.comparison import ComparisonSet
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 
 SUBJECTS = "abcdehijkl"
-PARTS = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
+SPLITS = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
 TINY = GanConfig(
-    pixels=32, width=4, discriminator_layers=1, blocks=1, slice_spacing_mm=16, pix2pix_epochs=1, cyclegan_epochs=1,
+    pixels=32, width=4, discriminator_layers=1, feature_maps=1, slice_spacing_mm=16, pix2pix_epochs=1, cyclegan_epochs=1,
     batch_size=4,
 )  # fmt: skip
 
@@ -43,11 +43,11 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ComparisonSet]:
     """Runs the stage with some methods on everybody's scans but those in `absent`, in one workspace."""
-    monkeypatch.setattr(module, "feature_map_maker", lambda config, runtime: block_of)
+    monkeypatch.setattr(module, "feature_map_maker", lambda config, runtime: feature_map_of)
 
     def run(*only: str, absent: tuple[str, ...] = (), gan: GanConfig = TINY, **settings: object) -> ComparisonSet:
-        cohort, split, blocks, out = (
-            kind(tmp_path / kind.__name__) for kind in (CohortTables, SplitTables, BlockSet, ComparisonSet)
+        cohort, split, feature_maps, out = (
+            kind(tmp_path / kind.__name__) for kind in (CohortTables, SplitTables, FeatureStore, ComparisonSet)
         )
         rows = [
             {"scan": f"{s}_{m}", "subject": s, "session": "", "observation": s, "modality": m, "kind": "volume"}
@@ -58,17 +58,17 @@ def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         ]
         scans = pd.DataFrame(rows)
         cohort.save(scans, ("well", "sick"))
-        split.save_splits(pd.DataFrame({"repeat": 1, "subject": list(SUBJECTS), "part": PARTS}), {})
+        split.save_splits(pd.DataFrame({"repeat": 1, "subject": list(SUBJECTS), "part": SPLITS}), {})
         split.save_table("availability.csv", scans.assign(available=True), SplitTables.AVAILABILITY_COLUMNS)
         random = torch.Generator().manual_seed(0)
         for scan in scans["scan"]:
-            blocks.save(scan, torch.randn(3, 1, 1, generator=random))
-            blocks.finish(scan, "key", {})
-        write_record(blocks.folder / "manifest.json", {"scans": dict.fromkeys(scans["scan"], "content")})
+            feature_maps.save(scan, torch.randn(3, 1, 1, generator=random))
+            feature_maps.finish(scan, "key", {})
+        write_record(feature_maps.folder / "manifest.json", {"scans": dict.fromkeys(scans["scan"], "content")})
         config = BaselinesConfig(only=only, epochs=1, bootstrap_draws=100, gan=gan, **settings)
         runtime = Runtime(stage="baselines", key="", device_name="cpu", workspace=tmp_path)
         baselines(
-            cohort, split, VolumeSet(volumes), blocks, PreprocessConfig(spacing_mm=SPACING_MM), FeaturesConfig(), out,
+            cohort, split, VolumeSet(volumes), feature_maps, PreprocessConfig(spacing_mm=SPACING_MM), FeaturesConfig(), out,
             config, runtime,
         )  # fmt: skip
         assert runtime.notes == []
@@ -81,12 +81,12 @@ def test_imputing_methods_stand_in_the_tables_where_something_is_hidden(compare:
     out = compare("mean", "pix2pix", "cyclegan")
     table = out.comparison().set_index(["scenario", "method"])
     hidden = ["100% MRI + 50% PET", "100% PET + 50% MRI"]
-    assert list(table.index) == [("complete", "mean block")] + [
-        (scenario, method) for scenario in hidden for method in ("mean block", "pix2pix", "cycleGAN")
+    assert list(table.index) == [("complete", "mean feature map")] + [
+        (scenario, method) for scenario in hidden for method in ("mean feature map", "pix2pix", "cycleGAN")
     ]
     assert (table["note"] == "").all()
-    assert (table["n"] == len(PARTS[8:])).all()
-    imputing = table.index.get_level_values("method") != "mean block"
+    assert (table["n"] == len(SPLITS[8:])).all()
+    imputing = table.index.get_level_values("method") != "mean feature map"
     assert (table["imputation_seconds"].notna() == imputing).all()
     assert (table.loc[imputing, "trained_parameters"] > table.loc["complete", "trained_parameters"].iloc[0]).all()
     quality = pd.read_csv(out.folder / "imputation_quality.csv")
@@ -112,7 +112,7 @@ def test_what_was_imputed_is_shown_until_it_would_be_imputed_otherwise(compare: 
     compare("mean", scenarios=("missing",))  # not asked for now, and still what it would be
     assert contents(out) == before
     compare("mean", scenarios=("missing",), gan=wider)
-    assert set(out.comparison()["method"]) == {"mean block"}
+    assert set(out.comparison()["method"]) == {"mean feature map"}
     assert out.pictures() == ()
     assert not (out.folder / "imputation_quality.csv").exists()
     assert "Imputed" not in (out.folder / "comparison.md").read_text("utf-8")
@@ -122,12 +122,12 @@ def test_what_was_imputed_is_shown_until_it_would_be_imputed_otherwise(compare: 
 
 
 def contents(out: ComparisonSet) -> dict[str, str]:
-    """File → hash of what stands over all comparators."""
+    """File → hash of what stands over all baselines."""
     return {path.name: file_sha256(path) for path in out.folder.iterdir() if path.is_file()}
 
 
 def times(out: ComparisonSet) -> dict[Path, int]:
-    """When each comparator was finished."""
+    """When each baseline was finished."""
     return {path: path.stat().st_mtime_ns for path in out.folder.rglob("record.json")}
 
 
@@ -142,7 +142,7 @@ def test_stopped_after_training_it_goes_on_from_the_checkpoints(
         compare("mean", "cyclegan", scenarios=("missing",))
     (checkpoint,) = tmp_path.rglob("checkpoint.safetensors")
     trained = checkpoint.stat().st_mtime_ns
-    monkeypatch.setattr(module, "feature_map_maker", lambda config, runtime: block_of)
+    monkeypatch.setattr(module, "feature_map_maker", lambda config, runtime: feature_map_of)
     compare("mean", "cyclegan", scenarios=("missing",))
     assert checkpoint.stat().st_mtime_ns == trained
     out = compare("mean", "cyclegan", scenarios=("missing",), gan=TINY.model_copy(update={"width": 8}))
@@ -154,9 +154,9 @@ def test_scans_that_never_were_are_imputed_and_cannot_be_measured(compare: Calla
     absent = ("b_PET", "i_PET", "l_PET", "c_MRI")
     out = compare("mean", "pix2pix", absent=absent, scenarios=("as_it_is",))
     table = out.comparison()
-    assert list(table["method"]) == ["mean block", "pix2pix"]
+    assert list(table["method"]) == ["mean feature map", "pix2pix"]
     assert list(table["n"]) == [2, 2]
-    imputed = out.place("as it is", "pix2pix", 1) / "imputed"
+    imputed = out.folder_of("as it is", "pix2pix", 1) / "imputed"
     assert {path.name for path in imputed.iterdir()} == {f"{scan}.nii.gz" for scan in absent}
     assert out.pictures() == ()
 
@@ -164,7 +164,7 @@ def test_scans_that_never_were_are_imputed_and_cannot_be_measured(compare: Calla
 def test_nothing_is_left_to_impute_once_the_scans_have_come(compare: Callable[..., ComparisonSet]) -> None:
     """The predictions on what was imputed before must not stand beside those on real scans."""
     compare("mean", "pix2pix", absent=("b_PET", "l_PET"), scenarios=("as_it_is",))
-    assert list(compare("mean", "pix2pix", scenarios=("as_it_is",)).comparison()["method"]) == ["mean block"]
+    assert list(compare("mean", "pix2pix", scenarios=("as_it_is",)).comparison()["method"]) == ["mean feature map"]
 
 
 def test_why_nothing_could_be_learnt_stands_in_the_table(compare: Callable[..., ComparisonSet]) -> None:
@@ -173,16 +173,16 @@ def test_why_nothing_could_be_learnt_stands_in_the_table(compare: Callable[..., 
     row = out.comparison().set_index("method").loc["pix2pix"]
     assert row["n"] == 0
     assert "no training subject has both" in row["note"]
-    record = read_json(out.place("as it is", "pix2pix", 1) / "record.json")
+    record = read_json(out.folder_of("as it is", "pix2pix", 1) / "record.json")
     assert not record["key"].startswith("failed")  # the same again would end the same
 
 
-def test_blocks_of_imputed_volumes_are_made_like_those_of_scans(tmp_path: Path) -> None:
+def test_feature_maps_of_imputed_volumes_are_made_like_those_of_scans(tmp_path: Path) -> None:
     config = FeaturesConfig(backbone="vgg11", weights="random", slice_spacing_mm=45.0, field_of_view_mm=150.0)
-    preprocessed, blocks = VolumeSet(tmp_path / "preprocess"), BlockSet(tmp_path / "features")
+    preprocessed, feature_maps = VolumeSet(tmp_path / "preprocess"), FeatureStore(tmp_path / "features")
     fill(preprocessed, subjects="a")
     write_record(preprocessed.folder / "manifest.json", {"scans": {"a_MRI": "content"}})
     runtime = Runtime(stage="features", key="", device_name="cpu", workspace=tmp_path)
-    features(preprocessed, blocks, config, runtime)
+    features(preprocessed, feature_maps, config, runtime)
     made = feature_map_maker(config, runtime)(*preprocessed.load_volume("a_MRI"))
-    np.testing.assert_array_equal(made, blocks.load(["a_MRI"])[0])
+    np.testing.assert_array_equal(made, feature_maps.load(["a_MRI"])[0])

@@ -1,4 +1,4 @@
-"""Which scans a scenario leaves, what it is called, and that blocks are joined to people by name."""
+"""Which scans a scenario leaves, what it is called, and that feature maps are joined to people by name."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,39 +9,39 @@ import pytest
 import torch
 
 from evaluation.published import COMPLETE, HALF_MRI, HALF_PET, published_rows
-from pipeline.comparison.scenarios import AS_IT_IS, Scenario, draw_sample, scans_in, scenarios_of
-from pipeline.store.features import BlockSet
-from pipeline.training.repeat_data import Usable
+from pipeline.comparison.scenarios import AS_IT_IS, Scenario, build_sample, scans_in, scenarios_of
+from pipeline.store.features import FeatureStore
+from pipeline.training.repeat_data import RepeatData
 
 CPU = torch.device("cpu")
-PARTS = ("train", "train", "train", "validation", "test", "test")  # of the subjects, in turn
+SPLITS = ("train", "train", "train", "validation", "test", "test")  # of the subjects, in turn
 MRI_AND_PET = ("MRI", "PET")
 
 
 @pytest.fixture
-def usable_of() -> Callable[..., Usable]:
+def data_of() -> Callable[..., RepeatData]:
     """Makes usable scans: one observation a subject, one scan of every modality, but for those in `absent`."""
 
     def make(
         subjects: int = 60, modalities: tuple[str, ...] = MRI_AND_PET, absent: Sequence[str] = (), seed: int = 0
-    ) -> Usable:
+    ) -> RepeatData:
         rows = [
             {"scan": f"p{n:02d}_{m}", "observation": f"p{n:02d}", "subject": f"p{n:02d}", "modality": m}
-            | {"label": ("well", "sick")[n % 2], "part": PARTS[n % len(PARTS)]}
+            | {"label": ("well", "sick")[n % 2], "part": SPLITS[n % len(SPLITS)]}
             for n in range(subjects)
             for m in modalities
             if f"p{n:02d}_{m}" not in absent
         ]
         frame = pd.DataFrame(rows).sample(frac=1, random_state=seed)
-        return Usable(frame.reset_index(drop=True), modalities, ("well", "sick"))
+        return RepeatData(frame.reset_index(drop=True), modalities, ("well", "sick"))
 
     return make
 
 
-def shuffled(usable: Usable, seed: int) -> Usable:
+def shuffled(usable: RepeatData, seed: int) -> RepeatData:
     """The same scans in another order, under other row numbers."""
     frame = usable.scans.sample(frac=1, random_state=seed).reset_index(drop=True)
-    return Usable(frame, usable.modalities, usable.classes)
+    return RepeatData(frame, usable.modalities, usable.classes)
 
 
 def test_two_modalities_are_called_as_in_the_paper() -> None:
@@ -72,9 +72,9 @@ def test_only_what_was_asked_for() -> None:
     assert scenarios_of(("missing",), (), MRI_AND_PET) == []
 
 
-def test_complete_keeps_exactly_the_observations_with_every_modality(usable_of: Callable[..., Usable]) -> None:
+def test_complete_keeps_exactly_the_observations_with_every_modality(data_of: Callable[..., RepeatData]) -> None:
     absent = ("p03_a", "p10_b", "p11_c", "p12_a", "p12_b", "p13_a", "p13_b", "p13_c")
-    usable = usable_of(20, ("a", "b", "c"), absent)
+    usable = data_of(20, ("a", "b", "c"), absent)
     left, notes = scans_in(Scenario("complete"), usable, 0)
     expected = {f"p{n:02d}" for n in range(20)} - {scan[:3] for scan in absent}
     assert set(left["observation"]) == expected
@@ -84,10 +84,10 @@ def test_complete_keeps_exactly_the_observations_with_every_modality(usable_of: 
     pd.testing.assert_frame_equal(everything, usable.scans)
 
 
-def test_a_second_session_is_complete_or_not_by_itself(usable_of: Callable[..., Usable]) -> None:
-    usable = usable_of(6)
+def test_a_second_session_is_complete_or_not_by_itself(data_of: Callable[..., RepeatData]) -> None:
+    usable = data_of(6)
     later = usable.scans[usable.scans["scan"] == "p01_MRI"].assign(scan="p01_later_MRI", observation="p01_later")
-    twice = Usable(pd.concat([usable.scans, later], ignore_index=True), usable.modalities, usable.classes)
+    twice = RepeatData(pd.concat([usable.scans, later], ignore_index=True), usable.modalities, usable.classes)
     left, _ = scans_in(Scenario("complete"), twice, 0)
     assert set(left["observation"]) == set(usable.scans["observation"])
 
@@ -95,10 +95,10 @@ def test_a_second_session_is_complete_or_not_by_itself(usable_of: Callable[..., 
 @pytest.mark.parametrize("rate", [0.3, 0.5, 0.55, 0.9])
 @pytest.mark.parametrize("modality", MRI_AND_PET)
 def test_exactly_the_asked_share_is_hidden_in_training_and_test(
-    usable_of: Callable[..., Usable], modality: str, rate: float
+    data_of: Callable[..., RepeatData], modality: str, rate: float
 ) -> None:
     absent = ("p00_PET", "p07_MRI", "p21_PET")
-    usable = usable_of(60, absent=absent)
+    usable = data_of(60, absent=absent)
     scenario = next(s for s in scenarios_of(("missing",), (rate,), MRI_AND_PET) if s.hidden == ((modality, rate),))
     left, notes = scans_in(scenario, usable, 0)
     assert notes == []
@@ -111,28 +111,28 @@ def test_exactly_the_asked_share_is_hidden_in_training_and_test(
     assert set(gone["part"]) == {"train", "validation", "test"}
 
 
-def test_the_last_scan_is_never_hidden(usable_of: Callable[..., Usable]) -> None:
+def test_the_last_scan_is_never_hidden(data_of: Callable[..., RepeatData]) -> None:
     """Most have a PET alone, so that nine in ten cannot lose it; said, not done."""
-    usable = usable_of(30, absent=[f"p{n:02d}_MRI" for n in range(20)])
+    usable = data_of(30, absent=[f"p{n:02d}_MRI" for n in range(20)])
     left, notes = scans_in(Scenario("mine", (("PET", 0.9),), complete_only=False), usable, 0)
     assert set(left["observation"]) == set(usable.scans["observation"])
     assert set(usable.scans["scan"]) - set(left["scan"]) == {f"p{n}_PET" for n in range(20, 30)}
     assert "27 of 30 subjects were to be hidden and 10 could be" in notes[0]
 
 
-def test_a_subject_loses_all_scans_of_the_modality(usable_of: Callable[..., Usable]) -> None:
-    usable = usable_of(12)
+def test_a_subject_loses_all_scans_of_the_modality(data_of: Callable[..., RepeatData]) -> None:
+    usable = data_of(12)
     again = usable.scans[usable.scans["modality"] == "PET"]
     again = again.assign(scan=again["scan"] + "_2")
-    twice = Usable(pd.concat([usable.scans, again], ignore_index=True), usable.modalities, usable.classes)
+    twice = RepeatData(pd.concat([usable.scans, again], ignore_index=True), usable.modalities, usable.classes)
     left, _ = scans_in(Scenario(HALF_PET, (("PET", 0.5),)), twice, 0)
     assert sorted(left[left["modality"] == "PET"].groupby("observation").size()) == [2] * 6
     assert (left["modality"] == "MRI").sum() == 12
 
 
-def test_the_order_of_the_rows_hides_nobody_else_and_another_seed_does(usable_of: Callable[..., Usable]) -> None:
+def test_the_order_of_the_rows_hides_nobody_else_and_another_seed_does(data_of: Callable[..., RepeatData]) -> None:
     scenario = Scenario(HALF_PET, (("PET", 0.5),))
-    usable = usable_of(40)
+    usable = data_of(40)
     hidden = []
     for order, seed in ((0, 0), (1, 0), (2, 0), (0, 1)):
         left, _ = scans_in(scenario, shuffled(usable, order), seed)
@@ -140,19 +140,19 @@ def test_the_order_of_the_rows_hides_nobody_else_and_another_seed_does(usable_of
     assert hidden[0] == hidden[1] == hidden[2] != hidden[3]
 
 
-def test_another_deal_into_parts_hides_the_same(usable_of: Callable[..., Usable]) -> None:
+def test_another_deal_into_parts_hides_the_same(data_of: Callable[..., RepeatData]) -> None:
     """Repeats differ in who is tested, not in whose scan is missing."""
-    usable = usable_of(40)
-    other = Usable(usable.scans.assign(part=np.roll(usable.scans["part"], 7)), usable.modalities, usable.classes)
+    usable = data_of(40)
+    other = RepeatData(usable.scans.assign(part=np.roll(usable.scans["part"], 7)), usable.modalities, usable.classes)
     scenario = Scenario(HALF_MRI, (("MRI", 0.5),))
     assert list(scans_in(scenario, usable, 0)[0]["scan"]) == list(scans_in(scenario, other, 0)[0]["scan"])
 
 
 @pytest.fixture
-def blocks(tmp_path: Path, usable_of: Callable[..., Usable]) -> BlockSet:
-    """A block of every scan of 24 subjects that tells whose it is and what it is."""
-    found = BlockSet(tmp_path / "features")
-    for scan in usable_of(24).scans["scan"]:
+def feature_maps(tmp_path: Path, data_of: Callable[..., RepeatData]) -> FeatureStore:
+    """A feature map of every scan of 24 subjects that tells whose it is and what it is."""
+    found = FeatureStore(tmp_path / "features")
+    for scan in data_of(24).scans["scan"]:
         found.save(scan, torch.full((2, 1, 1), value_of(scan)))
         found.finish(scan, "key", {})
     return found
@@ -164,14 +164,14 @@ def value_of(scan: str) -> float:
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_blocks_are_joined_by_name_when_scans_are_hidden(
-    usable_of: Callable[..., Usable], blocks: BlockSet, order: int
+def test_feature_maps_are_joined_by_name_when_scans_are_hidden(
+    data_of: Callable[..., RepeatData], feature_maps: FeatureStore, order: int
 ) -> None:
-    usable = shuffled(usable_of(24), order)
+    usable = shuffled(data_of(24), order)
     left, _ = scans_in(Scenario(HALF_PET, (("PET", 0.5),)), usable, 0)
-    drawn = draw_sample(left.sample(frac=1, random_state=order), usable, blocks, CPU)
+    drawn = build_sample(left.sample(frac=1, random_state=order), usable, feature_maps, CPU)
     sample = drawn.sample
-    values = sample.blocks[:, 0, 0, 0].tolist()
+    values = sample.feature_maps[:, 0, 0, 0].tolist()
     assert values == [value_of(scan) for scan in drawn.scans["scan"]]
     assert sorted(values) == sorted(value_of(scan) for scan in left["scan"])  # what is hidden is not there
     assert len(values) == 24 + 12
@@ -181,30 +181,32 @@ def test_blocks_are_joined_by_name_when_scans_are_hidden(
     for number, name in enumerate(drawn.observations):
         assert drawn.subjects[number] == name
         assert sample.target[number] == int(name[1:]) % 2
-        assert number in drawn.observed(PARTS[int(name[1:]) % len(PARTS)]).tolist()
+        assert number in drawn.observed(SPLITS[int(name[1:]) % len(SPLITS)]).tolist()
     assert sorted(torch.cat([drawn.observed(p) for p in ("train", "validation", "test")]).tolist()) == list(range(24))
     assert (sample.modalities, sample.classes) == (2, 2)
 
 
-def test_the_same_sample_whatever_the_order_of_the_rows(usable_of: Callable[..., Usable], blocks: BlockSet) -> None:
-    usable = usable_of(24)
-    one, other = (draw_sample(shuffled(usable, seed).scans, usable, blocks, CPU) for seed in (3, 4))
-    for name in ("blocks", "modality", "observation", "target", "train", "validation", "test"):
+def test_the_same_sample_whatever_the_order_of_the_rows(
+    data_of: Callable[..., RepeatData], feature_maps: FeatureStore
+) -> None:
+    usable = data_of(24)
+    one, other = (build_sample(shuffled(usable, seed).scans, usable, feature_maps, CPU) for seed in (3, 4))
+    for name in ("feature_maps", "modality", "observation", "target", "train", "validation", "test"):
         assert torch.equal(getattr(one.sample, name), getattr(other.sample, name)), name
     assert one.observations == other.observations
     pd.testing.assert_frame_equal(one.scans, other.scans)
 
 
 def test_several_scans_of_a_modality_stay_with_their_observation(
-    usable_of: Callable[..., Usable], blocks: BlockSet
+    data_of: Callable[..., RepeatData], feature_maps: FeatureStore
 ) -> None:
-    usable = usable_of(4)
+    usable = data_of(4)
     later = usable.scans[usable.scans["subject"] == "p02"].assign(observation="p02_later", scan=["p02_x", "p02_y"])
     later["modality"] = "MRI"
     for scan, value in (("p02_x", 100.0), ("p02_y", 200.0)):
-        blocks.save(scan, torch.full((2, 1, 1), value))
-        blocks.finish(scan, "key", {})
-    drawn = draw_sample(pd.concat([later, usable.scans]), usable, blocks, CPU)
+        feature_maps.save(scan, torch.full((2, 1, 1), value))
+        feature_maps.finish(scan, "key", {})
+    drawn = build_sample(pd.concat([later, usable.scans]), usable, feature_maps, CPU)
     place = drawn.observations.index("p02_later")
     assert drawn.subjects[place] == "p02"
     assert drawn.sample.there[place].tolist() == [True, False]

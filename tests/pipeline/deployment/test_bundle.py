@@ -24,7 +24,7 @@ from pipeline.settings import load_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NETWORK = {
-    "modalities": 3, "block_shape": [6, 2, 2], "classes": 2, "embedding": 3, "hidden": 4, "rho_hidden": [5],
+    "modalities": 3, "feature_map_shape": [6, 2, 2], "classes": 2, "embedding": 3, "hidden": 4, "rho_hidden": [5],
     "aggregate": "mean",
 }  # fmt: skip
 TRAIN = np.random.default_rng(0).normal(5, 1, (30, 6))
@@ -109,16 +109,16 @@ def test_what_is_written_is_read(folder: Path, network: SetModel) -> None:
 
 def test_distances_are_of_channel_means(folder: Path) -> None:
     bundle = Bundle.read(folder)
-    block = torch.tensor(TRAIN.mean(0), dtype=torch.float32)[:, None, None] + torch.tensor([[-4.0, 4], [2, -2]])
-    near = bundle.outlier("pet", block)
+    feature_map = torch.tensor(TRAIN.mean(0), dtype=torch.float32)[:, None, None] + torch.tensor([[-4.0, 4], [2, -2]])
+    near = bundle.outlier("pet", feature_map)
     assert near is not None
     assert near["distance"] == pytest.approx(0, abs=1e-2)
     assert (near["share_farther"], near["n"]) == (1.0, 3)
-    far = bundle.outlier("pet", block + 100)
+    far = bundle.outlier("pet", feature_map + 100)
     assert far is not None
     assert (far["distance"] > 100, far["share_farther"]) == (True, 0.5)
-    assert bundle.outlier("t1", block) is None
-    assert bundle.outlier("flair", block) is None
+    assert bundle.outlier("t1", feature_map) is None
+    assert bundle.outlier("flair", feature_map) is None
 
 
 def test_known_subjects_and_scans_are_recognised(folder: Path) -> None:
@@ -180,13 +180,13 @@ def test_other_folders_and_shortened_lists_are_refused(folder: Path, tmp_path: P
 
 def test_a_model_replaced_while_it_is_used_is_noticed(folder: Path, network: SetModel, described: Export) -> None:
     bundle = Bundle.read(folder)
-    block = torch.randn(6, 2, 2)
-    before = bundle.outlier("pet", block)
+    feature_map = torch.randn(6, 2, 2)
+    before = bundle.outlier("pet", feature_map)
     other = SetModel(**NETWORK)
     references = {"pet": fit_reference(TRAIN * 3 + 50)}
     write_bundle(folder, dataclasses.replace(described, references=references), other, card="# Card\n", onnx=None)
-    assert bundle.outlier("pet", block) == before  # as it was read
-    assert Bundle.read(folder).outlier("pet", block) != before
+    assert bundle.outlier("pet", feature_map) == before  # as it was read
+    assert Bundle.read(folder).outlier("pet", feature_map) != before
     with pytest.raises(BundleError, match=r"model\.safetensors is not as it was .* replaced meanwhile, start again"):
         bundle.network()
 
@@ -200,10 +200,10 @@ def test_a_model_of_another_format_is_refused(folder: Path) -> None:
 
 
 def test_the_fingerprint_tells_models_apart(folder: Path, tmp_path: Path, network: SetModel, described: Export) -> None:
-    write_bundle(tmp_path / "again", described, network, card="# Card\n", onnx=b"graph")
+    write_bundle(tmp_path / "retryable", described, network, card="# Card\n", onnx=b"graph")
     write_bundle(tmp_path / "other", described, network, card="# Another card\n", onnx=b"graph")
     first = Bundle.read(folder).fingerprint
-    assert Bundle.read(tmp_path / "again").fingerprint == first
+    assert Bundle.read(tmp_path / "retryable").fingerprint == first
     assert Bundle.read(tmp_path / "other").fingerprint != first
 
 
@@ -300,7 +300,7 @@ def test_metadata_has_what_monai_requires(described: Export) -> None:
     assert all(isinstance(found[name], str) and found[name] for name in texts)
     assert isinstance(found["required_packages_version"], dict)
     assert found["eval_metrics"] == {"auc": 0.8}  # NaN is no JSON
-    assert list(found["network_data_format"]["inputs"]) == ["blocks", "modality", "sets", "count"]
+    assert list(found["network_data_format"]["inputs"]) == ["feature_maps", "modality", "sets", "count"]
     assert found["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "CN", "1": "AD"}
     for tensor in (*found["network_data_format"]["inputs"].values(), *found["network_data_format"]["outputs"].values()):
         if isinstance(tensor, str):

@@ -58,7 +58,12 @@ def put(folder: Path, name: str, key: str, value: Any) -> None:
         (MODEL, "kinds", {"pet": {"kind": "image", "skull_strip": True}}, "kinds and modalities have different names"),
         (MODEL, "network.classes", 2, "network has other numbers of modalities and classes"),
         (MODEL, "network.hidden", 10**9, "network.hidden is 1000000000: input should be less than or equal to 1000000"),
-        (MODEL, "network.block_shape.0", "6", "network.block_shape.0 is '6': input should be a valid integer"),
+        (
+            MODEL,
+            "network.feature_map_shape.0",
+            "6",
+            "network.feature_map_shape.0 is '6': input should be a valid integer",
+        ),
         (MODEL, "network.embedding", True, "network.embedding is True: input should be a valid integer"),
         (MODEL, "settings.features.random_seed", float("inf"), "random_seed is inf: a number is not finite"),
         (MODEL, "made_with.features", None, "made_with.features is None: input should be a mapping"),

@@ -22,9 +22,9 @@ from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.signing import new_key
 from pipeline.stages import export as export_stage
 from pipeline.stages.cohort import UNREADABLE
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables
-from pipeline.training.repeat_data import Usable
+from pipeline.training.repeat_data import RepeatData
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ["--quiet", "--features.backbone", "vgg11", "--features.weights", "random", "--split.repeats", "1",
@@ -50,10 +50,10 @@ class Exported:
 
     def logits(self, scans: pd.DataFrame) -> np.ndarray:
         """Of one patient, with the bundle alone."""
-        blocks = BlockSet(self.run / "features").load(scans["scan"].to_list())
+        feature_maps = FeatureStore(self.run / "features").load(scans["scan"].to_list())
         modality = torch.tensor([self.bundle.modalities.index(m) for m in scans["modality"]])
         with torch.inference_mode():
-            found = self.bundle.network()(blocks, modality, torch.zeros_like(modality), 1)
+            found = self.bundle.network()(feature_maps, modality, torch.zeros_like(modality), 1)
         return found[0].double().numpy()
 
     def probabilities(self, subject: str, modalities: set[str]) -> np.ndarray:
@@ -88,13 +88,13 @@ def test_monai_s_network_gives_the_predictions_of_the_test(exported: Exported) -
     parser.read_config(exported.folder / "configs" / "inference.json")
     parser["bundle_root"] = str(exported.folder)
     network = parser.get_parsed_content("network_def")
-    blocks = BlockSet(exported.run / "features")
+    feature_maps = FeatureStore(exported.run / "features")
     for row in exported.predictions("predictions.csv").itertuples():
         scans = row.scans_used.split(";")
         named = exported.scans.set_index("scan")["modality"]
         modality = torch.tensor([exported.bundle.modalities.index(named[s]) for s in scans])
         with torch.inference_mode():
-            found = network(blocks.load(scans), modality, torch.zeros_like(modality), 1).softmax(1)[0]
+            found = network(feature_maps.load(scans), modality, torch.zeros_like(modality), 1).softmax(1)[0]
         expected = [getattr(row, f"probability_{name}") for name in exported.bundle.classes]
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
@@ -142,10 +142,10 @@ def test_expected_changes_are_of_those_who_have_both(exported: Exported) -> None
 
 
 def test_distances_are_from_the_training_scans_of_the_modality(exported: Exported) -> None:
-    blocks = BlockSet(exported.run / "features")
+    feature_maps = FeatureStore(exported.run / "features")
     mine = exported.scans[exported.scans["modality"] == "low"]
     part = mine["subject"].map(exported.part)
-    means = blocks.load(mine["scan"].to_list()).double().mean(dim=(2, 3)).numpy()
+    means = feature_maps.load(mine["scan"].to_list()).double().mean(dim=(2, 3)).numpy()
     train = means[(part == "train").to_numpy()]
     spread = np.maximum(train.std(0), 0.01 * train.std(0).mean())
     oracle = LedoitWolf().fit((train - train.mean(0)) / spread)
@@ -153,8 +153,8 @@ def test_distances_are_from_the_training_scans_of_the_modality(exported: Exporte
     entry = exported.bundle.calibration["outliers"]["low"]
     np.testing.assert_allclose(entry["distances"], sorted(held_out), rtol=1e-3)
     assert entry["training_scans"] == len(train)
-    block = blocks.load([mine["scan"].iloc[0]])[0]
-    strange = exported.bundle.outlier("low", block.flip(0) * 5)
+    feature_map = feature_maps.load([mine["scan"].iloc[0]])[0]
+    strange = exported.bundle.outlier("low", feature_map.flip(0) * 5)
     assert strange is not None
     assert strange["share_farther"] == 1 / (strange["n"] + 1)
 
@@ -216,12 +216,12 @@ def test_onnx_is_there_and_agrees(exported: Exported) -> None:
     from onnx.reference import ReferenceEvaluator
 
     graph = ReferenceEvaluator(onnx.load(exported.folder / "models" / "model.onnx"))
-    blocks = BlockSet(exported.run / "features")
+    feature_maps = FeatureStore(exported.run / "features")
     draw = np.random.default_rng(0)
     for size in (1, 2, 3, 4):
         scans = exported.scans.iloc[draw.choice(len(exported.scans), size, replace=False)]
         inputs = {
-            "blocks": blocks.load(scans["scan"].to_list()).numpy(),
+            "feature_maps": feature_maps.load(scans["scan"].to_list()).numpy(),
             "modality": np.array([exported.bundle.modalities.index(m) for m in scans["modality"]]),
         }
         logits, probabilities = graph.run(["logits", "probabilities"], inputs)
@@ -231,8 +231,8 @@ def test_onnx_is_there_and_agrees(exported: Exported) -> None:
         np.testing.assert_allclose(probabilities[0], calibrated, atol=1e-4)
 
 
-class Blocks:
-    """Stands for the cached blocks: a scan's name is the seed of its block."""
+class FeatureMaps:
+    """Stands for the cached feature maps: a scan's name is the seed of its feature map."""
 
     def load(self, scans: list[str]) -> torch.Tensor:
         return torch.stack([torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(int(s))) for s in scans])
@@ -242,20 +242,20 @@ class Blocks:
 def test_the_onnx_graph_is_tried_on_every_modality(wrong: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A modality of two scans far down in the table must not be missed, nor one value that is not finite."""
     torch.manual_seed(0)
-    shape: dict = {"modalities": 3, "block_shape": (4, 2, 2), "classes": 2}
+    shape: dict = {"modalities": 3, "feature_map_shape": (4, 2, 2), "classes": 2}
     model, other = SetModel(**shape).eval(), SetModel(**shape).eval()
     torch.nn.init.normal_(model.classifier.rho[-1].weight)
     other.load_state_dict(model.state_dict())
     names = ["a"] * 30 + ["b"] * 30 + ["c"] * 2
-    usable = Usable(pd.DataFrame({"scan": map(str, range(62)), "modality": names}), ("a", "b", "c"), ("x", "y"))
+    usable = RepeatData(pd.DataFrame({"scan": map(str, range(62)), "modality": names}), ("a", "b", "c"), ("x", "y"))
     if wrong is not None:
         other.extractor.centre[wrong] += 1
     monkeypatch.setattr("models.onnx_graph.onnx_graph", lambda _, **options: onnx_graph(other, **options))
-    graph, reason = export_stage._onnx(model, usable, Blocks(), 1.0)  # type: ignore[arg-type]
+    graph, reason = export_stage._onnx(model, usable, FeatureMaps(), 1.0)  # type: ignore[arg-type]
     assert (graph is None) == (wrong is not None)
     assert ("differed from torch's by" in reason) == (wrong is not None)
     other.extractor.centre[2, 0] = float("nan")
-    graph, reason = export_stage._onnx(model, usable, Blocks(), 1.0)  # type: ignore[arg-type]
+    graph, reason = export_stage._onnx(model, usable, FeatureMaps(), 1.0)  # type: ignore[arg-type]
     assert (graph, reason) == (None, "a logit was not finite")
 
 
@@ -307,7 +307,7 @@ def test_calibration_by_validation_alone_leaves_test_subjects_unknown(
     assert "abstentions are those at an error rate of 0.05, whatever" in card
     (change,) = bundle.expected_changes(frozenset({"low"}))
     assert change["error_rate"] == 0.05
-    assert bundle.outlier("low", BlockSet(exported.run / "features").load([exported.scans["scan"].iloc[0]])[0])
+    assert bundle.outlier("low", FeatureStore(exported.run / "features").load([exported.scans["scan"].iloc[0]])[0])
 
 
 def test_a_signed_export_is_trusted_by_who_has_the_key(

@@ -186,12 +186,12 @@ def test_a_night_without_a_single_usable_scan_is_told_too(lab: Lab) -> None:
     assert [p["subject"] for p in found["refused"]] == ["b"]
 
 
-def test_a_damaged_block_is_made_again_and_costs_nobody_an_answer(lab: Lab) -> None:
+def test_a_damaged_feature_map_is_made_again_and_costs_nobody_an_answer(lab: Lab) -> None:
     table = lab.of("test")
-    before = lab.predict(table, "--predict.error_rate", "0.2", name="block")
-    scan = next(iter((lab.folder / "block" / "features").glob("*_low")))
-    (scan / "block.safetensors").write_bytes(b"short")
-    found = lab.predict(table, "--predict.error_rate", "0.2", "--force", "predict", name="block")
+    before = lab.predict(table, "--predict.error_rate", "0.2", name="feature_map")
+    scan = next(iter((lab.folder / "feature_map" / "features").glob("*_low")))
+    (scan / "features.safetensors").write_bytes(b"short")
+    found = lab.predict(table, "--predict.error_rate", "0.2", "--force", "predict", name="feature_map")
     assert (found["patients"], found["refused"]) == (before["patients"], [])
 
 
@@ -199,11 +199,11 @@ def test_features_with_a_nan_are_no_answer_but_made_again(lab: Lab) -> None:
     """The check of the model itself, behind that of the files, is tested in test_prediction.py."""
     table = lab.of("test")
     before = lab.predict(table, "--predict.error_rate", "0.2", name="nan")
-    path = next(iter((lab.folder / "nan" / "features").glob("*_low"))) / "block.safetensors"
+    path = next(iter((lab.folder / "nan" / "features").glob("*_low"))) / "features.safetensors"
     tensors = safetensors.numpy.load_file(path)
-    block = tensors["block"].copy()
-    block[7, 3, 3] = np.nan
-    path.write_bytes(safetensors.numpy.save({"block": block}))
+    feature_map = tensors["feature_map"].copy()
+    feature_map[7, 3, 3] = np.nan
+    path.write_bytes(safetensors.numpy.save({"feature_map": feature_map}))
     found = lab.predict(table, "--predict.error_rate", "0.2", "--force", "predict", name="nan")
     assert (found["patients"], found["refused"]) == (before["patients"], [])
 
@@ -263,7 +263,7 @@ def test_an_unusual_scan_is_flagged_where_that_can_be_told(lab: Lab) -> None:
     assert sum(p["out_of_distribution"] for p in usual) <= 2
 
 
-def test_blocks_made_otherwise_are_not_read(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_feature_maps_made_otherwise_are_not_read(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     csv = lab.data / "other.csv"
     lab.of("test").to_csv(csv, index=False)
     words = ["--model", str(lab.model), "--cohort", str(csv), "--workspace", str(lab.folder / "other"), *RANDOM]
@@ -326,10 +326,10 @@ def test_nothing_is_learnt_without_a_label(lab: Lab, tmp_path: Path, capsys: pyt
 
 
 def test_once_more_changes_nothing(lab: Lab) -> None:
-    lab.predict(lab.of("test"), name="again")
-    before = file_sha256(lab.folder / "again" / "predict" / "predictions.json")
-    lab.predict(lab.of("test"), name="again")
-    assert file_sha256(lab.folder / "again" / "predict" / "predictions.json") == before
+    lab.predict(lab.of("test"), name="retryable")
+    before = file_sha256(lab.folder / "retryable" / "predict" / "predictions.json")
+    lab.predict(lab.of("test"), name="retryable")
+    assert file_sha256(lab.folder / "retryable" / "predict" / "predictions.json") == before
 
 
 @pytest.mark.slow

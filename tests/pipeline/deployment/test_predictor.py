@@ -14,7 +14,7 @@ from models.sets import Groups
 from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.calibration_set import channel_means
 from pipeline.deployment.occlusion_maps import write_maps
-from pipeline.deployment.predictor import Reader, UnanswerableError, answer_patient
+from pipeline.deployment.predictor import NoPredictionError, Predictor, predict_patient
 from pipeline.store.base import ArtifactError
 from pipeline.training.repeat_data import Sets
 from pipeline.training.scores import probabilities_of
@@ -24,32 +24,32 @@ SCANS = [("p_pet", "pet"), ("p_t1", "t1")]
 
 
 @pytest.fixture
-def reader(tmp_path: Path, small_model: Callable[..., Path]) -> Reader:
+def reader(tmp_path: Path, small_model: Callable[..., Path]) -> Predictor:
     bundle = Bundle.read(small_model(tmp_path / "bundle"))
-    return Reader(bundle, bundle.network(), error_rate=0.1, outlier_rate=0.3)
+    return Predictor(bundle, bundle.network(), error_rate=0.1, outlier_rate=0.3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_features_that_are_not_finite_are_no_answer(reader: Reader, value: float) -> None:
-    blocks = torch.zeros(2, 6, 2, 2)
-    assert answer_patient(reader, SCANS, blocks)["set"]
-    blocks[1, 3, 0, 1] = value
-    with pytest.raises(UnanswerableError, match="the features of p_t1 hold numbers that are not finite"):
-        answer_patient(reader, SCANS, blocks)
+def test_features_that_are_not_finite_are_no_answer(reader: Predictor, value: float) -> None:
+    feature_maps = torch.zeros(2, 6, 2, 2)
+    assert predict_patient(reader, SCANS, feature_maps)["set"]
+    feature_maps[1, 3, 0, 1] = value
+    with pytest.raises(NoPredictionError, match="the features of p_t1 hold numbers that are not finite"):
+        predict_patient(reader, SCANS, feature_maps)
 
 
-def test_logits_that_overflow_are_no_answer(reader: Reader) -> None:
+def test_logits_that_overflow_are_no_answer(reader: Predictor) -> None:
     """All weights are finite, and so are the features."""
     with torch.no_grad():
         reader.network.classifier.rho[0].weight.fill_(3e38)
         reader.network.classifier.rho[-1].weight.copy_(torch.tensor([[3e38], [-3e38], [1.0]]).expand(3, 5))
-    with pytest.raises(UnanswerableError, match="the model gives no finite numbers for these scans"):
-        answer_patient(reader, SCANS, torch.ones(2, 6, 2, 2))
+    with pytest.raises(NoPredictionError, match="the model gives no finite numbers for these scans"):
+        predict_patient(reader, SCANS, torch.ones(2, 6, 2, 2))
 
 
-def test_features_of_another_shape_are_no_answer(reader: Reader) -> None:
-    with pytest.raises(UnanswerableError, match=r"the shape \(6, 2, 3\), the model reads \(6, 2, 2\)"):
-        answer_patient(reader, SCANS, torch.zeros(2, 6, 2, 3))
+def test_features_of_another_shape_are_no_answer(reader: Predictor) -> None:
+    with pytest.raises(NoPredictionError, match=r"the shape \(6, 2, 3\), the model reads \(6, 2, 2\)"):
+        predict_patient(reader, SCANS, torch.zeros(2, 6, 2, 3))
 
 
 def test_logits_of_a_test_are_finite_or_the_run_stops() -> None:
@@ -62,13 +62,13 @@ def test_logits_of_a_test_are_finite_or_the_run_stops() -> None:
 
 
 def test_a_training_scan_that_is_not_finite_is_named() -> None:
-    blocks: Any = SimpleNamespace(load=lambda scans: torch.tensor([[[[float(s)]]] for s in scans]))
-    assert channel_means(blocks, ["1", "2"]).tolist() == [[1.0], [2.0]]
+    feature_maps: Any = SimpleNamespace(load=lambda scans: torch.tensor([[[[float(s)]]] for s in scans]))
+    assert channel_means(feature_maps, ["1", "2"]).tolist() == [[1.0], [2.0]]
     with pytest.raises(ArtifactError, match="the features of nan hold numbers that are not finite"):
-        channel_means(blocks, ["1", "nan"])
+        channel_means(feature_maps, ["1", "nan"])
 
 
-def test_no_map_is_made_of_slices_that_are_not_finite(reader: Reader) -> None:
+def test_no_map_is_made_of_slices_that_are_not_finite(reader: Predictor) -> None:
     slices = torch.zeros(4, 6, 2, 2)
     slices[2, 0, 0, 0] = float("nan")
     features: Any = SimpleNamespace(

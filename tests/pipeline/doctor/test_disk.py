@@ -16,7 +16,7 @@ from demo.biopsies import BiopsiesConfig, picture_table
 from pipeline.cli.main import main
 from pipeline.doctor import disk
 from pipeline.settings import Settings, load_settings
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.volumes import VolumeSet
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -45,10 +45,10 @@ def test_a_brain_takes_what_was_estimated(tmp_path: Path, spacing_mm: float) -> 
     assert 0.9 * estimated < 1.2 * _files(out.folder) < 1.3 * estimated
 
 
-def test_blocks_take_what_was_estimated(tmp_path: Path) -> None:
+def test_feature_maps_take_what_was_estimated(tmp_path: Path) -> None:
     import torch
 
-    out = BlockSet(tmp_path / "features")
+    out = FeatureStore(tmp_path / "features")
     out.save("s", torch.rand(512, 7, 7), torch.rand(110, 512, 7, 7))  # 165 mm of brain, a slice each 1.5 mm
     out.finish("s", "key", {})
     kept = disk.estimate(_settings("adni", features__keep_slices="true"), disk.Scans(1, 0, 0.0, ""))["features"]
@@ -113,7 +113,7 @@ def test_what_is_there_need_not_be_written(tmp_path: Path) -> None:
     for number in range(50):
         place = tmp_path / "features" / f"s{number}"
         place.mkdir(parents=True)
-        (place / "block.safetensors").write_bytes(bytes(100_000))
+        (place / "features.safetensors").write_bytes(bytes(100_000))
     assert disk.bytes_there(tmp_path / "features") == 50 * (100_000 + disk.FILE_OVERHEAD_BYTES)
     left = disk.bytes_left(config, tmp_path, ["features"])
     assert left == pytest.approx(whole["features"] - 50 * 104_096)
@@ -207,7 +207,7 @@ def test_a_deep_place_with_spaces_and_accents(picture_cohort: Callable[..., Path
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (place / "in put").rglob("*")}
     words = ["--config", str(config), "--workspace", str(place / "out put"), "--quiet", "--features.weights", "random"]
     assert main([*words, "--stages", "split,features"]) == 0
-    assert len(list((place / "out put" / "features").rglob("block.safetensors"))) > 6
+    assert len(list((place / "out put" / "features").rglob("features.safetensors"))) > 6
     after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (place / "in put").rglob("*")}
     assert after == before  # nothing was written to the input
 

@@ -15,20 +15,20 @@ from devices import memory
 from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
 from pipeline.doctor import checks, disk, machine, run
-from pipeline.doctor.checks import Finding, Patient, examine
+from pipeline.doctor.checks import CheckContext, Finding, run_checks
 from pipeline.settings import load_settings
 
 CONFIGS = REPOSITORY / "configs"
 
 
 @pytest.fixture
-def patient(tmp_path: Path) -> Callable[..., Patient]:
+def patient(tmp_path: Path) -> Callable[..., CheckContext]:
     """Settings as typed, a workspace that is not there, and a device."""
 
-    def make(config: str | Path = "demo", device: str = "cpu", **settings: str) -> Patient:
+    def make(config: str | Path = "demo", device: str = "cpu", **settings: str) -> CheckContext:
         file = config if isinstance(config, Path) else CONFIGS / f"{config}.yaml"
         words = {key.replace("__", "."): value for key, value in settings.items()}
-        made = Patient(lambda: load_settings(file, words), lambda name: tmp_path / "runs" / name, device)
+        made = CheckContext(lambda: load_settings(file, words), lambda name: tmp_path / "runs" / name, device)
         made.settings = made.load()
         return made
 
@@ -98,24 +98,26 @@ def test_help_does_not_wait_for_torch() -> None:
     subprocess.run([sys.executable, "-c", words], cwd=REPOSITORY, check=True)
 
 
-def test_a_check_that_breaks_is_a_finding(patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch) -> None:
-    def burning_house(patient: Patient) -> Iterator[Finding]:
+def test_a_check_that_breaks_is_a_finding(
+    patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def burning_house(patient: CheckContext) -> Iterator[Finding]:
         yield Finding("ok", "the door")
         raise RuntimeError("fire\non two floors")
 
-    def refused(patient: Patient) -> Iterator[Finding]:
+    def refused(patient: CheckContext) -> Iterator[Finding]:
         yield from ()
         raise InputError("no such thing; name another")
 
     monkeypatch.setattr(machine, "CHECKS", (burning_house, refused))
     monkeypatch.setattr(run, "CHECKS", ())
-    assert _lines(examine(patient()))[3:] == [
+    assert _lines(run_checks(patient()))[3:] == [
         "ok    the door",
         "fail  burning house: RuntimeError: fire on two floors  → if the words do not help, report them",
         "fail  refused: no such thing; name another",
     ]
     monkeypatch.setitem(sys.modules, "pipeline.doctor.machine", None)
-    assert "fail  pipeline.doctor.machine cannot be loaded: ModuleNotFoundError" in _lines(examine(patient()))[3]
+    assert "fail  pipeline.doctor.machine cannot be loaded: ModuleNotFoundError" in _lines(run_checks(patient()))[3]
 
 
 # --- Python and packages ---
@@ -124,7 +126,9 @@ def test_a_check_that_breaks_is_a_finding(patient: Callable[..., Patient], monke
 @pytest.mark.parametrize(
     ("version", "status"), [((3, 10, 9), "fail"), ((3, 11, 0), "ok"), ((3, 13, 1), "warn"), ((4, 0, 0), "warn")]
 )
-def test_python(version: tuple, status: str, patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python(
+    version: tuple, status: str, patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checks, "sys", SimpleNamespace(version_info=version, executable="/python"))
     (finding,) = checks.python(patient())
     assert finding.status == status
@@ -132,7 +136,7 @@ def test_python(version: tuple, status: str, patient: Callable[..., Patient], mo
     assert ("PYTHON=python3.11" in finding.remedy) is (status != "ok")
 
 
-def test_packages_against_their_pins(patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_against_their_pins(patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch) -> None:
     real = checks._installed
     odd = {"scipy": "0.1", "torch": real("torch").split("+")[0] + "+cu126", "monai": None, "ruff": None, "onnx": "9"}
     monkeypatch.setattr(checks, "_installed", lambda name: odd.get(name, real(name)))
@@ -150,7 +154,7 @@ def test_packages_against_their_pins(patient: Callable[..., Patient], monkeypatc
     [("demo", "nilearn", True), ("demo", "onnx", True), ("adni", "onnx", False), ("adni", "nilearn", False)],
 )
 def test_the_extra_demo_only_where_it_is_needed(
-    config: str, missing: str, named: bool, patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
+    config: str, missing: str, named: bool, patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "_installed", lambda name: None if name == missing else "1")
     (finding,) = checks.settings(patient(config))
@@ -182,7 +186,7 @@ def test_gpus(
     facts: dict,
     status: str,
     told: str,
-    patient: Callable[..., Patient],
+    patient: Callable[..., CheckContext],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -206,7 +210,7 @@ def test_which_code_runs_on_which_gpu(arch: str, capability: tuple[int, int], ru
 
 
 def test_a_gpu_that_torch_cannot_use(
-    patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "version").write_text("NVRM version: 560.35.03")
     monkeypatch.setattr(machine, "NVIDIA_DRIVER", tmp_path / "version")
@@ -217,7 +221,7 @@ def test_a_gpu_that_torch_cannot_use(
     assert any("built for CUDA 12.6, but finds no GPU" in line for line in _lines(machine.device(patient())))
 
 
-def test_a_device_that_is_not_there(patient: Callable[..., Patient]) -> None:
+def test_a_device_that_is_not_there(patient: Callable[..., CheckContext]) -> None:
     for check in (machine.device, run.smoke_run):
         first = next(iter(check(patient(device="cuda:7"))))
         assert first.status == "fail"
@@ -225,7 +229,7 @@ def test_a_device_that_is_not_there(patient: Callable[..., Patient]) -> None:
 
 
 def test_memory_is_what_the_container_may_take(
-    patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "max").write_text("max\n")
     (tmp_path / "limit").write_text("2000000000\n")
@@ -241,7 +245,9 @@ def test_memory_is_what_the_container_may_take(
 
 
 @pytest.mark.parametrize(("spare", "status"), [(-1e6, "fail"), (1e6, "warn"), (1e12, "ok")])
-def test_free_disk(spare: float, status: str, patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_disk(
+    spare: float, status: str, patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
     examined = patient()
     parts = disk.estimate(examined.config, disk.count_scans(examined.config))
     monkeypatch.setattr(disk, "free_bytes", lambda place: sum(parts.values()) + spare)
@@ -254,7 +260,7 @@ def test_free_disk(spare: float, status: str, patient: Callable[..., Patient], m
     assert (finding.remedy == "free 1 MB, or name another --workspace") is (status == "fail")
 
 
-def test_workspace(patient: Callable[..., Patient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workspace(patient: Callable[..., CheckContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examined = patient()
     (finding,) = machine.workspace(examined)
     assert (finding.status, finding.found) == (
@@ -275,7 +281,7 @@ def test_workspace(patient: Callable[..., Patient], tmp_path: Path, monkeypatch:
         list(machine.workspace(examined))
 
 
-def test_locks(patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks(patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.cli.lock import locked
 
     examined = patient()
@@ -316,7 +322,7 @@ def test_the_file_system_of_a_folder() -> None:
 
 
 def test_weights_of_the_backbone(
-    patient: Callable[..., Patient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    patient: Callable[..., CheckContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     examined = patient("adni")
@@ -332,7 +338,7 @@ def test_weights_of_the_backbone(
 
 
 def test_hd_bet_parameters(
-    patient: Callable[..., Patient], tmp_path: Path, picture_cohort: Callable[..., Path]
+    patient: Callable[..., CheckContext], tmp_path: Path, picture_cohort: Callable[..., Path]
 ) -> None:
     (finding,) = run.hd_bet_parameters(patient(preprocess__skull_strip_mode="accurate"))
     assert (finding.status, "0.model, 1.model, 2.model, 3.model, 4.model" in finding.found) == ("ok", True)
@@ -346,7 +352,7 @@ def test_hd_bet_parameters(
     assert (finding.status, "not needed" in finding.found) == ("ok", True)
 
 
-def test_manifest(patient: Callable[..., Patient], tmp_path: Path, picture_cohort: Callable[..., Path]) -> None:
+def test_manifest(patient: Callable[..., CheckContext], tmp_path: Path, picture_cohort: Callable[..., Path]) -> None:
     config = picture_cohort(tmp_path / "data", subjects=12)
     (finding,) = run.manifest(patient(config))
     assert finding.status == "ok"
@@ -365,7 +371,7 @@ def test_manifest(patient: Callable[..., Patient], tmp_path: Path, picture_cohor
     assert str(finding) == "warn  manifest: none is given  → --cohort my_cohort.csv"
 
 
-def test_manifest_of_a_breakhis_folder(patient: Callable[..., Patient], tmp_path: Path) -> None:
+def test_manifest_of_a_breakhis_folder(patient: Callable[..., CheckContext], tmp_path: Path) -> None:
     kinds = [("B_A", number) for number in (11, 12, 13)] + [("M_DC", number) for number in (21, 22, 23)]
     for kind, slide in kinds:
         (tmp_path / f"SOB_{kind}-14-{slide}000-40-001.png").write_bytes(b"x")
@@ -377,7 +383,7 @@ def test_manifest_of_a_breakhis_folder(patient: Callable[..., Patient], tmp_path
     assert (finding.status, finding.remedy) == ("fail", "mend cohort.balanced")
 
 
-def test_smoke_run_with_weights_missing_draws_its_own(patient: Callable[..., Patient]) -> None:
+def test_smoke_run_with_weights_missing_draws_its_own(patient: Callable[..., CheckContext]) -> None:
     examined = patient("adni")
     examined.broken |= {"backbone", "HD-BET"}
     (finding,) = run.smoke_run(examined)
@@ -387,7 +393,7 @@ def test_smoke_run_with_weights_missing_draws_its_own(patient: Callable[..., Pat
 
 @pytest.mark.parametrize("what", ["models.backbone.Backbone", "models.extractor.UniversalExtractor"])
 def test_smoke_run_sees_numbers_that_are_not_finite(
-    what: str, patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
+    what: str, patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examined = patient("adni")
     examined.broken |= {"backbone", "HD-BET"}
@@ -401,12 +407,12 @@ def test_smoke_run_sees_numbers_that_are_not_finite(
 
 
 def test_smoke_run_sees_a_disk_that_changes_bytes(
-    patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
+    patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.store.features import BlockSet
+    from pipeline.store.features import FeatureStore
 
     examined = patient("adni")
     examined.broken |= {"backbone", "HD-BET"}
-    monkeypatch.setattr(BlockSet, "load", lambda self, scans: torch.zeros(1, 512, 7, 7))
+    monkeypatch.setattr(FeatureStore, "load", lambda self, scans: torch.zeros(1, 512, 7, 7))
     with pytest.raises(RuntimeError, match="came back different"):
         list(run.smoke_run(examined))

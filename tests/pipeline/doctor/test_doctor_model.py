@@ -19,7 +19,7 @@ from pipeline.core.provenance import REPOSITORY, result_settings
 from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_writer import Export, write_bundle
 from pipeline.doctor import disk, machine, run
-from pipeline.doctor.checks import Finding, Patient, without_names
+from pipeline.doctor.checks import CheckContext, Finding, without_names
 from pipeline.settings import load_settings
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.preprocess import STAGE as PREPROCESS
@@ -29,11 +29,11 @@ NAMES = ("Hopper", "Noether", "Wu-Chien", "1912-05-31")  # of patients: in subje
 MODALITIES = ("high", "low", "seldom")
 
 
-def _export(folder: Path, *, block_shape: tuple[int, int, int] = (512, 7, 7)) -> Path:
+def _export(folder: Path, *, feature_map_shape: tuple[int, int, int] = (512, 7, 7)) -> Path:
     """A bundle for `picture_cohort`, its backbone drawn and its network never trained."""
     config = load_settings(REPOSITORY / "configs" / "adni.yaml", {"features.weights": "random"})
     network = {
-        "modalities": 3, "block_shape": list(block_shape), "classes": 2, "embedding": 3, "hidden": 4, "rho_hidden": [],
+        "modalities": 3, "feature_map_shape": list(feature_map_shape), "classes": 2, "embedding": 3, "hidden": 4, "rho_hidden": [],
         "aggregate": "mean",
     }  # fmt: skip
     stages = (PREPROCESS, FEATURES)
@@ -49,7 +49,7 @@ def _export(folder: Path, *, block_shape: tuple[int, int, int] = (512, 7, 7)) ->
         network=network,
         kinds={name: {"kind": "image", "skull_strip": True} for name in MODALITIES},
         settings={name: result_settings(section) for name, section in sections.items()},
-        weights={stage.name: stage.outside(sections[stage.name]) for stage in stages},
+        weights={stage.name: stage.external_state(sections[stage.name]) for stage in stages},
         stage_versions={stage.name: stage.version for stage in stages},
         calibration={
             "temperature": {"value": 1.0, "n": 20, "reason": ""},
@@ -73,13 +73,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Callable[..., Patient]:
+def asked(tmp_path: Path) -> Callable[..., CheckContext]:
     """What `--model MODEL --cohort MANIFEST` and settings say, for single checks."""
 
-    def make(model: Path, manifest: Path | None = None, **settings: str) -> Patient:
+    def make(model: Path, manifest: Path | None = None, **settings: str) -> CheckContext:
         words = {"predict.model": str(model)} | ({"cohort.manifest": str(manifest)} if manifest else {})
         words |= {key.replace("__", "."): value for key, value in settings.items()}
-        made = Patient(lambda: load_settings(model / "configs" / "settings.yaml", words), tmp_path.joinpath, "cpu")
+        made = CheckContext(lambda: load_settings(model / "configs" / "settings.yaml", words), tmp_path.joinpath, "cpu")
         made.settings = made.load()
         return made
 
@@ -149,7 +149,7 @@ def test_a_night_that_can_begin(
 
 def test_a_model_that_is_not_whole(
     model: Path,
-    asked: Callable[..., Patient],
+    asked: Callable[..., CheckContext],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -179,11 +179,11 @@ def test_a_model_that_is_not_whole(
     assert (finding.status, "is no exported model" in finding.found) == ("fail", True)
 
 
-def test_no_model_no_line(asked: Callable[..., Patient], model: Path) -> None:
+def test_no_model_no_line(asked: Callable[..., CheckContext], model: Path) -> None:
     assert list(run.model(asked(model, predict__model="null"))) == []
 
 
-def test_settings_that_are_not_those_of_training(asked: Callable[..., Patient], model: Path) -> None:
+def test_settings_that_are_not_those_of_training(asked: Callable[..., CheckContext], model: Path) -> None:
     (finding,) = run.model(asked(model, features__random_seed="5"))
     assert finding.status == "fail"
     assert "modalities high, low" in finding.found
@@ -191,11 +191,11 @@ def test_settings_that_are_not_those_of_training(asked: Callable[..., Patient], 
 
 
 def test_the_smoke_run_asks_the_exported_network(
-    asked: Callable[..., Patient], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: Callable[..., CheckContext], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = asked(_export(tmp_path, block_shape=(512, 3, 3)))
+    other = asked(_export(tmp_path, feature_map_shape=(512, 3, 3)))
     assert [f.status for f in run.model(other)] == ["ok"]
-    with pytest.raises(InputError, match=re.escape("blocks (512, 7, 7), the model by-hand reads (512, 3, 3)")):
+    with pytest.raises(InputError, match=re.escape("feature maps (512, 7, 7), the model by-hand reads (512, 3, 3)")):
         list(run.smoke_run(other))
     examined = asked(model)
     assert [f.status for f in run.model(examined)] == ["ok"]
@@ -210,7 +210,7 @@ def test_the_smoke_run_asks_the_exported_network(
 # --- the room ---
 
 
-def test_only_what_answers_need_is_counted(asked: Callable[..., Patient], model: Path) -> None:
+def test_only_what_answers_need_is_counted(asked: Callable[..., CheckContext], model: Path) -> None:
     with_model, without = asked(model), asked(model, predict__model="null")
     counted = [next(machine.free_disk(each)).found for each in (with_model, without)]
     assert re.findall(r"(\w+) \d[\d.]* [MG]B", counted[0].split("in all")[1]) == ["preprocess", "features", "predict"]
@@ -223,7 +223,7 @@ def test_only_what_answers_need_is_counted(asked: Callable[..., Patient], model:
 
 
 def test_pages_take_what_was_estimated(
-    asked: Callable[..., Patient], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
+    asked: Callable[..., CheckContext], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
 ) -> None:
     """A real night with pictures of noise, which make up most of the pages."""
     data = picture_cohort(tmp_path / "data", subjects=6, side=256).parent
@@ -240,7 +240,7 @@ def test_pages_take_what_was_estimated(
 
 
 def test_a_night_that_does_not_fit_is_said(
-    asked: Callable[..., Patient], model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    asked: Callable[..., CheckContext], model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = asked(model).config
     needed = disk.estimate(config, disk.count_scans(config))["predict"]
@@ -276,7 +276,7 @@ def test_maps_and_qc_pictures_are_counted_for_volumes(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_left_out_need_no_room(
-    asked: Callable[..., Patient], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
+    asked: Callable[..., CheckContext], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
 ) -> None:
     data = picture_cohort(tmp_path / "data", subjects=6).parent
     manifest = _tonight(data, *[f"Hopper,{number},CT,ct{number}.nii.gz" for number in range(50)])
@@ -291,7 +291,7 @@ def test_rows_that_are_left_out_need_no_room(
 
 
 def test_a_sound_manifest_without_labels(
-    asked: Callable[..., Patient], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
+    asked: Callable[..., CheckContext], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
 ) -> None:
     manifest = _tonight(picture_cohort(tmp_path / "data", subjects=6).parent)
     assert list(run.manifest(asked(model, manifest))) == [
@@ -313,7 +313,7 @@ def test_a_sound_manifest_without_labels(
     ],
 )
 def test_what_stops_a_night_and_what_does_not(
-    text: str, status: str, told: str, asked: Callable[..., Patient], model: Path, tmp_path: Path
+    text: str, status: str, told: str, asked: Callable[..., CheckContext], model: Path, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "tonight.csv"
     manifest.write_text(text, "utf-8")
@@ -329,7 +329,7 @@ def test_what_stops_a_night_and_what_does_not(
 
 
 def test_a_folder_that_cannot_be_read(
-    asked: Callable[..., Patient], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: Callable[..., CheckContext], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Path, pattern: str) -> list[Path]:
         raise OSError(5, "Input/output error", "/data/Hopper")

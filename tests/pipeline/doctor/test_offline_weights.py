@@ -155,9 +155,9 @@ def test_a_run_with_a_folder_downloads_nothing_and_is_the_same(
         patch.setattr(weights, "_in_package", hidden)
         patch.setattr(weights.urllib.request, "urlopen", hidden)
         assert main([*words, "--weights-from", str(folder)]) == 0
-    blocks = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "features").rglob("block.safetensors")}
-    assert len(blocks) > 6
+    feature_maps = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "features").rglob("features.safetensors")}
+    assert len(feature_maps) > 6
     capsys.readouterr()
     assert main(words) == 0  # without the folder: the same weights, so nothing is done again
     assert "features    up to date" in capsys.readouterr().out
-    assert blocks == {p: p.stat().st_mtime_ns for p in blocks}
+    assert feature_maps == {p: p.stat().st_mtime_ns for p in feature_maps}

@@ -47,7 +47,7 @@ def words(config: Path, workspace: Path, stage: str, *more: str) -> list[str]:
 
 @contextmanager
 def started(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A process in a group of its own; the group is ended with the block."""
+    """A process in a group of its own; the group is ended with the feature map."""
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=REPOSITORY,

@@ -64,10 +64,10 @@ def test_files_that_are_not_visible_here_are_waited_for(pending: PendingScans, m
 def test_a_scan_that_killed_its_workers_is_blamed_when_another_one_ends(pending: PendingScans) -> None:
     pending.record_result("a", outcome(died=3, suspect="its worker died 3 times"))
     assert pending.out.failure("a", "key of a") is None
-    pending.out.fail("c", "key of c", "no brain", again=False)
+    pending.out.fail("c", "key of c", "no brain", retryable=False)
     pending.record_result("c", outcome())
     assert pending.out.failure("a", "key of a") == {
-        "key": "key of a", "reason": "its worker died 3 times", "again": False
+        "key": "key of a", "reason": "its worker died 3 times", "retryable": False
     }  # fmt: skip
     pending.record_result("b", outcome(died=3, suspect="its worker died 3 times, too"))
     pending.finalise()  # and at the latest in the end

@@ -74,11 +74,11 @@ def done(out: VolumeSet, scan: str, **other: Any) -> dict[str, Any]:
 def test_a_scan_is_done_as_in_process(out: VolumeSet, prepared: Path) -> None:
     assert done(out, "p00_low") == {"lines": [], "notes": [], "died": 0}
     assert out.has("p00_low", key(out, "p00_low"))
-    pictures = {path.name: path.read_bytes() for path in out.place("p00_low").glob("*.png")}
+    pictures = {path.name: path.read_bytes() for path in out.folder_of("p00_low").glob("*.png")}
     record = out.record("p00_low") or {}
     other = VolumeSet(prepared / "in_process")
     preprocess(CohortTables(prepared / "cohort"), other, PreprocessConfig(), runtime(prepared))
-    assert {path.name: path.read_bytes() for path in other.place("p00_low").glob("*.png")} == pictures
+    assert {path.name: path.read_bytes() for path in other.folder_of("p00_low").glob("*.png")} == pictures
     expected = other.record("p00_low") or {}
     assert {**record, "seconds": 0} == {**expected, "seconds": 0}
     assert ScanClaims(out.folder, RUN).claim_of("p00_low") == {}
@@ -86,9 +86,9 @@ def test_a_scan_is_done_as_in_process(out: VolumeSet, prepared: Path) -> None:
 
 def test_what_is_there_is_not_done_again(out: VolumeSet) -> None:
     done(out, "p00_low")
-    before = (out.place("p00_low") / "record.json").stat().st_mtime_ns
+    before = (out.folder_of("p00_low") / "record.json").stat().st_mtime_ns
     assert done(out, "p00_low")["died"] == 0
-    assert (out.place("p00_low") / "record.json").stat().st_mtime_ns == before
+    assert (out.folder_of("p00_low") / "record.json").stat().st_mtime_ns == before
 
 
 def test_a_bad_scan_is_recorded_and_told_to_the_run(out: VolumeSet) -> None:
@@ -111,7 +111,7 @@ def test_the_fourth_claim_is_refused(out: VolumeSet) -> None:
         claims.claim("p02_low", "a worker that died")
     outcome = done(out, "p02_low")
     assert outcome["died"] == 3
-    assert not out.place("p02_low").exists()
+    assert not out.folder_of("p02_low").exists()
     assert "its worker died 3 times" in outcome["suspect"]
     assert "memory limit (2GB)" in outcome["suspect"]
     assert "--force preprocess" in outcome["suspect"]
@@ -136,7 +136,7 @@ def test_a_worker_that_was_thought_dead_spoils_nothing(out: VolumeSet, monkeypat
 
     monkeypatch.setattr(stage_module, "read_picture", slow)
     done(out, "p00_low")
-    assert (out.place("p00_low") / "picture.png").read_bytes() == b"of the successor"
+    assert (out.folder_of("p00_low") / "picture.png").read_bytes() == b"of the successor"
     assert claims.holds("p00_low", "the successor")
 
 
@@ -144,7 +144,7 @@ def test_other_code_or_weights_stop_the_run(out: VolumeSet) -> None:
     outcome = done(out, "p00_low", settings=PreprocessConfig(spacing_mm=3).model_dump_json())
     assert outcome["stop"] == "input"
     assert "would compute something else for scan p00_low" in outcome["reason"]
-    assert not out.place("p00_low").exists()
+    assert not out.folder_of("p00_low").exists()
 
 
 def test_a_workspace_that_is_not_shared_stops_the_run(out: VolumeSet, tmp_path: Path) -> None:

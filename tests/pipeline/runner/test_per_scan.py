@@ -47,7 +47,7 @@ def test_every_scan_is_done_once_in_order_by_the_calling_thread(out: ScanSet, ru
     job = make(out, work)
     each_scan(job, out, runtime)
     assert done == ["d", "a", "c", "b"]
-    assert {scan: (out.place(scan) / "picture.png").read_text() for scan in done} == {s: s * 2 for s in done}
+    assert {scan: (out.folder_of(scan) / "picture.png").read_text() for scan in done} == {s: s * 2 for s in done}
     assert all((out.record(scan) or {})["letters"] == 2 for scan in done)
     each_scan(job, out, runtime)
     assert len(done) == 4
@@ -71,8 +71,8 @@ def test_a_bad_scan_is_not_tried_again_and_a_mishap_is(out: ScanSet, runtime: Ru
     each_scan(job, out, runtime)
     assert tried == ["d", "a", "c", "b", "c"]
     assert scan_contents(out, job.keys)["failures"] == [
-        {"scan": "a", "reason": "no brain", "again": False},
-        {"scan": "c", "reason": "RuntimeError: a hiccup", "again": True},
+        {"scan": "a", "reason": "no brain", "retryable": False},
+        {"scan": "c", "reason": "RuntimeError: a hiccup", "retryable": True},
     ]
 
 
@@ -131,7 +131,7 @@ def test_an_executor_gets_what_is_to_do_and_nothing_else(out: ScanSet, runtime: 
 def test_making_a_job_loads_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that only dispatches scans needs neither weights nor the device."""
     from pipeline.stages import features
-    from pipeline.store.features import BlockSet
+    from pipeline.store.features import FeatureStore
     from pipeline.store.volumes import VolumeSet
 
     def refused(*_: Any, **__: Any) -> None:
@@ -140,7 +140,9 @@ def test_making_a_job_loads_no_network(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(features, "ready_backbone", refused)
     config = features.FeaturesConfig(weights="random")
     elsewhere = Runtime(stage="features", key="", device_name="cuda:77", workspace=tmp_path)
-    job = features.features_job(VolumeSet(tmp_path / "preprocess"), BlockSet(tmp_path / "features"), config, elsewhere)
+    job = features.features_job(
+        VolumeSet(tmp_path / "preprocess"), FeatureStore(tmp_path / "features"), config, elsewhere
+    )
     assert job.keys == {}
     with pytest.raises(InputError, match="cuda:77"):
         job.work("a", None)

@@ -65,7 +65,7 @@ def test_a_scan_that_is_a_link_is_not_deleted_through(tmp_path: Path) -> None:
     for act in (scans.begin, scans.remove):
         with pytest.raises(PlantedLinkError):
             act("s1")
-    scans.forget()
+    scans.invalidate_all()
     assert (tmp_path / "precious" / "record.json").read_text() == "x"
 
 
@@ -74,7 +74,7 @@ def test_forgetting_does_not_go_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "precious" / "s" / "record.json").write_text("x")
     (tmp_path / "stage").symlink_to(tmp_path / "precious")
     with pytest.raises(PlantedLinkError):
-        Artifact(tmp_path / "stage").forget()
+        Artifact(tmp_path / "stage").invalidate_all()
     assert (tmp_path / "precious" / "s" / "record.json").exists()
 
 

@@ -71,8 +71,8 @@ def test_files_appear_when_they_are_complete_and_replace_what_was_there(tmp_path
     assert staging.staged.has("b", "kept")  # other scans are read where they belong
     staging.commit("a")
     assert out.has("a", "new")
-    assert sorted(path.name for path in out.place("a").iterdir()) == ["picture.png", "record.json"]
-    assert not staging.staged.place("a").exists()
+    assert sorted(path.name for path in out.folder_of("a").iterdir()) == ["picture.png", "record.json"]
+    assert not staging.staged.folder_of("a").exists()
 
 
 def test_the_staging_area_is_empty_for_every_scan(tmp_path: Path) -> None:
@@ -81,4 +81,4 @@ def test_the_staging_area_is_empty_for_every_scan(tmp_path: Path) -> None:
     staging.reset("a")
     (staging.staged.begin("a") / "half.png").write_bytes(b"half")
     staging.reset("a")
-    assert not staging.staged.place("a").exists()
+    assert not staging.staged.folder_of("a").exists()

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.store.feature_buffer import Rows
+from pipeline.store.feature_buffer import FeatureBuffer
 
 CPU = torch.device("cpu")
 
 
-def _rows(folder: Path, most_bytes: int, count: int = 7) -> tuple[Rows, torch.Tensor]:
+def _rows(folder: Path, most_bytes: int, count: int = 7) -> tuple[FeatureBuffer, torch.Tensor]:
     values = torch.randn(count, 3, 2, generator=torch.Generator().manual_seed(0))
     names = [f"scan-{i}" for i in range(count)]
-    return Rows(names, iter(values.split(3)), device=CPU, most_bytes=most_bytes, folder=folder), values
+    return FeatureBuffer(names, iter(values.split(3)), device=CPU, most_bytes=most_bytes, folder=folder), values
 
 
 @pytest.mark.parametrize(("most_bytes", "in_file"), [(7 * 24, False), (7 * 24 - 1, True)])
@@ -46,9 +46,11 @@ def test_the_file_has_no_name_and_is_given_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("there", "told"), [(5, 4), (5, 6)])
 def test_the_batches_must_be_all_rows(tmp_path: Path, there: int, told: int) -> None:
     with pytest.raises(ValueError, match="rows"):
-        Rows([str(i) for i in range(told)], iter([torch.zeros(there, 2)]), device=CPU, most_bytes=0, folder=tmp_path)
+        FeatureBuffer(
+            [str(i) for i in range(told)], iter([torch.zeros(there, 2)]), device=CPU, most_bytes=0, folder=tmp_path
+        )
 
 
 def test_no_scans_no_rows(tmp_path: Path) -> None:
-    with Rows([], iter([]), device=CPU, most_bytes=0, folder=tmp_path) as rows, pytest.raises(IndexError):
+    with FeatureBuffer([], iter([]), device=CPU, most_bytes=0, folder=tmp_path) as rows, pytest.raises(IndexError):
         rows[torch.tensor([0])]

@@ -13,15 +13,15 @@ from PIL import Image
 from files.reading import file_sha256
 from pipeline.cli.main import main
 from pipeline.store.base import write_record
-from pipeline.store.features import BlockSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
-from pipeline.training.repeat_data import Sets, usable_scans
+from pipeline.training.repeat_data import Sets, data_of_repeat
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, BlockSet]:
-    """Ten subjects, MRI and PET, PET hidden or failed for some; a block says whose it is and what it is."""
-    cohort, split, blocks = (kind(tmp_path / kind.__name__) for kind in (CohortTables, SplitTables, BlockSet))
+def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, FeatureStore]:
+    """Ten subjects, MRI and PET, PET hidden or failed for some; a feature map says whose it is and what it is."""
+    cohort, split, feature_maps = (kind(tmp_path / kind.__name__) for kind in (CohortTables, SplitTables, FeatureStore))
     rows = []
     for number in range(10):
         for code, modality in enumerate(("MRI", "PET")):
@@ -29,8 +29,8 @@ def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, BlockSet]:
             row = {"scan": f"{name}_{modality}", "subject": name, "session": "", "observation": name}
             row |= {"modality": modality, "kind": "volume", "skull_strip": "True", "path": "/x", "sha256": "0"}
             rows.append(row | {"label": "ab"[number % 2]})
-            blocks.save(f"{name}_{modality}", torch.full((2, 1, 1), 10.0 * number + code))
-            blocks.finish(f"{name}_{modality}", "key", {})
+            feature_maps.save(f"{name}_{modality}", torch.full((2, 1, 1), 10.0 * number + code))
+            feature_maps.finish(f"{name}_{modality}", "key", {})
     scans = pd.DataFrame(rows).sample(frac=1, random_state=0)  # the order of rows must not matter
     cohort.save(scans, ("a", "b"))
     parts = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
@@ -39,13 +39,15 @@ def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, BlockSet]:
     available = scans.assign(available=~scans["scan"].isin(hidden))
     split.save_table("availability.csv", available, SplitTables.AVAILABILITY_COLUMNS)
     failed = {"s2_MRI"}
-    write_record(blocks.folder / "manifest.json", {"scans": {s: "k" for s in scans["scan"] if s not in failed}})
-    return cohort, split, blocks
+    write_record(feature_maps.folder / "manifest.json", {"scans": {s: "k" for s in scans["scan"] if s not in failed}})
+    return cohort, split, feature_maps
 
 
-def test_scans_are_joined_by_subject_when_some_are_missing(tables: tuple[CohortTables, SplitTables, BlockSet]) -> None:
+def test_scans_are_joined_by_subject_when_some_are_missing(
+    tables: tuple[CohortTables, SplitTables, FeatureStore],
+) -> None:
     """The published code pairs by list position, so that one missing PET gives everyone behind it another's PET."""
-    usable = usable_scans(*tables, repeat=1)
+    usable = data_of_repeat(*tables, repeat=1)
     values = tables[2].load(usable.scans["scan"].to_list())[:, 0, 0, 0]
     sets = Sets.of(usable)
     expected = {f"s{n}": {10 * n, 10 * n + 1} for n in range(10)}
@@ -61,15 +63,15 @@ def test_scans_are_joined_by_subject_when_some_are_missing(tables: tuple[CohortT
     assert usable.modality().tolist() == [int(v) % 10 for v in values.tolist()]
 
 
-def test_parts_hold_different_subjects(tables: tuple[CohortTables, SplitTables, BlockSet]) -> None:
-    usable = usable_scans(*tables, repeat=1)
+def test_parts_hold_different_subjects(tables: tuple[CohortTables, SplitTables, FeatureStore]) -> None:
+    usable = data_of_repeat(*tables, repeat=1)
     parts = [set(usable.subjects(part)) for part in ("train", "validation", "test")]
     assert [len(p) for p in parts] == [6, 2, 2]
     assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
 
 
-def test_batches_of_sets_hold_each_members_scans(tables: tuple[CohortTables, SplitTables, BlockSet]) -> None:
-    sets = Sets.of(usable_scans(*tables, repeat=1))
+def test_batches_of_sets_hold_each_members_scans(tables: tuple[CohortTables, SplitTables, FeatureStore]) -> None:
+    sets = Sets.of(data_of_repeat(*tables, repeat=1))
     chosen = torch.tensor([7, 1, 4])
     scans, owner = sets.batch(chosen)
     for place, number in enumerate(chosen.tolist()):
@@ -77,8 +79,8 @@ def test_batches_of_sets_hold_each_members_scans(tables: tuple[CohortTables, Spl
         assert scans[owner == place].tolist() == expected
 
 
-def test_subsets_leave_out_who_has_nothing_left(tables: tuple[CohortTables, SplitTables, BlockSet]) -> None:
-    usable = usable_scans(*tables, repeat=1)
+def test_subsets_leave_out_who_has_nothing_left(tables: tuple[CohortTables, SplitTables, FeatureStore]) -> None:
+    usable = data_of_repeat(*tables, repeat=1)
     assert Sets.of(usable, "test", frozenset({"MRI"})).observations == ("s9",)
     assert Sets.of(usable, "test", frozenset({"PET"})).observations == ("s8", "s9")
 
