@@ -8,16 +8,24 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from cohort.splits import SPLITS, given_split_problems, subjects_of
 from files.reading import UnusableFileError, read_bytes
 
 MOST_LISTED = 20  # problems of one kind that are written out; the rest are counted
-OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "path", "sha256", "row"]  # not of the whole observation
+OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "path", "sha256", "row"]  # no observation's
 LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
 CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"  # characters that end lines, move cursors, or are none
@@ -33,6 +41,19 @@ class ModalityConfig(BaseModel):
 
     kind: Literal["volume", "image"] = Field(default="volume", description="volume: 3-D scan; image: 2-D picture")
     skull_strip: bool = Field(default=True, description="remove all but the brain; ignored for images")
+    normalise: str = Field(
+        default="minmax",
+        description="how intensities are brought to [0, 1]: minmax, as published; minmax_robust; volumes only",
+    )
+
+    @model_validator(mode="after")
+    def _pictures_are_kept(self) -> Self:
+        if self.kind == "image" and self.normalise != type(self).model_fields["normalise"].default:
+            raise ValueError(
+                f"normalise: {self.normalise} is for volumes; a picture is kept as it is. Leave it away, or set "
+                "kind: volume"
+            )
+        return self
 
 
 def _as_written(value: object) -> object:
@@ -47,7 +68,7 @@ class CohortConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    modalities: dict[str, ModalityConfig] = Field(min_length=1, description="name → {kind, skull_strip}")
+    modalities: dict[str, ModalityConfig] = Field(min_length=1, description="name → {kind, skull_strip, normalise}")
     manifest: Annotated[str, StringConstraints(pattern=DEMO_NAME)] | Path | None = Field(
         default=None,
         description="CSV or TSV, one row a scan; with layout breakhis a folder; or the name of a demo cohort",

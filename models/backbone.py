@@ -120,9 +120,7 @@ def _read_onnx_vgg16(weights: Path | None) -> list[tuple[Tensor, Tensor]]:
 
     graph = onnx.load(find_weights(VGG16_IMAGENET, weights)).graph
     arrays = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
-    names = [
-        f"functional_1/feature map{b}_conv{c}_1" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)
-    ]
+    names = [f"functional_1/block{b}_conv{c}_1" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)]
     return [
         (
             torch.from_numpy(arrays[f"{name}/convolution/ReadVariableOp:0"].copy()),

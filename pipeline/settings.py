@@ -35,6 +35,7 @@ from pipeline.specs.predict import PredictConfig
 from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.specs.pretrain import PretrainConfig
 from pipeline.specs.report import ReportConfig
+from preprocessing.normalise import NORMALISATIONS
 
 ENVIRONMENT_PREFIX = "HYPERMM_"
 MOST_NAMED = 20  # config files, in a message
@@ -87,6 +88,14 @@ class Settings(BaseSettings):
         if unknown := given.keys() - config.model_fields.keys():
             raise _said("\n".join(unknown_key(f"demo.{key}", demo_keys(name)) for key in sorted(unknown)))
         return config(**given).model_dump(mode="json")
+
+    @model_validator(mode="after")
+    def _normalisations_are_known(self) -> Self:
+        for name, modality in self.cohort.modalities.items():
+            if modality.normalise not in NORMALISATIONS:
+                hint = suggest(modality.normalise, NORMALISATIONS)
+                raise ValueError(f"cohort.modalities.{name}.normalise: {modality.normalise!r} is unknown {hint}")
+        return self
 
     @model_validator(mode="after")
     def _missing_are_modalities(self) -> Self:

@@ -1,8 +1,8 @@
 """One volume, from what the scanner gave to a brain in [0, 1]: by itself, or on the grid of another scan."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,31 +15,30 @@ from numpy.typing import NDArray
 from preprocessing.common_grid import onto_brain
 from preprocessing.errors import MemoryLimitError, ScanError
 from preprocessing.limits import BYTES_HELD, BYTES_NETWORK, BYTES_RESULT, BYTES_SEARCH, BYTES_WORK, Limits, times
+from preprocessing.normalise import NORMALISATIONS
 from preprocessing.qc import registered_planes, three_planes
 from preprocessing.registration import FINE_MM, register_rigid
 from preprocessing.resample import resampled_shape, resampling_bytes, voxel_size_mm
 from preprocessing.skull_strip import NETWORK_SPACING_MM, SkullStripper, padded
-from preprocessing.transforms import find_brain, normalise_brain, normalise_intensity
-
-KEYS = ("image", "mask")  # of what the transforms are given
+from preprocessing.transforms import NormaliseInMaskd, find_brain, resample_brain
 
 
 @dataclass(frozen=True)
-class Tools:
-    """What volumes need on one device.
+class VolumePipeline:
+    """The steps that volumes go through on one device.
 
     Attributes:
         stripper: HD-BET.
-        strip: turns a head and finds its brain.
-        keep: the same for volumes that are stripped already.
-        finish: crops, resamples and normalises.
+        skull_strip: turn a head to RAS+ order and find its brain.
+        mask_nonzero: the same for volumes that are stripped already: all that is not background is brain.
+        resample: crop to the brain and resample.
         limits: of what a scan may take.
     """
 
     stripper: SkullStripper
-    strip: Compose
-    keep: Compose
-    finish: Compose
+    skull_strip: Compose
+    mask_nonzero: Compose
+    resample: Compose
     limits: Limits
 
     @classmethod
@@ -53,7 +52,7 @@ class Tools:
         spacing_mm: float,
         limits: Limits,
     ) -> Self:
-        """Tools for one device; the networks are loaded when the first head comes.
+        """Set the steps up for one device; the networks are loaded when the first head comes.
 
         Args:
             mode: as `SkullStripper`, and the next three.
@@ -64,12 +63,24 @@ class Tools:
             limits: of what a scan may take.
         """
         stripper = SkullStripper(mode, device=device, precision=precision, parameters=parameters)
-        finish = normalise_brain(spacing_mm=spacing_mm, limits=limits)
-        return cls(stripper, find_brain(stripper), find_brain(None), finish, limits)
+        resample = resample_brain(spacing_mm=spacing_mm, limits=limits)
+        return cls(stripper, find_brain(stripper), find_brain(None), resample, limits)
+
+    def normalise(self, on_grid: Mapping[Any, Any], name: str) -> dict[Hashable, Any]:
+        """Normalise `image` inside `mask`, on the grid that both have.
+
+        Args:
+            on_grid: both.
+            name: in `preprocessing.normalise.NORMALISATIONS`.
+
+        Raises:
+            ScanError: the voxels do not allow it, as where they are all alike.
+        """
+        return NormaliseInMaskd("image", NORMALISATIONS[name])(on_grid)
 
 
 @dataclass(frozen=True)
-class Beside:
+class RegistrationTarget:
     """The scan that another one is registered to.
 
     Attributes:
@@ -106,78 +117,91 @@ class Brain:
     facts: dict[str, Any]
 
 
-def brain_of(tools: Tools, image: MetaTensor, beside: Beside | None, *, strip: bool) -> Brain:
-    """On the grid and with the mask of the scan beside it if they can be registered; else by itself.
+def preprocess_volume(
+    pipeline: VolumePipeline,
+    image: MetaTensor,
+    target: RegistrationTarget | None,
+    *,
+    skull_strip: bool,
+    normalise: str,
+) -> Brain:
+    """Preprocess a volume: on the grid and with the mask of its target if they can be registered; else by itself.
 
     Args:
-        tools: on the device to compute on.
+        pipeline: on the device to compute on.
         image: the volume, (1, X, Y, Z).
-        beside: what to register it to, or None.
-        strip: whether its brain has to be found; else all that is not background is brain.
+        target: what to register it to, or None.
+        skull_strip: whether its brain has to be found; else all that is not background is brain.
+        normalise: a name in `preprocessing.normalise.NORMALISATIONS`.
 
     Raises:
         ScanError: no brain is found, or its values are all alike.
         MemoryLimitError: it takes more memory than it may.
     """
-    reason = {}
-    if beside is not None:
-        registered = _registered(tools, image, beside)
-        if isinstance(registered, Brain):
-            return registered
-        reason = {"not_registered": registered}
-    tools.limits.check_work(_bytes_of(image, strip=strip), f"finding the brain in {times(image.shape[1:])} voxels")
-    found = (tools.strip if strip else tools.keep)({"image": image.to(tools.stripper.device)})
-    facts = {"precision": str(tools.stripper.dtype)} if strip else {}
-    return _brain(tools.finish(found), found, {**facts, **reason})
+    registered = None if target is None else _register(pipeline, image, target)
+    if target is not None and isinstance(registered, tuple):
+        on_grid, facts = registered
+    else:
+        size = _bytes_of(image, skull_strip=skull_strip)
+        pipeline.limits.check_work(size, f"finding the brain in {times(image.shape[1:])} voxels")
+        find = pipeline.skull_strip if skull_strip else pipeline.mask_nonzero
+        whole = find({"image": image.to(pipeline.stripper.device)})
+        on_grid = pipeline.resample(whole)
+        facts = {"precision": str(pipeline.stripper.dtype)} if skull_strip else {}
+        facts |= {} if registered is None else {"not_registered": registered}
+    done = pipeline.normalise(on_grid, normalise)
+    volume, mask = _arrays(done)
+    if target is not None and isinstance(registered, tuple):
+        qc = registered_planes(target.volume.numpy(), volume, mask, voxel_size_mm(target.affine))
+    else:
+        qc = three_planes(*_arrays(whole), voxel_size_mm(np.asarray(whole["image"].affine)))
+    return Brain(volume, mask, np.asarray(done["image"].affine), qc, {"normalise": normalise, **facts})
 
 
-def _registered(tools: Tools, image: MetaTensor, beside: Beside) -> Brain | str:
-    """The volume brought to the scan beside it, or why that is not to be believed."""
-    brain_mask = MetaTensor(beside.mask[None].float(), affine=beside.affine)
+def _register(
+    pipeline: VolumePipeline, image: MetaTensor, target: RegistrationTarget
+) -> tuple[dict[str, MetaTensor], dict[str, Any]] | str:
+    """Bring the volume on the target's grid, with facts for the record; or say why that is not to be believed."""
+    brain_mask = MetaTensor(target.mask[None].float(), affine=target.affine)
     try:
-        tools.limits.check_work(_bytes_of_search(image, beside), "registration")
-        motion = register_rigid(beside.raw, image, fixed_mask=brain_mask)
+        pipeline.limits.check_work(_bytes_of_search(image, target), "registration")
+        motion = register_rigid(target.raw, image, fixed_mask=brain_mask)
     except (ScanError, MemoryLimitError) as error:
-        return f"{error} (with {beside.scan})"
+        return f"{error} (with {target.scan})"
     if motion.reason:
-        return f"{motion.reason} (with {beside.scan})"
-    moved, inside = onto_brain(image.to(tools.stripper.device), brain_mask, motion.matrix)
-    done = normalise_intensity()({"image": moved, "mask": inside})
+        return f"{motion.reason} (with {target.scan})"
+    moved, inside = onto_brain(image.to(pipeline.stripper.device), brain_mask, motion.matrix)
     facts = {
-        "registered_to": beside.scan,
+        "registered_to": target.scan,
         "rotation_degrees": round(motion.rotation_degrees, 2),
         "translation_mm": round(motion.translation_mm, 2),
         "brain_in_view": round(motion.coverage, 3),
         "to_own_world": motion.matrix.tolist(),
     }
-    brain = _brain(done, done, facts)
-    picture = registered_planes(beside.volume.numpy(), brain.volume, brain.mask, voxel_size_mm(beside.affine))
-    return replace(brain, qc=picture)
+    return {"image": moved, "mask": inside}, facts
 
 
-def _bytes_of(image: MetaTensor, *, strip: bool) -> float:
-    """Main memory for finding the brain of a volume, if it is the CPU that does it."""
+def _bytes_of(image: MetaTensor, *, skull_strip: bool) -> float:
+    """Estimate the main memory for finding the brain of a volume, if it is the CPU that does it."""
     shape, affine = image.shape[1:], np.asarray(image.affine)
     size = float(BYTES_WORK * math.prod(shape))
-    if not strip:
+    if not skull_strip:
         return size
     grid = resampled_shape(shape, affine, spacing_mm=NETWORK_SPACING_MM)
     network = BYTES_HELD * math.prod(shape) + BYTES_NETWORK * math.prod(padded(grid))
     return max(size, network, resampling_bytes(shape, affine, spacing_mm=NETWORK_SPACING_MM))
 
 
-def _bytes_of_search(image: MetaTensor, beside: Beside) -> float:
-    """Main memory for the registration of two volumes and for bringing one on the other's grid."""
-    size = float(BYTES_RESULT * beside.mask.numel())
-    for volume in (image, beside.raw):
+def _bytes_of_search(image: MetaTensor, target: RegistrationTarget) -> float:
+    """Estimate the main memory for the registration of two volumes and for bringing one on the other's grid."""
+    size = float(BYTES_RESULT * target.mask.numel())
+    for volume in (image, target.raw):
         shape, affine = volume.shape[1:], np.asarray(volume.affine)
         finest = np.minimum(shape, resampled_shape(shape, affine, spacing_mm=FINE_MM))
         size += BYTES_WORK * math.prod(shape) + BYTES_SEARCH * math.prod(finest.tolist())
     return size
 
 
-def _brain(done: Mapping[Any, Any], whole: Mapping[Any, Any], facts: dict[str, Any]) -> Brain:
-    """Voxels back from the device; the picture shows `whole`."""
-    volume, mask, head, head_mask = (d[k][0].as_tensor().cpu().numpy() for d in (done, whole) for k in KEYS)
-    qc = three_planes(head, head_mask, voxel_size_mm(np.asarray(whole["image"].affine)))
-    return Brain(volume, mask, np.asarray(done["image"].affine), qc, facts)
+def _arrays(data: Mapping[Any, Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Bring image and mask, (X, Y, Z), back from the device."""
+    return data["image"][0].as_tensor().cpu().numpy(), data["mask"][0].as_tensor().cpu().numpy()

@@ -1,8 +1,24 @@
-"""Intensities of one scan inside its brain: zero mean and unit variance, then [0, 1]."""
+"""Intensities of one scan inside its brain; `cohort.modalities` picks a way for each modality by its name.
 
-from torch import Tensor
+A way takes the volume (float32, any shape) and the mask (bool, same shape, True inside), and returns a volume in [0, 1]
+inside the mask and 0 outside. A new one is a function and a row in `NORMALISATIONS`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from preprocessing.errors import ScanError
+
+if TYPE_CHECKING:  # the settings read the names, and are read without torch
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+PUBLISHED = "minmax"  # the default; a scan normalised so has the key that it had before there was a choice
+ROBUST_TAIL = 0.001  # share of the voxels inside that `minmax_robust` cuts off, at either end
 
 
 def standardise(volume: Tensor, mask: Tensor) -> Tensor:
@@ -19,10 +35,8 @@ def standardise(volume: Tensor, mask: Tensor) -> Tensor:
     return ((volume - inside.mean()) / inside.std(correction=0)).where(mask, volume.new_zeros(()))
 
 
-def minmax(volume: Tensor, mask: Tensor) -> Tensor:
+def rescale(volume: Tensor, mask: Tensor) -> Tensor:
     """(v - min) / (max - min) over the voxels in the mask, so [0, 1] there; 0 outside.
-
-    Min-max undoes any scale and shift, the one of `standardise` included; the paper does both, and so do we.
 
     Args:
         volume: float32, any shape.
@@ -34,6 +48,39 @@ def minmax(volume: Tensor, mask: Tensor) -> Tensor:
     inside = _inside(volume, mask)
     low, high = inside.min(), inside.max()
     return ((volume - low) / (high - low)).where(mask, volume.new_zeros(()))
+
+
+def minmax(volume: Tensor, mask: Tensor) -> Tensor:
+    """Standardise, then rescale to [0, 1], as published; arguments and errors as above.
+
+    Rescaling undoes any scale and shift, the one of `standardise` included; the paper does both, and so do we.
+
+    Source:
+        HyperMM, section 3.1.
+    """
+    return rescale(standardise(volume, mask), mask)
+
+
+def minmax_robust(volume: Tensor, mask: Tensor) -> Tensor:
+    """Rescale so that the percentiles 0.1 and 99.9 inside become 0 and 1, and clip what lies beyond.
+
+    A few hot voxels then leave the contrast of all others as it is. A percentile is the voxel of the nearest rank.
+
+    Raises:
+        ScanError: the mask is empty, or the two percentiles are equal.
+    """
+    inside = _inside(volume, mask).cpu().numpy()
+    ranks = [round(share * (inside.size - 1)) for share in (ROBUST_TAIL, 1 - ROBUST_TAIL)]
+    low, high = np.partition(inside, ranks)[ranks].tolist()
+    if low == high:
+        raise ScanError(f"the percentiles 0.1 and 99.9 inside the brain mask are both {low:g}; set normalise: minmax")
+    return ((volume - low) / (high - low)).clamp_(0, 1).where(mask, volume.new_zeros(()))
+
+
+NORMALISATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    PUBLISHED: minmax,
+    "minmax_robust": minmax_robust,
+}
 
 
 def _inside(volume: Tensor, mask: Tensor) -> Tensor:

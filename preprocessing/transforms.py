@@ -1,10 +1,10 @@
 """The preprocessing steps as MONAI `MapTransform`s, for any `monai.transforms.Compose`.
 
 They work on channel-first `MetaTensor`s whose affine is kept right, and on a dictionary with the volume under
-`image` and the brain mask under `mask`. `preprocess_volume` is the pipeline's own composition.
+`image` and the brain mask under `mask`. `volume_steps` is the pipeline's own composition.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Orientationd
+from torch import Tensor
 
 from preprocessing.errors import ScanError
 from preprocessing.limits import Limits
-from preprocessing.normalise import minmax, standardise
+from preprocessing.normalise import NORMALISATIONS, PUBLISHED
 from preprocessing.resample import resample, resampled_shape, resampling_bytes
 from preprocessing.skull_strip import LARGEST_SHARE, SkullStripper
 from preprocessing.slices import bounding_box
@@ -134,35 +135,31 @@ class ResampleBicubicd(MapTransform):
         return out
 
 
-class StandardiseInMaskd(MapTransform):
-    """Zero mean and unit variance inside the mask, 0 outside (`preprocessing.normalise.standardise`)."""
+class NormaliseInMaskd(MapTransform):
+    """Bring the intensities inside the mask to another scale, and 0 outside.
 
-    def __init__(self, keys: KeysCollection, *, mask_key: str = "mask") -> None:
+    Args:
+        keys: volumes (1, X, Y, Z), float32.
+        normalise: a function of volume and mask, such as those of `preprocessing.normalise`.
+        mask_key: the mask.
+
+    Raises:
+        ScanError: the function cannot be applied to these voxels.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, normalise: Callable[[Tensor, Tensor], Tensor], *, mask_key: str = "mask"
+    ) -> None:
         super().__init__(keys)
+        self.normalise = normalise
         self.mask_key = mask_key
 
     def __call__(self, data: Data) -> dict[Hashable, Any]:
-        """Standardise."""
+        """Normalise."""
         out = dict(data)
         mask = out[self.mask_key].as_tensor()
         for key in self.keys:
-            out[key] = MetaTensor(standardise(out[key].as_tensor(), mask), affine=out[key].affine)
-        return out
-
-
-class MinMaxInMaskd(MapTransform):
-    """[0, 1] inside the mask, 0 outside (`preprocessing.normalise.minmax`)."""
-
-    def __init__(self, keys: KeysCollection, *, mask_key: str = "mask") -> None:
-        super().__init__(keys)
-        self.mask_key = mask_key
-
-    def __call__(self, data: Data) -> dict[Hashable, Any]:
-        """Scale."""
-        out = dict(data)
-        mask = out[self.mask_key].as_tensor()
-        for key in self.keys:
-            out[key] = MetaTensor(minmax(out[key].as_tensor(), mask), affine=out[key].affine)
+            out[key] = MetaTensor(self.normalise(out[key].as_tensor(), mask), affine=out[key].affine)
         return out
 
 
@@ -171,24 +168,24 @@ def find_brain(stripper: SkullStripper | None) -> Compose:
     return Steps([Orientationd("image", axcodes="RAS", labels=None), SkullStripd("image", stripper)])
 
 
-def normalise_brain(*, spacing_mm: float, limits: Limits | None = None) -> Compose:
-    """Crop `image` and `mask` to the brain, resample both, bring `image` to [0, 1] inside and 0 outside."""
+def resample_brain(*, spacing_mm: float, limits: Limits | None = None) -> Compose:
+    """Crop `image` and `mask` to the brain and resample both."""
     both = ("image", "mask")
-    finer = ResampleBicubicd(both, spacing_mm=spacing_mm, limits=limits)
-    return Steps([CropToBraind(both), finer, normalise_intensity()])
+    return Steps([CropToBraind(both), ResampleBicubicd(both, spacing_mm=spacing_mm, limits=limits)])
 
 
-def normalise_intensity() -> Compose:
-    """Bring `image` to [0, 1] inside `mask` and 0 outside, on the grid that both have."""
-    return Steps([StandardiseInMaskd("image"), MinMaxInMaskd("image")])
-
-
-def preprocess_volume(stripper: SkullStripper | None, *, spacing_mm: float) -> Compose:
-    """The paper's preprocessing of one volume, PET too: `find_brain`, then `normalise_brain`.
+def volume_steps(stripper: SkullStripper | None, *, spacing_mm: float, normalise: str = PUBLISHED) -> Compose:
+    """The paper's preprocessing of one volume, PET too: `find_brain`, `resample_brain`, then the normalisation.
 
     Takes `{"image": MetaTensor (1, X, Y, Z)}` as `preprocessing.io.read_volume` gives it.
+
+    Args:
+        stripper: HD-BET; None for volumes that are stripped already.
+        spacing_mm: voxel size after resampling.
+        normalise: a name in `preprocessing.normalise.NORMALISATIONS`.
 
     Source:
         HyperMM, section 3.1.
     """
-    return Steps([find_brain(stripper), normalise_brain(spacing_mm=spacing_mm)])
+    finish = NormaliseInMaskd("image", NORMALISATIONS[normalise])
+    return Steps([find_brain(stripper), resample_brain(spacing_mm=spacing_mm), finish])

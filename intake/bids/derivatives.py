@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from intake.bids.read import ANATOMICAL
+from preprocessing.normalise import PUBLISHED
 
 BIDS_VERSION = "1.10.0"
 PIPELINE = "hypermm-pipeline"
@@ -55,8 +56,8 @@ def bids_derivatives(
     `.bidsignore` keeps validators from calling them wrong.
 
     Args:
-        scans: as from `cohort.manifest.check_manifest`; if there is a column `skull_strip` ("True" or "False"), the
-            sidecars follow it, otherwise all are taken for stripped.
+        scans: as from `cohort.manifest.check_manifest`; if there are columns `skull_strip` ("True" or "False") and
+            `normalise`, the sidecars follow them, otherwise all are taken for stripped and normalised as published.
         volumes: scan → preprocessed volume, .nii.gz. Scans that are not in it (failed, or pictures) are left out.
         masks: scan → brain mask of it; may lack some.
         spacing_mm: voxel size that everything was resampled to.
@@ -74,10 +75,12 @@ def bids_derivatives(
     stripped = rows["skull_strip"].eq("True") if "skull_strip" in rows else pd.Series(True, index=rows.index)
     copies: dict[str, Path] = {}
     texts = {"dataset_description.json": _json(dataset_description(version)), "README": README}
-    for scan, is_stripped in zip(rows["scan"], stripped, strict=True):
+    ways = rows["normalise"] if "normalise" in rows else pd.Series(PUBLISHED, index=rows.index)
+    for scan, is_stripped, normalise in zip(rows["scan"], stripped, ways, strict=True):
         volume, mask = names[scan]
         copies[volume] = volumes[scan]
-        texts[_sidecar(volume)] = _json(volume_sidecar(spacing_mm=spacing_mm, skull_stripped=bool(is_stripped)))
+        sidecar = volume_sidecar(spacing_mm=spacing_mm, skull_stripped=bool(is_stripped), normalise=normalise)
+        texts[_sidecar(volume)] = _json(sidecar)
         if scan in masks:
             copies[mask] = masks[scan]
             texts[_sidecar(mask)] = _json(mask_sidecar(volume))
@@ -96,16 +99,17 @@ def dataset_description(version: str) -> dict[str, object]:
             {
                 "Name": PIPELINE,
                 "Version": version,
-                "Description": "HD-BET brain extraction, bicubic resampling, standardisation and min-max in the brain",
+                "Description": "HD-BET brain extraction, bicubic resampling, normalisation in the brain",
             }
         ],
     }
 
 
-def volume_sidecar(*, spacing_mm: float, skull_stripped: bool) -> dict[str, object]:
+def volume_sidecar(*, spacing_mm: float, skull_stripped: bool, normalise: str = PUBLISHED) -> dict[str, object]:
     """What the sidecar of a preprocessed volume holds; nothing of it depends on the patient."""
+    scaled = "standardised and scaled to [0, 1]" if normalise == PUBLISHED else f"scaled to [0, 1] by {normalise}"
     return {
-        "Description": f"Resampled to {spacing_mm:g} mm, standardised and scaled to [0, 1] inside the brain, 0 outside",
+        "Description": f"Resampled to {spacing_mm:g} mm, {scaled} inside the brain, 0 outside",
         "SkullStripped": skull_stripped,
         "SpatialReference": "orig",
     }
@@ -122,7 +126,8 @@ def mask_sidecar(volume: str) -> dict[str, object]:
 
 README = """Volumes preprocessed by HyperMM pipeline, as a BIDS derivative.
 
-desc-preproc: one scan, in its own space, resampled to one voxel size, standardised and scaled to [0, 1] in the brain.
+desc-preproc: one scan, in its own space, resampled to one voxel size, scaled to [0, 1] in the brain as its
+.json says.
 desc-brain_mask: the voxels that count as brain.
 """
 

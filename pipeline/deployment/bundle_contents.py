@@ -91,6 +91,7 @@ class _Network(_Exactly):
 class _Kind(_Exactly):
     kind: Literal["volume", "image"]
     skull_strip: bool
+    normalise: Name = "minmax"  # models exported before there was a choice do not say it
 
 
 class _Sections(_Exactly):

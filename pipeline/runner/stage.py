@@ -116,6 +116,8 @@ class Stage:
             TypeError: one takes something else.
         """
         self._function()
+        for name in (self.artifact, self.external_inputs, self.check_requirements):
+            named(name)
         if self.per_scan is not None:
             self._checked(self.per_scan, [*self.inputs])
 

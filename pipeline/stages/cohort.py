@@ -59,6 +59,8 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
         scans = first_subjects(scans, config.limit)
         runtime.note(f"cohort.limit: only {scans['subject'].nunique()} subjects take part")
     scans["skull_strip"] = [str(config.modalities[m].skull_strip) for m in scans["modality"]]
+    normalise = {name: each.normalise if each.kind == "volume" else "" for name, each in config.modalities.items()}
+    scans["normalise"] = [normalise[m] for m in scans["modality"]]
     scans["sha256"] = _hashes([Path(path) for path in scans["path"]], out, runtime)
     _say_same_content(scans, runtime)
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive), unusable)

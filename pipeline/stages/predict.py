@@ -21,6 +21,7 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.predictions import PredictionSet
 from pipeline.store.tables import CohortTables
 from pipeline.store.volumes import VolumeSet
+from preprocessing.normalise import PUBLISHED
 from reporting.patient_page import missing_page, patient_page, worklist_page
 from reporting.patient_table import patients_csv
 
@@ -194,7 +195,7 @@ def check_settings(settings: Any) -> None:
     bundle = read_bundle(settings.predict)
     kinds = {name: modality.model_dump(mode="json") for name, modality in settings.cohort.modalities.items()}
     for name in sorted(kinds.keys() & bundle.kinds.keys()):
-        if kinds[name] != bundle.kinds[name]:
+        if kinds[name] != {"normalise": PUBLISHED, **bundle.kinds[name]}:  # older models do not name it
             raise InputError(
                 f"the model {bundle.name} was trained with {name} as {shown(bundle.kinds[name])}, not {kinds[name]}"
             )

@@ -15,10 +15,11 @@ from pipeline.runner.per_scan import ScanJob, each_scan, scan_contents
 from pipeline.specs.preprocess import STAGE, PreprocessConfig
 from pipeline.store.tables import CohortTables
 from pipeline.store.volumes import VolumeSet
-from preprocessing.brains import Beside, Tools, brain_of
+from preprocessing.brains import RegistrationTarget, VolumePipeline, preprocess_volume
 from preprocessing.encoding import png_bytes
 from preprocessing.io import read_picture, read_volume
 from preprocessing.limits import Limits
+from preprocessing.normalise import PUBLISHED
 
 
 def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> None:
@@ -32,16 +33,16 @@ def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, r
 
 
 def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> ScanJob:
-    """The work on one scan."""
+    """Say what is done to each scan."""
     limits = Limits(config.largest_extent_mm, config.memory_gb)
     scans = cohort.scans().set_index("scan", drop=False)
     targets = _targets(scans, config)
     keys = _keys(scans, targets, config)
 
     @functools.cache
-    def tools(device: torch.device) -> Tools:
-        """What volumes need, made at the first of them."""
-        return Tools.ready(
+    def steps(device: torch.device) -> VolumePipeline:
+        """Set up what volumes go through, at the first of them."""
+        return VolumePipeline.ready(
             config.skull_strip_mode,
             device=device,
             precision=config.precision,
@@ -51,7 +52,7 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
         )
 
     def source(scan: str) -> Any:
-        """The scan as it came, if it is still what was hashed."""
+        """Read the scan as it came, if it is still what was hashed."""
         row = scans.loc[scan]
         read = read_picture if row["kind"] == "image" else read_volume
         return read(Path(row["path"]), sha256=row["sha256"], limits=limits)
@@ -60,23 +61,24 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
         if scans.at[scan, "kind"] == "image":
             return source(scan)
         target = targets.get(scan)
-        beside = None
+        partner = None
         if target is not None and (out.failure(target, keys[target]) or {}).get("retryable"):
             raise RuntimeError(f"it is to be registered to {target}, which failed, but may not fail again")
         if target is not None and out.has(target, keys[target]):
-            beside = Beside(target, source(target), *out.load_placed(target))
-        return source(scan), beside
+            partner = RegistrationTarget(target, source(target), *out.load_placed(target))
+        return source(scan), partner
 
     def work(scan: str, loaded: Any) -> Any:
         if scans.at[scan, "kind"] == "image":
             return loaded
-        strip = scans.at[scan, "skull_strip"] == "True"
+        image, partner = loaded
+        chosen = {"skull_strip": scans.at[scan, "skull_strip"] == "True", "normalise": scans.at[scan, "normalise"]}
         attempts = [
-            Fallback(words, functools.partial(brain_of, tools(device), *loaded, strip=strip))
+            Fallback(words, functools.partial(preprocess_volume, steps(device), image, partner, **chosen))
             for words, device in ((str(runtime.device), runtime.device), ("the CPU", torch.device("cpu")))
         ]
         brain = run_with_oom_fallback(f"preprocessing of {scan}", attempts)
-        if scan in targets and loaded[1] is None:
+        if scan in targets and partner is None:
             brain.facts["not_registered"] = f"{targets[scan]} could not be used"
         return brain
 
@@ -93,7 +95,7 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
 
 
 def _targets(scans: pd.DataFrame, config: PreprocessConfig) -> dict[str, str]:
-    """Scan → the scan of the same observation that it is to be registered to, the first where there are several."""
+    """Map scans to the scan of the same observation to register them to, the first where there are several."""
     partners = config.register_to or {}
     first = scans.sort_index().drop_duplicates(["observation", "modality"])  # the index is the scan too
     there = dict(zip(zip(first["observation"], first["modality"], strict=True), first["scan"], strict=True))
@@ -103,9 +105,11 @@ def _targets(scans: pd.DataFrame, config: PreprocessConfig) -> dict[str, str]:
 
 
 def _keys(scans: pd.DataFrame, targets: Mapping[str, str], config: PreprocessConfig) -> dict[str, str]:
-    """Scan → hash of all that its result depends on: for a registered one, of the other scan too."""
+    """Map each scan to the hash of all that its result depends on: for a registered one, of the other scan too."""
     settings = {name: value for name, value in result_settings(config).items() if name != "register_to"}
     material = [STAGE.version, settings, STAGE.external_state(config)]
     own = {row.scan: [row.sha256, row.kind, row.skull_strip] for row in scans.itertuples()}
-    beside = {scan: [own[target]] for scan, target in targets.items()}
-    return {scan: digest([material, *facts, *beside.get(scan, ())]) for scan, facts in own.items()}
+    for row in scans[~scans["normalise"].isin(["", PUBLISHED])].itertuples():  # else the key is as it ever was
+        own[row.scan].append(row.normalise)
+    partner = {scan: [own[target]] for scan, target in targets.items()}
+    return {scan: digest([material, *facts, *partner.get(scan, ())]) for scan, facts in own.items()}

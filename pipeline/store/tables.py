@@ -23,7 +23,8 @@ class CohortTables(Artifact):
     """`scans.csv`: one row a scan, with the hash of its file's content; `classes.json`; `left_out.json`."""
 
     COLUMNS: ClassVar = (
-        "scan", "subject", "session", "observation", "modality", "kind", "skull_strip", "path", "label", "sha256",
+        "scan", "subject", "session", "observation", "modality", "kind", "skull_strip", "normalise", "path", "label",
+        "sha256",
     )  # fmt: skip
 
     FILES: ClassVar = ("scans.csv", "classes.json", "files.json")

@@ -61,7 +61,7 @@ def test_vgg16_agrees_with_onnx(vgg16: Backbone) -> None:
             "convolutions",
             [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, (1, 64, 64, 3))],
             [onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, None)],
-            [item for item in graph.initializer if "/feature map" in item.name],
+            [item for item in graph.initializer if "/block" in item.name],
         ),
         opset_imports=[onnx.helper.make_opsetid("", 13)],
     )

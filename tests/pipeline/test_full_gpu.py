@@ -40,7 +40,7 @@ def test_no_room_for_the_network_itself(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return real(config, runtime)
 
-    monkeypatch.setattr(features, "ready_backbone", ready)
+    monkeypatch.setattr(features, "loaded_backbone", ready)
     assert main([*words, "--workspace", str(tmp_path / "crowded")]) == 0
     assert asked == ["auto", "cpu", "auto", "auto", "auto"]  # the CPU's was kept; the fourth scan had its own again
     told = capsys.readouterr().err

@@ -125,7 +125,7 @@ def test_a_partner_that_failed_for_the_moment_is_waited_for(
         return read(path, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(io, "read_volume", busy)
+        patch.setattr("pipeline.stages.preprocess.read_volume", busy)
         assert main([*place, "--cohort", str(data / "p1.csv")]) == 3
     assert main([*place, "--cohort", str(data / "p1.csv")]) == 0
     told = json.loads((tmp_path / "preprocess" / "p1_PET" / "record.json").read_text())

@@ -16,12 +16,12 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from preprocessing import limits as module
-from preprocessing.brains import Beside, Tools, brain_of
+from preprocessing.brains import Brain, RegistrationTarget, VolumePipeline, preprocess_volume
 from preprocessing.errors import MemoryLimitError, ScanError
 from preprocessing.io import read_picture, read_volume
 from preprocessing.limits import Limits
 from preprocessing.resample import resample, resampled_shape, resampling_bytes
-from preprocessing.transforms import normalise_brain
+from preprocessing.transforms import resample_brain
 
 SMALL = Limits(memory_gb=0.2)
 
@@ -114,17 +114,23 @@ def test_the_memory_of_the_machine_where_none_is_given(monkeypatch: pytest.Monke
 
 def test_an_ordinary_head_fits_a_small_machine() -> None:
     """What needs a machine with 4 GB today shall not be refused there."""
-    tools = _tools(Limits(memory_gb=3.0))
+    pipeline = _pipeline(Limits(memory_gb=3.0))
     affine = np.diag([1.0, 1.0, 1.0, 1.0])
     from preprocessing.brains import _bytes_of
 
-    tools.limits.check_work(_bytes_of(MetaTensor(torch.zeros(1).expand(1, 256, 256, 200), affine), strip=True), "x")
+    pipeline.limits.check_work(
+        _bytes_of(MetaTensor(torch.zeros(1).expand(1, 256, 256, 200), affine), skull_strip=True), "x"
+    )
 
 
-def _tools(limits: Limits, spacing_mm: float = 2.0) -> Tools:
-    return Tools.ready(
+def _pipeline(limits: Limits, spacing_mm: float = 2.0) -> VolumePipeline:
+    return VolumePipeline.ready(
         "fast", device=torch.device("cpu"), precision="fp32", parameters=None, spacing_mm=spacing_mm, limits=limits
     )
+
+
+def _stripped(pipeline: VolumePipeline, image: MetaTensor, target: RegistrationTarget | None = None) -> Brain:
+    return preprocess_volume(pipeline, image, target, skull_strip=False, normalise="minmax")
 
 
 def _head(side: int, spacing_mm: float) -> MetaTensor:
@@ -135,22 +141,24 @@ def _head(side: int, spacing_mm: float) -> MetaTensor:
 
 
 def test_the_network_is_not_asked_about_a_grid_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    tools = _tools(Limits(memory_gb=0.9))
-    monkeypatch.setattr(type(tools.stripper), "networks", property(lambda self: pytest.fail("the network was loaded")))
+    pipeline = _pipeline(Limits(memory_gb=0.9))
+    monkeypatch.setattr(
+        type(pipeline.stripper), "networks", property(lambda self: pytest.fail("the network was loaded"))
+    )
     with pytest.raises(MemoryLimitError, match="finding the brain in 24x24x24 voxels takes about"):
-        brain_of(tools, _head(24, 10.0), None, strip=True)
+        preprocess_volume(pipeline, _head(24, 10.0), None, skull_strip=True, normalise="minmax")
 
 
 def test_the_grid_of_the_result_is_measured_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocessing.transforms.resample", lambda *a, **b: pytest.fail("it was resampled"))
     with pytest.raises(MemoryLimitError, match=r"the brain at 0.5 mm, .* voxels, takes about .* GB of memory"):
-        brain_of(_tools(SMALL, spacing_mm=0.5), _head(24, 6.0), None, strip=False)
+        _stripped(_pipeline(SMALL, spacing_mm=0.5), _head(24, 6.0))
 
 
 def test_limits_change_no_result() -> None:
     image = _head(24, 6.0)
-    found = _tools(Limits()).keep({"image": image})
-    with_limits, without = (normalise_brain(spacing_mm=2.0, limits=limits)(found) for limits in (Limits(), None))
+    found = _pipeline(Limits()).mask_nonzero({"image": image})
+    with_limits, without = (resample_brain(spacing_mm=2.0, limits=limits)(found) for limits in (Limits(), None))
     for key in ("image", "mask"):
         torch.testing.assert_close(with_limits[key], without[key], rtol=0, atol=0)
 
@@ -158,9 +166,11 @@ def test_limits_change_no_result() -> None:
 def test_a_registration_that_takes_too_much_is_left_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocessing.brains.register_rigid", lambda *a, **b: pytest.fail("it was registered"))
     image = _head(24, 6.0)
-    alone = brain_of(_tools(Limits()), image, None, strip=False)
-    beside = Beside("p1_MRI", _head(96, 3.0), *map(torch.from_numpy, (alone.volume, alone.mask)), alone.affine)
-    brain = brain_of(_tools(Limits(memory_gb=0.09)), image, beside, strip=False)
+    alone = _stripped(_pipeline(Limits()), image)
+    target = RegistrationTarget(
+        "p1_MRI", _head(96, 3.0), *map(torch.from_numpy, (alone.volume, alone.mask)), alone.affine
+    )
+    brain = _stripped(_pipeline(Limits(memory_gb=0.09)), image, target)
     assert "registration takes about" in brain.facts["not_registered"]
     assert "(with p1_MRI)" in brain.facts["not_registered"]
     np.testing.assert_array_equal(brain.volume, alone.volume)

@@ -11,15 +11,15 @@ from monai.transforms import Compose, Lambdad
 from scipy.spatial.transform import Rotation
 
 from preprocessing.errors import ScanError
+from preprocessing.normalise import NORMALISATIONS, rescale, standardise
 from preprocessing.transforms import (
     CropToBraind,
-    MinMaxInMaskd,
+    NormaliseInMaskd,
     ResampleBicubicd,
     SkullStripd,
-    StandardiseInMaskd,
     find_brain,
-    normalise_brain,
-    preprocess_volume,
+    resample_brain,
+    volume_steps,
 )
 
 SPACING = (1.5, 2.0, 3.0)
@@ -53,7 +53,7 @@ def _data(volume: np.ndarray, affine: np.ndarray) -> dict:
 
 @pytest.fixture(scope="module")
 def reference() -> dict:
-    return normalise_brain(spacing_mm=2.0)(find_brain(None)(_data(_brain(), _affine())))
+    return volume_steps(None, spacing_mm=2.0)(_data(_brain(), _affine()))
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
@@ -65,7 +65,7 @@ def test_the_order_of_storage_does_not_matter(reference: dict, codes: str) -> No
     )
     stored = image.as_reoriented(turn)
     assert "".join(nibabel.aff2axcodes(stored.affine)) == codes
-    ours = normalise_brain(spacing_mm=2.0)(find_brain(None)(_data(stored.get_fdata(dtype=np.float32), stored.affine)))
+    ours = volume_steps(None, spacing_mm=2.0)(_data(stored.get_fdata(dtype=np.float32), stored.affine))
     for key in ("image", "mask"):
         np.testing.assert_allclose(np.asarray(ours[key].affine), np.asarray(reference[key].affine), atol=1e-4)
         np.testing.assert_allclose(ours[key].numpy().astype(float), reference[key].numpy().astype(float), atol=1e-4)
@@ -84,8 +84,21 @@ def test_output_is_in_range_at_its_spacing(reference: dict) -> None:
 
 
 def test_one_call_does_it_all(reference: dict) -> None:
-    ours = preprocess_volume(None, spacing_mm=2.0)(_data(_brain(), _affine()))
-    assert torch.equal(ours["image"].as_tensor(), reference["image"].as_tensor())
+    """The steps one by one, the normalisation written out."""
+    found = find_brain(None)(_data(_brain(), _affine()))
+    image, mask = (resample_brain(spacing_mm=2.0)(found)[key].as_tensor() for key in ("image", "mask"))
+    inside = image[mask]
+    inside = (inside - inside.mean()) / inside.std(correction=0)
+    expected = torch.zeros_like(image)
+    expected[mask] = (inside - inside.min()) / (inside.max() - inside.min())
+    assert torch.equal(reference["image"].as_tensor(), expected)
+    assert torch.equal(reference["mask"].as_tensor(), mask)
+
+
+def test_a_new_normalisation_is_a_function_and_a_row(reference: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NORMALISATIONS, "half", lambda volume, mask: 0.5 * rescale(volume, mask))
+    ours = volume_steps(None, spacing_mm=2.0, normalise="half")(_data(_brain(), _affine()))["image"].as_tensor()
+    torch.testing.assert_close(ours, reference["image"].as_tensor() / 2, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("degrees", [0.0, 17.0])
@@ -93,7 +106,7 @@ def test_a_landmark_keeps_its_place_in_the_world(degrees: float) -> None:
     volume = np.where(_brain() > 0, 1.0, 0.0).astype(np.float32)
     volume[14, 20, 12] = 9
     affine = _affine(degrees)
-    ours = preprocess_volume(None, spacing_mm=0.75)(_data(volume, affine))
+    ours = volume_steps(None, spacing_mm=0.75)(_data(volume, affine))
     brightest = np.unravel_index(int(ours["image"].argmax()), ours["image"].shape)[1:]
     found = np.asarray(ours["image"].affine) @ [*brightest, 1]
     np.testing.assert_allclose(found[:3], (affine @ [14, 20, 12, 1])[:3], atol=0.75 * 3**0.5 / 2 + 1e-6)
@@ -150,9 +163,9 @@ def test_in_a_plain_compose_with_other_keys() -> None:
             SkullStripd("t1", None, mask_key="brain"),
             CropToBraind(("t1", "t2", "brain"), mask_key="brain"),
             ResampleBicubicd(("t1", "t2", "brain"), spacing_mm=3.0),
-            StandardiseInMaskd(("t1", "t2"), mask_key="brain"),
+            NormaliseInMaskd(("t1", "t2"), standardise, mask_key="brain"),
             Lambdad("t2", lambda image: image),
-            MinMaxInMaskd("t2", mask_key="brain"),
+            NormaliseInMaskd("t2", rescale, mask_key="brain"),
         ]
     )
     out = steps(data)
@@ -173,7 +186,7 @@ def test_a_fault_of_the_data_stays_a_scan_error() -> None:
     flat = np.zeros((20, 20, 20), np.float32)
     flat[5:15, 5:15, 5:15] = 3.5
     with pytest.raises(ScanError, match="every voxel inside the brain mask is 3.5"):
-        preprocess_volume(None, spacing_mm=1.0)(_data(flat, np.eye(4)))
+        volume_steps(None, spacing_mm=1.0)(_data(flat, np.eye(4)))
 
 
 def test_the_advice_is_not_what_was_done_already() -> None:

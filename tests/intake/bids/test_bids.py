@@ -309,6 +309,14 @@ def test_scans_that_failed_and_volumes_without_a_mask() -> None:
     assert texts["sub-1/anat/sub-1_desc-preproc_T1w.json"]["SkullStripped"] is False
 
 
+def test_a_sidecar_says_how_intensities_were_normalised() -> None:
+    scans = table(("1", "", "T1w"), ("1", "", "PET")).assign(normalise=["minmax", "minmax_robust"])
+    _, texts = derived(scans)
+    assert "standardised and scaled to [0, 1]" in texts["sub-1/anat/sub-1_desc-preproc_T1w.json"]["Description"]
+    (pet,) = (text["Description"] for name, text in texts.items() if name.endswith("preproc_pet.json"))
+    assert "scaled to [0, 1] by minmax_robust" in pet
+
+
 def test_the_description_of_the_data_set() -> None:
     made = bids_derivatives(
         table(("1", "", "MRI")),

@@ -87,7 +87,7 @@ def test_what_was_typed(
 
 
 def test_the_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("pipeline.cli.main.examine", lambda patient: iter([Finding("warn", EVIL, EVIL)]))
+    monkeypatch.setattr("pipeline.cli.main.run_checks", lambda patient: iter([Finding("warn", EVIL, EVIL)]))
     assert main(["--doctor"]) == 0
     assert not steered(capsys.readouterr().out)
 

@@ -51,7 +51,13 @@ def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         )
         rows = [
             {"scan": f"{s}_{m}", "subject": s, "session": "", "observation": s, "modality": m, "kind": "volume"}
-            | {"skull_strip": "True", "path": "/x", "sha256": "0", "label": ("well", "sick")[n % 2]}
+            | {
+                "skull_strip": "True",
+                "normalise": "minmax",
+                "path": "/x",
+                "sha256": "0",
+                "label": ("well", "sick")[n % 2],
+            }
             for n, s in enumerate(SUBJECTS)
             for m in MODALITIES
             if f"{s}_{m}" not in absent

@@ -194,7 +194,9 @@ def test_the_model_says_what_its_data_were_prepared_with(exported: Exported) -> 
         assert exported.bundle.settings[name] == made_from["settings"]
     model = json.loads((exported.folder / "configs" / "model.json").read_text())
     assert model["made_with"] == {n: {"version": v} for n, v in exported.bundle.stage_versions.items()}
-    assert exported.bundle.kinds == {m: {"kind": "image", "skull_strip": True} for m in ("low", "high")}
+    assert exported.bundle.kinds == {
+        m: {"kind": "image", "skull_strip": True, "normalise": "minmax"} for m in ("low", "high")
+    }
 
 
 def test_no_name_path_or_pickle_is_in_any_byte(exported: Exported) -> None:

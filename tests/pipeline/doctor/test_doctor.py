@@ -254,7 +254,8 @@ def test_free_disk(
     (finding,) = machine.free_disk(examined)
     assert finding.status == status
     assert (
-        f"about {disk.words(sum(parts.values()))} still to be written (60 scans of the demo cohort phantoms, 1.5 mm; in all "
+        f"about {disk.words(sum(parts.values()))} still to be written (60 scans of the demo cohort phantoms, "
+        "1.5 mm; in all "
         in finding.found
     )
     assert (finding.remedy == "free 1 MB, or name another --workspace") is (status == "fail")

@@ -137,7 +137,7 @@ def test_making_a_job_loads_no_network(tmp_path: Path, monkeypatch: pytest.Monke
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError("a network was loaded")
 
-    monkeypatch.setattr(features, "ready_backbone", refused)
+    monkeypatch.setattr(features, "loaded_backbone", refused)
     config = features.FeaturesConfig(weights="random")
     elsewhere = Runtime(stage="features", key="", device_name="cuda:77", workspace=tmp_path)
     job = features.features_job(

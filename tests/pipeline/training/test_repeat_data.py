@@ -27,7 +27,14 @@ def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, FeatureStore]:
         for code, modality in enumerate(("MRI", "PET")):
             name = f"s{number}"
             row = {"scan": f"{name}_{modality}", "subject": name, "session": "", "observation": name}
-            row |= {"modality": modality, "kind": "volume", "skull_strip": "True", "path": "/x", "sha256": "0"}
+            row |= {
+                "modality": modality,
+                "kind": "volume",
+                "skull_strip": "True",
+                "normalise": "minmax",
+                "path": "/x",
+                "sha256": "0",
+            }
             rows.append(row | {"label": "ab"[number % 2]})
             feature_maps.save(f"{name}_{modality}", torch.full((2, 1, 1), 10.0 * number + code))
             feature_maps.finish(f"{name}_{modality}", "key", {})
