@@ -279,7 +279,7 @@ class TableImputer:
             feature_map = self.table[key]
             if feature_map.shape != grid.shape[2:]:
                 raise ValueError(
-                    f"observation {key[0]}, modality {key[1]}: the imputed feature map has shape {tuple(feature_map.shape)}; "
+                    f"observation {key[0]}, modality {key[1]}: feature map of shape {tuple(feature_map.shape)}; "
                     f"expected {tuple(grid.shape[2:])}"
                 )
             out[place] = feature_map.to(out)

@@ -129,7 +129,7 @@ def fit_linear_set(sample: Sample, training: Training) -> LinearSet:
 
 
 def set_sums(sample: Sample, modalities: tuple[int, ...]) -> tuple[dict[int, Tensor], Tensor]:
-    """Sum of every observation's feature maps, (B, C·H·W), for each of some modalities; and how many scans that is, (B,)."""
+    """Sum of every observation's feature maps, (B, C·H·W), for each of some modalities; and the scans summed, (B,)."""
     count = len(sample.target)
     sums: dict[int, Tensor] = {}
     scans = torch.zeros(count, dtype=torch.int64, device=sample.feature_maps.device)

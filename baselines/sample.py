@@ -49,7 +49,7 @@ class Sample:
         return wanted[self.observation].nonzero().squeeze(1)
 
     def grid(self) -> Tensor:
-        """(B, M, C, H, W), float32: for each observation and modality the mean feature map of its scans; 0 where none is."""
+        """(B, M, C, H, W), float32: by observation and modality, the mean feature map of its scans; 0 where none is."""
         count = len(self.target)
         place = self.observation * self.modalities + self.modality
         total = self.feature_maps.new_zeros(count * self.modalities, *self.feature_maps.shape[1:])
@@ -68,7 +68,7 @@ class Sample:
         return feature_scale(lambda: [(self.feature_maps[scans], self.modality[scans])], like=like, how="standardise")
 
     def standardised(self) -> "Sample":
-        """Every modality minus its mean training feature map, over the root mean square of what is left; as φ sees z."""
+        """Every modality minus its mean training feature map, over the root mean square of the rest; as φ sees z."""
         centre, spread = self.scale()
         return replace(self, feature_maps=(self.feature_maps - centre[self.modality]) / spread[self.modality])
 

@@ -1,4 +1,4 @@
-"""Training from cached feature maps: seconds an epoch, and whether large batches lose anything against batches of one."""
+"""Training from cached feature maps: seconds an epoch, and what large batches lose against batches of one."""
 
 import argparse
 import csv

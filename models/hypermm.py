@@ -184,7 +184,9 @@ def fit_together(
     """Train φ and ρ together on sets, as `fit_classifier`: "w/o 2 steps" of the paper, or φ fine-tuned in step 2."""
     both = nn.ModuleDict({"extractor": extractor, "classifier": classifier})
     loss = _set_loss(
-        lambda scans, owner, count: classifier(extractor(feature_maps[scans], modality[scans]).flatten(1), owner, count),
+        lambda scans, owner, count: classifier(
+            extractor(feature_maps[scans], modality[scans]).flatten(1), owner, count
+        ),
         sets, step, training, None,
     )  # fmt: skip
     return fit(both, loss, train=sets.train, validation=sets.validation, training=training)

@@ -87,8 +87,8 @@ def small_model() -> Callable[..., Path]:
         from pipeline.deployment.bundle_writer import Export, write_bundle
 
         network = {
-            "modalities": 2, "feature_map_shape": [6, 2, 2], "classes": 3, "embedding": 3, "hidden": 4, "rho_hidden": [5],
-            "aggregate": "mean",
+            "modalities": 2, "feature_map_shape": [6, 2, 2], "classes": 3, "embedding": 3, "hidden": 4,
+            "rho_hidden": [5], "aggregate": "mean",
         }  # fmt: skip
         train = np.random.default_rng(0).normal(0, 1, (30, 6))
         subsets = [["pet"], ["t1"], ["pet", "t1"]]

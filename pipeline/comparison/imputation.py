@@ -111,8 +111,8 @@ def impute(
     result = Imputed({}, [], 0.0, [], 0)
     for (source, target), observations in needed.items():
         names = modalities[source], modalities[target]
-        network, parameters = _train(kind, scenario_sample, (source, target), names, volumes, place, config, device, seed,
-                                     on_epoch, result.notes)  # fmt: skip
+        network, parameters = _train(kind, scenario_sample, (source, target), names, volumes, place, config, device,
+                                     seed, on_epoch, result.notes)  # fmt: skip
         result.parameters += parameters
         for observation in observations:
             given = _scan(volumes, _names_of(scenario_sample, observation, source)[0])
@@ -146,7 +146,8 @@ def _train(
 ) -> tuple[torch.nn.Module, int]:
     """The generator from source to target, trained or taken from its checkpoint, and its trained numbers."""
     slices = _paired(scenario_sample, pair, names, volumes, config, notes) if kind == "pix2pix" else (
-        _unpaired(scenario_sample, pair[0], names[0], volumes, config), _unpaired(scenario_sample, pair[1], names[1], volumes, config)
+        _unpaired(scenario_sample, pair[0], names[0], volumes, config),
+        _unpaired(scenario_sample, pair[1], names[1], volumes, config),
     )  # fmt: skip
     common = {
         "epochs": config.pix2pix_epochs if kind == "pix2pix" else config.cyclegan_epochs,

@@ -117,7 +117,8 @@ class Stage:
         """
         self._function()
         for name in (self.artifact, self.external_inputs, self.check_requirements):
-            named(name)
+            if name is not None:
+                named(name)
         if self.per_scan is not None:
             self._checked(self.per_scan, [*self.inputs])
 

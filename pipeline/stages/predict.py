@@ -85,7 +85,7 @@ def predict(
 
 
 def _scans(cohort: CohortTables, preprocess: VolumeSet, features: FeatureStore) -> pd.DataFrame:
-    """All that the manifest names, one row each, in the order of their names; `reason` says why one has no feature map."""
+    """All scans of the manifest, one row each, by name; `reason` says why one has no feature map."""
     failed = {
         failure["scan"]: failure["reason"]
         for artifact in (preprocess, features)

@@ -14,7 +14,7 @@ from pipeline.store.scan_set import ScanSet
 
 
 class FeatureStore(ScanSet):
-    """Backbone feature maps: `features.safetensors` with `feature map` (C, H, W) and, if asked for, `slices` (S, C, H, W); float32."""
+    """Feature maps, float32: `features.safetensors` with `feature_map` (C, H, W) and maybe `slices` (S, C, H, W)."""
 
     def save(self, scan: str, feature_map: Tensor, slices: Tensor | None = None) -> None:
         """Write one feature map.

@@ -308,8 +308,10 @@ def test_a_gpu_without_any_room_hands_the_scan_to_the_cpu(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert [at_home for at_home, _ in crowded.asked] == [True] * 4  # 6, 6, 3, 1; then its copy was asked
     assert [message.split(" (")[0] for message in caplog.messages] == [
-        "feature maps of p01_MRI: out of memory with 6 slices a pass on cpu; this scan goes on with 3 slices a pass on cpu",
-        "feature maps of p01_MRI: out of memory with 3 slices a pass on cpu; this scan goes on with 1 slices a pass on cpu",
+        "feature maps of p01_MRI: out of memory with 6 slices a pass on cpu; "
+        "this scan goes on with 3 slices a pass on cpu",
+        "feature maps of p01_MRI: out of memory with 3 slices a pass on cpu; "
+        "this scan goes on with 1 slices a pass on cpu",
         "feature maps of p01_MRI: out of memory with 1 slices a pass on cpu; this scan goes on with the CPU",
     ]
 

@@ -66,7 +66,7 @@ def test_height_is_always_the_same(shape: tuple) -> None:
 
 
 def test_overlay_colours_where_it_is_high_and_leaves_the_rest() -> None:
-    """A hot feature map, up, in front and left of the middle: blue to white there, the grey picture as before elsewhere."""
+    """A hot cube, up, in front and left of the middle: blue to white there, the grey picture as before elsewhere."""
     mask = np.zeros((48, 48, 48), bool)
     mask[6:42, 6:42, 6:42] = True
     volume = np.random.default_rng(0).random((48, 48, 48)).astype(np.float32)

@@ -26,7 +26,7 @@ from pipeline.store.volumes import VolumeSet
 SUBJECTS = "abcdehijkl"
 SPLITS = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
 TINY = GanConfig(
-    pixels=32, width=4, discriminator_layers=1, feature_maps=1, slice_spacing_mm=16, pix2pix_epochs=1, cyclegan_epochs=1,
+    pixels=32, width=4, discriminator_layers=1, blocks=1, slice_spacing_mm=16, pix2pix_epochs=1, cyclegan_epochs=1,
     batch_size=4,
 )  # fmt: skip
 
@@ -74,8 +74,8 @@ def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         config = BaselinesConfig(only=only, epochs=1, bootstrap_draws=100, gan=gan, **settings)
         runtime = Runtime(stage="baselines", key="", device_name="cpu", workspace=tmp_path)
         baselines(
-            cohort, split, VolumeSet(volumes), feature_maps, PreprocessConfig(spacing_mm=SPACING_MM), FeaturesConfig(), out,
-            config, runtime,
+            cohort, split, VolumeSet(volumes), feature_maps, PreprocessConfig(spacing_mm=SPACING_MM), FeaturesConfig(),
+            out, config, runtime,
         )  # fmt: skip
         assert runtime.notes == []
         return out

@@ -252,7 +252,7 @@ def test_the_onnx_graph_is_tried_on_every_modality(wrong: int | None, monkeypatc
     usable = RepeatData(pd.DataFrame({"scan": map(str, range(62)), "modality": names}), ("a", "b", "c"), ("x", "y"))
     if wrong is not None:
         other.extractor.centre[wrong] += 1
-    monkeypatch.setattr("models.onnx_graph.onnx_graph", lambda _, **options: onnx_graph(other, **options))
+    monkeypatch.setattr("pipeline.stages.export.onnx_graph", lambda _, **options: onnx_graph(other, **options))
     graph, reason = export_stage._onnx(model, usable, FeatureMaps(), 1.0)  # type: ignore[arg-type]
     assert (graph is None) == (wrong is not None)
     assert ("differed from torch's by" in reason) == (wrong is not None)

@@ -33,8 +33,8 @@ def _export(folder: Path, *, feature_map_shape: tuple[int, int, int] = (512, 7, 
     """A bundle for `picture_cohort`, its backbone drawn and its network never trained."""
     config = load_settings(REPOSITORY / "configs" / "adni.yaml", {"features.weights": "random"})
     network = {
-        "modalities": 3, "feature_map_shape": list(feature_map_shape), "classes": 2, "embedding": 3, "hidden": 4, "rho_hidden": [],
-        "aggregate": "mean",
+        "modalities": 3, "feature_map_shape": list(feature_map_shape), "classes": 2, "embedding": 3,
+        "hidden": 4, "rho_hidden": [], "aggregate": "mean",
     }  # fmt: skip
     stages = (PREPROCESS, FEATURES)
     sections = {stage.name: getattr(config, stage.name) for stage in stages}
