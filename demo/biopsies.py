@@ -267,7 +267,7 @@ def _generator(config: BiopsiesConfig, *words: int) -> np.random.Generator:
 
 
 def manifest(config: BiopsiesConfig) -> pd.DataFrame:
-    """One row a picture, without what it shows."""
+    """List the pictures, without what they show."""
     table = picture_table(config)
     paths = table["path"].str.removesuffix(".png") + "/biopsy.png"
     return table[["subject", "modality", "tumour"]].assign(path=paths)

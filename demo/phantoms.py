@@ -329,7 +329,7 @@ def _pet(
 
 
 def manifest(config: PhantomsConfig) -> pd.DataFrame:
-    """One row a scan. It names no sign of disease but the diagnosis; which sign a phantom carries is the truth."""
+    """List the scans, with no sign of disease but the diagnosis; which sign a phantom carries is the truth."""
     return pd.DataFrame(
         [
             {"subject": row.subject, "modality": modality, "path": f"{row.subject}_{modality}/scan.nii.gz"}

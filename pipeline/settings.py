@@ -129,7 +129,7 @@ class Settings(BaseSettings):
 
 
 def _said(message: str) -> PydanticCustomError:
-    """A problem whose message is all that there is to say."""
+    """Return a problem whose message is all that there is to say."""
     return PydanticCustomError("said", "{message}", {"message": message})
 
 
@@ -265,7 +265,7 @@ def known_keys() -> list[str]:
 
 
 def demo_keys(name: str) -> list[str]:
-    """Every option of a demo cohort as a dotted key."""
+    """Return every option of a demo cohort as a dotted key."""
     return [f"demo.{inner}" for inner, _ in _fields(load_generator(name).config)]
 
 

@@ -70,10 +70,10 @@ def test_the_section_demo_holds_all_options_of_the_cohort_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HYPERMM_DEMO__SEED", "3")
-    found = load_settings(DEMO, {"demo.subjects": "90"})
-    assert found.demo == PhantomsConfig(subjects=90, seed=3, pet_share=0.5).model_dump()
-    (tmp_path / "again.yaml").write_text(settings_yaml(found))
-    assert load_settings(tmp_path / "again.yaml", {}).model_dump() == found.model_dump()
+    loaded = load_settings(DEMO, {"demo.subjects": "90"})
+    assert loaded.demo == PhantomsConfig(subjects=90, seed=3, pet_share=0.5).model_dump()
+    (tmp_path / "again.yaml").write_text(settings_yaml(loaded))
+    assert load_settings(tmp_path / "again.yaml", {}).model_dump() == loaded.model_dump()
     monkeypatch.undo()
     assert load_settings(DEMO, {"cohort.manifest": "/data/mine.csv"}).demo == {}
 

@@ -93,8 +93,8 @@ def test_scans_are_counted_by_kind(tmp_path: Path, picture_cohort: Callable[...,
 
 def test_a_demo_cohort_is_counted_as_it_is_made() -> None:
     config = _settings("biopsies", demo__subjects="10")
-    found = disk.count_scans(config)
-    assert (found.volumes, found.pictures) == (0, len(picture_table(BiopsiesConfig(subjects=10))))
+    scans = disk.count_scans(config)
+    assert (scans.volumes, scans.pictures) == (0, len(picture_table(BiopsiesConfig(subjects=10))))
 
 
 def test_breakhis_is_a_folder(tmp_path: Path) -> None:
