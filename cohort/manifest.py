@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from cohort.splits import SPLITS, given_split_problems, subjects_of
 from files.reading import UnusableFileError, read_bytes
@@ -23,6 +31,7 @@ LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
 CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"  # characters that end lines, move cursors, or are none
 MODALITY = r"[^./\\\s](?:[^/\\]{0,58}[^/\\\s])?"  # folders and pages are named after modalities
+DEMO_NAME = r"^[A-Za-z]\w*$"  # names of demo cohorts; other text is a path
 SEPARATOR = "\x1f"  # between the parts of a key, ASCII's unit separator; NumPy would drop a NUL
 
 
@@ -61,9 +70,9 @@ class CohortConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modalities: dict[str, ModalityConfig] = Field(min_length=1, description="name → {kind, skull_strip, normalise}")
-    manifest: Literal["phantoms", "biopsies"] | Path | None = Field(
+    manifest: Annotated[str, StringConstraints(pattern=DEMO_NAME)] | Path | None = Field(
         default=None,
-        description="CSV or TSV, one row a scan; phantoms or biopsies: made here; with layout breakhis a folder",
+        description="CSV or TSV, one row a scan; with layout breakhis a folder; or the name of a demo cohort",
     )
     layout: Literal["table", "breakhis"] = Field(
         default="table", description="breakhis: the manifest is a folder whose pictures are named as in BreakHis"

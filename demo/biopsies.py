@@ -27,13 +27,17 @@ These are drawings, not histology: nothing that is measured on them says anythin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, model_validator
 from scipy import ndimage
+
+from demo.generator import Generator
+from preprocessing.encoding import png_bytes
 
 Magnification = Literal["40X", "100X", "200X", "400X"]
 MAGNIFICATIONS: tuple[Magnification, ...] = ("40X", "100X", "200X", "400X")
@@ -57,7 +61,7 @@ _PAIR, _SUBJECT, _PROPERTIES, _PICTURE = range(10, 14)
 
 
 class BiopsiesConfig(BaseModel, frozen=True, extra="forbid"):
-    """What the cohort is like. Values where the set tells clearly more than the mean of its pictures' scores."""
+    """Drawn biopsies at four magnifications. The defaults make a set tell clearly more than its mean score."""
 
     subjects: int = Field(100, ge=2, description="number of subjects; half have a malignant tumour")
     seed: int = Field(0, ge=0, description="same seed, same pictures")
@@ -257,3 +261,23 @@ def _nuclei(random: np.random.Generator, count: int, half_length_px: float, pict
 
 def _generator(config: BiopsiesConfig, *words: int) -> np.random.Generator:
     return np.random.default_rng([words[0], config.seed, *words[1:]])
+
+
+# --- The files ---
+
+
+def manifest(config: BiopsiesConfig) -> pd.DataFrame:
+    """List the pictures, without what they show."""
+    table = picture_table(config)
+    paths = table["path"].str.removesuffix(".png") + "/biopsy.png"
+    return table[["subject", "modality", "tumour"]].assign(path=paths)
+
+
+def files(row: Mapping[str, Any], config: BiopsiesConfig) -> dict[str, bytes]:
+    """Draw the picture of a row of the manifest."""
+    subject = biopsy(int(row["subject"].removeprefix("bio-")), config)
+    picture = int(row["path"].split("/")[0].rpartition("_")[2])
+    return {row["path"]: png_bytes(make_picture(subject, row["modality"], picture, config))}
+
+
+GENERATOR = Generator(BiopsiesConfig, manifest, files, truth=biopsy_table)

@@ -11,15 +11,18 @@ affine of the header says) → *subject* (the head lying still) → *template* (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field
 from scipy import ndimage
 
-from demo.icbm152 import column, icbm152
+from demo._icbm152 import column, icbm152
+from demo.generator import Generator
+from preprocessing.encoding import nifti_bytes
 
 Modality = Literal["MRI", "PET"]
 
@@ -57,7 +60,7 @@ _PAIR, _PENETRANCE, _SUBJECT, _ANATOMY, _MRI, _PET = range(6)
 
 
 class PhantomsConfig(BaseModel, frozen=True, extra="forbid"):
-    """What the demo cohort is like. Values where both modalities together are clearly better than either."""
+    """Head phantoms, MRI and PET. The defaults make both modalities together clearly better than either."""
 
     subjects: int = Field(40, ge=2, description="number of subjects; half have AD")
     seed: int = Field(0, ge=0, description="same seed, same bytes")
@@ -320,3 +323,34 @@ def _pet(
         uptake = (random.poisson(uptake / noise**2) * noise**2).astype(np.float32)
     uptake = ndimage.gaussian_filter(uptake, PET_POSTFILTER_MM * fwhm_to_sigma / spacing_mm)
     return (5 * SITE_GAIN[subject.site] * random.uniform(0.85, 1.15) * uptake).astype(np.float32)
+
+
+# --- The files ---
+
+
+def manifest(config: PhantomsConfig) -> pd.DataFrame:
+    """List the scans, with no sign of disease but the diagnosis; which sign a phantom carries is the truth."""
+    return pd.DataFrame(
+        [
+            {"subject": row.subject, "modality": modality, "path": f"{row.subject}_{modality}/scan.nii.gz"}
+            | {name: getattr(row, name) for name in ("diagnosis", "age", "sex", "site")}
+            for row in phantom_table(config).itertuples()
+            for modality in ("MRI", "PET")
+            if modality == "MRI" or row.has_pet
+        ]
+    )
+
+
+def files(row: Mapping[str, Any], config: PhantomsConfig) -> dict[str, bytes]:
+    """Make the scan of a row of the manifest, and its true brain mask beside it."""
+    subject = phantom(int(row["subject"].removeprefix("sub-")), config)
+    volume, mask, affine = make_scan(subject, row["modality"], config)
+    return {
+        row["path"]: nifti_bytes(volume, affine, "HyperMM demo phantom, not a person"),
+        f"{row['subject']}_{row['modality']}/true_mask.nii.gz": nifti_bytes(
+            mask, affine, "HyperMM demo phantom, true brain"
+        ),
+    }
+
+
+GENERATOR = Generator(PhantomsConfig, manifest, files, truth=phantom_table, packages=("nilearn",))

@@ -3,13 +3,14 @@
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -21,8 +22,7 @@ from pydantic_settings import (
 from cohort.manifest import CohortConfig, suggest
 from cohort.splits import SplitConfig
 from console.errors import InputError
-from demo.biopsies import BiopsiesConfig
-from demo.phantoms import PhantomsConfig
+from demo import generator_names, load_generator
 from files.reading import UnusableFileError, read_bytes
 from files.safe_yaml import MOST_YAML, safe_yaml
 from pipeline.core.tracking_config import TrackingConfig
@@ -43,7 +43,10 @@ DEEPEST_KEY, LONGEST_KEY = 8, 100  # parts and characters of a dotted key
 
 
 class Settings(BaseSettings):
-    """One section a stage; the section and the stage have the same name."""
+    """One section a stage, with the stage's name, and some that belong to none.
+
+    The section `demo` holds all options of the demo cohort that `cohort.manifest` names; nothing if it names none.
+    """
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
@@ -51,9 +54,8 @@ class Settings(BaseSettings):
 
     config_file: ClassVar[Mapping[str, Any]] = {}
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the workspace: runs/<name>")
-    phantoms: PhantomsConfig = PhantomsConfig()
-    biopsies: BiopsiesConfig = BiopsiesConfig()
     cohort: CohortConfig
+    demo: dict[str, Any] = Field(default={}, validate_default=True, description="options of the demo cohort")
     split: SplitConfig = SplitConfig()
     preprocess: PreprocessConfig = PreprocessConfig()
     features: FeaturesConfig = FeaturesConfig()
@@ -65,6 +67,27 @@ class Settings(BaseSettings):
     export: ExportConfig = ExportConfig()
     predict: PredictConfig = PredictConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("cohort")
+    @classmethod
+    def _known_demo_cohort(cls, cohort: CohortConfig) -> CohortConfig:
+        name = cohort.manifest
+        if not isinstance(name, str) or name in generator_names():
+            return cohort
+        if os.path.exists(name):
+            return cohort.model_copy(update={"manifest": Path(name)})
+        raise _said(f"cohort.manifest: {name!r} is no file and no demo cohort {suggest(name, generator_names())}")
+
+    @field_validator("demo")
+    @classmethod
+    def _options_of_demo_cohort(cls, given: dict[str, Any], others: ValidationInfo) -> dict[str, Any]:
+        name = others.data["cohort"].manifest if "cohort" in others.data else None
+        if not isinstance(name, str):
+            return {}
+        config = load_generator(name).config
+        if unknown := given.keys() - config.model_fields.keys():
+            raise _said("\n".join(unknown_key(f"demo.{key}", demo_keys(name)) for key in sorted(unknown)))
+        return config(**given).model_dump(mode="json")
 
     @model_validator(mode="after")
     def _normalisations_are_known(self) -> Self:
@@ -105,6 +128,11 @@ class Settings(BaseSettings):
         return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=dict(cls.config_file))
 
 
+def _said(message: str) -> PydanticCustomError:
+    """Return a problem whose message is all that there is to say."""
+    return PydanticCustomError("said", "{message}", {"message": message})
+
+
 def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
     """Read and check the settings of a run.
 
@@ -123,11 +151,15 @@ def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
         config_file: ClassVar = content
 
     try:
-        return _Settings(**nested)
+        settings = _Settings(**nested)
     except ValidationError as error:
         raise InputError(f"{config_file}, environment or command line:\n{explain(error)}") from error
     except (SettingsError, RecursionError) as error:
         raise InputError(f"environment: {error}; lists are written as JSON, e.g. [7, 1, 2]") from error
+    if "demo" in nested and not isinstance(settings.cohort.manifest, str):
+        cohorts = ", ".join(generator_names())
+        raise InputError(f"--demo.…: cohort.manifest names no demo cohort, so nothing has these options ({cohorts})")
+    return settings
 
 
 def _nested(overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -198,6 +230,8 @@ def explain(error: ValidationError) -> str:
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(unknown_key(key))
+        elif problem["type"] == "said":
+            lines.append(problem["msg"])
         else:
             message = problem["msg"].removeprefix("Value error, ")
             whole = problem["type"] == "missing" or not key  # nothing was given, or it is about several settings
@@ -206,18 +240,22 @@ def explain(error: ValidationError) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def unknown_key(key: str) -> str:
-    """What to say of a key that does not exist, with the nearest that does."""
+def unknown_key(key: str, known: Sequence[str] = ()) -> str:
+    """What to say of a key that does not exist, with the nearest that does, of all or of those given."""
     if len(key) > LONGEST_KEY:
         return f"there is no setting {key[:LONGEST_KEY]}…"
-    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+    known = known or known_keys()
+    section, dot, option = key.partition(".")
+    if section in generator_names():  # a section for each demo cohort, as it was once
+        return f"there is no setting {key}; did you mean demo{dot}{option}?"
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:  # the right word in the wrong section
-        near = [known for known in known_keys() if known.split(".")[-1] == key.split(".")[-1]][:1]
+        near = [other for other in known if other.split(".")[-1] == key.split(".")[-1]][:1]
     return f"there is no setting {key}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def known_keys() -> list[str]:
-    """Every setting as a dotted key."""
+    """Every setting as a dotted key, without the options of demo cohorts."""
     keys = []
     for name, field in Settings.model_fields.items():
         keys.append(name)
@@ -226,20 +264,32 @@ def known_keys() -> list[str]:
     return keys
 
 
+def demo_keys(name: str) -> list[str]:
+    """Return every option of a demo cohort as a dotted key."""
+    return [f"demo.{inner}" for inner, _ in _fields(load_generator(name).config)]
+
+
 def describe_settings() -> str:
     """All settings with their defaults and meaning, for --help-settings."""
-    lines = []
+    lines: list[str] = []
     for name, field in Settings.model_fields.items():
-        if (section := _section(field)) is None:
-            continue
-        lines.append(f"\n{name}: {(section.__doc__ or '').splitlines()[0]}")
-        for inner, detail in _fields(section):
-            default = "required" if detail.is_required() else _default(detail)
-            kinds = (detail.annotation, *get_args(detail.annotation))
-            choices = " | ".join(str(choice) for kind in kinds for choice in _literals(kind))
-            lines.append(f"  --{name}.{inner} (default {default})" + (f" {choices}" if choices else ""))
-            lines.append(f"      {detail.description or ''}")
+        if name == "demo":
+            for cohort in generator_names():
+                title = f"demo, where cohort.manifest is {cohort}"
+                lines += _described(title, "demo", load_generator(cohort).config)
+        elif (section := _section(field)) is not None:
+            lines += _described(name, name, section)
     return "\n".join(lines).strip()
+
+
+def _described(title: str, name: str, section: type[BaseModel]) -> Iterator[str]:
+    yield f"\n{title}: {(section.__doc__ or '').splitlines()[0]}"
+    for inner, detail in _fields(section):
+        default = "required" if detail.is_required() else _default(detail)
+        kinds = (detail.annotation, *get_args(detail.annotation))
+        choices = " | ".join(str(choice) for kind in kinds for choice in _literals(kind))
+        yield f"  --{name}.{inner} (default {default})" + (f" {choices}" if choices else "")
+        yield f"      {detail.description or ''}"
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:

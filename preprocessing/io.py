@@ -3,12 +3,10 @@
 What its header promises is compared with `preprocessing.limits` before it is unpacked.
 """
 
-import gzip
 import hashlib
 import io
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from files.reading import UnusableFileError, read_bytes
+from preprocessing.encoding import nifti_bytes
 from preprocessing.errors import ChangedFileError, ScanError
 from preprocessing.itk import read_itk
 from preprocessing.limits import BYTES_PIXEL, MIN_SIDE, Limits
@@ -108,12 +107,7 @@ def write_volume(path: Path, volume: NDArray[np.generic], affine: NDArray[np.flo
         affine: voxel to world, (4, 4), mm.
         description: at most 79 characters for the header.
     """
-    image = nibabel.Nifti1Image(volume, affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = description.encode()[:79]
-    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+    path.write_bytes(nifti_bytes(volume, affine, description))
 
 
 def read_picture(path: Path, *, sha256: str | None = None, limits: Limits = ORDINARY) -> NDArray[np.uint8]:
@@ -180,10 +174,3 @@ def _has_second_page(content: bytes) -> bool:
         except EOFError:
             return False
         return True
-
-
-def png_bytes(picture: NDArray[np.uint8]) -> bytes:
-    """A picture (H, W, 3) or (H, W) uint8 as PNG, without time stamp."""
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG", compress_level=6)
-    return stream.getvalue()

@@ -15,13 +15,15 @@ import pytest
 from baselines.names import KEYS, SIMPLE_NAMES
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
 from console.exit_codes import BAD_INPUT, BUG, DONE, SOME_SCANS_FAILED
+from demo import __main__ as demo
+from demo import generator_names, load_generator
 from intake import __main__ as intake
 from pipeline.cli import derivatives
 from pipeline.cli.main import main
 from pipeline.cli.options import parse, parser, stage_list
 from pipeline.deployment.bundle_layout import NEEDED as BUNDLE
 from pipeline.deployment.bundle_layout import ONNX
-from pipeline.settings import known_keys, load_settings
+from pipeline.settings import demo_keys, known_keys, load_settings
 from pipeline.specs.baselines import GanConfig
 from pipeline.specs.registry import STAGES
 
@@ -223,7 +225,10 @@ def test_every_option_and_setting_that_the_pages_name_exists():
     ways = next(action.choices for action in intake.parser()._actions if action.dest == "way")
     options |= {o for action in derivatives.parser()._actions for o in action.option_strings}
     options |= {o for way in ways.values() for action in way._actions for o in action.option_strings}
-    known = {*known_keys(), "split.missing.PET", "cohort.modalities.PET.normalise"}
+    cohorts = [demo.parser(name, load_generator(name).config) for name in generator_names()]
+    options |= {o for cohort in cohorts for action in cohort._actions for o in action.option_strings}
+    known = {*known_keys(), *(key for name in generator_names() for key in demo_keys(name))}
+    known |= {"split.missing.PET", "cohort.modalities.PET.normalise"}
     for name, page in PAGES.items():
         for word in re.findall(r"(?<![\w-])--[a-z][\w.-]*", page):
             key = word.removeprefix("--").rstrip(".")
@@ -262,6 +267,16 @@ def test_every_intake_command_of_the_pages_is_understood():
     ]
     ways = {intake.parser().parse_args(shlex.split(line)[3:]).way for line in lines}
     assert ways == {"dicom", "pseudonym", "bids"}
+
+
+def test_every_demo_command_of_the_pages_is_understood():
+    lines = [line for page in PAGES.values() for line in re.findall(r"^python -m demo.*", page, re.MULTILINE)]
+    named = [shlex.split(line, comments=True)[3:] for line in lines]
+    assert [] in named
+    for name, *words in filter(None, named):
+        generator = load_generator(name)
+        given = vars(demo.parser(name, generator.config).parse_args(words))
+        assert generator.config(**{key: value for key, value in given.items() if key in generator.config.model_fields})
 
 
 def test_every_link_leads_somewhere():

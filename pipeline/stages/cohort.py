@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,28 @@ from cohort.manifest import (
 )
 from cohort.splits import SPLITS
 from console.errors import InputError, PreconditionError
+from demo import load_generator
 from files.reading import UnusableFileError, file_sha256
+from files.writing import real_folder
 from intake.breakhis import breakhis_manifest
 from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import read_record, write_record
-from pipeline.store.demo_cohorts import PhantomCohort, PictureCohort
 from pipeline.store.tables import CohortTables
 
+DEMO_FOLDER = "demo"  # in the workspace
 UNREADABLE = "unreadable"  # instead of a hash
 LARGEST_FILE = 20_000_000_000  # bytes; no scan that is read here has as many, and hashing more takes minutes
 
 
-def cohort(
-    phantoms: PhantomCohort, biopsies: PictureCohort, out: CohortTables, config: CohortConfig, runtime: Runtime
-) -> None:
-    """Write one row a scan, with the hash of its file.
+def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, runtime: Runtime) -> None:
+    """Write one row a scan, with the hash of its file; a demo cohort is made first.
 
     Raises:
-        Refused: the manifest has problems; all of them are named, with their rows.
+        PreconditionError: the manifest has problems; all of them are named, with their rows.
     """
     check_manifest_given(config)
-    made_here = {"phantoms": phantoms.manifest_csv, "biopsies": biopsies.manifest_csv}
-    manifest = config.manifest if isinstance(config.manifest, Path) else made_here[str(config.manifest)]
+    manifest = config.manifest if isinstance(config.manifest, Path) else _demo(str(config.manifest), demo, runtime)
     try:
         table, left_out = _table(manifest, config)
         for path, reason in left_out:
@@ -64,6 +64,13 @@ def cohort(
     scans["sha256"] = _hashes([Path(path) for path in scans["path"]], out, runtime)
     _say_same_content(scans, runtime)
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive), unusable)
+
+
+def _demo(name: str, options: Mapping[str, Any], runtime: Runtime) -> Path:
+    """Make the demo cohort beside the stage's own folder, as far as it is not there; returns its manifest."""
+    generator = load_generator(name)
+    folder = real_folder(runtime.workspace / DEMO_FOLDER, below=runtime.workspace)
+    return generator.write(folder, generator.config(**options), runtime.progress)
 
 
 def _table(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, list[tuple[str, str]]]:

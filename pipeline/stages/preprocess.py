@@ -16,7 +16,8 @@ from pipeline.specs.preprocess import STAGE, PreprocessConfig
 from pipeline.store.tables import CohortTables
 from pipeline.store.volumes import VolumeSet
 from preprocessing.brains import RegistrationTarget, VolumePipeline, preprocess_volume
-from preprocessing.io import png_bytes, read_picture, read_volume
+from preprocessing.encoding import png_bytes
+from preprocessing.io import read_picture, read_volume
 from preprocessing.limits import Limits
 from preprocessing.normalise import PUBLISHED
 

@@ -23,7 +23,7 @@ MANIFEST = {
     "key": str, "fingerprint": str, "made_from": dict, "files": dict, "counts": dict, "notes": list, "failures": list,
     "scans": dict,
 }  # fmt: skip
-MADE_FROM = {"version": int, "settings": dict, "inputs": dict}
+MADE_FROM = {"version": int, "settings": dict, "other_settings": dict, "inputs": dict}
 
 
 class ArtifactError(RuntimeError):

@@ -19,7 +19,7 @@ EVERYBODY_HAS, REPEATS = 0.7, 2  # the share of scans that there are, never none
 
 
 def settings(**sections: object) -> Settings:
-    """All defaults but for what is given; the demo cohort, whose manifest is made by a stage."""
+    """All defaults but for what is given; the demo cohort of phantoms."""
     modalities = {name: {"skull_strip": name != "US"} for name in MODALITIES}
     return Settings(name="toy", **({"cohort": {"manifest": "phantoms", "modalities": modalities}} | sections))  # type: ignore[arg-type]
 
@@ -34,7 +34,11 @@ def scans(subjects: int = 60) -> pd.DataFrame:
         for modality in np.array(MODALITIES)[has]:
             row = {"scan": f"s{number:02d}_{modality}", "subject": f"s{number:02d}", "session": ""}
             row |= {"observation": f"s{number:02d}", "modality": modality, "kind": "volume"}
-            row |= {"skull_strip": str(modality != "US"), "path": f"/scans/{number}_{modality}.nii"}
+            row |= {
+                "skull_strip": str(modality != "US"),
+                "normalise": "minmax",
+                "path": f"/scans/{number}_{modality}.nii",
+            }
             rows.append(row | {"label": CLASSES[number % 3 == 0], "sha256": f"hash of {number} {modality}"})
     return pd.DataFrame(rows)
 

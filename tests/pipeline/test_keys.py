@@ -24,11 +24,11 @@ from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.plan import made_from, make_plan, stale_reasons
 from pipeline.runner.run import run_stage
 from pipeline.settings import Settings, load_settings
+from pipeline.specs import preprocess as preprocess_spec
 from pipeline.specs.registry import STAGES
-from pipeline.stages import biopsies, features, phantoms, preprocess
+from pipeline.stages import features, preprocess
 from pipeline.store.base import Artifact, read_record, write_record
 from pipeline.store.comparison import ComparisonSet
-from pipeline.store.demo_cohorts import PhantomCohort, PictureCohort
 from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
@@ -42,7 +42,7 @@ NO_RESULT = {
     "export.signing_key", "predict.trusted",
 }  # fmt: skip
 OTHER: dict[str, Any] = {  # where no other value can be made up from the kind of the setting
-    "biopsies.fewest": 2,
+    "demo": {"subjects": 41},
     "cohort.modalities": {"MRI": {}},
     "cohort.covariates": ("age",),
     "cohort.balanced": (24, 29),
@@ -76,7 +76,6 @@ def fields_of(config: BaseModel, before: tuple[str, ...] = ()) -> Iterator[tuple
             yield path
 
 
-FEW = {"phantoms": {"subjects": 4}, "biopsies": {"subjects": 4}}
 FIELDS = list(fields_of(toy_run.settings()))
 
 
@@ -135,8 +134,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
         write_record(artifact.folder / "manifest.json", {"fingerprint": f"content of {stage.name}"})
     for stage in STAGES:
         manifest = folder / "run" / stage.name / "manifest.json"
-        made_from = made_from(stage, settings, folder / "run")
-        write_record(manifest, {**(read_record(manifest) or {}), "made_from": made_from, "files": {}})
+        material = made_from(stage, settings, folder / "run")
+        write_record(manifest, {**(read_record(manifest) or {}), "made_from": material, "files": {}})
     return SimpleNamespace(folder=folder, workspace=folder / "run", settings=settings, models=models)
 
 
@@ -149,24 +148,24 @@ def stale(finished: SimpleNamespace, settings: Settings) -> dict[str, tuple[str,
 # --- stages ---
 
 
+ALSO_READ_BY = {"name": ["export"], "demo": ["cohort"], "preprocess": ["baselines"], "features": ["baselines"]}
+
+
 @pytest.mark.parametrize("path", FIELDS, ids=".".join)
-def test_a_setting_makes_its_own_stage_stale_and_no_other(finished: SimpleNamespace, path: tuple[str, ...]) -> None:
+def test_a_setting_makes_stale_what_reads_it_and_no_other(finished: SimpleNamespace, path: tuple[str, ...]) -> None:
     made_here = {
         "predict.model": finished.models[1],
         "predict.trusted": (finished.folder / "key.pub",),
         "export.signing_key": finished.folder / "copy",
     }
     found = stale(finished, changed(finished.settings, path, made_here.get(".".join(path))))
-    if path[0] not in BY_NAME or ".".join(path) in NO_RESULT:
-        assert found == {}
-    else:
-        assert list(found) == [path[0]]
-        assert any(reason.startswith(f"{path[0]}.{path[1]} changed from") for reason in found[path[0]])
+    readers = [*([path[0]] if path[0] in BY_NAME else []), *ALSO_READ_BY.get(path[0], [])]
+    assert list(found) == ([] if ".".join(path) in NO_RESULT else readers)
+    for reasons in found.values():
+        assert any(reason.startswith(".".join(path[:2])) and " changed from " in reason for reason in reasons)
 
 
 READ_BY = {
-    "phantoms": {"cohort"},
-    "biopsies": set(),  # this cohort is not of drawn biopsies
     "cohort": {"split", "preprocess", "pretrain", "classify", "baselines", "report", "export", "predict"},
     "split": {"pretrain", "classify", "baselines", "report", "export"},
     "preprocess": {"features", "baselines", "report", "export", "predict"},
@@ -192,19 +191,15 @@ def test_what_a_stage_leaves_makes_its_readers_stale(
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_a_new_version_of_a_stage_is_run(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_new_version_of_a_stage_is_run(finished: SimpleNamespace, name: str) -> None:
     now = BY_NAME[name].version
     newer = tuple(dataclasses.replace(s, version=now + 1) if s.name == name else s for s in STAGES)
-    monkeypatch.setattr(run, "STAGES", newer)
-    settings = finished.settings
-    if name == "biopsies":
-        settings = changed(settings, ("cohort", "manifest"), "biopsies")
-    step = next(s for s in make_plan(STAGES, [name], settings, finished.workspace) if s.stage.name == name)
+    step = next(s for s in make_plan(newer, [name], finished.settings, finished.workspace) if s.stage.name == name)
     assert (step.state, step.reasons) == ("run", (f"the stage itself changed (version {now} → {now + 1})",))
 
 
 def other_hd_bet(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(parameters, "PARAMETERS_SHA256", ("other", *parameters.PARAMETERS_SHA256[1:]))
+    monkeypatch.setattr(preprocess_spec, "PARAMETERS_SHA256", ("other", *parameters.PARAMETERS_SHA256[1:]))
     return finished.settings
 
 
@@ -282,14 +277,7 @@ def keys_of(name: str, settings: Settings, workspace: Path) -> dict[str, str]:
     volumes, config = VolumeSet(workspace / "preprocess"), getattr(settings, name)
     if name == "preprocess":
         return dict(preprocess.preprocess_job(CohortTables(workspace / "cohort"), volumes, config, runtime).keys)
-    if name == "features":
-        return dict(features.features_job(volumes, FeatureStore(workspace / "features"), config, runtime).keys)
-    found: dict[str, str] = {}
-    module, out = (phantoms, PhantomCohort) if name == "phantoms" else (biopsies, PictureCohort)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "each_scan", lambda job, out, runtime: found.update(job.keys))
-        module.STAGE.run(out(workspace / name), config, runtime)
-    return found
+    return dict(features.features_job(volumes, FeatureStore(workspace / "features"), config, runtime).keys)
 
 
 @pytest.fixture
@@ -304,12 +292,12 @@ def different(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {scan for scan in before.keys() & after.keys() if before[scan] != after[scan]}
 
 
-SCANWISE = {"phantoms": phantoms, "biopsies": biopsies, "preprocess": preprocess, "features": features}
+SCANWISE = {"preprocess": preprocess, "features": features}
 
 
 @pytest.mark.parametrize("path", [path for path in FIELDS if path[0] in SCANWISE], ids=".".join)
 def test_a_setting_is_in_the_key_of_every_scan_or_in_none(workspace: Path, path: tuple[str, ...]) -> None:
-    settings = toy_run.settings(**FEW)
+    settings = toy_run.settings()
     before = keys_of(path[0], settings, workspace)
     after = keys_of(path[0], changed(settings, path), workspace)
     expected = set() if ".".join(path) in NO_RESULT else before.keys() & after.keys()
@@ -321,10 +309,10 @@ def test_a_setting_is_in_the_key_of_every_scan_or_in_none(workspace: Path, path:
 
 @pytest.mark.parametrize("name", SCANWISE)
 def test_the_version_is_in_the_key_of_every_scan(workspace: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    before = keys_of(name, toy_run.settings(**FEW), workspace)
+    before = keys_of(name, toy_run.settings(), workspace)
     newer = dataclasses.replace(SCANWISE[name].STAGE, version=99)
     monkeypatch.setattr(SCANWISE[name], "STAGE", newer)
-    assert different(before, keys_of(name, toy_run.settings(**FEW), workspace)) == before.keys() != set()
+    assert different(before, keys_of(name, toy_run.settings(), workspace)) == before.keys() != set()
 
 
 @pytest.mark.parametrize(
@@ -362,7 +350,7 @@ def test_the_hd_bet_networks_in_use_are_in_the_key(
     before = keys_of("preprocess", settings, workspace)
     for number in range(5):
         other = tuple("other" if n == number else each for n, each in enumerate(hashes))
-        monkeypatch.setattr(parameters, "PARAMETERS_SHA256", other)
+        monkeypatch.setattr(preprocess_spec, "PARAMETERS_SHA256", other)
         found = different(before, keys_of("preprocess", settings, workspace))
         assert found == (before.keys() if number in counts else set()), number
 

@@ -1,5 +1,7 @@
 """A config file is read once, within limits, and loses nothing on the way."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 import yaml
 
 from console.errors import InputError
+from demo.phantoms import PhantomsConfig
 from pipeline import settings
 from pipeline.core.provenance import REPOSITORY, settings_yaml
 from pipeline.deployment.bundle_settings import settings_of_model
@@ -56,3 +59,62 @@ def test_a_model_does_not_set_limits(tmp_path: Path, small_model: Callable[..., 
     assert settings_of_model(small_model(tmp_path / "plain")).exists()
     with pytest.raises(InputError, match=f"preprocess.'{key}', which is not a model's to set"):
         settings_of_model(small_model(tmp_path / "loose", settings=loose))
+
+
+# --- options of a demo cohort ---
+
+DEMO = REPOSITORY / "configs" / "demo.yaml"
+
+
+def test_the_section_demo_holds_all_options_of_the_cohort_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HYPERMM_DEMO__SEED", "3")
+    loaded = load_settings(DEMO, {"demo.subjects": "90"})
+    assert loaded.demo == PhantomsConfig(subjects=90, seed=3, pet_share=0.5).model_dump()
+    (tmp_path / "again.yaml").write_text(settings_yaml(loaded))
+    assert load_settings(tmp_path / "again.yaml", {}).model_dump() == loaded.model_dump()
+    monkeypatch.undo()
+    assert load_settings(DEMO, {"cohort.manifest": "/data/mine.csv"}).demo == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"demo.subjekts": "9"}, "there is no setting demo.subjekts; did you mean demo.subjects?"),
+        ({"demo.picture_px": "64"}, "there is no setting demo.picture_px"),
+        ({"demo.subjects": "many"}, 'demo.subjects: input should be a valid integer.*, not "many"'),
+        ({"demo.pet_share": "2"}, "demo.pet_share: input should be less than or equal to 1, not 2"),
+        ({"demo": "9"}, "demo: input should be a valid dictionary, not 9"),
+        ({"cohort.manifest": "fantoms"}, r"cohort.manifest: 'fantoms' is no file .* \(did you mean 'phantoms'\?\)"),
+        ({"cohort.manifest": "m.csv", "demo.subjects": "9"}, "cohort.manifest names no demo cohort"),
+        ({"phantoms.subjects": "9"}, "there is no setting phantoms; did you mean demo?"),
+        ({"cohort.manifest": "biopsies", "demo": "{fewest: 9, most: 8}"}, "fewest is 9 and most is 8"),
+    ],
+)
+def test_a_wrong_option_of_a_demo_cohort_is_named(overrides: dict[str, str], message: str) -> None:
+    config = REPOSITORY / "configs" / "biopsies.yaml" if "biopsies" in overrides.values() else DEMO
+    with pytest.raises(InputError, match=message):
+        load_settings(config, overrides)
+
+
+def test_a_misspelt_variable_of_a_demo_cohort_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERMM_DEMO__SEEDS", "3")
+    with pytest.raises(InputError, match=r"there is no setting demo.seeds; did you mean demo.seed\?"):
+        load_settings(DEMO, {})
+
+
+def test_a_folder_with_a_bare_name_is_no_demo_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    assert load_settings(DEMO, {"cohort.manifest": "pictures"}).cohort.manifest == Path("pictures")
+
+
+def test_no_demo_cohort_is_imported_unless_it_is_named() -> None:
+    words = "import sys; from pathlib import Path; from pipeline.settings import load_settings; "
+    words += (
+        "load_settings(Path('configs/adni.yaml'), {}); seen = {'demo.phantoms', 'demo.biopsies', 'scipy', 'nibabel'}; "
+    )
+    words += "assert not seen & set(sys.modules); load_settings(Path('configs/demo.yaml'), {}); "
+    words += "assert 'demo.biopsies' not in sys.modules and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", words], cwd=REPOSITORY, check=True)

@@ -16,8 +16,9 @@ import SimpleITK
 import tifffile
 from PIL import Image
 
+from preprocessing.encoding import png_bytes
 from preprocessing.errors import ScanError
-from preprocessing.io import png_bytes, read_picture, read_volume, write_volume
+from preprocessing.io import read_picture, read_volume, write_volume
 from preprocessing.slices import picture_to_slice
 
 SHAPE = (10, 11, 12)

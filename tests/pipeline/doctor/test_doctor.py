@@ -50,7 +50,8 @@ def test_a_sound_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     lines = told.out.splitlines()
     assert all(line.startswith(("ok    ", "warn  ")) for line in lines)
     for words in ("packages are there in the versions", "settings demo", "ok    CPU: ", "--device cpu takes cpu",
-                  "60 phantom scans", f"workspace {tmp_path / 'run'}: will be made", "file locks work",
+                  "60 scans of the demo cohort phantoms", f"workspace {tmp_path / 'run'}: will be made",
+                  "file locks work",
                   "weights of vgg16", "HD-BET (fast): 0.model", "manifest: phantoms",
                   "smoke run on cpu: HD-BET, backbone and set model gave finite numbers"):  # fmt: skip
         assert sum(words in line for line in lines) == 1, words
@@ -251,7 +252,7 @@ def test_free_disk(
     monkeypatch.setattr(disk, "free_bytes", lambda path: free)
     (finding,) = machine.free_disk(examined)
     assert finding.status == status
-    assert " are still to be written (60 phantom scans), " in finding.found
+    assert " are still to be written (60 scans of the demo cohort phantoms), " in finding.found
     assert finding.found.endswith("; stage baselines not counted")
     assert (finding.remedy == "free some space, or name another --workspace") is (status == "fail")
 

@@ -131,7 +131,7 @@ def test_missing_or_other_files_are_refused_before_the_run(tmp_path: Path, capsy
     (tmp_path / HD_BET).mkdir()
     assert main(words) == 2
     assert f"there is no file {tmp_path / HD_BET / '0.model'}" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "phantoms").exists()
+    assert not (tmp_path / "run" / "demo").exists()
 
 
 def test_a_run_with_a_folder_downloads_nothing_and_is_the_same(

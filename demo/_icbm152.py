@@ -10,6 +10,8 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from console.errors import InputError
+
 MARGIN_MM = 24  # air added around ICBM152, so that skull and scalp have room
 # Box around the lateral ventricles; fluid in it and more than `VENTRICLES_DEPTH_MM` deep in the brain is ventricle.
 VENTRICLES_LOW_MM, VENTRICLES_HIGH_MM = (-36.0, -60.0, -6.0), (36.0, 42.0, 34.0)
@@ -51,9 +53,7 @@ def icbm152(step: int) -> Icbm152:
     try:
         folder = importlib.resources.files("nilearn") / "datasets" / "data"
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the phantoms are made of volumes shipped with nilearn: pip install nilearn"
-        ) from error
+        raise InputError("the phantoms are made of volumes shipped with nilearn: pip install nilearn") from error
     maps = {}
     for name in ("t1", "gm", "wm"):
         with importlib.resources.as_file(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") as path:

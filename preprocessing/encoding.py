@@ -1,0 +1,32 @@
+"""Volumes and pictures as the bytes of a file, which depend on nothing but the voxels: no time, no name."""
+
+import gzip
+import io
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def nifti_bytes(volume: NDArray[np.generic], affine: NDArray[np.float64], description: str = "") -> bytes:
+    """Return a volume as a gzipped NIfTI.
+
+    Args:
+        volume: (X, Y, Z).
+        affine: voxel to world, (4, 4), mm.
+        description: at most 79 characters for the header.
+    """
+    image = nibabel.Nifti1Image(volume, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode()[:79]
+    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+
+
+def png_bytes(picture: NDArray[np.uint8]) -> bytes:
+    """Return a picture (H, W, 3) or (H, W), uint8, as PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG", compress_level=6)
+    return stream.getvalue()
