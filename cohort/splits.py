@@ -92,7 +92,7 @@ def make_splits(subjects: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
     sizes = subjects["label"].value_counts()
     if len(sizes) and sizes.min() < 2:
         raise ValueError(f"class {sizes.idxmin()!r} has one subject; it needs one to train on and one to test on")
-    none_held = pd.DataFrame({"label": [], "part": []}, dtype=str)
+    none_held = pd.DataFrame({"label": [], "split": []}, dtype=str)
     return _table({repeat: _deal(subjects, none_held, config, repeat, spread=True) for repeat in repeats})
 
 
@@ -139,12 +139,18 @@ def reconcile(frozen: pd.DataFrame, subjects: pd.DataFrame, config: SplitConfig)
     today = dict(zip(subjects["subject"], subjects["split"], strict=True))
     new = subjects[~subjects["subject"].isin(known)]
     at_odds = [
-        today.get(name, "") not in ("", part) for name, part in zip(frozen["subject"], frozen["part"], strict=True)
+        today.get(name, "") not in ("", part) for name, part in zip(frozen["subject"], frozen["split"], strict=True)
     ]
     added: dict[int, dict[str, str]] = {}
     for repeat, held in frozen.groupby("repeat"):
         if config.new_subjects == "deal":
-            dealt = _deal(new[new["split"] == ""], held.merge(subjects, on="subject"), config, repeat, spread=False)
+            dealt = _deal(
+                new[new["split"] == ""],
+                held.merge(subjects.drop(columns="split"), on="subject"),
+                config,
+                repeat,
+                spread=False,
+            )
             added[repeat] = {name: today[name] or dealt[name] for name in new["subject"]}
         elif config.new_subjects != "leave_out":
             added[repeat] = dict.fromkeys(new["subject"], config.new_subjects)
@@ -166,7 +172,7 @@ def leaked(saw: Iterable[str], splits: pd.DataFrame, repeat: int) -> tuple[str, 
     rows = splits[splits["repeat"] == repeat]
     if rows.empty:
         raise ValueError(f"there is no repeat {repeat} in the splits, only {sorted(set(splits['repeat']))}")
-    return tuple(sorted(set(saw) & set(rows.loc[rows["part"] == "test", "subject"])))
+    return tuple(sorted(set(saw) & set(rows.loc[rows["split"] == "test", "subject"])))
 
 
 def shuffled(names: Iterable[str], *key: object) -> list[str]:
@@ -186,7 +192,7 @@ def _deal(
     short = np.zeros(len(SPLITS))  # by how many subjects a part came short in the classes so far
     for label, members in subjects.groupby("label"):
         names = shuffled(members["subject"], config.seed, repeat)
-        before = np.array([((held["label"] == label) & (held["part"] == part)).sum() for part in SPLITS])
+        before = np.array([((held["label"] == label) & (held["split"] == part)).sum() for part in SPLITS])
         quota = (before.sum() + len(names)) * np.array(config.ratio) / sum(config.ratio)
         counts = before + _one_each(len(names)) * spread
         while counts.sum() < before.sum() + len(names):
@@ -207,14 +213,14 @@ def _one_each(size: int) -> np.ndarray:
 def _table(parts: dict[int, dict[str, str]]) -> pd.DataFrame:
     """Turn repeat → subject → part into a table, sorted by repeat and subject."""
     rows = [(repeat, subject, of[subject]) for repeat, of in sorted(parts.items()) for subject in sorted(of)]
-    return pd.DataFrame(rows, columns=["repeat", "subject", "part"]).astype(
-        {"repeat": int, "subject": str, "part": str}
+    return pd.DataFrame(rows, columns=["repeat", "subject", "split"]).astype(
+        {"repeat": int, "subject": str, "split": str}
     )
 
 
 def _damage(frozen: pd.DataFrame) -> Iterator[str]:
     """Yield what is wrong with frozen splits."""
-    if missing := [name for name in ("repeat", "subject", "part") if name not in frozen]:
+    if missing := [name for name in ("repeat", "subject", "split") if name not in frozen]:
         yield f"there is no column {' or '.join(missing)}"
         return
     if frozen.empty:
@@ -228,7 +234,7 @@ def _damage(frozen: pd.DataFrame) -> Iterator[str]:
         yield from (
             f"subject {s!r} is twice in repeat {r}" for r, s in zip(twice["repeat"], twice["subject"], strict=True)
         )
-        for part in sorted(set(map(str, frozen["part"])) - set(SPLITS)):
+        for part in sorted(set(map(str, frozen["split"])) - set(SPLITS)):
             yield f"part {part!r} is none of {', '.join(SPLITS)}"
         for repeat in range(1, frozen["repeat"].max() + 1):
             if lost := sorted(set(frozen["subject"]) - set(frozen.loc[frozen["repeat"] == repeat, "subject"])):

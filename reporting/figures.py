@@ -86,11 +86,11 @@ def availability_figure(
     states = best.pivot(index="observation", columns="modality", values="state")
     table = observations[["observation", "subject", "label"]].astype(str).join(states, on="observation")
     table[modalities] = table[modalities].fillna("absent")
-    table["part"] = table["subject"].map(parts).fillna("excluded")
+    table["split"] = table["subject"].map(parts).fillna("excluded")
     rank = {part: i for i, part in enumerate((*SPLIT_ORDER, "excluded"))}
-    table["order"] = table["part"].map(rank).fillna(len(rank))
+    table["order"] = table["split"].map(rank).fillna(len(rank))
     table = table.sort_values(
-        ["order", "part", "label", *modalities], ascending=[True, True, True] + [False] * len(modalities)
+        ["order", "split", "label", *modalities], ascending=[True, True, True] + [False] * len(modalities)
     )
     labels = sorted(table["label"].unique())
     label_colours = {name: str(grey) for name, grey in zip(labels, np.linspace(0.62, 0.86, len(labels)), strict=True)}
@@ -104,7 +104,7 @@ def availability_figure(
             axes.barh(line, stop - start, left=start, height=0.82, color=colours[name][value], linewidth=0)
             if name == "label" and stop - start > 0.08 * len(table):
                 axes.text((start + stop) / 2, line, value, ha="center", va="center")
-    _name_parts(axes, table["part"].tolist(), len(modalities) + 1)
+    _name_parts(axes, table["split"].tolist(), len(modalities) + 1)
     if len(table) <= 120:
         for edge in range(1, len(table)):
             axes.plot([edge, edge], [-0.45, len(modalities) - 0.55], color="white", linewidth=0.6)

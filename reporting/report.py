@@ -21,7 +21,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "plan": ("stage", "state", "reason", "seconds"),
     "observations": ("observation", "subject", "label"),
     "availability": ("observation", "modality", "state"),
-    "splits": ("repeat", "subject", "part"),
+    "splits": ("repeat", "subject", "split"),
     "predictions": ("repeat", "subject", "observation", "scans_used", "truth"),
     "subsets": ("modalities", "subjects", "n", "auc_mean", "auc_low", "auc_high"),
     "failures": ("stage", "scan", "subject", "modality", "reason"),
@@ -119,7 +119,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
     excluded = tables.excluded_subjects(data.observations, data.splits, data.availability)
     groups = {key: title for key, title in tables.SUBSET_GROUPS.items() if (data.subsets["subjects"] == key).any()}
     first = data.splits["repeat"].min() if len(data.splits) else None
-    parts = data.splits[data.splits["repeat"] == first].astype({"subject": str}).set_index("subject")["part"].to_dict()
+    parts = data.splits[data.splits["repeat"] == first].astype({"subject": str}).set_index("subject")["split"].to_dict()
     drawn = len(data.predictions) > 0
     drawn_subsets = data.subsets.groupby("subjects").head(MAX_FOREST_ROWS)
     return {

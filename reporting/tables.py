@@ -84,13 +84,13 @@ def cohort_table(observations: pd.DataFrame, splits: pd.DataFrame) -> Table:
         _subject=observations["subject"].astype(str), _label=observations["label"].astype(str)
     )
     named = splits.assign(_subject=splits["subject"].astype(str))
-    parts = [*SPLITS, *sorted(set(named["part"]) - set(SPLITS))]
-    parts = [part for part in parts if (named["part"] == part).any()]
+    parts = [*SPLITS, *sorted(set(named["split"]) - set(SPLITS))]
+    parts = [part for part in parts if (named["split"] == part).any()]
     rows = []
     for label, group in [*observations.groupby("_label", sort=True), ("all", observations)]:
         cells = [str(label), f"{len(group):,}", f"{group['_subject'].nunique():,}"]
         here = named[named["_subject"].isin(set(group["_subject"]))]
-        by_repeat = here.groupby(["repeat", "part"])["_subject"].nunique().unstack(fill_value=0)
+        by_repeat = here.groupby(["repeat", "split"])["_subject"].nunique().unstack(fill_value=0)
         for part in parts:
             counts = by_repeat[part] if part in by_repeat.columns else pd.Series([0])
             low, high = int(counts.min()), int(counts.max())
@@ -126,7 +126,7 @@ def covariate_table(observations: pd.DataFrame) -> Table | None:
 
 def excluded_subjects(observations: pd.DataFrame, splits: pd.DataFrame, availability: pd.DataFrame) -> list[str]:
     """Subjects of the cohort that are in no part of any repeat, or of whom no scan could be used."""
-    placed = set(splits.loc[splits["part"] != "excluded", "subject"].astype(str))
+    placed = set(splits.loc[splits["split"] != "excluded", "subject"].astype(str))
     used = set(availability.loc[availability["state"] == "used", "observation"])
     usable = set(observations.loc[observations["observation"].isin(used), "subject"].astype(str))
     return sorted(set(observations["subject"].astype(str)) - (placed & usable))

@@ -122,8 +122,8 @@ def impute(
             name = scenario_sample.observations[observation]
             if (name, names[1]) in hidden:
                 real = in_frame(_scan(volumes, hidden[name, names[1]]), given, frame)
-                part = str(scenario_sample.scans.loc[scenario_sample.scans["observation"] == name, "part"].iloc[0])
-                row = {"observation": name, "part": part, "from": names[0], "to": names[1]}
+                part = str(scenario_sample.scans.loc[scenario_sample.scans["observation"] == name, "split"].iloc[0])
+                row = {"observation": name, "split": part, "from": names[0], "to": names[1]}
                 row |= {"source": _names_of(scenario_sample, observation, source)[0], "real": hidden[name, names[1]]}
                 result.quality.append(row | _quality(real, given, made, frame))
     result.seconds = time.monotonic() - started

@@ -97,7 +97,7 @@ def build_sample(
     names = tuple(of_observation.index)
     number = {name: i for i, name in enumerate(names)}
     parts = {
-        part: torch.tensor([i for i, p in enumerate(of_observation["part"]) if p == part], dtype=torch.int64)
+        part: torch.tensor([i for i, p in enumerate(of_observation["split"]) if p == part], dtype=torch.int64)
         for part in ("train", "validation", "test")
     }
     sample = Sample(

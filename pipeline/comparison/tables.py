@@ -91,7 +91,7 @@ def write_tables(
 
 def quality_words(quality: pd.DataFrame) -> str:
     """How close imputed scans of test subjects came to the real ones that were hidden, one number a method."""
-    tested = quality[quality["part"] == "test"]
+    tested = quality[quality["split"] == "test"]
     found = []
     for (method, source, target), rows in tested.groupby(["method", "from", "to"], sort=False):
         found.append(
@@ -185,7 +185,7 @@ def _pictures(
     rows: dict[str, dict[str, Any]] = {}
     shown = []
     for scenario in scenarios:
-        tested = quality[(quality["scenario"] == scenario.name) & (quality["part"] == "test")]
+        tested = quality[(quality["scenario"] == scenario.name) & (quality["split"] == "test")]
         tested = tested[tested["repeat"] == quality["repeat"].min()].sort_values("observation", kind="stable")
         if tested.empty:
             continue

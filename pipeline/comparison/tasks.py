@@ -218,7 +218,7 @@ def _curve(
     seed: int,
 ) -> pd.DataFrame:
     """Predictions of one trained baseline with more and more scans of the test part hidden."""
-    tested = scenario_sample.scans[scenario_sample.scans["part"] == "test"]
+    tested = scenario_sample.scans[scenario_sample.scans["split"] == "test"]
     frames = []
     for modality in modalities if len(modalities) > 1 and len(tested) else ():
         for rate in rates:

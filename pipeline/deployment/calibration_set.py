@@ -83,7 +83,7 @@ class CalibrationSet:
             modalities: None takes every scan that an observation has.
         """
         scans = self.usable.scans
-        scans = scans[scans["part"].isin(list(parts))]
+        scans = scans[scans["split"].isin(list(parts))]
         if modalities is not None:
             has = scans.groupby("observation")["modality"].agg(frozenset)
             complete = [name for name, present in has.items() if present >= modalities]
@@ -102,7 +102,7 @@ def read_calibration_set(
     model: SetModel, usable: RepeatData, features: FeatureStore, runtime: Runtime, *, memory_mb: int
 ) -> Iterator[CalibrationSet]:
     """Compute φ of every held-out scan once; beyond `memory_mb` it lies in a temporary file of the stage's folder."""
-    scans = usable.scans[usable.scans["part"].isin(CALIBRATION_SPLITS)].reset_index(drop=True)
+    scans = usable.scans[usable.scans["split"].isin(CALIBRATION_SPLITS)].reset_index(drop=True)
     held_out = dataclasses.replace(usable, scans=scans)
     modality, names, device = held_out.modality(), scans["scan"].to_list(), runtime.device
     model.to(device)
@@ -209,7 +209,7 @@ def outlier_facts(
     references = {}
     for modality in trained:
         scans = usable.scans[usable.scans["modality"] == modality]
-        train, others = scans[scans["part"] == "train"], scans[scans["part"].isin(parts)]
+        train, others = scans[scans["split"] == "train"], scans[scans["split"].isin(parts)]
         entry: dict[str, Any] = {"training_scans": len(train), "distances": [], "reason": ""}
         facts[modality] = entry
         try:

@@ -43,7 +43,7 @@ class Trained:
     def of(cls, export: Export, classify: ClassifierSet, usable: RepeatData, *, repeat: int, repeats: int) -> Self:
         """Gather them from the workspace; `usable` is of the repeat."""
         subjects = usable.scans.drop_duplicates("subject")
-        counts = subjects.groupby(["part", "label"]).size().to_dict()
+        counts = subjects.groupby(["split", "label"]).size().to_dict()
         return cls(
             repeat=repeat,
             repeats=repeats,
@@ -99,7 +99,7 @@ def _head(export: Export) -> str:
 
 def _data(export: Export, trained: Trained) -> str:
     rows = [f"| {part} | {sum(c.values())} | {_counts(c, export.classes)} |" for part, c in trained.parts.items()]
-    table = "\n".join(["| part | subjects | by class |", "|---|---|---|", *rows])
+    table = "\n".join(["| split | subjects | by class |", "|---|---|---|", *rows])
     return (
         f"## Data\n\nRepeat {trained.repeat} of {trained.repeats} of the run; subjects of this repeat:\n\n{table}\n\n"
         "φ and ρ were fitted on train; validation chose the epoch and the temperature; test was used for the figures "

@@ -51,7 +51,7 @@ def baselines(
     scenarios = scenarios_of(config.scenarios, config.rates, modalities)
     for scenario in scenarios:
         left = [scans_in(scenario, each, config.seed)[0] for each in usable.values()]
-        if not any((scans["part"] == "test").any() for scans in left):
+        if not any((scans["split"] == "test").any() for scans in left):
             raise PreconditionError(
                 f"scenario {scenario.name!r}: no test subject has every modality; set baselines.scenarios to [as_it_is]"
             )

@@ -172,7 +172,7 @@ def _fit(
     on_epoch: Callable[[object], None],
 ) -> None:
     sets = Sets.of(usable).to(phi.device)
-    part_of = usable.scans.drop_duplicates("observation").set_index("observation")["part"]
+    part_of = usable.scans.drop_duplicates("observation").set_index("observation")["split"]
     train, validation = (
         torch.tensor(
             [i for i, name in enumerate(sets.observations) if part_of[name] == part],

@@ -173,7 +173,7 @@ def _roles(usable: RepeatData, config: ExportConfig) -> dict[str, str]:
     roles = {"train": "train", "validation": "validation"}
     if config.conformal_from == "held_out":
         roles["test"] = "calibration"
-    part = usable.scans.drop_duplicates("subject").set_index("subject")["part"]
+    part = usable.scans.drop_duplicates("subject").set_index("subject")["split"]
     return {str(subject): roles[name] for subject, name in part.items() if name in roles}
 
 

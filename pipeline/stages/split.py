@@ -74,7 +74,7 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
 def _say_which_classes_lack(splits: pd.DataFrame, subjects: pd.DataFrame, runtime: Runtime) -> None:
     """Frozen splits outlive corrected labels; a class may be gone from a part by then."""
     merged = splits.merge(subjects[["subject", "label"]], on="subject")
-    for (repeat, part), group in merged.groupby(["repeat", "part"]):
+    for (repeat, part), group in merged.groupby(["repeat", "split"]):
         lacking = sorted(set(subjects["label"]) - set(group["label"]))
         if lacking and part == "train":
             raise PreconditionError(

@@ -83,7 +83,7 @@ class CohortTables(Artifact):
 class SplitTables(Artifact):
     """`splits.csv` (repeat, subject, part), frozen once made, and `availability.csv` (scan, …, available)."""
 
-    SPLIT_COLUMNS: ClassVar = ("repeat", "subject", "part")
+    SPLIT_COLUMNS: ClassVar = ("repeat", "subject", "split")
     FILES: ClassVar = ("splits.csv", "frozen.json", "availability.csv")
     AVAILABILITY_COLUMNS: ClassVar = ("scan", "observation", "subject", "modality", "available")
 

@@ -39,11 +39,11 @@ class RepeatData:
 
     def rows(self, part: str) -> Tensor:
         """(n,) int64: the scans of a part."""
-        return torch.tensor(self.scans.index[self.scans["part"] == part].to_numpy(), dtype=torch.int64)
+        return torch.tensor(self.scans.index[self.scans["split"] == part].to_numpy(), dtype=torch.int64)
 
     def subjects(self, part: str) -> list[str]:
         """The subjects of a part, sorted."""
-        return sorted(set(self.scans.loc[self.scans["part"] == part, "subject"]))
+        return sorted(set(self.scans.loc[self.scans["split"] == part, "subject"]))
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Sets:
         """The sets of a part, with only the scans of some modalities; sets that are left empty are not there."""
         scans = usable.scans
         if part is not None:
-            scans = scans[scans["part"] == part]
+            scans = scans[scans["split"] == part]
         if modalities is not None:
             scans = scans[scans["modality"].isin(modalities)]
         names = tuple(sorted(set(scans["observation"])))
@@ -94,7 +94,7 @@ def data_of_repeat(cohort: CohortTables, split: SplitTables, feature_maps: Featu
     """Scans that are available, have a feature map, and whose subject has a part in the repeat."""
     scans = cohort.scans()
     splits = split.splits()
-    part_of = splits[splits["repeat"] == repeat].set_index("subject")["part"]
+    part_of = splits[splits["repeat"] == repeat].set_index("subject")["split"]
     hidden = split.availability().set_index("scan")["available"]
     here = set(feature_maps.scans())
     scans = scans[
@@ -102,6 +102,6 @@ def data_of_repeat(cohort: CohortTables, split: SplitTables, feature_maps: Featu
         & scans["scan"].map(hidden).fillna(False).astype(bool)
         & scans["subject"].isin(part_of.index)
     ]
-    table = scans[["scan", "observation", "subject", "modality", "label"]].assign(part=scans["subject"].map(part_of))
+    table = scans[["scan", "observation", "subject", "modality", "label"]].assign(split=scans["subject"].map(part_of))
     modalities = tuple(sorted(cohort.scans()["modality"].unique()))
     return RepeatData(table.sort_values(["observation", "scan"]).reset_index(drop=True), modalities, cohort.classes())

@@ -32,7 +32,7 @@ def cohort(*sizes: int, split: str = "") -> pd.DataFrame:
 def counts(splits: pd.DataFrame, repeat: int = 1) -> dict[str, list[int]]:
     """Subjects in train, validation and test of each class, the class read from the subject's name."""
     rows = splits[splits["repeat"] == repeat]
-    seen = Counter(zip(rows["subject"].str[0], rows["part"], strict=True))
+    seen = Counter(zip(rows["subject"].str[0], rows["split"], strict=True))
     return {label: [seen[label, part] for part in SPLITS] for label in sorted(set(rows["subject"].str[0]))}
 
 
@@ -43,7 +43,7 @@ def test_the_published_split() -> None:
     config = SplitConfig()
     splits = make_splits(cohort(135, 165), config)
     assert counts(splits) == {"a": [81, 14, 40], "b": [99, 16, 50]}  # 180 : 30 : 90 of 300
-    assert splits.dtypes.astype(str).to_dict() == {"repeat": "int64", "subject": "str", "part": "str"}
+    assert splits.dtypes.astype(str).to_dict() == {"repeat": "int64", "subject": "str", "split": "str"}
 
 
 @pytest.mark.parametrize(("sizes", "ratio"), list(product(SIZES, RATIOS)))
@@ -84,7 +84,7 @@ def test_the_order_of_rows_does_not_matter_the_seed_and_the_repeat_do() -> None:
     splits = make_splits(subjects, config)
     pd.testing.assert_frame_equal(make_splits(subjects.sample(frac=1, random_state=1), config), splits)
     tests = [
-        tuple(table.query("repeat == @repeat and part == 'test'")["subject"])
+        tuple(table.query("repeat == @repeat and split == 'test'")["subject"])
         for table in (splits, make_splits(subjects, SplitConfig(seed=1)))
         for repeat in (1, 2, 3)
     ]
@@ -93,7 +93,7 @@ def test_the_order_of_rows_does_not_matter_the_seed_and_the_repeat_do() -> None:
 
 def test_every_subject_is_as_likely_as_its_class_to_be_tested_on() -> None:
     splits = make_splits(cohort(20, 30), SplitConfig(repeats=400))
-    share = (splits["part"] == "test").groupby(splits["subject"]).mean()
+    share = (splits["split"] == "test").groupby(splits["subject"]).mean()
     assert share.between(0.3 - 5 * math.sqrt(0.21 / 400), 0.3 + 5 * math.sqrt(0.21 / 400)).all()
 
 
@@ -108,7 +108,7 @@ def test_a_split_the_manifest_gives_is_used_in_every_repeat() -> None:
     subjects["split"] = ["train", "train", "validation", "test"] * 2
     splits = make_splits(subjects, SplitConfig(repeats=3))
     for repeat in (1, 2, 3):
-        rows = splits[splits["repeat"] == repeat].set_index("subject")["part"]
+        rows = splits[splits["repeat"] == repeat].set_index("subject")["split"]
         assert rows.to_dict() == dict(zip(subjects["subject"], subjects["split"], strict=True))
 
 
@@ -175,7 +175,7 @@ def test_frozen_rows_never_change(policy: str) -> None:
     added = result.splits[len(frozen) :]
     assert len(added) == (0 if policy == "leave_out" else 3 * 7)
     if policy in ("train", "test"):
-        assert set(added["part"]) == {policy}
+        assert set(added["split"]) == {policy}
     check_frozen(result.splits)
 
 
@@ -191,7 +191,7 @@ def test_new_subjects_are_dealt_so_that_the_ratio_is_kept() -> None:
     frozen = make_splits(cohort(20, 30), config)
     result = reconcile(frozen, cohort(60, 50), config)
     assert counts(result.splits) == {"a": [36, 6, 18], "b": [30, 5, 15]}
-    dealt = [tuple(result.splits.query("repeat == @r")["part"][-60:]) for r in (1, 2, 3)]
+    dealt = [tuple(result.splits.query("repeat == @r")["split"][-60:]) for r in (1, 2, 3)]
     assert len(set(dealt)) == 3
     one_by_one = frozen
     for size in range(21, 61):
@@ -212,19 +212,19 @@ def test_a_part_the_manifest_gives_is_dealt_to_new_subjects_and_noted_for_old_on
     today.loc[0, "split"] = "test"
     result = reconcile(frozen, today, SplitConfig(new_subjects="deal"))
     assert result.moved == ("a000",)
-    assert result.splits.query("subject == 'a000'")["part"].unique().tolist() == ["train"]
-    assert result.splits.query("subject == 'new'")["part"].tolist() == ["test"] * 3
+    assert result.splits.query("subject == 'a000'")["split"].unique().tolist() == ["train"]
+    assert result.splits.query("subject == 'new'")["split"].tolist() == ["test"] * 3
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda table: table.drop(columns=["part", "repeat"]), "no column repeat or part"),
+        (lambda table: table.drop(columns=["split", "repeat"]), "no column repeat or part"),
         (lambda table: table[:0], "no rows"),
         (lambda table: table.assign(repeat=table["repeat"] - 1), "repeat is not a whole number counted from 1"),
         (lambda table: table.assign(repeat=table["repeat"].astype(str)), "repeat is not a whole number"),
         (lambda table: table.assign(subject=7), "read the column as text"),
-        (lambda table: table.assign(part="Train"), "part 'Train' is none of train, validation, test"),
+        (lambda table: table.assign(split="Train"), "part 'Train' is none of train, validation, test"),
         (lambda table: pd.concat([table, table[:1]]), "subject 'a000' is twice in repeat 1"),
         (lambda table: table[:-1], "repeat 3 lacks 'b003'"),
         (lambda table: table[table["repeat"] != 2], "repeat 2 lacks 'a000', 'a001', 'a002' and 4 more"),
@@ -242,7 +242,7 @@ def test_damaged_tables_are_found(damage: Callable[[pd.DataFrame], pd.DataFrame]
 
 def test_leaked_names_the_test_subjects_that_were_seen() -> None:
     splits = make_splits(cohort(10, 10), SplitConfig())
-    held_out = splits.query("repeat == 2 and part == 'test'")["subject"].tolist()
+    held_out = splits.query("repeat == 2 and split == 'test'")["subject"].tolist()
     others = splits.query("repeat == 2 and part != 'test'")["subject"].tolist()
     assert leaked(others, splits, 2) == ()
     assert leaked([*others, held_out[1], held_out[0], "stranger"], splits, 2) == tuple(sorted(held_out[:2]))

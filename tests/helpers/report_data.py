@@ -96,7 +96,7 @@ def make_report_data(
         ),
         observations=pd.DataFrame(observations, columns=["observation", "subject", "label", "age", "sex"]),
         availability=pd.DataFrame(availability, columns=["observation", "modality", "state"]),
-        splits=pd.DataFrame(splits, columns=["repeat", "subject", "part"]),
+        splits=pd.DataFrame(splits, columns=["repeat", "subject", "split"]),
         qc=tuple((f"sub-{i:03d}_v0_{modalities[i % len(modalities)]}", _picture(generator)) for i in range(8)),
         histories={
             stage: _history(generator, repeats, start) for stage, start in (("pretrain", 1.6), ("classify", 0.72))

@@ -62,7 +62,7 @@ def fill(workspace: Path, table: pd.DataFrame) -> None:
     finish(cohort, **cohort.contents())
     names = sorted(table["subject"].unique())
     parts = [
-        {"repeat": repeat, "subject": name, "part": SPLITS[(number + repeat) % len(SPLITS)]}
+        {"repeat": repeat, "subject": name, "split": SPLITS[(number + repeat) % len(SPLITS)]}
         for repeat in range(1, REPEATS + 1)
         for number, name in enumerate(names)
     ]

@@ -418,7 +418,7 @@ def task_keys(workspace: Path, settings: Settings, **changes: Any) -> dict[tuple
     )
     cohort.save(changes.get("table", TABLE), changes.get("classes", toy_run.CLASSES))
     parts = {name: "test" if name == changes.get("tested") else "train" for name in TABLE["subject"]}
-    split.save_splits(pd.DataFrame([{"repeat": 1, "subject": s, "part": part} for s, part in parts.items()]), {})
+    split.save_splits(pd.DataFrame([{"repeat": 1, "subject": s, "split": part} for s, part in parts.items()]), {})
     usable = data_of_repeat(cohort, split, feature_maps, 1)
     usable = dataclasses.replace(usable, modalities=(*usable.modalities, *changes.get("more", ())))
     run = ComparisonTasks(
@@ -485,7 +485,7 @@ IN_TASKS_OF = {
     "repeat": ({"repeat": 2}, set(TASKS)),
     "share that is hidden": ({"rate": 0.9}, {task for task in TASKS if task[0] == "hidden"}),
     "feature_map": ({"feature_maps": [f"{COMPLETE}_MRI"]}, set(TASKS)),
-    "part": ({"tested": COMPLETE}, set(TASKS)),
+    "split": ({"tested": COMPLETE}, set(TASKS)),
     "label": ({"table": TABLE.assign(label=TABLE["label"].where(TABLE["subject"] != COMPLETE, "sick"))}, set(TASKS)),
     "a scan less": ({"table": TABLE[TABLE["scan"] != f"{COMPLETE}_MRI"]}, set(TASKS)),
     "which class is positive": ({"classes": toy_run.CLASSES[::-1]}, set(TASKS)),

@@ -53,10 +53,10 @@ FITTED = (
 def test_pictures_and_labels_of_test_subjects_change_nothing_fitted(finished: Path, tmp_path: Path) -> None:
     """φ with its scale of feature maps, ρ, early stopping, class weights and the threshold of the validation part."""
     splits = pd.read_csv(finished / "run" / "split" / "splits.csv", dtype=str)
-    one = splits[(splits["repeat"] == "1") & (splits["part"] == "test")]["subject"]
+    one = splits[(splits["repeat"] == "1") & (splits["split"] == "test")]["subject"]
     shutil.copytree(finished / "data", tmp_path / "data")
     table = pd.read_csv(tmp_path / "data" / "cohort.csv", dtype=str).assign(split="")
-    part = splits[splits["repeat"] == "1"].set_index("subject")["part"]
+    part = splits[splits["repeat"] == "1"].set_index("subject")["split"]
     table["split"] = table["subject"].map(part)
     config = tmp_path / "data" / "config.yaml"
     config.write_text(config.read_text().replace(str(finished / "data"), str(tmp_path / "data")))

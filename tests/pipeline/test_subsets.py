@@ -45,7 +45,7 @@ def by_hand(run: Path) -> pd.DataFrame:
     for repeat, subset in itertools.product((1, 2), SUBSETS):
         extractor = load_extractor(extractors.state(repeat), modalities=3, feature_map_shape=(4, 2, 2))
         rho = safetensors.numpy.load_file(run / "classify" / f"repeat-{repeat}" / "weights.safetensors")
-        for subject in splits.loc[(splits["repeat"] == repeat) & (splits["part"] == "test"), "subject"]:
+        for subject in splits.loc[(splits["repeat"] == repeat) & (splits["split"] == "test"), "subject"]:
             scans = of_subject[subject]
             used = scans[scans["modality"].isin(subset)].sort_values("scan")
             if used.empty:
@@ -107,7 +107,7 @@ def test_complete_rows_are_about_the_same_patients(run: Path) -> None:
     predictions = pd.read_csv(run / "classify" / "subset_predictions.csv").query("complete")
     scans, splits = toy_run.scans().groupby("subject")["modality"].nunique(), pd.read_csv(run / "split" / "splits.csv")
     for (repeat, modalities), rows in predictions.groupby(["repeat", "modalities"]):
-        tested = splits.loc[(splits["repeat"] == repeat) & (splits["part"] == "test"), "subject"]
+        tested = splits.loc[(splits["repeat"] == repeat) & (splits["split"] == "test"), "subject"]
         assert sorted(rows["subject"]) == sorted(set(tested) & set(scans.index[scans == 3])), modalities
     table = pd.read_csv(run / "classify" / "subsets.csv").query("subjects == 'complete'")
     assert table["n"].unique().tolist() == [len(predictions) / len(SUBSETS)]

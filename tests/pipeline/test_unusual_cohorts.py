@@ -47,7 +47,7 @@ def test_three_classes_several_sessions_several_scans_of_a_modality(
     np.testing.assert_allclose(predictions[columns].sum(axis=1), 1, atol=1e-6)
     splits = pd.read_csv(tmp_path / "run" / "split" / "splits.csv")
     assert not splits.duplicated(["repeat", "subject"]).any()
-    part = splits.set_index(["repeat", "subject"])["part"]
+    part = splits.set_index(["repeat", "subject"])["split"]
     assert all(part[r, s] == "test" for r, s in zip(predictions["repeat"], predictions["subject"], strict=True))
     metrics = json.loads((tmp_path / "run" / "classify" / "metrics.json").read_text())
     assert "threshold_validation" not in metrics

@@ -12,7 +12,7 @@ from reporting import figures, tables
 
 def draw_all(data) -> list[bytes]:
     """Every figure of the report."""
-    parts = data.splits[data.splits["repeat"] == 0].set_index("subject")["part"].to_dict()
+    parts = data.splits[data.splits["repeat"] == 0].set_index("subject")["split"].to_dict()
     return [
         figures.availability_figure(data.observations, data.availability, parts),
         figures.learning_curves(data.histories["pretrain"]),

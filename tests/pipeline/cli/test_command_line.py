@@ -55,7 +55,7 @@ def test_all_artifacts_are_there(finished: tuple[Path, Path]) -> None:
     subsets = pd.read_csv(run / "classify" / "subsets.csv")
     assert sorted(subsets["modalities"]) == sorted(4 * ["high", "low", "high+low"])
     splits = pd.read_csv(run / "split" / "splits.csv")
-    tested = splits[splits["part"] == "test"]
+    tested = splits[splits["split"] == "test"]
     assert set(zip(predictions["repeat"], predictions["subject"], strict=True)) == set(
         zip(tested["repeat"], tested["subject"], strict=True)
     )
@@ -169,7 +169,7 @@ def test_an_extractor_that_saw_a_test_subject_is_refused(
 ) -> None:
     words, run = copied
     splits = pd.read_csv(run / "split" / "splits.csv")
-    victim = splits[(splits["repeat"] == 1) & (splits["part"] == "test")]["subject"].iloc[0]
+    victim = splits[(splits["repeat"] == 1) & (splits["split"] == "test")]["subject"].iloc[0]
     path, manifest = run / "pretrain" / "repeat-1" / "record.json", run / "pretrain" / "manifest.json"
     record = read_record(path) or {}
     write_record(path, {**record, "train_subjects": [*record["train_subjects"], victim]})

@@ -111,7 +111,7 @@ def test_every_test_observation_has_a_row_for_every_method(compared: tuple[list[
     scans = complete_observations(run)
     label = dict(zip(scans["observation"], scans["label"], strict=True))
     for (scenario, method, number), rows in predictions.groupby(["scenario", "method", "repeat"]):
-        tested = splits.loc[(splits["repeat"] == number) & (splits["part"] == "test"), "subject"]
+        tested = splits.loc[(splits["repeat"] == number) & (splits["split"] == "test"), "subject"]
         assert sorted(rows["observation"]) == sorted(set(tested) & set(scans["subject"])), (scenario, method)
         assert [int(label[o] == "sick") for o in rows["observation"]] == list(rows["truth"])
     assert len(predictions.groupby(["scenario", "method", "repeat"])) == len(SCENARIOS) * len(METHODS) * 2
@@ -400,7 +400,7 @@ def test_a_repeat_that_tests_nobody_complete_leaves_the_others_to_be_compared(
     config = picture_cohort(tmp_path / "data", subjects=16, second=1.0)
     words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet", *QUICK]
     assert main([*words, "--stages", "split"]) == 0
-    splits = pd.read_csv(tmp_path / "run" / "split" / "splits.csv").query("part == 'test'")
+    splits = pd.read_csv(tmp_path / "run" / "split" / "splits.csv").query("split == 'test'")
     first, second = (set(splits.loc[splits["repeat"] == repeat, "subject"]) for repeat in (1, 2))
     manifest = pd.read_csv(tmp_path / "data" / "cohort.csv")
     gone = manifest["subject"].isin(first) & (manifest["modality"] == "high")

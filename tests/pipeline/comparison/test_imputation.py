@@ -44,7 +44,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> VolumeSet:
 def drawn_without(absent: tuple[str, ...]) -> ScenarioSample:
     """The scans of all subjects but these, as a scenario leaves them."""
     rows = [
-        {"scan": f"{s}_{m}", "observation": s, "subject": s, "modality": m, "label": "sick", "part": part}
+        {"scan": f"{s}_{m}", "observation": s, "subject": s, "modality": m, "label": "sick", "split": part}
         for s, part in SPLITS.items()
         for m in MODALITIES
         if f"{s}_{m}" not in absent

@@ -64,7 +64,7 @@ def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         ]
         scans = pd.DataFrame(rows)
         cohort.save(scans, ("well", "sick"))
-        split.save_splits(pd.DataFrame({"repeat": 1, "subject": list(SUBJECTS), "part": SPLITS}), {})
+        split.save_splits(pd.DataFrame({"repeat": 1, "subject": list(SUBJECTS), "split": SPLITS}), {})
         split.save_table("availability.csv", scans.assign(available=True), SplitTables.AVAILABILITY_COLUMNS)
         random = torch.Generator().manual_seed(0)
         for scan in scans["scan"]:

@@ -27,7 +27,7 @@ def data_of() -> Callable[..., RepeatData]:
     ) -> RepeatData:
         rows = [
             {"scan": f"p{n:02d}_{m}", "observation": f"p{n:02d}", "subject": f"p{n:02d}", "modality": m}
-            | {"label": ("well", "sick")[n % 2], "part": SPLITS[n % len(SPLITS)]}
+            | {"label": ("well", "sick")[n % 2], "split": SPLITS[n % len(SPLITS)]}
             for n in range(subjects)
             for m in modalities
             if f"p{n:02d}_{m}" not in absent
@@ -108,7 +108,7 @@ def test_exactly_the_asked_share_is_hidden_in_training_and_test(
     assert set(gone["modality"]) == {modality}
     assert len(gone) == np.floor(rate * 57 + 0.5)
     assert set(left["observation"]) == set(complete["observation"])  # nobody loses the last scan
-    assert set(gone["part"]) == {"train", "validation", "test"}
+    assert set(gone["split"]) == {"train", "validation", "test"}
 
 
 def test_the_last_scan_is_never_hidden(data_of: Callable[..., RepeatData]) -> None:
@@ -143,7 +143,7 @@ def test_the_order_of_the_rows_hides_nobody_else_and_another_seed_does(data_of: 
 def test_another_deal_into_parts_hides_the_same(data_of: Callable[..., RepeatData]) -> None:
     """Repeats differ in who is tested, not in whose scan is missing."""
     usable = data_of(40)
-    other = RepeatData(usable.scans.assign(part=np.roll(usable.scans["part"], 7)), usable.modalities, usable.classes)
+    other = RepeatData(usable.scans.assign(split=np.roll(usable.scans["split"], 7)), usable.modalities, usable.classes)
     scenario = Scenario(HALF_MRI, (("MRI", 0.5),))
     assert list(scans_in(scenario, usable, 0)[0]["scan"]) == list(scans_in(scenario, other, 0)[0]["scan"])
 

@@ -40,7 +40,7 @@ class Exported:
         self.bundle = Bundle.read(self.folder)
         self.scans = CohortTables(run / "cohort").scans()
         splits = pd.read_csv(run / "split" / "splits.csv")
-        self.part = dict(zip(splits["subject"], splits["part"], strict=True))
+        self.part = dict(zip(splits["subject"], splits["split"], strict=True))
 
     def subjects(self, part: str) -> list[str]:
         return sorted(subject for subject, here in self.part.items() if here == part)

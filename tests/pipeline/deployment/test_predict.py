@@ -36,7 +36,7 @@ class Lab:
         self.model = self.run / "export" / "bundle"
         self.bundle = Bundle.read(self.model)
         splits = pd.read_csv(self.run / "split" / "splits.csv")
-        self.part = dict(zip(splits["subject"], splits["part"], strict=True))
+        self.part = dict(zip(splits["subject"], splits["split"], strict=True))
         self.table = pd.read_csv(self.data / "cohort.csv").drop(columns="class")
 
     def of(self, part: str) -> pd.DataFrame:
@@ -365,7 +365,7 @@ def test_a_map_lies_on_its_scan_and_shows_where_the_classes_differ(tmp_path: Pat
     words = ["--config", str(data / "run.yaml"), "--workspace", str(tmp_path / "run"), *TRAINING]
     assert main([*words, "--pretrain.epochs", "5", "--classify.epochs", "20", "--stages", "export"]) == 0
     splits = pd.read_csv(tmp_path / "run" / "split" / "splits.csv")
-    tested = set(splits.loc[splits["part"] == "test", "subject"])
+    tested = set(splits.loc[splits["split"] == "test", "subject"])
     pd.DataFrame([r for r in rows if r["subject"] in tested]).to_csv(data / "tonight.csv", index=False)
     run = ["--model", str(tmp_path / "run" / "export" / "bundle"), "--cohort", str(data / "tonight.csv"), "--quiet",
            "--workspace", str(tmp_path / "tonight"), "--predict.maps", "true", *RANDOM]  # fmt: skip

@@ -50,7 +50,7 @@ def test_json_of_another_kind_counts_as_none(tmp_path: Path) -> None:
 def test_an_id_that_is_not_its_own_safe_form_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "x").mkdir()
     scans = ScanSet(tmp_path / "stage")
-    for act in (safe_id, scans.place, scans.begin, scans.remove, scans.record, scans.check, scans.invalidate):
+    for act in (safe_id, scans.folder_of, scans.begin, scans.remove, scans.record, scans.check, scans.invalidate):
         with pytest.raises(ArtifactError, match="is no id of a scan"):
             act(name)
     assert (tmp_path / "x").is_dir()

@@ -41,7 +41,7 @@ def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, FeatureStore]:
     scans = pd.DataFrame(rows).sample(frac=1, random_state=0)  # the order of rows must not matter
     cohort.save(scans, ("a", "b"))
     parts = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
-    split.save_splits(pd.DataFrame({"repeat": 1, "subject": [f"s{n}" for n in range(10)], "part": parts}), {})
+    split.save_splits(pd.DataFrame({"repeat": 1, "subject": [f"s{n}" for n in range(10)], "split": parts}), {})
     hidden = {"s1_PET", "s4_PET", "s8_MRI"}
     available = scans.assign(available=~scans["scan"].isin(hidden))
     split.save_table("availability.csv", available, SplitTables.AVAILABILITY_COLUMNS)
