@@ -130,7 +130,7 @@ def impute_nearest(grid: Tensor, there: Tensor) -> NearestFiller:
     pairs = _pairs(there)
     notes = tuple(
         f"no training observation has both modality {s} and modality {m}: "
-        f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
+        f"where only modality {s} could tell, modality {m} is filled with its mean imputation"
         for (s, m), rows in pairs.items()
         if len(rows) == 0
     )
@@ -195,7 +195,7 @@ def impute_ridge(grid: Tensor, there: Tensor) -> RidgeFiller:
         if len(rows) < 2:
             notes.append(
                 f"{len(rows)} training observations have both modality {s} and modality {m}, and a regression needs 2: "
-                f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
+                f"where only modality {s} could tell, modality {m} is filled with its mean imputation"
             )
             continue
         maps[s, m] = fit_ridge(grid[rows, s].flatten(1), grid[rows, m].flatten(1))

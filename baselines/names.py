@@ -9,10 +9,10 @@ SIMPLE_NAMES = {
     "late_fusion": "late fusion of Uni-CNNs",
     "averaged_probes": "linear probes, averaged",
     "linear_set": "linear set function",
-    "zero": "zero feature map + mask",
-    "mean": "mean feature map",
-    "nearest": "nearest-neighbour feature map",
-    "ridge": "ridge feature map",
+    "zero": "zeros + mask",
+    "mean": "mean imputation",
+    "nearest": "nearest-neighbour imputation",
+    "ridge": "ridge imputation",
     "incremental_cnn": "Incremental-CNN",
 }
 """Key → name of the methods that need nothing but feature maps."""

@@ -219,7 +219,7 @@ def test_a_part_the_manifest_gives_is_dealt_to_new_subjects_and_noted_for_old_on
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda table: table.drop(columns=["split", "repeat"]), "no column repeat or part"),
+        (lambda table: table.drop(columns=["split", "repeat"]), "no column repeat or split"),
         (lambda table: table[:0], "no rows"),
         (lambda table: table.assign(repeat=table["repeat"] - 1), "repeat is not a whole number counted from 1"),
         (lambda table: table.assign(repeat=table["repeat"].astype(str)), "repeat is not a whole number"),
@@ -243,7 +243,7 @@ def test_damaged_tables_are_found(damage: Callable[[pd.DataFrame], pd.DataFrame]
 def test_leaked_names_the_test_subjects_that_were_seen() -> None:
     splits = make_splits(cohort(10, 10), SplitConfig())
     held_out = splits.query("repeat == 2 and split == 'test'")["subject"].tolist()
-    others = splits.query("repeat == 2 and part != 'test'")["subject"].tolist()
+    others = splits.query("repeat == 2 and split != 'test'")["subject"].tolist()
     assert leaked(others, splits, 2) == ()
     assert leaked([*others, held_out[1], held_out[0], "stranger"], splits, 2) == tuple(sorted(held_out[:2]))
     with pytest.raises(ValueError, match=r"no repeat 4 in the splits, only \[1, 2, 3\]"):
