@@ -13,7 +13,7 @@ from typing import Any
 from console.errors import InputError
 from files.reading import UnusableFileError, parse_json, read_bytes
 
-SCHEMA = "hypermm-bundle/1"
+SCHEMA = "hypermm-bundle/2"
 METADATA, INFERENCE, SETTINGS = "configs/metadata.json", "configs/inference.json", "configs/settings.yaml"
 MODEL, WEIGHTS, ONNX, CARD = "configs/model.json", "models/model.safetensors", "models/model.onnx", "docs/README.md"
 CALIBRATION, OUTLIERS, SEEN, CHECKSUMS = "calibration.json", "outliers.safetensors", "seen.json", "checksums.json"

@@ -193,9 +193,9 @@ def test_a_model_replaced_while_it_is_used_is_noticed(folder: Path, network: Set
 
 def test_a_model_of_another_format_is_refused(folder: Path) -> None:
     model = folder / "configs" / "model.json"
-    model.write_text(model.read_text().replace("hypermm-bundle/1", "hypermm-bundle/2"))
+    model.write_text(model.read_text().replace("hypermm-bundle/2", "hypermm-bundle/1"))
     rewrite(folder, lambda sums: sums.update({"configs/model.json": file_sha256(model)}))
-    with pytest.raises(BundleError, match="of format hypermm-bundle/2, this program reads hypermm-bundle/1"):
+    with pytest.raises(BundleError, match="of format hypermm-bundle/1, this program reads hypermm-bundle/2"):
         Bundle.read(folder)
 
 
