@@ -87,8 +87,8 @@ def check_format(workspace: Path) -> None:
     record = read_record(workspace / FORMAT_FILE) or {"format": "an earlier one"}
     if record.get("format") != FORMAT:
         raise InputError(
-            f"{workspace} has the format {record.get('format')}, this program writes format {FORMAT}: files, columns and "
-            "settings were renamed. Name another --workspace, or go on with the program that made it"
+            f"{workspace} has the format {record.get('format')}, this program writes format {FORMAT}: files, columns "
+            "and settings were renamed. Name another --workspace, or go on with the program that made it"
         )
 
 
