@@ -69,12 +69,12 @@ class MultiCNN(nn.Module):
         features = modalities * channels * height * width + (modalities if mask else 0)
         self.classifier = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
-    def forward(self, feature_maps: Tensor, there: Tensor) -> Tensor:
+    def forward(self, feature_maps: Tensor, modality_mask: Tensor) -> Tensor:
         """Logits of observations.
 
         Args:
             feature_maps: (B, M, C, H, W), no gaps.
-            there: (B, M), bool: which of them are real. Looked at only with `mask`.
+            modality_mask: (B, M), bool: which of them are real. Looked at only with `mask`.
 
         Returns:
             (B, K).
@@ -82,7 +82,7 @@ class MultiCNN(nn.Module):
         maps = [convolve(z) for convolve, z in zip(self.convolutions, feature_maps.unbind(1), strict=True)]
         features = torch.cat(maps, 1).flatten(1)  # (B, M·C·H·W)
         if self.mask:
-            features = torch.cat([features, there.to(features.dtype)], 1)  # (B, M·C·H·W + M)
+            features = torch.cat([features, modality_mask.to(features.dtype)], 1)  # (B, M·C·H·W + M)
         return self.classifier(features)
 
 
@@ -140,10 +140,10 @@ class CompleteOnly:
 
     def probabilities(self, sample: Sample) -> Tensor:
         """(B, K), float64; NaN for an observation that lacks a modality."""
-        there, grid = sample.there, sample.grid()
-        complete = there.all(1)
-        out = torch.full((len(there), sample.classes), torch.nan, dtype=torch.float64, device=grid.device)
-        out[complete] = class_probabilities(self.network, grid[complete], there[complete])
+        modality_mask, grid = sample.modality_mask, sample.grid()
+        complete = modality_mask.all(1)
+        out = torch.full((len(modality_mask), sample.classes), torch.nan, dtype=torch.float64, device=grid.device)
+        out[complete] = class_probabilities(self.network, grid[complete], modality_mask[complete])
         return out
 
 
@@ -196,7 +196,7 @@ def fit_multi_cnn(sample: Sample, training: Training) -> CompleteOnly:
     Raises:
         CannotFit: no training observation is complete, or those that are have one class, or the loss diverged.
     """
-    complete = sample.there.all(1)
+    complete = sample.modality_mask.all(1)
     train, validation = sample.train[complete[sample.train]], sample.validation[complete[sample.validation]]
     if len(train) == 0:
         raise CannotFit(
@@ -224,12 +224,12 @@ def train_multi_cnn(
     Raises:
         CannotFit: the loss diverged.
     """
-    there, shape = sample.there, (grid.shape[2], grid.shape[3], grid.shape[4])
+    modality_mask, shape = sample.modality_mask, (grid.shape[2], grid.shape[3], grid.shape[4])
     torch.manual_seed(training.seed)
     network = MultiCNN(shape, sample.modalities, sample.classes, mask=mask).to(grid.device)
 
     def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(network(grid[batch], there[batch]), sample.target[batch])}
+        return {"ce": F.cross_entropy(network(grid[batch], modality_mask[batch]), sample.target[batch])}
 
     run_fit(network, loss, train=train, validation=validation, training=training)
     return network
@@ -288,8 +288,8 @@ def run_fit(network: nn.Module, loss: Loss, *, train: Tensor, validation: Tensor
 @torch.inference_mode()
 def class_probabilities(network: nn.Module, *inputs: Tensor) -> Tensor:
     """Softmax of a network's logits, (n, K), float64, some rows at a time; n may be 0."""
-    parts = zip(*(tensor.split(BATCH) for tensor in inputs), strict=True)
-    return torch.cat([network(*part).double().softmax(1) for part in parts])
+    batches = zip(*(tensor.split(BATCH) for tensor in inputs), strict=True)
+    return torch.cat([network(*batch).double().softmax(1) for batch in batches])
 
 
 def require_two_classes(labels: Tensor, what: str) -> None:

@@ -134,10 +134,10 @@ def set_sums(sample: Sample, modalities: tuple[int, ...]) -> tuple[dict[int, Ten
     sums: dict[int, Tensor] = {}
     scans = torch.zeros(count, dtype=torch.int64, device=sample.feature_maps.device)
     for m in modalities:
-        mine = sample.modality == m
-        rows = sample.feature_maps[mine].flatten(1)
-        sums[m] = rows.new_zeros(count, rows.shape[1]).index_add_(0, sample.observation[mine], rows)
-        scans += torch.bincount(sample.observation[mine], minlength=count)
+        of_modality = sample.modality == m
+        rows = sample.feature_maps[of_modality].flatten(1)
+        sums[m] = rows.new_zeros(count, rows.shape[1]).index_add_(0, sample.observation[of_modality], rows)
+        scans += torch.bincount(sample.observation[of_modality], minlength=count)
     return sums, scans
 
 

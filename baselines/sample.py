@@ -36,11 +36,13 @@ class Sample:
     classes: int
 
     @property
-    def there(self) -> Tensor:
+    def modality_mask(self) -> Tensor:
         """(B, M), bool: which modalities each observation has."""
-        there = torch.zeros(len(self.target), self.modalities, dtype=torch.bool, device=self.feature_maps.device)
-        there[self.observation, self.modality] = True
-        return there
+        modality_mask = torch.zeros(
+            len(self.target), self.modalities, dtype=torch.bool, device=self.feature_maps.device
+        )
+        modality_mask[self.observation, self.modality] = True
+        return modality_mask
 
     def scans_of(self, observations: Tensor) -> Tensor:
         """(n,), int64: the scans of some observations, in the order of the feature maps."""
@@ -51,10 +53,10 @@ class Sample:
     def grid(self) -> Tensor:
         """(B, M, C, H, W), float32: by observation and modality, the mean feature map of its scans; 0 where none is."""
         count = len(self.target)
-        place = self.observation * self.modalities + self.modality
+        cell = self.observation * self.modalities + self.modality
         total = self.feature_maps.new_zeros(count * self.modalities, *self.feature_maps.shape[1:])
-        total.index_add_(0, place, self.feature_maps)
-        scans = torch.bincount(place, minlength=count * self.modalities).clamp_min(1)
+        total.index_add_(0, cell, self.feature_maps)
+        scans = torch.bincount(cell, minlength=count * self.modalities).clamp_min(1)
         return (total / scans.view(-1, 1, 1, 1)).unflatten(0, (count, self.modalities))
 
     def scale(self) -> tuple[Tensor, Tensor]:

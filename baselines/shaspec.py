@@ -59,32 +59,32 @@ class ShaSpec(nn.Module):
         nn.init.zeros_(self.classifier.bias)
         self.features = features
 
-    def forward(self, grid: Tensor, there: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, grid: Tensor, modality_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One pass.
 
         Args:
             grid: one feature map an observation and modality, (B, M, C, H, W).
-            there: (B, M), bool; every row has at least one.
+            modality_mask: (B, M), bool; every row has at least one.
 
         Returns:
             Logits (B, K), shared features r (B, M, D) and specific features s (B, M, D), 0 where there is no scan.
         """
-        r, s = (grid.new_zeros(*there.shape, self.features) for _ in range(2))
-        r[there] = self.shared(grid[there])
+        r, s = (grid.new_zeros(*modality_mask.shape, self.features) for _ in range(2))
+        r[modality_mask] = self.shared(grid[modality_mask])
         for m, encoder in enumerate(self.specific):
-            mine = there[:, m].nonzero().squeeze(1)
-            s[mine, m] = encoder(grid[mine, m])
-        return self.classifier(self.fuse(r, s, there).flatten(1)), r, s  # (B, M, D) → (B, M·D)
+            rows = modality_mask[:, m].nonzero().squeeze(1)
+            s[rows, m] = encoder(grid[rows, m])
+        return self.classifier(self.fuse(r, s, modality_mask).flatten(1)), r, s  # (B, M, D) → (B, M·D)
 
-    def fuse(self, shared: Tensor, specific: Tensor, there: Tensor) -> Tensor:
+    def fuse(self, shared: Tensor, specific: Tensor, modality_mask: Tensor) -> Tensor:
         """Of a modality that is there r + proj([r, s]), of a missing one the mean r of those that are; (B, M, D)."""
-        present = there.unsqueeze(2)
+        present = modality_mask.unsqueeze(2)
         fused = shared + self.project(torch.cat([shared, specific], dim=2))
         stand_in = (shared * present).sum(1, keepdim=True) / present.sum(1, keepdim=True)
         return torch.where(present, fused, stand_in)
 
 
-def alignment(shared: Tensor, there: Tensor) -> Tensor:
+def alignment(shared: Tensor, modality_mask: Tensor) -> Tensor:
     """How far apart the shared features of an observation's modalities are.
 
     The mean absolute difference, which the authors' code uses (squares and KL divergence are commented out there), here
@@ -93,24 +93,24 @@ def alignment(shared: Tensor, there: Tensor) -> Tensor:
 
     Args:
         shared: r, (B, M, D).
-        there: (B, M), bool.
+        modality_mask: (B, M), bool.
 
     Returns:
         (B,); 0 for an observation without a pair.
     """
     total, pairs = shared.new_zeros(len(shared)), shared.new_zeros(len(shared))
-    for i, j in combinations(range(there.shape[1]), 2):
-        both = there[:, i] & there[:, j]
+    for i, j in combinations(range(modality_mask.shape[1]), 2):
+        both = modality_mask[:, i] & modality_mask[:, j]
         total = total + both * (shared[:, i] - shared[:, j]).abs().mean(1)
         pairs = pairs + both
     return total / pairs.clamp_min(1)
 
 
-def hide_some(there: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def hide_some(modality_mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Hide a random number of modalities, every number from none to all but one equally likely.
 
     Args:
-        there: (B, M), bool; every row has at least one.
+        modality_mask: (B, M), bool; every row has at least one.
         share: probability that this happens to an observation, in [0, 1].
         generator: source of the randomness, on the CPU.
 
@@ -119,12 +119,14 @@ def hide_some(there: Tensor, share: float, generator: torch.Generator) -> Tensor
 
     Source: `mode="random"` in the authors' code.
     """
-    count = there.sum(1, keepdim=True)
-    untouched = torch.rand(len(there), 1, generator=generator).to(there.device) >= share
-    kept = 1 + (torch.rand(len(there), 1, generator=generator).to(there.device) * count).long()  # 1 to n
-    draw = torch.rand(there.shape, generator=generator).to(there.device)
-    place = draw.masked_fill(~there, -1.0).argsort(1, descending=True).argsort(1)
-    return there & (untouched | (place < kept))
+    count = modality_mask.sum(1, keepdim=True)
+    untouched = torch.rand(len(modality_mask), 1, generator=generator).to(modality_mask.device) >= share
+    kept = (
+        1 + (torch.rand(len(modality_mask), 1, generator=generator).to(modality_mask.device) * count).long()
+    )  # 1 to n
+    draw = torch.rand(modality_mask.shape, generator=generator).to(modality_mask.device)
+    rank = draw.masked_fill(~modality_mask, -1.0).argsort(1, descending=True).argsort(1)
+    return modality_mask & (untouched | (rank < kept))
 
 
 def fit_shaspec(
@@ -160,9 +162,9 @@ def fit_shaspec(
     Raises:
         CannotFit: no training observation has a scan.
     """
-    learnt = sample.there[sample.train].any(0)
-    grid, there = sample.grid(), sample.there & learnt
-    train, validation = (items[there[items].any(1)] for items in (sample.train, sample.validation))
+    learnt = sample.modality_mask[sample.train].any(0)
+    grid, modality_mask = sample.grid(), sample.modality_mask & learnt
+    train, validation = (items[modality_mask[items].any(1)] for items in (sample.train, sample.validation))
     if len(train) == 0:
         raise CannotFit(f"none of the {len(sample.train)} training observations has a scan; ShaSpec needs some")
     torch.manual_seed(training.seed)
@@ -172,7 +174,7 @@ def fit_shaspec(
     generator = torch.Generator().manual_seed(training.seed)
 
     def loss(batch: Tensor, is_training: bool) -> dict[str, Tensor]:
-        seen = hide_some(there[batch], hide, generator) if is_training else there[batch]
+        seen = hide_some(modality_mask[batch], hide, generator) if is_training else modality_mask[batch]
         logits, r, s = network(grid[batch], seen)
         row, modality = seen.nonzero(as_tuple=True)
         domain = F.cross_entropy(network.domain(s[row, modality]), modality, reduction="none") / seen.sum(1)[row]
@@ -184,5 +186,5 @@ def fit_shaspec(
 
     history = run_fit(network, loss, train=train, validation=validation, training=training)
     return FittedOnSubsets(
-        network, lambda grid, there: network(grid, there)[0], learnt, history, count_parameters(network)
+        network, lambda grid, modality_mask: network(grid, modality_mask)[0], learnt, history, count_parameters(network)
     )

@@ -33,8 +33,8 @@ class FittedOnSubsets:
     @torch.no_grad()
     def probabilities(self, sample: Sample) -> Tensor:
         """Class probabilities, (B, K), float64; NaN for an observation without a scan to go by."""
-        grid, there = sample.grid(), sample.there & self.learnt
-        out = grid.new_full((len(there), sample.classes), torch.nan, dtype=torch.float64)
-        for rows in there.any(1).nonzero().squeeze(1).split(BATCH):
-            out[rows] = self.logits(grid[rows], there[rows]).double().softmax(1)
+        grid, modality_mask = sample.grid(), sample.modality_mask & self.learnt
+        out = grid.new_full((len(modality_mask), sample.classes), torch.nan, dtype=torch.float64)
+        for rows in modality_mask.any(1).nonzero().squeeze(1).split(BATCH):
+            out[rows] = self.logits(grid[rows], modality_mask[rows]).double().softmax(1)
         return out

@@ -127,11 +127,11 @@ def whole_stage(name: str, scans: int) -> dict[str, Any]:
 def main() -> None:
     """Run it."""
     arguments = options(__doc__ or "").parse_args()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in ("vgg11", "vgg16"):
-        found |= compare(name, 2 if arguments.quick else 9)
-        found |= whole_stage(name, 2 if arguments.quick else 12)
-    finish("features", found, arguments)
+        results |= compare(name, 2 if arguments.quick else 9)
+        results |= whole_stage(name, 2 if arguments.quick else 12)
+    finish("features", results, arguments)
 
 
 if __name__ == "__main__":

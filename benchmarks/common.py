@@ -68,13 +68,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def finish(name: str, found: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+def finish(name: str, results: Mapping[str, Any], arguments: argparse.Namespace) -> None:
     """Print what was found and write it as JSON, with the machine beside it."""
-    for key, value in found.items():
+    for key, value in results.items():
         print(f"{key:58s} {value if isinstance(value, str) else _number(value)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python", "-m", f"benchmarks.bench_{name}", *sys.argv[1:]])
-    content = {"command": command, "machine": machine(), "found": dict(found)}
+    content = {"command": command, "machine": machine(), "found": dict(results)}
     path = arguments.out / f"{name}.json"
     path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     print(f"→ {path}")

@@ -65,10 +65,10 @@ def run_stage(stage: str, manifest: Path, workspace: Path) -> tuple[float, float
     workspace.mkdir(parents=True, exist_ok=True)
     config = workspace.with_suffix(".yaml")
     config.write_text(CONFIG)
-    words = ["--config", str(config), "--cohort", str(manifest), "--workspace", str(workspace), "--stages", stage]
+    argv = ["--config", str(config), "--cohort", str(manifest), "--workspace", str(workspace), "--stages", stage]
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.simulated", *words, "--quiet", "--device", "cpu"],
+        [sys.executable, "-m", "benchmarks.simulated", *argv, "--quiet", "--device", "cpu"],
         capture_output=True,
         text=True,
         check=True,

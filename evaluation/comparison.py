@@ -85,11 +85,11 @@ def comparison_table(
     for scenario, method in _pairs(predictions, [*cost_of, *reasons]):
         asked = predictions.loc[predictions["scenario"] == scenario].drop_duplicates(["repeat", "observation"])
         here = made[made["scenario"] == scenario]
-        mine, others = here[here["method"] == method], here[here["method"] == reference]
+        own, others = here[here["method"] == method], here[here["method"] == reference]
         row: dict[str, Any] = {"scenario": scenario, "method": method}
-        row |= {"n": len(mine), "n_asked": len(asked), "subjects": mine["subject"].nunique()}
-        row |= {"subjects_asked": asked["subject"].nunique(), "repeats": mine["repeat"].nunique()}
-        row |= _scores(mine, options) | _differences(mine, others, options, same=method == reference)
+        row |= {"n": len(own), "n_asked": len(asked), "subjects": own["subject"].nunique()}
+        row |= {"subjects_asked": asked["subject"].nunique(), "repeats": own["repeat"].nunique()}
+        row |= _scores(own, options) | _differences(own, others, options, same=method == reference)
         row["note"] = _note(row, reference, reasons.get((scenario, method), ""))
         rows.append(row | cost_of.get((scenario, method), dict.fromkeys(COSTS, np.nan)))
     table = pd.DataFrame(rows)
@@ -119,11 +119,11 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
     values = np.asarray(p_values, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"p values have shape {values.shape}; expected (m,)")
-    there = np.flatnonzero(~np.isnan(values))
-    wrong = there[(values[there] < 0) | (values[there] > 1)]
+    defined = np.flatnonzero(~np.isnan(values))
+    wrong = defined[(values[defined] < 0) | (values[defined] > 1)]
     if wrong.size:
         raise ValueError(f"p value {wrong[0]} is {values[wrong[0]]}; expected one from 0 to 1")
-    order = there[np.argsort(values[there], kind="stable")]
+    order = defined[np.argsort(values[defined], kind="stable")]
     stepped = values[order] * np.arange(order.size, 0, -1)
     result = np.full(values.shape, np.nan)
     result[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
@@ -171,19 +171,19 @@ def _scores(made: pd.DataFrame, options: dict[str, int]) -> dict[str, object]:
     return {f"{name}_{end}": value for name in COMPARED for end, value in summary[name].items() if end in _ENDS}
 
 
-def _differences(mine: pd.DataFrame, others: pd.DataFrame, options: dict[str, int], *, same: bool) -> dict[str, float]:
+def _differences(own: pd.DataFrame, others: pd.DataFrame, options: dict[str, int], *, same: bool) -> dict[str, float]:
     """Compare a method with the reference on the rows that both could take."""
     key = ["repeat", "observation"]
-    shared = mine[key].merge(others[key], on=key)
+    shared = own[key].merge(others[key], on=key)
     result: dict[str, float] = {"n_shared": len(shared)}
     if same or shared.empty:
         names = ("difference", "difference_low", "difference_high", "p")
         return result | {f"{metric}_{name}": np.nan for metric in TESTED for name in names}
-    ours, reference = (table.merge(shared, on=key) for table in (mine, others))
+    ours, reference = (table.merge(shared, on=key) for table in (own, others))
     for metric in TESTED:
-        found = paired_difference(ours, reference, metric, **options)
-        result |= {f"{metric}_difference": found["difference"], f"{metric}_difference_low": found["low"]}
-        result |= {f"{metric}_difference_high": found["high"], f"{metric}_p": found["p"]}
+        difference = paired_difference(ours, reference, metric, **options)
+        result |= {f"{metric}_difference": difference["difference"], f"{metric}_difference_low": difference["low"]}
+        result |= {f"{metric}_difference_high": difference["high"], f"{metric}_p": difference["p"]}
     return result
 
 

@@ -173,10 +173,10 @@ def _auc(positive_n: npt.NDArray[np.bool_], scores_n: FloatArray, weights_bn: Fl
     return _ratio(won_b, positive_bg.sum(axis=1) * negative_bg.sum(axis=1))
 
 
-def _ratio(part: FloatArray, whole: FloatArray, empty: float = np.nan) -> FloatArray:
+def _ratio(numerator: FloatArray, denominator: FloatArray, empty: float = np.nan) -> FloatArray:
     """Divide, giving `empty` where the whole is zero."""
-    result = np.full(part.shape, empty)
-    np.divide(part, whole, out=result, where=whole > 0)
+    result = np.full(numerator.shape, empty)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
     return result
 
 

@@ -68,8 +68,8 @@ def fit_reference(channel_means: npt.ArrayLike, *, fewest: int = FEWEST) -> Refe
 
 def distances(reference: Reference, channel_means: npt.ArrayLike) -> FloatArray:
     """Mahalanobis distances of scans from the training cloud; channel_means (n, C) → (n,), float64, ≥ 0."""
-    away = finite(channel_means, "a channel mean") - reference.mean
-    squared = np.einsum("nc,cd,nd->n", away, reference.precision.astype(np.float64), away, optimize=True)
+    deviations = finite(channel_means, "a channel mean") - reference.mean
+    squared = np.einsum("nc,cd,nd->n", deviations, reference.precision.astype(np.float64), deviations, optimize=True)
     return np.sqrt(np.maximum(squared, 0))
 
 

@@ -75,8 +75,8 @@ class UniversalExtractor(nn.Module):
         weights, biases = self.hypernetwork()
         out = torch.empty_like(z)
         for m in modality.unique().tolist():
-            mine = (modality == m).nonzero().squeeze(1)
-            out = out.index_copy(0, mine, F.conv2d(z[mine], weights[m][:, :, None, None], biases[m]))
+            scans = (modality == m).nonzero().squeeze(1)
+            out = out.index_copy(0, scans, F.conv2d(z[scans], weights[m][:, :, None, None], biases[m]))
         return out
 
 

@@ -73,10 +73,10 @@ def fit(
         sums: dict[str, float] = {}
         for batch in _batches(train[torch.randperm(len(train), generator=order)], training.batch_size):
             optimiser.zero_grad(set_to_none=True)
-            parts = loss(batch, True)
-            torch.stack(list(parts.values())).sum().backward()
+            losses = loss(batch, True)
+            torch.stack(list(losses.values())).sum().backward()
             optimiser.step()
-            _add(sums, parts, len(batch))
+            _add(sums, losses, len(batch))
         row = _row(epoch, "train", sums, len(train))
         row |= evaluate(network, loss, validation, batch_size=training.batch_size)
         decisive = float(row["validation_loss"] if len(validation) else row["train_loss"])
@@ -118,12 +118,12 @@ def _batches(items: Tensor, size: int) -> Iterator[Tensor]:
     yield from items.split(size)
 
 
-def _add(sums: dict[str, float], parts: dict[str, Tensor], count: int) -> None:
-    for name, value in parts.items():
+def _add(sums: dict[str, float], losses: dict[str, Tensor], count: int) -> None:
+    for name, value in losses.items():
         sums[name] = sums.get(name, 0.0) + float(value.detach()) * count
 
 
-def _row(epoch: int | None, part: str, sums: dict[str, float], count: int) -> dict[str, float | int | bool]:
+def _row(epoch: int | None, split: str, sums: dict[str, float], count: int) -> dict[str, float | int | bool]:
     row: dict[str, float | int | bool] = {} if epoch is None else {"epoch": epoch}
-    row[f"{part}_loss"] = sum(sums.values()) / count
-    return row | {f"{part}_{name}": value / count for name, value in sums.items()}
+    row[f"{split}_loss"] = sum(sums.values()) / count
+    return row | {f"{split}_{name}": value / count for name, value in sums.items()}

@@ -31,7 +31,7 @@ def occlusion_map(slices: Tensor, ask: Callable[[Tensor], Tensor], *, slices_a_s
     highest = torch.stack([slab.amax(0) for slab in slabs])  # (G, C, H, W)
     whole = highest.amax(0)
     height, width = whole.shape[1:]
-    found = torch.empty(len(slabs), height * width)
+    losses = torch.empty(len(slabs), height * width)
     reference = ask(whole[None])[0].float().cpu()
     cells = torch.arange(height * width)
     for number in range(len(slabs)):
@@ -41,5 +41,5 @@ def occlusion_map(slices: Tensor, ask: Callable[[Tensor], Tensor], *, slices_a_s
             feature_maps = whole.expand(len(some), *whole.shape).flatten(2).clone()  # (n, C, H·W)
             each = torch.arange(len(some))
             feature_maps[each, :, some] = rest.flatten(1)[:, some].T
-            found[number, some] = reference - ask(feature_maps.unflatten(2, (height, width))).float().cpu()
-    return found.view(len(slabs), height, width)
+            losses[number, some] = reference - ask(feature_maps.unflatten(2, (height, width))).float().cpu()
+    return losses.view(len(slabs), height, width)

@@ -34,19 +34,22 @@ def robustness_figure(figure: Figure, points: pd.DataFrame) -> None:
     """
     methods = list(dict.fromkeys(points["method"].astype(str)))
     modalities = list(dict.fromkeys(points["hidden_modality"].astype(str)))
-    parts = [part for part in WHERE_TITLES if (points["where"] == part).any()]
-    figure.set_size_inches(1.0 + 3.7 * len(modalities), 0.9 + 2.7 * len(parts))
-    grid = figure.subplots(len(parts), len(modalities), sharex=True, sharey=True, squeeze=False)
+    settings = [where for where in WHERE_TITLES if (points["where"] == where).any()]
+    figure.set_size_inches(1.0 + 3.7 * len(modalities), 0.9 + 2.7 * len(settings))
+    grid = figure.subplots(len(settings), len(modalities), sharex=True, sharey=True, squeeze=False)
     step = (
         0.006 * np.linspace(-1, 1, len(methods)) if len(methods) > 1 else np.zeros(1)
     )  # so that bars can be told apart
-    for line, part in enumerate(parts):
+    for line, where in enumerate(settings):
         for column, modality in enumerate(modalities):
-            axes, here = grid[line, column], points[(points["where"] == part) & (points["hidden_modality"] == modality)]
+            axes, here = (
+                grid[line, column],
+                points[(points["where"] == where) & (points["hidden_modality"] == modality)],
+            )
             axes.axhline(0.5, color=FAINT, linestyle=":", linewidth=1)
             for i, method in enumerate(methods):
                 _curve(axes, here[here["method"] == method], i, float(step[i]))
-            axes.set_title(f"{modality} {WHERE_TITLES[part]}")
+            axes.set_title(f"{modality} {WHERE_TITLES[where]}")
             axes.grid(axis="y", color="#E9EBEE", linewidth=0.6)
             axes.set_axisbelow(True)
     for axes in grid[-1]:
@@ -123,11 +126,9 @@ def _curve(axes: Axes, rows: pd.DataFrame, number: int, shift: float) -> None:
     if rows.empty:
         return
     look = _look(number)
-    place = rows["rate"].to_numpy(dtype=np.float64) + shift
-    axes.vlines(
-        place, rows["auc_low"].astype(float), rows["auc_high"].astype(float), color=look["color"], linewidth=0.9
-    )
-    axes.plot(place, rows["auc_mean"].astype(float), **look)
+    x = rows["rate"].to_numpy(dtype=np.float64) + shift
+    axes.vlines(x, rows["auc_low"].astype(float), rows["auc_high"].astype(float), color=look["color"], linewidth=0.9)
+    axes.plot(x, rows["auc_mean"].astype(float), **look)
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -150,10 +151,10 @@ def _bare(axes: Axes) -> None:
 
 def _centre(volume: npt.NDArray[np.float64]) -> tuple[int, ...]:
     """Voxel in the middle of what lies above the mean, along each axis; the middle of the volume if nothing does."""
-    places = np.nonzero(volume > volume.mean())
-    if not len(places[0]):
+    inside = np.nonzero(volume > volume.mean())
+    if not len(inside[0]):
         return tuple(size // 2 for size in volume.shape)
-    return tuple(int(place.min() + place.max() + 1) // 2 for place in places)
+    return tuple(int(x.min() + x.max() + 1) // 2 for x in inside)
 
 
 def _checked_columns(rows: Mapping[str, Mapping[str, Volume]]) -> list[str]:

@@ -30,9 +30,9 @@ def markdown_text(text: str) -> str:
     return re.sub(r"://|www\.", _unlinked, marked, flags=re.IGNORECASE)
 
 
-def _unlinked(found: re.Match[str]) -> str:
+def _unlinked(match: re.Match[str]) -> str:
     """An address that is not made into a link: a backslash before its last mark."""
-    return f"{found[0][:-1]}\\{found[0][-1]}"
+    return f"{match[0][:-1]}\\{match[0][-1]}"
 
 
 def data_uri(content: bytes, kind: str = "image/svg+xml") -> str:

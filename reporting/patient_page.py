@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from reporting import patient_text as words
+from reporting import patient_text
 from reporting.formatting import count, percent
 from reporting.pages import data_uri, environment
 from reporting.patient_table import check_content, missing_modalities
@@ -68,18 +68,23 @@ def patient_page(
         .render(
             content=content,
             patient=patient,
-            name=words.patient_name(patient),
-            margin_note=words.css_text(words.patient_name(patient)),
-            created=words.time_words(content["made"]["time"]),
+            name=patient_text.patient_name(patient),
+            margin_note=patient_text.css_text(patient_text.patient_name(patient)),
+            created=patient_text.readable_time(content["made"]["time"]),
             worklist_link=quote(worklist_link),
-            warnings=[f"{s['scan']} ({s['modality']}): {words.outlier_words(s)}" for s in scans if words.flagged(s)],
-            answer_chance=words.chance(patient["probabilities"].get(patient["answer"])),
-            bars=[(name, words.chance(p), p, name in patient["set"]) for name, p in ranked],
-            uncalibrated=", ".join(f"{name} {words.chance(patient['uncalibrated'][name])}" for name, _ in ranked),
-            set_sentence=words.set_sentence(patient, error_rate=content["error_rate"]),
+            warnings=[
+                f"{s['scan']} ({s['modality']}): {patient_text.describe_distance(s)}"
+                for s in scans if patient_text.flagged(s)
+            ],
+            answer_chance=patient_text.chance(patient["probabilities"].get(patient["answer"])),
+            bars=[(name, patient_text.chance(p), p, name in patient["set"]) for name, p in ranked],
+            uncalibrated=", ".join(
+                f"{name} {patient_text.chance(patient['uncalibrated'][name])}" for name, _ in ranked
+            ),
+            set_sentence=patient_text.set_sentence(patient, error_rate=content["error_rate"]),
             n_used=sum(scan["used"] for scan in scans),
-            scans=[(scan, words.remark(scan)) for scan in scans],
-            compared=any(scan["used"] and not words.untold(scan) for scan in scans),
+            scans=[(scan, patient_text.remark(scan)) for scan in scans],
+            compared=any(scan["used"] and not patient_text.not_compared(scan) for scan in scans),
             contributions=_contributions(patient, [name for name, _ in ranked]),
             missing=_missing_table(patient, content),
             qc=[(s["scan"], s["modality"], data_uri(pictures[s["scan"]], "image/png"))
@@ -123,7 +128,7 @@ def worklist_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
         .get_template("worklist.html.j2")
         .render(
             content=content,
-            created=words.time_words(content["made"]["time"]),
+            created=patient_text.readable_time(content["made"]["time"]),
             tiles=_tiles(content, lost=len(lost)),
             groups=[
                 ("look", "Look at these first", [row for urgency, row in rows if urgency < _CALM]),
@@ -135,7 +140,9 @@ def worklist_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
             ),
             lost=Table(
                 ("Patient", "Scan", "Modality", "Reason"),
-                tuple((words.patient_name(p), s["scan"], s["modality"], words.reason(s)) for p, s in lost),
+                tuple(
+                    (patient_text.patient_name(p), s["scan"], s["modality"], patient_text.reason(s)) for p, s in lost
+                ),
             ),
             provenance=_provenance(content),
         )
@@ -147,7 +154,9 @@ def _tiles(content: Mapping[str, Any], *, lost: int) -> list[tuple[str, int, str
     patients, refused = content["patients"], len(content["refused"])
     abstained = sum(bool(patient["abstains"]) for patient in patients)
     warned = sum(bool(patient["out_of_distribution"]) for patient in patients)
-    untold = sum(not p["out_of_distribution"] and any(map(words.untold, p["scans"])) for p in patients)
+    not_compared = sum(
+        not p["out_of_distribution"] and any(map(patient_text.not_compared, p["scans"])) for p in patients
+    )
     return [
         ("Patients", len(patients) + refused, "in this list"),
         ("Answered", len(patients) - abstained, "the model named a class"),
@@ -155,7 +164,7 @@ def _tiles(content: Mapping[str, Any], *, lost: int) -> list[tuple[str, int, str
         (
             "Unlike training",
             warned,
-            f"cannot be told of {untold:,} more" if untold else "of those answered or abstained",
+            f"cannot be told of {not_compared:,} more" if not_compared else "of those answered or abstained",
         ),
         ("Refused", refused, "no answer was tried"),
         ("Scans not used", lost, f"of {sum(len(p['scans']) for p in patients):,} scans; patients refused not counted"),
@@ -180,10 +189,10 @@ def _worklist_row(patient: Mapping[str, Any], links: Mapping[str, str]) -> Workl
     attention += [f"{count(given - used, 'scan')} not used"] if used < given else []
     attention += ["see its notes"] if patient["notes"] else []
     return WorklistRow(
-        name=words.patient_name(patient),
+        name=patient_text.patient_name(patient),
         link=quote(links.get(patient["observation"], "")),
         answer="no answer" if patient["abstains"] else patient["answer"],
-        chances=f"{likeliest} {words.chance(p)}",
+        chances=f"{likeliest} {patient_text.chance(p)}",
         set=", ".join(patient["set"]) or "empty",
         scans=f"{used} of {given}",
         attention=tuple(attention),
@@ -206,9 +215,9 @@ def _contributions(patient: Mapping[str, Any], ranked: Sequence[str]) -> dict[st
     return {
         "classes": shown,
         "left_out": len(ranked) - len(shown) if len(ranked) > 2 else 0,
-        "scale": words.points(scale).lstrip("+"),
+        "scale": patient_text.points(scale).lstrip("+"),
         "rows": [
-            (scan["scan"], scan["modality"], [(words.points(value), value / scale) for value in row])
+            (scan["scan"], scan["modality"], [(patient_text.points(value), value / scale) for value in row])
             for scan, row in zip(known, values, strict=True)
         ],
     }
@@ -216,10 +225,10 @@ def _contributions(patient: Mapping[str, Any], ranked: Sequence[str]) -> dict[st
 
 def _missing_table(patient: Mapping[str, Any], content: Mapping[str, Any]) -> Table:
     """What adding each missing modality did to held-out subjects who have it."""
-    found = {row["modality"]: row for row in patient["missing"]}
+    by_modality = {row["modality"]: row for row in patient["missing"]}
     rows = []
     for modality in missing_modalities(patient, content):
-        row = found.get(modality)
+        row = by_modality.get(modality)
         if row is None or not row["n"]:
             rows.append((modality, "0", "not known", "not known", "not known"))
             continue
@@ -233,7 +242,7 @@ def _missing_table(patient: Mapping[str, Any], content: Mapping[str, Any]) -> Ta
                 "not known" if resolved is None else f"{round(100 * resolved)} %",
             )
         )
-    rates = sorted({row["error_rate"] for row in found.values()})
+    rates = sorted({row["error_rate"] for row in by_modality.values()})
     resolved_at = " or ".join(percent(rate) for rate in rates)
     headers = ("Modality added", "Subjects", "Probability moved by", "Another answer",
                f"Abstentions resolved at {resolved_at}" if rates else "Abstentions resolved")  # fmt: skip

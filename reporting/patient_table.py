@@ -81,8 +81,8 @@ def columns(classes: Sequence[str]) -> tuple[str, ...]:
 
 def missing_modalities(patient: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
     """Modalities that the model reads and that no used scan of the patient is of, in the order of the model."""
-    there = {scan["modality"] for scan in patient["scans"] if scan["used"]}
-    return [modality for modality in content["modalities"] if modality not in there]
+    used = {scan["modality"] for scan in patient["scans"] if scan["used"]}
+    return [modality for modality in content["modalities"] if modality not in used]
 
 
 def check_content(content: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ def _row(patient: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _need(found: Mapping[str, Any], keys: Sequence[str], name: str) -> None:
+def _need(content: Mapping[str, Any], keys: Sequence[str], name: str) -> None:
     """Say which keys are missing."""
-    if missing := [key for key in keys if key not in found]:
-        raise ValueError(f"{name} lacks {', '.join(missing)}; found {', '.join(map(str, found)) or 'nothing'}")
+    if missing := [key for key in keys if key not in content]:
+        raise ValueError(f"{name} lacks {', '.join(missing)}; found {', '.join(map(str, content)) or 'nothing'}")

@@ -56,10 +56,10 @@ def remark(scan: Mapping[str, Any]) -> str:
     """What is to be said of a scan beside its name."""
     if not scan["used"]:
         return reason(scan)
-    words = [outlier_words(scan) if scan["outlier"] else "Not compared with training scans."]
+    sentences = [describe_distance(scan) if scan["outlier"] else "Not compared with training scans."]
     if scan.get("map"):
-        words.append(f"Map of what the answer rests on: {scan['map']}.")
-    return " ".join(words)
+        sentences.append(f"Map of what the answer rests on: {scan['map']}.")
+    return " ".join(sentences)
 
 
 def reason(scan: Mapping[str, Any]) -> str:
@@ -67,7 +67,7 @@ def reason(scan: Mapping[str, Any]) -> str:
     return scan["reason"] or "no reason recorded"
 
 
-def untold(scan: Mapping[str, Any]) -> bool:
+def not_compared(scan: Mapping[str, Any]) -> bool:
     """Whether nothing can be told of how far a scan that was used lies from those of the training."""
     return bool(scan["used"] and (scan["outlier"] is None or scan["outlier"]["flag"] is None))
 
@@ -77,7 +77,7 @@ def flagged(scan: Mapping[str, Any]) -> bool:
     return bool(scan["used"] and scan["outlier"] and scan["outlier"]["flag"])
 
 
-def outlier_words(scan: Mapping[str, Any]) -> str:
+def describe_distance(scan: Mapping[str, Any]) -> str:
     """How far a scan lies from those of the training."""
     outlier = scan["outlier"]
     if outlier["flag"] is None:
@@ -92,7 +92,7 @@ def patient_name(patient: Mapping[str, Any]) -> str:
     return f"{patient['subject']}, {patient['session']}" if patient["session"] else str(patient["subject"])
 
 
-def time_words(text: str) -> str:
+def readable_time(text: str) -> str:
     """A time in ISO 8601 as a person writes it; anything else as it is."""
     try:
         time = datetime.datetime.fromisoformat(text)

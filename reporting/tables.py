@@ -84,19 +84,19 @@ def cohort_table(observations: pd.DataFrame, splits: pd.DataFrame) -> Table:
         _subject=observations["subject"].astype(str), _label=observations["label"].astype(str)
     )
     named = splits.assign(_subject=splits["subject"].astype(str))
-    parts = [*SPLITS, *sorted(set(named["split"]) - set(SPLITS))]
-    parts = [part for part in parts if (named["split"] == part).any()]
+    splits_found = [*SPLITS, *sorted(set(named["split"]) - set(SPLITS))]
+    splits_found = [split for split in splits_found if (named["split"] == split).any()]
     rows = []
     for label, group in [*observations.groupby("_label", sort=True), ("all", observations)]:
         cells = [str(label), f"{len(group):,}", f"{group['_subject'].nunique():,}"]
         here = named[named["_subject"].isin(set(group["_subject"]))]
         by_repeat = here.groupby(["repeat", "split"])["_subject"].nunique().unstack(fill_value=0)
-        for part in parts:
-            counts = by_repeat[part] if part in by_repeat.columns else pd.Series([0])
+        for split in splits_found:
+            counts = by_repeat[split] if split in by_repeat.columns else pd.Series([0])
             low, high = int(counts.min()), int(counts.max())
             cells.append(f"{low:,}" if low == high else f"{low:,}–{high:,}")
         rows.append(tuple(cells))
-    headers = ("Label", "Observations", "Subjects", *(f"{part.capitalize()} subjects" for part in parts))
+    headers = ("Label", "Observations", "Subjects", *(f"{split.capitalize()} subjects" for split in splits_found))
     return Table(headers, tuple(rows), numeric=frozenset(range(1, len(headers))))
 
 

@@ -73,9 +73,9 @@ class ImagePool(nn.Module):
                 self.kept[filled] = shown[i]
                 self.filled += 1
             elif torch.rand((), generator=random) > 0.5:
-                place = int(torch.randint(capacity, (), generator=random))
-                old = self.kept[place].clone()
-                self.kept[place] = shown[i]
+                index = int(torch.randint(capacity, (), generator=random))
+                old = self.kept[index].clone()
+                self.kept[index] = shown[i]
                 shown[i] = old
         return shown
 

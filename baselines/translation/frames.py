@@ -174,7 +174,7 @@ def paired_slices(
     both = brain_a.flatten(1).any(1) & brain_b.flatten(1).any(1)
     if not both.any():
         raise ScanError("no slice shows the brain of both scans; are they of the same head?")
-    heights = tuple(z for z, there in zip(frame.heights_mm, both.tolist(), strict=True) if there)
+    heights = tuple(z for z, in_both in zip(frame.heights_mm, both.tolist(), strict=True) if in_both)
     frame = replace(frame, heights_mm=heights)
     a, b = to_frame(volume_a, affine_a, frame), to_frame(volume_b, affine_b, frame)
     return SlicePairs(a, b, brain_a[both], frame, note)

@@ -116,14 +116,14 @@ class Trainer:
             ValueError: it was taken from networks of other settings; nothing has changed then.
         """
         wanted = {f"networks.{name}": tensor.shape for name, tensor in self.gan.networks.state_dict().items()}
-        found = {name: tensor.shape for name, tensor in state.items() if name.startswith("networks.")}
-        if found != wanted or "epoch" not in state:
-            differing = sorted(name for name in wanted | found if wanted.get(name) != found.get(name)) or ["epoch"]
+        saved = {name: tensor.shape for name, tensor in state.items() if name.startswith("networks.")}
+        if saved != wanted or "epoch" not in state:
+            differing = sorted(name for name in wanted | saved if wanted.get(name) != saved.get(name)) or ["epoch"]
             raise ValueError(
                 f"the saved state is not of this network: {len(differing)} tensors differ, {differing[0]} among them; "
                 "train with the settings it was saved under, or start anew"
             )
-        self.gan.networks.load_state_dict({name.removeprefix("networks."): state[name] for name in found})
+        self.gan.networks.load_state_dict({name.removeprefix("networks."): state[name] for name in saved})
         for name, optimiser in self.gan.optimisers.items():
             start = f"optimisers.{name}."
             optimiser.load_state({key.removeprefix(start): state[key] for key in state if key.startswith(start)})
