@@ -32,7 +32,7 @@ from models.settings import CHUNK, StepOne, StepTwo, Training
 
 @dataclass(frozen=True)
 class Variant:
-    """What makes one variant; the values here are the project's own.
+    """Settings of one variant; the defaults are the project's own.
 
     Attributes:
         one: step 1.

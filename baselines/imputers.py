@@ -1,7 +1,7 @@
 """Ways to fill the feature maps of missing modalities, so that Multi-CNN can take every observation.
 
-An imputer looks at training observations and returns a filler; the filler then fills any observation from what that
-observation has and from what it remembers of training, never from other observations of validation or test.
+An imputer is fitted on training observations and returns a filler. The filler fills an observation from its own feature
+maps and from the training observations, never from other observations of validation or test.
 
 Source: the comparison "impute, then classify" of HyperMM, section 3.1. The paper imputes with pix2pix and cycleGAN
 (`TableImputer` takes their feature maps); the four imputers here that need no network of their own are additions.
@@ -26,7 +26,7 @@ class Filler(Protocol):
     """Fills the gaps of observations.
 
     Attributes:
-        mask: the classifier is told which feature maps are real.
+        mask: whether the classifier gets a mask of the real feature maps.
         notes: sentences on what could not be learnt and what is done instead.
     """
 
@@ -34,7 +34,7 @@ class Filler(Protocol):
     notes: tuple[str, ...]
 
     def fill(self, grid: Tensor, modality_mask: Tensor, observations: Tensor) -> Tensor:
-        """Fill what is missing; what is there stays as it is.
+        """Fill missing feature maps; those present stay as they are.
 
         Args:
             grid: (n, M, C, H, W), float32, anything where a feature map is missing.
@@ -48,7 +48,7 @@ class Filler(Protocol):
 
 
 Imputer = Callable[[Tensor, Tensor], Filler]
-"""From the grid (T, M, C, H, W) and what is there (T, M) of training observations alone to a filler."""
+"""Maps the grid (T, M, C, H, W) and the modality mask (T, M) of training observations to a filler."""
 
 
 @dataclass
@@ -66,17 +66,17 @@ class ConstantFiller:
     notes: tuple[str, ...] = ()
 
     def fill(self, grid: Tensor, modality_mask: Tensor, observations: Tensor) -> Tensor:
-        """As `Filler.fill`."""
+        """Fill missing feature maps, as `Filler.fill`."""
         return torch.where(_wide(modality_mask), grid, self.feature_maps)
 
 
 def impute_zero(grid: Tensor, modality_mask: Tensor) -> ConstantFiller:
-    """Dummy input: 0 for every missing feature map, and a presence mask for the classifier. Nothing is learnt."""
+    """Fill with 0 and give the classifier the modality mask. Nothing is learnt."""
     return ConstantFiller(torch.zeros_like(grid[0]), mask=True)
 
 
 def impute_mean(grid: Tensor, modality_mask: Tensor) -> ConstantFiller:
-    """Every modality's mean over the training observations that have it; several scans of one count as one."""
+    """Fill with the mean of the training observations that have the modality; several scans count as one."""
     total = torch.where(_wide(modality_mask), grid, 0.0).sum(0)
     return ConstantFiller(total / modality_mask.sum(0).clamp_min(1).view(-1, 1, 1, 1))
 
@@ -86,13 +86,12 @@ class NearestFiller:
     """The feature map of the training observation that has it and is nearest in the modalities that both have.
 
     Distance is the mean squared difference over the shared feature maps. The mean feature map is taken where no
-    training
-    observation has both the missing modality and one that is present.
+    training observation has both the missing modality and one that is present.
 
     Attributes:
         grid: training observations, (T, M, C, H, W), float32.
         modality_mask: (T, M), bool.
-        mean: what is done otherwise.
+        mean: filler used otherwise.
         mask: as in `Filler`.
         notes: as in `Filler`.
     """
@@ -104,7 +103,7 @@ class NearestFiller:
     notes: tuple[str, ...] = ()
 
     def fill(self, grid: Tensor, modality_mask: Tensor, observations: Tensor) -> Tensor:
-        """As `Filler.fill`."""
+        """Fill missing feature maps, as `Filler.fill`."""
         out = self.mean.fill(grid, modality_mask, observations)
         shared = torch.einsum(
             "nm,tm->nt", modality_mask.double(), self.modality_mask.double()
@@ -118,7 +117,7 @@ class NearestFiller:
         return out
 
     def _squared_differences(self, grid: Tensor, modality_mask: Tensor) -> Tensor:
-        """(n, T), float64: for every modality that both have the mean squared difference, summed over modalities."""
+        """Return the mean squared differences, summed over the modalities that both have, (n, T), float64."""
         total = torch.zeros(len(grid), len(self.grid), dtype=torch.float64, device=grid.device)
         for m in range(modality_mask.shape[1]):
             ours, theirs = grid[:, m].flatten(1).double(), self.grid[:, m].flatten(1).double()
@@ -130,11 +129,11 @@ class NearestFiller:
 
 
 def impute_nearest(grid: Tensor, modality_mask: Tensor) -> NearestFiller:
-    """Remember the training observations."""
+    """Fit the nearest-neighbour filler, which keeps the training observations."""
     pairs = _pairs(modality_mask)
     notes = tuple(
         f"no training observation has both modality {s} and modality {m}: "
-        f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
+        f"where only modality {s} is available, modality {m} is filled with its mean feature map"
         for (s, m), rows in pairs.items()
         if len(rows) == 0
     )
@@ -160,7 +159,7 @@ class RidgeMap:
     penalty: float
 
     def __call__(self, feature_maps: Tensor) -> Tensor:
-        """Target feature maps (n, D), float64, of source feature maps (n, D)."""
+        """Return target feature maps (n, D), float64, of source feature maps (n, D)."""
         return self.target_mean + (feature_maps.double() - self.source_mean) @ self.sources.T @ self.dual
 
 
@@ -170,7 +169,7 @@ class RidgeFiller:
 
     Attributes:
         maps: (source modality, missing modality) to the regression, where it could be learnt.
-        mean: what is done where none of them applies.
+        mean: filler used where none of them applies.
         mask: as in `Filler`.
         notes: as in `Filler`.
     """
@@ -181,7 +180,7 @@ class RidgeFiller:
     notes: tuple[str, ...] = ()
 
     def fill(self, grid: Tensor, modality_mask: Tensor, observations: Tensor) -> Tensor:
-        """As `Filler.fill`."""
+        """Fill missing feature maps, as `Filler.fill`."""
         out = self.mean.fill(grid, modality_mask, observations)
         total = torch.zeros_like(grid, dtype=torch.float64)
         count = torch.zeros_like(modality_mask, dtype=torch.int64)
@@ -193,13 +192,13 @@ class RidgeFiller:
 
 
 def impute_ridge(grid: Tensor, modality_mask: Tensor) -> RidgeFiller:
-    """Learn a regression for every ordered pair of modalities that two training observations or more have both of."""
+    """Fit a regression for every ordered pair of modalities that two or more training observations have."""
     maps, notes = {}, []
     for (s, m), rows in _pairs(modality_mask).items():
         if len(rows) < 2:
             notes.append(
                 f"{len(rows)} training observations have both modality {s} and modality {m}, and a regression needs 2: "
-                f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
+                f"where only modality {s} is available, modality {m} is filled with its mean feature map"
             )
             continue
         maps[s, m] = fit_ridge(grid[rows, s].flatten(1), grid[rows, m].flatten(1))
@@ -242,13 +241,11 @@ class TableImputer:
     """Feature maps that were imputed elsewhere, by pix2pix or cycleGAN; an imputer that is its own filler.
 
     Fitting needs every missing feature map of training and validation observations; a prediction those of all
-    observations
-    with a scan, so take away the scans of observations that are not asked about (`Sample.without`).
+    observations with a scan, so remove the scans of observations that need no prediction (`Sample.without`).
 
     Attributes:
         table: (observation, modality) to a feature map (C, H, W), standardised as the sample is. It may hold more
-            than is
-            asked for; feature maps that are there are never replaced.
+            than is needed; feature maps that are present are never replaced.
         mask: as in `Filler`.
         notes: as in `Filler`.
     """
@@ -258,11 +255,11 @@ class TableImputer:
     notes: tuple[str, ...] = ()
 
     def __call__(self, grid: Tensor, modality_mask: Tensor) -> "TableImputer":
-        """Nothing to learn."""
+        """Return the imputer itself, as there is nothing to learn."""
         return self
 
     def fill(self, grid: Tensor, modality_mask: Tensor, observations: Tensor) -> Tensor:
-        """As `Filler.fill`.
+        """Fill missing feature maps, as `Filler.fill`.
 
         Raises:
             CannotFit: a feature map that is needed is not in the table.
@@ -307,7 +304,7 @@ class ImputedCNN:
     notes: tuple[str, ...]
 
     def probabilities(self, sample: Sample) -> Tensor:
-        """(B, K), float64; NaN only for an observation without any scan."""
+        """Return class probabilities, (B, K), float64; NaN only for an observation without any scan."""
         modality_mask = sample.modality_mask
         rows = modality_mask.any(1).nonzero().squeeze(1)
         filled = self.filler.fill(sample.grid()[rows], modality_mask[rows], rows)
@@ -319,9 +316,8 @@ class ImputedCNN:
 def fit_imputed(sample: Sample, training: Training, imputer: Imputer) -> ImputedCNN:
     """Fill what is missing, then train a Multi-CNN on all training observations.
 
-    Several scans of one modality are averaged first; real feature maps are never replaced. The imputer is given
-    training
-    observations only.
+    Several scans of one modality are averaged first; real feature maps are never replaced. The imputer is fitted on
+    training observations only.
 
     Args:
         sample: standardised.
@@ -330,16 +326,13 @@ def fit_imputed(sample: Sample, training: Training, imputer: Imputer) -> Imputed
 
     Raises:
         CannotFit: a modality has no training scan, training observations have one class only, a feature map that is
-            needed
-            was not imputed, or the loss diverged.
+            needed was not imputed, or the loss diverged.
     """
     grid, modality_mask = sample.grid(), sample.modality_mask
     train, validation = (rows[modality_mask[rows].any(1)] for rows in (sample.train, sample.validation))
     unseen = (~modality_mask[train].any(0)).nonzero().squeeze(1).tolist()
     if unseen:
-        raise CannotFit(
-            f"modality {unseen[0]} has no training scan, so nothing says how to fill it; leave that modality out"
-        )
+        raise CannotFit(f"modality {unseen[0]} has no training scan, so it cannot be filled; leave that modality out")
     require_two_classes(sample.target[train], "training observations")
     filler = imputer(grid[train], modality_mask[train])
     read = torch.cat([train, validation])
@@ -355,12 +348,12 @@ IMPUTERS: dict[str, Imputer] = {
 
 
 def _wide(values: Tensor) -> Tensor:
-    """(n, M) as (n, M, 1, 1, 1)."""
+    """Reshape (n, M) to (n, M, 1, 1, 1)."""
     return values[:, :, None, None, None]
 
 
 def _pairs(modality_mask: Tensor) -> dict[tuple[int, int], Tensor]:
-    """For every ordered pair of modalities, the observations that have both."""
+    """Return, for every ordered pair of modalities, the observations that have both."""
     count = modality_mask.shape[1]
     return {
         (s, m): (modality_mask[:, s] & modality_mask[:, m]).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""ShaSpec: what all modalities share and what each has of its own; the shared part stands in for a missing modality.
+"""ShaSpec: shared and modality-specific features; the shared features replace those of a missing modality.
 
 Source: Wang et al., CVPR 2023, "Multi-modal Learning with Missing Modality via Shared-Specific Feature Modelling",
 and the authors' code (github.com/billhhh/ShaSpec), which is for segmentation; here for classes, on feature maps.
@@ -19,10 +19,9 @@ from models.settings import Training
 class ShaSpec(nn.Module):
     """One shared encoder, one specific encoder a modality, residual fusion, and a classifier on all fused features.
 
-    An encoder is 1×1 convolution → leaky ReLU → linear layer, in place of the published ResNet-50: feature maps are
-    features
-    already. The linear layer sees every position, where the published domain classifier sees a mean over positions.
-    The task's classifier starts at zero (docs/decisions/0005).
+    An encoder is 1×1 convolution → leaky ReLU → linear layer, instead of the published ResNet-50: feature maps are
+    features already. The linear layer sees every position, where the published domain classifier sees a mean over
+    positions. The task's classifier starts at zero (docs/decisions/0005).
 
     Args:
         modalities: M.
@@ -60,7 +59,7 @@ class ShaSpec(nn.Module):
         self.features = features
 
     def forward(self, grid: Tensor, modality_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass.
+        """Run one forward pass.
 
         Args:
             grid: one feature map an observation and modality, (B, M, C, H, W).
@@ -77,7 +76,7 @@ class ShaSpec(nn.Module):
         return self.classifier(self.fuse(r, s, modality_mask).flatten(1)), r, s  # (B, M, D) → (B, M·D)
 
     def fuse(self, shared: Tensor, specific: Tensor, modality_mask: Tensor) -> Tensor:
-        """Of a modality that is there r + proj([r, s]), of a missing one the mean r of those that are; (B, M, D)."""
+        """Return r + proj([r, s]) for a present modality and the mean r of the others for a missing one; (B, M, D)."""
         present = modality_mask.unsqueeze(2)
         fused = shared + self.project(torch.cat([shared, specific], dim=2))
         stand_in = (shared * present).sum(1, keepdim=True) / present.sum(1, keepdim=True)
@@ -85,10 +84,10 @@ class ShaSpec(nn.Module):
 
 
 def alignment(shared: Tensor, modality_mask: Tensor) -> Tensor:
-    """How far apart the shared features of an observation's modalities are.
+    """Measure how far apart the shared features of an observation's modalities are.
 
-    The mean absolute difference, which the authors' code uses (squares and KL divergence are commented out there), here
-    averaged over all pairs of modalities that are there. The code adds up neighbours in a ring of four, hidden ones
+    The mean absolute difference, which the authors' code uses (squares and KL divergence are commented out in it), here
+    averaged over all pairs of present modalities. The code adds up neighbours in a ring of four, hidden ones
     included.
 
     Args:
@@ -115,7 +114,7 @@ def hide_some(modality_mask: Tensor, share: float, generator: torch.Generator) -
         generator: source of the randomness, on the CPU.
 
     Returns:
-        What is still seen, (B, M), bool; at least one of every row.
+        The modalities that stay visible, (B, M), bool; at least one per row.
 
     Source: `mode="random"` in the authors' code.
     """
@@ -145,10 +144,10 @@ def fit_shaspec(
     and cross-entropy of telling the modality from the specific features of a scan, averaged over an observation's
     scans. Both weights are those of the authors' code.
 
-    Deviations from the published code: only modalities that are seen enter the two auxiliary losses (there, hidden ones
-    are encoded as images of zeros and enter too); the stand-in is the mean of the shared features, as in the paper (the
-    code takes the first modality's); the run with all modalities and the later one with random ones are a single run
-    in which modalities are hidden from half of the visits. Nothing is hidden in validation.
+    Deviations from the published code: only modalities that are seen enter the two auxiliary losses (in the code,
+    hidden ones are encoded as images of zeros and enter too); the stand-in is the mean of the shared features, as in
+    the paper (the code takes the first modality's); the run with all modalities and the later one with random ones are
+    a single run in which modalities are hidden from half of the visits. Nothing is hidden in validation.
 
     Args:
         sample: standardised feature maps.

@@ -1,4 +1,4 @@
-"""Multi-VAE: one latent an observation, to which every scan that is there contributes, and a classifier on it.
+"""Multi-VAE: one latent per observation, to which every available scan contributes, and a classifier on it.
 
 Source: Wu and Goodman 2018, "Multimodal Generative Models for Scalable Weakly-Supervised Learning" (MVAE), and the
 authors' code (github.com/mhw32/multimodal-vae-public). HyperMM compares with such a network "that we adapt for
@@ -16,13 +16,13 @@ from models.settings import Training
 
 
 def product_of_experts(mu: Tensor, logvar: Tensor, present: Tensor, *, prior: bool = True) -> tuple[Tensor, Tensor]:
-    """The normal distribution proportional to the product of some normal distributions.
+    """Return the normal distribution proportional to the product of some normal distributions.
 
     Its precision is the sum of theirs, its mean their mean weighted by precision. Precisions are added as logarithms,
     so that nothing overflows; the authors add 1e-8 to every variance instead.
 
     Args:
-        mu: means, (N, M, L). What stands in the place of a missing expert has no influence, not even NaN.
+        mu: means, (N, M, L). Values of a missing expert have no influence, not even NaN.
         logvar: natural logarithms of the variances, (N, M, L).
         present: which experts a row has, (N, M), bool.
         prior: let the standard normal distribution be one more expert, as published.
@@ -46,19 +46,19 @@ def product_of_experts(mu: Tensor, logvar: Tensor, present: Tensor, *, prior: bo
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL divergence of N(mu, exp(logvar)) from the standard normal distribution, in nats, (N, L) → (N,)."""
+    """Return the KL divergence of N(mu, exp(logvar)) from the standard normal distribution, in nats, (N, L) → (N,)."""
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1)
 
 
 def draw(mu: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:
-    """One draw from each N(mu, exp(logvar)), same shape; gradients flow through (Kingma and Welling 2014)."""
+    """Sample once from each N(mu, exp(logvar)), same shape; gradients flow through (Kingma and Welling 2014)."""
     return mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=generator).to(mu.device)
 
 
 def elbo_terms(modality_mask: Tensor, extra: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The subsets of each observation's modalities whose bounds are learnt together: the sub-sampled training paradigm.
+    """Return the subsets of modalities whose bounds are learnt together: the sub-sampled training paradigm.
 
-    These are all that are there, each one alone, and `extra` random ones of 2 to n - 1 of the n that are there, every
+    These are all present modalities, each one alone, and `extra` random subsets of 2 to n - 1 of the n present, every
     size equally likely. A subset that would be the whole again is left out, so with two modalities none is random.
 
     Args:
@@ -93,9 +93,8 @@ class MultiVae(nn.Module):
     """An encoder and a decoder a modality, and a linear classifier on the joint latent.
 
     The published encoders and decoders are convolutional networks on pictures; feature maps are features already, so
-    one
-    1×1 convolution and one linear layer on either side do, with Swish between, as published. The label has no encoder:
-    no observation brings it to the test. The classifier starts at zero (docs/decisions/0005).
+    one 1×1 convolution and one linear layer on either side do, with Swish between, as published. The label has no
+    encoder: no observation brings it to the test. The classifier starts at zero (docs/decisions/0005).
 
     Args:
         modalities: M.
@@ -134,7 +133,7 @@ class MultiVae(nn.Module):
         self.latent = latent
 
     def experts(self, grid: Tensor, modality_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What each scan says of the latent.
+        """Return the distribution of the latent given each scan.
 
         Args:
             grid: one feature map an observation and modality, (B, M, C, H, W).
@@ -151,12 +150,12 @@ class MultiVae(nn.Module):
         return mu, logvar
 
     def forward(self, grid: Tensor, modality_mask: Tensor) -> Tensor:
-        """Logits (B, K) at the mean of the joint latent."""
+        """Return logits (B, K) at the mean of the joint latent."""
         mu, _ = product_of_experts(*self.experts(grid, modality_mask), modality_mask)
         return self.classifier(mu)
 
     def rebuild_errors(self, latent: Tensor, grid: Tensor, owner: Tensor, subset: Tensor) -> Tensor:
-        """Mean squared error of each rebuilt feature map, summed over the modalities of a subset.
+        """Return the mean squared error of each rebuilt feature map, summed over the modalities of a subset.
 
         Args:
             latent: (T, L).
@@ -187,16 +186,14 @@ def fit_multi_vae(
     """Train on observations with any subset of modalities.
 
     The loss of one subset is `mse + beta · 2/D · KL + ce`: D numbers in a feature map, mse a mean over numbers,
-    summed over
-    the modalities of the subset, KL in nats. With beta = 1, mse and KL together are 2/D times the negative evidence
+    summed over the modalities of the subset, KL in nats. With beta = 1, mse and KL together are 2/D times the negative evidence
     bound of normal feature maps of unit variance, which standardised feature maps have. The cross-entropy has weight
-    1 and so does
-    not drown in D numbers; the authors weigh labels up too (by 10 against pictures of CelebA).
+    1 and so does not drown in D numbers; the authors weigh labels up too (by 10 against pictures of CelebA).
 
     Deviations from the paper: beta is constant, where the authors raise it from 0 to 1 over the first epochs, since
     early stopping compares losses of different epochs; the terms of an observation are averaged, not summed, so that
     observations with many scans do not weigh more; the label is never an input. The validation loss is that of all
-    modalities that are there, at the mean of the latent, and so without chance.
+    present modalities, at the mean of the latent, and so deterministic.
 
     Args:
         sample: standardised feature maps.

@@ -27,7 +27,7 @@ TESTED = ("auc", "balanced_accuracy")
 """The metrics whose difference from the reference is tested."""
 
 COSTS = ("imputation_seconds", "classification_seconds", "peak_memory_mb", "trained_parameters")
-"""What a method may cost: seconds, seconds, megabytes, trained numbers."""
+"""Costs of a method: seconds, seconds, megabytes, trained numbers."""
 
 _KEYS = ("scenario", "method", "repeat", "subject", "observation", "truth")
 _POINT = ["method", "hidden_modality", "where", "rate"]
@@ -49,17 +49,17 @@ def comparison_table(
     Of two classes, the positive one is decided at a probability of 0.5.
 
     Args:
-        predictions: of the test part, in long form as above.
+        predictions: of the test split, in long form as above.
         reference: the method that others are compared with.
         costs: columns `scenario`, `method` and `COSTS`; NaN for what was not measured.
-        reasons: (scenario, method) → why it has no predictions, in words.
+        reasons: (scenario, method) → why it has no predictions.
         draws: number of bootstrap draws.
         seed: of the draws.
 
     Returns:
         One row a scenario and method, in the order in which they first appear (in predictions, costs, reasons):
 
-        - `scenario`, `method`, `note` (what is missing, in words; "" for nothing);
+        - `scenario`, `method`, `note` (what is missing; "" for nothing);
         - `n` test predictions made, out of `n_asked`, of `subjects` out of `subjects_asked`, in `repeats`; what was
           asked is everything that any method of the scenario has a row of;
         - for each of `COMPARED` `_mean`, `_std`, `_low`, `_high`, as `intervals.summarise` gives them;
@@ -69,7 +69,7 @@ def comparison_table(
         - `COSTS`, NaN where unknown.
 
     Raises:
-        ValueError: a column is missing, a row is there twice, methods disagree on a subject or a truth, a row has some
+        ValueError: a column is missing, a row appears twice, methods disagree on a subject or a truth, a row has some
             probabilities and lacks others, the reference made no prediction anywhere, or `costs` has two rows for one
             method.
     """
@@ -131,11 +131,11 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
 
 
 def robustness_table(predictions: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """AUC against the share of scans hidden, one row a point of the curve.
+    """Compute AUC against the share of scans hidden, one row a point of the curve.
 
     Args:
         predictions: columns `method`, `hidden_modality` (str), `rate` (share hidden, 0 to below 1), `where` ("test":
-            hidden in the test part; "both": in training too), and those of `evaluation.intervals`. NaN probabilities
+            hidden in the test split; "both": in training too), and those of `evaluation.intervals`. NaN probabilities
             where a method could not take the observation.
         draws: number of bootstrap draws.
         seed: of the draws.
@@ -192,15 +192,15 @@ def _note(row: dict[str, Any], reference: str, reason: str) -> str:
     if row["n"] == 0:
         return f"no predictions: {reason}" if reason else "no predictions"
     notes = [reason] if reason else []
-    if lost := row["n_asked"] - row["n"]:
-        notes.append(f"{lost} of {row['n_asked']} test predictions could not be made")
+    if missing := row["n_asked"] - row["n"]:
+        notes.append(f"{missing} of {row['n_asked']} test predictions could not be made")
     if row["method"] != reference and row["n_shared"] == 0:
         notes.append(f"no test prediction in common with {reference}")
     return "; ".join(notes)
 
 
 def _pairs(predictions: pd.DataFrame, more: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Every scenario and method, scenarios together, both in the order in which they first appear."""
+    """Yield every scenario and method, scenarios together, both in the order in which they first appear."""
     given = predictions[["scenario", "method"]].drop_duplicates().itertuples(index=False, name=None)
     pairs = list(dict.fromkeys([*given, *more]))
     for scenario in dict.fromkeys(scenario for scenario, _ in pairs):

@@ -1,7 +1,7 @@
-"""Say how sure a number is: intervals and paired tests by resampling subjects.
+"""Intervals and paired tests by resampling subjects.
 
 A subject may be tested in several repeats and give several predictions in one, so rows are not independent. The
-bootstrap here draws **subjects** with replacement. A subject drawn twice counts twice in every repeat in which it is
+bootstrap here draws **subjects** with replacement. A subject sampled twice counts twice in every repeat in which it is
 tested, and all its rows go with it. The statistic is the mean over repeats, as in the printed tables. The interval
 covers which subjects happened to be tested; how the training runs differ is what `std` over repeats shows.
 
@@ -220,7 +220,7 @@ def _draw_means(repeats: list[_Repeat], n_subjects: int, draws: int, seed: int) 
 
 
 def _subject_counts(n_subjects: int, draws: int, seed: int, step: int) -> Iterator[tuple[slice, FloatArray]]:
-    """Yield, `step` draws at a time, how often each subject is drawn (B, S)."""
+    """Yield, `step` draws at a time, how often each subject is sampled (B, S)."""
     generator = np.random.default_rng(seed)
     for start in range(0, draws, step):
         block = slice(start, min(start + step, draws))
@@ -229,7 +229,7 @@ def _subject_counts(n_subjects: int, draws: int, seed: int, step: int) -> Iterat
 
 
 def _scores(repeat: _Repeat, counts_bs: FloatArray) -> dict[str, FloatArray]:
-    """Score one repeat with every row weighted by how often its subject was drawn."""
+    """Score one repeat with every row weighted by how often its subject was sampled."""
     return score_draws(repeat.truth, repeat.probabilities, counts_bs[:, repeat.subject], threshold=repeat.threshold)
 
 

@@ -138,7 +138,7 @@ def best_threshold(truth: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[float
         positive: (n,) floats, the probability of class 1.
 
     Returns:
-        The threshold, and why it is the default of 0.5: words if the rows could not choose, else an empty string.
+        The threshold, and why it is the default of 0.5, or an empty string if it was chosen on the rows.
 
     Raises:
         ValueError: if the shapes disagree, a truth is not 0 or 1, or a score is not in [0, 1].

@@ -22,10 +22,10 @@ def ignore(row: dict[str, float | int | bool]) -> None:
 
 @dataclass
 class History:
-    """What happened in each epoch.
+    """The losses of each epoch.
 
     Attributes:
-        rows: one dict an epoch: epoch, train_loss, validation_loss, their parts, and best (bool).
+        rows: one dict an epoch: epoch, train_loss, validation_loss, their terms, and best (bool).
         best_epoch: 1-based epoch whose weights were kept.
         stopped: why training ended.
     """
@@ -51,7 +51,7 @@ def fit(
 
     Args:
         network: what is trained.
-        loss: from item indices (B,) and "is this training?" to named scalar parts, each a mean over the items;
+        loss: from item indices (B,) and "is this training?" to named scalar terms, each a mean over the items;
             their sum is minimised.
         train: (N,) int64 item indices, N >= 1.
         validation: (V,) int64 item indices, V >= 0.
@@ -104,7 +104,7 @@ def fit(
 
 @torch.inference_mode()
 def evaluate(network: nn.Module, loss: Loss, items: Tensor, *, batch_size: int) -> dict[str, float | int | bool]:
-    """Mean loss over `items` with the network in evaluation mode; NaN without items."""
+    """Return the mean loss over `items` with the network in evaluation mode; NaN without items."""
     if len(items) == 0:
         return {"validation_loss": float("nan")}
     network.eval()

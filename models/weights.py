@@ -24,7 +24,7 @@ FOR_ALL = 0o644  # rights of published files, which no patient's data are in
 
 
 class WeightsError(RuntimeError):
-    """The weights asked for are not there, or are not the published ones."""
+    """The weights are missing, or are not the published ones."""
 
 
 class RecordError(WeightsError):
@@ -42,7 +42,7 @@ class WeightsSource:
             is published, the whole hash is recorded when it is first seen (`record_file`), and compared from then on.
         credit: who made them, under which licence.
         package: installed Python package whose folder carries the file, or "".
-        inside: the file's place in that package.
+        inside: the file's path in that package.
         url: official download, or "".
     """
 
@@ -84,7 +84,7 @@ def check_timm_name(name: str) -> None:
 
 
 def weights_identity(backbone: str) -> str:
-    """What tells the weights of a backbone from others: the published hash, or timm's version and the name.
+    """Return the identity of a backbone's weights: the published hash, or timm's version.
 
     Raises:
         WeightsError: timm is asked for and not installed.
@@ -98,7 +98,7 @@ def weights_identity(backbone: str) -> str:
 
 
 def find_weights(source: WeightsSource, path: Path | None = None) -> Path:
-    """The verified local file of `source`: an explicit path, its package, the torch hub cache, or a download.
+    """Return the verified local file: an explicit path, its package, the torch hub cache, or a download.
 
     Args:
         source: which file.
@@ -114,7 +114,7 @@ def find_weights(source: WeightsSource, path: Path | None = None) -> Path:
 
 
 def present_weights(source: WeightsSource, path: Path | None = None) -> Path:
-    """As `find_weights`, but nothing is downloaded.
+    """Return the file as `find_weights`, but nothing is downloaded.
 
     Raises:
         WeightsError: as `find_weights`.
@@ -143,7 +143,7 @@ def _in_package(source: WeightsSource) -> Path:
 
 
 def _hub_folder() -> Path:
-    """The folder in which torch hub keeps weights, by torch's own rules."""
+    """Return the folder in which torch hub keeps weights, by torch's own rules."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub" / "checkpoints"
 
@@ -152,7 +152,7 @@ def download(source: WeightsSource, target: Path) -> None:
     """Fetch and verify a file; `target` appears whole or not at all.
 
     Raises:
-        WeightsError: it cannot be fetched or written, or what came is not the published file.
+        WeightsError: it cannot be fetched or written, or the response is not the published file.
     """
     target = Path(os.path.realpath(target.parent)) / target.name
     try:
@@ -179,7 +179,7 @@ def _verify(file: Path, source: WeightsSource) -> None:
 
 
 def record_file() -> Path:
-    """Where the whole hashes of files are recorded of which only the beginning is published."""
+    """Return the path of the record of whole hashes, for files of which only the beginning is published."""
     state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     return state / "hypermm" / "weights.json"
 

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from reporting.figures import FAINT, INK, PALETTE, as_svg
 
-WHERE_TITLES = {"test": "hidden in the test part", "both": "hidden in training and test"}
+WHERE_TITLES = {"test": "hidden in the test split", "both": "hidden in training and test"}
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -26,7 +26,7 @@ Volume = npt.NDArray[np.floating]
 
 @as_svg
 def robustness_figure(figure: Figure, points: pd.DataFrame) -> None:
-    """Draw AUC with its interval against the share hidden: a panel for each hidden modality and part, a line a method.
+    """Draw AUC with its interval against the share hidden: a panel for each hidden modality and split, a line a method.
 
     Args:
         figure: drawn on.
@@ -110,7 +110,7 @@ def imputation_figure(
 def _grid(
     rows: Mapping[str, Mapping[str, Volume]], columns: list[str], spacing_mm: tuple[float, float, float]
 ) -> tuple[Figure, npt.NDArray[np.object_]]:
-    """A figure of three planes for each column, one scale for all, sized by the first volume."""
+    """Return a figure of three planes for each column, one scale for all, sized by the first volume."""
     x_mm, y_mm, z_mm = np.multiply(np.shape(rows[next(iter(rows))][columns[0]]), spacing_mm)
     widths_mm = [y_mm, x_mm, x_mm] * len(columns)
     inches_per_mm = 4.5 * len(columns) / sum(widths_mm)
@@ -144,13 +144,13 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _bare(axes: Axes) -> None:
-    """Nothing but the picture."""
+    """Remove ticks and frame."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
 def _centre(volume: npt.NDArray[np.float64]) -> tuple[int, ...]:
-    """Voxel in the middle of what lies above the mean, along each axis; the middle of the volume if nothing does."""
+    """Return the voxel in the middle of what lies above the mean, along each axis; the middle of the volume if nothing does."""
     inside = np.nonzero(volume > volume.mean())
     if not len(inside[0]):
         return tuple(size // 2 for size in volume.shape)
@@ -158,7 +158,7 @@ def _centre(volume: npt.NDArray[np.float64]) -> tuple[int, ...]:
 
 
 def _checked_columns(rows: Mapping[str, Mapping[str, Volume]]) -> list[str]:
-    """Titles of the columns."""
+    """Return the titles of the columns."""
     if not rows or not all(rows.values()):
         raise ValueError("there is nothing to show; expected a row with a real and an imputed volume at least")
     columns = list(next(iter(rows.values())))

@@ -1,7 +1,6 @@
-"""Write a comparison of methods for a reader, as Markdown or as a part of the HTML report.
+"""Write a comparison of methods, as Markdown or as a section of the HTML report.
 
-The published figures stand beside ours only under a header that names their cohort and its size, since they are of
-other patients.
+The published figures are shown under a header that names their cohort and its size, since they are of other patients.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the report shows of a comparison.
+    """The content of the comparison section of the report.
 
     Attributes:
         table: as `comparison.comparison_table` returns it.
@@ -94,7 +93,7 @@ def comparison_markdown(
 
 
 def comparison_section(comparison: Comparison) -> dict[str, Any]:
-    """What `comparison.html.j2` is filled with."""
+    """Return the variables of `comparison.html.j2`."""
     curves = comparison.robustness
     return {
         "sections": scenario_sections(

@@ -1,4 +1,4 @@
-"""Write one HTML page that holds everything a run found: no script, nothing to load, readable on screen and paper."""
+"""Write one HTML page with all results of a run: no script, nothing to load, readable on screen and paper."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ReportData:
         plan: stage, state, reason, seconds (NaN for none); in the order the stages ran.
         observations: observation, subject, label, and any covariates.
         availability: observation, modality, state (used, hidden, failed); what is not listed is absent.
-        splits: repeat, subject, part (train, validation, test).
+        splits: repeat, subject, split (train, validation, test).
         qc: scan id and PNG bytes of its quality-control picture.
         histories: stage name → repeat, epoch, train_loss, validation_loss, best (True at the epoch kept).
         predictions: test rows: repeat, subject, observation, scans_used (ids joined by semicolons), truth, p_0, p_1, …
@@ -49,7 +49,7 @@ class ReportData:
         subsets: modalities ("MRI+PET"), subjects ("any" or "complete"), n test observations, and auc_mean, auc_std,
             auc_low, auc_high; the same four for other metrics if wanted.
         failures: stage, scan, subject, modality, reason.
-        notes: warnings of the stages, in words.
+        notes: warnings of the stages.
         settings_yaml: the settings of the run.
         versions: what → version.
         hashes: what → hash.
@@ -90,7 +90,7 @@ def render_report(data: ReportData) -> str:
 
 
 def _headline(data: ReportData) -> dict[str, Any]:
-    """What the top of the page shows: the verdict and a few numbers."""
+    """Return the content of the top of the page: the verdict and a few numbers."""
     rows, n_classes = data.predictions, len(data.classes)
     half = data.metrics["threshold_half"]
     subjects, repeats = rows["subject"].nunique(), rows["repeat"].nunique()
@@ -112,7 +112,7 @@ def _headline(data: ReportData) -> dict[str, Any]:
 
 
 def _sections(data: ReportData) -> dict[str, Any]:
-    """Tables, pictures and sentences of the sections below."""
+    """Return tables, pictures and sentences of the sections below."""
     binary = len(data.classes) == 2
     half, tuned = data.metrics["threshold_half"], data.metrics.get("threshold_validation") if binary else None
     thresholds = {int(repeat): float(value) for repeat, value in data.metrics.get("thresholds", {}).items()}
@@ -162,7 +162,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
 
 
 def _result_notes(data: ReportData, half: Mapping[str, Any], thresholds: Mapping[int, float]) -> list[str]:
-    """Sentences under the table of results: what the numbers are, and what is missing from them."""
+    """Return the sentences under the table of results: what the numbers are, and what is missing from them."""
     one_repeat = data.predictions["repeat"].nunique() == 1
     notes = [
         f"Intervals are {percent(LEVEL)} percentile bootstrap intervals over subjects: all predictions of a "

@@ -98,9 +98,9 @@ def test_nearest_falls_back_on_the_mean_and_says_so(people: tuple[Tensor, Tensor
     filler = impute_nearest(grid[:4], train)
     assert filler.notes == (
         "no training observation has both modality 0 and modality 2: "
-        "where only modality 0 could tell, modality 2 is filled with its mean feature map",
+        "where only modality 0 is available, modality 2 is filled with its mean feature map",
         "no training observation has both modality 2 and modality 0: "
-        "where only modality 2 could tell, modality 0 is filled with its mean feature map",
+        "where only modality 2 is available, modality 0 is filled with its mean feature map",
     )
     filled = _fill(filler, grid[4:6], torch.tensor([[True, False, False], [True, True, False]]))
     np.testing.assert_allclose(filled[0, 2], grid[1:3, 2].mean(0).numpy(), rtol=1e-5)
@@ -169,7 +169,7 @@ def test_ridge_falls_back_on_the_mean_and_says_so(people: tuple[Tensor, Tensor])
     filler = impute_ridge(grid[:8], train)
     assert filler.notes == tuple(
         f"1 training observations have both modality {s} and modality {m}, and a regression needs 2: "
-        f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
+        f"where only modality {s} is available, modality {m} is filled with its mean feature map"
         for s, m in ((0, 2), (2, 0))
     )
     filled = _fill(filler, grid[8:10], torch.tensor([[True, False, False], [True, True, False]]))
@@ -262,7 +262,7 @@ def test_notes_come_through(planted: Planted) -> None:
 def test_refuses(planted: Planted) -> None:
     sample = planted(observations=20)
     training = torch.isin(sample.observation, sample.train)
-    with pytest.raises(CannotFit, match="modality 1 has no training scan, so nothing says how to fill it"):
+    with pytest.raises(CannotFit, match="modality 1 has no training scan, so it cannot be filled"):
         fit_imputed(sample.without(training & (sample.modality == 1)), TRAINING, impute_mean)
     one = replace(sample, train=sample.train[sample.target[sample.train] == 1])
     with pytest.raises(CannotFit, match="all 6 training observations are of class 1; two classes are needed"):
