@@ -81,7 +81,7 @@ def against_the_package(rounds: int) -> dict[str, Any]:
 
 
 def whole_stage(subjects: int) -> dict[str, Any]:
-    """The stage on phantoms with MRI and PET: what is not the network is what this project can waste."""
+    """Time the stage on phantoms with MRI and PET, and the share outside the network."""
     config = PhantomsConfig(subjects=subjects)
     spent = {"network": 0.0}
     published = SkullStripper.probability

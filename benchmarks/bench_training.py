@@ -29,7 +29,7 @@ from pipeline.specs.classify import ClassifyConfig
 from pipeline.specs.pretrain import PretrainConfig
 
 SHAPE = (512, 7, 7)
-SCANS, SUBJECTS = 360, 180  # the training part of the paper's 300 subjects with two scans each
+SCANS, SUBJECTS = 360, 180  # the training split of the paper's 300 subjects with two scans each
 
 
 def step_one(batch_size: int, scans: int, epochs: int) -> float:
@@ -93,7 +93,7 @@ def epochs() -> dict[str, Any]:
 
 
 def curves(workspace: Path, out: Path) -> dict[str, Any]:
-    """Validation losses of both steps on the cached feature maps of a finished run, at batch 1 and at the defaults.
+    """Compare validation losses of both steps on the cached feature maps of a finished run, at batch 1 and at the defaults.
 
     The pretrain and classify stages are run twice in copies of the workspace; a figure shows both.
     """

@@ -20,7 +20,7 @@ MATRIX = 2048  # rows and columns of the matrix product that the machine's speed
 
 
 def options(text: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Return a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller sizes: does it run?")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON; default runs/benchmarks")
@@ -51,7 +51,7 @@ MATRIX_GFLOP = 2 * MATRIX**3 / 1e9
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on; no host or user names."""
+    """Describe the machine, without host or user names."""
     model = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

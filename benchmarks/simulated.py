@@ -77,7 +77,7 @@ def run_stage(stage: str, manifest: Path, workspace: Path) -> tuple[float, float
 
 
 def main() -> None:
-    """The command line with another backbone; prints the peak resident set in MB last."""
+    """Run the command line with another backbone; prints the peak resident set in MB last."""
     models.backbone.load_backbone = _stand_in  # type: ignore[assignment]
     code = run(sys.argv[1:])
     if code:

@@ -150,7 +150,7 @@ def _bare(axes: Axes) -> None:
 
 
 def _centre(volume: npt.NDArray[np.float64]) -> tuple[int, ...]:
-    """Return the voxel in the middle of what lies above the mean, along each axis; the middle of the volume if nothing does."""
+    """Return the voxel in the middle of the values above the mean; the middle of the volume if nothing does."""
     inside = np.nonzero(volume > volume.mean())
     if not len(inside[0]):
         return tuple(size // 2 for size in volume.shape)

@@ -175,7 +175,7 @@ _CALM = 3
 
 
 def _urgency(patient: Mapping[str, Any]) -> int:
-    """Rank a patient: 0 for a warning, 1 for an abstention, 2 for a scan that was not used or a note, 3 for none of these."""
+    """Rank a patient: 0 warning, 1 abstention, 2 unused scan or note, 3 none of these."""
     remarked = patient["notes"] or any(not scan["used"] for scan in patient["scans"])
     return 0 if patient["out_of_distribution"] else 1 if patient["abstains"] else 2 if remarked else _CALM
 
@@ -205,7 +205,7 @@ def _ranked(patient: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def _contributions(patient: Mapping[str, Any], ranked: Sequence[str]) -> dict[str, Any] | None:
-    """Return signed bars: rows of (scan, modality, one (text, bar in [−1, 1]) a class); None if no scan can be left out."""
+    """Return signed bars: rows (scan, modality, one (text, bar in [−1, 1]) a class); None without contributions."""
     known = [scan for scan in patient["scans"] if scan["used"] and scan["contribution"] is not None]
     if not known:
         return None
