@@ -186,9 +186,10 @@ def fit_multi_vae(
     """Train on observations with any subset of modalities.
 
     The loss of one subset is `mse + beta · 2/D · KL + ce`: D numbers in a feature map, mse a mean over numbers,
-    summed over the modalities of the subset, KL in nats. With beta = 1, mse and KL together are 2/D times the negative
-    evidence bound of normal feature maps of unit variance, which standardised feature maps have. The cross-entropy has weight
-    1 and so does not drown in D numbers; the authors weigh labels up too (by 10 against pictures of CelebA).
+    summed over the modalities of the subset, KL in nats. With beta = 1, mse and KL together are 2/D times the
+    negative evidence bound of normal feature maps of unit variance, which standardised feature maps have. The
+    cross-entropy has weight 1 and so does not drown in D numbers; the authors weigh labels up too (by 10 against
+    pictures of CelebA).
 
     Deviations from the paper: beta is constant, where the authors raise it from 0 to 1 over the first epochs, since
     early stopping compares losses of different epochs; the terms of an observation are averaged, not summed, so that

@@ -93,7 +93,7 @@ def epochs() -> dict[str, Any]:
 
 
 def curves(workspace: Path, out: Path) -> dict[str, Any]:
-    """Compare validation losses of both steps on the cached feature maps of a finished run, at batch 1 and at the defaults.
+    """Compare validation losses of both steps on the feature maps of a finished run, at batch 1 and at the defaults.
 
     The pretrain and classify stages are run twice in copies of the workspace; a figure shows both.
     """

@@ -328,5 +328,5 @@ def test_table_asks_for_what_it_needs(planted: Planted) -> None:
 def test_table_of_another_shape(planted: Planted) -> None:
     sample = planted(missing=0.5)
     table = {key: feature_map[:4] for key, feature_map in _table(sample).items()}
-    with pytest.raises(ValueError, match=r"the imputed feature map has shape \(4, 3, 3\); expected \(8, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"feature map of shape \(4, 3, 3\); expected \(8, 3, 3\)"):
         fit_imputed(sample, TRAINING, TableImputer(table))

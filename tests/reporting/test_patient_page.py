@@ -113,7 +113,8 @@ def test_answer_and_warning_stand_before_everything_else() -> None:
     page = page_of(night(FULL))
     order = [
         page.text.index(words)
-        for words in ("Warning: not like the scans", "The model’s prediction, to be doubted", "Calibrated probability of",
+        for words in ("Warning: not like the scans", "The model’s prediction, to be doubted",
+                      "Calibrated probability of",
                       "At an error rate of 10 % the set", "not a medical device", "Scans: 2 of 3 used")
     ]  # fmt: skip
     assert order == sorted(order)
