@@ -100,10 +100,10 @@ def impute(
         CannotFit: there is nothing to learn a needed translation from.
     """
     started = time.monotonic()
-    there = scenario_sample.sample.there.cpu()
+    modality_mask = scenario_sample.sample.modality_mask.cpu()
     needed: dict[tuple[int, int], list[int]] = {}  # (source, target) → observations
-    for observation, target in (~there).nonzero().tolist():
-        sources = there[observation].nonzero().squeeze(1).tolist()
+    for observation, target in (~modality_mask).nonzero().tolist():
+        sources = modality_mask[observation].nonzero().squeeze(1).tolist()
         if sources:
             needed.setdefault((sources[0], target), []).append(observation)
     result = Imputed({}, [], 0.0, [], 0)
@@ -193,8 +193,8 @@ def _paired(
     notes: list[str],
 ) -> tuple[Tensor, Tensor]:
     """Matching slices of all training observations with both."""
-    there = scenario_sample.sample.there.cpu()
-    both = [o for o in scenario_sample.sample.train.tolist() if bool(there[o, list(pair)].all())]
+    modality_mask = scenario_sample.sample.modality_mask.cpu()
+    both = [o for o in scenario_sample.sample.train.tolist() if bool(modality_mask[o, list(pair)].all())]
     if not both:
         raise CannotFit(
             f"no training subject has both {names[0]} and {names[1]}; pix2pix learns from pairs (cycleGAN does not)"

@@ -118,7 +118,7 @@ class ComparisonTasks:
         wanted: bool,
     ) -> None:
         """Impute whole scans, compute their feature maps, then Multi-CNN on the filled sample."""
-        if not scenario.hidden and bool(scenario_sample.sample.there.all()):
+        if not scenario.hidden and bool(scenario_sample.sample.modality_mask.all()):
             return  # nothing to impute
         gan = self.config.gan
         sizes = gan.model_dump(
@@ -129,9 +129,9 @@ class ComparisonTasks:
         self.keys[place] = task
         if not wanted or self.out.record(place, task) is not None:
             return
-        there = set(scenario_sample.scans["scan"])
+        modality_mask = set(scenario_sample.scans["scan"])
         gone = usable.scans[
-            ~usable.scans["scan"].isin(there) & usable.scans["observation"].isin(scenario_sample.observations)
+            ~usable.scans["scan"].isin(modality_mask) & usable.scans["observation"].isin(scenario_sample.observations)
         ]
         hidden = {(row.observation, row.modality): row.scan for row in gone.itertuples()}
 

@@ -209,6 +209,6 @@ def test_several_scans_of_a_modality_stay_with_their_observation(
     drawn = build_sample(pd.concat([later, usable.scans]), usable, feature_maps, CPU)
     place = drawn.observations.index("p02_later")
     assert drawn.subjects[place] == "p02"
-    assert drawn.sample.there[place].tolist() == [True, False]
+    assert drawn.sample.modality_mask[place].tolist() == [True, False]
     assert drawn.sample.grid()[place, 0].unique().tolist() == [150.0]
     assert drawn.sample.grid()[drawn.observations.index("p02"), 0].unique().tolist() == [20.0]

@@ -238,7 +238,7 @@ def test_a_page_that_cannot_be_made_costs_nobody_else_theirs(lab: Lab, monkeypat
     place = lab.folder / "page" / "predict"
     page = (place / "patients" / f"{first}.html").read_text("utf-8")
     assert "This page could not be made (TypeError: &lt;b&gt;no number&lt;/b&gt;)" in page
-    assert all("The model’s answer" in (place / "patients" / f"{name}.html").read_text("utf-8") for name in others)
+    assert all("The model’s prediction" in (place / "patients" / f"{name}.html").read_text("utf-8") for name in others)
     assert first in (place / "index.html").read_text("utf-8")
     notes = json.loads((place / "manifest.json").read_text("utf-8"))["notes"]
     assert any(f"the page of {first} could not be made" in note for note in notes)
