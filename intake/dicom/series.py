@@ -192,7 +192,7 @@ def _read_header(path: Path, root: Path) -> tuple[Dataset | None, str]:
             return None, "DICOMDIR"
         if not all(header_of.text(header, name) for name in ("SeriesInstanceUID", "SOPInstanceUID")):
             return None, "DICOM header damaged"
-        if not header_of.number(header, "FeatureBuffer") or not header_of.number(header, "Columns"):
+        if not header_of.number(header, "Rows") or not header_of.number(header, "Columns"):
             return None, "DICOM without an image"
         cut = header.file_meta.get("TransferSyntaxUID") in _NATIVE and left < _pixel_bytes(header)
     except header_of.DeflatedError:
@@ -207,9 +207,7 @@ def _read_header(path: Path, root: Path) -> tuple[Dataset | None, str]:
 
 
 def _pixel_bytes(header: Dataset) -> float:
-    factors = [
-        header_of.number(header, name) for name in ("FeatureBuffer", "Columns", "SamplesPerPixel", "NumberOfFrames")
-    ]
+    factors = [header_of.number(header, name) for name in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
     return float(np.prod([factor or 1 for factor in factors])) * (header_of.number(header, "BitsAllocated") or 16) / 8
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from console.exit_codes import SAID_HERE, SAID_WELL, exit_code, explained
+from console.exit_codes import PACKAGE_ERRORS, USER_ERRORS, exit_code, explained
 from files.reading import read_bytes
 from files.writing import PlantedLinkError
 from intake import __main__ as intake
@@ -267,7 +267,7 @@ def test_environment(
 
 
 def test_every_kind_that_is_named_is_there() -> None:
-    for name in (*SAID_WELL, *SAID_HERE):
+    for name in (*USER_ERRORS, *PACKAGE_ERRORS):
         module, _, kind = name.rpartition(".")
         found = sys.modules.get(module) or importlib.import_module(module)
         assert issubclass(getattr(found, kind), Exception), name
