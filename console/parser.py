@@ -49,5 +49,5 @@ def pairs(given: list[str]) -> dict[str, str]:
     """
     named = dict(word.split("=", 1) for word in given if "=" in word)
     if len(named) != len(given):
-        raise InputError(f"{given}: expected words such as T1w=MRI, each name once")
+        raise InputError(f"{given}: expected pairs such as T1w=MRI, each name once")
     return named

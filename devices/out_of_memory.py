@@ -19,7 +19,7 @@ LONGEST_REASON = 160  # characters of the device's own message that the log show
 
 @dataclass(frozen=True)
 class Fallback(Generic[Result]):
-    """One way of computing something.
+    """An attempt to compute a result on some device.
 
     Attributes:
         label: describes it in the log, such as "32 slices a pass on cuda".

@@ -134,7 +134,7 @@ def _affine(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> NDArray[np.fl
 
 
 def _meta_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
-    """Rewrite a MetaImage's header with the fields needed; return also where its voxels begin and if they are packed."""
+    """Rewrite a MetaImage's header with the fields needed; return also where voxels begin and if they are packed."""
     fields: dict[str, str] = {}
     start = 0
     while "ElementDataFile" not in fields:

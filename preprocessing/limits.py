@@ -32,7 +32,7 @@ BYTES_RESULT = 28  # a voxel of the result, while it is made (25), written (7) o
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a scan may be.
+    """The largest size and memory of a scan.
 
     Attributes:
         largest_extent_mm: of its frame along an axis.

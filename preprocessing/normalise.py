@@ -1,7 +1,7 @@
 """Intensity normalisation inside the brain mask; `cohort.modalities` names a method for each modality.
 
-A method takes the volume (float32, any shape) and the mask (bool, same shape, True inside), and returns a volume in [0, 1]
-inside the mask and 0 outside. A new one is a function and a row in `NORMALISATIONS`.
+A method takes the volume (float32, any shape) and the mask (bool, same shape, True inside). It returns a volume in
+[0, 1] inside the mask and 0 outside. A new one is a function and a row in `NORMALISATIONS`.
 """
 
 from __future__ import annotations

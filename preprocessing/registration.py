@@ -28,9 +28,9 @@ TURNED_MM = 50.0  # a rotation by one radian weighs like this translation: about
 PITCHES_DEGREES = (-30.0, -15.0, 0.0, 15.0, 30.0)  # of the starts; heads differ most in pitch
 STARTS_KEPT = 3
 
-# Acceptance thresholds. Measured on phantoms, on average heads (T1 and PET) and on one person's T1 and PD: true pairs that
-# show this much of the brain had an advantage of 1.5 or more; noise, balls and heads the wrong way round 1.2 or less.
-# Another person's head, or the same one mirrored left to right, fits nearly as well as the right one: not noticed.
+# Acceptance thresholds. Measured on phantoms, average heads (T1 and PET) and one person's T1 and PD: true pairs with this
+# coverage of the brain had an advantage of 1.5 or more; noise, balls and reversed heads 1.2 or less. Another
+# person's head, or the same one mirrored left to right, fits nearly as well as the right one and is not detected.
 LEAST_ADVANTAGE = 1.3
 LEAST_COVERAGE = 0.6
 LARGEST_ROTATION_DEGREES = 45.0
@@ -187,7 +187,7 @@ class _Search:
 
 
 def _starts(centre: Affine, moving: SimpleITK.Image) -> Iterator[SimpleITK.Euler3DTransform]:
-    """Yield starts: by the headers, brain in the middle of the moving frame, or of its bright voxels; each at all pitches."""
+    """Yield starts at all pitches: by the headers, brain in the middle of the moving frame or of its bright voxels."""
     values = SimpleITK.GetArrayViewFromImage(moving)
     bright = _points(moving > 0.3 * float(values.max()))
     frame = moving.GetOrigin() + _axes(moving) @ (np.array(moving.GetSize()) - 1) / 2

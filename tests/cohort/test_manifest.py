@@ -100,7 +100,7 @@ def test_a_header_alone_is_a_table_without_rows(tmp_path: Path) -> None:
         (b"PK\x03\x04\x14\x00\x06\x00\xff\xfe", "not UTF-8 text"),
         (b"s\0u\0b\0", "is not text"),
         (b"a,b\n1,2,3\n1,2\n1,2,,4\n", "row 2: has 3 cells under 2 columns.*\n.*row 4: has 4 cells"),
-        (b"a,b,a\n", "column 'a' is there twice"),
+        (b"a,b,a\n", "column 'a' is duplicated"),
         (b'a,b\n1,"2\n3,4\n', "quotation marks do not match"),
     ],
 )

@@ -170,7 +170,7 @@ def test_frozen_rows_never_change(policy: str) -> None:
     result = reconcile(frozen, today, SplitConfig(new_subjects=policy, seed=9, ratio=(1, 1, 1), repeats=7))
     pd.testing.assert_frame_equal(result.splits[: len(frozen)], frozen)
     assert result.new == ("a020", "a021", "a022", "a023", "b030", "b031", "b032")
-    assert result.gone == ("a000", "a001")
+    assert result.missing == ("a000", "a001")
     assert result.moved == ()
     added = result.splits[len(frozen) :]
     assert len(added) == (0 if policy == "leave_out" else 3 * 7)
@@ -224,7 +224,7 @@ def test_a_part_the_manifest_gives_is_dealt_to_new_subjects_and_noted_for_old_on
         (lambda table: table.assign(repeat=table["repeat"] - 1), "repeat is not a whole number counted from 1"),
         (lambda table: table.assign(repeat=table["repeat"].astype(str)), "repeat is not a whole number"),
         (lambda table: table.assign(subject=7), "read the column as text"),
-        (lambda table: table.assign(split="Train"), "part 'Train' is none of train, validation, test"),
+        (lambda table: table.assign(split="Train"), "split 'Train' is none of train, validation, test"),
         (lambda table: pd.concat([table, table[:1]]), "subject 'a000' is twice in repeat 1"),
         (lambda table: table[:-1], "repeat 3 lacks 'b003'"),
         (lambda table: table[table["repeat"] != 2], "repeat 2 lacks 'a000', 'a001', 'a002' and 4 more"),

@@ -29,7 +29,7 @@ def test_a_bids_data_set_becomes_a_manifest(tmp_path: Path, capsys: pytest.Captu
     assert all(Path(path).exists() for path in table["path"])
     assert "2 scans" in capsys.readouterr().out
     assert main(["bids", str(root), str(manifest), "--name", "T1w"]) == 2
-    assert "expected words such as T1w=MRI" in capsys.readouterr().err
+    assert "expected pairs such as T1w=MRI" in capsys.readouterr().err
 
 
 def test_who_has_the_key_finds_a_patient_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

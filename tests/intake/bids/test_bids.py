@@ -189,14 +189,13 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as error:
         read_bids(root)
     assert tuple(map(str, error.value.problems)) == (
-        "participants.tsv: row 3: sub-01 is there twice",
+        "participants.tsv: row 3: sub-01 is duplicated",
         "sub-03 has a folder and no row in participants.tsv",
         "sub-01/anat/scan_T1w.nii.gz: not a BIDS name; expected one such as sub-01_ses-01_T1w.nii.gz",
         "sub-01/anat/sub-01_ses-1_T2w.nii.gz: the name says ses-1, but the folder is of no session",
         "sub-01/anat/sub-02_T1w.nii.gz: the name says sub-02, but the folder is sub-01",
         "sub-01/ses-1/anat/sub-01_T1w.nii.gz: the name says ses-(none), but the folder is ses-1",
-        "sub-03/anat/sub-03_T2w.nii.gz is a link to a file that is not there; with DataLad or git-annex, get its "
-        "content first",
+        "sub-03/anat/sub-03_T2w.nii.gz is a link to a missing file; with DataLad or git-annex, get its content first",
     )
 
 

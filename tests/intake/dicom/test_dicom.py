@@ -224,8 +224,8 @@ def test_series_of_no_use_have_a_reason_in_words(tmp_path: Path) -> None:
         6: "no rule matches",
         7: "no rule matches; nearest is T1w, but a word in its description excludes it",
         8: "slices lie 2.00 to 4.00 mm apart; images seem to be missing",
-        9: "every slice is there 2 times (a time series, diffusion, or sent twice); one volume expected",
-        10: "there is no PatientID; whose it is cannot be told",
+        9: "every slice occurs 2 times (a time series, diffusion, or sent twice); one volume expected",
+        10: "there is no PatientID; the patient is unknown",
         11: "no rule matches",
     }
     words = dict(zip(result.left_out["series"].astype(int), result.left_out["description"], strict=True))

@@ -196,7 +196,7 @@ def test_sessions_count_from_their_first_study() -> None:
 def test_slices_that_are_there_several_times() -> None:
     several = images(10)
     assert reason(series(images=several + several[:3])) == (
-        "some slices are there 1 times and some 2 times; export the series again"
+        "some slices occur 1 times and some 2 times; export the series again"
     )
     assert slice_positions(several + several[:1]) == ([2.0 * slice_ for slice_ in range(10)], [2] + [1] * 9)
 

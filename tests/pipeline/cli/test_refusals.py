@@ -173,7 +173,7 @@ INTAKES = {
     "dicom folder out --key key --patients folder": "Is a directory",
     "dicom folder out --key key --session-days x": "invalid int value: 'x'",
     "dicom folder out --key key --session-days -1": "session_days: Input should be greater",
-    "dicom folder out --key key --name T1w": "expected words such as T1w=MRI",
+    "dicom folder out --key key --name T1w": "expected pairs such as T1w=MRI",
     "pseudonym p --key nowhere": "there is no key file",
     "pseudonym p --key file": "holds no key",
     "pseudonym p --key pipe": "is a pipe",
