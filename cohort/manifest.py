@@ -26,16 +26,8 @@ from cohort.splits import SPLITS, given_split_problems, subjects_of
 from files.reading import UnusableFileError, read_bytes
 
 MOST_LISTED = 20  # problems of one kind; the rest are counted
-OF_ONE_SCAN = [
-    "scan",
-    "modality",
-    "kind",
-    "skull_strip",
-    "normalise",
-    "path",
-    "sha256",
-    "row",
-]  # columns of scans, not of observations
+# Columns of scans, not of observations.
+OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "path", "sha256", "row"]
 LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
 CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"  # characters that end lines, move cursors, or are none
@@ -216,9 +208,8 @@ def check_manifest(
         One row a scan in the order of the manifest, all str but `row`: `scan` (unique even where case is ignored, safe
         as a file name), `subject`, `session` (or ""), `observation` (subject or subject_session, unique), `modality`,
         `kind`, `path` (absolute), `label` ("" if config.label is None), the covariates present, `split` ("" or one of
-        `SPLITS`),
-        `row` (int64). If config.label is None, nothing is trained, and files may be missing: predictions go on
-        without them.
+        `SPLITS`), `row` (int64). If config.label is None, nothing is trained, and files may be missing: predictions go
+        on without them.
 
     Raises:
         ManifestError: Anything is wrong; it lists all problems with their rows, at most 20 of one kind.

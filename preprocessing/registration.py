@@ -28,8 +28,8 @@ TURNED_MM = 50.0  # a rotation by one radian weighs like this translation: about
 PITCHES_DEGREES = (-30.0, -15.0, 0.0, 15.0, 30.0)  # of the starts; heads differ most in pitch
 STARTS_KEPT = 3
 
-# Acceptance thresholds. Measured on phantoms, average heads (T1 and PET) and one person's T1 and PD: true pairs with this
-# coverage of the brain had an advantage of 1.5 or more; noise, balls and reversed heads 1.2 or less. Another
+# Acceptance thresholds. Measured on phantoms, average heads (T1 and PET) and one person's T1 and PD: true pairs with
+# this coverage of the brain had an advantage of 1.5 or more; noise, balls and reversed heads 1.2 or less. Another
 # person's head, or the same one mirrored left to right, fits nearly as well as the right one and is not detected.
 LEAST_ADVANTAGE = 1.3
 LEAST_COVERAGE = 0.6

@@ -59,7 +59,7 @@ def test_units_that_are_suv_already_or_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"units": ""}, "Units are missing"),
         ({"units": "PCNT"}, "Units are neither BQML nor GML nor CNTS"),
@@ -79,6 +79,6 @@ def test_units_that_are_suv_already_or_counts() -> None:
         ({"injected": datetime(2021, 3, 4, 10, 45)}, r"-0\.5 h before the scan"),
     ],
 )
-def test_why_there_is_no_suv(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(SuvError, match=said):
+def test_why_there_is_no_suv(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(SuvError, match=message):
         suv_factor(replace(FACTS, **changed))
