@@ -52,8 +52,9 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
                 )
             elif merged.new:
                 runtime.note(f"{len(merged.new)} new subjects: {config.new_subjects} ({_names(merged.new)})")
-            if merged.gone:
-                runtime.note(f"{len(merged.gone)} subjects of the splits are no longer there: {_names(merged.gone)}")
+            if merged.missing:
+                missing = _names(merged.missing)
+                runtime.note(f"{len(merged.missing)} subjects of the splits are no longer there: {missing}")
             if merged.moved:
                 runtime.note(
                     f"the frozen splits hold, though the manifest moved {_names(merged.moved)} to another part"
