@@ -197,7 +197,7 @@ def test_an_extractor_that_saw_a_test_subject_is_refused(
         (["--cohort", "nowhere.csv"], "nowhere.csv"),
         (["--split.missing", "{PETT: 0.5}"], "PETT"),
         (["--device", "gpu"], "expected auto, cpu, cuda"),
-        (["--device", "cuda:7"], "is not there"),
+        (["--device", "cuda:7"], "is not present"),
     ],
 )
 def test_slips_are_explained(

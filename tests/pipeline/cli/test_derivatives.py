@@ -38,4 +38,4 @@ def test_preprocessed_scans_become_derivatives(tmp_path: Path, capsys: pytest.Ca
     assert "sub-p1/anat/sub-p1_desc-brain_mask.nii.gz" in found
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     assert main(words) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err

@@ -94,14 +94,14 @@ def test_the_doctor_warns_of_folders_that_are_open_to_all(tmp_path: Path, monkey
     assert finding.status == "ok"  # above tmp_path there is a folder that nobody else may enter
     monkeypatch.setattr(machine.stat, "S_IXOTH", ~0)
     (finding,) = machine.rights(patient)
-    assert (finding.status, finding.found) == (
+    assert (finding.status, finding.message) == (
         "warn", f"everyone on this machine may read {tmp_path / 'data'} (mode 0755)"
     )  # fmt: skip
     (tmp_path / "run").mkdir()
     (tmp_path / "run").chmod(0o777)
     (tmp_path / "data").chmod(0o700)
     (finding,) = machine.rights(patient)
-    assert finding.found == f"everyone on this machine may read and change {tmp_path / 'run'} (mode 0777)"
+    assert finding.message == f"everyone on this machine may read and change {tmp_path / 'run'} (mode 0777)"
     assert finding.remedy == f"if these are patients: chmod -R o-rwx {tmp_path / 'run'}"
     (tmp_path / "run").chmod(0o750)
     (finding,) = machine.rights(patient)
@@ -166,8 +166,8 @@ def test_tracking(tmp_path: Path, precious: Path) -> None:
     with pytest.raises(PlantedLinkError):
         tracking.to_tensorboard(TrackingConfig(), run, name="x")
     with pytest.raises(PlantedLinkError):
-        tracking._mlflow_place("mlruns", run)
-    outside = tracking._mlflow_place(str(run / "mlruns"), run)[0]  # a whole path may have links, which are the user's
+        tracking._mlflow_store("mlruns", run)
+    outside = tracking._mlflow_store(str(run / "mlruns"), run)[0]  # a whole path may have links, which are the user's
     assert outside.endswith("precious/mlflow.db")
 
 

@@ -151,7 +151,7 @@ def test_what_goes_wrong_is_a_warning(workspace: Path, caplog: pytest.LogCapture
     (workspace / "classify" / "repeat-1" / "history.csv").write_bytes(b"\xff\xfe")
     with caplog.at_level(logging.WARNING, "hypermm"):
         tracking.track(CONFIG, workspace)
-    assert "TensorBoard was told nothing of this run" in caplog.text
+    assert "TensorBoard: this run was not exported" in caplog.text
     assert "the results are not affected" in caplog.text
     assert not list(workspace.glob("tensorboard/*"))
 

@@ -124,7 +124,7 @@ def test_what_is_finished_need_not_be_written(tmp_path: Path) -> None:
 
 def test_a_short_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, stages = _settings("adni"), ["preprocess", "features"]
-    needed = disk.words(disk.bytes_needed(config, disk.count_scans(config), tmp_path, stages))
+    needed = disk.readable_size(disk.bytes_needed(config, disk.count_scans(config), tmp_path, stages))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000_000))
     assert disk.check_room(config, tmp_path / "new" / "run", stages) == (
         False,
@@ -139,7 +139,7 @@ def test_a_short_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     fits, said = disk.check_room(missing, tmp_path, stages)
     assert fits is None
     assert "5,000.0 GB are free" in said
-    assert "cannot be said" in said
+    assert "is unknown" in said
 
 
 def test_a_run_warns_first_and_says_how_much_in_the_end(
@@ -169,7 +169,7 @@ def test_a_run_warns_first_and_says_how_much_in_the_end(
 
 @pytest.mark.parametrize(("size", "expected"), [(1, "1 MB"), (94e6, "94 MB"), (949e6, "949 MB"), (1.24e9, "1.2 GB")])
 def test_bytes_in_words(size: float, expected: str) -> None:
-    assert disk.words(size) == expected
+    assert disk.readable_size(size) == expected
 
 
 # --- places that are hard to write to ---

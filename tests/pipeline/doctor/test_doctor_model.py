@@ -129,10 +129,10 @@ def test_a_night_that_can_begin(
     assert main([*words, "--doctor"]) == 0
     told = capsys.readouterr().out
     for line in (
-        "ok    model by-hand 2.0.1: classes well, sick; modalities high, low (of seldom it has learnt nothing)\n",
+        "ok    model by-hand 2.0.1: classes well, sick; modalities high, low (of seldom it has seen no training scans)\n",
         f"warn  manifest {manifest}: 4 scans of 4 subjects (4 low); 8 of 12 rows would be left out (2: its file is not "
         "there, ",
-        "  → a run goes on without them, and names them in failures.csv\n",
+        "  → a run continues without them and lists them in failures.csv\n",
         "ok    smoke run on cpu: backbone and exported model gave finite numbers",
     ):
         assert line in told
@@ -161,21 +161,21 @@ def test_a_model_that_is_not_whole(
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (finding,) = run.model(examined)
     assert finding.status == "fail"
-    assert f"model: {weights} is not as it was exported: its SHA-256 is" in finding.found
+    assert f"model: {weights} is not as it was exported: its SHA-256 is" in finding.message
     assert "--model a whole copy" in finding.remedy
     with monkeypatch.context() as patch:
         patch.setattr(run, "_classify", None)  # a network of its own would say nothing of the model
         (finding,) = run.smoke_run(examined)
-    assert (finding.status, "on cpu: backbone gave finite" in finding.found) == ("ok", True)
+    assert (finding.status, "on cpu: backbone gave finite" in finding.message) == ("ok", True)
     weights.unlink()
     (finding,) = run.model(examined)
-    assert f"{weights} of the exported model cannot be read (No such file" in finding.found
+    assert f"{weights} of the exported model cannot be read (No such file" in finding.message
     shutil.rmtree(damaged / "configs")
     assert main(["--doctor", "--model", str(damaged), "--workspace", str(tmp_path / "run")]) == 2
     assert re.search(f"^fail  settings: {damaged}/", capsys.readouterr().out, re.MULTILINE)
     shutil.rmtree(damaged)
     (finding,) = run.model(examined)
-    assert (finding.status, "is no exported model" in finding.found) == ("fail", True)
+    assert (finding.status, "is no exported model" in finding.message) == ("fail", True)
 
 
 def test_no_model_no_line(asked: Callable[..., CheckContext], model: Path) -> None:
@@ -185,8 +185,8 @@ def test_no_model_no_line(asked: Callable[..., CheckContext], model: Path) -> No
 def test_settings_that_are_not_those_of_training(asked: Callable[..., CheckContext], model: Path) -> None:
     (finding,) = run.model(asked(model, features__random_seed="5"))
     assert finding.status == "fail"
-    assert "modalities high, low" in finding.found
-    assert "features.random_seed = 0 (now 5)" in finding.found
+    assert "modalities high, low" in finding.message
+    assert "features.random_seed = 0 (now 5)" in finding.message
 
 
 def test_the_smoke_run_asks_the_exported_network(
@@ -215,9 +215,9 @@ def test_only_what_answers_need_is_counted(asked: Callable[..., CheckContext], m
         (asked(model, predict__model="null"), ["preprocess", "features", "pretrain", "classify"]),
     ):
         (finding,) = machine.free_disk(examined)
-        needed = disk.bytes_needed(examined.config, disk.count_scans(examined.config), examined.place, stages)
-        assert f"about {disk.words(needed)} are still to be written" in finding.found
-        assert ("baselines" in finding.found) is ("predict" not in stages)
+        needed = disk.bytes_needed(examined.config, disk.count_scans(examined.config), examined.workspace, stages)
+        assert f"about {disk.readable_size(needed)} are still to be written" in finding.message
+        assert ("baselines" in finding.message) is ("predict" not in stages)
 
 
 def test_pages_take_what_was_estimated(
@@ -280,7 +280,7 @@ def test_what_stops_a_night_and_what_does_not(
     examined = asked(model, manifest)
     (finding,) = run.manifest(examined)
     assert finding.status == status, finding
-    assert told in finding.found
+    assert told in finding.message
     (room,) = machine.free_disk(examined)
     assert _named(str(finding) + str(room)) == []
     words = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--quiet"]
@@ -299,8 +299,8 @@ def test_a_folder_that_cannot_be_read(
     (finding,) = run.manifest(examined)
     (room,) = machine.free_disk(examined)
     assert (finding.status, room.status) == ("fail", "warn")
-    assert finding.found.endswith(": cannot be read: Input/output error")
-    assert "cannot be said without the manifest" in room.found
+    assert finding.message.endswith(": cannot be read: Input/output error")
+    assert "is unknown without the manifest" in room.message
     assert _named(str(finding) + str(room)) == []
 
 
@@ -332,7 +332,7 @@ Somebody,,low,Somebody.png,Wu-Chien,
     assert _named("\n".join(map(str, problems))) != []
     assert _named("\n".join(told)) == []
     assert not any(str(tmp_path) in line or "cannot be named" in line for line in told), told
-    for words in ("row 5: its modality is unknown", "row 5: its split is unknown", "row 5: its file is not there",
+    for words in ("row 5: its modality is unknown", "row 5: its split is unknown", "row 5: its file is missing",
                   "row 6: it names a folder, not a file", "row 3: repeats another row", "row 7: subject is empty",
                   "row 6: the label is empty", "row 4: its file is used in another row already",
                   "row 2: its file lies outside of data_root",

@@ -86,14 +86,14 @@ def test_what_cannot_be_had_is_said_and_the_rest_is_there(
     assert [line.split()[0] for line in told] == ["fail", *["ok"] * 6, "fail", "weights:"]
     assert "could not be downloaded" in told[0]
     assert "timm finds its weights itself" in told[7]
-    assert "not whole; type the same again" in told[8]
+    assert "incomplete; run the same command again" in told[8]
     assert "net.pth" not in (tmp_path / "w" / "SHA256SUMS").read_text()
     internet.remove("down")
     assert main(["--fetch-weights", str(tmp_path / "w")]) == 0
     assert "copy it, and type --weights-from DIR" in capsys.readouterr().out
     monkeypatch.setattr(offline_weights.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
     assert main(["--fetch-weights", str(tmp_path / "new")]) == 2
-    assert "No space; what came so far is kept" in capsys.readouterr().err
+    assert "No space; finished files are kept" in capsys.readouterr().err
 
 
 def test_settings_with_weights_from_a_folder(tmp_path: Path) -> None:

@@ -301,5 +301,5 @@ def test_a_scheduler_without_workers_ends_the_run_in_words(config: Path, tmp_pat
     with scheduler(port), started("run_pipeline.py", *given, "--executor.patience_minutes", "0.05") as process:
         code, errors = ended(process)
     assert code == 2
-    assert "not one worker for 0.05 minutes" in errors
+    assert "no worker for 0.05 minutes" in errors
     assert f"Start workers with: dask worker tcp://127.0.0.1:{port} --nthreads 1" in errors
