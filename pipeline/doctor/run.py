@@ -96,7 +96,7 @@ def model(context: CheckContext) -> Iterator[Finding]:
     classes, known = ", ".join(bundle.classes), ", ".join(bundle.trained)
     message = f"model {bundle.name} {bundle.version}: classes {classes}; modalities {known}"
     if untrained := [name for name in bundle.modalities if name not in bundle.trained]:
-        message += f" (of {', '.join(untrained)} it has seen no training scans)"
+        message += f" (no training scans of {', '.join(untrained)})"
     try:
         check_settings(context.config)
     except InputError as error:

@@ -27,8 +27,8 @@ def patient(tmp_path: Path) -> Callable[..., CheckContext]:
 
     def make(config: str | Path = "demo", device: str = "cpu", **settings: str) -> CheckContext:
         file = config if isinstance(config, Path) else CONFIGS / f"{config}.yaml"
-        words = {key.replace("__", "."): value for key, value in settings.items()}
-        made = CheckContext(lambda: load_settings(file, words), lambda name: tmp_path / "runs" / name, device)
+        overrides = {key.replace("__", "."): value for key, value in settings.items()}
+        made = CheckContext(lambda: load_settings(file, overrides), lambda name: tmp_path / "runs" / name, device)
         made.settings = made.load()
         return made
 
@@ -46,25 +46,25 @@ def test_a_sound_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     """The demo, real networks included; nothing is made where the workspace will be."""
     before = sorted(tmp_path.rglob("*"))
     assert main(["--doctor", "--workspace", str(tmp_path / "run"), "--device", "cpu"]) == 0
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
     assert all(line.startswith(("ok    ", "warn  ")) for line in lines)
-    for words in ("packages are installed in the versions", "settings demo", "ok    CPU: ", "--device cpu takes cpu",
+    for text in ("packages are installed in the versions", "settings demo", "ok    CPU: ", "--device cpu takes cpu",
                   "60 scans of the demo cohort phantoms", f"workspace {tmp_path / 'run'}: will be made",
                   "file locks work",
                   "weights of vgg16", "HD-BET (fast): 0.model", "manifest: phantoms",
                   "smoke run on cpu: HD-BET, backbone and set model gave finite numbers"):  # fmt: skip
-        assert sum(words in line for line in lines) == 1, words
-    assert told.err == ""
+        assert sum(text in line for line in lines) == 1, text
+    assert output.err == ""
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_warning_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--config", str(CONFIGS / "adni.yaml"), "--features.weights", "random", "--workspace", str(tmp_path)]
-    assert main([*words, "--doctor"]) == 0
-    told = capsys.readouterr().out
-    assert "warn  manifest: none is given" in told
-    assert not any(line.startswith("fail") for line in told.splitlines())
+    argv = ["--config", str(CONFIGS / "adni.yaml"), "--features.weights", "random", "--workspace", str(tmp_path)]
+    assert main([*argv, "--doctor"]) == 0
+    output = capsys.readouterr().out
+    assert "warn  manifest: none is given" in output
+    assert not any(line.startswith("fail") for line in output.splitlines())
 
 
 def test_bad_settings_are_a_line_and_the_rest_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,9 +79,9 @@ def test_bad_settings_are_a_line_and_the_rest_is_looked_at(capsys: pytest.Captur
 
 def test_without_a_single_package() -> None:
     """`-S` hides all that is installed. And the terminal cannot show an arrow."""
-    words = [sys.executable, "-S", "run_pipeline.py", "--doctor"]
+    argv = [sys.executable, "-S", "run_pipeline.py", "--doctor"]
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    shown = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, env=ascii_only)
+    shown = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, env=ascii_only)
     assert shown.returncode == 2
     assert shown.stderr == ""
     assert "fail  packages not installed: torch, monai, " in shown.stdout
@@ -90,12 +90,10 @@ def test_without_a_single_package() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    words = "import sys, run_pipeline; assert not {'torch', 'monai', 'pandas'} & set(sys.modules); "
-    words += (
-        "import pipeline.settings, pipeline.specs.registry, pipeline.doctor.disk, pipeline.doctor.offline_weights; "
-    )
-    words += "assert not {'torch', 'monai', 'sklearn', 'skimage'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", words], cwd=REPOSITORY, check=True)
+    code = "import sys, run_pipeline; assert not {'torch', 'monai', 'pandas'} & set(sys.modules); "
+    code += "import pipeline.settings, pipeline.specs.registry, pipeline.doctor.disk, pipeline.doctor.offline_weights; "
+    code += "assert not {'torch', 'monai', 'sklearn', 'skimage'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
 
 
 def test_a_check_that_breaks_is_a_finding(
@@ -142,11 +140,11 @@ def test_packages_against_their_pins(patient: Callable[..., CheckContext], monke
     monkeypatch.setattr(checks, "_installed", lambda name: odd.get(name, real(name)))
     findings = list(checks.packages(patient()))
     assert [f.status for f in findings] == ["warn", "warn", "fail", "ok"]
-    told = [str(f) for f in findings]
-    assert "package scipy is 0.1; " in told[0]
-    assert "→ pip install -c constraints.txt scipy==" in told[0]
-    assert "package onnx is 9" in told[1]
-    assert "packages not installed: monai  →" in told[2]
+    texts = [str(f) for f in findings]
+    assert "package scipy is 0.1; " in texts[0]
+    assert "→ pip install -c constraints.txt scipy==" in texts[0]
+    assert "package onnx is 9" in texts[1]
+    assert "packages not installed: monai  →" in texts[2]
 
 
 @pytest.mark.parametrize(
@@ -175,17 +173,17 @@ def _gpu(monkeypatch: pytest.MonkeyPatch, **facts: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "status", "told"),
+    ("facts", "status", "expected"),
     [
         ({}, "ok", "GPU 0: H100, compute capability 9.0, driver 560.35.03, 70.0 GB of 80.0 GB memory free"),
-        ({"free": 9e9}, "warn", "9.0 GB of 80.0 GB memory free: another process holds the rest  → look at nvidia-smi"),
+        ({"free": 9e9}, "warn", "9.0 GB of 80.0 GB memory free: another process holds the rest  → see nvidia-smi"),
         ({"archs": ["sm_50", "sm_60"]}, "fail", "this torch has no code for it (sm_50, sm_60)  → take another build"),
     ],
 )
 def test_gpus(
     facts: dict,
     status: str,
-    told: str,
+    expected: str,
     patient: Callable[..., CheckContext],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -196,7 +194,7 @@ def test_gpus(
     _gpu(monkeypatch, **facts)
     (line,) = [f for f in machine.device(patient()) if f.message.startswith("GPU 0")]
     assert line.status == status
-    assert told in str(line)
+    assert expected in str(line)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +263,7 @@ def test_workspace(patient: Callable[..., CheckContext], tmp_path: Path, monkeyp
         f"workspace {tmp_path / 'runs' / 'demo'}: will be made in {tmp_path}, may be written to",
     )
     with monkeypatch.context() as patch:
-        patch.setattr(machine.os, "access", lambda place, mode: place != tmp_path)
+        patch.setattr(machine.os, "access", lambda folder, mode: folder != tmp_path)
         (finding,) = machine.workspace(examined)
         assert finding.status == "fail"
         assert f"{tmp_path} may not be written to" in finding.message
@@ -298,7 +296,7 @@ def test_locks(patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyP
     os.mkfifo(examined.workspace / ".lock")
     (finding,) = machine.locks(examined)
     assert finding.status == "ok"
-    monkeypatch.setattr(machine, "_file_system", lambda place: "nfs4")
+    monkeypatch.setattr(machine, "_file_system", lambda folder: "nfs4")
     (finding,) = machine.locks(examined)
     assert "is on a network (nfs4)" in finding.message
 
