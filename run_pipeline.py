@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the pipeline; `--help` says how. The command line itself is in pipeline/cli."""
+"""Run the pipeline; see `--help`. The command line is implemented in pipeline/cli."""
 
 import os
 import sys

@@ -39,11 +39,11 @@ from preprocessing.normalise import NORMALISATIONS
 
 ENVIRONMENT_PREFIX = "HYPERMM_"
 MOST_NAMED = 20  # config files, in a message
-DEEPEST_KEY, LONGEST_KEY = 8, 100  # parts and characters of a dotted key
+DEEPEST_KEY, LONGEST_KEY = 8, 100  # names and characters of a dotted key
 
 
 class Settings(BaseSettings):
-    """One section a stage, with the stage's name, and some that belong to none.
+    """Settings of a run: one section per stage, with the stage's name, and some general sections.
 
     The section `demo` holds all options of the demo cohort that `cohort.manifest` names; nothing if it names none.
     """
@@ -76,7 +76,9 @@ class Settings(BaseSettings):
             return cohort
         if os.path.exists(name):
             return cohort.model_copy(update={"manifest": Path(name)})
-        raise _said(f"cohort.manifest: {name!r} is no file and no demo cohort {suggest(name, generator_names())}")
+        raise _message_error(
+            f"cohort.manifest: {name!r} is no file and no demo cohort {suggest(name, generator_names())}"
+        )
 
     @field_validator("demo")
     @classmethod
@@ -86,7 +88,7 @@ class Settings(BaseSettings):
             return {}
         config = load_generator(name).config
         if unknown := given.keys() - config.model_fields.keys():
-            raise _said("\n".join(unknown_key(f"demo.{key}", demo_keys(name)) for key in sorted(unknown)))
+            raise _message_error("\n".join(unknown_key(f"demo.{key}", demo_keys(name)) for key in sorted(unknown)))
         return config(**given).model_dump(mode="json")
 
     @model_validator(mode="after")
@@ -124,13 +126,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """First one wins: command line, environment, config file."""
+        """Return the sources by priority: command line, environment, config file."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=dict(cls.config_file))
 
 
-def _said(message: str) -> PydanticCustomError:
-    """Return a problem whose message is all that there is to say."""
-    return PydanticCustomError("said", "{message}", {"message": message})
+def _message_error(message: str) -> PydanticCustomError:
+    """Return a validation error that is shown without the key."""
+    return PydanticCustomError("message", "{message}", {"message": message})
 
 
 def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
@@ -141,7 +143,7 @@ def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
         overrides: dotted key → value as typed, such as "pretrain.learning_rate" → "3e-4".
 
     Raises:
-        InputError: no such file, not YAML, an unknown key (the nearest right one is named) or a nonsense value.
+        InputError: no such file, not YAML, an unknown key (the message suggests the nearest) or an invalid value.
     """
     content = _read_config(config_file)
     _check_environment()
@@ -163,37 +165,37 @@ def load_settings(config_file: Path, overrides: Mapping[str, str]) -> Settings:
 
 
 def _nested(overrides: Mapping[str, str]) -> dict[str, Any]:
-    """Dotted keys as sections.
+    """Convert dotted keys to nested sections.
 
     Raises:
-        InputError: a key and a part of it are given both, or a value is beyond the limits of `safe_yaml`.
+        InputError: a key and one inside of it are both given, or a value is beyond the limits of `safe_yaml`.
     """
     nested: dict[str, Any] = {}
     for key, text in overrides.items():
         *path, last = key.split(".")
         if len(path) >= DEEPEST_KEY:
             raise InputError(unknown_key(key))
-        place = nested
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise InputError(f"--{key}: {part} was given a value of its own as well")
-        if isinstance(place.get(last), dict):
+        section = nested
+        for name in path:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise InputError(f"--{key}: {name} was given a value of its own as well")
+        if isinstance(section.get(last), dict):
             raise InputError(f"--{key}: settings inside of {last} were given as well")
         try:
-            place[last] = safe_yaml(text)
+            section[last] = safe_yaml(text)
         except yaml.YAMLError:
-            place[last] = text
+            section[last] = text
         except UnusableFileError as error:
             raise InputError(f"--{key}: {error}") from error
     return nested
 
 
 def _read_config(config_file: Path) -> dict[str, Any]:
-    """The content of a config file.
+    """Read a config file.
 
     Raises:
-        InputError: no such file, not YAML, or nothing that is a setting.
+        InputError: no such file, not YAML, or no mapping of settings.
     """
     try:
         content = safe_yaml(read_bytes(config_file, most=MOST_YAML).decode("utf-8"))
@@ -211,10 +213,10 @@ def _read_config(config_file: Path) -> dict[str, Any]:
 
 
 def _check_environment() -> None:
-    """A misspelt variable would be overlooked silently.
+    """Refuse misspelt environment variables, which would be ignored silently.
 
     Raises:
-        InputError: there is one.
+        InputError: a variable names no setting.
     """
     for variable in os.environ:
         if variable.upper().startswith(ENVIRONMENT_PREFIX):
@@ -224,13 +226,13 @@ def _check_environment() -> None:
 
 
 def explain(error: ValidationError) -> str:
-    """One line a problem, naming the key as one would type it."""
+    """Return one line per problem, with the key as on the command line."""
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        key = ".".join(str(name) for name in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(unknown_key(key))
-        elif problem["type"] == "said":
+        elif problem["type"] == "message":
             lines.append(problem["msg"])
         else:
             message = problem["msg"].removeprefix("Value error, ")
@@ -241,21 +243,21 @@ def explain(error: ValidationError) -> str:
 
 
 def unknown_key(key: str, known: Sequence[str] = ()) -> str:
-    """What to say of a key that does not exist, with the nearest that does, of all or of those given."""
+    """Return the message for an unknown key, with the nearest of the known keys (default: all)."""
     if len(key) > LONGEST_KEY:
         return f"there is no setting {key[:LONGEST_KEY]}…"
     known = known or known_keys()
     section, dot, option = key.partition(".")
-    if section in generator_names():  # a section for each demo cohort, as it was once
+    if section in generator_names():  # earlier versions had a section for each demo cohort
         return f"there is no setting {key}; did you mean demo{dot}{option}?"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not near:  # the right word in the wrong section
+    if not near:  # the right name in the wrong section
         near = [other for other in known if other.split(".")[-1] == key.split(".")[-1]][:1]
     return f"there is no setting {key}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def known_keys() -> list[str]:
-    """Every setting as a dotted key, without the options of demo cohorts."""
+    """Return every setting as a dotted key, without the options of demo cohorts."""
     keys = []
     for name, field in Settings.model_fields.items():
         keys.append(name)
@@ -270,7 +272,7 @@ def demo_keys(name: str) -> list[str]:
 
 
 def describe_settings() -> str:
-    """All settings with their defaults and meaning, for --help-settings."""
+    """Return all settings with their defaults and descriptions, for --help-settings."""
     lines: list[str] = []
     for name, field in Settings.model_fields.items():
         if name == "demo":
@@ -298,7 +300,7 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _fields(section: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """Dotted names of a section's settings; those of a section inside it instead of itself."""
+    """Yield the settings of a section with dotted names; nested sections are expanded."""
     for name, field in section.model_fields.items():
         inside = _section(field)
         if inside is None:

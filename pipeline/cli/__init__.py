@@ -1,1 +1,1 @@
-"""What `run_pipeline.py` does: options, plan, run, summary, and the housekeeping of a workspace."""
+"""Command line of `run_pipeline.py`: options, plan, run, summary, and files of the workspace."""

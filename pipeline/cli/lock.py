@@ -23,13 +23,13 @@ LONGEST = 4096  # characters of .lock that are read
 def locked(workspace: Path) -> Iterator[None]:
     """Hold the workspace; a second run on it is refused.
 
-    The locks are the kernel's (`flock`): they go with their process, however that ends. One is on the folder itself, so
-    that deleting files lets nobody in; one is on `.lock`, for file systems that lock no folders, such as NFS. Across a
-    network neither may reach other machines, so `.lock` also says who holds it, on which machine and since when.
+    The locks are the kernel's (`flock`): they end with their process. One is on the folder itself, so that it survives
+    the deletion of files. One is on `.lock`, for file systems that cannot lock folders, such as NFS. On a network file
+    system neither may be visible to other machines, so `.lock` also records the process, the machine and the time.
 
     Raises:
-        InputError: another run holds it; says which. Or it was moved or replaced meanwhile.
-        PlantedLinkError, UnusableFileError: `.lock` is something else.
+        InputError: another run, which the message names, holds the workspace; or it was moved or replaced meanwhile.
+        PlantedLinkError, UnusableFileError: `.lock` is not a regular file.
     """
     try:
         workspace.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def locked(workspace: Path) -> Iterator[None]:
                 stream.truncate(0)
         if not workspace.is_dir() or not os.path.samestat(workspace.stat(), os.fstat(folder)):
             raise InputError(
-                f"{workspace} was moved or replaced while the run was at work, so what was written may be in two places"
+                f"{workspace} was moved or replaced while the run was at work, so results may be in two folders"
             )
     finally:
         os.close(folder)
@@ -105,18 +105,18 @@ def _take_over(stream: IO[str], workspace: Path) -> None:
 
 
 def _read_lock(stream: IO[str]) -> dict[str, Any] | None:
-    """What the lock says; None if nothing that can be used."""
+    """Return the content of the lock file; None if it is empty or damaged."""
     try:
         stream.seek(0)
-        found = parse_json(stream.read(LONGEST))
+        content = parse_json(stream.read(LONGEST))
     except (UnusableFileError, UnicodeDecodeError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _holder(lock: Mapping[str, Any] | None) -> str:
-    """Who holds a workspace, in words."""
+    """Describe the process that holds a workspace."""
     if not lock:
         return "another run (.lock does not say which: it was deleted or damaged meanwhile)"
-    found = {"process": "unknown", "host": "unknown", "since": "unknown", **lock}
-    return f"process {found['process']} on {found['host']} since {found['since']}"
+    holder = {"process": "unknown", "host": "unknown", "since": "unknown", **lock}
+    return f"process {holder['process']} on {holder['host']} since {holder['since']}"

@@ -1,6 +1,6 @@
-"""The command line: read the options, then run what they ask for.
+"""Entry point of the command line: parse the options and run the requested action.
 
-`--help` imports nothing heavy, and `--doctor` works where packages are missing; the rest is in `pipeline.cli.run`.
+`--help` imports no large packages, and `--doctor` works where packages are missing. All else is in `pipeline.cli.run`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what is asked for; return the exit code."""
+    """Parse the options, run the requested action and return the exit code."""
     return exit_code(lambda: _run(*parse(argv)))
 
 
@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def run_doctor(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    """Print the doctor's findings; exit code 2 if a run cannot go well."""
+    """Print the findings of the doctor; return exit code 2 if a check failed."""
 
     def load() -> "Settings":
         from pipeline.cli.run import load

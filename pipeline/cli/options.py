@@ -1,4 +1,4 @@
-"""The options of run_pipeline.py, and what settings they stand for."""
+"""Options of run_pipeline.py and the settings that they set."""
 
 import argparse
 import difflib
@@ -24,17 +24,17 @@ PAPER_PROTOCOL = {
 EXAMPLES = """\
 examples:
   python run_pipeline.py --stages preprocess,pretrain,classify
-      the demo cohort; what a stage needs and is missing is run too
+      the demo cohort; missing inputs of a stage are run too
   python run_pipeline.py --config configs/adni.yaml --cohort my_cohort.csv --workspace runs/mine
       your own patients, all stages
   python run_pipeline.py --stages classify --classify.aggregate max --dry-run
-      what would run after a change of settings, and why
+      which stages would run after a change of settings, and why
   python run_pipeline.py --stages baselines,report --only hypermm,multi_cnn
       other methods on the same patients and splits, compared on one page
   python run_pipeline.py --config configs/adni.yaml --cohort my_cohort.csv --doctor
-      whether this machine is ready for such a run, and what to mend
-  python run_pipeline.py --model runs/mine/export/bundle --cohort tonight.csv --workspace runs/tonight
-      answers for new patients, from whatever scans each has
+      check whether this machine is ready for such a run
+  python run_pipeline.py --model runs/mine/export/bundle --cohort new.csv --workspace runs/new
+      predictions for new patients, from the scans that each of them has
 
 any setting can be given as --section.name VALUE, or in the environment as HYPERMM_SECTION__NAME;
 command line beats environment beats config file; --help-settings lists them all
@@ -47,7 +47,7 @@ Research software, not a medical device.
 
 
 def parser() -> Parser:
-    """The options; settings of stages are taken apart in `parse`."""
+    """Return the parser of the options; `parse` also reads the settings of stages."""
     options = Parser(
         prog="run_pipeline.py",
         description="HyperMM: classify patients from whatever scans they have.",
@@ -70,9 +70,9 @@ def parser() -> Parser:
         metavar="CSV",
         help="manifest, one row a scan; with cohort.layout breakhis a folder",
     )
-    add("--model", type=typed_path, metavar="DIR", help="answer for the patients of --cohort with an exported model")
-    told = "with --model: only one that was signed by this key, or by one in this folder; may be given again"
-    add("--trusted", type=typed_path, action="append", metavar="KEY.pub", help=told)
+    add("--model", type=typed_path, metavar="DIR", help="predict for the patients of --cohort with an exported model")
+    help_text = "with --model: only one that was signed by this key, or by one in this folder; may be given again"
+    add("--trusted", type=typed_path, action="append", metavar="KEY.pub", help=help_text)
     add("--workspace", type=typed_path, metavar="DIR", help="where everything goes; default runs/<name of the config>")
     add("--device", default="auto", help="auto (a GPU when there is one), cpu, cuda, cuda:1, mps")
     add("--executor", choices=tuple(EXECUTORS), help="where scans are done; default local: in this process")
@@ -81,7 +81,7 @@ def parser() -> Parser:
     add("--scheduler", metavar="tcp://…", help="Dask workers that are running already (with --executor dask)")
     add("--limit", type=int, metavar="N", help="only N subjects (at least 6), for a quick look, in DIR-limit-N")
     add("--force", metavar="A,B,…", default="", help="run these stages though they are up to date")
-    add("--new-splits", action="store_true", help="throw the frozen splits of this workspace away and deal anew")
+    add("--new-splits", action="store_true", help="discard the frozen splits of this workspace and make new ones")
     add("--only", metavar="A,B,…", help="methods of the stage baselines, such as hypermm,multi_cnn (baselines.only)")
     add(
         "--paper-protocol", action="store_true", help="pretrain and classify as published: batches of one, rate 1e-4, …"
@@ -102,21 +102,23 @@ def parser() -> Parser:
     return options
 
 
-def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Options, and settings of the form `--section.name VALUE` or `--section.name=VALUE`.
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Parse options, and settings of the form `--section.name VALUE` or `--section.name=VALUE`.
 
     Raises:
         InputError: an unknown option or a setting without a value.
     """
-    known, rest = parser().parse_known_args(words)
+    known, rest = parser().parse_known_args(argv)
     settings: dict[str, str] = {}
     while rest:
-        word = rest.pop(0)
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or "." not in key:
+        argument = rest.pop(0)
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or "." not in key:
             options = [o for action in parser()._actions for o in action.option_strings]
-            near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
-            raise InputError(f"there is no option {word}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+            near = difflib.get_close_matches(argument, options, n=1, cutoff=0.5)
+            raise InputError(
+                f"there is no option {argument}" + (f"; did you mean {near[0]}?" if near else "; see --help")
+            )
         if not equals:
             if not rest:
                 raise InputError(f"--{key} needs a value")
@@ -133,7 +135,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     if known.trusted is not None:
         if known.model is None:
             raise InputError("--trusted is about an exported model: name it with --model DIR")
-        settings["predict.trusted"] = json.dumps([str(real_path(place)) for place in known.trusted])
+        settings["predict.trusted"] = json.dumps([str(real_path(path)) for path in known.trusted])
     for option, key in (("executor", "kind"), ("workers",) * 2, ("worker_memory",) * 2, ("scheduler",) * 2):
         if (value := getattr(known, option)) is not None:
             settings[f"executor.{key}"] = value
@@ -143,10 +145,10 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
 
 
 def stage_list(text: str, option: str) -> list[str]:
-    """Stage names from `a,b,c`.
+    """Split `a,b,c` into names of stages.
 
     Raises:
-        InputError: no such stage.
+        InputError: a name is not that of a stage.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:

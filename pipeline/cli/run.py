@@ -1,4 +1,4 @@
-"""Run what the command line asks for: settings, plan, stages, summary."""
+"""Run the pipeline from the command line: settings, plan, stages, summary."""
 
 import argparse
 from pathlib import Path
@@ -35,7 +35,7 @@ from pipeline.store.base import ArtifactError
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    """Load settings, plan, run, sum up."""
+    """Load the settings, plan and run the stages, print a summary and return the exit code."""
     if options.help_settings:
         say_as_it_stands(describe_settings())
         return DONE
@@ -85,13 +85,13 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             run_log.log.debug("stopped", exc_info=error)
             restore_settings(before, workspace)
             raise InputError(str(error)) from error
-        except Exception as error:  # noqa: BLE001 - the last stop: what nobody foresaw is logged and named a bug
-            if told := explained(error):
+        except Exception as error:  # noqa: BLE001 - any unexpected error is logged and reported as a bug
+            if message := explained(error):
                 run_log.log.debug("stopped", exc_info=error)
                 full = isinstance(error, OSError) and error.errno in DISK_FULL
                 fits, room = disk.check_room(config, workspace, to_come) if full else (None, "")
                 quota = ", so a quota or a limit on file sizes may be what is exceeded" if fits else ""
-                raise InputError(told + f": {room}{quota}" * full) from error
+                raise InputError(message + f": {room}{quota}" * full) from error
             run_log.log.exception("a bug: please report it with this log, %s", run_log.current_file(workspace))
             return BUG
         finally:
@@ -101,7 +101,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def collected(config: Settings, workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Failures and notes of all stages; the failures are in `failures.csv` then, if it can be written."""
+    """Return failures and notes of all stages, and write the failures to `failures.csv` if possible."""
     failures, notes = collect(workspace)
     try:
         write_failures(failures, workspace, for_spreadsheets=config.report.csv_safe)
@@ -111,10 +111,10 @@ def collected(config: Settings, workspace: Path) -> tuple[list[dict[str, str]], 
 
 
 def load(options: argparse.Namespace, overrides: dict[str, str]) -> Settings:
-    """The settings of the config file or the model, environment and command line.
+    """Load the settings from the config file or the model, the environment and the command line.
 
     Raises:
-        InputError: they are wrong, or a folder named is not there.
+        InputError: a setting is wrong, or a folder does not exist.
     """
     if options.model is not None and not options.model.is_dir():
         raise InputError(f"there is no model {options.model}; --model takes the folder that --stages export made")
@@ -128,25 +128,25 @@ def load(options: argparse.Namespace, overrides: dict[str, str]) -> Settings:
 
 
 def workspace_path(options: argparse.Namespace, name: str) -> Path:
-    """The workspace: as typed, or by the name of the settings.
+    """Return the path of the workspace: as given, or by the name of the settings.
 
     Raises:
-        InputError: it is a folder with something else in it.
+        InputError: the folder holds something else than a workspace.
     """
     workspace = real_path(options.workspace or Path("runs") / name)
-    disk.check_place(workspace, stages=STAGE_NAMES)
-    if options.limit is not None:  # the splits of a few must not become those of all
+    disk.check_folder(workspace, stages=STAGE_NAMES)
+    if options.limit is not None:  # the splits of a subset of patients must not become those of all
         workspace = workspace.with_name(f"{workspace.name}-limit-{options.limit}")
-        disk.check_place(workspace, stages=STAGE_NAMES)
+        disk.check_folder(workspace, stages=STAGE_NAMES)
     return workspace
 
 
 def fetch_weights(folder: Path, backbone: str) -> int:
-    """Fill a folder with all weights files, a line each; exit code 2 if one could not be had."""
-    whole = True
+    """Fill a folder with all weights files and print a line for each; return exit code 2 if one is missing."""
+    complete = True
     for ok, line in fill_folder(folder, backbone):
         say(f"{'ok' if ok else 'fail':<4}  {line}")
-        whole &= ok
-    told = "copy it, and type --weights-from DIR there" if whole else "not whole; type the same again to go on"
-    say(f"weights: {folder.absolute()}; {told}")
-    return DONE if whole else BAD_INPUT
+        complete &= ok
+    hint = "copy it, and use --weights-from DIR there" if complete else "incomplete; run the same command again"
+    say(f"weights: {folder.absolute()}; {hint}")
+    return DONE if complete else BAD_INPUT

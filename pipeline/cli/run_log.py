@@ -1,4 +1,4 @@
-"""The log of a run: everything in a file of the workspace, the gist on the terminal."""
+"""Log of a run: all messages in a file of the workspace, the important ones on the console."""
 
 import contextlib
 import datetime
@@ -15,16 +15,16 @@ log = logging.getLogger("hypermm")
 
 
 class Formatter(logging.Formatter):
-    """Lines that steer no terminal; those after the first of a record are marked, so that none can pass for another."""
+    """Formatter that removes control characters and marks the continuation lines of a record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines of a record."""
+        """Return the printable lines of a record."""
         return printable_lines(super().format(record), start="  | ")
 
 
 @contextmanager
 def logging_to(workspace: Path, *, quiet: bool) -> Iterator[None]:
-    """Log to `logs/<time>.log` in full and to stderr in short while the feature map runs.
+    """Log to `logs/<time>.log` in full and to stderr in short during the run.
 
     Raises:
         PlantedLinkError: `logs`, or the file, is a link.
@@ -39,7 +39,7 @@ def logging_to(workspace: Path, *, quiet: bool) -> Iterator[None]:
     before = log.level, log.propagate, logging.raiseExceptions
     log.setLevel(logging.DEBUG)
     log.propagate = False
-    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, has no tracebacks to add
+    logging.raiseExceptions = False  # no tracebacks if the log cannot be written, as on a full disk
     for handler in (file, terminal):
         log.addHandler(handler)
     try:
@@ -49,10 +49,10 @@ def logging_to(workspace: Path, *, quiet: bool) -> Iterator[None]:
             log.removeHandler(handler)
         log.setLevel(before[0])
         log.propagate, logging.raiseExceptions = before[1:]
-        with contextlib.suppress(OSError):  # the disk is full; what could be written is
+        with contextlib.suppress(OSError):  # the disk is full
             stream.close()
 
 
 def current_file(workspace: Path) -> str:
-    """The newest log file of a workspace."""
+    """Return the newest log file of a workspace."""
     return str(max((workspace / "logs").glob("*.log"), default=workspace / "logs"))

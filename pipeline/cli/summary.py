@@ -1,7 +1,7 @@
-"""What the command line prints: the plan, the table of test results, and where things are.
+"""Console output: the plan, the tables of test results, and the paths of the results.
 
-Everything goes through `say`, or is a `rich.text.Text`: names out of manifests, models and workspaces steer no terminal
-and are no markup.
+All output goes through `say` or `rich.text.Text`, so that names from manifests, models and workspaces are neither
+control characters nor markup.
 """
 
 import csv
@@ -20,11 +20,11 @@ from files.printable import printable
 from pipeline.runner.plan import Step
 from pipeline.store.base import read_json
 
-MOST_ROWS = 16  # subsets of modalities shown; beyond, single ones and all
+MOST_ROWS = 16  # subsets of modalities shown; with more, only single modalities and all together
 
 
 def print_plan(steps: Sequence[Step], *, explain: bool = False) -> None:
-    """One line a stage; with `explain`, every reason."""
+    """Print one line per stage; with `explain`, one line per reason."""
     say("plan:")
     for step in steps:
         reasons = step.reasons or ("nothing changed since it ran",)
@@ -35,7 +35,7 @@ def print_plan(steps: Sequence[Step], *, explain: bool = False) -> None:
 
 
 def print_summary(steps: Sequence[Step], failures: list[dict[str, str]], notes: list[str], workspace: Path) -> None:
-    """The table of test results, what failed, and where things are."""
+    """Print the tables of test results, the failures, the notes and the paths of the results."""
     ran = {step.stage.name for step in steps}
     path = workspace / "classify" / "metrics.json"
     if "classify" in ran and path.exists():
@@ -50,20 +50,20 @@ def print_summary(steps: Sequence[Step], failures: list[dict[str, str]], notes: 
         say(f"note: {note}")
     if failures:
         methods = sum(failure["stage"] == "baselines" for failure in failures)
-        parts = [(len(failures) - methods, "scans could not be used"), (methods, "baselines could not be fitted")]
-        told = " and ".join(f"{count} {words}" for count, words in parts if count)
-        say(f"{told}; see {workspace / 'failures.csv'}")
+        counts = [(len(failures) - methods, "scans could not be used"), (methods, "baselines could not be fitted")]
+        summary = " and ".join(f"{count} {text}" for count, text in counts if count)
+        say(f"{summary}; see {workspace / 'failures.csv'}")
         for failure in failures[:5]:
             say(f"  {failure['stage']}: {failure['scan']}: {failure['reason']}")
     if "predict" in ran:
-        say(f"answers: {workspace / 'predict' / 'index.html'}")
+        say(f"predictions: {workspace / 'predict' / 'index.html'}")
     if "report" in ran:
         say(f"report: {workspace / 'report' / 'report.html'}")
     say(f"workspace: {workspace}")
 
 
 def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
-    """Test results as a table: all subjects, then every subset of modalities.
+    """Print test results as tables: all subjects, then every subset of modalities.
 
     Raises:
         LookupError, TypeError, ValueError, AttributeError, OSError: the files are not as `classify` writes them.
@@ -87,9 +87,9 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
     )
     table.add_column("metric")
     columns = [("threshold_half", "threshold 0.5"), ("threshold_validation", "threshold from validation")]
-    columns = [(key, words) for key, words in columns if key in metrics]
-    for _, words in columns:
-        table.add_column(words)
+    columns = [(key, heading) for key, heading in columns if key in metrics]
+    for _, heading in columns:
+        table.add_column(heading)
     for name in metrics["threshold_half"]:
         values = [metrics[key][name] for key, _ in columns]
         table.add_row(plain(name), *(cell(v["mean"], v["std"], v["low"], v["high"]) for v in values))
@@ -98,8 +98,8 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
         title="the same model on every subset of modalities, threshold 0.5",
         caption="any: subjects with one of them; complete: the subjects with all, so rows compare",
     )
-    for words in ("modalities", "subjects", "n", "AUC", "balanced accuracy"):
-        subsets.add_column(words)
+    for heading in ("modalities", "subjects", "n", "AUC", "balanced accuracy"):
+        subsets.add_column(heading)
     with (workspace / "classify" / "subsets.csv").open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["threshold"] == "0.5"]
     largest = max(row["modalities"].count("+") for row in rows)

@@ -1,7 +1,7 @@
-"""Curves and figures of a finished run for TensorBoard and MLflow, made from what the stages left behind.
+"""Export of curves and metrics of a finished run to TensorBoard and MLflow, from the artifacts of the stages.
 
-Neither package is needed, and the training code knows of neither. Everything stays in the workspace unless a place
-outside is named; nothing else is contacted. Host and user names are left out.
+Both packages are optional, and the training code does not depend on them. All files stay in the workspace unless a
+folder or server outside is named. Host and user names are left out.
 """
 
 import importlib.util
@@ -28,14 +28,14 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # MLflow r
 
 @dataclass(frozen=True)
 class Tracked:
-    """What is told of a run.
+    """Curves, metrics and settings of a run, as they are exported.
 
     Attributes:
-        name: says when the newest stage ran and, by a hash, what came out; the same results have the same name.
+        name: time of the newest stage and a hash of the results; the same results have the same hash.
         curves: repeat, name such as "pretrain/train_loss", epoch, value.
         figures: name such as "test/threshold_half/auc/mean", and value.
         settings: dotted key → value as text, of the stages that are compared.
-        settings_yaml: all of them, as written in the workspace.
+        settings_yaml: all settings, as written in the workspace.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Tracked:
 
 
 def ready(config: TrackingConfig) -> None:
-    """Ask before a night what would fail at its end.
+    """Check before the run that the configured packages are installed.
 
     Raises:
-        InputError: MLflow is asked for and not installed.
+        InputError: MLflow is configured and not installed.
     """
     if config.mlflow is not None and importlib.util.find_spec("mlflow") is None:
         raise InputError(
@@ -59,7 +59,7 @@ def ready(config: TrackingConfig) -> None:
 
 
 def track(config: TrackingConfig, workspace: Path) -> None:
-    """Keep curves and figures of the finished stages, once for each result; what goes wrong is a warning, never more.
+    """Export curves and metrics of the finished stages, once per result; an error is logged as a warning.
 
     Args:
         config: the section `tracking`.
@@ -71,17 +71,17 @@ def track(config: TrackingConfig, workspace: Path) -> None:
     }
     if not any(wanted.values()) or not (name := run_name(workspace)):
         return
-    for what, keep in (("TensorBoard", to_tensorboard), ("MLflow", to_mlflow)):
-        if wanted[what]:
+    for package, export in (("TensorBoard", to_tensorboard), ("MLflow", to_mlflow)):
+        if wanted[package]:
             try:
-                keep(config, workspace, name=name)
-            except Exception as error:  # noqa: BLE001 - a lost curve must not cost the night it is about
-                log.warning("%s was told nothing of this run: %s; the results are not affected", what, error)
+                export(config, workspace, name=name)
+            except Exception as error:  # noqa: BLE001 - an error of the export must not end the run
+                log.warning("%s: this run was not exported: %s; the results are not affected", package, error)
                 log.debug("tracking", exc_info=error)
 
 
 def run_name(workspace: Path) -> str:
-    """When the newest finished stage of training began, and a hash of what all of them are; "" if there is none."""
+    """Return the start of the newest finished training stage and a hash of all of them; "" if none is finished."""
     manifests = {stage: artifact.manifest for stage, artifact in _stages(workspace).items()}
     made = {stage: [m.get("key"), m.get("fingerprint")] for stage, m in manifests.items() if m}
     if not made:
@@ -111,71 +111,71 @@ def gather(workspace: Path, *, name: str) -> Tracked:
 
 
 def to_tensorboard(config: TrackingConfig, workspace: Path, *, name: str) -> None:
-    """Write `tensorboard/<name>`, one run a repeat, so that repeats share a chart; moved in when it is whole."""
+    """Write `tensorboard/<name>`, one run per repeat, so that repeats share a chart; moved there when complete."""
     home = real_folder(workspace / "tensorboard", below=workspace)
     if _written(home, name):
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    told = gather(workspace, name=name)
+    tracked = gather(workspace, name=name)
     for broken in home.glob(".part-*"):  # of a run that was killed; the workspace is locked
         remove_folder(broken, below=home)
-    part = home / f".part-{name}"
+    partial = home / f".part-{name}"
     try:
-        with SummaryWriter(str(part)) as writer:
-            writer.add_text("settings", "    " + told.settings_yaml.replace("\n", "\n    "))
-            for key, value in told.figures.items():
+        with SummaryWriter(str(partial)) as writer:
+            writer.add_text("settings", "    " + tracked.settings_yaml.replace("\n", "\n    "))
+            for key, value in tracked.figures.items():
                 writer.add_scalar(key, value, 0)
-        for repeat in sorted({curve[0] for curve in told.curves}):
-            with SummaryWriter(str(part / f"repeat-{repeat}")) as writer:
-                for number, key, epoch, value in told.curves:
+        for repeat in sorted({curve[0] for curve in tracked.curves}):
+            with SummaryWriter(str(partial / f"repeat-{repeat}")) as writer:
+                for number, key, epoch, value in tracked.curves:
                     if number == repeat:
                         writer.add_scalar(key, value, epoch)
-        for file in part.rglob("events.out.tfevents.*"):  # their names end in that of the machine
+        for file in partial.rglob("events.out.tfevents.*"):  # their names end in that of the machine
             file.rename(file.with_name("events.out.tfevents.hypermm"))
-        part.replace(home / name)
+        partial.replace(home / name)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     log.info("tracking: tensorboard --logdir %s", home)
 
 
 def to_mlflow(config: TrackingConfig, workspace: Path, *, name: str) -> None:
-    """Write a run of the experiment `hypermm`, unless one with the same results is there."""
+    """Write a run of the experiment `hypermm`, unless one with the same results exists."""
     os.environ.update(QUIET)
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
-    address, artifacts = _mlflow_place(str(config.mlflow), workspace)
+    address, artifacts = _mlflow_store(str(config.mlflow), workspace)
     client = MlflowClient(tracking_uri=address, registry_uri=address)
     experiment = client.get_experiment_by_name("hypermm")
     number = experiment.experiment_id if experiment else client.create_experiment("hypermm", artifacts)
     result = name.rsplit("-", 1)[-1]
     if client.search_runs([number], f"tags.hypermm_result = '{result}' and attributes.status = 'FINISHED'"):
         return
-    told = gather(workspace, name=name)
+    tracked = gather(workspace, name=name)
     tags = {"hypermm_result": result, "mlflow.runName": f"{workspace.name} {name}"}
     run = client.create_run(number, tags=tags).info.run_id
-    metrics = [Metric(key, value, 0, 0) for key, value in told.figures.items()]
-    metrics += [Metric(f"repeat-{repeat}/{key}", value, 0, epoch) for repeat, key, epoch, value in told.curves]
-    params = [Param(key, value[:500]) for key, value in told.settings.items()]
+    metrics = [Metric(key, value, 0, 0) for key, value in tracked.figures.items()]
+    metrics += [Metric(f"repeat-{repeat}/{key}", value, 0, epoch) for repeat, key, epoch, value in tracked.curves]
+    params = [Param(key, value[:500]) for key, value in tracked.settings.items()]
     client.log_batch(run, params=params)
     for start in range(0, len(metrics), MOST_METRICS):
         client.log_batch(run, metrics=metrics[start : start + MOST_METRICS])
-    client.log_text(run, told.settings_yaml, "settings.yaml")
+    client.log_text(run, tracked.settings_yaml, "settings.yaml")
     client.set_terminated(run, "FINISHED")
     log.info("tracking: mlflow ui --backend-store-uri %s", address)
 
 
-def _mlflow_place(given: str, workspace: Path) -> tuple[str, str | None]:
-    """The address of the store, and where its files go; a folder holds a SQLite file and the folder `artifacts`."""
+def _mlflow_store(given: str, workspace: Path) -> tuple[str, str | None]:
+    """Return the URI of the store and of its artifacts; a folder holds a SQLite file and the folder `artifacts`."""
     if "://" in given:
         return given, None
-    place = Path(given).expanduser()
-    if place.is_absolute() or ".." in place.parts:  # outside, where links are the user's own
-        folder = Path(os.path.realpath(workspace / place))
+    path = Path(given).expanduser()
+    if path.is_absolute() or ".." in path.parts:  # outside, where links are the user's own
+        folder = Path(os.path.realpath(workspace / path))
         folder.mkdir(parents=True, exist_ok=True)
     else:
-        folder = real_folder(workspace / place, below=workspace)
+        folder = real_folder(workspace / path, below=workspace)
     if (folder / "mlflow.db").is_symlink():
         raise PlantedLinkError(folder / "mlflow.db")
     return f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
@@ -190,12 +190,12 @@ def _manifest(workspace: Path, stage: str) -> dict[str, Any]:
 
 
 def _written(home: Path, name: str) -> bool:
-    """Whether these results are there, whenever they were made."""
+    """Return whether these results have been exported before, at any time."""
     return any(home.glob(f"[!.]*-{name.rsplit('-', 1)[-1]}"))
 
 
 def _curves(stage: str, artifact: RepeatSet) -> Iterator[tuple[int, str, int, float]]:
-    """Repeat, name, epoch and value of every number in the histories of a finished stage."""
+    """Yield repeat, name, epoch and value of every number in the histories of a finished stage."""
     if artifact.manifest is None:
         return
     history = artifact.histories()

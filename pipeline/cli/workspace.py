@@ -1,4 +1,4 @@
-"""Files of a workspace that belong to no stage: settings.yaml, failures.csv, splits set aside."""
+"""Files of a workspace that belong to no stage: settings.yaml, failures.csv, earlier splits."""
 
 import contextlib
 import csv
@@ -20,22 +20,22 @@ FORMAT, FORMAT_FILE = 2, "workspace.json"
 
 
 def collect(workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Failures and notes of all stages, those of earlier runs and of a stage that was broken off included."""
+    """Return failures and notes of all stages, including earlier runs and interrupted stages."""
     failures: list[dict[str, str]] = []
     notes: list[str] = []
     for stage in STAGES:
         folder = workspace / stage.name
         manifest = Artifact(folder).manifest
         if manifest is None:
-            found = {path.parent.name: read_record(path) or {} for path in sorted(folder.glob("*/failure.json"))}
-            manifest = {"failures": [{"scan": scan, "reason": f.get("reason", "")} for scan, f in found.items()]}
+            failed = {path.parent.name: read_record(path) or {} for path in sorted(folder.glob("*/failure.json"))}
+            manifest = {"failures": [{"scan": scan, "reason": f.get("reason", "")} for scan, f in failed.items()]}
         failures += [{"stage": stage.name, **failure} for failure in manifest.get("failures", ())]
         notes += [f"{stage.name}: {note}" for note in manifest.get("notes", ())]
     return failures, notes
 
 
 def write_failures(failures: Sequence[Mapping[str, str]], workspace: Path, *, for_spreadsheets: bool = False) -> None:
-    """`failures.csv`: one row a scan that could not be used, with the stage and the reason.
+    """Write `failures.csv`: one row per scan that could not be used, with the stage and the reason.
 
     Args:
         failures: as from `collect`.
@@ -51,25 +51,27 @@ def write_failures(failures: Sequence[Mapping[str, str]], workspace: Path, *, fo
 
 
 def save_settings(settings: Settings, workspace: Path) -> bytes | None:
-    """`settings.yaml`: the settings of the newest run, as a config file holds them; returns what it held before."""
+    """Write the settings of this run to `settings.yaml`, as a config file; return the previous content."""
     path = workspace / "settings.yaml"
     before = None
-    with contextlib.suppress(FileNotFoundError, UnusableFileError):  # what is no file is replaced, and not put back
+    with contextlib.suppress(
+        FileNotFoundError, UnusableFileError
+    ):  # anything else than a regular file is replaced and not restored
         before = None if path.is_symlink() else read_bytes(path, most=MOST_YAML)
-    with replacing(path) as part:
-        part.write_text(settings_yaml(settings), "utf-8")
+    with replacing(path) as partial:
+        partial.write_text(settings_yaml(settings), "utf-8")
     return before
 
 
 def restore_settings(before: bytes | None, workspace: Path) -> None:
     """Put `settings.yaml` back after a run that was refused."""
     if before is not None:
-        with replacing(workspace / "settings.yaml") as part:
-            part.write_bytes(before)
+        with replacing(workspace / "settings.yaml") as partial:
+            partial.write_bytes(before)
 
 
 def set_splits_aside(workspace: Path) -> None:
-    """Set the frozen splits aside as `splits.before.csv`, so that new ones are dealt."""
+    """Set the frozen splits aside as `splits.before.csv`, so that new ones are made."""
     (workspace / "split" / "manifest.json").unlink(missing_ok=True)
     splits = workspace / "split" / "splits.csv"
     if splits.exists():

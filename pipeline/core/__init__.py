@@ -1,1 +1,1 @@
-"""What every stage needs: device, progress, notes, and where a result came from."""
+"""Shared by all stages: device, progress, notes, and provenance of results."""

@@ -6,11 +6,11 @@ import time
 
 log = logging.getLogger("hypermm")
 
-LINE_EVERY_S = 30.0  # between progress lines when nobody watches
+LINE_EVERY_S = 30.0  # between progress lines without a terminal
 
 
 class Progress:
-    """One progress bar on a terminal, a line now and then in a batch log.
+    """Progress of a stage: a bar on a terminal, a line every 30 s in a batch log.
 
     Args:
         title: name of the stage.
@@ -37,20 +37,20 @@ class Progress:
             self.bar.start()
 
     def advance(self, steps: int = 1) -> None:
-        """Steps are done."""
+        """Count completed steps and update the display."""
         self.done += steps
         rate = self.done / max(time.monotonic() - self.started, 1e-9)
-        words = f"{rate:.1f} {self.unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{self.unit}"
+        rate_text = f"{rate:.1f} {self.unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{self.unit}"
         if self.bar is not None:
-            self.bar.update(self.task, advance=steps, rate=words)
+            self.bar.update(self.task, advance=steps, rate=rate_text)
         elif time.monotonic() - self.last_line > LINE_EVERY_S and self.done < self.total:
             self.last_line = time.monotonic()
             left = (self.total - self.done) / rate
             log.info(
-                "%s: %d of %d %ss, %s, about %.0f s left", self.title, self.done, self.total, self.unit, words, left
+                "%s: %d of %d %ss, %s, about %.0f s left", self.title, self.done, self.total, self.unit, rate_text, left
             )
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()

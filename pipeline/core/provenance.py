@@ -1,4 +1,4 @@
-"""Hashes, versions and the facts of a run that stand in every stage's `manifest.json`."""
+"""Hashes, versions and facts of a run that every stage records in its `manifest.json`."""
 
 import functools
 import hashlib
@@ -22,13 +22,13 @@ RECORDED_PACKAGES = (
 
 
 def digest(value: Any) -> str:
-    """SHA-256, first 32 hex digits, of any JSON-able value; key order has no influence."""
+    """Return the first 32 hex digits of the SHA-256 of a JSON-serialisable value; key order has no influence."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def result_settings(config: BaseModel) -> dict[str, Any]:
-    """The settings of a section that its results depend on.
+    """Return the settings of a section that its results depend on.
 
     Fields marked `json_schema_extra={"changes_results": False}` (batch sizes of frozen networks, paths to weights whose
     hash is recorded anyway) are left out, so changing them redoes nothing.
@@ -38,26 +38,26 @@ def result_settings(config: BaseModel) -> dict[str, Any]:
 
 
 def changes_results(field: FieldInfo) -> bool:
-    """Whether results depend on a setting."""
+    """Return whether results depend on a setting."""
     extra = field.json_schema_extra
     return not (isinstance(extra, dict) and extra.get("changes_results") is False)
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on, where installed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that affect results."""
+    installed = {"python": platform.python_version()}
     for package in RECORDED_PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @functools.cache
 def git_commit() -> str:
-    """The commit of this checkout, with "+changes" if files differ from it; "unknown" outside a checkout."""
+    """Return the commit of this checkout, with "+changes" if files differ from it; "unknown" outside a checkout."""
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
@@ -65,16 +65,16 @@ def git_commit() -> str:
         return "unknown"
 
 
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(REPOSITORY), *words]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(REPOSITORY), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
 
 def machine() -> dict[str, str | int]:
-    """Processor and system, without host or user names."""
+    """Return processor and system, without host or user names."""
     return {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count() or 1}
 
 
 def settings_yaml(settings: BaseModel) -> str:
-    """The settings as YAML, as a config file would hold them."""
+    """Return the settings as YAML, in the form of a config file."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

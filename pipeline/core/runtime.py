@@ -1,4 +1,4 @@
-"""What every stage gets beside its inputs: device, progress, notes."""
+"""Runtime of a stage: device, progress, notes."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -17,16 +17,16 @@ log = logging.getLogger("hypermm")
 
 @dataclass
 class Runtime:
-    """What a stage may use beside its inputs.
+    """Runtime of a stage: device, workspace, notes, progress, executor.
 
     Attributes:
         stage: name of the running stage.
         key: hash of everything that the stage's result depends on.
-        device_name: "auto", "cpu", "cuda", "cuda:1" or "mps", as asked for.
+        device_name: "auto", "cpu", "cuda", "cuda:1" or "mps", as requested.
         workspace: folder of the run.
-        notes: what a person should be told at the end and in the report.
-        results: what the stage adds to its manifest beside what its artifact says of itself.
-        executor: does scans elsewhere, called like `pipeline.runner.per_scan.in_process`; None: in this process.
+        notes: messages for the summary and the report.
+        results: entries that the stage adds to its manifest beside those of its artifact.
+        executor: processes scans elsewhere, called like `pipeline.runner.per_scan.in_process`; None: in this process.
     """
 
     stage: str
@@ -42,7 +42,7 @@ class Runtime:
         """The device to compute on.
 
         Raises:
-            InputError: the device asked for is not there.
+            InputError: the requested device is not present.
         """
         if self.device_name == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,19 +50,19 @@ class Runtime:
             device = torch.device(self.device_name)
         except RuntimeError as error:
             raise InputError(f"--device {self.device_name}: expected auto, cpu, cuda, cuda:N or mps") from error
-        there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-        if (device.index or 0) >= there.get(device.type, 0):
-            raise InputError(f"--device {self.device_name} is not there (found: {there}); use --device auto")
+        present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+        if (device.index or 0) >= present.get(device.type, 0):
+            raise InputError(f"--device {self.device_name} is not present (devices: {present}); use --device auto")
         return device
 
     def note(self, text: str) -> None:
-        """Say something that a person should know, now and in the report."""
+        """Log a message for the user now, and repeat it in the summary and the report."""
         log.warning("%s: %s", self.stage, text)
         self.notes.append(text)
 
     @contextmanager
     def progress(self, total: int, unit: str) -> Iterator[Progress]:
-        """The progress bar of this stage."""
+        """Show the progress of this stage while the block runs."""
         bar = Progress(self.stage, total, unit)
         try:
             yield bar

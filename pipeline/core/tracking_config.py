@@ -1,4 +1,4 @@
-"""Where curves and figures are kept for comparison with other runs."""
+"""Settings of the export of curves and metrics to TensorBoard and MLflow."""
 
 from typing import Any, Literal
 

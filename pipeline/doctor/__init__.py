@@ -1,1 +1,1 @@
-"""Whether a machine is ready for a run: packages, device, disk, weights, data."""
+"""Checks whether a machine is ready for a run: packages, device, disk, weights, data."""

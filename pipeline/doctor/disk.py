@@ -1,4 +1,4 @@
-"""Whether a run fits on the disk, and which folders can hold a run."""
+"""Disk space that a run needs, and checks of the workspace folder."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from demo import load_generator
 from pipeline.settings import Settings
 
 BRAIN_MM3, BRAIN_HEIGHT_MM = 1.7e6, 165  # of a large one; the empty voxels around it pack to nothing
-PICTURE_BYTES = 1e6  # of a picture that cannot be looked at
+PICTURE_BYTES = 1e6  # of a picture that cannot be read
 VGG_CHANNELS, MOST_CHANNELS = 512, 2048  # of a feature map of VGG, and of timm's networks at the most
 MARGIN = 1.5  # for masks, QC pictures, tables and patient pages too
 PROGRAM = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ LONGEST_INSIDE = 255  # characters of the longest path that the pipeline makes i
 
 
 class Scans(NamedTuple):
-    """How many scans a cohort has, the bytes of its pictures as PNG, and where these numbers are from."""
+    """Number of scans of a cohort, bytes of its pictures as PNG, and the source of these numbers."""
 
     volumes: int
     pictures: int
@@ -110,20 +110,20 @@ def check_room(config: Settings, workspace: Path, stages: Collection[str]) -> tu
     """Compare what these stages have still to write with what is free.
 
     Returns:
-        Whether it fits, None if that cannot be known; and what is needed, free and where, in words.
+        Whether it fits, None if unknown; and a description of the needed and the free space.
     """
     free = free_bytes(workspace)
-    where = f"{words(free)} are free in {nearest_folder(workspace)}"
+    where = f"{readable_size(free)} are free in {nearest_folder(workspace)}"
     try:
         scans = count_scans(config)
         needed = bytes_needed(config, scans, workspace, stages)
-    except (OSError, ValueError):  # the stage that reads the manifest says what is wrong with it
-        return None, f"{where}; how much is needed cannot be said without the manifest and the workspace"
-    return needed <= free, f"about {words(needed)} are still to be written ({scans.source}), {where}"
+    except (OSError, ValueError):  # the stage that reads the manifest reports the error
+        return None, f"{where}; the needed space is unknown without the manifest and the workspace"
+    return needed <= free, f"about {readable_size(needed)} are still to be written ({scans.source}), {where}"
 
 
-def words(size: float) -> str:
-    """Bytes in words: 950 MB, 1.2 GB."""
+def readable_size(size: float) -> str:
+    """Format a number of bytes: 950 MB, 1.2 GB."""
     return f"{size / 1e9:,.1f} GB" if size >= 0.95e9 else f"{max(1, round(size / 1e6))} MB"
 
 
@@ -131,29 +131,29 @@ def check_path(workspace: Path) -> None:
     """Refuse a workspace whose path the file system cannot hold.
 
     Raises:
-        InputError: a name in it, or all of it with what goes inside, is too long; says by how much.
+        InputError: a name in it, or all of it with what goes inside, is too long.
     """
-    place = nearest_folder(workspace)
-    longest_name, longest_path = os.pathconf(place, "PC_NAME_MAX"), os.pathconf(place, "PC_PATH_MAX")
+    folder = nearest_folder(workspace)
+    longest_name, longest_path = os.pathconf(folder, "PC_NAME_MAX"), os.pathconf(folder, "PC_PATH_MAX")
     for name in workspace.absolute().parts:
         if (size := len(os.fsencode(name))) > longest_name:
             raise InputError(
-                f"--workspace: the name {name[:40]}… has {size} bytes, and {place} takes names of at most "
+                f"--workspace: the name {name[:40]}… has {size} bytes, and {folder} takes names of at most "
                 f"{longest_name}; accents count double. Name a shorter one"
             )
     if (size := len(os.fsencode(workspace.absolute())) + LONGEST_INSIDE) > longest_path:
         raise InputError(
             f"--workspace: its path has {size - LONGEST_INSIDE} bytes; at most {longest_path - LONGEST_INSIDE} are "
-            f"possible below {place}. Name a shorter one"
+            f"possible below {folder}. Name a shorter one"
         )
 
 
-def check_place(workspace: Path, *, stages: Collection[str]) -> None:
-    """Refuse a folder in which a run would mix with other things, or take them for its own and delete them.
+def check_folder(workspace: Path, *, stages: Collection[str]) -> None:
+    """Refuse a folder in which a run could overwrite or delete other files.
 
     Args:
         workspace: absolute, links followed.
-        stages: names of all stages, which are those of folders in a workspace.
+        stages: names of all stages, which are also the folders in a workspace.
 
     Raises:
         InputError: it is the checkout or above it, the home folder, or holds a stage's folder and is no workspace.

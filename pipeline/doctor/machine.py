@@ -1,4 +1,4 @@
-"""The doctor's checks of the machine: device, memory, disk, locks, rights."""
+"""Checks of the machine: device, memory, disk, locks, permissions."""
 
 import errno
 import fcntl
@@ -23,12 +23,12 @@ NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "beegfs", "gpfs
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-def device(patient: CheckContext) -> Iterator[Finding]:
-    """What there is to compute on, and what the run would take."""
+def device(context: CheckContext) -> Iterator[Finding]:
+    """List processor and GPUs, and the device that the run would use."""
     try:
-        taken = Runtime(stage="", key="", device_name=patient.device, workspace=Path()).device
+        taken = Runtime(stage="", key="", device_name=context.device, workspace=Path()).device
     except InputError as error:
-        yield Finding("fail", str(error), "leave --device away")
+        yield Finding("fail", str(error), "leave out --device")
         taken = torch.device("cpu")
     yield _processor()
     for number in range(torch.cuda.device_count()):
@@ -40,39 +40,43 @@ def device(patient: CheckContext) -> Iterator[Finding]:
             'install the CUDA build of the pinned torch before everything else (docs/install.md, "Which torch")',
         )
     elif torch.version.cuda is not None and not torch.cuda.is_available():
-        words = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, but finds no GPU that it can use"
-        yield Finding("warn", words, "look at nvidia-smi; the driver may be missing or older than this build needs")
+        message = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, but finds no GPU that it can use"
+        yield Finding("warn", message, "look at nvidia-smi; the driver may be missing or older than this build needs")
     precision = str(half_precision(taken)).removeprefix("torch.")
-    yield Finding("ok", f"--device {patient.device} takes {taken}; precision auto is {precision} there")
+    yield Finding("ok", f"--device {context.device} takes {taken}; precision auto is {precision} there")
 
 
 def _processor() -> Finding:
     memory = main_memory_bytes()
     fast = torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
-    words = f"CPU: {available_cores()} cores, {disk.words(memory)} memory, {'fast' if fast else 'no fast'} bfloat16"
+    message = (
+        f"CPU: {available_cores()} cores, {disk.readable_size(memory)} memory, {'fast' if fast else 'no fast'} bfloat16"
+    )
     if memory < LEAST_MEMORY_BYTES:
-        return Finding("warn", words, f"{disk.words(LEAST_MEMORY_BYTES)} or more are advised; else runs may be killed")
-    return Finding("ok", words)
+        return Finding(
+            "warn", message, f"{disk.readable_size(LEAST_MEMORY_BYTES)} or more are advised; else runs may be killed"
+        )
+    return Finding("ok", message)
 
 
 def _gpu(number: int) -> Finding:
     name = torch.cuda.get_device_properties(number).name
     capability = torch.cuda.get_device_capability(number)
-    words = f"GPU {number}: {name}, compute capability {capability[0]}.{capability[1]}, {_driver()}"
+    message = f"GPU {number}: {name}, compute capability {capability[0]}.{capability[1]}, {_driver()}"
     built = torch.cuda.get_arch_list()
     free, total = torch.cuda.mem_get_info(number)
-    words += f", {disk.words(free)} of {disk.words(total)} memory free"
+    message += f", {disk.readable_size(free)} of {disk.readable_size(total)} memory free"
     if built and not any(_runs_on(arch, capability) for arch in built):
-        return Finding("fail", f"{words}; this torch has no code for it ({', '.join(built)})",
+        return Finding("fail", f"{message}; this torch has no code for it ({', '.join(built)})",
                        "take another build of the pinned torch, or --device cpu")  # fmt: skip
     if free < total / 2:
-        return Finding("warn", f"{words}: another process holds the rest", "look at nvidia-smi; scans for which there "
-                       "is no room are done on the CPU, slowly")  # fmt: skip
-    return Finding("ok", words)
+        return Finding("warn", f"{message}: another process holds the rest", "see nvidia-smi; scans that do not fit "
+                       "are processed on the CPU, slowly")  # fmt: skip
+    return Finding("ok", message)
 
 
 def _runs_on(arch: str, capability: tuple[int, int]) -> bool:
-    """Whether code for `sm_86`, or text for `compute_90`, runs on a GPU of this capability."""
+    """Return whether code for `sm_86`, or text for `compute_90`, runs on a GPU of this capability."""
     kind, _, number = arch.partition("_")
     digits = "".join(c for c in number if c.isdigit())
     major, minor = int(digits[:-1]), int(digits[-1])
@@ -86,57 +90,60 @@ def _driver() -> str:
         first = NVIDIA_DRIVER.read_text("utf-8").splitlines()[0].split()
     except (OSError, IndexError):
         return "driver unknown"
-    return "driver " + next((word for word in first if word[0].isdigit()), "unknown")
+    return "driver " + next((text for text in first if text[0].isdigit()), "unknown")
 
 
-def free_disk(patient: CheckContext) -> Iterator[Finding]:
-    """Free room against what this cohort will take."""
-    learning = patient.config.predict.model is None
+def free_disk(context: CheckContext) -> Iterator[Finding]:
+    """Compare the free disk space with what this cohort needs."""
+    learning = context.config.predict.model is None
     stages = ["preprocess", "features", *(["pretrain", "classify"] if learning else ["predict"])]
-    fits, room = disk.check_room(patient.config, patient.place, [*stages, str(patient.config.cohort.manifest)])
-    words = f"disk: {room}" + "; stage baselines not counted" * learning
+    fits, room = disk.check_room(context.config, context.workspace, [*stages, str(context.config.cohort.manifest)])
+    message = f"disk: {room}" + "; stage baselines not counted" * learning
     if fits is None:
-        yield Finding("warn", words, "see the line about the manifest")
+        yield Finding("warn", message, "see the line about the manifest")
     else:
-        yield Finding("ok" if fits else "fail", words, "" if fits else "free some space, or name another --workspace")
+        yield Finding("ok" if fits else "fail", message, "" if fits else "free some space, or name another --workspace")
 
 
-def workspace(patient: CheckContext) -> Iterator[Finding]:
-    """The workspace can be named so, made and written to."""
-    disk.check_path(patient.place)
-    place = disk.nearest_folder(patient.place)
-    there = "there" if place == patient.place.absolute() else f"will be made in {place}"
-    if os.path.isfile(patient.place):
-        yield Finding("fail", f"workspace {patient.place} is a file, not a folder", "name another --workspace")
-    elif os.access(place, os.W_OK | os.X_OK):
-        yield Finding("ok", f"workspace {patient.place}: {there}, may be written to")
+def workspace(context: CheckContext) -> Iterator[Finding]:
+    """Check that the workspace can be created and written to."""
+    disk.check_path(context.workspace)
+    folder = disk.nearest_folder(context.workspace)
+    state = "exists" if folder == context.workspace.absolute() else f"will be made in {folder}"
+    if os.path.isfile(context.workspace):
+        yield Finding("fail", f"workspace {context.workspace} is a file, not a folder", "name another --workspace")
+    elif os.access(folder, os.W_OK | os.X_OK):
+        yield Finding("ok", f"workspace {context.workspace}: {state}, may be written to")
     else:
-        yield Finding("fail", f"workspace {patient.place}: {place} may not be written to by this user",
-                      "mend the rights, or name another --workspace")  # fmt: skip
+        yield Finding("fail", f"workspace {context.workspace}: {folder} may not be written to by this user",
+                      "correct the permissions, or name another --workspace")  # fmt: skip
 
 
-def locks(patient: CheckContext) -> Iterator[Finding]:
-    """The file system keeps two runs apart, and no other run is under way. Nothing is written to find out."""
-    place, kind = disk.nearest_folder(patient.place), _file_system(disk.nearest_folder(patient.place))
-    lock = patient.place / ".lock"
+def locks(context: CheckContext) -> Iterator[Finding]:
+    """Check that the file system supports locks and that no other run is active; nothing is written."""
+    folder = disk.nearest_folder(context.workspace)
+    kind = _file_system(folder)
+    lock = context.workspace / ".lock"
     if os.path.islink(lock):
         yield Finding("fail", f"{lock} is a link, which a run would not follow", "remove it")
         return
     try:
-        if any([_is_locked(path) for path in (place, lock) if path == place or os.path.isfile(path)]):
-            yield Finding("warn", f"another run is under way in {patient.place}", "wait for it; a second is refused")
+        if any([_is_locked(path) for path in (folder, lock) if path == folder or os.path.isfile(path)]):
+            yield Finding(
+                "warn", f"another run is under way in {context.workspace}", "wait for it; a second is refused"
+            )
             return
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        yield Finding("warn", f"{place} ({kind}) knows no file locks: {error.strerror}",
+        yield Finding("warn", f"{folder} ({kind}) knows no file locks: {error.strerror}",
                       "use a local disk, or make sure yourself that one run at a time works here")  # fmt: skip
         return
     if kind in NETWORK_FILE_SYSTEMS:
-        yield Finding("warn", f"{place} is on a network ({kind}); a lock may not be seen by other machines",
+        yield Finding("warn", f"{folder} is on a network ({kind}); a lock may not be seen by other machines",
                       "start runs on one workspace from one machine only")  # fmt: skip
     else:
-        yield Finding("ok", f"file locks work in {place} ({kind})")
+        yield Finding("ok", f"file locks work in {folder} ({kind})")
 
 
 def _is_locked(path: Path) -> bool:
@@ -150,21 +157,21 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def rights(patient: CheckContext) -> Iterator[Finding]:
-    """Whether everyone on this machine may read or change what is of patients: workspace, and folder of the manifest.
+def rights(context: CheckContext) -> Iterator[Finding]:
+    """Check whether everyone on this machine may read or change the workspace or the folder of the manifest.
 
-    What a run writes is for its owner; folders that are there already keep the rights that they have.
+    A run writes files for its owner only; existing folders keep their permissions.
     """
-    manifest = patient.config.cohort.manifest
+    manifest = context.config.cohort.manifest
     folders = [
-        patient.place,
+        context.workspace,
         *([manifest if manifest.is_dir() else manifest.parent] if isinstance(manifest, Path) else []),
     ]
     fine = True
-    for folder in dict.fromkeys(place.absolute() for place in folders if os.path.isdir(place)):
+    for folder in dict.fromkeys(folder.absolute() for folder in folders if os.path.isdir(folder)):
         mode = folder.stat().st_mode
         reached = all(above.stat().st_mode & stat.S_IXOTH for above in folder.parents)
-        may = " and ".join(w for bits, w in ((0o005, "read"), (0o002, "change")) if mode & bits)
+        may = " and ".join(verb for bits, verb in ((0o005, "read"), (0o002, "change")) if mode & bits)
         if reached and may:
             fine = False
             yield Finding("warn", f"everyone on this machine may {may} {folder} (mode {stat.S_IMODE(mode):04o})",
@@ -173,13 +180,13 @@ def rights(patient: CheckContext) -> Iterator[Finding]:
         yield Finding("ok", "what a run writes is for its owner to read, with --group-readable for the group too")
 
 
-def _file_system(place: Path) -> str:
-    """Type of the file system that a folder is on, as Linux says it; else "unknown"."""
+def _file_system(folder: Path) -> str:
+    """Return the type of the file system of a folder on Linux, or "unknown"."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text("utf-8").splitlines()]
     except OSError:
         return "unknown"
-    real = place.resolve()
+    real = folder.resolve()
     over = [(m[1].encode().decode("unicode_escape"), m[2]) for m in mounts if len(m) > 2]
     fitting = [(len(point), kind) for point, kind in over if real.is_relative_to(point)]
     return max(fitting)[1] if fitting else "unknown"

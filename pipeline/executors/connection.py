@@ -1,4 +1,4 @@
-"""The connection to Dask workers: made when it is first needed, watched, made again when it breaks."""
+"""Connection to Dask workers: opened on first use, monitored, reopened when it is lost."""
 
 import logging
 import time
@@ -19,10 +19,10 @@ class SchedulerLostError(Exception):
 
 
 class Connection:
-    """A Dask client, and the cluster where this run has started one.
+    """A Dask client, and the cluster if this run has started one.
 
     Args:
-        workers: where workers come from.
+        workers: source of the workers.
         patience_minutes: how long the run goes on without a single worker.
     """
 
@@ -37,7 +37,7 @@ class Connection:
         """Return the client; the first call starts what has to be started.
 
         Raises:
-            InputError: the scheduler does not answer, Slurm is not here, or there are more workers than GPUs.
+            InputError: the scheduler does not answer, Slurm is not available, or there are more workers than GPUs.
         """
         if self._client is None:
             with ExitStack() as stack:
@@ -47,7 +47,7 @@ class Connection:
         return self._client
 
     def close(self) -> None:
-        """Stop workers and scheduler, unless they are someone else's."""
+        """Stop workers and scheduler, unless they were started outside of this run."""
         if self.cluster is not None:
             log.info("stopping the workers")
         self._client = self.cluster = None
@@ -55,11 +55,11 @@ class Connection:
         stack.close()
 
     def count_workers(self) -> int:
-        """Return how many workers there are; those of this run that ended before their time are replaced.
+        """Return the number of workers; workers of this run that have ended are replaced.
 
         Raises:
             SchedulerLostError: the connection broke.
-            InputError: there has been no worker for too long.
+            InputError: no worker has been connected for too long.
         """
         client = self.client()
         if client.status != "running":
@@ -73,12 +73,12 @@ class Connection:
             self._last_worker_seen = now
         elif now - self._last_worker_seen > 60 * self.patience_minutes:
             raise InputError(
-                f"not one worker for {self.patience_minutes:g} minutes (executor.patience_minutes). "
+                f"no worker for {self.patience_minutes:g} minutes (executor.patience_minutes). "
                 f"{self.workers.advice} {KEPT}"
             )
         elif now - max(self._last_warning, self._last_worker_seen) > LINE_EVERY_S:
             self._last_warning = now
-            log.warning("waiting: not one worker is connected. %s", self.workers.advice)
+            log.warning("waiting: no worker is connected. %s", self.workers.advice)
         if self.cluster is not None and count < len(self.cluster.worker_spec):
             self.cluster.scale(len(self.cluster.worker_spec))
         return count

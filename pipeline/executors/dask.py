@@ -1,8 +1,8 @@
-"""Scans are done by Dask workers: processes on this machine, or those of a scheduler that someone else has started.
+"""Executor with Dask workers: processes on this machine, or workers of an existing scheduler.
 
-Workers of this run and their scheduler talk over TLS, with a certificate that is made for the run
-(`pipeline.executors.certificate`). Someone else's scheduler is as safe as it was made: TLS certificates for it are
-taken from Dask's own configuration (`distributed.comm.tls`), and its address begins with tls://.
+Workers of this run and their scheduler communicate over TLS, with a certificate that is created for the run
+(`pipeline.executors.certificate`). The security of an existing scheduler is up to its owner: TLS certificates for it
+are taken from Dask's own configuration (`distributed.comm.tls`), and its address begins with tls://.
 """
 
 import logging
@@ -33,7 +33,7 @@ log = logging.getLogger("hypermm")
 CORES_PER_WORKER = 4
 ANSWER_WITHIN_S = 5.0
 UNPROTECTED = (
-    "the connection to %s is not encrypted, and nobody has to prove who they are: whoever reaches that port can run "
+    "the connection to %s is not encrypted and not authenticated: anyone who reaches that port can run "
     "programs as you, on the workers and here. Use tls:// (docs/cluster.md, Workers of your own)"
 )
 
@@ -44,7 +44,7 @@ class DaskExecutor(DispatchingExecutor):
     Args:
         config: section `executor` of the settings.
         workspace: of the run.
-        device: as asked for with --device.
+        device: as requested with --device.
     """
 
     def __init__(self, config: ExecutorConfig, workspace: Path, *, device: str) -> None:
@@ -61,29 +61,29 @@ class LocalWorkers:
 
     Args:
         config: section `executor` of the settings.
-        workspace: of the run; its private folder is there.
-        device: as asked for with --device.
+        workspace: of the run, with its private folder.
+        device: as requested with --device.
     """
 
     elsewhere = False
 
     def __init__(self, config: ExecutorConfig, workspace: Path, *, device: str) -> None:
-        self.config, self.workspace, self.device_asked_for = config, workspace, device
+        self.config, self.workspace, self.requested_device = config, workspace, device
 
     @property
     def device(self) -> str:
-        """What --device means to a worker, which sees only the GPU that it was given."""
-        return self.device_asked_for if self.gpus()[0] is None else "cuda"
+        """Device name for a worker, which sees only its own GPU."""
+        return self.requested_device if self.gpus()[0] is None else "cuda"
 
     @property
     def memory(self) -> str:
-        """The memory limit of a worker, in words."""
+        """Memory limit of a worker, as text."""
         return self.config.worker_memory or "an equal share of the machine's"
 
     @property
     def advice(self) -> str:
-        """What to look at when there is not one worker."""
-        return f"{self.workspace / 'logs'} says why they end; too little --worker-memory?"
+        """Advice for the case that no worker is connected."""
+        return f"{self.workspace / 'logs'} says why workers end; too little --worker-memory?"
 
     def start(self, stack: ExitStack) -> tuple[Client, SpecCluster | None]:
         """Start workers and their scheduler, and connect to it."""
@@ -100,10 +100,10 @@ class LocalWorkers:
         Raises:
             InputError: there are more workers than GPUs.
         """
-        device = self.device_asked_for
+        device = self.requested_device
         gpus = [] if device in ("cpu", "mps") else visible_gpus()
         if gpus and device not in ("auto", "cuda"):
-            gpus = [gpus[int(device.removeprefix("cuda:"))]]  # that it exists has been checked
+            gpus = [gpus[int(device.removeprefix("cuda:"))]]  # existence has been checked before
         count = self.config.workers or len(gpus) or max(1, available_cores() // CORES_PER_WORKER)
         if not gpus:
             return [None] * count
@@ -119,9 +119,9 @@ class LocalWorkers:
         return max(1, available_cores() // len(self.gpus()))
 
     def dask_settings(self) -> dict[str, Any]:
-        """Return Dask's settings; thread limits have to be there before a worker imports torch."""
+        """Return Dask's settings; thread limits must be set before a worker imports torch."""
         limits = dict.fromkeys(THREAD_VARIABLES, self.threads())
-        quiet = {"DASK_LOGGING__DISTRIBUTED": "critical"}  # what matters is returned with the scan
+        quiet = {"DASK_LOGGING__DISTRIBUTED": "critical"}  # messages are returned with the scan
         return {
             **DASK_SETTINGS,
             "distributed.nanny.pre-spawn-environ": {**limits, **quiet},
@@ -145,12 +145,12 @@ class LocalWorkers:
 
 
 class SchedulerWorkers:
-    """Workers of a scheduler that someone else has started.
+    """Workers of an existing scheduler.
 
     Args:
         address: of the scheduler.
         patience_minutes: how long to wait for its answer.
-        device: as asked for with --device.
+        device: as requested with --device.
     """
 
     elsewhere = True
@@ -161,14 +161,14 @@ class SchedulerWorkers:
 
     @property
     def advice(self) -> str:
-        """What to do when there is not one worker."""
+        """Advice for the case that no worker is connected."""
         return f"Start workers with: dask worker {self.address} --nthreads 1"
 
     def start(self, stack: ExitStack) -> tuple[Client, SpecCluster | None]:
         """Connect to the scheduler.
 
         Raises:
-            InputError: it does not answer.
+            InputError: the scheduler does not answer.
         """
         stack.enter_context(dask_configured(DASK_SETTINGS))
         log.info("scans go to the Dask scheduler %s", self.address)

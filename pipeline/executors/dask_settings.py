@@ -1,4 +1,4 @@
-"""Dask's settings in a run, whoever starts the workers."""
+"""Dask settings of a run, for all kinds of workers."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import dask
-import distributed  # noqa: F401 - its defaults have to be there before the settings below
+import distributed  # noqa: F401 - its defaults must be loaded before the settings below
 
 log = logging.getLogger("hypermm")
 SAFE_PATH = "PYTHONSAFEPATH"  # set: no module is imported from the folder that the run was started in
@@ -27,7 +27,7 @@ DASK_SETTINGS = {
 
 @contextmanager
 def dask_configured(settings: dict[str, Any]) -> Iterator[None]:
-    """Apply settings of Dask, and send its log lines to the run's log file instead of the terminal."""
+    """Apply settings of Dask, and send its messages to the run log instead of the console."""
 
     class Forward(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -36,7 +36,7 @@ def dask_configured(settings: dict[str, Any]) -> Iterator[None]:
     names = [name for name in logging.root.manager.loggerDict if name.startswith(("distributed", "tornado"))]
     loggers = [logging.getLogger(name) for name in names]
     before = [(logger, logger.handlers[:]) for logger in loggers if logger.handlers]
-    safe_path = os.environ.get(SAFE_PATH, "")  # "" is as good as none
+    safe_path = os.environ.get(SAFE_PATH, "")  # "" means not set
     with dask.config.set(settings):
         os.environ[SAFE_PATH] = "1"
         for logger, _ in before:

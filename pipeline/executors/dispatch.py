@@ -1,4 +1,4 @@
-"""Dispatch scans to Dask workers, and keep count when workers or the scheduler are lost."""
+"""Dispatch of scans to Dask workers, with recovery when workers or the scheduler are lost."""
 
 import asyncio
 import concurrent.futures
@@ -23,14 +23,14 @@ from pipeline.store.claims import ScanClaims, new_name
 from pipeline.store.scan_set import ScanSet
 
 log = logging.getLogger("hypermm")
-CHECK_EVERY_S = 1.0  # that workers are there
+CHECK_EVERY_S = 1.0  # that workers are connected
 TASKS_PER_WORKER, FEWEST_TASKS = 3, 32  # submitted at a time: so many that no worker waits for this process
-TASK_S, LARGEST_TASK = 0.05, 32  # scans that take less time share a task; Dask needs some 2 ms a task
+TASK_S, LARGEST_TASK = 0.05, 32  # faster scans share a task; Dask needs some 2 ms per task
 GATHER_AFTER_S = 0.02  # results are gathered several at a time
 
 
 class DispatchingExecutor:
-    """Dispatches scans to Dask workers, which start at the first scan that is to be done.
+    """Executor that dispatches scans to Dask workers, which start with the first scan.
 
     Args:
         connection: to the workers.
@@ -42,19 +42,19 @@ class DispatchingExecutor:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether scans are done on other machines."""
+        """Whether scans are processed on other machines."""
         return self.connection.workers.elsewhere
 
     def describe(self) -> str:
-        """Return "": the plan says it all."""
+        """Return "": nothing to add to the plan."""
         return ""
 
     def release_workers(self) -> None:
-        """Stop the workers; the next scans that are to be done start new ones."""
+        """Stop the workers; the next scans start new ones."""
         self.connection.close()
 
     def for_stage(self, stage: Stage, settings: Any) -> Callable[..., None]:
-        """Return what does the scans of a stage."""
+        """Return a function that processes the scans of a stage."""
         return partial(self._dispatch, stage.name, getattr(settings, stage.name).model_dump_json())
 
     def _dispatch(
@@ -67,10 +67,10 @@ class DispatchingExecutor:
         runtime: Runtime,
         advance: Callable[[], None],
     ) -> None:
-        """Do scans, called like `pipeline.runner.per_scan.in_process` once stage and settings are given.
+        """Process scans, called like `pipeline.runner.per_scan.in_process` once stage and settings are given.
 
         Raises:
-            InputError: a fault that every scan would meet; scheduler or workers stayed away.
+            InputError: a fault that every scan would meet; scheduler or workers cannot be reached.
             OSError: a worker found the disk full.
         """
         task = {
@@ -102,7 +102,7 @@ class DispatchingExecutor:
 
 
 class DispatchLoop:
-    """Dispatches scans and collects results as long as one connection lasts.
+    """Loop that dispatches scans and collects results during one connection.
 
     Args:
         connection: to the workers.
@@ -113,7 +113,7 @@ class DispatchLoop:
         self.connection, self.pending = connection, pending
         self.client: Client = connection.client()
         self.in_flight: dict[Future, list[str]] = {}
-        self.scans_per_task = 1  # more only if scans take next to no time
+        self.scans_per_task = 1  # more only if scans are very fast
         self.ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.workers, self.checked = connection.count_workers(), time.monotonic()
 
@@ -121,7 +121,7 @@ class DispatchLoop:
         """Dispatch until every scan is done.
 
         Raises:
-            SchedulerLostError: the connection broke; the scans that were in flight wait again.
+            SchedulerLostError: the connection broke; the scans in flight are queued again.
         """
         try:
             while self.pending.waiting or self.in_flight:
@@ -170,9 +170,9 @@ class DispatchLoop:
                 self.pending.record_result(scan, outcome)
 
     def _outcomes(self, futures: list[Future]) -> list[tuple[Future, list[dict[str, Any]]]]:
-        """Return what the workers returned. If one that has a result died meanwhile, they are asked again later."""
+        """Return the outcomes of finished tasks; if a worker with a result died meanwhile, they are gathered later."""
         try:
-            outcomes = self.client.sync(_gathered, self.client, futures, callback_timeout=60 * CHECK_EVERY_S)
+            outcomes = self.client.sync(_gather, self.client, futures, callback_timeout=60 * CHECK_EVERY_S)
             return list(zip(futures, outcomes, strict=True))
         except TimeoutError:
             for future in futures:
@@ -187,12 +187,12 @@ class DispatchLoop:
             self.pending.requeue(self.in_flight.pop(future), error.last_worker.address)
         elif isinstance(error, ImportError):
             raise InputError(
-                f"a worker cannot begin: {type(error).__name__}: {error}. Start workers with the Python environment "
+                f"a worker cannot start: {type(error).__name__}: {error}. Start workers with the Python environment "
                 "and in the folder of this checkout"
             ) from error
         else:
             raise error or RuntimeError(f"scans {', '.join(self.in_flight[future])} failed without a reason")
 
 
-async def _gathered(client: Client, futures: list[Future]) -> list[list[dict[str, Any]]]:
+async def _gather(client: Client, futures: list[Future]) -> list[list[dict[str, Any]]]:
     return list(await client.gather(futures, asynchronous=True))

@@ -1,4 +1,4 @@
-"""A job of Slurm whose script nobody else can change before it is submitted."""
+"""Slurm job with its script in the private folder of the run."""
 
 import os
 import tempfile
@@ -11,13 +11,13 @@ from dask_jobqueue.slurm import SLURMJob
 
 
 class WorkerJob(SLURMJob):
-    """A job of one worker.
+    """Slurm job of one worker.
 
     Args:
         scheduler: address of the scheduler.
         name: of the worker.
-        private_folder: where the script lies while sbatch reads it; dask-jobqueue would have it in /tmp, under a name
-            that it has given up for a moment.
+        private_folder: folder of the script while sbatch reads it, instead of /tmp, where other users could replace
+            it.
         security: of the cluster; not used: dask-jobqueue does not quote paths, `worker_extra_args` name the files.
         options: as `SLURMJob` takes them.
     """
@@ -30,7 +30,7 @@ class WorkerJob(SLURMJob):
 
     @contextmanager
     def job_file(self) -> Iterator[str]:
-        """Write the script; yields its path."""
+        """Write the script and yield its path."""
         handle, path = tempfile.mkstemp(".sh", dir=self.private_folder)
         try:
             with os.fdopen(handle, "w") as stream:

@@ -1,4 +1,4 @@
-"""Scans are done in this process."""
+"""Executor that processes scans in this process."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,20 +8,20 @@ from pipeline.runner.stage import Stage
 
 
 class LocalExecutor:
-    """Does scans in this process, where threads read ahead and write behind."""
+    """Executor that processes scans in this process, with threads for reading and writing."""
 
     elsewhere = False
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        """Take what every executor is given; nothing of it is needed here."""
+        """Accept the arguments of all executors; none is used."""
 
     def for_stage(self, stage: Stage, settings: Any) -> Callable[..., None]:
-        """Return what does the scans of a stage."""
+        """Return the function that processes scans in this process."""
         return in_process
 
     def release_workers(self) -> None:
-        """Do nothing: there are no workers."""
+        """Do nothing, as there are no workers."""
 
     def describe(self) -> str:
-        """Return "": the plan says it all."""
+        """Return "": nothing to add to the plan."""
         return ""

@@ -1,4 +1,4 @@
-"""Make the executor that the settings name, and stop its workers at the end."""
+"""Creation of the configured executor, and release of its workers at the end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from pipeline.runner.stage import named
 
 
 def executor_of(config: ExecutorConfig, workspace: Path, *, device: str) -> Executor:
-    """Return the executor that the settings name; nothing is started yet.
+    """Return the configured executor; nothing is started yet.
 
     Args:
         config: section `executor` of the settings.
         workspace: of the run.
-        device: as asked for with --device.
+        device: as requested with --device.
     """
     executor: Executor = named(EXECUTORS[config.kind].implementation)(config, workspace, device=device)
     return executor
@@ -26,9 +26,9 @@ def executor_of(config: ExecutorConfig, workspace: Path, *, device: str) -> Exec
 
 @contextmanager
 def opened(config: ExecutorConfig, workspace: Path, *, device: str) -> Iterator[Executor]:
-    """Yield the executor that the settings name; its workers stop at the end, however that comes.
+    """Yield the configured executor; its workers are stopped at the end, also after errors.
 
-    What a killed run left of its private folder is removed first.
+    The private folder of an interrupted run is removed first.
     """
     remove_folder(workspace / FOLDER, below=workspace)
     executor = executor_of(config, workspace, device=device)

@@ -1,4 +1,4 @@
-"""The scans of a stage while they are dispatched: which wait, how the others ended, and which kill their workers."""
+"""State of the scans of a stage during dispatch: waiting, finished, and suspected of killing workers."""
 
 import logging
 import time
@@ -17,14 +17,14 @@ from pipeline.store.claims import MOST_DEATHS, ScanClaims
 from pipeline.store.scan_set import ScanSet
 
 log = logging.getLogger("hypermm")
-VISIBLE_WITHIN_S = 90.0  # what a worker has written, on a file system that caches
-MOST_SUSPECTS = 3  # in a row; then it is not the scans
-MOST_DEAD = 12  # workers that died with scans that they had not begun, no scan being done meanwhile
+VISIBLE_WITHIN_S = 90.0  # limit for files of a worker to appear on a caching file system
+MOST_SUSPECTS = 3  # in a row; more point to another cause than the scans
+MOST_DEAD = 12  # workers in a row that died before they began a scan
 
 
 @dataclass
 class PendingScans:
-    """The scans of a stage, some waiting to be dispatched; it outlives a connection.
+    """State of the scans of a stage during dispatch; kept when the connection is lost.
 
     Attributes:
         task: what all scans have in common, see `pipeline.executors.worker.do_one`.
@@ -32,12 +32,12 @@ class PendingScans:
         out: where results go.
         runtime: of the stage.
         advance: called after every scan.
-        waiting: scans that are to be dispatched.
+        waiting: scans to dispatch.
         claims: which scans workers have begun.
-        suspects: scan → reason, of those that killed all their workers; failed as soon as another scan ends otherwise.
-        dead_workers: addresses of workers that died with scans that they had not begun, since a scan was done.
-        invisible: scans whose files cannot be seen here yet.
-        task_numbers: of tasks; Dask must not take one for another.
+        suspects: scan → reason, of scans that killed all their workers; recorded as failed when another scan finishes.
+        dead_workers: addresses of workers that died before they began a scan, since the last finished scan.
+        invisible: finished scans whose files are not visible on this machine yet.
+        task_numbers: unique numbers for the names of tasks.
     """
 
     task: dict[str, Any]
@@ -53,15 +53,15 @@ class PendingScans:
     task_numbers: Iterator[int] = field(default_factory=count)
 
     def record_result(self, scan: str, outcome: dict[str, Any]) -> None:
-        """Record how a scan ended.
+        """Record the outcome of a scan.
 
         Args:
-            scan: which.
+            scan: its id.
             outcome: what `pipeline.executors.worker.do_one` returned.
 
         Raises:
             InputError: a fault that every scan would meet.
-            DamagedError: an earlier stage has to make a scan again first.
+            DamagedError: an earlier stage has to repeat a scan first.
             OSError: the worker found the disk full.
         """
         if outcome["died"]:
@@ -89,8 +89,8 @@ class PendingScans:
         if len(self.suspects) >= MOST_SUSPECTS:
             first = next(iter(self.suspects))
             raise InputError(
-                f"{len(self.suspects)} scans in a row killed {MOST_DEATHS} workers each, {first} first; that is "
-                f"hardly the scans' fault, and none is left out for it. {self._memory()}"
+                f"{len(self.suspects)} scans in a row killed {MOST_DEATHS} workers each, {first} first; the "
+                f"scans are probably not the cause, so none is left out. {self._memory()}"
             )
 
     def _fail_suspects(self) -> None:
@@ -100,16 +100,16 @@ class PendingScans:
         self.suspects.clear()
 
     def requeue(self, scans: Sequence[str], worker: str) -> None:
-        """Let scans of a worker that died wait again.
+        """Queue the scans of a worker that died again.
 
-        If it had begun one of them, the death is counted there; the others have nothing to do with it.
+        If the worker had begun one of them, its death counts for that scan only.
 
         Args:
-            scans: of one task; those that the worker has finished are found done.
+            scans: of one task; finished ones are recognised by the next worker.
             worker: its address.
 
         Raises:
-            InputError: worker after worker dies before it begins anything.
+            InputError: too many workers died before they began a scan.
         """
         if not any(self.claims.claim_of(scan) for scan in scans):
             self.dead_workers.add(worker)
@@ -121,7 +121,7 @@ class PendingScans:
         self.waiting.extendleft(reversed(scans))
 
     def finalise(self) -> None:
-        """Fail the suspects that are left, and wait for files that a network file system shows only after a while.
+        """Record the remaining suspects as failed, and wait for files that a network file system shows late.
 
         Raises:
             InputError: files that workers have finished do not appear.

@@ -1,4 +1,4 @@
-"""Loaded by Dask in each worker on this machine: Ctrl-C reaches them too, and only the run responds to it."""
+"""Preload module of Dask workers on this machine: they ignore Ctrl-C, which the run handles."""
 
 import signal
 from typing import Any

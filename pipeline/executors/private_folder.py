@@ -1,4 +1,4 @@
-"""The folder of a run's Dask processes, which nobody else can read or write."""
+"""Private folder of the Dask processes of a run, without access for other users."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ OTHERS_READ, OTHERS_WRITE = 0o077, 0o022
 
 @contextmanager
 def private_folder(workspace: Path, *, forbidden: int) -> Iterator[Path]:
-    """Make the folder of this run's Dask processes anew; it is removed when the block ends.
+    """Create the folder of this run's Dask processes; it is removed when the block ends.
 
-    Dask imports Python modules from its folder for temporary files. The usual one, `dask-scratch-space` in /tmp, may
-    have been made by anyone.
+    Dask imports Python modules from its folder for temporary files. The default one, `dask-scratch-space` in /tmp, may
+    belong to another user.
 
     Args:
         workspace: of the run; locked by it.
-        forbidden: rights that nobody else may have there, as in chmod.
+        forbidden: mode bits that must not be set, as in chmod.
 
     Raises:
-        InputError: the file system gives others such rights all the same.
-        OSError: it cannot be made, or what an earlier run left cannot be removed.
+        InputError: the file system does not support such permissions.
+        OSError: the folder cannot be created, or that of an earlier run cannot be removed.
     """
     folder = workspace / FOLDER
     remove_folder(folder, below=workspace)

@@ -1,4 +1,4 @@
-"""The executors by name. Their classes are named as text, so that settings and `--help` import nothing heavy."""
+"""Executors by name. Classes are given as text, so that settings and `--help` do not import large packages."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ class ExecutorEntry:
 
     Attributes:
         implementation: "module:class" of a `pipeline.runner.executor.Executor`.
-        settings: which of the settings that not every executor uses it does use; the others are refused.
+        settings: optional settings that the executor uses; other optional settings are refused.
     """
 
     implementation: str

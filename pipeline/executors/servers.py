@@ -1,7 +1,7 @@
 """Dask's scheduler and worker without their web servers.
 
-Those open a port without TLS even where there is no dashboard, and tell everyone what is being done and where: stages,
-folders, the lines of code at which workers are.
+The web servers open a port without TLS even without a dashboard, and show stages, folders and stack traces of workers
+to anyone.
 """
 
 from typing import Any
@@ -10,14 +10,14 @@ import distributed
 
 
 class Scheduler(distributed.Scheduler):
-    """Without a web server."""
+    """Dask scheduler without a web server."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """Do nothing."""
 
 
 class Worker(distributed.Worker):
-    """Without a web server."""
+    """Dask worker without a web server."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """Do nothing."""

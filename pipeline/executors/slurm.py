@@ -1,6 +1,7 @@
-"""Scans are done by Dask workers in Slurm jobs, one worker in each; their scheduler runs in this process.
+"""Executor with Dask workers in Slurm jobs, one worker per job; the scheduler is in this process.
 
-Workers and scheduler talk over TLS, with a certificate that is made for the run (`pipeline.executors.certificate`).
+Workers and scheduler communicate over TLS, with a certificate that is created for the run
+(`pipeline.executors.certificate`).
 """
 
 import logging
@@ -30,16 +31,16 @@ from pipeline.executors.servers import Scheduler
 from pipeline.executors.workers import client_of
 
 log = logging.getLogger("hypermm")
-WORKERS, MEMORY = 4, "16GB"  # unless the settings say otherwise
+WORKERS, MEMORY = 4, "16GB"  # defaults
 
 
 class SlurmExecutor(DispatchingExecutor):
-    """Dispatches scans to workers in Slurm jobs.
+    """Executor that dispatches scans to workers in Slurm jobs.
 
     Args:
         config: section `executor` of the settings.
         workspace: of the run.
-        device: as asked for with --device.
+        device: as requested with --device.
     """
 
     def __init__(self, config: ExecutorConfig, workspace: Path, *, device: str) -> None:
@@ -56,8 +57,8 @@ class SlurmWorkers:
 
     Args:
         config: section `executor` of the settings.
-        workspace: of the run; its private folder and the jobs' output are there.
-        device: as asked for with --device.
+        workspace: of the run, with its private folder and the jobs' output.
+        device: as requested with --device.
     """
 
     elsewhere = True
@@ -67,12 +68,12 @@ class SlurmWorkers:
 
     @property
     def memory(self) -> str:
-        """The memory limit of a worker."""
+        """Memory limit of a worker."""
         return self.config.worker_memory or MEMORY
 
     @property
     def advice(self) -> str:
-        """What to look at when there is not one worker."""
+        """Advice for the case that no worker is connected."""
         return f"squeue says whether the jobs wait, {self.workspace / 'logs'}/worker-*.log why they end."
 
     def start(self, stack: ExitStack) -> tuple[Client, SpecCluster | None]:
@@ -86,7 +87,7 @@ class SlurmWorkers:
         return client_of(self._cluster(write_certificate(folder)), stack)
 
     def script(self) -> str:
-        """Return the job script of a worker, as sbatch gets it; the scheduler's address is known only in a run."""
+        """Return the job script of a worker, as sbatch gets it; the scheduler's address is a placeholder."""
         job = WorkerJob("tls://ADDRESS:PORT", "NAME", protocol="tls://", **self.options())
         return str(job.job_script())
 
@@ -97,7 +98,7 @@ class SlurmWorkers:
         memory = ("TARGET=False", "SPILL=False", "PAUSE=False", "TERMINATE=0.95")
         directives = [f"-o {shlex.quote(str(logs))}/worker-%J.log", "--open-mode=append"]
         return {
-            "cores": 1,  # Dask's word for scans at a time
+            "cores": 1,  # in Dask: scans at a time
             "processes": 1,
             "job_cpu": slurm.cores,
             "memory": self.memory,
@@ -143,7 +144,7 @@ class SlurmWorkers:
 
 
 def current_umask() -> int:
-    """Return the umask of this process; asking for it means setting it for a moment."""
+    """Return the umask of this process, which can be read only by setting it for a moment."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -1,7 +1,7 @@
-"""What runs in a worker: one scan, from its files to its files.
+"""Functions that run in a worker: processing of single scans.
 
-A task is a dict of strings and numbers; no code travels in it. The worker takes the code of the stage from the package
-that is installed where it runs, and checks that it would make the same of the scan: the keys have to agree.
+A task is a dict of strings and numbers and contains no code. The worker uses the code of the stage that is installed on
+its machine, and compares the key of the scan, so that the result is the same as on the dispatching machine.
 """
 
 import functools
@@ -24,17 +24,17 @@ from pipeline.store.claims import MOST_DEATHS, ScanClaims, StagingArea, new_name
 
 log = logging.getLogger("hypermm")
 NAME = new_name()  # of this process
-VISIBLE_WITHIN_S = 20.0  # what one machine writes, on another one
+VISIBLE_WITHIN_S = 20.0  # limit for files of another machine to appear
 ONE_AT_A_TIME = threading.Lock()  # networks, threads and staging area serve one scan, however many threads Dask has
 
 
 @dataclass(frozen=True)
 class PreparedStage:
-    """A stage in a workspace, ready for scans.
+    """A stage in a workspace, with all that is needed to process scans.
 
     Attributes:
-        job: the work on a scan; it writes into the staging area.
-        staging: where files lie until they are complete.
+        job: work on one scan; writes into the staging area.
+        staging: staging area for incomplete files.
         runtime: of the stage, in this process.
     """
 
@@ -44,10 +44,10 @@ class PreparedStage:
 
 
 def do_some(task: Mapping[str, Any], scans: Sequence[str], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Do scans one after the other, until one says that nothing more can be done.
+    """Process scans one after the other; end early if no further scan can be processed.
 
     Returns:
-        What `do_one` returned for each, and `seconds` beside it.
+        The outcome of `do_one` for each scan, with `seconds` added.
     """
     outcomes: list[dict[str, Any]] = []
     for scan, key in zip(scans, keys, strict=True):
@@ -60,18 +60,18 @@ def do_some(task: Mapping[str, Any], scans: Sequence[str], keys: Sequence[str]) 
 
 
 def do_one(task: Mapping[str, Any], scan: str, key: str) -> dict[str, Any]:
-    """Do one scan and say how it ended.
+    """Process one scan and return the outcome.
 
     Args:
-        task: what all scans of a stage have in common: `stage`, `workspace`, `settings` (of the stage, as JSON),
-            `stage_key`, `device`, `run`, `memory` (limit of a worker, in words).
-        scan: which.
-        key: what the scan's result depends on, as the run sees it.
+        task: entries that all scans of a stage share: `stage`, `workspace`, `settings` (of the stage, as JSON),
+            `stage_key`, `device`, `run`, `memory` (limit of a worker, as text).
+        scan: its id.
+        key: of the scan, computed by the dispatching run.
 
     Returns:
-        `lines`: [level, text], for the log of the run; `notes`: for its report; `died`: how many workers died at this
-        scan in this run. If those were too many, nothing was done, and `suspect` says why. If no scan can be done:
-        `stop` ("input", "damaged" or "disk"), `reason` and, for a disk, `errno`.
+        `lines`: [level, text], for the run log; `notes`: for the report; `died`: number of workers that died at this
+        scan in this run. After too many deaths the scan is skipped, and `suspect` is the reason. If no scan can be
+        processed: `stop` ("input", "damaged" or "disk"), `reason` and, for a disk, `errno`.
     """
     with ONE_AT_A_TIME, _captured_log() as lines:
         notes: list[str] = []
@@ -79,7 +79,7 @@ def do_one(task: Mapping[str, Any], scan: str, key: str) -> dict[str, Any]:
         try:
             outcome["died"] = _do(task, scan, key, notes)
             if outcome["died"] >= MOST_DEATHS:
-                outcome["suspect"] = _suspicion(task)
+                outcome["suspect"] = _suspect_reason(task)
         except InputError as error:
             outcome |= {"stop": "input", "reason": str(error)}
         except DamagedError as error:
@@ -93,7 +93,7 @@ def do_one(task: Mapping[str, Any], scan: str, key: str) -> dict[str, Any]:
 
 
 def _do(task: Mapping[str, Any], scan: str, key: str, notes: list[str]) -> int:
-    """Do one scan; return how many workers died at it before. If those were too many, nothing is done."""
+    """Process one scan unless too many workers died at it; return the number of these workers."""
     workspace = Path(task["workspace"])
     claims = ScanClaims(workspace / task["stage"], task["run"])
     if not _sees_the_run(claims):
@@ -105,7 +105,7 @@ def _do(task: Mapping[str, Any], scan: str, key: str, notes: list[str]) -> int:
     job, staging = stage.job, stage.staging
     out = staging.out
     if out.has(scan, key):
-        return 0  # its worker was lost after the work was done
+        return 0  # its worker was lost after finishing it
     if job.keys.get(scan) != key:
         raise InputError(
             f"{task['stage']}: a worker on {socket.gethostname()} would compute something else for scan {scan}: its "
@@ -126,7 +126,7 @@ def _do(task: Mapping[str, Any], scan: str, key: str, notes: list[str]) -> int:
 
 
 def _sees_the_run(claims: ScanClaims) -> bool:
-    """Return whether the run dispatches here; a network file system may take a while to show it."""
+    """Return whether this folder is that of the dispatching run; waits for slow network file systems."""
     deadline = time.monotonic() + VISIBLE_WITHIN_S
     while claims.dispatching_run() != claims.run:
         if time.monotonic() > deadline:
@@ -135,7 +135,7 @@ def _sees_the_run(claims: ScanClaims) -> bool:
     return True
 
 
-def _suspicion(task: Mapping[str, Any]) -> str:
+def _suspect_reason(task: Mapping[str, Any]) -> str:
     return (
         f"its worker died {MOST_DEATHS} times while it processed this scan: killed, crashed, or above its memory "
         f"limit ({task['memory']}). The scan is skipped now and in later runs; after a remedy (another file, more "
@@ -143,7 +143,7 @@ def _suspicion(task: Mapping[str, Any]) -> str:
     )
 
 
-@functools.lru_cache(maxsize=1)  # an earlier stage and its networks are dropped
+@functools.lru_cache(maxsize=1)  # networks of an earlier stage are released
 def _prepared_stage(stage_name: str, workspace: str, settings: str, device: str, stage_key: str) -> PreparedStage:
     stage = next(stage for stage in STAGES if stage.name == stage_name)
     out = stage.writes(Path(workspace) / stage_name)
@@ -156,7 +156,7 @@ def _prepared_stage(stage_name: str, workspace: str, settings: str, device: str,
 
 @contextmanager
 def _captured_log() -> Iterator[list[list[Any]]]:
-    """Collect what is logged, to be logged again by the run."""
+    """Collect log records, which the run logs again."""
     lines: list[list[Any]] = []
 
     class Collect(logging.Handler):

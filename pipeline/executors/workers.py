@@ -1,4 +1,4 @@
-"""Dask workers as a connection sees them, whoever starts them."""
+"""Interface of the sources of Dask workers."""
 
 from contextlib import ExitStack
 from typing import Protocol
@@ -11,15 +11,15 @@ STOP_WITHIN_S = 30
 
 
 class Workers(Protocol):
-    """Where workers come from."""
+    """Source of Dask workers."""
 
     @property
     def elsewhere(self) -> bool:
-        """Whether they are on other machines."""
+        """Whether the workers are on other machines."""
 
     @property
     def device(self) -> str:
-        """What --device means to a worker.
+        """Device name for a worker.
 
         Raises:
             InputError: there are more workers than GPUs.
@@ -27,23 +27,23 @@ class Workers(Protocol):
 
     @property
     def memory(self) -> str:
-        """The memory limit of a worker, in words."""
+        """Memory limit of a worker, as text."""
 
     @property
     def advice(self) -> str:
-        """What to look at or to do when there is not one worker, as a sentence."""
+        """Advice, as a sentence, for the case that no worker is connected."""
 
     def start(self, stack: ExitStack) -> tuple[Client, SpecCluster | None]:
-        """Start what has to be started and connect to it.
+        """Start workers where necessary and connect to their scheduler.
 
         Args:
-            stack: is given what undoes it, in order.
+            stack: receives the clean-up callbacks.
 
         Returns:
-            A client, and the cluster if its workers are started by this run and replaced when they end.
+            A client, and the cluster if this run starts its workers and replaces them when they end.
 
         Raises:
-            InputError: the scheduler does not answer, Slurm is not here, or there are more workers than GPUs.
+            InputError: the scheduler does not answer, Slurm is not available, or there are more workers than GPUs.
         """
 
 

@@ -1,1 +1,1 @@
-"""Stages as declarations, the plan of a run, running it, and the loop over scans."""
+"""Declarations of stages, the plan of a run, its execution, and the loop over scans."""

@@ -1,4 +1,4 @@
-"""Work done scan by scan: cached, resumable, and no scan stops the others."""
+"""Per-scan processing: cached and resumable; a failed scan does not stop the others."""
 
 import errno
 import logging
@@ -22,18 +22,18 @@ NOT_THE_SCANS_FAULT = (*DISK_FULL, errno.EROFS, errno.EMFILE)
 
 @dataclass(frozen=True)
 class ScanJob:
-    """What a stage does to each scan, as a value: whoever holds it can do any one of the scans.
+    """Work of a stage on single scans.
 
-    Making one is cheap. Networks, weights and devices are asked for in `work`, at the first scan that needs them, so
+    Creating a job is cheap. Networks, weights and devices are loaded in `work`, with the first scan that needs them, so
     that a process that only dispatches scans never loads them.
 
     Attributes:
-        keys: scan → hash of all that its result depends on.
+        keys: scan → hash of everything that its result depends on.
         load: reads a scan; may run in a thread ahead of the work.
         work: computes from what was loaded, one scan at a time.
         save: writes the files, maybe in a thread behind the work; returns facts for the scan's record.
-        readers: threads that read.
-        later: scans that read what others of this job leave; they are done when all others are.
+        readers: number of reading threads.
+        second_pass: scans that read results of other scans of this job; processed after all others.
         all_may_fail: whether the run goes on without a single scan.
     """
 
@@ -47,49 +47,49 @@ class ScanJob:
 
 
 def each_scan(job: ScanJob, out: ScanSet, runtime: Runtime) -> None:
-    """Do every scan that is not there yet, in this process or where the runtime's executor does them.
+    """Process every scan without a result, in this process or with the runtime's executor.
 
-    A `ScanError` is a fault of the data: it is recorded and, while file and settings stay the same, not tried again.
-    Anything else that one scan raises is recorded too, with its traceback in the log, and tried again in the next run.
+    A `ScanError` is a fault of the data: it is recorded and not tried again while file and settings stay the same.
+    Other exceptions are recorded too, with a traceback in the run log, and the scan is tried again in the next run.
     A full disk ends the run.
 
     Args:
-        job: what to do to each scan.
-        out: where results go; what it has under the same key is not done again.
+        job: work on each scan.
+        out: artifact for the results; results with the same key are kept.
         runtime: of the stage.
 
     Raises:
-        InputError: not one scan could be done, and that matters.
+        InputError: no scan could be processed, and the job requires at least one.
         OSError: the disk is full or cannot be written to.
     """
     keys = job.keys
     todo = [scan for scan, key in keys.items() if not out.has(scan, key) and not _settled(out, scan, key)]
     if len(todo) < len(keys):
-        log.info("%s: %d of %d scans are there already", runtime.stage, len(keys) - len(todo), len(keys))
+        log.info("%s: %d of %d scans are finished already", runtime.stage, len(keys) - len(todo), len(keys))
     with runtime.progress(len(todo), "scan") as progress:
         for wave in ([s for s in todo if s not in job.second_pass], [s for s in todo if s in job.second_pass]):
             if wave:
                 (runtime.executor or in_process)(job, out, wave, runtime, progress.advance)
     if keys and not job.all_may_fail and not any(out.has(scan, key) for scan, key in keys.items()):
         reasons = [(out.failure(scan, key) or {}).get("reason", "?") for scan, key in keys.items()]
-        raise InputError(f"{runtime.stage}: not one of {len(keys)} scans could be done. The first: {reasons[0]}")
+        raise InputError(f"{runtime.stage}: none of {len(keys)} scans could be processed. The first: {reasons[0]}")
 
 
 def in_process(job: ScanJob, out: ScanSet, scans: Sequence[str], runtime: Runtime, advance: Callable[[], None]) -> None:
-    """The executor that needs no other process: threads read ahead of the work and write behind it.
+    """Process scans in this process; threads read ahead of the work and write behind it.
 
     Args:
-        job: what to do to each scan.
-        out: where results go.
-        scans: those to do, in this order.
+        job: work on each scan.
+        out: artifact for the results.
+        scans: to process, in this order.
         runtime: of the stage.
         advance: called after every scan.
 
     Raises:
-        InputError: a fault that every scan would meet.
+        InputError: an error that affects every scan.
         OSError: the disk is full or cannot be written to.
     """
-    with ThreadPoolExecutor(job.readers) as reader, ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(job.readers) as read_pool, ThreadPoolExecutor(1) as writer:
         writing: deque[Future[None]] = deque()
 
         def behind(finish: Callable[[], None]) -> None:
@@ -98,13 +98,13 @@ def in_process(job: ScanJob, out: ScanSet, scans: Sequence[str], runtime: Runtim
             writing.append(writer.submit(finish))
 
         try:
-            for scan, loaded in _ahead(scans, reader, job.load, depth=job.readers + 1):
+            for scan, loaded in _ahead(scans, read_pool, job.load, depth=job.readers + 1):
                 do_scan(job, out, scan, loaded=loaded.result, write=behind)
                 advance()
             while writing:
                 writing.popleft().result()
         except BaseException:
-            reader.shutdown(wait=False, cancel_futures=True)
+            read_pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
@@ -116,35 +116,35 @@ def do_scan(
     loaded: Callable[[], Any],
     write: Callable[[Callable[[], None]], None],
 ) -> None:
-    """Do one scan and record how it ended; what every executor calls.
+    """Process one scan and record the outcome; called by every executor.
 
     Args:
-        job: what to do.
-        out: where the result goes.
-        scan: which.
-        loaded: gives what `job.load` gave, or raises what it raised.
-        write: calls what it is given, now or later; it writes the result and the record.
+        job: work on each scan.
+        out: artifact for the result.
+        scan: its id.
+        loaded: returns the result of `job.load`, or raises its exception.
+        write: calls its argument, now or later, which writes the result and the record.
 
     Raises:
-        InputError: a fault that every scan would meet.
+        InputError: an error that affects every scan.
         OSError: the disk is full or cannot be written to.
     """
     started = time.monotonic()
     try:
         result = job.work(scan, loaded())
-    except Exception as error:  # noqa: BLE001 - the one place where a scan's failure is caught
+    except Exception as error:  # noqa: BLE001 - failures of single scans are recorded
         _record_failure(out, scan, job.keys[scan], error)
     else:
         write(lambda: _finish(out, scan, job.keys[scan], job.save, result, started))
 
 
 def _ahead(
-    scans: Sequence[str], reader: ThreadPoolExecutor, load: Callable[[str], Any], *, depth: int
+    scans: Sequence[str], read_pool: ThreadPoolExecutor, load: Callable[[str], Any], *, depth: int
 ) -> Iterator[tuple[str, Future[Any]]]:
-    """Scans in order, each with its loading under way, never more than `depth` at once."""
+    """Yield scans in order, with at most `depth` of them loading or loaded."""
     waiting: deque[tuple[str, Future[Any]]] = deque()
     for scan in scans:
-        waiting.append((scan, reader.submit(load, scan)))
+        waiting.append((scan, read_pool.submit(load, scan)))
         if len(waiting) >= depth:
             yield waiting.popleft()
     yield from waiting
@@ -156,14 +156,14 @@ def _finish(
     try:
         facts = save(scan, result)
         out.finish(scan, key, {**facts, "seconds": round(time.monotonic() - started, 3)})
-    except Exception as error:  # noqa: BLE001 - as above, for what fails while writing
+    except Exception as error:  # noqa: BLE001 - as above, for errors while writing
         _record_failure(out, scan, key, error)
 
 
 def _record_failure(out: ScanSet, scan: str, key: str, error: Exception) -> None:
     if isinstance(error, OSError) and error.errno in NOT_THE_SCANS_FAULT:
         raise error
-    if isinstance(error, InputError | DamagedError):  # an earlier stage has to make a scan again first
+    if isinstance(error, InputError | DamagedError):  # an earlier stage has to repeat a scan first
         raise error
     if isinstance(error, ScanError):
         log.warning("scan %s left out: %s", scan, error)
@@ -180,7 +180,7 @@ def _settled(out: ScanSet, scan: str, key: str) -> bool:
 
 
 def scan_contents(out: ScanSet, keys: Mapping[str, str]) -> dict[str, Any]:
-    """For the manifest of a finished scan-wise stage: what is there, what failed and why."""
+    """Return finished scans, failures with reasons, and counts, for the manifest of a per-scan stage."""
     done = {scan: (out.record(scan) or {})["content"] for scan, key in keys.items() if out.has(scan, key)}
     failures = [
         {"scan": scan, **{k: v for k, v in (out.failure(scan, key) or {}).items() if k in ("reason", "retryable")}}

@@ -1,4 +1,4 @@
-"""Which stages run, and why."""
+"""Plan of a run: which stages run, and why."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Step:
     """One stage of a plan.
 
     Attributes:
-        stage: which.
-        state: "run"; "check" (a stage before it runs first, then it is looked at again); "up to date".
-        reasons: why, in words.
-        requested: named by the user, or needed by a stage that was.
+        stage: its declaration.
+        state: "run"; "check" (decided after an earlier stage has run); "up to date".
+        reasons: why, as text.
+        requested: named by the user; else needed by another stage.
     """
 
     stage: Stage
@@ -29,7 +29,7 @@ class Step:
 
 
 def made_from(stage: Stage, settings: Any, workspace: Path) -> dict[str, Any]:
-    """Everything that the stage's result depends on; its hash is the stage's key."""
+    """Return everything that the stage's result depends on; its hash is the stage's key."""
     config = getattr(settings, stage.name)
     return {
         "version": stage.version,
@@ -41,7 +41,7 @@ def made_from(stage: Stage, settings: Any, workspace: Path) -> dict[str, Any]:
 
 
 def stale_reasons(stage: Stage, settings: Any, workspace: Path) -> tuple[str, ...]:
-    """Why the stage has to run; empty if it is up to date."""
+    """Return the reasons why the stage has to run; empty if it is up to date."""
     artifact = stage.writes(workspace / stage.name)
     manifest = artifact.manifest
     if manifest is None or not {"made_from", "files"} <= manifest.keys():
@@ -69,7 +69,7 @@ def stale_reasons(stage: Stage, settings: Any, workspace: Path) -> tuple[str, ..
 
 
 def _changes(name: str, old: Any, new: Any) -> list[str]:
-    """Say which entries of a section are others now, or that a single value is."""
+    """Describe which entries of a section, or which single value, changed."""
     entries = [(name, old, new)]
     if isinstance(new, Mapping):
         old = old if isinstance(old, Mapping) else {}
@@ -80,10 +80,10 @@ def _changes(name: str, old: Any, new: Any) -> list[str]:
 def make_plan(
     stages: Sequence[Stage], requested: Sequence[str], settings: Any, workspace: Path, *, force: Sequence[str] = ()
 ) -> list[Step]:
-    """Say what will happen to the requested stages and all they need, in order, and why.
+    """Plan the requested stages and all that they need, in order, with reasons.
 
     Args:
-        stages: all there are, in the order in which they can run.
+        stages: all stages, in the order in which they can run.
         requested: names of stages.
         settings: of the run, a section for each stage.
         workspace: of the run.

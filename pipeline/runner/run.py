@@ -1,4 +1,4 @@
-"""Run a plan: every stage that is not up to date, in order, each with its manifest written last."""
+"""Execution of a plan: every stage that is not up to date, in order, each with its manifest written last."""
 
 import datetime
 import logging
@@ -30,13 +30,13 @@ def run_plan(
     force: Sequence[str] = (),
     executor: Executor | None = None,
 ) -> dict[str, float]:
-    """Run what is not up to date, in order; the work on scans where the executor does it, None being this process.
+    """Run the stages that are not up to date, in order; scans with the executor, or in this process if None.
 
     Returns:
         Stage → seconds, of those that ran.
 
     Raises:
-        InputError: something that a stage needs is not there; nothing has been run then.
+        InputError: a requirement of a stage is missing; no stage has been run then.
     """
     for step in steps:
         if step.state == "run":
@@ -61,7 +61,7 @@ def run_plan(
 
 
 def _find_all_damage(steps: Sequence[Step], workspace: Path) -> None:
-    """Look at every scan's files, so that all that is damaged is made again at once."""
+    """Check the files of all scans, so that all damaged results are repeated together."""
     for step in steps:
         artifact = step.stage.writes(workspace / step.stage.name)
         if isinstance(artifact, ScanSet) and (damaged := artifact.check_all()):
@@ -69,19 +69,19 @@ def _find_all_damage(steps: Sequence[Step], workspace: Path) -> None:
 
 
 def run_stage(stage: Stage, settings: Any, workspace: Path, *, device: str, executor: Executor | None = None) -> float:
-    """Run one stage and write its `manifest.json` last; returns the seconds it took."""
+    """Run one stage and write its `manifest.json` last; return the seconds taken."""
     folder = workspace / stage.name
     out = stage.writes(folder)
     real_folder(folder, below=workspace)
     before = out.manifest
     (folder / "manifest.json").unlink(missing_ok=True)
-    ScanClaims(folder, run="").close()  # what workers of an earlier run still write is dropped
+    ScanClaims(folder, run="").close()  # pending writes of workers of an earlier run are discarded
     material = made_from(stage, settings, workspace)
     runtime = Runtime(stage=stage.name, key=digest(material), device_name=device, workspace=workspace)
     if executor is not None and stage.per_scan is not None:
         runtime.executor = executor.for_stage(stage, settings)
     elif executor is not None:
-        executor.release_workers()  # workers do not wait, and feature map a cluster, while networks are trained here
+        executor.release_workers()  # workers do not occupy a cluster while networks are trained here
     log.info("%s: starts", stage.name)
     begun, started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     try:
@@ -115,15 +115,15 @@ def run_stage(stage: Stage, settings: Any, workspace: Path, *, device: str, exec
 
 
 def check_device(steps: Sequence[Step], device: str, *, elsewhere: bool = False) -> None:
-    """Refuse a device that is not there before anything is touched; "auto" and "cpu" always are.
+    """Refuse a missing device before anything is changed; "auto" and "cpu" are always accepted.
 
     Args:
         steps: of the plan.
-        device: as asked for.
-        elsewhere: the work on scans is done on other machines; this one needs the device for the other stages only.
+        device: as requested.
+        elsewhere: scans are processed on other machines; this one needs the device for the other stages only.
 
     Raises:
-        InputError: it is not there.
+        InputError: the device is not present.
     """
     moving = [step for step in steps if step.state != "up to date" and not (elsewhere and step.stage.per_scan)]
     if device not in ("auto", "cpu") and moving:

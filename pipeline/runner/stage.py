@@ -1,6 +1,6 @@
-"""A stage: a declaration that imports nothing heavy, and names its function and its artifact.
+"""Declarations of stages, which name their functions and artifacts without importing them.
 
-This is the one place where modules are imported late, so that settings, `--help` and plans are quick.
+Only here are modules imported late, so that settings, `--help` and plans are quick.
 """
 
 import functools
@@ -16,29 +16,29 @@ from pydantic import BaseModel
 from pipeline.core.provenance import result_settings
 from pipeline.store.base import Artifact
 
-ALL = "all settings"  # of the run, for what only shows them: they are no part of the key
+ALL = "all settings"  # of the run, for stages that only show them; they are not in the key
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The declaration of a stage; names of functions and classes are written "module:name".
+    """Declaration of a stage; names of functions and classes are written "module:name".
 
     Attributes:
         name: of the stage, of its section in the settings and of its folder in the workspace.
-        declared: name of this constant, by which a worker finds it.
+        declared: name of this constant.
         function: `f(<one argument for each of reads and settings>, out, config, runtime)`.
         config: the class of its settings section.
-        artifact: class of what it writes.
-        version: raise it when the same input and settings give another result.
+        artifact: class of the artifact that it writes.
+        version: to be raised when the same input and settings give another result.
         reads: argument name → stage whose artifact it is.
         reads_if_present: the same, of stages that are not run for this one; their artifact may be unfinished.
-        settings: argument name → what else of the run's settings it is given: a section, a dotted key, or `ALL`.
-        external_inputs: from the settings section to what else the result depends on (files outside the workspace,
-            hashes of weights); JSON-able and cheap, since every plan asks for it.
-        check_requirements: raises `InputError` if something that the stage needs is not there, such as weights. Asked
-            of every stage that will run before any starts.
-        per_scan: of a stage that works scan by scan, `f(<as function, without settings>)` gives the work on one scan as
-            a value, so that other processes can do it too.
+        settings: argument name → further settings that it is given: a section, a dotted key, or `ALL`.
+        external_inputs: settings section → external inputs of the result (files outside the workspace, hashes of
+            weights); JSON-serialisable and cheap, since every plan calls it.
+        check_requirements: raises `InputError` if a requirement of the stage is missing, such as weights. Called for
+            every stage of the plan before the first one starts.
+        per_scan: for a per-scan stage, `f(<as function, without settings>)` returns a `ScanJob`, so that other
+            processes can run it too.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Stage:
 
     @property
     def inputs(self) -> dict[str, "Stage"]:
-        """All stages whose artifacts it is given."""
+        """Stages whose artifacts it reads."""
         return {**self.reads, **self.reads_if_present}
 
     def run(self, settings: Any, workspace: Path, *, out: Artifact, runtime: Any) -> None:
@@ -65,7 +65,7 @@ class Stage:
         Args:
             settings: of the run.
             workspace: of the run.
-            out: where results go.
+            out: artifact for the results.
             runtime: of the stage.
         """
         function = self._function()
@@ -73,7 +73,7 @@ class Stage:
         function(**self.open_inputs(workspace), **given, out=out, config=getattr(settings, self.name), runtime=runtime)
 
     def job(self, workspace: Path, *, out: Artifact, config: BaseModel, runtime: Any) -> Any:
-        """Return the work on one scan, of a stage that works scan by scan."""
+        """Return the `ScanJob` of a per-scan stage."""
         if self.per_scan is None:
             raise TypeError(f"the stage {self.name} does not work scan by scan")
         function = self._checked(self.per_scan, [*self.inputs])
@@ -89,7 +89,7 @@ class Stage:
         return {name: other.writes(workspace / other.name) for name, other in self.inputs.items()}
 
     def other_settings(self, settings: Any) -> dict[str, Any]:
-        """Return argument name → what results depend on of the settings that are not the stage's own."""
+        """Return argument name → settings of other sections that the results depend on."""
         values = {}
         for key, name in self.settings.items():
             section, _, entry = name.rpartition(".")
@@ -101,19 +101,19 @@ class Stage:
         return values
 
     def external_state(self, config: Any) -> Any:
-        """Return what `external_inputs` says."""
+        """Return the value of `external_inputs`."""
         return None if self.external_inputs is None else named(self.external_inputs)(config)
 
     def check(self, config: Any) -> None:
-        """Ask `check_requirements`."""
+        """Call `check_requirements`."""
         if self.check_requirements is not None:
             named(self.check_requirements)(config)
 
     def check_functions(self) -> None:
-        """Import the stage's functions and compare what they take with what is declared.
+        """Import the stage's functions and compare their parameters with the declaration.
 
         Raises:
-            TypeError: one takes something else.
+            TypeError: the parameters differ.
         """
         self._function()
         for name in (self.artifact, self.external_inputs, self.check_requirements):
@@ -126,17 +126,17 @@ class Stage:
         return self._checked(self.function, [*self.inputs, *self.settings])
 
     def _checked(self, function: str, inputs: list[str]) -> Callable[..., Any]:
-        """Return the function, if it takes what is declared.
+        """Return the function, if its parameters are those of the declaration.
 
         Raises:
-            TypeError: it takes something else.
+            TypeError: the parameters differ.
         """
         expected = [*inputs, "out", "config", "runtime"]
         taken = list(inspect.signature(named(function)).parameters)
         if taken != expected:
             raise TypeError(f"stage {self.name}: {function} takes {taken}, but {expected} is declared")
-        found: Callable[..., Any] = named(function)
-        return found
+        checked: Callable[..., Any] = named(function)
+        return checked
 
 
 def _setting(settings: Any, name: str) -> Any:
@@ -144,7 +144,7 @@ def _setting(settings: Any, name: str) -> Any:
 
 
 def named(name: str | Callable[..., Any]) -> Any:
-    """Return what "module:name" names; what is no name is returned as it is."""
+    """Import the object "module:name"; other objects are returned unchanged."""
     if not isinstance(name, str):
         return name
     return _imported(name)

@@ -1,1 +1,1 @@
-"""What stages write and read: each artifact owns its file names and checks what goes in and what comes out."""
+"""Artifacts of the stages: each class owns its file names and validates what is written and read."""

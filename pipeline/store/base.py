@@ -1,7 +1,7 @@
-"""What every artifact has: a folder, a manifest with the hash of every file, and files that appear whole or not at all.
+"""Base of all artifacts: a folder, a manifest with the hash of every file, and atomic writes.
 
-Files are written beside their place and moved in with `os.replace`; what is not finished is not seen. A table of the
-workspace is not believed either: it may be damaged, or the workspace somebody else's.
+Files are written under a temporary name and moved with `os.replace`, so that unfinished files are never visible. Tables
+of the workspace are validated when they are read: they may be damaged, or come from someone else.
 """
 
 import json
@@ -27,17 +27,17 @@ MADE_FROM = {"version": int, "settings": dict, "other_settings": dict, "inputs":
 
 
 class ArtifactError(RuntimeError):
-    """A file in the workspace is not what the pipeline wrote there."""
+    """A file in the workspace is not what the pipeline wrote."""
 
 
 class DamagedError(ArtifactError):
-    """A file is not as it was written. What it belongs to counts as unfinished from now on, and can be made again."""
+    """A file is not as it was written. The result that it belongs to counts as unfinished and can be made again."""
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON, readable, replacing `path` at once; NaN becomes null."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(_without_nan(value), indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
+    """Write indented JSON, replacing `path` atomically; NaN becomes null."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(_without_nan(value), indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
 
 
 def _without_nan(value: Any) -> Any:
@@ -51,27 +51,27 @@ def _without_nan(value: Any) -> Any:
 
 
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON mapping with its own hash, so that `read_record` knows whether it is whole."""
+    """Write a JSON mapping with its own hash, so that `read_record` can check that it is complete."""
     plain = json.loads(json.dumps(_without_nan(value), default=str))
     write_json(path, {**plain, OWN_HASH: digest(plain)})
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return what `write_record` wrote; None if it is not there or not whole."""
+    """Return what `write_record` wrote; None if the file is missing or damaged."""
     record = read_json(path) or {}
     own_hash = record.pop(OWN_HASH, None)
     return record if own_hash == digest(record) else None
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Args:
-        path: which.
-        kind: of value that is expected, dict or list.
+        path: of the file.
+        kind: expected type of the value, dict or list.
 
     Returns:
-        The value; None if there is no such file, it was cut short, or it holds a value of another kind.
+        The value; None if the file is missing or truncated, or holds a value of another type.
     """
     try:
         value = parse_json(read_bytes(path))
@@ -84,10 +84,10 @@ class Artifact:
     """A folder of the workspace that one stage writes.
 
     Args:
-        folder: the stage's folder; made when first written to.
+        folder: of the stage; created by the first write.
     """
 
-    FILES: ClassVar[tuple[str, ...]] = ()  # without which the folder is of no use
+    FILES: ClassVar[tuple[str, ...]] = ()  # required files
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -100,15 +100,15 @@ class Artifact:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what is in here, for the keys of the stages that read it; "" while not finished."""
+        """Hash of the content, for the keys of the stages that read it; "" while not finished."""
         return (self.manifest or {}).get("fingerprint", "")
 
     def contents(self) -> dict[str, Any]:
-        """What the finished stage adds to its manifest; `fingerprint` decides whether readers are out of date."""
+        """Return the entries for the manifest; `fingerprint` decides whether dependent stages are out of date."""
         return {}
 
     def files(self) -> list[Path]:
-        """List the files that the finished stage answers for, beside those of single scans."""
+        """List the files of the finished stage, without those of single scans."""
         own = (p for p in self.folder.iterdir() if not p.name.startswith(".") and p.is_file())
         return sorted(path for path in own if path.name != "manifest.json" and ".before." not in path.name)
 
@@ -117,30 +117,30 @@ class Artifact:
         return {path.relative_to(self.folder).as_posix(): file_sha256(path) for path in self.files()}
 
     def integrity_error(self) -> str:
-        """Say why the folder does not hold what its manifest says, or ""; hashes of tables and weights are compared."""
+        """Describe how the folder differs from its manifest, or return ""; hashes of files are compared."""
         recorded = (self.manifest or {}).get("files", {})
-        gone = [name for name in dict.fromkeys((*self.FILES, *recorded)) if not (self.folder / name).exists()]
-        if gone:
-            return f"{', '.join(gone)} is gone"
+        missing = [name for name in dict.fromkeys((*self.FILES, *recorded)) if not (self.folder / name).exists()]
+        if missing:
+            return f"{', '.join(missing)} is missing"
         now = self.hashes() if recorded else {}
         changed = [name for name, content in recorded.items() if now.get(name) != content]
         return f"{', '.join(changed)} is damaged: not as it was written" if changed else ""
 
     def invalidate_all(self) -> None:
-        """Take nothing in here for finished any more (--force)."""
+        """Mark all results as unfinished (--force)."""
         if self.folder.is_symlink():
             raise PlantedLinkError(self.folder)
         (self.folder / "manifest.json").unlink(missing_ok=True)
-        for place in self.folder.iterdir() if self.folder.is_dir() else ():
-            if place.is_dir() and not place.is_symlink():
+        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
+            if folder.is_dir() and not folder.is_symlink():
                 for name in ("record.json", "failure.json"):
-                    (place / name).unlink(missing_ok=True)
+                    (folder / name).unlink(missing_ok=True)
 
     def table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         """Read a CSV of text columns.
 
         Raises:
-            ArtifactError: it is not there, or columns are missing.
+            ArtifactError: the file cannot be read, or columns are missing.
         """
         path = self.folder / name
         try:
@@ -153,10 +153,10 @@ class Artifact:
         return frame
 
     def save_table(self, name: str, frame: pd.DataFrame, columns: tuple[str, ...] = ()) -> None:
-        """Write a CSV whole.
+        """Write a CSV atomically.
 
         Raises:
-            ArtifactError: a column that readers need is missing.
+            ArtifactError: a required column is missing.
         """
         missing = [c for c in columns if c not in frame.columns]
         if missing:
@@ -165,10 +165,10 @@ class Artifact:
 
 
 def safe_id(name: str) -> str:
-    """Return the name if it can be that of a folder in an artifact, and of nothing else.
+    """Return the name if it is safe as the name of a folder in an artifact.
 
     Raises:
-        ArtifactError: it has other characters than letters, digits, hyphens and underscores.
+        ArtifactError: the name has other characters than letters, digits, hyphens and underscores.
     """
     if not isinstance(name, str) or not SAFE_ID.fullmatch(name):
         raise ArtifactError(
@@ -179,7 +179,7 @@ def safe_id(name: str) -> str:
 
 
 def _is_manifest(value: Mapping[str, Any]) -> bool:
-    """Whether what is there is of the kind that readers rely on; else it counts as not finished."""
+    """Return whether the entries have the expected types; a manifest with other types counts as not finished."""
     made_from = value.get("made_from", {})
     return (
         all(isinstance(value[name], kind) for name, kind in MANIFEST.items() if name in value)

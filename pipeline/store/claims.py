@@ -1,13 +1,13 @@
-"""The scans that workers have claimed: who began what, how often, and a staging area for each worker to write in.
+"""Claims of workers on scans, and a staging area for the files of each worker.
 
-All of it is files in `<stage>/.claims`, which every worker sees, so that it holds with any scheduler and outlives it:
+Claims are files in `<stage>/.claims`, which all workers see; they do not depend on the scheduler:
 
-- `run.json` names the run that dispatches. A worker that does not find it is not on the same file system; one that
-  finds another run works for a run that is over.
-- `scan-<id>.json` says who has begun a scan and how often it was begun. It is removed when the scan is finished. If it
-  is still there when the scan is begun again, its worker died; scans that only waited for that worker are not blamed.
-- `<worker>/<scan>/` is where a worker writes. Files move to the artifact as a whole when they are complete, and only if
-  the worker still holds the claim: one that was thought dead and is not cannot spoil what its successor wrote.
+- `run.json` names the run that dispatches. A worker that cannot read it is not on the same file system; one that
+  reads another name belongs to a run that has ended.
+- `scan-<id>.json` records which worker has begun a scan, and how often. It is removed when the scan is finished. If it
+  still exists when the scan is begun again, its worker died; scans that only waited for that worker have no such file.
+- `<worker>/<scan>/` is the staging area of a worker. Complete files move to the artifact together, and only if the
+  worker still holds the claim, so that a worker wrongly taken for dead cannot overwrite the files of its successor.
 """
 
 import os
@@ -25,7 +25,7 @@ MOST_DEATHS = 3
 
 
 class ScanClaims:
-    """The folder `.claims` of a stage.
+    """Claims of workers on the scans of a stage, in the folder `.claims`.
 
     Args:
         stage_folder: of the stage.
@@ -37,16 +37,16 @@ class ScanClaims:
         self.run = run
 
     def open(self) -> None:
-        """Begin to dispatch; what earlier runs left is removed."""
+        """Start dispatching for this run; claims of earlier runs are removed."""
         self.close()
         write_json(self.folder / "run.json", {"run": self.run})
 
     def close(self) -> None:
-        """Remove the folder: no claim holds any more."""
+        """Remove the folder with all claims."""
         remove_folder(self.folder, below=self.folder.parent, others_write=True)
 
     def release_all(self) -> None:
-        """Blame no scan for workers that were lost with their scheduler; what they still write is dropped."""
+        """Remove the claims of workers that were lost with their scheduler; their pending writes are discarded."""
         for path in self.folder.glob("*.json"):
             if path.name != "run.json":
                 path.unlink(missing_ok=True)
@@ -78,11 +78,11 @@ class ScanClaims:
 
 
 class StagingArea:
-    """Where one worker writes the files of a scan until they are complete.
+    """Folder in which one worker writes the files of a scan until they are complete.
 
     Args:
         out: the stage's artifact.
-        worker: name of the worker, unlike any other's.
+        worker: unique name of the worker.
 
     Attributes:
         staged: the artifact as the worker sees it: the current scan is in the staging area, all others in `out`.
@@ -95,7 +95,7 @@ class StagingArea:
         self.staged.staging_folder = self.folder
 
     def reset(self, scan: str) -> None:
-        """Empty the area, and take the scan for the current one."""
+        """Empty the staging area and make the scan the current one."""
         self.staged.current_scan = scan
         remove_folder(self.folder, below=self.folder.parent, others_write=True)
 
@@ -106,7 +106,7 @@ class StagingArea:
 
 
 class _Staged:
-    """An artifact whose current scan lies in a staging area; all others are where they belong."""
+    """An artifact whose current scan is in a staging area; all other scans are in the artifact's folder."""
 
     staging_folder: Path
     current_scan: str | None = None
@@ -123,5 +123,5 @@ def _staged_class(kind: type[ScanSet]) -> Any:
 
 
 def new_name() -> str:
-    """Return a name that no other run or worker has; no host or user is in it."""
+    """Return a unique name for a run or worker, without host or user names."""
     return uuid.uuid4().hex[:12]

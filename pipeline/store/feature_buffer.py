@@ -1,8 +1,7 @@
-"""Feature maps or features of many scans, read in batches: on the device while they are few, in a file beyond that.
+"""Feature maps or features of many scans, read in batches: on the device if they are few, else in a file.
 
-With 10,000 subjects the feature maps alone are 2 GB. Memory must not grow with the cohort, so beyond a bound they
-lie in a
-temporary file and every batch is read from it. The file has no name: it is gone when the process is, however it ends.
+With 10,000 subjects the feature maps alone are 2 GB. Memory must not grow with the cohort, so beyond a limit they are
+kept in a temporary file and every batch is read from it. The file has no name, so it is deleted with the process.
 """
 
 import math
@@ -20,18 +19,18 @@ from torch import Tensor
 
 
 class FeatureBuffer(AbstractContextManager["FeatureBuffer"]):
-    """One row a scan, all of one shape, float32; filled once, read by index.
+    """One row per scan, all of one shape, float32; filled once, read by index.
 
     Args:
         scans: N names.
-        batches: their rows in that order, each item (n, ...) float32; gone through once.
-        device: where rows are handed out.
+        batches: their rows in that order, each item (n, ...) float32; iterated once.
+        device: of the rows that are returned.
         most_bytes: kept on the device if they are not more than this, else in a file.
-        folder: where that file goes; there must be room for all rows.
+        folder: of that file; needs space for all rows.
 
     Raises:
-        ValueError: the batches hold another number of rows than N.
-        OSError: no room for the file.
+        ValueError: the batches do not hold N rows.
+        OSError: not enough space for the file.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class FeatureBuffer(AbstractContextManager["FeatureBuffer"]):
         most_bytes: int,
         folder: Path,
     ) -> None:
-        self.place = {scan: i for i, scan in enumerate(scans)}
+        self.index_of = {scan: i for i, scan in enumerate(scans)}
         self.device = device
         self.shape: tuple[int, ...] = ()
         self.kept: Tensor | None = None
@@ -55,7 +54,7 @@ class FeatureBuffer(AbstractContextManager["FeatureBuffer"]):
             raise
 
     def _fill(self, batches: Iterable[Tensor], most_bytes: int, folder: Path) -> None:
-        count, filled = len(self.place), 0
+        count, filled = len(self.index_of), 0
         for batch in batches:
             if filled == 0:
                 self.shape = tuple(batch.shape[1:])
@@ -77,7 +76,7 @@ class FeatureBuffer(AbstractContextManager["FeatureBuffer"]):
             raise ValueError(f"{filled} rows, expected {count}")
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """Some rows, (n, ...) on the device, in the order asked for; rows (n,) int64."""
+        """Return rows, (n, ...) on the device, in the requested order; rows (n,) int64."""
         if self.kept is not None:
             return self.kept[rows.to(self.device)]
         if self.file is None:
@@ -85,26 +84,26 @@ class FeatureBuffer(AbstractContextManager["FeatureBuffer"]):
         out = torch.empty(len(rows), *self.shape)
         size = 4 * math.prod(self.shape)
         buffer = memoryview(out.numpy().reshape(-1).view("u1"))  # type: ignore[arg-type]
-        for place, row in enumerate(rows.tolist()):
-            if not 0 <= row < len(self.place):
-                raise IndexError(f"row {row} of {len(self.place)}")
-            read = os.preadv(self.file.fileno(), [buffer[place * size : (place + 1) * size]], row * size)
+        for i, row in enumerate(rows.tolist()):
+            if not 0 <= row < len(self.index_of):
+                raise IndexError(f"row {row} of {len(self.index_of)}")
+            read = os.preadv(self.file.fileno(), [buffer[i * size : (i + 1) * size]], row * size)
             if read != size:
                 raise OSError(f"row {row} could not be read back whole; was the disk full?")
         return out.to(self.device)
 
     def of(self, scans: Iterable[str]) -> "BufferView":
-        """The rows of some scans, numbered anew from 0 in the order given."""
-        return BufferView(self, torch.tensor([self.place[scan] for scan in scans], dtype=torch.int64))
+        """Return a view of the rows of some scans, numbered from 0 in the given order."""
+        return BufferView(self, torch.tensor([self.index_of[scan] for scan in scans], dtype=torch.int64))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give memory and file back."""
+        """Release memory and file."""
         self.close()
 
     def close(self) -> None:
-        """Give memory and file back."""
+        """Release memory and file."""
         self.kept = None
         if self.file is not None:
             self.file.close()
@@ -113,16 +112,16 @@ class FeatureBuffer(AbstractContextManager["FeatureBuffer"]):
 
 @dataclass(frozen=True)
 class BufferView:
-    """Some of the rows, in an order of their own."""
+    """View of some rows of a buffer, in its own order."""
 
     rows: FeatureBuffer
-    place: Tensor
+    indices: Tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one row."""
+        """Shape of one row."""
         return self.rows.shape
 
     def __getitem__(self, items: Tensor) -> Tensor:
-        """Some rows, (n, ...), on the device."""
-        return self.rows[self.place[items.cpu()]]
+        """Return rows, (n, ...), on the device."""
+        return self.rows[self.indices[items.cpu()]]

@@ -1,4 +1,4 @@
-"""Feature maps of scans, one file a scan."""
+"""Feature maps of scans, one file per scan."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipeline.store.scan_set import ScanSet
 
 
 class FeatureStore(ScanSet):
-    """Feature maps, float32: `features.safetensors` with `feature_map` (C, H, W) and maybe `slices` (S, C, H, W)."""
+    """Feature maps, float32: `features.safetensors` with `feature_map` (C, H, W), optionally `slices` (S, C, H, W)."""
 
     def save(self, scan: str, feature_map: Tensor, slices: Tensor | None = None) -> None:
         """Write one feature map.
@@ -32,10 +32,10 @@ class FeatureStore(ScanSet):
         (self.begin(scan) / "features.safetensors").write_bytes(safetensors.torch.save(tensors))
 
     def load(self, scans: list[str]) -> Tensor:
-        """Feature maps of scans, (N, C, H, W) float32, in the order asked for.
+        """Load the feature maps of scans, (N, C, H, W) float32, in the requested order.
 
         Raises:
-            DamagedError: one is missing, not as it was written, not finite, or of another shape.
+            DamagedError: a feature map is missing, not as it was written, not finite, or of another shape.
         """
         feature_maps: list[Tensor] = []
         for scan in scans:
@@ -56,7 +56,7 @@ class FeatureStore(ScanSet):
         return torch.stack(feature_maps)
 
     def _tensor(self, scan: str, name: str) -> Tensor | None:
-        """Read one tensor of a scan, after comparing its file with the record; None if there is no such tensor.
+        """Read one tensor of a scan, after comparing its file with the record; None if the file has no such tensor.
 
         Raises:
             DamagedError: the file cannot be read, or is not as it was written.
@@ -69,19 +69,19 @@ class FeatureStore(ScanSet):
             self.damage(scan, str(error))
 
     def slices(self, scan: str) -> Tensor | None:
-        """The features of every slice of a scan, (S, C, H, W) float32; None if they were not kept."""
+        """Return the features of every slice of a scan, (S, C, H, W) float32; None if they were not kept."""
         slices = self._tensor(scan, "slices")
         if slices is not None and not torch.isfinite(slices).all():
             self.damage(scan, "its slices are not finite")
         return slices
 
     def rows(self, *, device: torch.device, memory_mb: int, folder: Path) -> FeatureBuffer:
-        """The feature maps of all scans, to be read by index.
+        """Return a buffer of the feature maps of all scans.
 
         Args:
-            device: where batches of them are handed out.
-            memory_mb: feature maps up to this are held on the device, more in a temporary file.
-            folder: for that file.
+            device: of the batches that are returned.
+            memory_mb: up to this size feature maps are kept on the device, else in a temporary file.
+            folder: of that file.
 
         Raises:
             DamagedError: as `load`.

@@ -1,4 +1,4 @@
-"""Artifacts with one folder a repeat: fitted networks, their histories, and what was predicted with them."""
+"""Artifacts with one folder per repeat: fitted networks, their histories and predictions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,56 +15,56 @@ from pipeline.store.base import Artifact, ArtifactError, DamagedError, read_json
 
 
 class RepeatSet(Artifact):
-    """One folder a repeat: `weights.safetensors`, `history.csv`, `record.json` (written last, with its key)."""
+    """One folder per repeat: `weights.safetensors`, `history.csv`, `record.json` (written last, with its key)."""
 
     def folder_of(self, repeat: int) -> Path:
-        """The folder of a repeat."""
+        """Return the folder of a repeat."""
         return self.folder / f"repeat-{repeat}"
 
     def record(self, repeat: int) -> dict[str, Any] | None:
-        """What is recorded with the weights, the subjects they saw among it; None if not finished."""
+        """Return the record of the weights, with the subjects trained on; None if not finished."""
         return read_record(self.folder_of(repeat) / "record.json")
 
     def has(self, repeat: int, key: str) -> bool:
-        """Whether the repeat is finished, made from `key`, and its weights are as they were written."""
+        """Return whether the repeat is finished, made from `key`, and its weights are as they were written."""
         record, weights = self.record(repeat) or {}, self.folder_of(repeat) / "weights.safetensors"
         return record.get("key") == key and weights.is_file() and record.get("weights") == file_sha256(weights)
 
     def files(self) -> list[Path]:
-        """Weights, histories and records count too."""
+        """List the files of the stage, with weights, histories and records."""
         return sorted([*super().files(), *(path for path in self.folder.glob("repeat-*/*.*") if path.is_file())])
 
     def save(
         self, repeat: int, key: str, state: Mapping[str, Tensor], history: pd.DataFrame, facts: Mapping[str, Any]
     ) -> None:
-        """Write the weights, the history and what is known about them.
+        """Write the weights, the history and the record of a repeat.
 
         Raises:
-            ArtifactError: `facts` does not say which subjects were seen.
+            ArtifactError: `facts` does not list the train and validation subjects.
         """
         for needed in ("train_subjects", "validation_subjects"):
             if needed not in facts:
                 raise ArtifactError(f"a fitted artifact must record its {needed}")
-        place = self.folder_of(repeat)
-        real_folder(place, below=self.folder)
-        (place / "record.json").unlink(missing_ok=True)
-        with replacing(place / "weights.safetensors") as part:
-            part.write_bytes(safetensors.torch.save({k: v.cpu().contiguous() for k, v in state.items()}))
-        self.save_table(f"{place.name}/history.csv", history)
-        weights = file_sha256(place / "weights.safetensors")
-        write_record(place / "record.json", {"key": key, "weights": weights, **facts})
+        folder = self.folder_of(repeat)
+        real_folder(folder, below=self.folder)
+        (folder / "record.json").unlink(missing_ok=True)
+        with replacing(folder / "weights.safetensors") as partial:
+            partial.write_bytes(safetensors.torch.save({k: v.cpu().contiguous() for k, v in state.items()}))
+        self.save_table(f"{folder.name}/history.csv", history)
+        weights = file_sha256(folder / "weights.safetensors")
+        write_record(folder / "record.json", {"key": key, "weights": weights, **facts})
 
     def keep_only(self, repeats: list[int]) -> None:
-        """Remove what is left of repeats that there no longer are."""
-        for place in self.folder.glob("repeat-*"):
-            if place.name not in {f"repeat-{repeat}" for repeat in repeats}:
-                remove_folder(place, below=self.folder)
+        """Remove the folders of all other repeats."""
+        for folder in self.folder.glob("repeat-*"):
+            if folder.name not in {f"repeat-{repeat}" for repeat in repeats}:
+                remove_folder(folder, below=self.folder)
 
     def state(self, repeat: int) -> dict[str, Tensor]:
-        """The weights.
+        """Load the weights of a repeat.
 
         Raises:
-            DamagedError: they cannot be read, are not as they were written, or not finite.
+            DamagedError: the weights cannot be read, are not as they were written, or not finite.
         """
         path, record = self.folder_of(repeat) / "weights.safetensors", self.record(repeat) or {}
         try:
@@ -77,15 +77,15 @@ class RepeatSet(Artifact):
         return state
 
     def contents(self) -> dict[str, Any]:
-        """Readers go by the weights themselves, not by what they were made from."""
+        """Return the fingerprint of the weights; it does not depend on the settings."""
         files = sorted(self.folder.glob("repeat-*/weights.safetensors"))
         return {"fingerprint": digest([[f.parent.name, file_sha256(f)] for f in files])}
 
     def histories(self) -> pd.DataFrame:
-        """The histories of all repeats, one below the other, with a first column `repeat`."""
-        found = sorted(self.folder.glob("repeat-*/history.csv"), key=lambda p: int(p.parent.name.split("-")[1]))
+        """Return the histories of all repeats in one table, with a first column `repeat`."""
+        paths = sorted(self.folder.glob("repeat-*/history.csv"), key=lambda p: int(p.parent.name.split("-")[1]))
         frames = []
-        for path in found:
+        for path in paths:
             frame = pd.read_csv(path)
             frame.insert(0, "repeat", int(path.parent.name.split("-")[1]))
             frames.append(frame)
@@ -93,38 +93,38 @@ class RepeatSet(Artifact):
 
 
 class ExtractorSet(RepeatSet):
-    """φ of every repeat."""
+    """Feature extractor φ of every repeat."""
 
 
 class ClassifierSet(RepeatSet):
-    """ρ of every repeat, predictions, `metrics.json`, and `subsets.csv` with the predictions that it sums up."""
+    """Classifier ρ of every repeat, predictions, `metrics.json`, and metrics per subset in `subsets.csv`."""
 
     FILES: ClassVar = ("predictions.csv", "validation_predictions.csv", "metrics.json", "subsets.csv")
 
-    def predictions(self, part: str = "test") -> pd.DataFrame:
-        """Predictions, one row an observation and repeat; `part` is "test" or "validation"."""
-        name = "predictions.csv" if part == "test" else "validation_predictions.csv"
+    def predictions(self, split: str = "test") -> pd.DataFrame:
+        """Return the predictions, one row per observation and repeat; `split` is "test" or "validation"."""
+        name = "predictions.csv" if split == "test" else "validation_predictions.csv"
         text = {"subject": str, "observation": str, "scans_used": str, "truth": str}
         return pd.read_csv(self.folder / name, dtype=text, keep_default_na=False)
 
     def subsets(self) -> pd.DataFrame:
-        """One row a subset of modalities, group of subjects and threshold."""
+        """Return the metrics, one row per subset of modalities, group of subjects and threshold."""
         text = {"modalities": str, "subjects": str, "threshold": str}
         frame = pd.read_csv(self.folder / "subsets.csv", dtype=text, keep_default_na=False)
         numbers = frame.columns.difference(list(text))
         return frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce") for name in numbers})
 
     def metrics(self) -> dict[str, Any]:
-        """The content of `metrics.json`."""
+        """Return the content of `metrics.json`."""
         return read_json(self.folder / "metrics.json") or {}
 
 
 class ReportPage(Artifact):
-    """`report.html`."""
+    """Artifact of the stage report: `report.html`."""
 
     FILES: ClassVar = ("report.html",)
 
     @property
     def page(self) -> Path:
-        """The page."""
+        """Path of the page."""
         return self.folder / "report.html"

@@ -1,4 +1,4 @@
-"""What was answered for new patients: for programs, for tables, and for people."""
+"""Artifact of the stage predict: predictions for new patients as JSON, CSV and HTML."""
 
 import itertools
 import re
@@ -20,13 +20,13 @@ LONGEST_NAME = 80  # characters of an observation in a file name
 
 
 class PredictionSet(Artifact):
-    """`predictions.json` holds everything; `predictions.csv` a row a patient; `index.html` leads to the pages."""
+    """Predictions for new patients: `predictions.json` (complete), `predictions.csv`, and pages with `index.html`."""
 
     FILES: ClassVar = ("predictions.json", "predictions.csv", "index.html")
     PAGES, MAPS = "patients", "maps"
 
     def save(self, content: Mapping[str, Any], table: pd.DataFrame, *, csv_safe: bool = False) -> None:
-        """Write the JSON and the table, which nothing here reads again, so that it may be for spreadsheets.
+        """Write the JSON and the table; the table is not read again, so it may be made safe for spreadsheets.
 
         Args:
             content: of `predictions.json`.
@@ -36,49 +36,49 @@ class PredictionSet(Artifact):
         write_json(self.folder / "predictions.json", content)
         write_table(self.folder / "predictions.csv", table, for_spreadsheets=csv_safe)
 
-    def save_pages(self, night: str, pages: Iterable[tuple[str, str]]) -> None:
-        """Write the list of patients, and each page at its path below the folder; those of earlier runs go.
+    def save_pages(self, worklist: str, pages: Iterable[tuple[str, str]]) -> None:
+        """Write the worklist, and each page at its path below the folder; pages of earlier runs are removed.
 
         Raises:
-            PlantedLinkError: the folder, or that of the pages, is a link.
+            PlantedLinkError: the folder, or that of the pages, is a symbolic link.
         """
-        self._emptied(self.PAGES)
-        for name, page in itertools.chain(pages, [("index.html", night)]):
-            with replacing(self.folder / name) as part:
-                part.write_text(page, "utf-8")
+        self._remove_folder(self.PAGES)
+        for name, page in itertools.chain(pages, [("index.html", worklist)]):
+            with replacing(self.folder / name) as partial:
+                partial.write_text(page, "utf-8")
 
     def integrity_error(self) -> str:
-        """Pages and maps count too."""
+        """Describe how the folder differs from its manifest, with pages and occlusion maps, or return ""."""
         content = self.predictions()
         patients = content.get("patients", ())
         maps = [scan.get("map") for patient in patients for scan in patient["scans"]]
         names = [*self.page_names([patient["observation"] for patient in patients]).values(), *filter(None, maps)]
-        gone = [name for name in names if not (self.folder / name).exists()]
-        return super().integrity_error() or (f"{gone[0]} is gone" if gone else "")
+        missing = [name for name in names if not (self.folder / name).exists()]
+        return super().integrity_error() or (f"{missing[0]} is missing" if missing else "")
 
     def remove_maps(self) -> None:
-        """Remove the maps of earlier answers."""
-        self._emptied(self.MAPS)
+        """Remove the occlusion maps of earlier predictions."""
+        self._remove_folder(self.MAPS)
 
-    def _emptied(self, name: str) -> None:
-        """An empty folder in this one; no link is followed, at no level below the workspace."""
+    def _remove_folder(self, name: str) -> None:
+        """Remove a folder of this artifact; no symbolic link below the workspace is followed."""
         remove_folder(real_folder(self.folder, below=self.folder.parent) / name, below=self.folder)
 
     def save_map(self, scan: str, volume: NDArray[np.float32], affine: NDArray[np.float64], description: str) -> str:
-        """Write a decision map (X, Y, Z); returns its path below the folder."""
+        """Write an occlusion map (X, Y, Z); return its path below the folder."""
         name = f"{self.MAPS}/{scan}.nii.gz"
         real_folder(self.folder / self.MAPS, below=self.folder.parent)
-        with replacing(self.folder / name) as part:
-            write_volume(part, volume, affine, description)
+        with replacing(self.folder / name) as partial:
+            write_volume(partial, volume, affine, description)
         return name
 
     def predictions(self) -> dict[str, Any]:
-        """The content of `predictions.json`."""
+        """Return the content of `predictions.json`."""
         return read_json(self.folder / "predictions.json") or {}
 
     @classmethod
     def page_names(cls, observations: list[str]) -> dict[str, str]:
-        """Observation → where its page lies below the folder: safe as a file name, and unique."""
+        """Return observation → path of its page below the folder, safe as a file name and unique."""
         names = {}
         for observation in observations:
             safe = re.sub("[^A-Za-z0-9_-]|^-", "_", observation)[:LONGEST_NAME]
@@ -89,10 +89,10 @@ class PredictionSet(Artifact):
 
     @property
     def index(self) -> Path:
-        """The list of patients."""
+        """Path of the worklist."""
         return self.folder / "index.html"
 
     def contents(self) -> dict[str, Any]:
-        """Nobody reads on from here; the fingerprint is that of what was answered."""
+        """Return the fingerprint of the predictions; no other stage reads them."""
         content = self.predictions()
         return {"fingerprint": digest([content.get("patients"), content.get("refused")])}

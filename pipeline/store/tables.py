@@ -1,4 +1,4 @@
-"""The tables of the cohort: its scans, its splits, what of it is available."""
+"""Tables of the cohort: scans, splits and availability."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipeline.store.base import (
 
 
 class CohortTables(Artifact):
-    """`scans.csv`: one row a scan, with the hash of its file's content; `classes.json`; `left_out.json`."""
+    """Tables of the stage cohort: `scans.csv`, one row per scan, with its hash; `classes.json`; `left_out.json`."""
 
     COLUMNS: ClassVar = (
         "scan", "subject", "session", "observation", "modality", "kind", "skull_strip", "normalise", "path", "label",
@@ -30,21 +30,21 @@ class CohortTables(Artifact):
     FILES: ClassVar = ("scans.csv", "classes.json", "files.json")
 
     def invalidate_all(self) -> None:
-        """Also hash every scan again."""
+        """Mark the tables as unfinished and forget the hashes of all scans."""
         super().invalidate_all()
         (self.folder / "files.json").unlink(missing_ok=True)
 
     def integrity_error(self) -> str:
-        """Scans that are no longer where they were count too."""
+        """Describe missing or damaged tables and moved scans, or return ""."""
         moved = [path for path in read_record(self.folder / "files.json") or () if not Path(path).exists()]
         return super().integrity_error() or (f"{len(moved)} scans have moved, {moved[0]} among them" if moved else "")
 
     def save(self, scans: pd.DataFrame, classes: tuple[str, ...], left_out: Sequence[Mapping[str, str]] = ()) -> None:
-        """Write them; the scans need `COLUMNS`, further columns are covariates.
+        """Write the tables; the scans need `COLUMNS`, further columns are covariates.
 
         Args:
-            scans: one row a scan.
-            classes: names in order; none where nothing is learnt.
+            scans: one row per scan.
+            classes: names in order; empty without labels.
             left_out: rows of the manifest that cannot be used: row, subject, session, modality, path, reason.
         """
         self.save_table("scans.csv", scans, self.COLUMNS)
@@ -52,14 +52,14 @@ class CohortTables(Artifact):
         write_json(self.folder / "left_out.json", left_out)
 
     def left_out(self) -> list[dict[str, str]]:
-        """Rows of the manifest that cannot be used, with the reason; only where nothing is learnt."""
+        """Return the rows of the manifest that cannot be used, with the reason; only without labels."""
         return read_json(self.folder / "left_out.json", list) or []
 
     def scans(self) -> pd.DataFrame:
-        """Return one row a scan, all text.
+        """Return the table of scans, one row per scan, all text.
 
         Raises:
-            ArtifactError: it cannot be read, or its ids are not those that the stage gives: folders are named by them.
+            ArtifactError: the table cannot be read, or an id is invalid or not unique.
         """
         scans = self.table("scans.csv", self.COLUMNS)
         if scans["scan"].map(safe_id).str.lower().duplicated().any():
@@ -67,11 +67,11 @@ class CohortTables(Artifact):
         return scans
 
     def classes(self) -> tuple[str, ...]:
-        """Class names; for two classes the positive one is last."""
+        """Return the class names; of two classes the positive one is last."""
         return tuple(read_json(self.folder / "classes.json", list) or ())
 
     def contents(self) -> dict[str, Any]:
-        """Where a file lies does not matter to those who read the scans; what is in it does."""
+        """Return fingerprint, counts and failures; the fingerprint depends on file contents, not on paths."""
         scans = self.scans()
         rows = scans.drop(columns="path").to_dict("split")
         left_out = self.left_out()
@@ -81,7 +81,7 @@ class CohortTables(Artifact):
 
 
 class SplitTables(Artifact):
-    """`splits.csv` (repeat, subject, part), frozen once made, and `availability.csv` (scan, …, available)."""
+    """`splits.csv` (repeat, subject, split), frozen once made, and `availability.csv` (scan, …, available)."""
 
     SPLIT_COLUMNS: ClassVar = ("repeat", "subject", "split")
     FILES: ClassVar = ("splits.csv", "frozen.json", "availability.csv")
@@ -90,8 +90,8 @@ class SplitTables(Artifact):
     def save_splits(self, splits: pd.DataFrame, made_with: Mapping[str, Any]) -> None:
         """Write the splits, and with their hash the settings that made them.
 
-        Written before the splits take their place, `frozen.json` knows both the new ones and those before: a run that
-        is broken off in between leaves splits that are whole.
+        `frozen.json` is written before the splits are replaced and lists the hashes of both, so that an
+        interrupted run leaves valid splits.
         """
         path, new = self.folder / "splits.csv", self.folder / "splits.new.csv"
         self.save_table(new.name, splits, self.SPLIT_COLUMNS)
@@ -103,7 +103,7 @@ class SplitTables(Artifact):
         """Return the splits made earlier and the settings that made them; None before the first time.
 
         Raises:
-            ArtifactError: they are not as they were written; nothing can make the same ones again.
+            ArtifactError: the splits are not as they were written; they cannot be restored.
         """
         path = self.folder / "splits.csv"
         if not path.exists():
@@ -112,22 +112,22 @@ class SplitTables(Artifact):
         if frozen is None or file_sha256(path) not in frozen["sha256"]:
             raise ArtifactError(
                 f"the frozen splits are damaged or were edited: {path} is not as it was written. Bring the folder "
-                f"{self.folder} back from a copy, or type --new-splits to deal anew; figures made with other splits "
+                f"{self.folder} back from a copy, or use --new-splits to make new ones; results of other splits "
                 "cannot be compared"
             )
         return self.splits(), frozen["made_with"]
 
     def splits(self) -> pd.DataFrame:
-        """Repeat (int, from 1), subject, part ("train", "validation" or "test")."""
+        """Return the splits: repeat (int, from 1), subject, split ("train", "validation" or "test")."""
         frame = self.table("splits.csv", self.SPLIT_COLUMNS)
         return frame.assign(repeat=frame["repeat"].astype(int))
 
     def availability(self) -> pd.DataFrame:
-        """One row a scan; `available` (bool) is False where `split.missing` hides it."""
+        """Return one row per scan; `available` (bool) is False where `split.missing` hides it."""
         frame = self.table("availability.csv", self.AVAILABILITY_COLUMNS)
         return frame.assign(available=frame["available"] == "True")
 
     def contents(self) -> dict[str, Any]:
-        """The fingerprint is that of both tables."""
+        """Return the fingerprint of both tables and the number of repeats."""
         tables = [self.splits().to_dict("split"), self.availability().to_dict("split")]
         return {"fingerprint": digest(tables), "counts": {"repeats": int(self.splits()["repeat"].max())}}

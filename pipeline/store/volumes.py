@@ -1,4 +1,4 @@
-"""Preprocessed volumes, their masks and QC pictures; pictures as they came."""
+"""Preprocessed volumes with masks and QC pictures, and 2-D pictures."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,26 +21,26 @@ class VolumeSet(ScanSet):
         """Write one volume.
 
         Args:
-            scan: which.
+            scan: its id.
             volume: (X, Y, Z), float32 in [0, 1], RAS+ order.
             mask: (X, Y, Z), bool.
             affine: voxel to world, (4, 4), mm.
             qc: PNG.
 
         Raises:
-            ArtifactError: shapes, dtypes or range are not these.
+            ArtifactError: wrong shapes, dtypes or range.
         """
         if volume.dtype != np.float32 or volume.ndim != 3 or mask.shape != volume.shape or mask.dtype != bool:
             raise ArtifactError(f"{scan}: volume {volume.dtype} {volume.shape}, mask {mask.dtype} {mask.shape}")
         if not (volume.min() >= 0 and volume.max() <= 1):
             raise ArtifactError(f"{scan}: values from {volume.min()} to {volume.max()}, expected [0, 1]")
-        place = self.begin(scan)
-        write_volume(place / "volume.nii.gz", volume, affine, "HyperMM preprocessed")
-        write_volume(place / "mask.nii.gz", mask.astype(np.uint8), affine, "HyperMM brain mask")
-        (place / "qc.png").write_bytes(qc)
+        folder = self.begin(scan)
+        write_volume(folder / "volume.nii.gz", volume, affine, "HyperMM preprocessed")
+        write_volume(folder / "mask.nii.gz", mask.astype(np.uint8), affine, "HyperMM brain mask")
+        (folder / "qc.png").write_bytes(qc)
 
     def load_placed(self, scan: str) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
-        """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, affine from voxel to world in mm."""
+        """Load volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, affine from voxel to world in mm."""
         self.check(scan)
         try:
             volume = read_volume(self.folder_of(scan) / "volume.nii.gz")
@@ -52,7 +52,7 @@ class VolumeSet(ScanSet):
         return volume[0].as_tensor(), mask[0].as_tensor() > 0.5, np.asarray(volume.affine)
 
     def load_volume(self, scan: str) -> tuple[Tensor, Tensor, tuple[float, float, float]]:
-        """Volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, voxel size in mm."""
+        """Load volume (X, Y, Z) float32 in [0, 1], mask (X, Y, Z) bool, voxel size in mm."""
         volume, mask, affine = self.load_placed(scan)
         return volume, mask, voxel_size_mm(affine)
 
@@ -61,7 +61,7 @@ class VolumeSet(ScanSet):
         (self.begin(scan) / "picture.png").write_bytes(png)
 
     def load_picture(self, scan: str) -> NDArray[np.uint8]:
-        """(H, W, 3), uint8."""
+        """Load a picture (H, W, 3), uint8."""
         self.check(scan)
         try:
             return read_picture(self.folder_of(scan) / "picture.png")
@@ -72,7 +72,7 @@ class VolumeSet(ScanSet):
         """Return the QC picture, or the picture itself; None if the scan has neither.
 
         Raises:
-            DamagedError: its files are not as they were written.
+            DamagedError: the files are not as they were written.
         """
         for name in ("qc.png", "picture.png"):
             if (self.folder_of(scan) / name).exists():

@@ -65,9 +65,9 @@ def test_all_artifacts_are_there(finished: tuple[Path, Path]) -> None:
 
 
 def test_a_second_run_does_nothing(copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
-    words, run = copied
+    argv, run = copied
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and "logs" not in path.parts}
-    assert main(words) == 0
+    assert main(argv) == 0
     assert set(plan_of(capsys.readouterr().out).values()) == {"up to date"}
     changed = [p for p, t in before.items() if p.stat().st_mtime_ns != t]
     assert {p.name for p in changed} <= {"settings.yaml", "failures.csv", ".lock"}
@@ -76,48 +76,48 @@ def test_a_second_run_does_nothing(copied: tuple[list[str], Path], capsys: pytes
 def test_a_changed_setting_redoes_only_what_depends_on_it(
     copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, run = copied
+    argv, run = copied
     feature_maps = {p: p.stat().st_mtime_ns for p in (run / "features").rglob("features.safetensors")}
     change = ["--classify.aggregate", "max"]
-    assert main([*words, *change, "--explain"]) == 0
+    assert main([*argv, *change, "--explain"]) == 0
     shown = capsys.readouterr().out
     before = dict.fromkeys(("cohort", "split", "preprocess", "features", "pretrain"), "up to date")
     assert plan_of(shown) == before | {"classify": "run", "report": "check"}
     assert "classify.aggregate changed from mean to max" in shown
-    assert main([*words, *change]) == 0
+    assert main([*argv, *change]) == 0
     assert feature_maps == {p: p.stat().st_mtime_ns for p in (run / "features").rglob("features.safetensors")}
-    assert set(plan_of(main_output(capsys, [*words, *change, "--dry-run"])).values()) == {"up to date"}
+    assert set(plan_of(main_output(capsys, [*argv, *change, "--dry-run"])).values()) == {"up to date"}
 
 
-def main_output(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+def main_output(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     capsys.readouterr()
-    main(words)
+    main(argv)
     return capsys.readouterr().out
 
 
 def test_settings_that_change_no_result_redo_nothing(
     copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, _ = copied
-    states = plan_of(main_output(capsys, [*words, "--features.batch_slices", "3", "--dry-run"]))
+    argv, _ = copied
+    states = plan_of(main_output(capsys, [*argv, "--features.batch_slices", "3", "--dry-run"]))
     assert set(states.values()) == {"up to date"}
 
 
 def test_needed_stages_are_planned_and_named(
     finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--config", str(finished[0]), "--workspace", str(tmp_path / "new"), "--dry-run", "--stages", "pretrain"]
-    shown = main_output(capsys, words)
+    argv = ["--config", str(finished[0]), "--workspace", str(tmp_path / "new"), "--dry-run", "--stages", "pretrain"]
+    shown = main_output(capsys, argv)
     assert list(plan_of(shown)) == ["cohort", "split", "preprocess", "features", "pretrain"]
     assert "needed by pretrain" in shown
     assert not (tmp_path / "new").exists()
 
 
 def test_a_stage_can_be_forced(copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
-    words, run = copied
+    argv, run = copied
     files = [run / "classify" / "predictions.csv", *run.glob("classify/*/weights.safetensors")]
     before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
-    assert plan_of(main_output(capsys, [*words, "--stages", "report", "--force", "classify"]))["classify"] == "run"
+    assert plan_of(main_output(capsys, [*argv, "--stages", "report", "--force", "classify"]))["classify"] == "run"
     for file, (content, time) in zip(files, before, strict=True):
         assert file.read_bytes() == content
         assert file.stat().st_mtime_ns > time
@@ -131,8 +131,8 @@ def test_a_new_patient_costs_only_that_patient_and_is_not_dealt_in_silently(
 ) -> None:
     _, run = copied
     config = picture_cohort(tmp_path / "data")
-    words = ["--config", str(config), "--workspace", str(run), "--quiet"]
-    assert main(words) == 0
+    argv = ["--config", str(config), "--workspace", str(run), "--quiet"]
+    assert main(argv) == 0
     feature_maps = {p: p.stat().st_mtime_ns for p in (run / "features").rglob("features.safetensors")}
     splits = (run / "split" / "splits.csv").read_bytes()
     manifest = pd.read_csv(tmp_path / "data" / "cohort.csv")
@@ -140,14 +140,14 @@ def test_a_new_patient_costs_only_that_patient_and_is_not_dealt_in_silently(
     (tmp_path / "data" / "late.png").write_bytes((tmp_path / "data" / "p01_low.png").read_bytes() + b" ")
     late = {"subject": "late", "modality": "low", "path": "late.png", "class": "sick"}
     pd.concat([manifest, pd.DataFrame([late])]).to_csv(tmp_path / "data" / "cohort.csv", index=False)
-    assert main(words) == 0
+    assert main(argv) == 0
     shown = capsys.readouterr().out
     assert "1 subjects came after the splits were frozen and take no part: late" in shown
     assert "--split.new_subjects" in shown
     assert (run / "split" / "splits.csv").read_bytes() == splits
     now = {p: p.stat().st_mtime_ns for p in (run / "features").rglob("features.safetensors")}
     assert {p.parent.name for p in now if now[p] != feature_maps.get(p)} == {"late_low"}
-    assert main([*words, "--split.new_subjects", "test"]) == 0
+    assert main([*argv, "--split.new_subjects", "test"]) == 0
     predictions = pd.read_csv(run / "classify" / "predictions.csv")
     assert (predictions["subject"] == "late").sum() == 2
 
@@ -155,34 +155,34 @@ def test_a_new_patient_costs_only_that_patient_and_is_not_dealt_in_silently(
 def test_frozen_splits_are_not_remade_unasked(
     copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, run = copied
-    assert main([*words, "--split.seed", "5"]) == 2
+    argv, run = copied
+    assert main([*argv, "--split.seed", "5"]) == 2
     assert "are frozen" in (error := capsys.readouterr().err)
     assert "--new-splits" in error
     before = (run / "split" / "splits.csv").read_bytes()
-    assert main([*words, "--split.seed", "5", "--stages", "split", "--new-splits"]) == 0
+    assert main([*argv, "--split.seed", "5", "--stages", "split", "--new-splits"]) == 0
     assert (run / "split" / "splits.csv").read_bytes() != before
 
 
 def test_an_extractor_that_saw_a_test_subject_is_refused(
     copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, run = copied
+    argv, run = copied
     splits = pd.read_csv(run / "split" / "splits.csv")
     victim = splits[(splits["repeat"] == 1) & (splits["split"] == "test")]["subject"].iloc[0]
     path, manifest = run / "pretrain" / "repeat-1" / "record.json", run / "pretrain" / "manifest.json"
     record = read_record(path) or {}
     write_record(path, {**record, "train_subjects": [*record["train_subjects"], victim]})
-    told = read_record(manifest) or {}
-    told["files"]["repeat-1/record.json"] = file_sha256(path)
-    write_record(manifest, told)
-    assert main([*words, "--stages", "classify", "--force", "classify"]) == 2
+    record = read_record(manifest) or {}
+    record["files"]["repeat-1/record.json"] = file_sha256(path)
+    write_record(manifest, record)
+    assert main([*argv, "--stages", "classify", "--force", "classify"]) == 2
     assert victim in (error := capsys.readouterr().err)
     assert "test part" in error
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("argv", "expected"),
     [
         (["--stages", "preproces"], "did you mean preprocess?"),
         (["--stage", "preprocess"], "did you mean --stages?"),
@@ -197,21 +197,21 @@ def test_an_extractor_that_saw_a_test_subject_is_refused(
         (["--cohort", "nowhere.csv"], "nowhere.csv"),
         (["--split.missing", "{PETT: 0.5}"], "PETT"),
         (["--device", "gpu"], "expected auto, cpu, cuda"),
-        (["--device", "cuda:7"], "is not there"),
+        (["--device", "cuda:7"], "is not present"),
     ],
 )
 def test_slips_are_explained(
-    words: list[str],
-    told: str,
+    argv: list[str],
+    expected: str,
     finished: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     base = ["--workspace", str(tmp_path / "run"), "--quiet"]
-    config = [] if "--config" in words else ["--config", str(finished[0])]
-    force = ["--stages", "split"] if "--split.missing" in words else []
-    assert main([*base, *config, *force, *words]) == 2
-    assert told in capsys.readouterr().err
+    config = [] if "--config" in argv else ["--config", str(finished[0])]
+    force = ["--stages", "split"] if "--split.missing" in argv else []
+    assert main([*base, *config, *force, *argv]) == 2
+    assert expected in capsys.readouterr().err
 
 
 def test_environment_beats_file_and_command_line_beats_environment(
@@ -219,13 +219,13 @@ def test_environment_beats_file_and_command_line_beats_environment(
 ) -> None:
     monkeypatch.setenv("HYPERMM_PRETRAIN__EPOCHS", "7")
     monkeypatch.setenv("HYPERMM_CLASSIFY__EPOCHS", "8")
-    words = ["--config", str(finished[0]), "--workspace", str(tmp_path), "--stages", "split", "--quiet"]
-    assert main([*words, "--classify.epochs", "9"]) == 0
+    argv = ["--config", str(finished[0]), "--workspace", str(tmp_path), "--stages", "split", "--quiet"]
+    assert main([*argv, "--classify.epochs", "9"]) == 0
     text = (tmp_path / "settings.yaml").read_text()
     assert "epochs: 7" in text
     assert "epochs: 9" in text
     monkeypatch.setenv("HYPERMM_CLASIFY__EPOCHS", "8")
-    assert main(words) == 2
+    assert main(argv) == 2
     assert "did you mean classify.epochs?" in capsys.readouterr().err
 
 
@@ -235,16 +235,16 @@ def test_a_workspace_in_use_is_refused(copied: tuple[list[str], Path], capsys: p
 
     from pipeline.cli.lock import locked
 
-    words, run = copied
+    argv, run = copied
     with locked(run):
-        assert main(words) == 2
+        assert main(argv) == 2
     message = capsys.readouterr().err
     assert f"is in use by process {os.getpid()} on {socket.gethostname()} since 20" in message
-    assert main(words) == 0
+    assert main(argv) == 0
 
 
 def test_help_settings_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help-settings"]) == 0
     shown = capsys.readouterr().out
-    for word in ("--pretrain.learning_rate", "--split.missing", "--features.field_of_view_mm", "mm"):
-        assert word in shown
+    for argument in ("--pretrain.learning_rate", "--split.missing", "--features.field_of_view_mm", "mm"):
+        assert argument in shown

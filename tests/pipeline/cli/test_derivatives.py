@@ -21,8 +21,8 @@ def test_preprocessed_scans_become_derivatives(tmp_path: Path, capsys: pytest.Ca
     row |= {"skull_strip": "True", "normalise": "minmax", "path": "x", "label": "CN", "sha256": ""}
     tables.save(pd.DataFrame([row]), ("CN", "AD"))
     out = tmp_path / "derivatives"
-    words = [str(tmp_path / "run"), str(out), "--kind", "MRI=T1w"]
-    assert main(words) == 2
+    argv = [str(tmp_path / "run"), str(out), "--kind", "MRI=T1w"]
+    assert main(argv) == 2
     assert "not finished" in capsys.readouterr().err
     mask = np.zeros((8, 8, 8), dtype=bool)
     mask[2:6, 2:6, 2:6] = True
@@ -32,10 +32,10 @@ def test_preprocessed_scans_become_derivatives(tmp_path: Path, capsys: pytest.Ca
     write_record(
         volumes.folder / "manifest.json", {"scans": {"p1_MRI": "x"}, "made_from": made_from, "git_commit": "abc"}
     )
-    assert main(words) == 0
-    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert "sub-p1/anat/sub-p1_desc-preproc_T1w.nii.gz" in found
-    assert "sub-p1/anat/sub-p1_desc-brain_mask.nii.gz" in found
+    assert main(argv) == 0
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert "sub-p1/anat/sub-p1_desc-preproc_T1w.nii.gz" in files
+    assert "sub-p1/anat/sub-p1_desc-brain_mask.nii.gz" in files
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
-    assert main(words) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert main(argv) == 2
+    assert "exists already" in capsys.readouterr().err

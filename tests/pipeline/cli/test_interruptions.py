@@ -24,8 +24,8 @@ FIRST_TRACE = {  # what shows that a stage is in the middle of its work
 
 
 def start(config: Path, workspace: Path) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "run_pipeline.py", "--config", str(config), "--workspace", str(workspace), "--quiet"]
-    words += [
+    argv = [sys.executable, "run_pipeline.py", "--config", str(config), "--workspace", str(workspace), "--quiet"]
+    argv += [
         "--pretrain.epochs",
         "10",
         "--classify.epochs",
@@ -33,7 +33,7 @@ def start(config: Path, workspace: Path) -> subprocess.Popen[bytes]:
         "--classify.patience",
         "1000",
     ]  # time to be hit in
-    return subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(argv, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen[bytes]) -> int:
@@ -68,9 +68,9 @@ def test_killed_in_every_stage_and_the_same_in_the_end(picture_cohort: Callable[
         stop_within(process, tmp_path / "disturbed" / stage, trace, how)
         assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
     assert finish(start(config, tmp_path / "disturbed")) == 0
-    expected, found = contents(tmp_path / "undisturbed"), contents(tmp_path / "disturbed")
-    assert set(found) - {n for n in found if Path(n).name.startswith(".")} == set(expected)
-    assert [name for name, content in expected.items() if found[name] != content] == []
+    expected, actual = contents(tmp_path / "undisturbed"), contents(tmp_path / "disturbed")
+    assert set(actual) - {n for n in actual if Path(n).name.startswith(".")} == set(expected)
+    assert [name for name, content in expected.items() if actual[name] != content] == []
 
 
 @pytest.mark.slow
@@ -103,8 +103,8 @@ def test_what_was_left_half_written_is_not_taken_for_finished(tmp_path: Path) ->
     assert not scans.has("a", "other")
 
     def break_off() -> None:
-        with replacing(tmp_path / "table.csv") as part:
-            part.write_text("half")
+        with replacing(tmp_path / "table.csv") as partial:
+            partial.write_text("half")
             raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):

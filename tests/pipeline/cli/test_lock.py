@@ -19,8 +19,8 @@ from pipeline.cli.lock import locked
 def test_who_holds_the_workspace_and_since_when(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with locked(tmp_path):
         holder = json.loads((tmp_path / ".lock").read_text())
-        words = rf"in use by process {holder['process']} on {holder['host']} since {holder['since'][:10]}.*; wait for"
-        with pytest.raises(InputError, match=words), locked(tmp_path):
+        pattern = rf"in use by process {holder['process']} on {holder['host']} since {holder['since'][:10]}.*; wait for"
+        with pytest.raises(InputError, match=pattern), locked(tmp_path):
             pass
         assert json.loads((tmp_path / ".lock").read_text()) == holder
     assert (tmp_path / ".lock").read_text() == ""  # a run on another machine is not told of one that ended well

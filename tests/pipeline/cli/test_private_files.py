@@ -41,17 +41,17 @@ def open_to_others(folder: Path, bits: int = 0o077) -> list[str]:
 # --- rights ---
 
 
-@pytest.mark.parametrize(("words", "bits"), [([], 0o077), (["--group-readable"], 0o027)])
+@pytest.mark.parametrize(("argv", "bits"), [([], 0o077), (["--group-readable"], 0o027)])
 def test_a_run_writes_for_its_owner(
-    words: list[str], bits: int, picture_cohort: Callable[..., Path], tmp_path: Path
+    argv: list[str], bits: int, picture_cohort: Callable[..., Path], tmp_path: Path
 ) -> None:
     config = picture_cohort(tmp_path / "data", subjects=12, side=24)
     base = ["--config", str(config), "--workspace", str(tmp_path / "deep" / "run"), "--stages", "features", "--quiet"]
-    assert main([*base, *words]) == 0
+    assert main([*base, *argv]) == 0
     run = tmp_path / "deep"
     assert len(list(run.rglob("*"))) > 30
     assert open_to_others(run, bits) == []
-    assert bool(open_to_others(run)) is bool(words)
+    assert bool(open_to_others(run)) is bool(argv)
     (tmp_path / "after").touch()
     assert stat.S_IMODE((tmp_path / "after").stat().st_mode) == 0o644
 
@@ -59,8 +59,8 @@ def test_a_run_writes_for_its_owner(
 @pytest.mark.slow
 def test_so_do_its_workers(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
     config = picture_cohort(tmp_path / "data", subjects=6, side=24)
-    words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--stages", "features", "--quiet"]
-    assert main([*words, "--executor", "dask", "--workers", "1", "--device", "cpu"]) == 0
+    argv = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--stages", "features", "--quiet"]
+    assert main([*argv, "--executor", "dask", "--workers", "1", "--device", "cpu"]) == 0
     assert len(list((tmp_path / "run").rglob("features.safetensors"))) > 5
     assert open_to_others(tmp_path / "run") == []
 
@@ -73,35 +73,35 @@ def data_set(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("words", "mode"), [([], 0o600), (["--group-readable"], 0o640)])
-def test_intake_writes_for_its_owner(words: list[str], mode: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("argv", "mode"), [([], 0o600), (["--group-readable"], 0o640)])
+def test_intake_writes_for_its_owner(argv: list[str], mode: int, tmp_path: Path) -> None:
     root = data_set(tmp_path / "set")
-    assert intake.main(["bids", str(root), str(tmp_path / "m.csv"), *words]) == 0
+    assert intake.main(["bids", str(root), str(tmp_path / "m.csv"), *argv]) == 0
     assert stat.S_IMODE((tmp_path / "m.csv").stat().st_mode) == mode
     (tmp_path / "export").mkdir()
     base = ["dicom", str(tmp_path / "export"), str(tmp_path / "out"), "--key", str(tmp_path / "key")]
-    assert intake.main([*base, *words]) == 0
-    assert open_to_others(tmp_path / "out", 0o027 if words else 0o077) == []
+    assert intake.main([*base, *argv]) == 0
+    assert open_to_others(tmp_path / "out", 0o027 if argv else 0o077) == []
     assert stat.S_IMODE((tmp_path / "out" / "left_out.csv").stat().st_mode) == mode
 
 
 def test_the_doctor_warns_of_folders_that_are_open_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
-    words = {"cohort.manifest": str(tmp_path / "data" / "m.csv")}
-    config = load_settings(REPOSITORY / "configs" / "adni.yaml", words)
+    overrides = {"cohort.manifest": str(tmp_path / "data" / "m.csv")}
+    config = load_settings(REPOSITORY / "configs" / "adni.yaml", overrides)
     patient = CheckContext(lambda: config, lambda name: tmp_path / "run", "cpu", settings=config)
     (finding,) = machine.rights(patient)
     assert finding.status == "ok"  # above tmp_path there is a folder that nobody else may enter
     monkeypatch.setattr(machine.stat, "S_IXOTH", ~0)
     (finding,) = machine.rights(patient)
-    assert (finding.status, finding.found) == (
+    assert (finding.status, finding.message) == (
         "warn", f"everyone on this machine may read {tmp_path / 'data'} (mode 0755)"
     )  # fmt: skip
     (tmp_path / "run").mkdir()
     (tmp_path / "run").chmod(0o777)
     (tmp_path / "data").chmod(0o700)
     (finding,) = machine.rights(patient)
-    assert finding.found == f"everyone on this machine may read and change {tmp_path / 'run'} (mode 0777)"
+    assert finding.message == f"everyone on this machine may read and change {tmp_path / 'run'} (mode 0777)"
     assert finding.remedy == f"if these are patients: chmod -R o-rwx {tmp_path / 'run'}"
     (tmp_path / "run").chmod(0o750)
     (finding,) = machine.rights(patient)
@@ -166,8 +166,8 @@ def test_tracking(tmp_path: Path, precious: Path) -> None:
     with pytest.raises(PlantedLinkError):
         tracking.to_tensorboard(TrackingConfig(), run, name="x")
     with pytest.raises(PlantedLinkError):
-        tracking._mlflow_place("mlruns", run)
-    outside = tracking._mlflow_place(str(run / "mlruns"), run)[0]  # a whole path may have links, which are the user's
+        tracking._mlflow_store("mlruns", run)
+    outside = tracking._mlflow_store(str(run / "mlruns"), run)[0]  # a whole path may have links, which are the user's
     assert outside.endswith("precious/mlflow.db")
 
 
@@ -185,8 +185,8 @@ def test_tables_of_intake(tmp_path: Path, precious: Path) -> None:
     for name in ("m.csv", "out/manifest.csv", "out/left_out.csv"):
         (tmp_path / name).symlink_to(precious / "file")
     assert intake.main(["bids", str(data_set(tmp_path / "set")), str(tmp_path / "m.csv")]) == 0
-    words = ["dicom", str(tmp_path / "export"), str(tmp_path / "out"), "--key", str(tmp_path / "key")]
-    assert intake.main(words) == 0
+    argv = ["dicom", str(tmp_path / "export"), str(tmp_path / "out"), "--key", str(tmp_path / "key")]
+    assert intake.main(argv) == 0
     assert not [path for path in [tmp_path / "m.csv", *(tmp_path / "out").iterdir()] if path.is_symlink()]
 
 
@@ -244,14 +244,14 @@ def test_the_setting_redoes_nothing(
 ) -> None:
     config = picture_cohort(tmp_path / "data", subjects=12, side=24)
     (tmp_path / "data" / "p00_low.png").write_bytes(b"no picture")
-    words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--stages", "preprocess", "--quiet"]
+    argv = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--stages", "preprocess", "--quiet"]
     manifest = pd.read_csv(tmp_path / "data" / "cohort.csv")
     manifest.loc[manifest["subject"] == "p00", "subject"] = EVIL
     manifest.to_csv(tmp_path / "data" / "cohort.csv", index=False)
-    assert main(words) == 3
+    assert main(argv) == 3
     assert f"\n{EVIL}" not in (tmp_path / "run" / "failures.csv").read_text()
     capsys.readouterr()
-    assert main([*words, "--report.csv_safe", "true"]) == 3
+    assert main([*argv, "--report.csv_safe", "true"]) == 3
     assert ",'=cmd" in (tmp_path / "run" / "failures.csv").read_text()
     assert " run  " not in capsys.readouterr().out
     assert EVIL in set(pd.read_csv(tmp_path / "run" / "cohort" / "scans.csv")["subject"])

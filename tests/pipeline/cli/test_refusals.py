@@ -26,7 +26,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, full of things that are not what they are taken for."""
     monkeypatch.chdir(tmp_path)
     configs = {
@@ -193,49 +193,53 @@ STANDS_FOR = {
 
 def refused(command: Callable[[list[str]], int], line: str, capsys: pytest.CaptureFixture[str], **named: object) -> str:
     """What is said, all of it on stderr, at exit code 2."""
-    words = [STANDS_FOR.get(word) if word in STANDS_FOR else word for word in line.split(" ") if word]
-    words = [word.replace("{checkout}", str(REPOSITORY)) for word in words]
+    argv = [
+        STANDS_FOR.get(argument) if argument in STANDS_FOR else argument for argument in line.split(" ") if argument
+    ]
+    argv = [argument.replace("{checkout}", str(REPOSITORY)) for argument in argv]
     for name, value in named.items():
-        words = [word.replace(f"{{{name}}}", str(value)) for word in words]
-    assert command(words) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith("error: ")
-    assert "Traceback" not in told.err + told.out
-    assert "a bug" not in told.err
-    assert "\x1b" not in told.err
-    assert len(told.err) < 2000
-    return told.err
+        argv = [argument.replace(f"{{{name}}}", str(value)) for argument in argv]
+    assert command(argv) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert "Traceback" not in output.err + output.out
+    assert "a bug" not in output.err
+    assert "\x1b" not in output.err
+    assert len(output.err) < 2000
+    return output.err
 
 
-@pytest.mark.parametrize(("line", "told"), RUNS.items(), ids=lambda value: str(value)[:60].encode("unicode_escape"))
-def test_runs(line: str, told: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told in refused(main, line, capsys, file=place / "file")
-    assert not (place / "victim").exists()
-    assert (place / "other" / "cohort" / "precious").read_text() == "of someone else"
+@pytest.mark.parametrize(("line", "expected"), RUNS.items(), ids=lambda value: str(value)[:60].encode("unicode_escape"))
+def test_runs(line: str, expected: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in refused(main, line, capsys, file=folder / "file")
+    assert not (folder / "victim").exists()
+    assert (folder / "other" / "cohort" / "precious").read_text() == "of someone else"
     assert not (REPOSITORY / ".lock").exists()
 
 
-@pytest.mark.parametrize(("line", "told"), INTAKES.items(), ids=lambda value: str(value)[:60].encode("unicode_escape"))
-def test_intake(line: str, told: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bids = place / "data set" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+@pytest.mark.parametrize(
+    ("line", "expected"), INTAKES.items(), ids=lambda value: str(value)[:60].encode("unicode_escape")
+)
+def test_intake(line: str, expected: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bids = folder / "data set" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     bids.parent.mkdir(parents=True)
     bids.touch()
-    (place / "data set" / "participants.tsv").write_text("participant_id\tdiagnosis\nsub-01\tCN\n")
-    (place / "data").symlink_to("data set")
+    (folder / "data set" / "participants.tsv").write_text("participant_id\tdiagnosis\nsub-01\tCN\n")
+    (folder / "data").symlink_to("data set")
     for name in ("file", "key"):
-        (place / name).touch()
-        (place / name).chmod(0o600)
-    (place / "key").write_text("ab" * 32)
-    assert told in refused(intake.main, line, capsys, bids="data")
+        (folder / name).touch()
+        (folder / name).chmod(0o600)
+    (folder / "key").write_text("ab" * 32)
+    assert expected in refused(intake.main, line, capsys, bids="data")
 
 
-@pytest.mark.parametrize(("line", "told"), DERIVATIVES.items())
-def test_derivatives(line: str, told: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told in refused(derivatives.main, line, capsys)
+@pytest.mark.parametrize(("line", "expected"), DERIVATIVES.items())
+def test_derivatives(line: str, expected: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in refused(derivatives.main, line, capsys)
 
 
 @pytest.mark.parametrize(
-    ("variable", "text", "told"),
+    ("variable", "text", "expected"),
     [
         ("PRETRAIN", '{"epochs": 7', "environment"),
         ("PRETRAIN", "[" * 100_000, "environment"),
@@ -254,13 +258,13 @@ def test_derivatives(line: str, told: str, place: Path, capsys: pytest.CaptureFi
 def test_environment(
     variable: str,
     text: str,
-    told: str,
-    place: Path,
+    expected: str,
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(f"HYPERMM_{variable}", text)
-    assert told in refused(main, NAMED, capsys)
+    assert expected in refused(main, NAMED, capsys)
 
 
 # --- by the kind of the error, wherever it is from ---
@@ -269,55 +273,55 @@ def test_environment(
 def test_every_kind_that_is_named_is_there() -> None:
     for name in (*USER_ERRORS, *PACKAGE_ERRORS):
         module, _, kind = name.rpartition(".")
-        found = sys.modules.get(module) or importlib.import_module(module)
-        assert issubclass(getattr(found, kind), Exception), name
+        imported = sys.modules.get(module) or importlib.import_module(module)
+        assert issubclass(getattr(imported, kind), Exception), name
 
 
-def damaged_safetensors(place: Path) -> None:
+def damaged_safetensors(folder: Path) -> None:
     from safetensors.torch import load_file
 
-    (place / "w.safetensors").write_bytes(b"\xff" * 100)
-    load_file(place / "w.safetensors")
+    (folder / "w.safetensors").write_bytes(b"\xff" * 100)
+    load_file(folder / "w.safetensors")
 
 
-def not_utf8(place: Path) -> None:
-    (place / "t").write_bytes(b"\xff")
-    (place / "t").read_text("utf-8")
+def not_utf8(folder: Path) -> None:
+    (folder / "t").write_bytes(b"\xff")
+    (folder / "t").read_text("utf-8")
 
 
-def empty_table(place: Path) -> None:
+def empty_table(folder: Path) -> None:
     import pandas as pd
 
-    (place / "t.csv").touch()
-    pd.read_csv(place / "t.csv")
+    (folder / "t.csv").touch()
+    pd.read_csv(folder / "t.csv")
 
 
-def nested(place: Path) -> None:
+def nested(folder: Path) -> None:
     json.loads("[" * 200_000)
 
 
 @pytest.mark.parametrize(
-    ("reader", "told"),
+    ("reader", "expected"),
     [
         (damaged_safetensors, "a file of weights or features is damaged"),
         (not_utf8, "is not UTF-8 text"),
         (empty_table, "a table is damaged"),
         (nested, "nested too deep"),
-        (lambda place: json.loads("{"), "a file is not JSON"),
-        (lambda place: read_bytes(Path("/dev/zero")), "/dev/zero is a pipe, a device"),
-        (lambda place: (place / "gone").read_bytes(), "gone: it is not there"),
-        (lambda place: place.read_bytes(), "it is a folder; expected a file"),
-        (lambda place: (place / ("n" * 300)).open("w"), "a path is too long"),
-        (lambda place: (place / "a\udcff").write_text("x\udcff", "utf-8"), "is not UTF-8 text"),
+        (lambda folder: json.loads("{"), "a file is not JSON"),
+        (lambda folder: read_bytes(Path("/dev/zero")), "/dev/zero is a pipe, a device"),
+        (lambda folder: (folder / "gone").read_bytes(), "gone: it is not there"),
+        (lambda folder: folder.read_bytes(), "it is a folder; expected a file"),
+        (lambda folder: (folder / ("n" * 300)).open("w"), "a path is too long"),
+        (lambda folder: (folder / "a\udcff").write_text("x\udcff", "utf-8"), "is not UTF-8 text"),
     ],
 )  # fmt: skip
 def test_kinds_of_damage(
-    reader: Callable[[Path], object], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reader: Callable[[Path], object], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(lambda: bool(reader(tmp_path))) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert told in said
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert expected in message
 
 
 def test_a_bug_is_named_a_bug_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,10 +331,10 @@ def test_a_bug_is_named_a_bug_and_steers_no_terminal(capsys: pytest.CaptureFixtu
     for error in (KeyError("x"), TypeError("x"), ValueError("x"), OSError("x"), ConnectionResetError(104, "x")):
         assert explained(error) == ""
     assert exit_code(broken) == 1
-    said = capsys.readouterr().err
-    assert "Traceback" in said
-    assert said.endswith("a bug: please report it with the lines above\n")
-    assert "\x1b" not in said
+    message = capsys.readouterr().err
+    assert "Traceback" in message
+    assert message.endswith("a bug: please report it with the lines above\n")
+    assert "\x1b" not in message
 
 
 def test_a_planted_link_is_named(tmp_path: Path) -> None:
@@ -339,15 +343,15 @@ def test_a_planted_link_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_intake_on_a_full_disk(place: Path) -> None:
+def test_intake_on_a_full_disk(folder: Path) -> None:
     """No file may be larger than 0 bytes, which the kernel reports as it reports a full disk."""
-    (place / "set" / "sub-01" / "anat").mkdir(parents=True)
-    (place / "set" / "sub-01" / "anat" / "sub-01_T1w.nii.gz").touch()
-    (place / "set" / "participants.tsv").write_text("participant_id\tdiagnosis\nsub-01\tCN\n")
+    (folder / "set" / "sub-01" / "anat").mkdir(parents=True)
+    (folder / "set" / "sub-01" / "anat" / "sub-01_T1w.nii.gz").touch()
+    (folder / "set" / "participants.tsv").write_text("participant_id\tdiagnosis\nsub-01\tCN\n")
     script = "import sys; from intake.__main__ import main; sys.exit(main(['bids', 'set', 'm.csv']))"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=place,
+        cwd=folder,
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
@@ -355,4 +359,4 @@ def test_intake_on_a_full_disk(place: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert "error: the disk is full" in done.stderr  # after a word of joblib, whose semaphores need a file too
-    assert not [path for path in place.iterdir() if "m.csv" in path.name]
+    assert not [path for path in folder.iterdir() if "m.csv" in path.name]

@@ -52,9 +52,9 @@ def test_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_two_runs_in_one_second_share_a_file(tmp_path: Path) -> None:
-    for word in ("first", "second"):
+    for argument in ("first", "second"):
         with run_log.logging_to(tmp_path, quiet=True):
-            run_log.log.info(word)
+            run_log.log.info(argument)
     text = "".join(file.read_text() for file in sorted((tmp_path / "logs").iterdir()))
     assert "first" in text
     assert "second" in text

@@ -75,15 +75,15 @@ def test_damaged_results_are_named(finished: Path, damage: str) -> None:
 
 @pytest.mark.parametrize("command", [main, intake.main])
 @pytest.mark.parametrize(
-    "words", [[EVIL], ["--config", EVIL], ["--limit", EVIL], ["bids", EVIL, "x"], ["--stages", EVIL]]
+    "argv", [[EVIL], ["--config", EVIL], ["--limit", EVIL], ["bids", EVIL, "x"], ["--stages", EVIL]]
 )
 def test_what_was_typed(
-    command: Callable[[list[str]], int], words: list[str], capsys: pytest.CaptureFixture[str]
+    command: Callable[[list[str]], int], argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(words) == 2
-    told = capsys.readouterr()
-    assert not steered(told.out + told.err)
-    assert "\nreport: elsewhere/x" not in told.err
+    assert command(argv) == 2
+    output = capsys.readouterr()
+    assert not steered(output.out + output.err)
+    assert "\nreport: elsewhere/x" not in output.err
 
 
 def test_the_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,11 +26,11 @@ def make_workspace(folder: Path, *, key: str = "k1") -> Path:
     """A workspace of which both stages of training are finished, with two repeats each."""
     for stage in ("pretrain", "classify"):
         for repeat in (1, 2):
-            place = folder / stage / f"repeat-{repeat}"
-            place.mkdir(parents=True)
+            repeat_folder = folder / stage / f"repeat-{repeat}"
+            repeat_folder.mkdir(parents=True)
             history = pd.DataFrame({"epoch": [1, 2, 3], "best": [False, False, True], **LOSSES})
             history[["train_loss", "validation_loss"]] *= repeat
-            history.to_csv(place / "history.csv", index=False)
+            history.to_csv(repeat_folder / "history.csv", index=False)
         manifest = {
             "key": key,
             "fingerprint": f"{stage}-{key}",
@@ -68,10 +68,10 @@ def test_tensorboard_is_told_every_loss_by_repeat_and_every_figure(workspace: Pa
     for repeat in (1, 2):
         events = read(run / f"repeat-{repeat}")
         for stage in ("pretrain", "classify"):
-            told = [(e.step, pytest.approx(e.value)) for e in events.Scalars(f"{stage}/train_loss")]
-            assert told == [(1, 0.7 * repeat), (2, 0.5 * repeat), (3, 0.25 * repeat)]
-            told = [(e.step, pytest.approx(e.value)) for e in events.Scalars(f"{stage}/validation_loss")]
-            assert told == [(1, 0.8 * repeat), (3, 0.5 * repeat)]  # what is not a number is no point
+            actual = [(e.step, pytest.approx(e.value)) for e in events.Scalars(f"{stage}/train_loss")]
+            assert actual == [(1, 0.7 * repeat), (2, 0.5 * repeat), (3, 0.25 * repeat)]
+            actual = [(e.step, pytest.approx(e.value)) for e in events.Scalars(f"{stage}/validation_loss")]
+            assert actual == [(1, 0.8 * repeat), (3, 0.5 * repeat)]  # what is not a number is no point
     events = read(run)
     figures = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
     assert figures == {
@@ -120,10 +120,10 @@ def test_a_run_that_was_killed_while_it_told_is_told_again(workspace: Path) -> N
 
 def test_a_stage_that_did_not_finish_is_not_told(workspace: Path) -> None:
     (workspace / "classify" / "manifest.json").unlink()
-    told = tracking.gather(workspace, name="x")
-    assert {curve[1] for curve in told.curves} == {"pretrain/train_loss", "pretrain/validation_loss"}
-    assert told.figures == {}
-    assert told.settings == {"pretrain.epochs": "3", "pretrain.losses": "both"}
+    tracked = tracking.gather(workspace, name="x")
+    assert {curve[1] for curve in tracked.curves} == {"pretrain/train_loss", "pretrain/validation_loss"}
+    assert tracked.figures == {}
+    assert tracked.settings == {"pretrain.epochs": "3", "pretrain.losses": "both"}
     (workspace / "pretrain" / "manifest.json").unlink()
     tracking.track(CONFIG, workspace)
     assert not (workspace / "tensorboard").exists()
@@ -137,9 +137,9 @@ def test_off_is_off(workspace: Path) -> None:
 def test_without_the_package_nothing_is_told_and_nothing_is_said(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = tracking.importlib.util.find_spec
+    find_spec = tracking.importlib.util.find_spec
     monkeypatch.setattr(
-        tracking.importlib.util, "find_spec", lambda name: None if name == "tensorboard" else found(name)
+        tracking.importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name)
     )
     with caplog.at_level(logging.INFO, "hypermm"):
         tracking.track(CONFIG, workspace)
@@ -151,7 +151,7 @@ def test_what_goes_wrong_is_a_warning(workspace: Path, caplog: pytest.LogCapture
     (workspace / "classify" / "repeat-1" / "history.csv").write_bytes(b"\xff\xfe")
     with caplog.at_level(logging.WARNING, "hypermm"):
         tracking.track(CONFIG, workspace)
-    assert "TensorBoard was told nothing of this run" in caplog.text
+    assert "TensorBoard: this run was not exported" in caplog.text
     assert "the results are not affected" in caplog.text
     assert not list(workspace.glob("tensorboard/*"))
 
@@ -207,9 +207,9 @@ def test_tracking_is_in_no_key(tmp_path: Path, picture_cohort: Callable[..., Pat
 
 
 def test_planning_does_not_import_either_package() -> None:
-    words = "import sys, pipeline.settings, pipeline.runner.run, pipeline.cli.tracking; "
-    words += "print([m for m in ('tensorboard', 'mlflow') if m in sys.modules])"
-    ran = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True,
+    code = "import sys, pipeline.settings, pipeline.runner.run, pipeline.cli.tracking; "
+    code += "print([m for m in ('tensorboard', 'mlflow') if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                          cwd=Path(__file__).parents[3])  # fmt: skip
     assert ran.stdout.strip() == "[]"
 
@@ -232,8 +232,8 @@ class TestMlflow:
         experiment = client.get_experiment_by_name("hypermm")
         (run,) = client.search_runs([experiment.experiment_id])
         assert run.data.metrics["test/threshold_half/auc/low"] == 0.8
-        told = client.get_metric_history(run.info.run_id, "repeat-2/pretrain/train_loss")
-        assert [(m.step, m.value) for m in told] == [(1, 1.4), (2, 1.0), (3, 0.5)]
+        points = client.get_metric_history(run.info.run_id, "repeat-2/pretrain/train_loss")
+        assert [(m.step, m.value) for m in points] == [(1, 1.4), (2, 1.0), (3, 0.5)]
         assert run.data.params["classify.losses"] == "both"
         assert run.info.user_id in ("", "unknown", None)
         settings = list((workspace / "ml runs").rglob("settings.yaml"))

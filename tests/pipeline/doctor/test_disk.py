@@ -124,7 +124,7 @@ def test_what_is_finished_need_not_be_written(tmp_path: Path) -> None:
 
 def test_a_short_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, stages = _settings("adni"), ["preprocess", "features"]
-    needed = disk.words(disk.bytes_needed(config, disk.count_scans(config), tmp_path, stages))
+    needed = disk.readable_size(disk.bytes_needed(config, disk.count_scans(config), tmp_path, stages))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000_000))
     assert disk.check_room(config, tmp_path / "new" / "run", stages) == (
         False,
@@ -132,14 +132,14 @@ def test_a_short_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         f"{tmp_path}",
     )
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5e12))
-    fits, said = disk.check_room(config, tmp_path, stages)
+    fits, message = disk.check_room(config, tmp_path, stages)
     assert fits
-    assert "5,000.0 GB are free" in said
+    assert "5,000.0 GB are free" in message
     missing = _settings("adni", cohort__manifest=str(tmp_path / "missing.csv"))
-    fits, said = disk.check_room(missing, tmp_path, stages)
+    fits, message = disk.check_room(missing, tmp_path, stages)
     assert fits is None
-    assert "5,000.0 GB are free" in said
-    assert "cannot be said" in said
+    assert "5,000.0 GB are free" in message
+    assert "is unknown" in message
 
 
 def test_a_run_warns_first_and_says_how_much_in_the_end(
@@ -149,27 +149,27 @@ def test_a_run_warns_first_and_says_how_much_in_the_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = picture_cohort(tmp_path / "data", subjects=12)
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     from pipeline.store.volumes import VolumeSet
 
     def full(self: VolumeSet, scan: str, png: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(VolumeSet, "save_picture", full)
-    words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet"]
-    assert main(words) == 2
-    told = capsys.readouterr().err
-    assert "the disk may become full: about" in told.split("error:")[0]
-    assert "error: the disk is full" in told
-    assert f" scans in cohort.csv), 1 MB are free in {tmp_path / 'run'}" in told.split("error:")[1]
+    argv = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet"]
+    assert main(argv) == 2
+    error_text = capsys.readouterr().err
+    assert "the disk may become full: about" in error_text.split("error:")[0]
+    assert "error: the disk is full" in error_text
+    assert f" scans in cohort.csv), 1 MB are free in {tmp_path / 'run'}" in error_text.split("error:")[1]
     monkeypatch.undo()
-    assert main([*words, "--stages", "split"]) == 0  # what it left behind is taken up again
+    assert main([*argv, "--stages", "split"]) == 0  # what it left behind is taken up again
     assert "the disk" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1, "1 MB"), (94e6, "94 MB"), (949e6, "949 MB"), (1.24e9, "1.2 GB")])
 def test_bytes_in_words(size: float, expected: str) -> None:
-    assert disk.words(size) == expected
+    assert disk.readable_size(size) == expected
 
 
 # --- places that are hard to write to ---
@@ -185,30 +185,38 @@ def test_names_that_no_disk_can_hold(
         assert f"has 256 bytes, and {tmp_path} takes names of at most 255" in capsys.readouterr().err
     assert main(["--config", config, "--workspace", str(tmp_path / fits), "--stages", "split", "--quiet"]) == 0
     for option in ("--cohort", "--weights-from", "--fetch-weights"):
-        words = ["--config", config, "--workspace", str(tmp_path / "run"), "--stages", "split", "--quiet"]
-        assert main([*words, option, str(tmp_path / long_name)]) == 2, option
+        argv = ["--config", config, "--workspace", str(tmp_path / "run"), "--stages", "split", "--quiet"]
+        assert main([*argv, option, str(tmp_path / long_name)]) == 2, option
         assert long_name in capsys.readouterr().err
 
 
 def test_a_path_that_is_too_long_as_a_whole(tmp_path: Path) -> None:
     most = os.pathconf(tmp_path, "PC_PATH_MAX")
-    place = tmp_path
-    while len(str(place)) + 201 < most - disk.LONGEST_INSIDE:
-        place /= "x" * 200
-    disk.check_path(place)
+    base_folder = tmp_path
+    while len(str(base_folder)) + 201 < most - disk.LONGEST_INSIDE:
+        base_folder /= "x" * 200
+    disk.check_path(base_folder)
     with pytest.raises(InputError, match=rf"its path has \d+ bytes; at most {most - disk.LONGEST_INSIDE} are possible"):
-        disk.check_path(place / ("x" * 200))
+        disk.check_path(base_folder / ("x" * 200))
 
 
 def test_a_deep_place_with_spaces_and_accents(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
     """A path of more than a thousand bytes, for what comes in and what goes out."""
-    place = tmp_path.joinpath(*["Ärzte & Søn, 'Raum 3' " + "ü" * 100] * 5)
-    config = picture_cohort(place / "in put", subjects=6)
-    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (place / "in put").rglob("*")}
-    words = ["--config", str(config), "--workspace", str(place / "out put"), "--quiet", "--features.weights", "random"]
-    assert main([*words, "--stages", "split,features"]) == 0
-    assert len(list((place / "out put" / "features").rglob("features.safetensors"))) > 6
-    after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (place / "in put").rglob("*")}
+    base_folder = tmp_path.joinpath(*["Ärzte & Søn, 'Raum 3' " + "ü" * 100] * 5)
+    config = picture_cohort(base_folder / "in put", subjects=6)
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (base_folder / "in put").rglob("*")}
+    argv = [
+        "--config",
+        str(config),
+        "--workspace",
+        str(base_folder / "out put"),
+        "--quiet",
+        "--features.weights",
+        "random",
+    ]
+    assert main([*argv, "--stages", "split,features"]) == 0
+    assert len(list((base_folder / "out put" / "features").rglob("features.safetensors"))) > 6
+    after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (base_folder / "in put").rglob("*")}
     assert after == before  # nothing was written to the input
 
 
@@ -233,7 +241,7 @@ def test_volumes_are_read_without_a_trace(
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     before = sorted((p, p.stat().st_mtime_ns, p.stat().st_size) for p in [data, *data.rglob("*")])
-    words = ["--config", str(tmp_path / "config.yaml"), "--workspace", str(tmp_path / "run"), "--quiet"]
-    assert main([*words, "--stages", "split,features"]) == 0
-    assert main([*words, "--doctor"]) == 0
+    argv = ["--config", str(tmp_path / "config.yaml"), "--workspace", str(tmp_path / "run"), "--quiet"]
+    assert main([*argv, "--stages", "split,features"]) == 0
+    assert main([*argv, "--doctor"]) == 0
     assert sorted((p, p.stat().st_mtime_ns, p.stat().st_size) for p in [data, *data.rglob("*")]) == before

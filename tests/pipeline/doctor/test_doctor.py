@@ -27,8 +27,8 @@ def patient(tmp_path: Path) -> Callable[..., CheckContext]:
 
     def make(config: str | Path = "demo", device: str = "cpu", **settings: str) -> CheckContext:
         file = config if isinstance(config, Path) else CONFIGS / f"{config}.yaml"
-        words = {key.replace("__", "."): value for key, value in settings.items()}
-        made = CheckContext(lambda: load_settings(file, words), lambda name: tmp_path / "runs" / name, device)
+        overrides = {key.replace("__", "."): value for key, value in settings.items()}
+        made = CheckContext(lambda: load_settings(file, overrides), lambda name: tmp_path / "runs" / name, device)
         made.settings = made.load()
         return made
 
@@ -46,25 +46,25 @@ def test_a_sound_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     """The demo, real networks included; nothing is made where the workspace will be."""
     before = sorted(tmp_path.rglob("*"))
     assert main(["--doctor", "--workspace", str(tmp_path / "run"), "--device", "cpu"]) == 0
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
     assert all(line.startswith(("ok    ", "warn  ")) for line in lines)
-    for words in ("packages are there in the versions", "settings demo", "ok    CPU: ", "--device cpu takes cpu",
+    for text in ("packages are installed in the versions", "settings demo", "ok    CPU: ", "--device cpu takes cpu",
                   "60 scans of the demo cohort phantoms", f"workspace {tmp_path / 'run'}: will be made",
                   "file locks work",
                   "weights of vgg16", "HD-BET (fast): 0.model", "manifest: phantoms",
                   "smoke run on cpu: HD-BET, backbone and set model gave finite numbers"):  # fmt: skip
-        assert sum(words in line for line in lines) == 1, words
-    assert told.err == ""
+        assert sum(text in line for line in lines) == 1, text
+    assert output.err == ""
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_warning_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--config", str(CONFIGS / "adni.yaml"), "--features.weights", "random", "--workspace", str(tmp_path)]
-    assert main([*words, "--doctor"]) == 0
-    told = capsys.readouterr().out
-    assert "warn  manifest: none is given" in told
-    assert not any(line.startswith("fail") for line in told.splitlines())
+    argv = ["--config", str(CONFIGS / "adni.yaml"), "--features.weights", "random", "--workspace", str(tmp_path)]
+    assert main([*argv, "--doctor"]) == 0
+    output = capsys.readouterr().out
+    assert "warn  manifest: none is given" in output
+    assert not any(line.startswith("fail") for line in output.splitlines())
 
 
 def test_bad_settings_are_a_line_and_the_rest_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,14 +74,14 @@ def test_bad_settings_are_a_line_and_the_rest_is_looked_at(capsys: pytest.Captur
     assert "settings:" in bad
     assert "there are vgg11, vgg16 and timm:<name>" in bad
     assert any(line.startswith("ok    CPU: ") for line in lines)
-    assert any(line.startswith("warn  smoke run: not looked at") for line in lines)
+    assert any(line.startswith("warn  smoke run: not checked") for line in lines)
 
 
 def test_without_a_single_package() -> None:
     """`-S` hides all that is installed. And the terminal cannot show an arrow."""
-    words = [sys.executable, "-S", "run_pipeline.py", "--doctor"]
+    argv = [sys.executable, "-S", "run_pipeline.py", "--doctor"]
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    shown = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, env=ascii_only)
+    shown = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, env=ascii_only)
     assert shown.returncode == 2
     assert shown.stderr == ""
     assert "fail  packages not installed: torch, monai, " in shown.stdout
@@ -90,12 +90,10 @@ def test_without_a_single_package() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    words = "import sys, run_pipeline; assert not {'torch', 'monai', 'pandas'} & set(sys.modules); "
-    words += (
-        "import pipeline.settings, pipeline.specs.registry, pipeline.doctor.disk, pipeline.doctor.offline_weights; "
-    )
-    words += "assert not {'torch', 'monai', 'sklearn', 'skimage'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", words], cwd=REPOSITORY, check=True)
+    code = "import sys, run_pipeline; assert not {'torch', 'monai', 'pandas'} & set(sys.modules); "
+    code += "import pipeline.settings, pipeline.specs.registry, pipeline.doctor.disk, pipeline.doctor.offline_weights; "
+    code += "assert not {'torch', 'monai', 'sklearn', 'skimage'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
 
 
 def test_a_check_that_breaks_is_a_finding(
@@ -113,7 +111,7 @@ def test_a_check_that_breaks_is_a_finding(
     monkeypatch.setattr(run, "CHECKS", ())
     assert _lines(run_checks(patient()))[3:] == [
         "ok    the door",
-        "fail  burning house: RuntimeError: fire on two floors  → if the words do not help, report them",
+        "fail  burning house: RuntimeError: fire on two floors  → if the message does not help, report it",
         "fail  refused: no such thing; name another",
     ]
     monkeypatch.setitem(sys.modules, "pipeline.doctor.machine", None)
@@ -132,7 +130,7 @@ def test_python(
     monkeypatch.setattr(checks, "sys", SimpleNamespace(version_info=version, executable="/python"))
     (finding,) = checks.python(patient())
     assert finding.status == status
-    assert ".".join(map(str, version)) in finding.found
+    assert ".".join(map(str, version)) in finding.message
     assert ("PYTHON=python3.11" in finding.remedy) is (status != "ok")
 
 
@@ -142,11 +140,11 @@ def test_packages_against_their_pins(patient: Callable[..., CheckContext], monke
     monkeypatch.setattr(checks, "_installed", lambda name: odd.get(name, real(name)))
     findings = list(checks.packages(patient()))
     assert [f.status for f in findings] == ["warn", "warn", "fail", "ok"]
-    told = [str(f) for f in findings]
-    assert "package scipy is 0.1; " in told[0]
-    assert "→ pip install -c constraints.txt scipy==" in told[0]
-    assert "package onnx is 9" in told[1]
-    assert "packages not installed: monai  →" in told[2]
+    texts = [str(f) for f in findings]
+    assert "package scipy is 0.1; " in texts[0]
+    assert "→ pip install -c constraints.txt scipy==" in texts[0]
+    assert "package onnx is 9" in texts[1]
+    assert "packages not installed: monai  →" in texts[2]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +157,7 @@ def test_the_extra_demo_only_where_it_is_needed(
     monkeypatch.setattr(checks, "_installed", lambda name: None if name == missing else "1")
     (finding,) = checks.settings(patient(config))
     assert finding.status == ("warn" if named else "ok")
-    assert (missing in finding.found) is named
+    assert (missing in finding.message) is named
 
 
 # --- device ---
@@ -175,17 +173,17 @@ def _gpu(monkeypatch: pytest.MonkeyPatch, **facts: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "status", "told"),
+    ("facts", "status", "expected"),
     [
         ({}, "ok", "GPU 0: H100, compute capability 9.0, driver 560.35.03, 70.0 GB of 80.0 GB memory free"),
-        ({"free": 9e9}, "warn", "9.0 GB of 80.0 GB memory free: another process holds the rest  → look at nvidia-smi"),
+        ({"free": 9e9}, "warn", "9.0 GB of 80.0 GB memory free: another process holds the rest  → see nvidia-smi"),
         ({"archs": ["sm_50", "sm_60"]}, "fail", "this torch has no code for it (sm_50, sm_60)  → take another build"),
     ],
 )
 def test_gpus(
     facts: dict,
     status: str,
-    told: str,
+    expected: str,
     patient: Callable[..., CheckContext],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -194,9 +192,9 @@ def test_gpus(
     driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  560.35.03  Fri Aug 16\nGCC version: gcc\n")
     monkeypatch.setattr(machine, "NVIDIA_DRIVER", driver)
     _gpu(monkeypatch, **facts)
-    (line,) = [f for f in machine.device(patient()) if f.found.startswith("GPU 0")]
+    (line,) = [f for f in machine.device(patient()) if f.message.startswith("GPU 0")]
     assert line.status == status
-    assert told in str(line)
+    assert expected in str(line)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +223,7 @@ def test_a_device_that_is_not_there(patient: Callable[..., CheckContext]) -> Non
     for check in (machine.device, run.smoke_run):
         first = next(iter(check(patient(device="cuda:7"))))
         assert first.status == "fail"
-        assert "cuda:7 is not there" in first.found
+        assert "cuda:7 is not present" in first.message
 
 
 def test_memory_is_what_the_container_may_take(
@@ -236,9 +234,9 @@ def test_memory_is_what_the_container_may_take(
     for file, status in (("max", "ok"), ("limit", "warn")):
         monkeypatch.setattr(memory, "CGROUP_LIMITS", (str(tmp_path / file),))
         monkeypatch.setattr(machine.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 4_000_000)
-        (line,) = [f for f in machine.device(patient()) if f.found.startswith("CPU")]
+        (line,) = [f for f in machine.device(patient()) if f.message.startswith("CPU")]
         assert line.status == status
-        assert ("16.4 GB" if status == "ok" else "2.0 GB") in line.found
+        assert ("16.4 GB" if status == "ok" else "2.0 GB") in line.message
 
 
 # --- disk, workspace, locks ---
@@ -252,28 +250,28 @@ def test_free_disk(
     monkeypatch.setattr(disk, "free_bytes", lambda path: free)
     (finding,) = machine.free_disk(examined)
     assert finding.status == status
-    assert " are still to be written (60 scans of the demo cohort phantoms), " in finding.found
-    assert finding.found.endswith("; stage baselines not counted")
+    assert " are still to be written (60 scans of the demo cohort phantoms), " in finding.message
+    assert finding.message.endswith("; stage baselines not counted")
     assert (finding.remedy == "free some space, or name another --workspace") is (status == "fail")
 
 
 def test_workspace(patient: Callable[..., CheckContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examined = patient()
     (finding,) = machine.workspace(examined)
-    assert (finding.status, finding.found) == (
+    assert (finding.status, finding.message) == (
         "ok",
         f"workspace {tmp_path / 'runs' / 'demo'}: will be made in {tmp_path}, may be written to",
     )
     with monkeypatch.context() as patch:
-        patch.setattr(machine.os, "access", lambda place, mode: place != tmp_path)
+        patch.setattr(machine.os, "access", lambda folder, mode: folder != tmp_path)
         (finding,) = machine.workspace(examined)
         assert finding.status == "fail"
-        assert f"{tmp_path} may not be written to" in finding.found
+        assert f"{tmp_path} may not be written to" in finding.message
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").write_text("a file")
     (finding,) = machine.workspace(examined)
-    assert "is a file, not a folder" in finding.found
-    examined.place_of = lambda name: tmp_path / ("x" * 300)
+    assert "is a file, not a folder" in finding.message
+    examined.workspace_of = lambda name: tmp_path / ("x" * 300)
     with pytest.raises(InputError, match="has 300 bytes"):
         list(machine.workspace(examined))
 
@@ -283,31 +281,31 @@ def test_locks(patient: Callable[..., CheckContext], monkeypatch: pytest.MonkeyP
 
     examined = patient()
     (finding,) = machine.locks(examined)
-    assert (finding.status, finding.found.split(" in ")[0]) == ("ok", "file locks work")
-    with locked(examined.place):
+    assert (finding.status, finding.message.split(" in ")[0]) == ("ok", "file locks work")
+    with locked(examined.workspace):
         (finding,) = machine.locks(examined)
-    assert (finding.status, finding.found) == ("warn", f"another run is under way in {examined.place}")
-    with locked(examined.place):
-        (examined.place / ".lock").unlink()
+    assert (finding.status, finding.message) == ("warn", f"another run is under way in {examined.workspace}")
+    with locked(examined.workspace):
+        (examined.workspace / ".lock").unlink()
         (finding,) = machine.locks(examined)
     assert finding.status == "warn"
-    (examined.place / ".lock").symlink_to("elsewhere")
+    (examined.workspace / ".lock").symlink_to("elsewhere")
     (finding,) = machine.locks(examined)
-    assert (finding.status, finding.found.split("/")[-1]) == ("fail", ".lock is a link, which a run would not follow")
-    (examined.place / ".lock").unlink()
-    os.mkfifo(examined.place / ".lock")
+    assert (finding.status, finding.message.split("/")[-1]) == ("fail", ".lock is a link, which a run would not follow")
+    (examined.workspace / ".lock").unlink()
+    os.mkfifo(examined.workspace / ".lock")
     (finding,) = machine.locks(examined)
     assert finding.status == "ok"
-    monkeypatch.setattr(machine, "_file_system", lambda place: "nfs4")
+    monkeypatch.setattr(machine, "_file_system", lambda folder: "nfs4")
     (finding,) = machine.locks(examined)
-    assert "is on a network (nfs4)" in finding.found
+    assert "is on a network (nfs4)" in finding.message
 
     def unsupported(handle: int, how: int) -> None:
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(machine.fcntl, "flock", unsupported)
     (finding,) = machine.locks(examined)
-    assert "knows no file locks: Operation not supported" in finding.found
+    assert "knows no file locks: Operation not supported" in finding.message
 
 
 def test_the_file_system_of_a_folder() -> None:
@@ -325,45 +323,45 @@ def test_weights_of_the_backbone(
     examined = patient("adni")
     (finding,) = run.backbone_weights(examined)
     assert finding.status == "fail"
-    assert "vgg11-8a719046.pth is not in" in finding.found
+    assert "vgg11-8a719046.pth is not in" in finding.message
     assert examined.broken == {"backbone"}
     (finding,) = run.backbone_weights(patient("adni", features__weights="random"))
-    assert (finding.status, "drawn at random" in finding.found) == ("ok", True)
+    assert (finding.status, "are random" in finding.message) == ("ok", True)
     monkeypatch.setattr("models.weights.weights_identity", lambda name: "timm 1.2.3")
     (finding,) = run.backbone_weights(patient("adni", features__backbone="timm:resnet18"))
-    assert (finding.status, "timm 1.2.3" in finding.found) == ("warn", True)
+    assert (finding.status, "timm 1.2.3" in finding.message) == ("warn", True)
 
 
 def test_hd_bet_parameters(
     patient: Callable[..., CheckContext], tmp_path: Path, picture_cohort: Callable[..., Path]
 ) -> None:
     (finding,) = run.hd_bet_parameters(patient(preprocess__skull_strip_mode="accurate"))
-    assert (finding.status, "0.model, 1.model, 2.model, 3.model, 4.model" in finding.found) == ("ok", True)
+    assert (finding.status, "0.model, 1.model, 2.model, 3.model, 4.model" in finding.message) == ("ok", True)
     examined = patient(preprocess__weights=str(tmp_path))
     (finding,) = run.hd_bet_parameters(examined)
     assert finding.status == "fail"
-    assert f"there is no file {tmp_path / '0.model'}" in finding.found
+    assert f"there is no file {tmp_path / '0.model'}" in finding.message
     assert examined.broken == {"HD-BET"}
     pictures = picture_cohort(tmp_path / "data", subjects=6)
     (finding,) = run.hd_bet_parameters(patient(pictures, preprocess__weights=str(tmp_path)))
-    assert (finding.status, "not needed" in finding.found) == ("ok", True)
+    assert (finding.status, "not needed" in finding.message) == ("ok", True)
 
 
 def test_manifest(patient: Callable[..., CheckContext], tmp_path: Path, picture_cohort: Callable[..., Path]) -> None:
     config = picture_cohort(tmp_path / "data", subjects=12)
     (finding,) = run.manifest(patient(config))
     assert finding.status == "ok"
-    assert "scans of 12 subjects (12 low, " in finding.found
+    assert "scans of 12 subjects (12 low, " in finding.message
     manifest = tmp_path / "data" / "cohort.csv"
     lines = manifest.read_text().splitlines()
     manifest.write_text("\n".join([*lines, "p90,lo,p90.png,sick", "p91,low,gone.png,sick"]))
     (finding,) = run.manifest(patient(config))
     assert finding.status == "fail"
-    assert "3 problems, the first: row " in finding.found
-    assert finding.found.endswith(": its modality is unknown")  # cells may name patients
+    assert "3 problems, the first: row " in finding.message
+    assert finding.message.endswith(": its modality is unknown")  # cells may name patients
     manifest.unlink()
     (finding,) = run.manifest(patient(config))
-    assert (finding.status, "cannot be read" in finding.found) == ("fail", True)
+    assert (finding.status, "cannot be read" in finding.message) == ("fail", True)
     (finding,) = run.manifest(patient("adni"))
     assert str(finding) == "warn  manifest: none is given  → --cohort my_cohort.csv"
 
@@ -374,10 +372,10 @@ def test_manifest_of_a_breakhis_folder(patient: Callable[..., CheckContext], tmp
         (tmp_path / f"SOB_{kind}-14-{slide}000-40-001.png").write_bytes(b"x")
     (finding,) = run.manifest(patient("breakhis", cohort__manifest=str(tmp_path)))
     assert finding.status == "ok", finding
-    assert "6 scans of 6 subjects (6 40X)" in finding.found
+    assert "6 scans of 6 subjects (6 40X)" in finding.message
     asked = patient("breakhis", cohort__manifest=str(tmp_path), cohort__balanced="[24, 29]")
     (finding,) = run.manifest(asked)
-    assert (finding.status, finding.remedy) == ("fail", "mend cohort.balanced")
+    assert (finding.status, finding.remedy) == ("fail", "correct cohort.balanced")
 
 
 def test_smoke_run_with_weights_missing_draws_its_own(patient: Callable[..., CheckContext]) -> None:
@@ -385,7 +383,7 @@ def test_smoke_run_with_weights_missing_draws_its_own(patient: Callable[..., Che
     examined.broken |= {"backbone", "HD-BET"}
     (finding,) = run.smoke_run(examined)
     assert finding.status == "ok"
-    assert "smoke run on cpu: backbone and set model (drawn weights) gave finite numbers" in finding.found
+    assert "smoke run on cpu: backbone and set model (random weights) gave finite numbers" in finding.message
 
 
 @pytest.mark.parametrize("what", ["models.backbone.Backbone", "models.extractor.UniversalExtractor"])

@@ -76,9 +76,11 @@ def asked(tmp_path: Path) -> Callable[..., CheckContext]:
     """What `--model MODEL --cohort MANIFEST` and settings say, for single checks."""
 
     def make(model: Path, manifest: Path | None = None, **settings: str) -> CheckContext:
-        words = {"predict.model": str(model)} | ({"cohort.manifest": str(manifest)} if manifest else {})
-        words |= {key.replace("__", "."): value for key, value in settings.items()}
-        made = CheckContext(lambda: load_settings(model / "configs" / "settings.yaml", words), tmp_path.joinpath, "cpu")
+        overrides = {"predict.model": str(model)} | ({"cohort.manifest": str(manifest)} if manifest else {})
+        overrides |= {key.replace("__", "."): value for key, value in settings.items()}
+        made = CheckContext(
+            lambda: load_settings(model / "configs" / "settings.yaml", overrides), tmp_path.joinpath, "cpu"
+        )
         made.settings = made.load()
         return made
 
@@ -124,24 +126,24 @@ def test_a_night_that_can_begin(
 ) -> None:
     data = picture_cohort(tmp_path / "data", subjects=6).parent
     manifest = _tonight(data, *_unusable(data))
-    words = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--device", "cpu"]
+    argv = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--device", "cpu"]
     before = sorted(tmp_path.rglob("*"))
-    assert main([*words, "--doctor"]) == 0
-    told = capsys.readouterr().out
+    assert main([*argv, "--doctor"]) == 0
+    output = capsys.readouterr().out
     for line in (
-        "ok    model by-hand 2.0.1: classes well, sick; modalities high, low (of seldom it has learnt nothing)\n",
+        "ok    model by-hand 2.0.1: classes well, sick; modalities high, low (no training scans of seldom)\n",
         f"warn  manifest {manifest}: 4 scans of 4 subjects (4 low); 8 of 12 rows would be left out (2: its file is not "
         "there, ",
-        "  → a run goes on without them, and names them in failures.csv\n",
+        "  → a run continues without them and lists them in failures.csv\n",
         "ok    smoke run on cpu: backbone and exported model gave finite numbers",
     ):
-        assert line in told
+        assert line in output
     for kind in ("its modality is unknown", "repeats another row", "its file is used in another row already",
                  "it names a folder, not a file", "modality is empty", "subject is empty"):  # fmt: skip
-        assert f"1: {kind}" in told
-    assert _named(told) == []
+        assert f"1: {kind}" in output
+    assert _named(output) == []
     assert sorted(tmp_path.rglob("*")) == before
-    assert main([*words, "--stages", "preprocess", "--quiet"]) == 3  # and it is what a run leaves out
+    assert main([*argv, "--stages", "preprocess", "--quiet"]) == 3  # and it is what a run leaves out
     with (tmp_path / "run" / "failures.csv").open(encoding="utf-8", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 8
 
@@ -161,21 +163,21 @@ def test_a_model_that_is_not_whole(
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (finding,) = run.model(examined)
     assert finding.status == "fail"
-    assert f"model: {weights} is not as it was exported: its SHA-256 is" in finding.found
+    assert f"model: {weights} is not as it was exported: its SHA-256 is" in finding.message
     assert "--model a whole copy" in finding.remedy
     with monkeypatch.context() as patch:
         patch.setattr(run, "_classify", None)  # a network of its own would say nothing of the model
         (finding,) = run.smoke_run(examined)
-    assert (finding.status, "on cpu: backbone gave finite" in finding.found) == ("ok", True)
+    assert (finding.status, "on cpu: backbone gave finite" in finding.message) == ("ok", True)
     weights.unlink()
     (finding,) = run.model(examined)
-    assert f"{weights} of the exported model cannot be read (No such file" in finding.found
+    assert f"{weights} of the exported model cannot be read (No such file" in finding.message
     shutil.rmtree(damaged / "configs")
     assert main(["--doctor", "--model", str(damaged), "--workspace", str(tmp_path / "run")]) == 2
     assert re.search(f"^fail  settings: {damaged}/", capsys.readouterr().out, re.MULTILINE)
     shutil.rmtree(damaged)
     (finding,) = run.model(examined)
-    assert (finding.status, "is no exported model" in finding.found) == ("fail", True)
+    assert (finding.status, "is no exported model" in finding.message) == ("fail", True)
 
 
 def test_no_model_no_line(asked: Callable[..., CheckContext], model: Path) -> None:
@@ -185,8 +187,8 @@ def test_no_model_no_line(asked: Callable[..., CheckContext], model: Path) -> No
 def test_settings_that_are_not_those_of_training(asked: Callable[..., CheckContext], model: Path) -> None:
     (finding,) = run.model(asked(model, features__random_seed="5"))
     assert finding.status == "fail"
-    assert "modalities high, low" in finding.found
-    assert "features.random_seed = 0 (now 5)" in finding.found
+    assert "modalities high, low" in finding.message
+    assert "features.random_seed = 0 (now 5)" in finding.message
 
 
 def test_the_smoke_run_asks_the_exported_network(
@@ -215,9 +217,9 @@ def test_only_what_answers_need_is_counted(asked: Callable[..., CheckContext], m
         (asked(model, predict__model="null"), ["preprocess", "features", "pretrain", "classify"]),
     ):
         (finding,) = machine.free_disk(examined)
-        needed = disk.bytes_needed(examined.config, disk.count_scans(examined.config), examined.place, stages)
-        assert f"about {disk.words(needed)} are still to be written" in finding.found
-        assert ("baselines" in finding.found) is ("predict" not in stages)
+        needed = disk.bytes_needed(examined.config, disk.count_scans(examined.config), examined.workspace, stages)
+        assert f"about {disk.readable_size(needed)} are still to be written" in finding.message
+        assert ("baselines" in finding.message) is ("predict" not in stages)
 
 
 def test_pages_take_what_was_estimated(
@@ -226,8 +228,8 @@ def test_pages_take_what_was_estimated(
     """A real night with pictures of noise, which make up most of the pages."""
     data = picture_cohort(tmp_path / "data", subjects=6, side=256).parent
     manifest = _tonight(data)
-    words = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--quiet"]
-    assert main(words) == 0
+    argv = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--quiet"]
+    assert main(argv) == 0
     written = sum(file.stat().st_size for file in (tmp_path / "run" / "predict").rglob("*") if file.is_file())
     config = asked(model, manifest).config
     scans = disk.count_scans(config)
@@ -242,8 +244,8 @@ def test_rows_that_are_left_out_need_no_room(
     manifest = _tonight(data, *[f"Hopper,{number},CT,ct{number}.nii.gz" for number in range(50)])
     scans = disk.count_scans(asked(model, manifest).config)
     assert (scans.volumes, scans.pictures) == (0, 4)
-    words = {"cohort.manifest": str(manifest), "cohort.modalities": "{CT: {}, low: {kind: image}}"}
-    labelled = load_settings(REPOSITORY / "configs" / "adni.yaml", words)
+    overrides = {"cohort.manifest": str(manifest), "cohort.modalities": "{CT: {}, low: {kind: image}}"}
+    labelled = load_settings(REPOSITORY / "configs" / "adni.yaml", overrides)
     assert disk.count_scans(labelled).volumes == 50
 
 
@@ -260,7 +262,7 @@ def test_a_sound_manifest_without_labels(
 
 
 @pytest.mark.parametrize(
-    ("text", "status", "told"),
+    ("text", "status", "expected"),
     [
         ("subject,modality\nHopper,low\n", "fail", "1 problem, the first: column 'path' is missing"),
         ("Hopper,low,Noether.png\nNoether,low,Hopper.png\n", "fail", "the first: column 'subject' is missing"),
@@ -273,18 +275,18 @@ def test_a_sound_manifest_without_labels(
     ],
 )
 def test_what_stops_a_night_and_what_does_not(
-    text: str, status: str, told: str, asked: Callable[..., CheckContext], model: Path, tmp_path: Path
+    text: str, status: str, expected: str, asked: Callable[..., CheckContext], model: Path, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "tonight.csv"
     manifest.write_text(text, "utf-8")
     examined = asked(model, manifest)
     (finding,) = run.manifest(examined)
     assert finding.status == status, finding
-    assert told in finding.found
+    assert expected in finding.message
     (room,) = machine.free_disk(examined)
     assert _named(str(finding) + str(room)) == []
-    words = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--quiet"]
-    refused = main([*words, "--stages", "cohort"]) == 2
+    argv = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--quiet"]
+    refused = main([*argv, "--stages", "cohort"]) == 2
     assert refused == (status == "fail")
 
 
@@ -299,8 +301,8 @@ def test_a_folder_that_cannot_be_read(
     (finding,) = run.manifest(examined)
     (room,) = machine.free_disk(examined)
     assert (finding.status, room.status) == ("fail", "warn")
-    assert finding.found.endswith(": cannot be read: Input/output error")
-    assert "cannot be said without the manifest" in room.found
+    assert finding.message.endswith(": cannot be read: Input/output error")
+    assert "is unknown without the manifest" in room.message
     assert _named(str(finding) + str(room)) == []
 
 
@@ -328,11 +330,11 @@ Somebody,,low,Somebody.png,Wu-Chien,
             check_manifest(read_table(tmp_path / "m.csv"), folder=tmp_path, smallest_class=3,
                            config=config.model_copy(update={"data_root": root}))  # fmt: skip
         problems += caught.value.problems
-    told = [problem.anonymous for problem in problems]
+    messages = [problem.anonymous for problem in problems]
     assert _named("\n".join(map(str, problems))) != []
-    assert _named("\n".join(told)) == []
-    assert not any(str(tmp_path) in line or "cannot be named" in line for line in told), told
-    for words in ("row 5: its modality is unknown", "row 5: its split is unknown", "row 5: its file is not there",
+    assert _named("\n".join(messages)) == []
+    assert not any(str(tmp_path) in line or "cannot be named" in line for line in messages), messages
+    for text in ("row 5: its modality is unknown", "row 5: its split is unknown", "row 5: its file is missing",
                   "row 6: it names a folder, not a file", "row 3: repeats another row", "row 7: subject is empty",
                   "row 6: the label is empty", "row 4: its file is used in another row already",
                   "row 2: its file lies outside of data_root",
@@ -343,6 +345,6 @@ Somebody,,low,Somebody.png,Wu-Chien,
                   "a class has too few subjects: 1 found (by their last session), 3 needed",
                   "there is only one class", "column 'path' is missing", "there are no scans below the header",
                   "the column of cohort.label is missing"):  # fmt: skip
-        assert words in told, (words, told)
+        assert text in messages, (text, messages)
     (unforeseen,) = ManifestError("Hopper did what nobody foresaw").problems
     assert _named(unforeseen.anonymous) == []

@@ -57,7 +57,7 @@ def test_a_whole_folder(internet: list[str], tmp_path: Path) -> None:
     checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True)
     assert checked.stdout.count(": OK") == 7
     readme = (folder / "README.txt").read_text("utf-8")
-    for word in (
+    for phrase in (
         "net.pth\n    backbone vgg11: us, CC0",
         "CC BY 4.0",
         "Apache-2.0",
@@ -65,15 +65,15 @@ def test_a_whole_folder(internet: list[str], tmp_path: Path) -> None:
         carried,
         f"{HD_BET}/4.model",
     ):
-        assert word in readme
+        assert phrase in readme
     assert [line for _, line in fetch_weights(folder, "vgg11")] == [
-        *(f"{file} ({name}): there already" for file, name in (("net.pth", "vgg11"), (carried, "vgg16"))),
-        *(f"{HD_BET}/{number}.model: there already" for number in range(5)),
+        *(f"{file} ({name}): already present" for file, name in (("net.pth", "vgg11"), (carried, "vgg16"))),
+        *(f"{HD_BET}/{number}.model: already present" for number in range(5)),
     ]
     assert internet == [NET.url]
     for damaged in ("net.pth", carried, f"{HD_BET}/2.model"):
         (folder / damaged).write_bytes(b"cut short")
-    assert sum("there already" not in line for ok, line in fetch_weights(folder, "vgg11") if ok) == 3
+    assert sum("already present" not in line for ok, line in fetch_weights(folder, "vgg11") if ok) == 3
     assert internet == [NET.url] * 2
 
 
@@ -82,18 +82,18 @@ def test_what_cannot_be_had_is_said_and_the_rest_is_there(
 ) -> None:
     internet.append("down")
     assert main(["--fetch-weights", str(tmp_path / "w"), "--features.backbone", "timm:resnet18"]) == 2
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told] == ["fail", *["ok"] * 6, "fail", "weights:"]
-    assert "could not be downloaded" in told[0]
-    assert "timm finds its weights itself" in told[7]
-    assert "not whole; type the same again" in told[8]
+    output = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in output] == ["fail", *["ok"] * 6, "fail", "weights:"]
+    assert "could not be downloaded" in output[0]
+    assert "timm finds its weights itself" in output[7]
+    assert "incomplete; run the same command again" in output[8]
     assert "net.pth" not in (tmp_path / "w" / "SHA256SUMS").read_text()
     internet.remove("down")
     assert main(["--fetch-weights", str(tmp_path / "w")]) == 0
     assert "copy it, and type --weights-from DIR" in capsys.readouterr().out
     monkeypatch.setattr(offline_weights.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
     assert main(["--fetch-weights", str(tmp_path / "new")]) == 2
-    assert "No space; what came so far is kept" in capsys.readouterr().err
+    assert "No space; finished files are kept" in capsys.readouterr().err
 
 
 def test_settings_with_weights_from_a_folder(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_settings_with_weights_from_a_folder(tmp_path: Path) -> None:
     named = use_weights_from(_settings(features__weights="/mine.pth", preprocess__weights="/other"), tmp_path)
     assert (str(named.features.weights), str(named.preprocess.weights)) == ("/mine.pth", "/other")
     (tmp_path / HD_BET).rmdir()
-    drawn = use_weights_from(_settings(features__weights="random"), tmp_path)
-    assert (drawn.features.weights, drawn.preprocess.weights) == ("random", "published")
+    random_weights = use_weights_from(_settings(features__weights="random"), tmp_path)
+    assert (random_weights.features.weights, random_weights.preprocess.weights) == ("random", "published")
     with pytest.raises(InputError, match="timm finds the weights of timm:resnet18 itself"):
         use_weights_from(_settings(features__backbone="timm:resnet18"), tmp_path)
     with pytest.raises(InputError, match=r"there is no such folder; --fetch-weights DIR fills one"):
@@ -122,14 +122,14 @@ def test_no_key_depends_on_where_the_weights_lie(tmp_path: Path, mode: str) -> N
 
 
 def test_missing_or_other_files_are_refused_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--workspace", str(tmp_path / "run"), "--weights-from", str(tmp_path), "--stages", "features", "--quiet"]
-    assert main(words) == 2
+    argv = ["--workspace", str(tmp_path / "run"), "--weights-from", str(tmp_path), "--stages", "features", "--quiet"]
+    assert main(argv) == 2
     assert f"there is no file {tmp_path / PUBLISHED['vgg16'].file}" in capsys.readouterr().err
     (tmp_path / PUBLISHED["vgg16"].file).write_bytes(b"another file")
-    assert main(words) == 2
+    assert main(argv) == 2
     assert "is not the published" in capsys.readouterr().err
     (tmp_path / HD_BET).mkdir()
-    assert main(words) == 2
+    assert main(argv) == 2
     assert f"there is no file {tmp_path / HD_BET / '0.model'}" in capsys.readouterr().err
     assert not (tmp_path / "run" / "demo").exists()
 
@@ -142,7 +142,7 @@ def test_a_run_with_a_folder_downloads_nothing_and_is_the_same(
 ) -> None:
     """The package is hidden and the network cut: only the folder is left."""
     config = picture_cohort(tmp_path / "data", subjects=6)
-    words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--stages", "features", "--quiet"]
+    argv = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--stages", "features", "--quiet"]
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / PUBLISHED["vgg16"].file).symlink_to(weights.find_weights(PUBLISHED["vgg16"]))
@@ -153,10 +153,10 @@ def test_a_run_with_a_folder_downloads_nothing_and_is_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(weights, "_in_package", hidden)
         patch.setattr(weights.urllib.request, "urlopen", hidden)
-        assert main([*words, "--weights-from", str(folder)]) == 0
+        assert main([*argv, "--weights-from", str(folder)]) == 0
     feature_maps = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "features").rglob("features.safetensors")}
     assert len(feature_maps) > 6
     capsys.readouterr()
-    assert main(words) == 0  # without the folder: the same weights, so nothing is done again
+    assert main(argv) == 0  # without the folder: the same weights, so nothing is done again
     assert "features    up to date" in capsys.readouterr().out
     assert feature_maps == {p: p.stat().st_mtime_ns for p in feature_maps}

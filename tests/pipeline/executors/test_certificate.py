@@ -300,12 +300,12 @@ def test_a_run_through_slurm_ends_as_one_in_this_process_and_leaves_no_key(
 ) -> None:
     config = picture_cohort(tmp_path / "data", subjects=6)
     run, local = tmp_path / "two words", tmp_path / "local"
-    words = ["run_pipeline.py", "--config", str(config), "--stages", "preprocess", "--device", "cpu", "--quiet"]
+    argv = ["run_pipeline.py", "--config", str(config), "--stages", "preprocess", "--device", "cpu", "--quiet"]
     slurm = ["--executor", "slurm", "--workers", "1", "--worker-memory", "1GB", "--executor.slurm.interface", "lo"]
     (tmp_path / "slurm").mkdir()
     environment = {**os.environ, "SLURM_STAND_IN": str(tmp_path / "slurm"), "PYTHONSAFEPATH": ""}
     for workspace, more in ((run, slurm), (local, [])):
-        given = [sys.executable, *words, "--workspace", str(workspace), *more]
+        given = [sys.executable, *argv, "--workspace", str(workspace), *more]
         done = subprocess.run(given, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     made = [{path.parent.name: file_sha256(path) for path in (w / "preprocess").glob("*/*.png")} for w in (run, local)]

@@ -15,7 +15,7 @@ from pipeline.specs.registry import STAGES
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "message"),
     [
         ({"workers": 2}, "--executor dask"),
         ({"worker_memory": "8GB"}, "--executor dask"),
@@ -29,8 +29,8 @@ from pipeline.specs.registry import STAGES
         ({"kind": "slurm", "slurm": {"gpus": 2}}, "less than or equal to 1"),
     ],
 )
-def test_settings_that_make_no_sense(given: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_settings_that_make_no_sense(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ExecutorConfig(**given)
 
 

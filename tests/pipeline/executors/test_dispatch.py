@@ -40,7 +40,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, picture_cohort: Callable[...
     return picture_cohort(tmp_path_factory.mktemp("small"), subjects=12)
 
 
-def words(config: Path, workspace: Path, stage: str, *more: str) -> list[str]:
+def argv(config: Path, workspace: Path, stage: str, *more: str) -> list[str]:
     given = ["--config", str(config), "--workspace", str(workspace), "--stages", stage, "--device", "cpu"]
     return [*given, "--features.weights", "random", *more]
 
@@ -135,9 +135,9 @@ def failures(workspace: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_two_workers_of_which_one_is_killed_give_the_same_bytes(small: Path, tmp_path: Path) -> None:
-    assert main(words(small, tmp_path / "local", "features", "--quiet")) == 0
+    assert main(argv(small, tmp_path / "local", "features", "--quiet")) == 0
     run = tmp_path / "dask"
-    with started("run_pipeline.py", *words(small, run, "features", *TWO_WORKERS)) as process:
+    with started("run_pipeline.py", *argv(small, run, "features", *TWO_WORKERS)) as process:
         until(lambda: list((run / "features").glob("*/record.json")), process)
         victim = until(lambda: stopped_worker(run / "features"), process)
         assert victim["process"] != process.pid
@@ -168,7 +168,7 @@ def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(smal
     )
     run = tmp_path / "run"
     preload = {"DASK_DISTRIBUTED__WORKER__PRELOAD": json.dumps([str(deadly)])}
-    with started("run_pipeline.py", *words(small, run, "preprocess", *TWO_WORKERS), **preload) as process:
+    with started("run_pipeline.py", *argv(small, run, "preprocess", *TWO_WORKERS), **preload) as process:
         code, errors = ended(process)
     assert code == 3, errors
     (row,) = failures(run)
@@ -178,18 +178,18 @@ def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(smal
     manifest = json.loads((run / "preprocess" / "manifest.json").read_text())
     assert manifest["counts"] == {"scans": len(VolumeSet(run / "preprocess").scans()), "failed": 1}
     assert manifest["counts"]["scans"] > 12
-    assert main(words(small, run, "preprocess", "--quiet")) == 3  # left alone: up to date, and still named
+    assert main(argv(small, run, "preprocess", "--quiet")) == 3  # left alone: up to date, and still named
     assert json.loads((run / "preprocess" / "manifest.json").read_text()) == manifest
-    assert main(words(small, run, "preprocess", "--quiet", "--force", "preprocess")) == 0
+    assert main(argv(small, run, "preprocess", "--quiet", "--force", "preprocess")) == 0
 
 
 @pytest.mark.slow
 def test_what_a_worker_finds_damaged_is_made_again_in_the_same_run(small: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert main(words(small, run, "features", "--quiet")) == 0
+    assert main(argv(small, run, "features", "--quiet")) == 0
     before = contents(run)
     (run / "preprocess" / "p03_low" / "picture.png").write_bytes(b"half")
-    with started("run_pipeline.py", *words(small, run, "features", *TWO_WORKERS, "--force", "features")) as process:
+    with started("run_pipeline.py", *argv(small, run, "features", *TWO_WORKERS, "--force", "features")) as process:
         code, errors = ended(process)
     assert code == 0, errors
     assert "the result of scan p03_low is damaged on disk" in errors
@@ -199,7 +199,7 @@ def test_what_a_worker_finds_damaged_is_made_again_in_the_same_run(small: Path, 
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_process_and_loses_nothing(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with started("run_pipeline.py", *words(config, run, "preprocess", *ONE_WORKER)) as process:
+    with started("run_pipeline.py", *argv(config, run, "preprocess", *ONE_WORKER)) as process:
         until(lambda: list((run / "preprocess").glob("*/record.json")), process)
         assert len(alive(process.pid)) >= 2
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -211,20 +211,20 @@ def test_ctrl_c_leaves_no_process_and_loses_nothing(config: Path, tmp_path: Path
     assert not (run / "preprocess" / "manifest.json").exists()
     assert not (run / private_folder.FOLDER).exists()
     done = {path: path.stat().st_mtime_ns for path in (run / "preprocess").glob("*/record.json")}
-    assert main(words(config, run, "preprocess", "--quiet")) == 0
+    assert main(argv(config, run, "preprocess", "--quiet")) == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
 @pytest.mark.slow
 def test_a_killed_run_takes_its_workers_with_it(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with started("run_pipeline.py", *words(config, run, "preprocess", *ONE_WORKER)) as process:
+    with started("run_pipeline.py", *argv(config, run, "preprocess", *ONE_WORKER)) as process:
         until(lambda: list((run / "preprocess").glob("*/record.json")), process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         all_end_soon(process.pid)
     assert (run / private_folder.FOLDER).exists()
-    assert main(words(config, run, "preprocess", "--quiet")) == 0
+    assert main(argv(config, run, "preprocess", "--quiet")) == 0
     assert not (run / "preprocess" / FOLDER).exists()
     assert not (run / private_folder.FOLDER).exists()
 
@@ -248,7 +248,7 @@ def worker(port: int, *more: str, protocol: str = "tcp") -> Any:
 @pytest.mark.slow
 def test_the_scheduler_is_restarted_in_the_middle(config: Path, tmp_path: Path) -> None:
     port, run = free_port(), tmp_path / "run"
-    given = words(config, run, "preprocess", "--executor", "dask", "--scheduler", f"tcp://127.0.0.1:{port}")
+    given = argv(config, run, "preprocess", "--executor", "dask", "--scheduler", f"tcp://127.0.0.1:{port}")
     with started("run_pipeline.py", *given) as process:
         with scheduler(port) as first, worker(port):
             until(lambda: list((run / "preprocess").glob("*/record.json")), process)
@@ -260,7 +260,7 @@ def test_the_scheduler_is_restarted_in_the_middle(config: Path, tmp_path: Path) 
     assert code == 0, errors
     assert "lost the Dask scheduler; reconnecting" in errors
     assert failures(run) == []
-    assert main(words(config, tmp_path / "local", "preprocess", "--quiet")) == 0
+    assert main(argv(config, tmp_path / "local", "preprocess", "--quiet")) == 0
     assert contents(run) == contents(tmp_path / "local")
 
 
@@ -273,7 +273,7 @@ def test_a_scheduler_of_ones_own_with_tls(small: Path, tmp_path: Path) -> None:
     tls = ("--tls-ca-file", shown, "--tls-cert", shown, "--tls-key", key)
     names = {"CA_FILE": shown, "CLIENT__CERT": shown, "CLIENT__KEY": key}
     ours = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": path for name, path in names.items()}
-    given = words(small, run, "preprocess", "--executor", "dask", "--scheduler", f"tls://127.0.0.1:{port}")
+    given = argv(small, run, "preprocess", "--executor", "dask", "--scheduler", f"tls://127.0.0.1:{port}")
     with scheduler(port, *tls, "--protocol", "tls"), worker(port, *tls, protocol="tls"):
         with started("run_pipeline.py", *given, **ours) as process:
             code, errors = ended(process)
@@ -286,7 +286,7 @@ def test_a_scheduler_that_stays_away_ends_the_run_in_words(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
-    given = words(config, tmp_path, "preprocess", "--executor", "dask", "--scheduler", address)
+    given = argv(config, tmp_path, "preprocess", "--executor", "dask", "--scheduler", address)
     assert main([*given, "--executor.patience_minutes", "0.02", "--quiet"]) == 2
     message = capsys.readouterr().err
     assert f"the connection to {address} is not encrypted" in message
@@ -297,9 +297,9 @@ def test_a_scheduler_that_stays_away_ends_the_run_in_words(
 @pytest.mark.slow
 def test_a_scheduler_without_workers_ends_the_run_in_words(config: Path, tmp_path: Path) -> None:
     port = free_port()
-    given = words(config, tmp_path, "preprocess", "--executor", "dask", "--scheduler", f"tcp://127.0.0.1:{port}")
+    given = argv(config, tmp_path, "preprocess", "--executor", "dask", "--scheduler", f"tcp://127.0.0.1:{port}")
     with scheduler(port), started("run_pipeline.py", *given, "--executor.patience_minutes", "0.05") as process:
         code, errors = ended(process)
     assert code == 2
-    assert "not one worker for 0.05 minutes" in errors
+    assert "no worker for 0.05 minutes" in errors
     assert f"Start workers with: dask worker tcp://127.0.0.1:{port} --nthreads 1" in errors

@@ -92,8 +92,10 @@ def test_workers_that_die_before_they_begin_end_the_run(pending: PendingScans) -
         assert pending.waiting.popleft() == scan
     for number in range(1, module.MOST_DEAD):
         pending.requeue(["a"], f"worker {number}")
-    words = r"13 workers died before they began a scan, the last of them at worker 12. .* \(--worker-memory, now 2GB\)"
-    with pytest.raises(InputError, match=words):
+    pattern = (
+        r"13 workers died before they began a scan, the last of them at worker 12. .* \(--worker-memory, now 2GB\)"
+    )
+    with pytest.raises(InputError, match=pattern):
         pending.requeue(["a"], "worker 12")
 
 

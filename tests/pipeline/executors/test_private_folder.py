@@ -53,10 +53,10 @@ def test_a_file_system_that_gives_others_rights_is_refused(
         path.chmod(rights)
 
     monkeypatch.setattr(Path, "mkdir", generous)
-    words = f"gives it rights {rights:o}: .* --executor local"
+    pattern = f"gives it rights {rights:o}: .* --executor local"
     for forbidden, refused in ((OTHERS_READ, reading), (OTHERS_WRITE, writing)):
         with (
-            pytest.raises(InputError, match=words) if refused else contextlib.nullcontext(),
+            pytest.raises(InputError, match=pattern) if refused else contextlib.nullcontext(),
             private_folder(tmp_path, forbidden=forbidden),
         ):
             pass

@@ -17,8 +17,8 @@ from pipeline.executors.private_folder import FOLDER
 from pipeline.executors.slurm import SlurmExecutor, SlurmWorkers, current_umask
 
 
-def script_of(capsys: pytest.CaptureFixture[str], config: Path, workspace: Path, *words: str) -> str:
-    given = ["--config", str(config), "--workspace", str(workspace), "--dry-run", "--executor", "slurm", *words]
+def script_of(capsys: pytest.CaptureFixture[str], config: Path, workspace: Path, *argv: str) -> str:
+    given = ["--config", str(config), "--workspace", str(workspace), "--dry-run", "--executor", "slurm", *argv]
     assert main([*given, "--stages", "preprocess"]) == 0
     return capsys.readouterr().out.partition("each worker's job for Slurm:\n")[2]
 
@@ -28,11 +28,11 @@ def test_dry_run_shows_the_job_script_and_touches_nothing(
 ) -> None:
     config = picture_cohort(tmp_path / "data", subjects=6)
     workspace = tmp_path / "two words"
-    words = ["--workers", "3", "--worker-memory", "24GiB", "--executor.slurm.partition", "gpu"]
-    words += ["--executor.slurm.account", "neuro", "--executor.slurm.cores", "6", "--executor.slurm.gpus", "1"]
-    words += ["--executor.slurm.time", "1-06:00:00", "--executor.slurm.lines", '["--constraint=a100"]']
-    words += ["--executor.slurm.interface", "ib0"]
-    lines = script_of(capsys, config, workspace, *words).splitlines()
+    argv = ["--workers", "3", "--worker-memory", "24GiB", "--executor.slurm.partition", "gpu"]
+    argv += ["--executor.slurm.account", "neuro", "--executor.slurm.cores", "6", "--executor.slurm.gpus", "1"]
+    argv += ["--executor.slurm.time", "1-06:00:00", "--executor.slurm.lines", '["--constraint=a100"]']
+    argv += ["--executor.slurm.interface", "ib0"]
+    lines = script_of(capsys, config, workspace, *argv).splitlines()
     directives = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")}
     assert directives == {
         "-J hypermm", "-p gpu", "-A neuro", "-n 1", "--cpus-per-task=6", "--mem=24G", "-t 1-06:00:00",

@@ -106,7 +106,7 @@ def test_not_one_scan_done_is_an_error_with_the_first_reason(out: ScanSet, runti
     def work(scan: str, loaded: Any) -> str:
         raise ScanError(f"{scan} is empty")
 
-    with pytest.raises(InputError, match="not one of 4 scans could be done. The first: d is empty"):
+    with pytest.raises(InputError, match="none of 4 scans could be processed. The first: d is empty"):
         each_scan(make(out, work), out, runtime)
 
 

@@ -43,11 +43,11 @@ def test_the_file_has_no_name_and_is_given_back(tmp_path: Path) -> None:
         os.fstat(descriptor)
 
 
-@pytest.mark.parametrize(("there", "told"), [(5, 4), (5, 6)])
-def test_the_batches_must_be_all_rows(tmp_path: Path, there: int, told: int) -> None:
+@pytest.mark.parametrize(("given", "expected"), [(5, 4), (5, 6)])
+def test_the_batches_must_be_all_rows(tmp_path: Path, given: int, expected: int) -> None:
     with pytest.raises(ValueError, match="rows"):
         FeatureBuffer(
-            [str(i) for i in range(told)], iter([torch.zeros(there, 2)]), device=CPU, most_bytes=0, folder=tmp_path
+            [str(i) for i in range(expected)], iter([torch.zeros(given, 2)]), device=CPU, most_bytes=0, folder=tmp_path
         )
 
 
