@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from reporting.figures import FAINT, INK, PALETTE, as_svg
 
-WHERE_TITLES = {"test": "hidden in the test part", "both": "hidden in training and test"}
+WHERE_TITLES = {"test": "hidden in the test split", "both": "hidden in training and test"}
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 

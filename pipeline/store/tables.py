@@ -112,7 +112,7 @@ class SplitTables(Artifact):
         if frozen is None or file_sha256(path) not in frozen["sha256"]:
             raise ArtifactError(
                 f"the frozen splits are damaged or were edited: {path} is not as it was written. Bring the folder "
-                f"{self.folder} back from a copy, or type --new-splits to deal anew; figures made with other splits "
+                f"{self.folder} back from a copy, or type --new-splits to assign anew; figures made with other splits "
                 "cannot be compared"
             )
         return self.splits(), frozen["made_with"]

@@ -346,8 +346,8 @@ def test_why_a_method_cannot_be_fitted_stands_in_the_table(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--baselines.only", "[multi_cnn, hyperm]"], ("baselines.only", "no method 'hyperm'", "shaspec")),
-        (["--only", "multi_cnn,hyperm"], ("baselines.only", "no method 'hyperm'")),
+        (["--baselines.only", "[multi_cnn, hyperm]"], ("baselines.only", "no baseline 'hyperm'", "shaspec")),
+        (["--only", "multi_cnn,hyperm"], ("baselines.only", "no baseline 'hyperm'")),
         (["--baselines.only", "hypermm"], ("baselines.only",)),
         (["--baselines.scenarios", "[halves]"], ("baselines.scenarios", "as_it_is")),
         (["--baselines.scenarios", "[]"], ("baselines.scenarios",)),
@@ -435,7 +435,7 @@ def test_a_comparison_on_other_data_is_not_shown_beside_new_results(
     capsys.readouterr()
     assert main([*words, "--features.backbone", "vgg11", "--features.weights", "random"]) == 0
     assert SECTION not in (run / "report" / "report.html").read_text("utf-8")
-    assert "note: report: the comparison with other methods is of earlier data and not shown" in capsys.readouterr().out
+    assert "note: report: the comparison with baselines is of earlier data and not shown" in capsys.readouterr().out
 
 
 def test_published_figures_stand_beside_their_own_scenario_only(copied: tuple[list[str], Path]) -> None:

@@ -79,7 +79,7 @@ def run(
 ) -> Imputed:
     """Impute with small networks."""
     return impute(
-        kind, drawn_without(absent), MODALITIES, hidden=hidden, volumes=volumes, place=place, config=config,
+        kind, drawn_without(absent), MODALITIES, hidden=hidden, volumes=volumes, folder=place, config=config,
         feature_map_of=feature_map_of, spacing_mm=SPACING_MM, device=CPU, seed=seed,
     )  # fmt: skip
 

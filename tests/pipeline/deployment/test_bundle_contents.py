@@ -49,7 +49,7 @@ def put(folder: Path, name: str, key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "key", "value", "told"),
     [
-        (MODEL, "classes", ["CN", "CN", "AD"], r"classes is \['CN', 'CN', 'AD'\]: a name stands there twice"),
+        (MODEL, "classes", ["CN", "CN", "AD"], r"classes is \['CN', 'CN', 'AD'\]: a name occurs twice"),
         (MODEL, "classes.0", "", "classes.0 is '': expected a name of 1 to 300 characters"),
         (MODEL, "classes.0", "\x1b]0;x\x07", r"classes.0 is '\\x1b\]0;x\\x07': a name has no control characters"),
         (MODEL, "classes", [f"c{n}" for n in range(1001)], "at most 1000 items"),
@@ -73,8 +73,13 @@ def put(folder: Path, name: str, key: str, value: Any) -> None:
         (CALIBRATION, "conformal.subsets.0.scores.3", 1.5, "input should be less than or equal to 1"),
         (CALIBRATION, "conformal.subsets.1.modalities", ["pet"], "conformal.subsets has the same modalities twice"),
         (CALIBRATION, "outliers.pet.distances.0", -1, "input should be greater than or equal to 0"),
-        (CALIBRATION, "outliers.CT", {"training_scans": 9, "distances": []}, "'CT', which the model has not learnt"),
-        (CALIBRATION, "expected_changes.0.modality", "pet", "adds a modality that is there already"),
+        (
+            CALIBRATION,
+            "outliers.CT",
+            {"training_scans": 9, "distances": []},
+            "'CT', which the model was not trained on",
+        ),
+        (CALIBRATION, "expected_changes.0.modality", "pet", "adds a modality that is already present"),
         (CALIBRATION, "expected_changes.0.more", 1, "expected_changes.0.more is 1: extra inputs are not permitted"),
         (SEEN, "rounds", 10**9, "rounds is 1000000000: input should be less than or equal to 200000"),
         (SEEN, "salt", "no hex", "salt is 'no hex': string should match pattern"),
@@ -103,7 +108,7 @@ def test_what_is_missing_is_named(folder: Path, sums_anew: Callable[[Path], None
     del content["outliers"], content["temperature"]["value"]
     (folder / CALIBRATION).write_text(json.dumps(content), "utf-8")
     sums_anew(folder)
-    with pytest.raises(BundleError, match=r"calibration\.json: it says nothing of temperature\.value; it says nothing"):
+    with pytest.raises(BundleError, match=r"calibration\.json: temperature\.value is missing; outliers is missing"):
         Bundle.read(folder)
 
 
