@@ -89,7 +89,7 @@ def test_what_was_changed_after_signing_is_refused(lab: Path, model: Path, sums_
             Bundle.read(model, trusted)
     (model / "checksums.json.sig").unlink()
     assert Bundle.read(model).signed_by == ""
-    with pytest.raises(SignatureError, match=r"is not signed; --trusted asks for a signature"):
+    with pytest.raises(SignatureError, match=r"is not signed; --trusted needs a signature"):
         Bundle.read(model, [lab / "ours.pub"])
 
 
