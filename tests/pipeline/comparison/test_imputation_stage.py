@@ -102,11 +102,11 @@ def test_imputing_methods_stand_in_the_tables_where_something_is_hidden(compare:
     ((caption, picture),) = out.pictures()
     assert picture.startswith(b"\x89PNG")
     assert "32×32 pixels" in caption
-    words = (out.folder / "comparison.md").read_text("utf-8")
-    assert "32×32 pixels" in words
-    for told in ("PET by pix2pix from MRI: SSIM", "MRI by cycleGAN from PET: SSIM"):
-        assert told in caption
-        assert told in words
+    page = (out.folder / "comparison.md").read_text("utf-8")
+    assert "32×32 pixels" in page
+    for text in ("PET by pix2pix from MRI: SSIM", "MRI by cycleGAN from PET: SSIM"):
+        assert text in caption
+        assert text in page
 
 
 def test_what_was_imputed_is_shown_until_it_would_be_imputed_otherwise(compare: Callable[..., ComparisonSet]) -> None:
