@@ -227,7 +227,7 @@ def _same_preparation(bundle: Bundle, name: str, made_from: Mapping[str, Any]) -
     if digest(made_from["external"]) != digest(bundle.weights[name]):
         raise PreconditionError(
             f"the model {bundle.name} was trained with other weights in {name} ({shown(bundle.weights[name])}) than "
-            f"were used now ({made_from['outside']}); see {name}.weights"
+            f"were used now ({made_from['external']}); see {name}.weights"
         )
     now, then = made_from["settings"], bundle.settings[name]
     keys = (now.keys() | then.keys()) - {KEPT_BESIDE}

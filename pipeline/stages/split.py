@@ -53,9 +53,8 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
             elif merged.new:
                 runtime.note(f"{len(merged.new)} new subjects: {config.new_subjects} ({_names(merged.new)})")
             if merged.missing:
-                runtime.note(
-                    f"{len(merged.missing)} subjects of the splits are missing from the manifest: {_names(merged.missing)}"
-                )
+                names = _names(merged.missing)
+                runtime.note(f"{len(merged.missing)} subjects of the splits are missing from the manifest: {names}")
             if merged.moved:
                 runtime.note(
                     f"the frozen splits hold, though the manifest moved {_names(merged.moved)} to another split"
