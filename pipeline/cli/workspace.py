@@ -84,7 +84,7 @@ def check_format(workspace: Path) -> None:
     Raises:
         InputError: The workspace has another format.
     """
-    if not (workspace / "settings.yaml").exists():
+    if not (workspace / "settings.yaml").is_file():
         return
     record = read_record(workspace / FORMAT_FILE) or {"format": "an earlier one"}
     if record.get("format") != FORMAT:
