@@ -186,10 +186,10 @@ def aucs(features: np.ndarray, table: pd.DataFrame, trained: int) -> dict[str, f
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_set_tells_more_than_the_mean_of_scores(seed: int):
     table = picture_table(BiopsiesConfig(subjects=300, seed=seed))
-    counts = aucs(table[list(PROPERTIES)].to_numpy(), table, trained=100)
-    assert 0.6 < counts["picture"] < 0.8
-    assert counts["picture"] + 0.05 < counts["scores"]
-    wrong = {how: 1 - counts[how] for how in ("scores", "mean", "max")}  # share of pairs put in the wrong order
+    results = aucs(table[list(PROPERTIES)].to_numpy(), table, trained=100)
+    assert 0.6 < results["picture"] < 0.8
+    assert results["picture"] + 0.05 < results["scores"]
+    wrong = {how: 1 - results[how] for how in ("scores", "mean", "max")}  # share of pairs put in the wrong order
     assert wrong["mean"] < 0.6 * wrong["scores"]
     assert wrong["max"] < 0.6 * wrong["scores"]
 
@@ -198,14 +198,14 @@ def test_the_gain_comes_from_what_other_magnifications_show():
     table = picture_table(BiopsiesConfig(subjects=300))
     own = [PROPERTIES[MAGNIFICATIONS.index(name)] for name in table["modality"]]
     alone = np.array([row[name] for row, name in zip(table.to_dict("records"), own, strict=True)])[:, None]
-    counts = aucs(alone, table, trained=100)
-    assert abs(counts["mean"] - counts["scores"]) < 0.04
+    results = aucs(alone, table, trained=100)
+    assert abs(results["mean"] - results["scores"]) < 0.04
 
 
 def test_without_an_effect_nothing_is_told():
     table = picture_table(BiopsiesConfig(subjects=500, effect=0))
-    counts = aucs(table[list(PROPERTIES)].to_numpy(), table, trained=100)
-    assert all(abs(value - 0.5) < 0.12 for value in counts.values()), counts
+    results = aucs(table[list(PROPERTIES)].to_numpy(), table, trained=100)
+    assert all(abs(value - 0.5) < 0.12 for value in results.values()), results
 
 
 def test_it_holds_for_what_is_measured_on_the_pictures():
@@ -218,9 +218,9 @@ def test_it_holds_for_what_is_measured_on_the_pictures():
         edge = ndimage.gaussian_gradient_magnitude(density[..., 0], 1).mean()
         seen = [nucleus.mean(), edge, np.median(density[..., 1][~nucleus]), density[..., 0][nucleus].mean()]
         rows.append([*seen, np.log((nucleus.mean() + 0.01) / edge)])
-    counts = aucs(np.array(rows), table, trained=120)
-    assert counts["mean"] > counts["scores"] + 0.05
-    assert counts["mean"] > 0.8
+    results = aucs(np.array(rows), table, trained=120)
+    assert results["mean"] > results["scores"] + 0.05
+    assert results["mean"] > 0.8
 
 
 # --- What is refused ---

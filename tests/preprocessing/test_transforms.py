@@ -108,8 +108,8 @@ def test_a_landmark_keeps_its_place_in_the_world(degrees: float) -> None:
     affine = _affine(degrees)
     ours = volume_steps(None, spacing_mm=0.75)(_data(volume, affine))
     brightest = np.unravel_index(int(ours["image"].argmax()), ours["image"].shape)[1:]
-    stripped = np.asarray(ours["image"].affine) @ [*brightest, 1]
-    np.testing.assert_allclose(stripped[:3], (affine @ [14, 20, 12, 1])[:3], atol=0.75 * 3**0.5 / 2 + 1e-6)
+    position = np.asarray(ours["image"].affine) @ [*brightest, 1]
+    np.testing.assert_allclose(position[:3], (affine @ [14, 20, 12, 1])[:3], atol=0.75 * 3**0.5 / 2 + 1e-6)
 
 
 def test_cropping_keeps_what_resampling_needs() -> None:

@@ -57,10 +57,10 @@ from preprocessing.errors import ScanError
 def test_the_affine_puts_the_blob_where_dicom_says(tmp_path: Path, orientation: tuple[float, ...]) -> None:
     write_series(tmp_path / "in", orientation=orientation, name=lambda number: f"{hash((number, 7)) % 10**9}.x")
     volume = only_volume(converted(tmp_path / "in"), tmp_path / "in")
-    content = np.argwhere(volume.get_fdata() == 900)
-    assert len(content) == 27
+    blob = np.argwhere(volume.get_fdata() == 900)
+    assert len(blob) == 27
     np.testing.assert_allclose(
-        nibabel.affines.apply_affine(volume.affine, content.mean(axis=0)), blob_in_world(orientation), atol=1e-3
+        nibabel.affines.apply_affine(volume.affine, blob.mean(axis=0)), blob_in_world(orientation), atol=1e-3
     )
     np.testing.assert_array_equal(np.sort(volume.get_fdata().ravel()), np.sort(voxels().ravel()))
     assert volume.header["sform_code"] == volume.header["qform_code"] == 1
@@ -182,8 +182,8 @@ def test_an_enhanced_multi_frame_file(tmp_path: Path) -> None:
     series = read_dicom_folder(tmp_path / "in").series[0]
     assert (series.images[0].echo_time_ms, series.repetition_time_ms, series.orientations) == (3.1, 2300, 1)
     volume = only_volume(converted(tmp_path / "in"), tmp_path / "in")
-    content = nibabel.affines.apply_affine(volume.affine, np.argwhere(volume.get_fdata() == 900).mean(axis=0))
-    np.testing.assert_allclose(content, blob_in_world(OBLIQUE), atol=1e-3)
+    centre = nibabel.affines.apply_affine(volume.affine, np.argwhere(volume.get_fdata() == 900).mean(axis=0))
+    np.testing.assert_allclose(centre, blob_in_world(OBLIQUE), atol=1e-3)
 
 
 # --- what is left out, and why ---
@@ -228,9 +228,9 @@ def test_series_of_no_use_have_a_reason_in_words(tmp_path: Path) -> None:
         10: "there is no PatientID; the patient is unknown",
         11: "no rule matches",
     }
-    argv = dict(zip(result.left_out["series"].astype(int), result.left_out["description"], strict=True))
-    assert argv[6] == "… dwi"
-    assert argv[1] == "t1 mprage sag"
+    descriptions = dict(zip(result.left_out["series"].astype(int), result.left_out["description"], strict=True))
+    assert descriptions[6] == "… dwi"
+    assert descriptions[1] == "t1 mprage sag"
 
 
 def test_files_that_are_no_image_are_counted(tmp_path: Path) -> None:
@@ -326,8 +326,11 @@ def test_no_damage_to_a_header_stops_the_reading(tmp_path: Path, seed: int) -> N
         places = random.integers(132, len(content) - 640, 8)
         damaged[places] = random.integers(0, 256, 8)
         (tmp_path / "in" / str(number)).write_bytes(damaged.tobytes())
-    values = read_dicom_folder(tmp_path / "in")
-    assert sum(len(each.images) + each.damaged for each in values.series) + sum(values.skipped.values()) >= 150
+    export_content = read_dicom_folder(tmp_path / "in")
+    assert (
+        sum(len(each.images) + each.damaged for each in export_content.series) + sum(export_content.skipped.values())
+        >= 150
+    )
     converted(tmp_path / "in")
 
 
@@ -360,14 +363,14 @@ def test_sessions_follow_the_dates_and_may_span_days(tmp_path: Path) -> None:
     write_series(folder / "pet", StudyDate="20210320", StudyInstanceUID="1.5", modality="PT")
     write_series(folder / "ct", StudyDate="20200101", StudyInstanceUID="1.0", modality="CT")
     result = converted(folder)
-    content = result.scans[["session", "modality", "age"]].values.tolist()
-    assert content == [["ses-01", "T1w", "80"], ["ses-02", "FDG-PET", "80"], ["ses-03", "T1w", "81"]]
+    chosen = result.scans[["session", "modality", "age"]].values.tolist()
+    assert chosen == [["ses-01", "T1w", "80"], ["ses-02", "FDG-PET", "80"], ["ses-03", "T1w", "81"]]
     assert len(result.notes) == 1
     assert result.notes[0].startswith("3 of 3 sessions have one modality only; if the scans of a visit were taken on")
     assert result.notes[0].endswith("raise --session-days")
     joined = converted(folder, config=DicomConfig(session_days=30, names={"T1w": "MRI", "FDG-PET": "PET"}))
-    content = joined.scans[["session", "modality"]].values.tolist()
-    assert content == [["ses-01", "MRI"], ["ses-01", "PET"], ["ses-02", "MRI"]]
+    chosen = joined.scans[["session", "modality"]].values.tolist()
+    assert chosen == [["ses-01", "MRI"], ["ses-01", "PET"], ["ses-02", "MRI"]]
     assert joined.scans["path"][0] == "{0}/ses-01/{0}_ses-01_MRI.nii.gz".format(pseudonym("PLANTID-77", KEY))
 
 
@@ -455,10 +458,14 @@ def test_nothing_that_comes_out_tells_who_it_is(
     caplog.set_level(logging.DEBUG)
     before = fingerprint(export)
     result = import_dicom(export, tmp_path / "out", key=KEY)
-    values = read_dicom_folder(export)
+    export_content = read_dicom_folder(export)
     assert fingerprint(export) == before
     assert sorted(result.scans["modality"]) == ["FDG-PET", "FDG-PET", "T1w"]
-    everything = {"log": caplog.text, "printed": "".join(capfd.readouterr()), "repr": repr(values) + repr(result)}
+    everything = {
+        "log": caplog.text,
+        "printed": "".join(capfd.readouterr()),
+        "repr": repr(export_content) + repr(result),
+    }
     everything |= {"scans": result.scans.to_csv(), "left out": result.left_out.to_csv()}
     everything |= {
         "rest": f"{result.skipped} {result.notes}",
@@ -469,20 +476,30 @@ def test_nothing_that_comes_out_tells_who_it_is(
     for path in (tmp_path / "out").rglob("*.*"):
         content[path.name] = path.read_bytes()
         content[f"{path.name}, unpacked"] = gzip.decompress(path.read_bytes())
-    argv = planted_words(values)
+    secrets = planted_words(export_content)
     assert len(content) == 7 + 2 * len(result.scans)
     assert [
-        (word, source) for source, bytes_ in content.items() for word in argv if word.lower() in bytes_.lower()
+        (word, source) for source, bytes_ in content.items() for word in secrets if word.lower() in bytes_.lower()
     ] == []
 
 
 def planted_words(content: DicomFolder) -> set[bytes]:
     """All that must not come out, in UTF-8."""
-    argv = {"Plantagenet", "Eleon", "20210304", "2021-03-04", "1941-02-13", "101500", "10:15:00", "082500", "PLANTID"}
-    argv |= {word for value in PLANTED.values() for word in value.replace("^", " ").split()}
-    argv |= {uid for series in content.series for uid in (series.uid, series.study)}
-    argv |= {image.uid for series in content.series for image in series.images}
-    return {word.encode() for word in argv}
+    secrets = {
+        "Plantagenet",
+        "Eleon",
+        "20210304",
+        "2021-03-04",
+        "1941-02-13",
+        "101500",
+        "10:15:00",
+        "082500",
+        "PLANTID",
+    }
+    secrets |= {word for value in PLANTED.values() for word in value.replace("^", " ").split()}
+    secrets |= {uid for series in content.series for uid in (series.uid, series.study)}
+    secrets |= {image.uid for series in content.series for image in series.images}
+    return {word.encode() for word in secrets}
 
 
 def fingerprint(folder: Path) -> str:
@@ -533,10 +550,10 @@ def test_the_command(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert intake([*argv, "--key", str(out / "secret.key")]) == 2
     assert "lies inside of" in capsys.readouterr().err
     assert intake([*argv, "--key", str(key)]) == 0
-    message = capsys.readouterr()
+    printed = capsys.readouterr()
     table = pd.read_csv(out / "manifest.csv")
     assert set(table["modality"]) <= {"MRI", "PET"}
     assert all((out / path).exists() for path in table["path"])
     assert len(pd.read_csv(out / "left_out.csv")) > 0
-    assert "plantagenet" not in (message.out + message.err).lower()
-    assert "plantid" not in (message.out + message.err).lower()
+    assert "plantagenet" not in (printed.out + printed.err).lower()
+    assert "plantid" not in (printed.out + printed.err).lower()
