@@ -1,1 +1,1 @@
-"""The baselines: other ways to classify a patient from the scans there are, on the same feature maps and splits."""
+"""The baselines: other methods to classify a patient from the available scans, on the same feature maps and splits."""

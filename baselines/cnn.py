@@ -1,4 +1,4 @@
-"""CNNs on feature maps: one of a single modality, one of all modalities at once, one fed modality after modality.
+"""CNNs on feature maps: of a single modality, of all modalities at once, or trained modality after modality.
 
 Each is a 1×1 convolution on z and the classifier of step 1, so that a comparison with HyperMM is about how modalities
 are put together and not about the size of the networks.
@@ -38,12 +38,12 @@ class UniCNN(nn.Module):
         )
 
     def forward(self, feature_maps: Tensor) -> Tensor:
-        """Logits (N, K) of feature maps (N, C, H, W)."""
+        """Return logits (N, K) of feature maps (N, C, H, W)."""
         return self.classifier(self.convolution(feature_maps))
 
 
 class MultiCNN(nn.Module):
-    """A 1×1 convolution for every modality; what they give is concatenated and classified.
+    """A 1×1 convolution for every modality; their outputs are concatenated and classified.
 
     Args:
         feature_map_shape: (C, H, W).
@@ -69,12 +69,12 @@ class MultiCNN(nn.Module):
         features = modalities * channels * height * width + (modalities if mask else 0)
         self.classifier = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
-    def forward(self, feature_maps: Tensor, there: Tensor) -> Tensor:
-        """Logits of observations.
+    def forward(self, feature_maps: Tensor, modality_mask: Tensor) -> Tensor:
+        """Return the logits of observations.
 
         Args:
             feature_maps: (B, M, C, H, W), no gaps.
-            there: (B, M), bool: which of them are real. Looked at only with `mask`.
+            modality_mask: (B, M), bool: which of them are real. Used only with `mask`.
 
         Returns:
             (B, K).
@@ -82,7 +82,7 @@ class MultiCNN(nn.Module):
         maps = [convolve(z) for convolve, z in zip(self.convolutions, feature_maps.unbind(1), strict=True)]
         features = torch.cat(maps, 1).flatten(1)  # (B, M·C·H·W)
         if self.mask:
-            features = torch.cat([features, there.to(features.dtype)], 1)  # (B, M·C·H·W + M)
+            features = torch.cat([features, modality_mask.to(features.dtype)], 1)  # (B, M·C·H·W + M)
         return self.classifier(features)
 
 
@@ -101,7 +101,7 @@ class ScanScores:
     parameters: int
 
     def probabilities(self, sample: Sample) -> Tensor:
-        """(B, K), float64; NaN for an observation without a scan of these modalities."""
+        """Return class probabilities, (B, K), float64; NaN for an observation without a scan of these modalities."""
         taken = torch.isin(sample.modality, torch.tensor(self.modalities, device=sample.modality.device))
         scores = class_probabilities(self.network, sample.feature_maps[taken])
         count = len(sample.target)
@@ -122,7 +122,7 @@ class LateFusion:
     parameters: int
 
     def probabilities(self, sample: Sample) -> Tensor:
-        """(B, K), float64; NaN for an observation without a scan of the members' modalities."""
+        """Return class probabilities, (B, K), float64; NaN for an observation without a scan of these modalities."""
         return torch.stack([member.probabilities(sample) for member in self.members]).nanmean(0)
 
 
@@ -139,16 +139,16 @@ class CompleteOnly:
     parameters: int
 
     def probabilities(self, sample: Sample) -> Tensor:
-        """(B, K), float64; NaN for an observation that lacks a modality."""
-        there, grid = sample.there, sample.grid()
-        complete = there.all(1)
-        out = torch.full((len(there), sample.classes), torch.nan, dtype=torch.float64, device=grid.device)
-        out[complete] = class_probabilities(self.network, grid[complete], there[complete])
+        """Return class probabilities, (B, K), float64; NaN for an observation that lacks a modality."""
+        modality_mask, grid = sample.modality_mask, sample.grid()
+        complete = modality_mask.all(1)
+        out = torch.full((len(modality_mask), sample.classes), torch.nan, dtype=torch.float64, device=grid.device)
+        out[complete] = class_probabilities(self.network, grid[complete], modality_mask[complete])
         return out
 
 
 def fit_uni_cnn(sample: Sample, training: Training, *, modality: int) -> ScanScores:
-    """Uni-CNN of the paper, and its CNN 40×, 100×, 200×, 400×: cross-entropy on single scans of one modality.
+    """Fit the Uni-CNN of the paper (also CNN 40× to 400×): cross-entropy on single scans of one modality.
 
     Raises:
         CannotFit: no training scan of that modality, or of one class only, or the loss diverged.
@@ -171,7 +171,7 @@ def fit_uni_cnn(sample: Sample, training: Training, *, modality: int) -> ScanSco
 
 
 def fit_late_fusion(sample: Sample, training: Training) -> LateFusion:
-    """One Uni-CNN for every modality that has one; the probabilities of those present are averaged.
+    """Fit one Uni-CNN per modality where possible; the probabilities of the modalities present are averaged.
 
     Raises:
         CannotFit: no modality can be fitted.
@@ -189,14 +189,14 @@ def fit_late_fusion(sample: Sample, training: Training) -> LateFusion:
 
 
 def fit_multi_cnn(sample: Sample, training: Training) -> CompleteOnly:
-    """Multi-CNN of the paper, trained on the complete training observations alone.
+    """Fit the Multi-CNN of the paper on the complete training observations alone.
 
     Several scans of one modality are averaged first (`Sample.grid`); the paper has one of each.
 
     Raises:
         CannotFit: no training observation is complete, or those that are have one class, or the loss diverged.
     """
-    complete = sample.there.all(1)
+    complete = sample.modality_mask.all(1)
     train, validation = sample.train[complete[sample.train]], sample.validation[complete[sample.validation]]
     if len(train) == 0:
         raise CannotFit(
@@ -224,22 +224,22 @@ def train_multi_cnn(
     Raises:
         CannotFit: the loss diverged.
     """
-    there, shape = sample.there, (grid.shape[2], grid.shape[3], grid.shape[4])
+    modality_mask, shape = sample.modality_mask, (grid.shape[2], grid.shape[3], grid.shape[4])
     torch.manual_seed(training.seed)
     network = MultiCNN(shape, sample.modalities, sample.classes, mask=mask).to(grid.device)
 
     def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(network(grid[batch], there[batch]), sample.target[batch])}
+        return {"ce": F.cross_entropy(network(grid[batch], modality_mask[batch]), sample.target[batch])}
 
     run_fit(network, loss, train=train, validation=validation, training=training)
     return network
 
 
 def fit_incremental_cnn(sample: Sample, training: Training) -> ScanScores:
-    """Incremental-CNN of the paper: one CNN for all modalities, fed modality 0, then 1, 2, … within every epoch.
+    """Fit the Incremental-CNN of the paper: one CNN, trained on modality 0, then 1, 2, … within every epoch.
 
     The paper says "successive batches of 40×, 100×, 200× then 400×" and not how often. Here every epoch goes through
-    all of them in that order, and no batch has two modalities. The fit loop deals items at random, so its items are
+    all of them in that order, and no batch has two modalities. The fit loop shuffles items, so its items are
     the steps of an epoch, and the loss takes the next batch in order. Where there is no validation scan, the training
     loss that decides is therefore a mean over steps instead of scans.
 
@@ -267,7 +267,7 @@ def fit_incremental_cnn(sample: Sample, training: Training) -> ScanScores:
 
 
 def ordered_batches(groups: list[Tensor], size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of the first group in random order, then of the second, …, then of the first again, without end."""
+    """Yield batches of the first group in random order, then of the second, …, then of the first again, without end."""
     while True:
         for group in groups:
             yield from group[torch.randperm(len(group), generator=generator)].split(size)
@@ -287,13 +287,13 @@ def run_fit(network: nn.Module, loss: Loss, *, train: Tensor, validation: Tensor
 
 @torch.inference_mode()
 def class_probabilities(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """Softmax of a network's logits, (n, K), float64, some rows at a time; n may be 0."""
-    parts = zip(*(tensor.split(BATCH) for tensor in inputs), strict=True)
-    return torch.cat([network(*part).double().softmax(1) for part in parts])
+    """Return the softmax of a network's logits, (n, K), float64, in batches; n may be 0."""
+    batches = zip(*(tensor.split(BATCH) for tensor in inputs), strict=True)
+    return torch.cat([network(*batch).double().softmax(1) for batch in batches])
 
 
 def require_two_classes(labels: Tensor, what: str) -> None:
-    """Refuse labels that teach nothing.
+    """Refuse labels of a single class.
 
     Raises:
         CannotFit: all are of one class.
@@ -304,7 +304,7 @@ def require_two_classes(labels: Tensor, what: str) -> None:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Trained numbers of a network."""
+    """Return the number of trained parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -32,7 +32,7 @@ from models.settings import CHUNK, StepOne, StepTwo, Training
 
 @dataclass(frozen=True)
 class Variant:
-    """What makes one variant; the values here are the project's own.
+    """Settings of one variant; the defaults are the project's own.
 
     Attributes:
         one: step 1.
@@ -138,5 +138,5 @@ def _fit(sample: Sample, training: Training, variant: Variant) -> FittedHyperMM:
 def _phi(extractor: UniversalExtractor, sample: Sample, scans: Tensor) -> Tensor:
     """Return φ of some scans, (n, C·H·W)."""
     batches = ((sample.feature_maps[items], sample.modality[items]) for items in scans.split(CHUNK))
-    parts = list(extract(extractor, batches, sample.feature_maps.device)) if len(scans) else []
-    return torch.cat(parts) if parts else sample.feature_maps[:0].flatten(1)
+    features = list(extract(extractor, batches, sample.feature_maps.device)) if len(scans) else []
+    return torch.cat(features) if features else sample.feature_maps[:0].flatten(1)

@@ -1,7 +1,7 @@
 """Ways to fill the feature maps of missing modalities, so that Multi-CNN can take every observation.
 
-An imputer looks at training observations and returns a filler; the filler then fills any observation from what that
-observation has and from what it remembers of training, never from other observations of validation or test.
+An imputer is fitted on training observations and returns a filler. The filler fills an observation from its own feature
+maps and from the training observations, never from other observations of validation or test.
 
 Source: the comparison "impute, then classify" of HyperMM, section 3.1. The paper imputes with pix2pix and cycleGAN
 (`TableImputer` takes their feature maps); the four imputers here that need no network of their own are additions.
@@ -26,19 +26,19 @@ class Filler(Protocol):
     """Fills the gaps of observations.
 
     Attributes:
-        mask: the classifier is told which feature maps are real.
+        mask: whether the classifier gets a mask of the real feature maps.
         notes: sentences on what could not be learnt and what is done instead.
     """
 
     mask: bool
     notes: tuple[str, ...]
 
-    def fill(self, grid: Tensor, there: Tensor, observations: Tensor) -> Tensor:
-        """Fill what is missing; what is there stays as it is.
+    def fill(self, grid: Tensor, modality_mask: Tensor, observations: Tensor) -> Tensor:
+        """Fill missing feature maps; those present stay as they are.
 
         Args:
             grid: (n, M, C, H, W), float32, anything where a feature map is missing.
-            there: (n, M), bool.
+            modality_mask: (n, M), bool.
             observations: (n,), int64, the numbers of these observations in their sample.
 
         Returns:
@@ -48,7 +48,7 @@ class Filler(Protocol):
 
 
 Imputer = Callable[[Tensor, Tensor], Filler]
-"""From the grid (T, M, C, H, W) and what is there (T, M) of training observations alone to a filler."""
+"""Maps the grid (T, M, C, H, W) and the modality mask (T, M) of training observations to a filler."""
 
 
 @dataclass
@@ -65,20 +65,20 @@ class ConstantFiller:
     mask: bool = False
     notes: tuple[str, ...] = ()
 
-    def fill(self, grid: Tensor, there: Tensor, observations: Tensor) -> Tensor:
-        """As `Filler.fill`."""
-        return torch.where(_wide(there), grid, self.feature_maps)
+    def fill(self, grid: Tensor, modality_mask: Tensor, observations: Tensor) -> Tensor:
+        """Fill missing feature maps, as `Filler.fill`."""
+        return torch.where(_wide(modality_mask), grid, self.feature_maps)
 
 
-def impute_zero(grid: Tensor, there: Tensor) -> ConstantFiller:
-    """Dummy input: 0 for every missing feature map, and a presence mask for the classifier. Nothing is learnt."""
+def impute_zero(grid: Tensor, modality_mask: Tensor) -> ConstantFiller:
+    """Fill with 0 and give the classifier the modality mask. Nothing is learnt."""
     return ConstantFiller(torch.zeros_like(grid[0]), mask=True)
 
 
-def impute_mean(grid: Tensor, there: Tensor) -> ConstantFiller:
-    """Every modality's mean over the training observations that have it; several scans of one count as one."""
-    total = torch.where(_wide(there), grid, 0.0).sum(0)
-    return ConstantFiller(total / there.sum(0).clamp_min(1).view(-1, 1, 1, 1))
+def impute_mean(grid: Tensor, modality_mask: Tensor) -> ConstantFiller:
+    """Fill with the mean of the training observations that have the modality; several scans count as one."""
+    total = torch.where(_wide(modality_mask), grid, 0.0).sum(0)
+    return ConstantFiller(total / modality_mask.sum(0).clamp_min(1).view(-1, 1, 1, 1))
 
 
 @dataclass
@@ -86,55 +86,58 @@ class NearestFiller:
     """The feature map of the training observation that has it and is nearest in the modalities that both have.
 
     Distance is the mean squared difference over the shared feature maps. The mean feature map is taken where no
-    training
-    observation has both the missing modality and one that is present.
+    training observation has both the missing modality and one that is present.
 
     Attributes:
         grid: training observations, (T, M, C, H, W), float32.
-        there: (T, M), bool.
-        mean: what is done otherwise.
+        modality_mask: (T, M), bool.
+        mean: filler used otherwise.
         mask: as in `Filler`.
         notes: as in `Filler`.
     """
 
     grid: Tensor
-    there: Tensor
+    modality_mask: Tensor
     mean: ConstantFiller
     mask: bool = False
     notes: tuple[str, ...] = ()
 
-    def fill(self, grid: Tensor, there: Tensor, observations: Tensor) -> Tensor:
-        """As `Filler.fill`."""
-        out = self.mean.fill(grid, there, observations)
-        shared = torch.einsum("nm,tm->nt", there.double(), self.there.double())  # modalities that both have
-        distance = self._squared_differences(grid, there) / shared  # (n, T), NaN where nothing is shared
-        for m in range(there.shape[1]):
-            usable = (shared > 0) & self.there[:, m]
-            rows = (~there[:, m] & usable.any(1)).nonzero().squeeze(1)
+    def fill(self, grid: Tensor, modality_mask: Tensor, observations: Tensor) -> Tensor:
+        """Fill missing feature maps, as `Filler.fill`."""
+        out = self.mean.fill(grid, modality_mask, observations)
+        shared = torch.einsum(
+            "nm,tm->nt", modality_mask.double(), self.modality_mask.double()
+        )  # modalities that both have
+        distance = self._squared_differences(grid, modality_mask) / shared  # (n, T), NaN where nothing is shared
+        for m in range(modality_mask.shape[1]):
+            usable = (shared > 0) & self.modality_mask[:, m]
+            rows = (~modality_mask[:, m] & usable.any(1)).nonzero().squeeze(1)
             nearest = distance[rows].masked_fill(~usable[rows], torch.inf).argmin(1)
             out[rows, m] = self.grid[nearest, m]
         return out
 
-    def _squared_differences(self, grid: Tensor, there: Tensor) -> Tensor:
-        """(n, T), float64: for every modality that both have the mean squared difference, summed over modalities."""
+    def _squared_differences(self, grid: Tensor, modality_mask: Tensor) -> Tensor:
+        """Return the mean squared differences, summed over the modalities that both have, (n, T), float64."""
         total = torch.zeros(len(grid), len(self.grid), dtype=torch.float64, device=grid.device)
-        for m in range(there.shape[1]):
+        for m in range(modality_mask.shape[1]):
             ours, theirs = grid[:, m].flatten(1).double(), self.grid[:, m].flatten(1).double()
             squares = ours.square().sum(1, keepdim=True) + theirs.square().sum(1) - 2 * ours @ theirs.T
-            total += torch.where(there[:, m, None] & self.there[:, m], squares.clamp_min(0) / ours.shape[1], 0.0)
+            total += torch.where(
+                modality_mask[:, m, None] & self.modality_mask[:, m], squares.clamp_min(0) / ours.shape[1], 0.0
+            )
         return total
 
 
-def impute_nearest(grid: Tensor, there: Tensor) -> NearestFiller:
-    """Remember the training observations."""
-    pairs = _pairs(there)
+def impute_nearest(grid: Tensor, modality_mask: Tensor) -> NearestFiller:
+    """Fit the nearest-neighbour filler, which keeps the training observations."""
+    pairs = _pairs(modality_mask)
     notes = tuple(
         f"no training observation has both modality {s} and modality {m}: "
-        f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
+        f"where only modality {s} is available, modality {m} is filled with its mean feature map"
         for (s, m), rows in pairs.items()
         if len(rows) == 0
     )
-    return NearestFiller(grid, there, impute_mean(grid, there), notes=notes)
+    return NearestFiller(grid, modality_mask, impute_mean(grid, modality_mask), notes=notes)
 
 
 @dataclass
@@ -156,7 +159,7 @@ class RidgeMap:
     penalty: float
 
     def __call__(self, feature_maps: Tensor) -> Tensor:
-        """Target feature maps (n, D), float64, of source feature maps (n, D)."""
+        """Return target feature maps (n, D), float64, of source feature maps (n, D)."""
         return self.target_mean + (feature_maps.double() - self.source_mean) @ self.sources.T @ self.dual
 
 
@@ -166,7 +169,7 @@ class RidgeFiller:
 
     Attributes:
         maps: (source modality, missing modality) to the regression, where it could be learnt.
-        mean: what is done where none of them applies.
+        mean: filler used where none of them applies.
         mask: as in `Filler`.
         notes: as in `Filler`.
     """
@@ -176,30 +179,30 @@ class RidgeFiller:
     mask: bool = False
     notes: tuple[str, ...] = ()
 
-    def fill(self, grid: Tensor, there: Tensor, observations: Tensor) -> Tensor:
-        """As `Filler.fill`."""
-        out = self.mean.fill(grid, there, observations)
+    def fill(self, grid: Tensor, modality_mask: Tensor, observations: Tensor) -> Tensor:
+        """Fill missing feature maps, as `Filler.fill`."""
+        out = self.mean.fill(grid, modality_mask, observations)
         total = torch.zeros_like(grid, dtype=torch.float64)
-        count = torch.zeros_like(there, dtype=torch.int64)
+        count = torch.zeros_like(modality_mask, dtype=torch.int64)
         for (s, m), regression in self.maps.items():
-            rows = (there[:, s] & ~there[:, m]).nonzero().squeeze(1)
+            rows = (modality_mask[:, s] & ~modality_mask[:, m]).nonzero().squeeze(1)
             total[rows, m] += regression(grid[rows, s].flatten(1)).view(-1, *grid.shape[2:])
             count[rows, m] += 1
         return torch.where(_wide(count > 0), (total / _wide(count.clamp_min(1))).to(grid.dtype), out)
 
 
-def impute_ridge(grid: Tensor, there: Tensor) -> RidgeFiller:
-    """Learn a regression for every ordered pair of modalities that two training observations or more have both of."""
+def impute_ridge(grid: Tensor, modality_mask: Tensor) -> RidgeFiller:
+    """Fit a regression for every ordered pair of modalities that two or more training observations have."""
     maps, notes = {}, []
-    for (s, m), rows in _pairs(there).items():
+    for (s, m), rows in _pairs(modality_mask).items():
         if len(rows) < 2:
             notes.append(
                 f"{len(rows)} training observations have both modality {s} and modality {m}, and a regression needs 2: "
-                f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
+                f"where only modality {s} is available, modality {m} is filled with its mean feature map"
             )
             continue
         maps[s, m] = fit_ridge(grid[rows, s].flatten(1), grid[rows, m].flatten(1))
-    return RidgeFiller(maps, impute_mean(grid, there), notes=tuple(notes))
+    return RidgeFiller(maps, impute_mean(grid, modality_mask), notes=tuple(notes))
 
 
 def fit_ridge(sources: Tensor, targets: Tensor) -> RidgeMap:
@@ -238,13 +241,11 @@ class TableImputer:
     """Feature maps that were imputed elsewhere, by pix2pix or cycleGAN; an imputer that is its own filler.
 
     Fitting needs every missing feature map of training and validation observations; a prediction those of all
-    observations
-    with a scan, so take away the scans of observations that are not asked about (`Sample.without`).
+    observations with a scan, so remove the scans of observations that need no prediction (`Sample.without`).
 
     Attributes:
         table: (observation, modality) to a feature map (C, H, W), standardised as the sample is. It may hold more
-            than is
-            asked for; feature maps that are there are never replaced.
+            than is needed; feature maps that are present are never replaced.
         mask: as in `Filler`.
         notes: as in `Filler`.
     """
@@ -253,19 +254,19 @@ class TableImputer:
     mask: bool = False
     notes: tuple[str, ...] = ()
 
-    def __call__(self, grid: Tensor, there: Tensor) -> "TableImputer":
-        """Nothing to learn."""
+    def __call__(self, grid: Tensor, modality_mask: Tensor) -> "TableImputer":
+        """Return the imputer itself, as there is nothing to learn."""
         return self
 
-    def fill(self, grid: Tensor, there: Tensor, observations: Tensor) -> Tensor:
-        """As `Filler.fill`.
+    def fill(self, grid: Tensor, modality_mask: Tensor, observations: Tensor) -> Tensor:
+        """Fill missing feature maps, as `Filler.fill`.
 
         Raises:
             CannotFit: a feature map that is needed is not in the table.
             ValueError: a feature map of the table has another shape than the sample's.
         """
         numbers = observations.tolist()
-        needed = {(numbers[i], m): (i, m) for i, m in (~there).nonzero().tolist()}
+        needed = {(numbers[i], m): (i, m) for i, m in (~modality_mask).nonzero().tolist()}
         absent = [key for key in needed if key not in self.table]
         if absent:
             observation, modality = absent[0]
@@ -275,14 +276,14 @@ class TableImputer:
                 "impute them, or leave these observations out"
             )
         out = grid.clone()
-        for key, place in needed.items():
+        for key, position in needed.items():
             feature_map = self.table[key]
             if feature_map.shape != grid.shape[2:]:
                 raise ValueError(
                     f"observation {key[0]}, modality {key[1]}: feature map of shape {tuple(feature_map.shape)}; "
                     f"expected {tuple(grid.shape[2:])}"
                 )
-            out[place] = feature_map.to(out)
+            out[position] = feature_map.to(out)
         return out
 
 
@@ -303,21 +304,20 @@ class ImputedCNN:
     notes: tuple[str, ...]
 
     def probabilities(self, sample: Sample) -> Tensor:
-        """(B, K), float64; NaN only for an observation without any scan."""
-        there = sample.there
-        rows = there.any(1).nonzero().squeeze(1)
-        filled = self.filler.fill(sample.grid()[rows], there[rows], rows)
-        out = torch.full((len(there), sample.classes), torch.nan, dtype=torch.float64, device=filled.device)
-        out[rows] = class_probabilities(self.network, filled, there[rows])
+        """Return class probabilities, (B, K), float64; NaN only for an observation without any scan."""
+        modality_mask = sample.modality_mask
+        rows = modality_mask.any(1).nonzero().squeeze(1)
+        filled = self.filler.fill(sample.grid()[rows], modality_mask[rows], rows)
+        out = torch.full((len(modality_mask), sample.classes), torch.nan, dtype=torch.float64, device=filled.device)
+        out[rows] = class_probabilities(self.network, filled, modality_mask[rows])
         return out
 
 
 def fit_imputed(sample: Sample, training: Training, imputer: Imputer) -> ImputedCNN:
     """Fill what is missing, then train a Multi-CNN on all training observations.
 
-    Several scans of one modality are averaged first; real feature maps are never replaced. The imputer is given
-    training
-    observations only.
+    Several scans of one modality are averaged first; real feature maps are never replaced. The imputer is fitted on
+    training observations only.
 
     Args:
         sample: standardised.
@@ -326,20 +326,17 @@ def fit_imputed(sample: Sample, training: Training, imputer: Imputer) -> Imputed
 
     Raises:
         CannotFit: a modality has no training scan, training observations have one class only, a feature map that is
-            needed
-            was not imputed, or the loss diverged.
+            needed was not imputed, or the loss diverged.
     """
-    grid, there = sample.grid(), sample.there
-    train, validation = (rows[there[rows].any(1)] for rows in (sample.train, sample.validation))
-    unseen = (~there[train].any(0)).nonzero().squeeze(1).tolist()
+    grid, modality_mask = sample.grid(), sample.modality_mask
+    train, validation = (rows[modality_mask[rows].any(1)] for rows in (sample.train, sample.validation))
+    unseen = (~modality_mask[train].any(0)).nonzero().squeeze(1).tolist()
     if unseen:
-        raise CannotFit(
-            f"modality {unseen[0]} has no training scan, so nothing says how to fill it; leave that modality out"
-        )
+        raise CannotFit(f"modality {unseen[0]} has no training scan, so it cannot be filled; leave that modality out")
     require_two_classes(sample.target[train], "training observations")
-    filler = imputer(grid[train], there[train])
+    filler = imputer(grid[train], modality_mask[train])
     read = torch.cat([train, validation])
-    grid[read] = filler.fill(grid[read], there[read], read)
+    grid[read] = filler.fill(grid[read], modality_mask[read], read)
     network = train_multi_cnn(sample, training, grid=grid, train=train, validation=validation, mask=filler.mask)
     return ImputedCNN(filler, network, count_parameters(network), filler.notes)
 
@@ -351,13 +348,16 @@ IMPUTERS: dict[str, Imputer] = {
 
 
 def _wide(values: Tensor) -> Tensor:
-    """(n, M) as (n, M, 1, 1, 1)."""
+    """Reshape (n, M) to (n, M, 1, 1, 1)."""
     return values[:, :, None, None, None]
 
 
-def _pairs(there: Tensor) -> dict[tuple[int, int], Tensor]:
-    """For every ordered pair of modalities, the observations that have both."""
-    count = there.shape[1]
+def _pairs(modality_mask: Tensor) -> dict[tuple[int, int], Tensor]:
+    """Return, for every ordered pair of modalities, the observations that have both."""
+    count = modality_mask.shape[1]
     return {
-        (s, m): (there[:, s] & there[:, m]).nonzero().squeeze(1) for s in range(count) for m in range(count) if s != m
+        (s, m): (modality_mask[:, s] & modality_mask[:, m]).nonzero().squeeze(1)
+        for s in range(count)
+        for m in range(count)
+        if s != m
     }

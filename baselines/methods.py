@@ -1,4 +1,4 @@
-"""All baselines in one list: what each is called, and how it is fitted."""
+"""All baselines in one list, with their names and fit functions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,8 +22,8 @@ class Baseline:
     """One row of the table.
 
     Attributes:
-        name: as printed.
-        fit: from a sample to a trained baseline.
+        name: as shown in the table.
+        fit: fits the baseline on a sample.
         standardised: whether it wants the sample standardised; HyperMM does that itself, or not at all as published.
         batch_size: another batch size than the run's; None for the same.
         published: the paper's rate, whatever the run's is.
@@ -36,7 +36,7 @@ class Baseline:
     published: bool = False
 
     def training(self, training: Training) -> Training:
-        """The settings of the fit loop for this method."""
+        """Return the settings of the fit loop for this method."""
         if self.published:
             training = replace(training, learning_rate=1e-4, weight_decay=5e-4)
         return training if self.batch_size is None else replace(training, batch_size=self.batch_size)
@@ -108,7 +108,7 @@ ABLATIONS: tuple[Baseline, ...] = (
 
 
 def chosen_baselines(keys: tuple[str, ...], modalities: tuple[str, ...], *, pictures: bool) -> tuple[Baseline, ...]:
-    """The methods of some keys that need nothing but feature maps, in the order of the table.
+    """Return the methods of some keys that need nothing but feature maps, in the order of the table.
 
     Args:
         keys: of `KEYS`.
@@ -117,7 +117,7 @@ def chosen_baselines(keys: tuple[str, ...], modalities: tuple[str, ...], *, pict
     """
     methods: list[Baseline] = []
     if "uni_cnn" in keys:
-        word = "CNN" if pictures else "Uni-CNN"
-        methods += [Baseline(f"{word} {name}", _of_modality(m)) for m, name in enumerate(modalities)]
+        prefix = "CNN" if pictures else "Uni-CNN"
+        methods += [Baseline(f"{prefix} {name}", _of_modality(m)) for m, name in enumerate(modalities)]
     methods += [method for key, method in SIMPLE.items() if key in keys]
     return tuple(methods) + (ABLATIONS if "ablations" in keys else ())

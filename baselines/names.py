@@ -1,4 +1,4 @@
-"""What the methods are called; nothing heavy is imported here, since the settings are checked against it."""
+"""Names of the baselines. The settings are checked against them, so nothing heavy is imported here."""
 
 SIMPLE_NAMES = {
     "hypermm": "HyperMM",
@@ -9,16 +9,16 @@ SIMPLE_NAMES = {
     "late_fusion": "late fusion of Uni-CNNs",
     "averaged_probes": "linear probes, averaged",
     "linear_set": "linear set function",
-    "zero": "zero feature map + mask",
-    "mean": "mean feature map",
-    "nearest": "nearest-neighbour feature map",
-    "ridge": "ridge feature map",
+    "zero": "zeros + mask",
+    "mean": "mean imputation",
+    "nearest": "nearest-neighbour imputation",
+    "ridge": "ridge imputation",
     "incremental_cnn": "Incremental-CNN",
 }
 """Key → name of the methods that need nothing but feature maps."""
 
 TRANSLATION_BASELINES = {"pix2pix": "pix2pix", "cyclegan": "cycleGAN"}
-"""Key → name of the methods that impute whole scans; the pipeline brings them their feature maps."""
+"""Key → name of the methods that impute whole scans; the pipeline computes their feature maps."""
 
 KEYS = ("uni_cnn", *SIMPLE_NAMES, *TRANSLATION_BASELINES, "ablations")
 """Everything that `baselines.only` takes, in the order of the table."""

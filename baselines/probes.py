@@ -1,9 +1,8 @@
 """Linear classifiers of feature maps: one a modality, averaged; and one linear function of the whole set.
 
-They are what is left of Uni-CNN and HyperMM when nothing but a line is learnt, and say how much of a result is due to
-the backbone alone. A feature map has more numbers (25,088) than there are patients, so everything is solved in the
-space
-that the training rows span, which changes no prediction.
+They are the linear counterparts of Uni-CNN and HyperMM, and show how much of a result is due to the backbone alone. A
+feature map has more numbers (25,088) than there are patients, so everything is solved in the space that the training
+rows span, which changes no prediction.
 
 Source: an addition to the paper's baselines. Dual form: the minimiser of a loss with an L2 term lies in the span of
 the training rows (Schölkopf, Herbrich, Smola 2001, "A generalized representer theorem").
@@ -52,20 +51,20 @@ class LinearSet:
     parameters: int
 
     def probabilities(self, sample: Sample) -> Tensor:
-        """(B, K), float64; NaN for an observation without a scan of these modalities."""
+        """Return class probabilities, (B, K), float64; NaN for an observation without a scan of these modalities."""
         sums, scans = set_sums(sample, self.modalities)
         logits = torch.stack([sums[m] @ self.weights[m] for m in self.modalities]).sum(0).double()
         return (logits / scans.unsqueeze(1) + self.bias.double()).softmax(1)  # 0 / 0 is NaN
 
 
 def fit_averaged_probes(sample: Sample, training: Training) -> LateFusion:
-    """A logistic regression on the single scans of every modality; the scores of those present are averaged.
+    """Fit a logistic regression on the single scans of every modality; the scores of those present are averaged.
 
-    Each is penalised as its own validation scans like it best.
+    Each penalty is chosen on the validation scans of its modality.
 
     Args:
         sample: standardised.
-        training: not used, there are no epochs; here so that all baselines are called alike.
+        training: not used, as there are no epochs; all baselines have the same signature.
 
     Raises:
         CannotFit: no modality has training scans of two classes.
@@ -97,16 +96,15 @@ def fit_averaged_probes(sample: Sample, training: Training) -> LateFusion:
 
 
 def fit_linear_set(sample: Sample, training: Training) -> LinearSet:
-    """One linear function of sets, with logistic loss; any subset can be learnt from and classified.
+    """Fit one linear function of sets with logistic loss; any subset of modalities can be used.
 
     f is linear in a row that has, for every modality, the sum of the set's feature maps divided by the number of all
-    its
-    scans. The inner product of two such rows is the mean over pairs of scans, one of each set, of their inner product
-    if they are of one modality and 0 if not.
+    its scans. The inner product of two such rows is the mean over pairs of scans, one of each set, of their inner
+    product if they are of one modality and 0 if not.
 
     Args:
         sample: standardised.
-        training: not used, there are no epochs; here so that all baselines are called alike.
+        training: not used, as there are no epochs; all baselines have the same signature.
 
     Raises:
         CannotFit: no training scan, or training observations of one class only.
@@ -129,27 +127,26 @@ def fit_linear_set(sample: Sample, training: Training) -> LinearSet:
 
 
 def set_sums(sample: Sample, modalities: tuple[int, ...]) -> tuple[dict[int, Tensor], Tensor]:
-    """Sum of every observation's feature maps, (B, C·H·W), for each of some modalities; and the scans summed, (B,)."""
+    """Sum every observation's feature maps by modality, (B, C·H·W), and count the scans summed, (B,)."""
     count = len(sample.target)
     sums: dict[int, Tensor] = {}
     scans = torch.zeros(count, dtype=torch.int64, device=sample.feature_maps.device)
     for m in modalities:
-        mine = sample.modality == m
-        rows = sample.feature_maps[mine].flatten(1)
-        sums[m] = rows.new_zeros(count, rows.shape[1]).index_add_(0, sample.observation[mine], rows)
-        scans += torch.bincount(sample.observation[mine], minlength=count)
+        of_modality = sample.modality == m
+        rows = sample.feature_maps[of_modality].flatten(1)
+        sums[m] = rows.new_zeros(count, rows.shape[1]).index_add_(0, sample.observation[of_modality], rows)
+        scans += torch.bincount(sample.observation[of_modality], minlength=count)
     return sums, scans
 
 
 def fit_softmax(
     train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], *, classes: int
 ) -> tuple[Tensor, Tensor, float]:
-    """Multinomial logistic regression with an L2 term, penalised as validation rows like it best.
+    """Fit a multinomial logistic regression with an L2 term; its penalty is chosen on the validation rows.
 
     Minimises mean cross-entropy + ½ λ u ‖W‖² over W and b; b is free, and u is the mean squared length of the training
     rows, so that λ means the same for feature maps of any size. λ is the one of `PENALTIES` with the lowest log loss
-    on the
-    validation rows, the larger one in a tie; without such rows it is `PENALTY`.
+    on the validation rows, the larger one in a tie; without such rows it is `PENALTY`.
 
     Args:
         train: rows (n, D), float32, and classes (n,), int64.
@@ -176,11 +173,11 @@ def fit_softmax(
 
 
 def _span(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The space that rows X span, by way of their Gram matrix U S² Uᵀ.
+    """Return the space that rows X span, from their Gram matrix U S² Uᵀ.
 
     Returns:
         U S / √u, (n, r), float64: the rows themselves in that space, of mean squared length 1; and U S⁻¹ / √u, (n, r),
-        float64, which takes inner products with the rows there.
+        float64, which maps inner products with the rows into it.
     """
     eigenvalues, vectors = torch.linalg.eigh(_inner_products(rows, rows))
     kept = eigenvalues > 1e-10 * eigenvalues[-1].clamp_min(torch.finfo(torch.float64).tiny)
@@ -190,7 +187,7 @@ def _span(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inner_products(left: Tensor, right: Tensor) -> Tensor:
-    """(n, m), float64, of rows (n, D) and (m, D), without a float64 copy of either."""
+    """Return inner products of rows (n, D) and (m, D), (n, m), float64, without a float64 copy of either."""
     total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
     for some, same in zip(left.split(COLUMNS, 1), right.split(COLUMNS, 1), strict=True):
         total += some.double() @ same.double().T
@@ -198,7 +195,7 @@ def _inner_products(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _minimise(inputs: Array, labels: npt.NDArray[np.int64], penalty: float, start: Array) -> Array:
-    """W and, as last row, b of the penalised regression, (r + 1, K); `start` is where to begin."""
+    """Return W and, as last row, b of the penalised regression, (r + 1, K); `start` is the initial value."""
     truth = np.eye(start.shape[1])[labels]
 
     def loss(flat: Array) -> tuple[float, Array]:
@@ -214,13 +211,13 @@ def _minimise(inputs: Array, labels: npt.NDArray[np.int64], penalty: float, star
 
 
 def _cross_entropy(inputs: Array, labels: npt.NDArray[np.int64], weights: Array) -> float:
-    """Mean log loss."""
+    """Return the mean log loss."""
     logits = inputs @ weights[:-1] + weights[-1]
     return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
 
 
 def _linear(weights: Tensor, bias: Tensor) -> nn.Module:
-    """A network that flattens feature maps and returns their logits."""
+    """Return a network that maps feature maps to logits."""
     layer = nn.Linear(*weights.shape).to(weights.device)
     with torch.no_grad():
         layer.weight.copy_(weights.T)

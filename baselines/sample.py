@@ -1,4 +1,4 @@
-"""What every baseline learns from: the cached feature maps of one repeat, and whose they are."""
+"""The input of every baseline: the cached feature maps of one repeat with their observations and labels."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,12 +11,12 @@ from models.scale import feature_scale
 
 @dataclass(frozen=True)
 class Sample:
-    """Feature maps of one repeat. An observation is a subject at a session: what gets one label and one decision.
+    """Feature maps of one repeat. An observation is a subject at a session, with one label and one prediction.
 
     Attributes:
         feature_maps: z of every scan that may be used, (N, C, H, W), float32.
         modality: (N,), int64 in [0, M).
-        observation: (N,), int64 in [0, B): whose scan it is. Several scans of one modality are allowed.
+        observation: (N,), int64 in [0, B): the observation of each scan. Several scans of one modality are allowed.
         target: (B,), int64 in [0, K).
         train: observations to learn from, (T,), int64.
         validation: observations that decide when to stop, (V,), int64, V >= 0.
@@ -36,29 +36,31 @@ class Sample:
     classes: int
 
     @property
-    def there(self) -> Tensor:
-        """(B, M), bool: which modalities each observation has."""
-        there = torch.zeros(len(self.target), self.modalities, dtype=torch.bool, device=self.feature_maps.device)
-        there[self.observation, self.modality] = True
-        return there
+    def modality_mask(self) -> Tensor:
+        """Which modalities each observation has, (B, M), bool."""
+        modality_mask = torch.zeros(
+            len(self.target), self.modalities, dtype=torch.bool, device=self.feature_maps.device
+        )
+        modality_mask[self.observation, self.modality] = True
+        return modality_mask
 
     def scans_of(self, observations: Tensor) -> Tensor:
-        """(n,), int64: the scans of some observations, in the order of the feature maps."""
+        """Return the scans of some observations, (n,), int64, in the order of the feature maps."""
         wanted = torch.zeros(len(self.target), dtype=torch.bool, device=self.observation.device)
         wanted[observations] = True
         return wanted[self.observation].nonzero().squeeze(1)
 
     def grid(self) -> Tensor:
-        """(B, M, C, H, W), float32: by observation and modality, the mean feature map of its scans; 0 where none is."""
+        """Return mean feature maps by observation and modality, (B, M, C, H, W), float32; 0 where missing."""
         count = len(self.target)
-        place = self.observation * self.modalities + self.modality
+        cell = self.observation * self.modalities + self.modality
         total = self.feature_maps.new_zeros(count * self.modalities, *self.feature_maps.shape[1:])
-        total.index_add_(0, place, self.feature_maps)
-        scans = torch.bincount(place, minlength=count * self.modalities).clamp_min(1)
+        total.index_add_(0, cell, self.feature_maps)
+        scans = torch.bincount(cell, minlength=count * self.modalities).clamp_min(1)
         return (total / scans.view(-1, 1, 1, 1)).unflatten(0, (count, self.modalities))
 
     def scale(self) -> tuple[Tensor, Tensor]:
-        """Return what `standardised` subtracts and divides by, measured on scans of training observations only.
+        """Return centre and spread used by `standardised`, estimated on scans of training observations only.
 
         Returns:
             Centre (M, C, H, W) and spread (M, 1, 1, 1), as φ's own; see `models.scale.feature_scale`.
@@ -68,17 +70,17 @@ class Sample:
         return feature_scale(lambda: [(self.feature_maps[scans], self.modality[scans])], like=like, how="standardise")
 
     def standardised(self) -> "Sample":
-        """Every modality minus its mean training feature map, over the root mean square of the rest; as φ sees z."""
+        """Subtract each modality's mean training feature map, then divide by the root mean square, as φ does."""
         centre, spread = self.scale()
         return replace(self, feature_maps=(self.feature_maps - centre[self.modality]) / spread[self.modality])
 
     def to(self, device: torch.device | str) -> "Sample":
-        """The same on a device."""
+        """Return a copy on a device."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)  # type: ignore[arg-type]
 
     def without(self, hidden: Tensor) -> "Sample":
-        """The sample with some scans taken away.
+        """Return the sample without some scans.
 
         Args:
             hidden: (N,), bool. Observations may end up without a scan; they keep their number.
@@ -101,7 +103,7 @@ class Fitted(Protocol):
     parameters: int
 
     def probabilities(self, sample: Sample) -> Tensor:
-        """Class probabilities of all observations of a sample, which may have fewer scans than the one trained on.
+        """Return class probabilities of a sample, which may have fewer scans than the one trained on.
 
         Returns:
             (B, K), float64; a row of NaN for an observation that this baseline cannot take.
@@ -110,4 +112,4 @@ class Fitted(Protocol):
 
 
 class CannotFit(ValueError):
-    """This baseline cannot learn from this sample; the message says why, for a person."""
+    """This baseline cannot learn from this sample; the message says why."""

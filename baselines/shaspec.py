@@ -1,4 +1,4 @@
-"""ShaSpec: what all modalities share and what each has of its own; the shared part stands in for a missing modality.
+"""ShaSpec: shared and modality-specific features; the shared features replace those of a missing modality.
 
 Source: Wang et al., CVPR 2023, "Multi-modal Learning with Missing Modality via Shared-Specific Feature Modelling",
 and the authors' code (github.com/billhhh/ShaSpec), which is for segmentation; here for classes, on feature maps.
@@ -19,10 +19,9 @@ from models.settings import Training
 class ShaSpec(nn.Module):
     """One shared encoder, one specific encoder a modality, residual fusion, and a classifier on all fused features.
 
-    An encoder is 1×1 convolution → leaky ReLU → linear layer, in place of the published ResNet-50: feature maps are
-    features
-    already. The linear layer sees every position, where the published domain classifier sees a mean over positions.
-    The task's classifier starts at zero (docs/decisions/0005).
+    An encoder is 1×1 convolution → leaky ReLU → linear layer, instead of the published ResNet-50: feature maps are
+    features already. The linear layer sees every position, where the published domain classifier sees a mean over
+    positions. The task's classifier starts at zero (docs/decisions/0005).
 
     Args:
         modalities: M.
@@ -59,72 +58,74 @@ class ShaSpec(nn.Module):
         nn.init.zeros_(self.classifier.bias)
         self.features = features
 
-    def forward(self, grid: Tensor, there: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass.
+    def forward(self, grid: Tensor, modality_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run one forward pass.
 
         Args:
             grid: one feature map an observation and modality, (B, M, C, H, W).
-            there: (B, M), bool; every row has at least one.
+            modality_mask: (B, M), bool; every row has at least one.
 
         Returns:
             Logits (B, K), shared features r (B, M, D) and specific features s (B, M, D), 0 where there is no scan.
         """
-        r, s = (grid.new_zeros(*there.shape, self.features) for _ in range(2))
-        r[there] = self.shared(grid[there])
+        r, s = (grid.new_zeros(*modality_mask.shape, self.features) for _ in range(2))
+        r[modality_mask] = self.shared(grid[modality_mask])
         for m, encoder in enumerate(self.specific):
-            mine = there[:, m].nonzero().squeeze(1)
-            s[mine, m] = encoder(grid[mine, m])
-        return self.classifier(self.fuse(r, s, there).flatten(1)), r, s  # (B, M, D) → (B, M·D)
+            rows = modality_mask[:, m].nonzero().squeeze(1)
+            s[rows, m] = encoder(grid[rows, m])
+        return self.classifier(self.fuse(r, s, modality_mask).flatten(1)), r, s  # (B, M, D) → (B, M·D)
 
-    def fuse(self, shared: Tensor, specific: Tensor, there: Tensor) -> Tensor:
-        """Of a modality that is there r + proj([r, s]), of a missing one the mean r of those that are; (B, M, D)."""
-        present = there.unsqueeze(2)
+    def fuse(self, shared: Tensor, specific: Tensor, modality_mask: Tensor) -> Tensor:
+        """Return r + proj([r, s]) for a present modality and the mean r of the others for a missing one; (B, M, D)."""
+        present = modality_mask.unsqueeze(2)
         fused = shared + self.project(torch.cat([shared, specific], dim=2))
         stand_in = (shared * present).sum(1, keepdim=True) / present.sum(1, keepdim=True)
         return torch.where(present, fused, stand_in)
 
 
-def alignment(shared: Tensor, there: Tensor) -> Tensor:
-    """How far apart the shared features of an observation's modalities are.
+def alignment(shared: Tensor, modality_mask: Tensor) -> Tensor:
+    """Measure how far apart the shared features of an observation's modalities are.
 
-    The mean absolute difference, which the authors' code uses (squares and KL divergence are commented out there), here
-    averaged over all pairs of modalities that are there. The code adds up neighbours in a ring of four, hidden ones
+    The mean absolute difference, which the authors' code uses (squares and KL divergence are commented out in it), here
+    averaged over all pairs of present modalities. The code adds up neighbours in a ring of four, hidden ones
     included.
 
     Args:
         shared: r, (B, M, D).
-        there: (B, M), bool.
+        modality_mask: (B, M), bool.
 
     Returns:
         (B,); 0 for an observation without a pair.
     """
     total, pairs = shared.new_zeros(len(shared)), shared.new_zeros(len(shared))
-    for i, j in combinations(range(there.shape[1]), 2):
-        both = there[:, i] & there[:, j]
+    for i, j in combinations(range(modality_mask.shape[1]), 2):
+        both = modality_mask[:, i] & modality_mask[:, j]
         total = total + both * (shared[:, i] - shared[:, j]).abs().mean(1)
         pairs = pairs + both
     return total / pairs.clamp_min(1)
 
 
-def hide_some(there: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def hide_some(modality_mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Hide a random number of modalities, every number from none to all but one equally likely.
 
     Args:
-        there: (B, M), bool; every row has at least one.
+        modality_mask: (B, M), bool; every row has at least one.
         share: probability that this happens to an observation, in [0, 1].
         generator: source of the randomness, on the CPU.
 
     Returns:
-        What is still seen, (B, M), bool; at least one of every row.
+        The modalities that stay visible, (B, M), bool; at least one per row.
 
     Source: `mode="random"` in the authors' code.
     """
-    count = there.sum(1, keepdim=True)
-    untouched = torch.rand(len(there), 1, generator=generator).to(there.device) >= share
-    kept = 1 + (torch.rand(len(there), 1, generator=generator).to(there.device) * count).long()  # 1 to n
-    draw = torch.rand(there.shape, generator=generator).to(there.device)
-    place = draw.masked_fill(~there, -1.0).argsort(1, descending=True).argsort(1)
-    return there & (untouched | (place < kept))
+    count = modality_mask.sum(1, keepdim=True)
+    untouched = torch.rand(len(modality_mask), 1, generator=generator).to(modality_mask.device) >= share
+    kept = (
+        1 + (torch.rand(len(modality_mask), 1, generator=generator).to(modality_mask.device) * count).long()
+    )  # 1 to n
+    draw = torch.rand(modality_mask.shape, generator=generator).to(modality_mask.device)
+    rank = draw.masked_fill(~modality_mask, -1.0).argsort(1, descending=True).argsort(1)
+    return modality_mask & (untouched | (rank < kept))
 
 
 def fit_shaspec(
@@ -143,10 +144,10 @@ def fit_shaspec(
     and cross-entropy of telling the modality from the specific features of a scan, averaged over an observation's
     scans. Both weights are those of the authors' code.
 
-    Deviations from the published code: only modalities that are seen enter the two auxiliary losses (there, hidden ones
-    are encoded as images of zeros and enter too); the stand-in is the mean of the shared features, as in the paper (the
-    code takes the first modality's); the run with all modalities and the later one with random ones are a single run
-    in which modalities are hidden from half of the visits. Nothing is hidden in validation.
+    Deviations from the published code: only modalities that are seen enter the two auxiliary losses (in the code,
+    hidden ones are encoded as images of zeros and enter too); the stand-in is the mean of the shared features, as in
+    the paper (the code takes the first modality's); the run with all modalities and the later one with random ones are
+    a single run in which modalities are hidden from half of the visits. Nothing is hidden in validation.
 
     Args:
         sample: standardised feature maps.
@@ -160,9 +161,9 @@ def fit_shaspec(
     Raises:
         CannotFit: no training observation has a scan.
     """
-    learnt = sample.there[sample.train].any(0)
-    grid, there = sample.grid(), sample.there & learnt
-    train, validation = (items[there[items].any(1)] for items in (sample.train, sample.validation))
+    learnt = sample.modality_mask[sample.train].any(0)
+    grid, modality_mask = sample.grid(), sample.modality_mask & learnt
+    train, validation = (items[modality_mask[items].any(1)] for items in (sample.train, sample.validation))
     if len(train) == 0:
         raise CannotFit(f"none of the {len(sample.train)} training observations has a scan; ShaSpec needs some")
     torch.manual_seed(training.seed)
@@ -172,7 +173,7 @@ def fit_shaspec(
     generator = torch.Generator().manual_seed(training.seed)
 
     def loss(batch: Tensor, is_training: bool) -> dict[str, Tensor]:
-        seen = hide_some(there[batch], hide, generator) if is_training else there[batch]
+        seen = hide_some(modality_mask[batch], hide, generator) if is_training else modality_mask[batch]
         logits, r, s = network(grid[batch], seen)
         row, modality = seen.nonzero(as_tuple=True)
         domain = F.cross_entropy(network.domain(s[row, modality]), modality, reduction="none") / seen.sum(1)[row]
@@ -184,5 +185,5 @@ def fit_shaspec(
 
     history = run_fit(network, loss, train=train, validation=validation, training=training)
     return FittedOnSubsets(
-        network, lambda grid, there: network(grid, there)[0], learnt, history, count_parameters(network)
+        network, lambda grid, modality_mask: network(grid, modality_mask)[0], learnt, history, count_parameters(network)
     )

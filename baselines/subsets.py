@@ -14,12 +14,12 @@ BATCH = 64  # observations a pass in prediction
 
 @dataclass
 class FittedOnSubsets:
-    """It takes any observation with a scan of a modality it has learnt.
+    """A fitted network that takes any observation with a scan of a modality it has learnt.
 
     Attributes:
         network: with the weights of its best validation epoch.
-        logits: from a grid (b, M, C, H, W) and what of it is there (b, M), bool, to (b, K), by the network.
-        learnt: modalities that training observations had, (M,), bool; scans of others are left aside.
+        logits: maps a grid (b, M, C, H, W) and its modality mask (b, M), bool, to logits (b, K).
+        learnt: modalities that training observations had, (M,), bool; scans of others are ignored.
         history: of the training.
         parameters: trained numbers, those that only training uses included.
     """
@@ -32,9 +32,9 @@ class FittedOnSubsets:
 
     @torch.no_grad()
     def probabilities(self, sample: Sample) -> Tensor:
-        """Class probabilities, (B, K), float64; NaN for an observation without a scan to go by."""
-        grid, there = sample.grid(), sample.there & self.learnt
-        out = grid.new_full((len(there), sample.classes), torch.nan, dtype=torch.float64)
-        for rows in there.any(1).nonzero().squeeze(1).split(BATCH):
-            out[rows] = self.logits(grid[rows], there[rows]).double().softmax(1)
+        """Return class probabilities, (B, K), float64; NaN for an observation without a usable scan."""
+        grid, modality_mask = sample.grid(), sample.modality_mask & self.learnt
+        out = grid.new_full((len(modality_mask), sample.classes), torch.nan, dtype=torch.float64)
+        for rows in modality_mask.any(1).nonzero().squeeze(1).split(BATCH):
+            out[rows] = self.logits(grid[rows], modality_mask[rows]).double().softmax(1)
         return out

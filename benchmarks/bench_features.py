@@ -27,14 +27,14 @@ SPACING_MM = 1.5
 
 
 def gflop_a_slice(backbone: Backbone) -> float:
-    """Multiplications and additions of one slice, in 10⁹."""
+    """Count multiplications and additions of one slice, in 10⁹."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         backbone.float()(torch.zeros(1, 3, 224, 224))
     return counter.get_total_flops() / 1e9
 
 
 def as_published(backbone: Backbone) -> nn.Sequential:
-    """The same layers as torchvision has them: ReLU before each maximum, single precision, channels first."""
+    """Return the same layers as torchvision has them: ReLU before each maximum, single precision, channels first."""
     layers: list[nn.Module] = []
     for layer in backbone.layers.children():
         if isinstance(layer, HalfMax):
@@ -48,13 +48,13 @@ def as_published(backbone: Backbone) -> nn.Sequential:
 
 @torch.inference_mode()
 def plain_loop(layers: nn.Sequential, backbone: Backbone, slices: Tensor, batch: int) -> Tensor:
-    """The feature map of a scan as one would write it down first."""
+    """Compute the feature map of a scan with a plain loop."""
     feature_maps = [layers(backbone.normalise(b.unsqueeze(1).expand(-1, 3, -1, -1))) for b in slices.split(batch)]
     return torch.cat(feature_maps).amax(0)
 
 
 def compare(name: str, rounds: int) -> dict[str, Any]:
-    """One backbone, ours against the plain loop and the matrix product."""
+    """Compare one backbone with the plain loop and the matrix product."""
     dtype = half_precision(torch.device("cpu"))
     slices = torch.rand(BATCH, 224, 224, generator=torch.Generator().manual_seed(0))
     ours = load_backbone(name, random_seed=0)
@@ -91,7 +91,7 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
 
 
 def whole_stage(name: str, scans: int) -> dict[str, Any]:
-    """The stage on scans that lie on disk: reading, slicing, network, writing, records."""
+    """Time the stage on scans on disk: reading, slicing, network, writing, records."""
     dtype = half_precision(torch.device("cpu"))
     gflop = gflop_a_slice(load_backbone(name, random_seed=0))
     half = [round(mm / SPACING_MM) for mm in BRAIN_MM]
@@ -127,11 +127,11 @@ def whole_stage(name: str, scans: int) -> dict[str, Any]:
 def main() -> None:
     """Run it."""
     arguments = options(__doc__ or "").parse_args()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in ("vgg11", "vgg16"):
-        found |= compare(name, 2 if arguments.quick else 9)
-        found |= whole_stage(name, 2 if arguments.quick else 12)
-    finish("features", found, arguments)
+        results |= compare(name, 2 if arguments.quick else 9)
+        results |= whole_stage(name, 2 if arguments.quick else 12)
+    finish("features", results, arguments)
 
 
 if __name__ == "__main__":

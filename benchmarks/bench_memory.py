@@ -17,21 +17,21 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the largest cohort and its run, for bench_startup")
     arguments = parser.parse_args()
     sizes = (50, 100) if arguments.quick else (100, 1_000, 3_000, 10_000)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for subjects in sizes:
         with tempfile.TemporaryDirectory() as temporary:
             folder = arguments.keep if arguments.keep and subjects == sizes[-1] else Path(temporary)
             manifest = simulated.make_cohort(folder / "pictures", subjects)
             for stage in STAGES:
                 seconds, peak_mb = simulated.run_stage(stage, manifest, folder / "run")
-                found[f"{stage}, {subjects} subjects: peak MB"] = round(peak_mb)
-                found[f"{stage}, {subjects} subjects: seconds"] = round(seconds, 2)
+                results[f"{stage}, {subjects} subjects: peak MB"] = round(peak_mb)
+                results[f"{stage}, {subjects} subjects: seconds"] = round(seconds, 2)
                 print(f"{stage:12s} {subjects:6d} subjects  {peak_mb:6.0f} MB  {seconds:8.2f} s", flush=True)
     for stage in STAGES:
         for smaller, larger in itertools.pairwise(sizes):  # start-up, the same for any size, drops out
-            more = found[f"{stage}, {larger} subjects: seconds"] - found[f"{stage}, {smaller} subjects: seconds"]
-            found[f"{stage}: ms for one more subject, {smaller} → {larger}"] = 1e3 * more / (larger - smaller)
-    finish("memory", found, arguments)
+            more = results[f"{stage}, {larger} subjects: seconds"] - results[f"{stage}, {smaller} subjects: seconds"]
+            results[f"{stage}: ms for one more subject, {smaller} → {larger}"] = 1e3 * more / (larger - smaller)
+    finish("memory", results, arguments)
 
 
 if __name__ == "__main__":

@@ -18,22 +18,22 @@ STAGES = ("cohort", "split", "preprocess", "features", "pretrain", "classify", "
 SHOWN = 6  # functions a stage
 
 
-def profile(stage: str, words: list[str]) -> dict[str, Any]:
+def profile(stage: str, argv: list[str]) -> dict[str, Any]:
     """Seconds of one stage, and the functions that used most of them, without what they call."""
     profiler = cProfile.Profile()
     with contextlib.redirect_stdout(io.StringIO()):
         profiler.enable()
-        run([*words, "--stages", stage])
+        run([*argv, "--stages", stage])
         profiler.disable()
     stats = pstats.Stats(profiler)
     total = stats.total_tt  # type: ignore[attr-defined]
     rows = sorted(stats.stats.items(), key=lambda item: -item[1][2])[:SHOWN]  # type: ignore[attr-defined]
-    spent = ", ".join(f"{_readable(place)} {100 * row[2] / total:.0f} %" for place, row in rows)
+    spent = ", ".join(f"{_readable(function_key)} {100 * row[2] / total:.0f} %" for function_key, row in rows)
     return {f"{stage}: seconds": round(total, 2), f"{stage}: own time": spent}
 
 
-def _readable(place: tuple[str, int, str]) -> str:
-    file, _, function = place
+def _readable(function_key: tuple[str, int, str]) -> str:
+    file, _, function = function_key
     if file == "~":  # built in
         return function.strip("<>").replace("built-in method ", "").replace("method ", "").split(" of ")[0]
     return f"{file.rsplit('/', 1)[-1]}:{function}"
@@ -42,12 +42,12 @@ def _readable(place: tuple[str, int, str]) -> str:
 def main() -> None:
     """Run it."""
     arguments = options(__doc__ or "").parse_args()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--workspace", folder, "--limit", "6" if arguments.quick else "12", "--quiet", "--device", "cpu"]
+        argv = ["--workspace", folder, "--limit", "6" if arguments.quick else "12", "--quiet", "--device", "cpu"]
         for stage in STAGES:
-            found |= profile(stage, words)
-    finish("profile", found, arguments)
+            results |= profile(stage, argv)
+    finish("profile", results, arguments)
 
 
 if __name__ == "__main__":

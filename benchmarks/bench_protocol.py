@@ -55,7 +55,7 @@ def main() -> None:
         "step 1, training": passes * MODALITIES * one_ours,
         "step 2, training": passes * two_ours,
     }
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "ms a slice, published way": 1e3 * slice_theirs,
         "ms a slice, ours": 1e3 * slice_ours,
         "ms a scan in step 1, batch 1": 1e3 * one_theirs,
@@ -63,15 +63,15 @@ def main() -> None:
         "ms a subject in step 2, batch 1": 1e3 * two_theirs,
         "ms a subject in step 2, ours": 1e3 * two_ours,
     }
-    found |= {f"published way, hours: {name}": seconds / 3600 for name, seconds in lines_theirs.items()}
-    found |= {f"ours, hours: {name}": seconds / 3600 for name, seconds in lines_ours.items()}
+    results |= {f"published way, hours: {name}": seconds / 3600 for name, seconds in lines_theirs.items()}
+    results |= {f"ours, hours: {name}": seconds / 3600 for name, seconds in lines_ours.items()}
     total_theirs, total_ours = sum(lines_theirs.values()), sum(lines_ours.values())
-    found |= {
+    results |= {
         "published way, hours": total_theirs / 3600,
         "ours, hours": total_ours / 3600,
         "published way / ours": total_theirs / total_ours,
     }
-    finish("protocol", found, arguments)
+    finish("protocol", results, arguments)
 
 
 if __name__ == "__main__":

@@ -49,18 +49,20 @@ def main() -> None:
     scans = 300 if arguments.quick else 10_000
     timed = 40 if arguments.quick else DASK_SCANS
     dask_executor = ExecutorConfig(kind="dask", workers=WORKERS)
-    found: dict[str, Any] = {"scans": scans, "workers": WORKERS}
+    results: dict[str, Any] = {"scans": scans, "workers": WORKERS}
     with tempfile.TemporaryDirectory() as folder, dask.config.set(
         {"distributed.worker.preload": ["benchmarks.simulated_stage"]}
     ):  # fmt: skip
         ways = {"in process": ExecutorConfig(), f"Dask, {WORKERS} workers": dask_executor}
         for way, executor in ways.items():
             taken = run(Path(folder) / way, SimulatedConfig(scans=scans), executor)
-            found |= {f"ms a scan, {way}, {name}": value for name, value in taken.items()}
+            results |= {f"ms a scan, {way}, {name}": value for name, value in taken.items()}
         config = SimulatedConfig(scans=timed, seconds=WORK_S)
         total = run(Path(folder) / "timed", config, dask_executor)["the run"]
-        found[f"ms a scan of {1000 * WORK_S:g} ms, Dask, beyond its work, per worker"] = WORKERS * total - 1000 * WORK_S
-    finish("scheduling", found, arguments)
+        results[f"ms a scan of {1000 * WORK_S:g} ms, Dask, beyond its work, per worker"] = (
+            WORKERS * total - 1000 * WORK_S
+        )
+    finish("scheduling", results, arguments)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def against_the_package(rounds: int) -> dict[str, Any]:
 
 
 def whole_stage(subjects: int) -> dict[str, Any]:
-    """The stage on phantoms with MRI and PET: what is not the network is what this project can waste."""
+    """Time the stage on phantoms with MRI and PET, and the share outside the network."""
     config = PhantomsConfig(subjects=subjects)
     spent = {"network": 0.0}
     published = SkullStripper.probability
@@ -125,8 +125,8 @@ def whole_stage(subjects: int) -> dict[str, Any]:
 def main() -> None:
     """Run it."""
     arguments = options(__doc__ or "").parse_args()
-    found = against_the_package(1 if arguments.quick else 5) | whole_stage(2 if arguments.quick else 6)
-    finish("skull_strip", found, arguments)
+    results = against_the_package(1 if arguments.quick else 5) | whole_stage(2 if arguments.quick else 6)
+    finish("skull_strip", results, arguments)
 
 
 if __name__ == "__main__":

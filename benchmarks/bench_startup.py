@@ -23,8 +23,8 @@ def main() -> None:
             manifest = simulated.make_cohort(folder / "pictures", 50 if arguments.quick else 5_000)
             for stage in STAGES:
                 simulated.run_stage(stage, manifest, folder / "run")
-        words = ["--config", str(folder / "run.yaml"), "--cohort", str(folder / "pictures" / "manifest.csv")]
-        words += ["--workspace", str(folder / "run"), "--device", "cpu"]
+        argv = ["--config", str(folder / "run.yaml"), "--cohort", str(folder / "pictures" / "manifest.csv")]
+        argv += ["--workspace", str(folder / "run"), "--device", "cpu"]
 
         def call(*more: str) -> None:
             subprocess.run(
@@ -34,14 +34,14 @@ def main() -> None:
         seconds = in_turns(
             {
                 "--help": lambda: call("--help"),
-                "--dry-run": lambda: call(*words, "--dry-run"),
-                "everything up to date": lambda: call(*words),
+                "--dry-run": lambda: call(*argv, "--dry-run"),
+                "everything up to date": lambda: call(*argv),
             },
             1 if arguments.quick else 5,
         )
         scans = sum(1 for _ in (folder / "run" / "cohort" / "scans.csv").open()) - 1
-    found: dict[str, Any] = {"scans": scans} | {f"seconds, {name}": value for name, value in seconds.items()}
-    finish("startup", found, arguments)
+    results: dict[str, Any] = {"scans": scans} | {f"seconds, {name}": value for name, value in seconds.items()}
+    finish("startup", results, arguments)
 
 
 if __name__ == "__main__":

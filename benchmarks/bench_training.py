@@ -29,7 +29,7 @@ from pipeline.specs.classify import ClassifyConfig
 from pipeline.specs.pretrain import PretrainConfig
 
 SHAPE = (512, 7, 7)
-SCANS, SUBJECTS = 360, 180  # the training part of the paper's 300 subjects with two scans each
+SCANS, SUBJECTS = 360, 180  # the training split of the paper's 300 subjects with two scans each
 
 
 def step_one(batch_size: int, scans: int, epochs: int) -> float:
@@ -93,21 +93,21 @@ def epochs() -> dict[str, Any]:
 
 
 def curves(workspace: Path, out: Path) -> dict[str, Any]:
-    """Validation losses of both steps on the cached feature maps of a finished run, at batch 1 and at the defaults.
+    """Compare validation losses of both steps on the feature maps of a finished run, at batch 1 and at the defaults.
 
     The pretrain and classify stages are run twice in copies of the workspace; a figure shows both.
     """
     matplotlib.use("agg")
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     with tempfile.TemporaryDirectory() as folder:
         usual = PretrainConfig().batch_size, ClassifyConfig().batch_size
         for (one, two), style in (((1, 1), ":"), (usual, "-")):
             copy, batch = Path(folder) / f"batch-{one}-{two}", f"{one} and {two}"
             shutil.copytree(workspace, copy, ignore=shutil.ignore_patterns("pretrain", "classify", "report", ".lock"))
-            words = ["--config", str(copy / "settings.yaml"), "--workspace", str(copy), "--stages", "pretrain,classify"]
-            words += ["--pretrain.batch_size", str(one), "--classify.batch_size", str(two), "--quiet"]
-            subprocess.run([sys.executable, "run_pipeline.py", *words], cwd=REPOSITORY, check=True, capture_output=True)
+            argv = ["--config", str(copy / "settings.yaml"), "--workspace", str(copy), "--stages", "pretrain,classify"]
+            argv += ["--pretrain.batch_size", str(one), "--classify.batch_size", str(two), "--quiet"]
+            subprocess.run([sys.executable, "run_pipeline.py", *argv], cwd=REPOSITORY, check=True, capture_output=True)
             for axis, stage in zip(axes, ("pretrain", "classify"), strict=True):
                 losses = []
                 for path in sorted((copy / stage).glob("repeat-*/history.csv")):
@@ -116,15 +116,15 @@ def curves(workspace: Path, out: Path) -> dict[str, Any]:
                 for number, values in enumerate(losses):
                     label = f"batch {batch}" if number == 0 else None
                     axis.plot(range(1, len(values) + 1), values, style, color=f"C{number}", label=label)
-                found[f"{stage}: best validation loss, batch {batch}, mean of {len(losses)} repeats"] = statistics.mean(
-                    min(values) for values in losses
+                results[f"{stage}: best validation loss, batch {batch}, mean of {len(losses)} repeats"] = (
+                    statistics.mean(min(values) for values in losses)
                 )
                 axis.set(title=stage, xlabel="epoch", ylabel="validation loss")
             metrics = (copy / "classify" / "metrics.json").read_text()
-            found[f"test AUC, batch {batch}"] = json.loads(metrics)["threshold_half"]["auc"]["mean"]
+            results[f"test AUC, batch {batch}"] = json.loads(metrics)["threshold_half"]["auc"]["mean"]
     axes[0].legend(frameon=False)
     figure.savefig(out / "training_curves.svg", metadata={"Date": None})
-    return found
+    return results
 
 
 def main() -> None:
@@ -132,16 +132,16 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--workspace", type=Path, help="a finished run, for the curves; such as runs/demo")
     arguments: argparse.Namespace = parser.parse_args()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     if arguments.quick:
-        found["step 1, seconds an epoch over 32 scans"] = step_one(16, 32, 1)
-        found["step 2, seconds an epoch over 32 subjects"] = step_two(16, 32, 1, ())
+        results["step 1, seconds an epoch over 32 scans"] = step_one(16, 32, 1)
+        results["step 2, seconds an epoch over 32 subjects"] = step_two(16, 32, 1, ())
     else:
-        found |= epochs()
+        results |= epochs()
     if arguments.workspace is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        found |= curves(arguments.workspace, arguments.out)
-    finish("training", found, arguments)
+        results |= curves(arguments.workspace, arguments.out)
+    finish("training", results, arguments)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ MATRIX = 2048  # rows and columns of the matrix product that the machine's speed
 
 
 def options(text: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Return a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller sizes: does it run?")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON; default runs/benchmarks")
@@ -51,7 +51,7 @@ MATRIX_GFLOP = 2 * MATRIX**3 / 1e9
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on; no host or user names."""
+    """Describe the machine, without host or user names."""
     model = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -68,13 +68,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def finish(name: str, found: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+def finish(name: str, results: Mapping[str, Any], arguments: argparse.Namespace) -> None:
     """Print what was found and write it as JSON, with the machine beside it."""
-    for key, value in found.items():
+    for key, value in results.items():
         print(f"{key:58s} {value if isinstance(value, str) else _number(value)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python", "-m", f"benchmarks.bench_{name}", *sys.argv[1:]])
-    content = {"command": command, "machine": machine(), "found": dict(found)}
+    content = {"command": command, "machine": machine(), "found": dict(results)}
     path = arguments.out / f"{name}.json"
     path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     print(f"→ {path}")

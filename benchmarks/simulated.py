@@ -65,10 +65,10 @@ def run_stage(stage: str, manifest: Path, workspace: Path) -> tuple[float, float
     workspace.mkdir(parents=True, exist_ok=True)
     config = workspace.with_suffix(".yaml")
     config.write_text(CONFIG)
-    words = ["--config", str(config), "--cohort", str(manifest), "--workspace", str(workspace), "--stages", stage]
+    argv = ["--config", str(config), "--cohort", str(manifest), "--workspace", str(workspace), "--stages", stage]
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.simulated", *words, "--quiet", "--device", "cpu"],
+        [sys.executable, "-m", "benchmarks.simulated", *argv, "--quiet", "--device", "cpu"],
         capture_output=True,
         text=True,
         check=True,
@@ -77,7 +77,7 @@ def run_stage(stage: str, manifest: Path, workspace: Path) -> tuple[float, float
 
 
 def main() -> None:
-    """The command line with another backbone; prints the peak resident set in MB last."""
+    """Run the command line with another backbone; prints the peak resident set in MB last."""
     models.backbone.load_backbone = _stand_in  # type: ignore[assignment]
     code = run(sys.argv[1:])
     if code:

@@ -32,7 +32,7 @@ def simulated(out: ScanSet, config: SimulatedConfig, runtime: Runtime) -> None:
 
 
 def simulated_job(out: ScanSet, config: SimulatedConfig, runtime: Runtime) -> ScanJob:
-    """The work on one scan: to wait."""
+    """Process one scan: wait."""
 
     def work(scan: str, loaded: Any) -> None:
         if config.seconds:
@@ -58,5 +58,5 @@ STAGE = Stage(
 
 
 def dask_setup(_: Any) -> None:
-    """Called by Dask in a worker: make the stage known."""
+    """Register the stage; called by Dask in a worker."""
     worker.STAGES = (STAGE,)

@@ -1,1 +1,1 @@
-"""Who is studied: the manifest, the splits, and which scans are missing."""
+"""The cohort: manifest, splits and missing scans."""

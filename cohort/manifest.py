@@ -25,18 +25,19 @@ from pydantic import (
 from cohort.splits import SPLITS, given_split_problems, subjects_of
 from files.reading import UnusableFileError, read_bytes
 
-MOST_LISTED = 20  # problems of one kind that are written out; the rest are counted
-OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "path", "sha256", "row"]  # no observation's
+MOST_LISTED = 20  # problems of one kind; the rest are counted
+# Columns of scans, not of observations.
+OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "path", "sha256", "row"]
 LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
 CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"  # characters that end lines, move cursors, or are none
 MODALITY = r"[^./\\\s](?:[^/\\]{0,58}[^/\\\s])?"  # folders and pages are named after modalities
 DEMO_NAME = r"^[A-Za-z]\w*$"  # names of demo cohorts; other text is a path
-SEPARATOR = "\x1f"  # between the parts of a key, ASCII's unit separator; NumPy would drop a NUL
+SEPARATOR = "\x1f"  # between the fields of a key, ASCII's unit separator; NumPy would drop a NUL
 
 
 class ModalityConfig(BaseModel):
-    """What the scans of one modality are."""
+    """The settings of one modality."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,14 +59,14 @@ class ModalityConfig(BaseModel):
 
 
 def _as_written(value: object) -> object:
-    """YAML takes 1 for a number and No for false; a class may be called 1, but No has to be quoted."""
+    """Convert a number to text, and refuse booleans: a class may be called 1, but No has to be quoted."""
     if isinstance(value, bool):
         raise ValueError("YAML takes this word for true or false; put it in quotation marks")
     return str(value) if isinstance(value, int | float) else value
 
 
 class CohortConfig(BaseModel):
-    """Which patients are studied, and what is known of them."""
+    """The patients of a study, their labels and covariates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,12 +106,12 @@ class CohortConfig(BaseModel):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a manifest."""
+    """One problem of a manifest."""
 
     text: str
-    """What is wrong, with the cells concerned."""
+    """The problem, with the cells concerned."""
     kind: str = "a problem that cannot be named without its cells"
-    """The same without cells, paths and names of columns, for lines that are shown to people outside."""
+    """The same without cells, paths and names of columns, for output that leaves the site."""
     row: int | None = None
     """Row in the file, 2 is the first below the header; None if it is about more than one row."""
 
@@ -124,7 +125,7 @@ class Problem(NamedTuple):
 
 
 class ManifestError(ValueError):
-    """Everything that is wrong with a manifest, one problem a line."""
+    """All problems of a manifest, one a line."""
 
     def __init__(self, *problems: Problem | str) -> None:
         super().__init__(*problems)
@@ -171,7 +172,7 @@ def read_table(path: Path) -> pd.DataFrame:
         if re.search(CONTROL, name)
     ]
     problems += [
-        Problem(f"column {name!r} is there twice", "a column is there twice")
+        Problem(f"column {name!r} is duplicated", "a column is duplicated")
         for name in sorted(set(names) - {""})
         if names.count(name) > 1
     ]
@@ -193,7 +194,7 @@ def check_manifest(
     config: CohortConfig,
     smallest_class: int,
 ) -> pd.DataFrame:
-    """Turn the manifest into the table of scans, or say everything that is wrong with it at once.
+    """Turn the manifest into the table of scans, or report all its problems at once.
 
     Spaces around cells are dropped, and letters with accents are brought to one form (NFC) except in paths.
 
@@ -206,9 +207,9 @@ def check_manifest(
     Returns:
         One row a scan in the order of the manifest, all str but `row`: `scan` (unique even where case is ignored, safe
         as a file name), `subject`, `session` (or ""), `observation` (subject or subject_session, unique), `modality`,
-        `kind`, `path` (absolute), `label` ("" if config.label is None), the covariates present, `split` ("" or a part),
-        `row` (int64). If config.label is None, nothing is learnt, and files may be missing: a night of predictions
-        goes on without them.
+        `kind`, `path` (absolute), `label` ("" if config.label is None), the covariates present, `split` ("" or one of
+        `SPLITS`), `row` (int64). If config.label is None, nothing is trained, and files may be missing: predictions go
+        on without them.
 
     Raises:
         ManifestError: Anything is wrong; it lists all problems with their rows, at most 20 of one kind.
@@ -232,7 +233,7 @@ def check_manifest(
 def usable_rows(
     table: pd.DataFrame, *, folder: Path, config: CohortConfig
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    """Leave out the rows of a manifest that `check_manifest` would refuse, so that one row does not stop a night.
+    """Leave out the rows of a manifest that `check_manifest` would refuse; the others go on.
 
     Of several rows that name the same file the first stays.
 
@@ -260,7 +261,7 @@ def usable_rows(
 def drop_unusable(
     table: pd.DataFrame, *, folder: Path, config: CohortConfig
 ) -> tuple[pd.DataFrame, dict[int, Problem]]:
-    """Do as `usable_rows`, and return for each row left out the first problem that it has."""
+    """Drop rows as `usable_rows` does, and return the first problem of each row left out."""
     left_out: dict[int, Problem] = {}
     while True:
         columns = _columns(table)
@@ -296,7 +297,7 @@ def observations(scans: pd.DataFrame) -> pd.DataFrame:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return, in brackets, the known name that was probably meant, or all there are."""
+    """Return, in brackets, the known name that was probably meant, or all known names."""
     folded = {other.casefold(): other for other in sorted(set(known))}
     near = difflib.get_close_matches(name.casefold(), folded, n=1)
     return f"(did you mean {folded[near[0]]!r}?)" if near else f"(there is: {', '.join(folded.values()) or 'nothing'})"
@@ -307,7 +308,7 @@ def _unreadable(path: Path, reason: str) -> ManifestError:
 
 
 def _rows(columns: pd.DataFrame, folder: Path, config: CohortConfig) -> pd.DataFrame:
-    """Bring the columns every manifest has or may have under fixed names; what is missing is ""."""
+    """Give the required and optional columns fixed names; missing ones are ""."""
     empty = pd.Series("", index=columns.index, dtype=str)
     sources = {name: name for name in ("subject", "session", "modality")}
     if config.label is not None:
@@ -321,7 +322,7 @@ def _rows(columns: pd.DataFrame, folder: Path, config: CohortConfig) -> pd.DataF
 
 
 def _columns(table: pd.DataFrame) -> pd.DataFrame:
-    """Cells and column names as text without spaces around."""
+    """Convert cells and column names to text without spaces around."""
     return table.astype(object).fillna("").astype(str).rename(columns=str.strip).apply(lambda cell: cell.str.strip())
 
 
@@ -332,13 +333,13 @@ def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -
     yield list(_control_characters(columns))
     yield list(_column_problems(columns, required, some=learning))
     yield list(_unknown(rows, "modality", config.modalities))
-    yield from _file_problems(rows[rows["path"] != ""], config.data_root, all_there=learning)
+    yield from _file_problems(rows[rows["path"] != ""], config.data_root, required=learning)
     if learning:
         yield list(_unknown(rows, "split", SPLITS))
         yield list(_conflicts(rows[rows["label"] != ""], ["subject", "session"], "label"))
         yield list(_conflicts(rows[rows["subject"] != ""], ["subject"], "split"))
         split = given_split_problems(subjects_of(rows[rows["subject"] != ""]))
-        kind = "the split is not given for all subjects, or leaves a part or class out"
+        kind = "the split is not given for all subjects, or leaves a split or class out"
         yield [Problem(text, kind) for text in split]
 
 
@@ -356,7 +357,7 @@ def _column_problems(columns: pd.DataFrame, required: Iterable[str], *, some: bo
 
 
 def _control_characters(columns: pd.DataFrame) -> Iterator[Problem]:
-    """No cell of any column may hold one: they end lines in other programs' tables, and move cursors."""
+    """Yield cells with control characters: these end lines in other programs' tables, and move cursors."""
     what = "holds a line break or another control character"
     for name in columns:
         cells = columns[name][columns[name].str.contains(CONTROL)]
@@ -369,24 +370,24 @@ def _unknown(rows: pd.DataFrame, column: str, known: Iterable[str]) -> Iterator[
         yield Problem(f"{column} {name!r} is unknown {suggest(name, known)}", f"its {column} is unknown", row)
 
 
-def _file_problems(rows: pd.DataFrame, data_root: Path | None, *, all_there: bool) -> Iterator[list[Problem]]:
+def _file_problems(rows: pd.DataFrame, data_root: Path | None, *, required: bool) -> Iterator[list[Problem]]:
     """Yield one list for each kind of problem; `first` and `twin` are rows that name the same file, links followed."""
     real = rows["path"].map(os.path.realpath)
     first = rows.groupby(real)["row"].transform("min")
     twin = rows.groupby(["subject", "session", "modality", real])["row"].transform("min")
     root = Path(os.path.realpath(data_root or "/"))
     rows = rows.assign(first=first, twin=twin, root=root)
-    folder, there = (rows["path"].map(test).astype(bool) for test in (os.path.isdir, os.path.exists))
+    folder, present = (rows["path"].map(test).astype(bool) for test in (os.path.isdir, os.path.exists))
     inside = real.map(lambda path: Path(path).is_relative_to(root)).astype(bool)
     used = (first < rows["row"]) & (twin == rows["row"])
-    for wrong, text, kind in (
+    for failed, text, kind in (
         (folder, "{path} is a folder, not a file", "it names a folder, not a file"),
-        (all_there & ~there, "there is no file {path}", "its file is not there"),
+        (required & ~present, "there is no file {path}", "its file is not there"),
         (~inside, "{path} lies outside of data_root {root}", "its file lies outside of data_root"),
         (twin < rows["row"], "repeats row {twin}", "repeats another row"),
         (used, "{path} is used in row {first} already", "its file is used in another row already"),
     ):
-        yield [Problem(text.format(**scan), kind, scan["row"]) for scan in rows[wrong].to_dict("records")]
+        yield [Problem(text.format(**scan), kind, scan["row"]) for scan in rows[failed].to_dict("records")]
 
 
 def _conflicts(rows: pd.DataFrame, by: list[str], column: str) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Hide scans on purpose, to see what a missing modality costs."""
+"""Hide scans on purpose, to measure the effect of missing modalities."""
 
 import math
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from cohort.splits import shuffled
 
 
 class Availability(NamedTuple):
-    """Which scans may be used, and what could not be done as asked."""
+    """Which scans are available, and notes on shares that could not be reached."""
 
     scans: pd.DataFrame
     """One row a scan, in the order given: `scan`, `observation`, `subject`, `modality` (str), `available` (bool)."""
     notes: tuple[str, ...]
-    """One sentence for every modality of which fewer subjects could be hidden than asked."""
+    """One sentence for every modality of which fewer subjects were hidden than requested."""
 
 
 def hide_scans(scans: pd.DataFrame, missing: Mapping[str, float], seed: int) -> Availability:
@@ -24,7 +24,7 @@ def hide_scans(scans: pd.DataFrame, missing: Mapping[str, float], seed: int) -> 
 
     The share counts subjects that have the modality, rounded half up; such a subject loses all its scans of it.
     Subjects are ranked by a hash of seed, modality and name: the order of the rows and of `missing` does not matter,
-    and a subject who joins leaves the others in their order. Modalities are hidden in alphabetical order.
+    and a new subject does not change the order of the others. Modalities are hidden in alphabetical order.
 
     Args:
         scans: str columns `scan`, `observation`, `subject`, `modality`.
@@ -45,18 +45,18 @@ def hide_scans(scans: pd.DataFrame, missing: Mapping[str, float], seed: int) -> 
     for modality in sorted(missing):
         of_modality = table["modality"] == modality
         having = set(table.loc[of_modality, "subject"])
-        asked = math.floor(round(missing[modality] * len(having), 9) + 0.5)
-        hidden = shuffled(having - _depending_on(table, of_modality), seed, modality)[:asked]
+        wanted = math.floor(round(missing[modality] * len(having), 9) + 0.5)
+        hidden = shuffled(having - _depending_on(table, of_modality), seed, modality)[:wanted]
         table.loc[of_modality & table["subject"].isin(hidden), "available"] = False
-        if len(hidden) < asked:
+        if len(hidden) < wanted:
             notes.append(
-                f"{modality}: {asked} of {len(having)} subjects were to be hidden and {len(hidden)} could be; "
+                f"{modality}: {wanted} of {len(having)} subjects were to be hidden and {len(hidden)} could be; "
                 "each of the others would have been left without a scan"
             )
     return Availability(table, tuple(notes))
 
 
 def _depending_on(table: pd.DataFrame, of_modality: pd.Series) -> set[str]:
-    """Return the subjects with an observation in which nothing else than this modality is available."""
+    """Return the subjects with an observation that has no other modality available."""
     others = set(table.loc[table["available"] & ~of_modality, "observation"])
     return set(table.loc[~table["observation"].isin(others), "subject"])

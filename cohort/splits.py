@@ -1,7 +1,7 @@
-"""Deal the subjects into train, validation and test, once; what is dealt stays as it is.
+"""Assign subjects to train, validation and test, once; assignments stay frozen.
 
 A split is by subject, never by scan or session. Its table has one row a repeat and subject: `repeat` (int64, from 1),
-`subject` (str), `part` (str: train, validation or test).
+`subject` (str), `split` (str: train, validation or test).
 """
 
 import hashlib
@@ -19,15 +19,15 @@ Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class SplitConfig(BaseModel):
-    """How subjects are dealt into train, validation and test."""
+    """How subjects are assigned to train, validation and test."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ratio: tuple[Share, Share, Share] = Field(default=(6, 1, 3), description="train : validation : test, each above 0")
-    repeats: int = Field(default=3, ge=1, description="how many times the subjects are dealt anew")
-    seed: int = Field(default=0, ge=0, description="another seed gives another deal")
+    repeats: int = Field(default=3, ge=1, description="number of repeats, each with its own split")
+    seed: int = Field(default=0, ge=0, description="another seed gives other splits")
     missing: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default={}, description="modality → share of its subjects whose scans are hidden, in every part"
+        default={}, description="modality → share of its subjects whose scans are hidden, in every split"
     )
     new_subjects: Literal["leave_out", "train", "test", "deal"] = Field(
         default="leave_out", description="what happens to subjects that came after the splits were frozen"
@@ -35,22 +35,22 @@ class SplitConfig(BaseModel):
 
 
 class Reconciled(NamedTuple):
-    """Frozen splits brought together with the subjects of today."""
+    """Frozen splits merged with the current subjects."""
 
     splits: pd.DataFrame
     """The frozen rows, unchanged, and below them the rows of the new subjects."""
     new: tuple[str, ...]
-    """Subjects the frozen splits do not know, whether they were left out or added."""
-    gone: tuple[str, ...]
-    """Subjects of the frozen splits that the manifest no longer has; their rows stay and do no harm."""
+    """Subjects that are not in the frozen splits, whether left out or added."""
+    missing: tuple[str, ...]
+    """Subjects of the frozen splits that the manifest no longer has; their rows stay."""
     moved: tuple[str, ...]
-    """Subjects for which the manifest now gives another part than the frozen one; the frozen one holds."""
+    """Subjects for which the manifest now gives another split than the frozen one; the frozen one is used."""
 
 
 def subjects_of(observations: pd.DataFrame) -> pd.DataFrame:
     """Return one row a subject, labelled as in its last session.
 
-    Sessions are put in the order of their names, numbers in them compared as numbers: ses-2 comes before ses-10.
+    Sessions are sorted by name, with numbers compared as numbers: ses-2 comes before ses-10.
 
     Args:
         observations: str columns `subject`, `session`, `label`, `split`.
@@ -64,21 +64,21 @@ def subjects_of(observations: pd.DataFrame) -> pd.DataFrame:
 
 
 def make_splits(subjects: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
-    """Deal subjects into the parts, stratified by label; the order of the rows does not matter.
+    """Assign subjects to splits, stratified by label; the order of the rows does not matter.
 
     Every class has a subject in train and in test, and in validation where it has three. Beyond that, a class gets the
-    ratio by largest remainder, and what rounding took from a part in one class is given back in the next. Where the
+    ratio by largest remainder, and rounding errors of one class are compensated in the next. Where the
     manifest gives the split, every repeat has that one.
 
     Args:
-        subjects: str columns `subject` (unique), `label`, `split` ("" or a part), as `subjects_of` returns them.
+        subjects: str columns `subject` (unique), `label`, `split` ("" or one of `SPLITS`), as from `subjects_of`.
         config: ratio, repeats and seed.
 
     Returns:
         The splits, sorted by repeat and subject.
 
     Raises:
-        ValueError: A subject is there twice, a class has a single subject, or the given split cannot be used.
+        ValueError: A subject is duplicated, a class has a single subject, or the given split cannot be used.
     """
     if subjects["subject"].duplicated().any():
         twice = subjects.loc[subjects["subject"].duplicated(), "subject"].iloc[0]
@@ -93,38 +93,38 @@ def make_splits(subjects: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
     if len(sizes) and sizes.min() < 2:
         raise ValueError(f"class {sizes.idxmin()!r} has one subject; it needs one to train on and one to test on")
     none_held = pd.DataFrame({"label": [], "split": []}, dtype=str)
-    return _table({repeat: _deal(subjects, none_held, config, repeat, spread=True) for repeat in repeats})
+    return _table({repeat: _assign(subjects, none_held, config, repeat, spread=True) for repeat in repeats})
 
 
 def given_split_problems(subjects: pd.DataFrame) -> list[str]:
-    """Say what is wrong with the split the manifest gives; an empty list if nothing is, or if it gives none."""
+    """List the problems of the split given by the manifest; empty if there are none, or no split."""
     given = subjects[subjects["split"] != ""]
     if given.empty:
         return []
-    without = sorted(set(subjects["subject"]) - set(given["subject"]))
+    missing = sorted(set(subjects["subject"]) - set(given["subject"]))
     problems = []
-    if without:
-        problems.append(f"split is given for {len(given)} subjects, not for {_few(without)}; give it for all or none")
-    problems += [f"split puts no subject in {part}" for part in SPLITS if part not in set(given["split"])]
+    if missing:
+        problems.append(f"split is given for {len(given)} subjects, not for {_few(missing)}; give it for all or none")
+    problems += [f"split puts no subject in {name}" for name in SPLITS if name not in set(given["split"])]
     untaught = sorted(set(given["label"]) - set(given.loc[given["split"] == "train", "label"]))
     return problems + [f"split puts no subject of class {label!r} in train" for label in untaught]
 
 
 def check_frozen(frozen: pd.DataFrame) -> None:
-    """Check that a table of frozen splits is whole.
+    """Check that a table of frozen splits is valid.
 
     Raises:
-        ValueError: Its columns, repeats, parts or subjects are damaged; the message lists everything found.
+        ValueError: Its columns, repeats, splits or subjects are damaged; the message lists all problems.
     """
     if problems := list(_damage(frozen)):
         raise ValueError("the frozen splits are damaged: " + "; ".join(problems))
 
 
 def reconcile(frozen: pd.DataFrame, subjects: pd.DataFrame, config: SplitConfig) -> Reconciled:
-    """Reuse frozen splits for the subjects of today.
+    """Reuse frozen splits for the current subjects.
 
-    The number of repeats is that of the frozen table. With `new_subjects: deal`, a new subject goes where the manifest
-    puts it; where the manifest says nothing it goes to a part that is short of its class, in each repeat on its own.
+    The number of repeats is that of the frozen table. With `new_subjects: deal`, a new subject gets the split of the
+    manifest; without one it gets a split that is short of its class, in each repeat independently.
 
     Args:
         frozen: Splits as `make_splits` or this function returned them.
@@ -136,35 +136,35 @@ def reconcile(frozen: pd.DataFrame, subjects: pd.DataFrame, config: SplitConfig)
     """
     check_frozen(frozen)
     known = set(frozen["subject"])
-    today = dict(zip(subjects["subject"], subjects["split"], strict=True))
+    current = dict(zip(subjects["subject"], subjects["split"], strict=True))
     new = subjects[~subjects["subject"].isin(known)]
     at_odds = [
-        today.get(name, "") not in ("", part) for name, part in zip(frozen["subject"], frozen["split"], strict=True)
+        current.get(name, "") not in ("", split) for name, split in zip(frozen["subject"], frozen["split"], strict=True)
     ]
     added: dict[int, dict[str, str]] = {}
     for repeat, held in frozen.groupby("repeat"):
         if config.new_subjects == "deal":
-            dealt = _deal(
+            assigned = _assign(
                 new[new["split"] == ""],
                 held.merge(subjects.drop(columns="split"), on="subject"),
                 config,
                 repeat,
                 spread=False,
             )
-            added[repeat] = {name: today[name] or dealt[name] for name in new["subject"]}
+            added[repeat] = {name: current[name] or assigned[name] for name in new["subject"]}
         elif config.new_subjects != "leave_out":
             added[repeat] = dict.fromkeys(new["subject"], config.new_subjects)
     splits = pd.concat([frozen, _table(added)], ignore_index=True) if added and len(new) else frozen.copy()
     return Reconciled(
         splits=splits,
         new=tuple(sorted(new["subject"])),
-        gone=tuple(sorted(known - set(today))),
+        missing=tuple(sorted(known - set(current))),
         moved=tuple(sorted(set(frozen.loc[at_odds, "subject"]))),
     )
 
 
 def leaked(saw: Iterable[str], splits: pd.DataFrame, repeat: int) -> tuple[str, ...]:
-    """Return, sorted, the subjects in `saw` that are test subjects of this repeat; there should be none.
+    """Return, sorted, the subjects in `saw` that are test subjects of this repeat; expected to be empty.
 
     Raises:
         ValueError: The splits have no such repeat.
@@ -176,23 +176,23 @@ def leaked(saw: Iterable[str], splits: pd.DataFrame, repeat: int) -> tuple[str, 
 
 
 def shuffled(names: Iterable[str], *key: object) -> list[str]:
-    """Return names in an order that depends on nothing but themselves and the key.
+    """Return names in an order that depends only on them and the key.
 
-    They are ranked by SHA-256, so the order is the same on every machine, and a name added moves no other two.
+    They are ranked by SHA-256: the order is the same on every machine, and a new name does not reorder others.
     """
     salt = "\0".join(map(str, key))
     return sorted(names, key=lambda name: hashlib.sha256(f"{salt}\0{name}".encode()).digest())
 
 
-def _deal(
+def _assign(
     subjects: pd.DataFrame, held: pd.DataFrame, config: SplitConfig, repeat: int, *, spread: bool
 ) -> dict[str, str]:
-    """Return the part of each subject; `held` (label, part) are dealt already and count in the ratio."""
-    parts: dict[str, str] = {}
-    short = np.zeros(len(SPLITS))  # by how many subjects a part came short in the classes so far
+    """Return the split of each subject; `held` (label, split) are already assigned and count in the ratio."""
+    assigned: dict[str, str] = {}
+    short = np.zeros(len(SPLITS))  # how many subjects each split lacks after the classes so far
     for label, members in subjects.groupby("label"):
         names = shuffled(members["subject"], config.seed, repeat)
-        before = np.array([((held["label"] == label) & (held["split"] == part)).sum() for part in SPLITS])
+        before = np.array([((held["label"] == label) & (held["split"] == split)).sum() for split in SPLITS])
         quota = (before.sum() + len(names)) * np.array(config.ratio) / sum(config.ratio)
         counts = before + _one_each(len(names)) * spread
         while counts.sum() < before.sum() + len(names):
@@ -201,25 +201,25 @@ def _deal(
             wanted = whole if whole.any() else missing > 0
             counts[np.argmax(np.where(wanted, missing + short * ~whole, -np.inf))] += 1
         short += quota - counts
-        parts.update(zip(names, np.repeat(SPLITS, counts - before).tolist(), strict=True))
-    return parts
+        assigned.update(zip(names, np.repeat(SPLITS, counts - before).tolist(), strict=True))
+    return assigned
 
 
 def _one_each(size: int) -> np.ndarray:
-    """Return the subjects each part starts with, so that no part lacks a class that is large enough."""
+    """Return the initial number of subjects of each split, so that no split lacks a class that is large enough."""
     return np.array([1, 1, 1] if size >= 3 else [1, 0, 1])
 
 
-def _table(parts: dict[int, dict[str, str]]) -> pd.DataFrame:
-    """Turn repeat → subject → part into a table, sorted by repeat and subject."""
-    rows = [(repeat, subject, of[subject]) for repeat, of in sorted(parts.items()) for subject in sorted(of)]
+def _table(assigned: dict[int, dict[str, str]]) -> pd.DataFrame:
+    """Turn repeat → subject → split into a table, sorted by repeat and subject."""
+    rows = [(repeat, subject, of[subject]) for repeat, of in sorted(assigned.items()) for subject in sorted(of)]
     return pd.DataFrame(rows, columns=["repeat", "subject", "split"]).astype(
         {"repeat": int, "subject": str, "split": str}
     )
 
 
 def _damage(frozen: pd.DataFrame) -> Iterator[str]:
-    """Yield what is wrong with frozen splits."""
+    """Yield the problems of frozen splits."""
     if missing := [name for name in ("repeat", "subject", "split") if name not in frozen]:
         yield f"there is no column {' or '.join(missing)}"
         return
@@ -234,8 +234,8 @@ def _damage(frozen: pd.DataFrame) -> Iterator[str]:
         yield from (
             f"subject {s!r} is twice in repeat {r}" for r, s in zip(twice["repeat"], twice["subject"], strict=True)
         )
-        for part in sorted(set(map(str, frozen["split"])) - set(SPLITS)):
-            yield f"part {part!r} is none of {', '.join(SPLITS)}"
+        for split in sorted(set(map(str, frozen["split"])) - set(SPLITS)):
+            yield f"split {split!r} is none of {', '.join(SPLITS)}"
         for repeat in range(1, frozen["repeat"].max() + 1):
             if lost := sorted(set(frozen["subject"]) - set(frozen.loc[frozen["repeat"] == repeat, "subject"])):
                 yield f"repeat {repeat} lacks {_few(lost)}"

@@ -1,1 +1,1 @@
-"""What a person at a terminal sees and types: messages, options, errors, exit codes."""
+"""The console: messages, options, errors, exit codes."""

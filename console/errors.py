@@ -1,4 +1,4 @@
-"""Errors that are for a person, and the error numbers of a machine that refuses."""
+"""Errors with messages for the user, and groups of system error numbers."""
 
 import errno
 
@@ -11,4 +11,4 @@ class InputError(ValueError):
 
 
 class PreconditionError(InputError):
-    """An `InputError` from before the stage changed any of its files: what it finished earlier still holds."""
+    """An `InputError` raised before the stage changed any file; its earlier results stay valid."""

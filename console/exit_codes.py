@@ -1,4 +1,4 @@
-"""How a command ends: what the input or the machine is at fault for is said in a sentence, the rest is a bug.
+"""Exit codes of commands: errors of the input or the machine end with one message, others are bugs.
 
 Only the standard library is imported: this also has to work where packages are missing.
 """
@@ -13,7 +13,7 @@ from console.messages import say, say_as_it_stands
 from files.writing import PlantedLinkError
 
 DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-SAID_WELL = (  # their message is for a person; by name, since importing them all would take seconds
+USER_ERRORS = (  # with a message for the user; by name, since importing them all would take seconds
     "console.errors.InputError",
     "pipeline.store.base.ArtifactError",
     "cohort.manifest.ManifestError",
@@ -23,7 +23,7 @@ SAID_WELL = (  # their message is for a person; by name, since importing them al
     "models.weights.WeightsError",
     "files.reading.UnusableFileError",
 )
-SAID_HERE = {  # errors of packages that only a damaged or planted file brings about
+PACKAGE_ERRORS = {  # errors of packages that only a damaged or planted file causes
     "safetensors._safetensors_rust.SafetensorError": "a file of weights or features is damaged ({}); run again with "
     "--force and the stage that wrote it, or copy the model again",
     "yaml.error.YAMLError": "a file is not YAML: {}",
@@ -35,7 +35,7 @@ SAID_HERE = {  # errors of packages that only a damaged or planted file brings a
     "builtins.UnicodeError": "a file or a name is not UTF-8 text: {}",
     "builtins.RecursionError": "a file is nested too deep ({})",
 }
-OF_FILES = {
+FILE_ERRORS = {
     errno.ENOENT: "it is not there",
     errno.EISDIR: "it is a folder; expected a file",
     errno.ENOTDIR: "a part of this path is a file; expected a folder",
@@ -50,16 +50,16 @@ OF_FILES = {
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Run a command; whatever it raises becomes words and an exit code."""
+    """Run a command; turn any error into a message and an exit code."""
     try:
         return command()
     except KeyboardInterrupt:
         say("", file=sys.stderr)  # after the ^C of the terminal
         say("stopped; run the same command again to go on where it was", file=sys.stderr)
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last stop
-        if told := explained(error):
-            say(f"error: {told}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - the outermost handler
+        if message := explained(error):
+            say(f"error: {message}", file=sys.stderr)
             return BAD_INPUT
         say_as_it_stands(traceback.format_exc(), file=sys.stderr)
         say("a bug: please report it with the lines above", file=sys.stderr)
@@ -67,15 +67,15 @@ def exit_code(command: Callable[[], int]) -> int:
 
 
 def explained(error: BaseException) -> str:
-    """What to say of an error that is no bug; "" if it may be one."""
+    """Return the message for an error that is no bug; "" if it may be one."""
     if isinstance(error, OSError):
         return _of_the_machine(error)
     if isinstance(error, UnicodeEncodeError):  # half characters: bytes of a file name
         return f"a file's name, or a setting, is not UTF-8 text: …{error.object[max(0, error.start - 60) : error.end]}"
     names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
-    if any(name in SAID_WELL for name in names):
+    if any(name in USER_ERRORS for name in names):
         return str(error)
-    return next((SAID_HERE[name].format(error) for name in names if name in SAID_HERE), "")
+    return next((PACKAGE_ERRORS[name].format(error) for name in names if name in PACKAGE_ERRORS), "")
 
 
 def _of_the_machine(error: OSError) -> str:
@@ -87,6 +87,6 @@ def _of_the_machine(error: OSError) -> str:
         return f"not allowed: {error}; mend the rights, or name another folder"
     if error.errno == errno.ENAMETOOLONG:
         return f"a path is too long for its disk, name a shorter one: {error.filename}"
-    if error.errno in OF_FILES and error.filename is not None:
-        return f"{error.filename}: {OF_FILES[error.errno]}"
-    return f"{error}: {OF_FILES[error.errno]}" if error.errno in (errno.EIO, errno.ESTALE) else ""
+    if error.errno in FILE_ERRORS and error.filename is not None:
+        return f"{error.filename}: {FILE_ERRORS[error.errno]}"
+    return f"{error}: {FILE_ERRORS[error.errno]}" if error.errno in (errno.EIO, errno.ESTALE) else ""

@@ -1,4 +1,4 @@
-"""Printing: names out of manifests, models and workspaces steer no terminal and are no markup."""
+"""Safe printing: names from manifests, models and workspaces cannot control the terminal."""
 
 import io
 import sys
@@ -9,23 +9,23 @@ from files.printable import printable_lines
 
 
 def say(text: str, *, file: IO[str] | None = None) -> None:
-    """Print one thing, what steers a terminal made visible; lines after the first are set in."""
+    """Print a message, control characters escaped; lines after the first are indented."""
     print(printable_lines(text), file=file, flush=True)
 
 
 def say_as_it_stands(text: str, *, file: IO[str] | None = None) -> None:
-    """Print a text of ours with its lines as they are, such as a help page; what steers a terminal is made visible."""
+    """Print a text with its lines as they are, such as a help page; control characters are escaped."""
     print(printable_lines(text.rstrip("\n"), start=""), file=file, flush=True)
 
 
 def show_warnings_safely() -> None:
-    """Let the warnings of packages, which may quote a file, steer no terminal either."""
+    """Escape control characters in warnings of packages, which may quote a file."""
     usual = warnings.formatwarning
-    warnings.formatwarning = lambda *words, **more: printable_lines(usual(*words, **more).rstrip("\n")) + "\n"
+    warnings.formatwarning = lambda *args, **more: printable_lines(usual(*args, **more).rstrip("\n")) + "\n"
 
 
 def make_streams_safe() -> None:
-    """Let a terminal, or a mail of cron, without UTF-8 be no reason to stop."""
+    """Escape characters that the output cannot encode, as in a terminal without UTF-8."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

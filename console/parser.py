@@ -1,4 +1,4 @@
-"""Options of a command line, and the paths typed there."""
+"""Command line options and paths."""
 
 import argparse
 import os
@@ -10,10 +10,10 @@ from console.messages import say_as_it_stands
 
 
 class Parser(argparse.ArgumentParser):
-    """Options whose mistakes are `InputError`s and whose help is printed by `say_as_it_stands`."""
+    """An argument parser that raises `InputError` and prints its help by `say_as_it_stands`."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse what was typed.
+        """Raise an error about the arguments.
 
         Raises:
             InputError: always.
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def typed_path(text: str) -> Path:
-    """The type of options that take a path; an empty one would be the current folder.
+    """Convert an option to a path; an empty one, which would be the current folder, is refused.
 
     Raises:
         argparse.ArgumentTypeError: it is empty, or no path.
@@ -36,18 +36,18 @@ def typed_path(text: str) -> Path:
     return Path(text)
 
 
-def real_path(place: Path) -> Path:
-    """The absolute path with its links followed as far as they lead; unlike `Path.resolve` it takes links in a ring."""
-    return Path(os.path.realpath(place))
+def real_path(path: Path) -> Path:
+    """Return the absolute path with its links resolved; unlike `Path.resolve` it accepts links in a ring."""
+    return Path(os.path.realpath(path))
 
 
 def pairs(given: list[str]) -> dict[str, str]:
-    """Return what options of the form T1w=MRI say.
+    """Parse options of the form T1w=MRI.
 
     Raises:
         InputError: one has another form, or a name twice.
     """
-    found = dict(word.split("=", 1) for word in given if "=" in word)
-    if len(found) != len(given):
-        raise InputError(f"{given}: expected words such as T1w=MRI, each name once")
-    return found
+    named = dict(word.split("=", 1) for word in given if "=" in word)
+    if len(named) != len(given):
+        raise InputError(f"{given}: expected pairs such as T1w=MRI, each name once")
+    return named

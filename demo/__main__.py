@@ -26,7 +26,7 @@ from files.reading import UnusableFileError
 from files.safe_yaml import safe_yaml
 from files.writing import FOR_THE_GROUP, PRIVATE, readable_by
 
-SAID_EVERY = 20  # scans
+PROGRESS_EVERY = 20  # scans
 
 
 def parser(name: str, config: type[BaseModel]) -> Parser:
@@ -42,23 +42,23 @@ def parser(name: str, config: type[BaseModel]) -> Parser:
     )
     for field, detail in config.model_fields.items():
         default = "" if detail.is_required() else f" (default {json.dumps(detail.get_default(), default=str)})"
-        words = f"{detail.description or ''}{default}".replace("%", "%%")
+        text = f"{detail.description or ''}{default}".replace("%", "%%")
         option = "--" + field.replace("_", "-")
-        options.add_argument(option, dest=field, metavar="VALUE", help=words, required=detail.is_required())
+        options.add_argument(option, dest=field, metavar="VALUE", help=text, required=detail.is_required())
     options.add_argument("--group-readable", dest="GROUP", action="store_true", help="let your group read it")
     return options
 
 
-def main(words: Sequence[str]) -> int:
-    """Run it; the exit code is 0, or 2 for what a person has to mend."""
-    return exit_code(lambda: _run(words))
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return exit code 0, or 2 for wrong input."""
+    return exit_code(lambda: _run(argv))
 
 
-def _run(words: Sequence[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+def _run(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
         say_as_it_stands(listing())
         return 0
-    name, *rest = words
+    name, *rest = argv
     if name not in generator_names():
         raise InputError(f"there is no demo cohort {name!r} {suggest(name, generator_names())}")
     generator = load_generator(name)
@@ -75,14 +75,14 @@ def _run(words: Sequence[str]) -> int:
 
 
 def listing() -> str:
-    """Return the names of all demo cohorts, and what they are."""
+    """Return the names and descriptions of all demo cohorts."""
     about = {name: (load_generator(name).config.__doc__ or "").splitlines()[0] for name in generator_names()}
     cohorts = [f"  {name:12} {line}" for name, line in about.items()]
     return "\n".join(["python -m demo NAME OUT [options]; python -m demo NAME --help lists the options", "", *cohorts])
 
 
 def _value(text: str) -> Any:
-    """Return what was typed as YAML, as on the command line of a run."""
+    """Parse an option as YAML, as on the command line of a run."""
     try:
         return safe_yaml(text)
     except yaml.YAMLError:
@@ -92,13 +92,13 @@ def _value(text: str) -> Any:
 
 
 def _problem(problem: Mapping[str, Any]) -> str:
-    """Name the option as one types it, and what is wrong with it."""
-    option = "".join(f"--{part}: ".replace("_", "-") for part in problem["loc"][:1])
+    """Describe a problem, with the option as typed."""
+    option = "".join(f"--{field}: ".replace("_", "-") for field in problem["loc"][:1])
     return option + str(problem["msg"]).removeprefix("Value error, ")
 
 
 class _Lines:
-    """Say now and then how many scans are done."""
+    """A counter that prints progress from time to time."""
 
     def __init__(self, total: int, unit: str) -> None:
         self.total, self.unit, self.done = total, unit, 0
@@ -106,7 +106,7 @@ class _Lines:
     def advance(self) -> None:
         """Count one more."""
         self.done += 1
-        if self.done % SAID_EVERY == 0 and self.done < self.total:
+        if self.done % PROGRESS_EVERY == 0 and self.done < self.total:
             say(f"{self.done} of {self.total} {self.unit}s")
 
 

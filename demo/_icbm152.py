@@ -1,4 +1,4 @@
-"""The ICBM152 average brain that phantoms are made of: tissue maps, distances from its surface, its ventricles."""
+"""The ICBM152 average brain, the template of phantoms: tissue maps, distances from its surface, ventricles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VENTRICLES_DEPTH_MM = 20
 
 
 def column(vector: tuple | np.ndarray) -> np.ndarray:
-    """A vector (3,) that can be added to positions (3, X, Y, Z); float32."""
+    """Reshape a vector (3,) for adding to positions (3, X, Y, Z); float32."""
     return np.asarray(vector, dtype=np.float32).reshape(3, 1, 1, 1)
 
 
@@ -37,7 +37,7 @@ class Icbm152:
     towards_ventricles: np.ndarray  # (3, X, Y, Z), longest vector 1
 
     def sample(self, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Values at template positions, linearly interpolated."""
+        """Interpolate values linearly at template positions."""
         return ndimage.map_coordinates(
             values, (positions - column(self.corner_mm)) / np.float32(self.step), order=1, mode="nearest"
         )
@@ -45,7 +45,7 @@ class Icbm152:
 
 @functools.cache
 def icbm152(step: int) -> Icbm152:
-    """Read the template shipped with nilearn and average it over feature maps of `step` mm.
+    """Read the template shipped with nilearn and average it over blocks of `step` mm.
 
     Source: Fonov et al. 2011, NeuroImage 54:313; ICBM 2009a nonlinear symmetric: T1, shares of grey and white matter;
     197x233x189 voxels of 1 mm, values 0 to 255.
@@ -61,14 +61,14 @@ def icbm152(step: int) -> Icbm152:
             maps[name] = np.pad(np.asarray(image.dataobj), MARGIN_MM)
     mask = ndimage.binary_fill_holes(ndimage.binary_closing(maps["t1"] > 0, iterations=3))
 
-    def feature_maps(values: np.ndarray) -> np.ndarray:
+    def block_means(values: np.ndarray) -> np.ndarray:
         whole = values[tuple(slice(n // step * step) for n in values.shape)]
         x, y, z = (n // step for n in whole.shape)
         return whole.reshape(x, step, y, step, z, step).mean(axis=(1, 3, 5), dtype=np.float32)
 
-    grey, white, brain = feature_maps(maps["gm"]) / 255, feature_maps(maps["wm"]) / 255, feature_maps(mask)
+    grey, white, brain = block_means(maps["gm"]) / 255, block_means(maps["wm"]) / 255, block_means(mask)
     corner_mm = image.affine[:3, 3] - MARGIN_MM + (step - 1) / 2
-    if step == 1:  # distance and pull are smooth: those of the coarser template do
+    if step == 1:  # distance and pull are smooth: the coarser template suffices
         coarse = icbm152(2)
         return Icbm152(step, corner_mm, grey, white, brain, coarse.brain_mm, coarse.head_mm, coarse.towards_ventricles)
 

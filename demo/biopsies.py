@@ -17,10 +17,9 @@ apart. Statisticians call such an input a suppressor. Pathologists do the same w
 *for this slide*.
 
 What a set needs for it: a feature for each pair of a thing and a magnification, the mean or the maximum over the set,
-and one linear layer. With the defaults and feature maps of VGG16, 100 subjects, five splits of which 60 are trained
-on, the
-mean of single-picture scores reached an AUC of .73 and HyperMM with a linear ρ .86; one picture, .60. With an effect of
-1.0 and ten validation subjects, early stopping ended training in the first epoch in one split of five.
+and one linear layer. With the defaults and feature maps of VGG16, 100 subjects, five repeats with 60 subjects in train,
+the mean of single-picture scores reached an AUC of .73 and HyperMM with a linear ρ .86; one picture, .60. With an
+effect of 1.0 and ten validation subjects, early stopping ended training in the first epoch in one repeat of five.
 
 These are drawings, not histology: nothing that is measured on them says anything about patients.
 """
@@ -56,12 +55,12 @@ MOST = 2.5  # standard deviations; nothing lies further out
 # Histol. 23:291, table of optical densities.
 HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
 
-# First word of every seed, so that no two purposes share random numbers.
+# First number of every seed, so that no two purposes share random numbers.
 _PAIR, _SUBJECT, _PROPERTIES, _PICTURE = range(10, 14)
 
 
 class BiopsiesConfig(BaseModel, frozen=True, extra="forbid"):
-    """Drawn biopsies at four magnifications. The defaults make a set tell clearly more than its mean score."""
+    """Generated biopsies at four magnifications. By default a set tells clearly more than its mean score."""
 
     subjects: int = Field(100, ge=2, description="number of subjects; half have a malignant tumour")
     seed: int = Field(0, ge=0, description="same seed, same pictures")
@@ -101,16 +100,16 @@ class Biopsy:
 
     @property
     def number(self) -> int:
-        """1 for "bio-001"."""
+        """The number in the name, 1 for "bio-001"."""
         return int(self.subject.removeprefix("bio-"))
 
     def pictures(self, magnification: Magnification) -> int:
-        """How many pictures there are at a magnification, 0 for none."""
+        """Return the number of pictures at a magnification, 0 for none."""
         return int(getattr(self, f"pictures_{magnification}"))
 
 
 def biopsy(number: int, config: BiopsiesConfig) -> Biopsy:
-    """The subject `number` (from 1), whatever the size of the cohort.
+    """Make the subject `number` (from 1), independent of the size of the cohort.
 
     Subjects 1 and 2, 3 and 4, … are pairs of one malignant and one benign tumour with the same number of pictures at
     each magnification, so that numbers do not tell the class. Every subject has a picture at one magnification at
@@ -120,8 +119,8 @@ def biopsy(number: int, config: BiopsiesConfig) -> Biopsy:
     random = _generator(config, _PAIR, pair)
     malignant = bool(random.integers(2) == second)
     counts = random.integers(config.fewest, config.most + 1, size=len(MAGNIFICATIONS))
-    there = random.random(len(MAGNIFICATIONS))
-    counts[(there < config.absent) & (there < there.max())] = 0
+    present = random.random(len(MAGNIFICATIONS))
+    counts[(present < config.absent) & (present < present.max())] = 0
     patient = _generator(config, _SUBJECT, number).standard_normal(len(PROPERTIES)).clip(-MOST, MOST)
     shown = dict(zip(PROPERTIES, np.round(patient, 6).tolist(), strict=True))
     pictures = dict(zip((f"pictures_{name}" for name in MAGNIFICATIONS), counts.tolist(), strict=True))
@@ -129,12 +128,12 @@ def biopsy(number: int, config: BiopsiesConfig) -> Biopsy:
 
 
 def biopsy_table(config: BiopsiesConfig) -> pd.DataFrame:
-    """The subjects, one a row, columns as in `Biopsy`. `Biopsy(**row)` turns a row (a dict) back."""
+    """List the subjects, one a row, columns as in `Biopsy`. `Biopsy(**row)` turns a row (a dict) back."""
     return pd.DataFrame([asdict(biopsy(number, config)) for number in range(1, config.subjects + 1)])
 
 
 def picture_table(config: BiopsiesConfig) -> pd.DataFrame:
-    """The manifest: one row a picture.
+    """List the pictures, one a row.
 
     Returns:
         Columns `subject`, `modality` (a magnification), `path` ("bio-001_40X_01.png"), `tumour` (benign, malignant),
@@ -155,10 +154,10 @@ def picture_table(config: BiopsiesConfig) -> pd.DataFrame:
 def picture_properties(
     subject: Biopsy, modality: Magnification, picture: int, config: BiopsiesConfig
 ) -> dict[str, float]:
-    """What one picture shows: the patient, the tumour at this magnification, and what is chance in this picture.
+    """Return the properties of one picture: of the patient, the tumour at this magnification, and random variation.
 
     Args:
-        subject: whom; made by `biopsy` or `Biopsy(**row)`.
+        subject: made by `biopsy` or `Biopsy(**row)`.
         modality: a magnification.
         picture: number of the picture, from 1.
         config: the cohort.
@@ -188,7 +187,7 @@ def make_picture(subject: Biopsy, modality: Magnification, picture: int, config:
     """Draw one picture as a stained section in transmitted light.
 
     Args:
-        subject: whom; made by `biopsy` or `Biopsy(**row)`.
+        subject: made by `biopsy` or `Biopsy(**row)`.
         modality: a magnification.
         picture: number of the picture, from 1.
         config: the cohort.
@@ -259,8 +258,8 @@ def _nuclei(random: np.random.Generator, count: int, half_length_px: float, pict
     return canvas[reach : reach + picture_px, reach : reach + picture_px]
 
 
-def _generator(config: BiopsiesConfig, *words: int) -> np.random.Generator:
-    return np.random.default_rng([words[0], config.seed, *words[1:]])
+def _generator(config: BiopsiesConfig, *key: int) -> np.random.Generator:
+    return np.random.default_rng([key[0], config.seed, *key[1:]])
 
 
 # --- The files ---

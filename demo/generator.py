@@ -1,4 +1,4 @@
-"""What a demo cohort is, and how it is written: image files and a `manifest.csv` like anybody's, in one folder."""
+"""Generators of demo cohorts, which write image files and a `manifest.csv` into one folder."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -23,37 +23,37 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 class Counter(Protocol):
-    """Counts what is done."""
+    """A counter of finished scans."""
 
     def advance(self) -> None:
         """Count one more."""
 
 
 class Uncounted:
-    """A counter that nobody looks at."""
+    """A counter without output."""
 
     def advance(self) -> None:
         """Do nothing."""
 
 
 def unseen(total: int, unit: str) -> AbstractContextManager[Counter]:
-    """Return a progress bar that nobody sees."""
+    """Return a progress bar without output."""
     return nullcontext(Uncounted())
 
 
 @dataclass(frozen=True)
 class Generator(Generic[Config]):
-    """A demo cohort: which scans there are, and the content of their files.
+    """A demo cohort: the list of its scans, and the content of their files.
 
     Attributes:
-        config: the class of its options. The first line of its docstring says what the cohort is.
-        manifest: from the options to the rows of `manifest.csv`, one a scan; quick. `path` is below the cohort's folder
+        config: the class of its options. The first line of its docstring describes the cohort.
+        manifest: maps the options to the rows of `manifest.csv`, one a scan; quick. `path` is below the cohort's folder
             and names each file once.
-        files: from a row and the options to path → content, of the scan and of what belongs to it, such as a true mask.
+        files: maps a row and the options to path → content, of the scan and of its other files, such as a true mask.
             It is called in several threads, and must not depend on other rows.
-        truth: from the options to the rows of `truth.csv`, which only tests and people read.
+        truth: maps the options to the rows of `truth.csv`, which the pipeline does not read.
         version: raise it when the same options give another cohort.
-        packages: what has to be installed beside the pipeline's own packages.
+        packages: packages to install beside those of the pipeline.
     """
 
     config: type[Config]
@@ -66,12 +66,12 @@ class Generator(Generic[Config]):
     def write(
         self, folder: Path, config: Config, progress: Callable[[int, str], AbstractContextManager[Counter]] = unseen
     ) -> Path:
-        """Write the cohort; scans that are there and were made from the same options are not made again.
+        """Write the cohort; existing scans of the same options are kept.
 
         Args:
             folder: new, empty, or that of such a cohort.
             config: the options.
-            progress: from the number of scans to come and what they are called to a progress bar.
+            progress: maps the number of scans to make and their unit to a progress bar.
 
         Returns:
             The manifest, which is written last.
@@ -106,18 +106,18 @@ class Generator(Generic[Config]):
         config: Config,
         progress: Callable[[int, str], AbstractContextManager[Counter]],
     ) -> None:
-        to_come = [row for row in table.to_dict("records") if not (folder / row["path"]).exists()]
+        remaining = [row for row in table.to_dict("records") if not (folder / row["path"]).exists()]
 
         def write_scan(row: Mapping[str, Any]) -> None:
             contents = self.files(row, config)
             others = [path for path in contents if path != row["path"]]
-            for path in (*others, row["path"]):  # the scan last: where it is, all is there
-                with replacing(folder / path) as part:
-                    part.write_bytes(contents[path])
+            for path in (*others, row["path"]):  # the scan last, as a sign that all its files exist
+                with replacing(folder / path) as partial:
+                    partial.write_bytes(contents[path])
 
-        with progress(len(to_come), "scan") as counter, ThreadPoolExecutor(THREADS) as pool:
+        with progress(len(remaining), "scan") as counter, ThreadPoolExecutor(THREADS) as pool:
             try:
-                for scan in as_completed([pool.submit(write_scan, row) for row in to_come]):
+                for scan in as_completed([pool.submit(write_scan, row) for row in remaining]):
                     scan.result()
                     counter.advance()
             except BaseException:
@@ -126,7 +126,7 @@ class Generator(Generic[Config]):
 
 
 def _record(folder: Path) -> Any:
-    """Return what the cohort in a folder was made from; None if the folder is empty.
+    """Return the generator and options of the cohort in a folder; None if the folder is empty.
 
     Raises:
         InputError: something else is in it.
@@ -142,5 +142,5 @@ def _record(folder: Path) -> Any:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    with replacing(path) as part:
-        part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -1,9 +1,9 @@
-"""A demo cohort of head phantoms whose truth is known: who is ill, which scan shows it, and where the brain is.
+"""A demo cohort of head phantoms with known truth: diagnosis, sign of disease in each scan, brain mask.
 
 Every head is the ICBM152 average brain, bent into an anatomy of its own, wrapped in skull, muscle and scalp, and seen
 by an MRI and an FDG-PET scanner. Alzheimer's disease ("AD") marks the two scans separately: atrophy on the MRI,
-hypometabolism on the PET. Not every patient shows both, so one modality alone is a worse witness than two. (A real
-atrophy shows on a PET too. Here it is left out there, so that the truth says which scan can know what.)
+hypometabolism on the PET. Not every patient shows both, so one modality alone is less informative than two.
+(A real atrophy shows on a PET too. Here it is left out of the PET, so that each sign belongs to one modality.)
 
 Positions are millimetres in three frames, and a scan is sampled backwards through them: *world* (the scanner, what the
 affine of the header says) → *subject* (the head lying still) → *template* (ICBM152, MNI coordinates, RAS+).
@@ -44,7 +44,7 @@ BRAIN_SIZE = {"F": 0.92, "M": 0.95}
 
 # Signal of each tissue. MRI: T1-weighted, white matter = 1; the sites differ in contrast, gain, noise, slice thickness.
 # PET: grey matter = 1; grey to white matter is 4:1. Source: Hoffman et al. 1991, J. Cereb. Blood Flow Metab. 11:A17
-# (there 5:1:0 for grey, white and fluid).
+# (in it 5:1:0 for grey, white and fluid).
 MRI_SIGNAL = {
     "A": {"grey": 0.68, "white": 1.00, "fluid": 0.26, "skull": 0.10, "muscle": 0.45, "scalp": 1.05},
     "B": {"grey": 0.66, "white": 1.00, "fluid": 0.24, "skull": 0.12, "muscle": 0.50, "scalp": 0.95},
@@ -53,9 +53,9 @@ PET_SIGNAL = {"grey": 1.00, "white": 0.25, "fluid": 0.0, "skull": 0.06, "muscle"
 SITE_GAIN = {"A": 1.00, "B": 1.15}
 SITE_NOISE = {"A": 1.00, "B": 1.10}
 SITE_SLICE_THICKNESS = {"A": 1.00, "B": 1.10}  # axial, as a multiple of the voxel size
-PET_BLUR_MM, PET_POSTFILTER_MM = 6.0, 3.5  # full width at half maximum: total, and the part after counting
+PET_BLUR_MM, PET_POSTFILTER_MM = 6.0, 3.5  # full width at half maximum: total, and of the filter after counting
 
-# First word of every seed, so that no two purposes share random numbers.
+# First number of every seed, so that no two purposes share random numbers.
 _PAIR, _PENETRANCE, _SUBJECT, _ANATOMY, _MRI, _PET = range(6)
 
 
@@ -95,12 +95,12 @@ class Phantom:
 
     @property
     def number(self) -> int:
-        """1 for "sub-001"."""
+        """The number in the name, 1 for "sub-001"."""
         return int(self.subject.removeprefix("sub-"))
 
 
 def phantom(number: int, config: PhantomsConfig) -> Phantom:
-    """The subject `number` (from 1), whatever the size of the cohort.
+    """Make the subject `number` (from 1), independent of the size of the cohort.
 
     Subjects 1 and 2, 3 and 4, … are pairs of one AD and one CN of the same site, both with a PET or both without, so
     that neither site nor PET tells the diagnosis.
@@ -125,7 +125,7 @@ def phantom(number: int, config: PhantomsConfig) -> Phantom:
 
 
 def phantom_table(config: PhantomsConfig) -> pd.DataFrame:
-    """The cohort, one row a subject, columns as in `Phantom`. `Phantom(**row)` turns a row (a dict) back."""
+    """List the subjects, one a row, columns as in `Phantom`. `Phantom(**row)` turns a row (a dict) back."""
     return pd.DataFrame([asdict(phantom(number, config)) for number in range(1, config.subjects + 1)])
 
 
@@ -135,7 +135,7 @@ def make_scan(
     """Image one subject.
 
     Args:
-        subject: whom; made by `phantom` or `Phantom(**row)`.
+        subject: made by `phantom` or `Phantom(**row)`.
         modality: "MRI" (T1-weighted) or "PET" (FDG).
         config: the cohort.
 
@@ -176,7 +176,7 @@ def _generator(config: PhantomsConfig, purpose: int, number: int) -> np.random.G
 
 
 def _lattice(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """World positions of a lattice about `LATTICE_MM` apart that ends exactly on the corner voxels of the scan."""
+    """Make world positions of a lattice, about `LATTICE_MM` apart, that ends on the corner voxels of the scan."""
     axes = []
     for axis, size in enumerate(shape):
         first_mm, length_mm = affine[axis, 3], affine[axis, axis] * (size - 1)
@@ -194,7 +194,7 @@ def _upsample(field: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _smooth_field(random: np.random.Generator, positions: np.ndarray, knots_mm: float) -> np.ndarray:
-    """A random smooth function of position, (x, y, z), about N(0, 0.6²): cubic spline through normal knots."""
+    """Make a random smooth function of position, (x, y, z), about N(0, 0.6²): cubic spline through normal knots."""
     reach = np.array(FIELD_OF_VIEW_MM) / 2 + 2 * knots_mm
     knots = random.standard_normal([int(n) for n in np.ceil(2 * reach / knots_mm)]).astype(np.float32)
     corner = np.array(FIELD_CENTRE_MM) - reach
@@ -202,7 +202,7 @@ def _smooth_field(random: np.random.Generator, positions: np.ndarray, knots_mm: 
 
 
 def _blobs(positions: np.ndarray, centres_mm: tuple, radii_mm: tuple, power: float) -> np.ndarray:
-    """1 in the centres of ellipsoids, 1/e on their surfaces, 0 far away: exp(-r^power), the largest; (x, y, z)."""
+    """Compute exp(-r^power) of the nearest ellipsoid: 1 in centres, 1/e on surfaces, 0 far away; (x, y, z)."""
     squares = [
         np.sum(((positions - column(centre)) / column(radii)) ** 2, axis=0)
         for centre, radii in zip(centres_mm, radii_mm, strict=True)
@@ -224,7 +224,7 @@ def _scanner_to_subject(random: np.random.Generator, world: np.ndarray) -> np.nd
 def _anatomy(
     subject: Phantom, config: PhantomsConfig, positions: np.ndarray, *, atrophy: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the template each position of the subject comes from, and where the layers of the head end there.
+    """Map positions of the subject to the template, and compute the limits of the head's layers at them.
 
     The random numbers depend on the subject alone, so MRI and PET show the same head.
 
@@ -240,7 +240,7 @@ def _anatomy(
     # Ventricles: sampling nearer to them makes them larger. 0.03 mm a year of age, a spread of 0.3 mm, and the disease.
     growth_mm = 0.03 * (subject.age - 60) + 0.3 * random.standard_normal() + config.ventricle_growth_mm * atrophy
     icbm = icbm152(2)
-    pull = np.stack([icbm.sample(part, template) for part in icbm.towards_ventricles])
+    pull = np.stack([icbm.sample(axis, template) for axis in icbm.towards_ventricles])
     shifted = template + np.float32(growth_mm) * pull
 
     # Hippocampi: sampling further from their centre makes them smaller.
@@ -257,7 +257,7 @@ def _anatomy(
 
 
 def _tissues(template: np.ndarray, layers_mm: np.ndarray, spacing_mm: np.ndarray) -> dict[str, np.ndarray]:
-    """Share of every tissue in every voxel (X, Y, Z), float32 in [0, 1]; `brain` is all inside its surface."""
+    """Compute the share of tissues in every voxel (X, Y, Z), float32 in [0, 1]; `brain` is all inside its surface."""
     icbm, coarse = icbm152(1 if spacing_mm[0] < 2.5 else 2), icbm152(2)
     grey, white, brain = (icbm.sample(values, template) for values in (icbm.grey, icbm.white, icbm.brain))
     brain_mm, head_mm = (coarse.sample(values, template) for values in (coarse.brain_mm, coarse.head_mm))
@@ -286,7 +286,7 @@ def _mri(
     random: np.random.Generator, subject: Phantom, config: PhantomsConfig, tissue: dict[str, np.ndarray],
     template: np.ndarray, world: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """T1-weighted: tissue contrast of the site, hippocampal tissue lost to fluid, bias field, Rician noise; int16."""
+    """Render a T1-weighted MRI: contrast of the site, hippocampal loss, bias field, Rician noise; int16."""
     shape = tissue["grey"].shape
     contrast = MRI_SIGNAL[subject.site]
     signal = sum(np.float32(contrast[name]) * tissue[name] for name in contrast)
@@ -307,7 +307,7 @@ def _pet(
     random: np.random.Generator, subject: Phantom, config: PhantomsConfig, tissue: dict[str, np.ndarray],
     template: np.ndarray, spacing_mm: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """FDG uptake: regional variation and loss, blur of the scanner, counting noise, post-filter; float32."""
+    """Render FDG uptake: regional variation and loss, blur of the scanner, counting noise, post-filter; float32."""
     shape = tissue["grey"].shape
     uptake = sum(np.float32(PET_SIGNAL[name]) * tissue[name] for name in PET_SIGNAL)
     regional = np.exp(0.03 * _smooth_field(random, template, knots_mm=40))

@@ -1,1 +1,1 @@
-"""What computing on a device needs that models and preprocessing share."""
+"""Device helpers shared by models and preprocessing."""

@@ -1,8 +1,8 @@
-"""How many processor cores there are."""
+"""Number of processor cores."""
 
 import os
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""How much main memory there is."""
+"""Size of the main memory."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 
 def main_memory_bytes() -> int:
-    """Bytes of the machine, or of its container if that may have less."""
+    """Return the main memory of the machine, or of its container if that is less, in bytes."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [Path(file).read_text().strip() for file in CGROUP_LIMITS if os.path.exists(file)]
     return min([memory, *(int(limit) for limit in limits if limit.isdigit())])

@@ -1,4 +1,4 @@
-"""When a device has no memory left: less at once, then elsewhere, and a line in the log. Never a dead night."""
+"""Fallbacks when a device runs out of memory: smaller batches, then another device, with a line in the log."""
 
 import copy
 import logging
@@ -12,36 +12,35 @@ from torch import nn
 log = logging.getLogger("hypermm")
 Result = TypeVar("Result")
 Module = TypeVar("Module", bound=nn.Module)
-# How CUDA, its libraries and Apple's MPS say it where torch raises no error class of its own.
-WORDS = ("out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+# Messages of CUDA, its libraries and Apple's MPS where torch raises no error class of its own.
+MESSAGES = ("out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 LONGEST_REASON = 160  # characters of the device's own message that the log shows
 
 
 @dataclass(frozen=True)
 class Fallback(Generic[Result]):
-    """One way of computing something.
+    """An attempt to compute a result on some device.
 
     Attributes:
-        words: what it is, such as "32 slices a pass on cuda"; for the log.
-        compute: does it.
+        label: describes it in the log, such as "32 slices a pass on cuda".
+        compute: computes the result.
     """
 
-    words: str
+    label: str
     compute: Callable[[], Result]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU refused memory; a full main memory is something else, since there is nowhere to go from there."""
+    """Check if a GPU ran out of memory; a full main memory does not count, since it has no fallback."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
 
 
 def run_with_oom_fallback(what: str, attempts: Sequence[Fallback[Result]]) -> Result:
-    """The result of the first attempt for which there is memory.
+    """Return the result of the first attempt that fits into memory.
 
-    Nothing is remembered: whoever asks next starts with the first attempt again, since what filled the memory may be
-    another process that is gone by then.
+    Every call starts with the first attempt, since another process may have filled the memory and ended since.
 
     Args:
         what: what is computed, for the log.
@@ -57,20 +56,20 @@ def run_with_oom_fallback(what: str, attempts: Sequence[Fallback[Result]]) -> Re
             if not is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:LONGEST_REASON]
-        # out here the error is gone, and with it the frames that held the tensors
+        # outside of `except`, the error and the frames that held the tensors are freed
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        log.warning("%s: out of memory with %s; this scan goes on with %s (%s)", what, attempt.words, following.words,
+        log.warning("%s: out of memory with %s; this scan goes on with %s (%s)", what, attempt.label, following.label,
                     reason)  # fmt: skip
     return attempts[-1].compute()
 
 
 def copy_on_cpu(module: Module) -> Module:
-    """A float32 copy in main memory that takes no memory of the module's own device, which stays as it is."""
+    """Copy a module to main memory as float32, without using memory of its device; the module stays unchanged."""
     memo: dict[int, object] = {}
     for parameter in module.parameters():
-        here = parameter.detach().to("cpu", copy=True)
-        memo[id(parameter)] = nn.Parameter(here, requires_grad=parameter.requires_grad)
+        on_cpu = parameter.detach().to("cpu", copy=True)
+        memo[id(parameter)] = nn.Parameter(on_cpu, requires_grad=parameter.requires_grad)
     for buffer in module.buffers():
         memo[id(buffer)] = buffer.detach().to("cpu", copy=True)
     return copy.deepcopy(module, memo).float()

@@ -1,10 +1,10 @@
-"""What a device computes fast."""
+"""Fast floating-point precision of a device."""
 
 import torch
 
 
 def half_precision(device: torch.device) -> torch.dtype:
-    """The half precision that `device` computes faster than single; float32 where there is none."""
+    """Return the half precision that `device` computes faster than single, or float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -1,4 +1,4 @@
-"""Temperature scaling: make probabilities as sure as they have a right to be, without changing any decision.
+"""Temperature scaling: calibrate probabilities without changing any decision.
 
 One number T for all classes: softmax(logits / T). T > 1 flattens the probabilities, T < 1 sharpens them; the largest
 stays the largest.
@@ -42,7 +42,7 @@ class Temperature:
 
 
 def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> FloatArray:
-    """Calibrated probabilities, softmax(log p / T), which is softmax(logits / T) whatever the logits of p were.
+    """Return calibrated probabilities, softmax(log p / T), which is softmax(logits / T) whatever the logits of p were.
 
     Args:
         probabilities: (n, K), rows that sum to 1.
@@ -64,7 +64,7 @@ def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> Float
 
 
 def log_loss(probabilities: npt.ArrayLike, truth: npt.ArrayLike) -> float:
-    """Mean negative log-likelihood of the true classes, nats; infinite if one of them was given probability 0.
+    """Return the mean negative log-likelihood of the true classes, nats; infinite if one has probability 0.
 
     Args:
         probabilities: (n, K).

@@ -27,7 +27,7 @@ TESTED = ("auc", "balanced_accuracy")
 """The metrics whose difference from the reference is tested."""
 
 COSTS = ("imputation_seconds", "classification_seconds", "peak_memory_mb", "trained_parameters")
-"""What a method may cost: seconds, seconds, megabytes, trained numbers."""
+"""Costs of a method: seconds, seconds, megabytes, trained numbers."""
 
 _KEYS = ("scenario", "method", "repeat", "subject", "observation", "truth")
 _POINT = ["method", "hidden_modality", "where", "rate"]
@@ -49,17 +49,17 @@ def comparison_table(
     Of two classes, the positive one is decided at a probability of 0.5.
 
     Args:
-        predictions: of the test part, in long form as above.
+        predictions: of the test split, in long form as above.
         reference: the method that others are compared with.
         costs: columns `scenario`, `method` and `COSTS`; NaN for what was not measured.
-        reasons: (scenario, method) → why it has no predictions, in words.
+        reasons: (scenario, method) → why it has no predictions.
         draws: number of bootstrap draws.
         seed: of the draws.
 
     Returns:
         One row a scenario and method, in the order in which they first appear (in predictions, costs, reasons):
 
-        - `scenario`, `method`, `note` (what is missing, in words; "" for nothing);
+        - `scenario`, `method`, `note` (what is missing; "" for nothing);
         - `n` test predictions made, out of `n_asked`, of `subjects` out of `subjects_asked`, in `repeats`; what was
           asked is everything that any method of the scenario has a row of;
         - for each of `COMPARED` `_mean`, `_std`, `_low`, `_high`, as `intervals.summarise` gives them;
@@ -69,7 +69,7 @@ def comparison_table(
         - `COSTS`, NaN where unknown.
 
     Raises:
-        ValueError: a column is missing, a row is there twice, methods disagree on a subject or a truth, a row has some
+        ValueError: a column is missing, a row appears twice, methods disagree on a subject or a truth, a row has some
             probabilities and lacks others, the reference made no prediction anywhere, or `costs` has two rows for one
             method.
     """
@@ -85,11 +85,11 @@ def comparison_table(
     for scenario, method in _pairs(predictions, [*cost_of, *reasons]):
         asked = predictions.loc[predictions["scenario"] == scenario].drop_duplicates(["repeat", "observation"])
         here = made[made["scenario"] == scenario]
-        mine, others = here[here["method"] == method], here[here["method"] == reference]
+        own, others = here[here["method"] == method], here[here["method"] == reference]
         row: dict[str, Any] = {"scenario": scenario, "method": method}
-        row |= {"n": len(mine), "n_asked": len(asked), "subjects": mine["subject"].nunique()}
-        row |= {"subjects_asked": asked["subject"].nunique(), "repeats": mine["repeat"].nunique()}
-        row |= _scores(mine, options) | _differences(mine, others, options, same=method == reference)
+        row |= {"n": len(own), "n_asked": len(asked), "subjects": own["subject"].nunique()}
+        row |= {"subjects_asked": asked["subject"].nunique(), "repeats": own["repeat"].nunique()}
+        row |= _scores(own, options) | _differences(own, others, options, same=method == reference)
         row["note"] = _note(row, reference, reasons.get((scenario, method), ""))
         rows.append(row | cost_of.get((scenario, method), dict.fromkeys(COSTS, np.nan)))
     table = pd.DataFrame(rows)
@@ -119,11 +119,11 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
     values = np.asarray(p_values, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"p values have shape {values.shape}; expected (m,)")
-    there = np.flatnonzero(~np.isnan(values))
-    wrong = there[(values[there] < 0) | (values[there] > 1)]
+    defined = np.flatnonzero(~np.isnan(values))
+    wrong = defined[(values[defined] < 0) | (values[defined] > 1)]
     if wrong.size:
         raise ValueError(f"p value {wrong[0]} is {values[wrong[0]]}; expected one from 0 to 1")
-    order = there[np.argsort(values[there], kind="stable")]
+    order = defined[np.argsort(values[defined], kind="stable")]
     stepped = values[order] * np.arange(order.size, 0, -1)
     result = np.full(values.shape, np.nan)
     result[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
@@ -131,11 +131,11 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
 
 
 def robustness_table(predictions: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """AUC against the share of scans hidden, one row a point of the curve.
+    """Compute AUC against the share of scans hidden, one row a point of the curve.
 
     Args:
         predictions: columns `method`, `hidden_modality` (str), `rate` (share hidden, 0 to below 1), `where` ("test":
-            hidden in the test part; "both": in training too), and those of `evaluation.intervals`. NaN probabilities
+            hidden in the test split; "both": in training too), and those of `evaluation.intervals`. NaN probabilities
             where a method could not take the observation.
         draws: number of bootstrap draws.
         seed: of the draws.
@@ -171,19 +171,19 @@ def _scores(made: pd.DataFrame, options: dict[str, int]) -> dict[str, object]:
     return {f"{name}_{end}": value for name in COMPARED for end, value in summary[name].items() if end in _ENDS}
 
 
-def _differences(mine: pd.DataFrame, others: pd.DataFrame, options: dict[str, int], *, same: bool) -> dict[str, float]:
+def _differences(own: pd.DataFrame, others: pd.DataFrame, options: dict[str, int], *, same: bool) -> dict[str, float]:
     """Compare a method with the reference on the rows that both could take."""
     key = ["repeat", "observation"]
-    shared = mine[key].merge(others[key], on=key)
+    shared = own[key].merge(others[key], on=key)
     result: dict[str, float] = {"n_shared": len(shared)}
     if same or shared.empty:
         names = ("difference", "difference_low", "difference_high", "p")
         return result | {f"{metric}_{name}": np.nan for metric in TESTED for name in names}
-    ours, reference = (table.merge(shared, on=key) for table in (mine, others))
+    ours, reference = (table.merge(shared, on=key) for table in (own, others))
     for metric in TESTED:
-        found = paired_difference(ours, reference, metric, **options)
-        result |= {f"{metric}_difference": found["difference"], f"{metric}_difference_low": found["low"]}
-        result |= {f"{metric}_difference_high": found["high"], f"{metric}_p": found["p"]}
+        difference = paired_difference(ours, reference, metric, **options)
+        result |= {f"{metric}_difference": difference["difference"], f"{metric}_difference_low": difference["low"]}
+        result |= {f"{metric}_difference_high": difference["high"], f"{metric}_p": difference["p"]}
     return result
 
 
@@ -192,15 +192,15 @@ def _note(row: dict[str, Any], reference: str, reason: str) -> str:
     if row["n"] == 0:
         return f"no predictions: {reason}" if reason else "no predictions"
     notes = [reason] if reason else []
-    if lost := row["n_asked"] - row["n"]:
-        notes.append(f"{lost} of {row['n_asked']} test predictions could not be made")
+    if missing := row["n_asked"] - row["n"]:
+        notes.append(f"{missing} of {row['n_asked']} test predictions could not be made")
     if row["method"] != reference and row["n_shared"] == 0:
         notes.append(f"no test prediction in common with {reference}")
     return "; ".join(notes)
 
 
 def _pairs(predictions: pd.DataFrame, more: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Every scenario and method, scenarios together, both in the order in which they first appear."""
+    """Yield every scenario and method, scenarios together, both in the order in which they first appear."""
     given = predictions[["scenario", "method"]].drop_duplicates().itertuples(index=False, name=None)
     pairs = list(dict.fromkeys([*given, *more]))
     for scenario in dict.fromkeys(scenario for scenario, _ in pairs):

@@ -1,9 +1,9 @@
-"""Split conformal prediction: sets of classes that leave the true one out at a chosen rate, whatever the model.
+"""Split conformal prediction: sets of classes that miss the true class at most at a chosen rate.
 
 The score of an observation is 1 - p(true class). A class enters the set of a new patient if its score is not among
-the largest α of those of patients held out. If new and held-out patients are alike (exchangeable), the set misses the
-true class for at most a share α of them, on average over patients and over who was held out. That is a promise on all
-patients together, not on every class or every kind of patient; `leave_one_out` shows the classes apart.
+the largest α of those of the calibration set. If new and calibration patients are exchangeable, the set misses the
+true class for at most a share α of them, on average over patients and over calibration sets. The guarantee is marginal,
+not per class or kind of patient; `leave_one_out` shows the classes apart.
 
 A subject with several observations gives one score, its worst, since its observations are not independent.
 
@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def subject_scores(probabilities: npt.ArrayLike, truth: npt.ArrayLike, subjects: Sequence[str]) -> FloatArray:
-    """One score a subject, the largest 1 - p(true class) of its observations, in the sorted order of subjects.
+    """Return one score per subject, the largest 1 - p(true class) of its observations, in the sorted order of subjects.
 
     Args:
         probabilities: (n, K), calibrated.
@@ -43,7 +43,7 @@ def subject_scores(probabilities: npt.ArrayLike, truth: npt.ArrayLike, subjects:
 
 
 def fewest_subjects(error_rate: float) -> int:
-    """How many held-out subjects a promise at this error rate needs: the smallest n with n + 1 ≥ 1 / α.
+    """Return how many calibration subjects an error rate needs: the smallest n with n + 1 ≥ 1 / α.
 
     Raises:
         ValueError: the rate is not between 0 and 1.
@@ -52,10 +52,10 @@ def fewest_subjects(error_rate: float) -> int:
 
 
 def score_threshold(scores: npt.ArrayLike, error_rate: float) -> float:
-    """The ⌈(n + 1)(1 - α)⌉-th smallest score; infinite, so that every class fits, if there are too few.
+    """Return the ⌈(n + 1)(1 - α)⌉-th smallest score; infinite, so that every class fits, if there are too few.
 
     Args:
-        scores: (n,), one a held-out subject, in any order.
+        scores: (n,), one per calibration subject, in any order.
         error_rate: α, between 0 and 1.
 
     Raises:
@@ -67,7 +67,7 @@ def score_threshold(scores: npt.ArrayLike, error_rate: float) -> float:
 
 
 def too_few_subjects(count: int, rate: float) -> str:
-    """Return why so many held-out subjects keep no promise, or flag no scan, at this error rate; "" if they do."""
+    """Return why the calibration subjects are too few for this error rate; "" if they are enough."""
     needed = fewest_subjects(rate)
     if count >= needed:
         return ""
@@ -75,10 +75,10 @@ def too_few_subjects(count: int, rate: float) -> str:
 
 
 def prediction_sets(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
-    """Which classes fit: the leading one, and all others with 1 - p no larger than the threshold.
+    """Return the conformal sets: the leading class, and all others with 1 - p no larger than the threshold.
 
     Without the first rule a model that errs less often than α would leave patients with no class at all, some of them
-    with a leading class of 0.99. A larger set can only be right more often, so the promise holds with it.
+    with a leading class of 0.99. A larger set can only be right more often, so the guarantee still holds.
 
     Args:
         probabilities: (n, K), calibrated.
@@ -95,11 +95,11 @@ def prediction_sets(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArr
 def leave_one_out(
     probabilities: npt.ArrayLike, truth: npt.ArrayLike, subjects: Sequence[str], error_rate: float
 ) -> dict[str, Any]:
-    """Sets for every held-out subject, with the threshold of all others.
+    """Evaluate the sets of every calibration subject with the threshold of all others.
 
     `coverage` over all subjects is at least ⌈n(1 - α)⌉ / n by construction wherever scores differ, for good models and
-    bad; that much shows that the arithmetic is right and nothing else. What the data do say: coverage class by class,
-    how often the set holds exactly one class, and how often that class is right.
+    bad. The informative results are the coverage by class, how often the set holds exactly one class, and how often
+    that class is right.
 
     Args:
         probabilities: (n, K), calibrated.
@@ -108,7 +108,7 @@ def leave_one_out(
         error_rate: α.
 
     Returns:
-        subjects, coverage, coverage_by_class (list of K, None where a class is not there), answered (share of
+        subjects, coverage, coverage_by_class (list of K, None for an absent class), answered (share of
         observations with exactly one class in their set), answered_right (share of these that are right, or None).
         Shares are None if the subjects are too few.
     """
@@ -139,7 +139,7 @@ def leave_one_out(
 def leave_one_out_sets(
     probabilities: npt.ArrayLike, truth: npt.ArrayLike, subjects: Sequence[str], error_rate: float
 ) -> npt.NDArray[np.bool_] | None:
-    """The set of every observation, with the threshold of all other subjects; (n, K) bool.
+    """Return the set of every observation, with the threshold of all other subjects; (n, K) bool.
 
     None if the other subjects are too few for the error rate.
     """
@@ -153,7 +153,7 @@ def leave_one_out_sets(
 
 
 def finite(values: npt.ArrayLike, what: str) -> FloatArray:
-    """Return the values as float64; NaN would be sorted last, lead every comparison, and become an answer.
+    """Return the values as float64, refusing NaN, which would be sorted last and become a prediction.
 
     Args:
         values: of any shape.
@@ -175,7 +175,7 @@ def _sets(probabilities: FloatArray, threshold: FloatArray) -> npt.NDArray[np.bo
 
 
 def _exact(error_rate: float) -> Fraction:
-    """The rate as the decimal it was typed as; with binary 0.1, ⌈(9 + 1) · 0.9⌉ could be 10."""
+    """Return the rate as the decimal it was given as; with binary 0.1, ⌈(9 + 1) · 0.9⌉ could be 10."""
     if not 0 < error_rate < 1:
         raise ValueError(f"the error rate is {error_rate}; expected a share between 0 and 1, such as 0.1")
     return Fraction(repr(float(error_rate)))

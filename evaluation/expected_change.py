@@ -1,6 +1,6 @@
-"""What one more modality did to the answers for held-out patients who have it: what it may be worth to acquire it.
+"""Expected change from one more modality, measured on the calibration patients who have it.
 
-An average over patients who happen to have both, not a forecast for one patient; who got the scan was not drawn by lot.
+An average over patients who happen to have both, not a forecast for one patient; the scan was not assigned at random.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from evaluation.conformal import leave_one_out_sets
 
 
 class Change(TypedDict):
-    """Without and with one more modality; subjects count alike, however many observations they have.
+    """Change from without to with one more modality; subjects count alike, however many observations they have.
 
     n: subjects. mean_absolute_change: of the probability of the class that leads without it. decisions_changed: share
-    of answers whose leading class differs. abstentions_resolved: of the observations whose conformal set is not exactly
-    one class without it, the share whose set is with it; None if there was none, or too few subjects for sets.
+    of predictions whose leading class differs. abstentions_resolved: of the observations whose conformal set is not
+    exactly one class without it, the share whose set is with it; None if there was none, or too few subjects for sets.
     error_rate: α of these sets.
     """
 

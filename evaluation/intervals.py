@@ -1,7 +1,7 @@
-"""Say how sure a number is: intervals and paired tests by resampling subjects.
+"""Intervals and paired tests by resampling subjects.
 
 A subject may be tested in several repeats and give several predictions in one, so rows are not independent. The
-bootstrap here draws **subjects** with replacement. A subject drawn twice counts twice in every repeat in which it is
+bootstrap here draws **subjects** with replacement. A subject sampled twice counts twice in every repeat in which it is
 tested, and all its rows go with it. The statistic is the mean over repeats, as in the printed tables. The interval
 covers which subjects happened to be tested; how the training runs differ is what `std` over repeats shows.
 
@@ -84,11 +84,11 @@ def summarise(
     """
     repeats, n_subjects = _repeats(predictions, thresholds)
     points = [_scores(repeat, np.ones((1, n_subjects))) for repeat in repeats]
-    drawn = _draw_means(repeats, n_subjects, draws, seed)
+    sampled = _draw_means(repeats, n_subjects, draws, seed)
     result: dict[str, Summary] = {}
     for name in METRICS:
         values = np.array([point[name][0] for point in points])
-        low, high, n_undefined = _percentile_interval(drawn[name], n_subjects)
+        low, high, n_undefined = _percentile_interval(sampled[name], n_subjects)
         result[name] = Summary(
             mean=float(values.mean()) if values.size else np.nan,
             std=float(values.std(ddof=1)) if values.size > 1 else np.nan,
@@ -126,10 +126,10 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, *, draws: i
     (repeats_a, n_subjects), (repeats_b, _) = _repeats(a, 0.5), _repeats(b, 0.5)
     whole = np.ones((1, n_subjects))
     points = [_scores(x, whole)[metric] - _scores(y, whole)[metric] for x, y in zip(repeats_a, repeats_b, strict=True)]
-    drawn_a, drawn_b = (_draw_means(repeats, n_subjects, draws, seed)[metric] for repeats in (repeats_a, repeats_b))
-    drawn = drawn_a - drawn_b
-    low, high, n_undefined = _percentile_interval(drawn, n_subjects)
-    kept = drawn[np.isfinite(drawn)]
+    sampled_a, sampled_b = (_draw_means(repeats, n_subjects, draws, seed)[metric] for repeats in (repeats_a, repeats_b))
+    sampled = sampled_a - sampled_b
+    low, high, n_undefined = _percentile_interval(sampled, n_subjects)
+    kept = sampled[np.isfinite(sampled)]
     tail = 1 + min(np.count_nonzero(kept <= 0), np.count_nonzero(kept >= 0))
     return Difference(
         difference=float(np.mean(points)) if points else np.nan,
@@ -146,10 +146,10 @@ def probability_columns(predictions: pd.DataFrame) -> list[str]:
     Raises:
         ValueError: if there are fewer than two or one in between is missing.
     """
-    found = [name for name in predictions.columns if str(name).startswith("p_") and str(name)[2:].isdecimal()]
-    expected = [f"p_{k}" for k in range(len(found))]
-    if len(found) < 2 or set(found) != set(expected):
-        raise ValueError(f"expected probability columns p_0, p_1, … for two classes or more; found {found}")
+    names = [name for name in predictions.columns if str(name).startswith("p_") and str(name)[2:].isdecimal()]
+    expected = [f"p_{k}" for k in range(len(names))]
+    if len(names) < 2 or set(names) != set(expected):
+        raise ValueError(f"expected probability columns p_0, p_1, … for two classes or more; found {names}")
     return expected
 
 
@@ -190,8 +190,8 @@ def _sorted_rows(predictions: pd.DataFrame) -> pd.DataFrame:
 def _check_same_rows(a: pd.DataFrame, b: pd.DataFrame) -> None:
     """Refuse two sorted tables that differ in more than their probabilities."""
     keys_a, keys_b = (list(zip(t["repeat"], t["observation"], strict=True)) for t in (a, b))
-    for here, there, names in ((keys_a, set(keys_b), ("a", "b")), (keys_b, set(keys_a), ("b", "a"))):
-        alone = next((key for key in here if key not in there), None)
+    for here, keys_other, names in ((keys_a, set(keys_b), ("a", "b")), (keys_b, set(keys_a), ("b", "a"))):
+        alone = next((key for key in here if key not in keys_other), None)
         if alone is not None:
             raise ValueError(
                 f"repeat {alone[0]}, observation {alone[1]!r} is predicted by {names[0]} but not by {names[1]}; "
@@ -212,24 +212,24 @@ def _draw_means(repeats: list[_Repeat], n_subjects: int, draws: int, seed: int) 
     if not repeats:
         return result
     widest = max(repeat.truth.size for repeat in repeats)
-    for part, counts_bs in _subject_counts(n_subjects, draws, seed, step=max(1, _BLOCK_VALUES // widest)):
+    for block, counts_bs in _subject_counts(n_subjects, draws, seed, step=max(1, _BLOCK_VALUES // widest)):
         scored = [_scores(repeat, counts_bs) for repeat in repeats]
         for name in METRICS:
-            result[name][part] = np.mean([values[name] for values in scored], axis=0)
+            result[name][block] = np.mean([values[name] for values in scored], axis=0)
     return result
 
 
 def _subject_counts(n_subjects: int, draws: int, seed: int, step: int) -> Iterator[tuple[slice, FloatArray]]:
-    """Yield, `step` draws at a time, how often each subject is drawn (B, S)."""
+    """Yield, `step` draws at a time, how often each subject is sampled (B, S)."""
     generator = np.random.default_rng(seed)
     for start in range(0, draws, step):
-        part = slice(start, min(start + step, draws))
+        block = slice(start, min(start + step, draws))
         shares = np.full(n_subjects, 1 / n_subjects)
-        yield part, generator.multinomial(n_subjects, shares, size=part.stop - start).astype(np.float64)
+        yield block, generator.multinomial(n_subjects, shares, size=block.stop - start).astype(np.float64)
 
 
 def _scores(repeat: _Repeat, counts_bs: FloatArray) -> dict[str, FloatArray]:
-    """Score one repeat with every row weighted by how often its subject was drawn."""
+    """Score one repeat with every row weighted by how often its subject was sampled."""
     return score_draws(repeat.truth, repeat.probabilities, counts_bs[:, repeat.subject], threshold=repeat.threshold)
 
 

@@ -138,7 +138,7 @@ def best_threshold(truth: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[float
         positive: (n,) floats, the probability of class 1.
 
     Returns:
-        The threshold, and why it is the default of 0.5: words if the rows could not choose, else an empty string.
+        The threshold, and why it is the default of 0.5, or an empty string if it was chosen on the rows.
 
     Raises:
         ValueError: if the shapes disagree, a truth is not 0 or 1, or a score is not in [0, 1].
@@ -173,10 +173,10 @@ def _auc(positive_n: npt.NDArray[np.bool_], scores_n: FloatArray, weights_bn: Fl
     return _ratio(won_b, positive_bg.sum(axis=1) * negative_bg.sum(axis=1))
 
 
-def _ratio(part: FloatArray, whole: FloatArray, empty: float = np.nan) -> FloatArray:
+def _ratio(numerator: FloatArray, denominator: FloatArray, empty: float = np.nan) -> FloatArray:
     """Divide, giving `empty` where the whole is zero."""
-    result = np.full(part.shape, empty)
-    np.divide(part, whole, out=result, where=whole > 0)
+    result = np.full(numerator.shape, empty)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
     return result
 
 

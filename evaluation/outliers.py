@@ -1,9 +1,8 @@
-"""How far a new scan lies from the scans that a model has learnt from: another scanner, protocol or organ.
+"""Outlier detection: the distance of a new scan from the training scans of a model.
 
 A feature map (C, H, W) is reduced to its C channel means. Their Mahalanobis distance from the training scans of the
-same
-modality is compared with that of scans held out: the share that lay at least as far is a p-value without any assumption
-on the shape of the cloud.
+same modality is compared with that of calibration scans: the share that lies at least as far is a p-value without any
+assumption on the shape of the distribution.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples (2018), with one cloud a
 modality in place of one a class; Ledoit and Wolf (2004) for the covariance; Bates et al., Testing for Outliers with
@@ -29,7 +28,7 @@ _LEAST_SPREAD = 0.01  # of a channel, as a share of the mean spread; some channe
 
 @dataclass(frozen=True)
 class Reference:
-    """The cloud of training scans of one modality. No single scan can be read off it.
+    """The distribution of the training scans of one modality. It holds no single scan.
 
     Attributes:
         mean: of channel means, (C,), float32.
@@ -67,14 +66,14 @@ def fit_reference(channel_means: npt.ArrayLike, *, fewest: int = FEWEST) -> Refe
 
 
 def distances(reference: Reference, channel_means: npt.ArrayLike) -> FloatArray:
-    """Mahalanobis distances of scans from the training cloud; channel_means (n, C) → (n,), float64, ≥ 0."""
-    away = finite(channel_means, "a channel mean") - reference.mean
-    squared = np.einsum("nc,cd,nd->n", away, reference.precision.astype(np.float64), away, optimize=True)
+    """Return Mahalanobis distances of scans from the training scans; channel_means (n, C) → (n,), float64, ≥ 0."""
+    deviations = finite(channel_means, "a channel mean") - reference.mean
+    squared = np.einsum("nc,cd,nd->n", deviations, reference.precision.astype(np.float64), deviations, optimize=True)
     return np.sqrt(np.maximum(squared, 0))
 
 
 def share_farther(distance: float, held_out: npt.ArrayLike) -> float:
-    """The conformal p-value (1 + number of held-out distances at least as large) / (m + 1), in (0, 1].
+    """Return the conformal p-value (1 + number of calibration distances at least as large) / (m + 1), in (0, 1].
 
     Args:
         distance: of the new scan.

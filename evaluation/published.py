@@ -1,4 +1,4 @@
-"""The published figures, as data, so that a page can show them beside ours without anybody mixing the two up.
+"""The published figures as data, shown separately from the measured ones.
 
 Source: Chaptoukaev et al. 2024, HyperMM: Robust Multimodal Learning with Varying-sized Inputs, arXiv 2407.20768, tables
 1 and 2, checked row by row. The paper gives mean and standard deviation over repeats, no intervals, and does not list
@@ -53,11 +53,11 @@ _ROWS: dict[str, tuple[_Row, ...]] = {
 
 
 def published_rows(cohort: Literal["ADNI", "BreakHis"]) -> pd.DataFrame:
-    """The published figures of one cohort.
+    """Return the published figures of one cohort.
 
     Returns:
-        One row a scenario and method: `cohort`, `subjects` (int, training and test together), `size` and `source` (in
-        words), `scenario`, `method`, `_mean` and `_std` of `accuracy`, `auc_rounded` (which the paper prints as AUC),
+        One row a scenario and method: `cohort`, `subjects` (int, training and test together), `size` and `source`
+        (text), `scenario`, `method`, `_mean` and `_std` of `accuracy`, `auc_rounded` (which the paper prints as AUC),
         `f1`, `precision`, `recall`.
 
     Raises:
@@ -77,7 +77,7 @@ def published_rows(cohort: Literal["ADNI", "BreakHis"]) -> pd.DataFrame:
 
 
 def published_beside(cohort: str | None, scenarios: list[str]) -> pd.DataFrame | None:
-    """The published figures to stand beside ours, named like our scenarios.
+    """Return the published figures, named like the scenarios of the comparison.
 
     Args:
         cohort: "ADNI", "BreakHis" or None for none.

@@ -1,1 +1,1 @@
-"""Reading and writing files so that none of them can hang, flood or lead astray the program: below all other rooms."""
+"""Safe reading and writing of files: no file can hang, flood or mislead the program."""

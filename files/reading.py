@@ -1,4 +1,4 @@
-"""Read files that somebody else made: regular ones only, and no more of them than asked for.
+"""Read untrusted files: regular ones only, up to a given size.
 
 A named pipe would wait for ever, `/dev/zero` never ends, a megabyte of gzip can hold gigabytes.
 """
@@ -19,7 +19,7 @@ DEEPEST = 100  # levels of lists and mappings in JSON and YAML
 
 
 class UnusableFileError(ValueError):
-    """The file is not one that is read here; the message says what it is and what was expected."""
+    """The file cannot be read here; the message says what it is and what was expected."""
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -27,7 +27,7 @@ def open_regular(path: Path) -> io.BufferedReader:
 
     Raises:
         UnusableFileError: it is a pipe, a device or a socket.
-        OSError: it is not there, is a folder, or may not be read.
+        OSError: it is missing, is a folder, or may not be read.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer does not wait
     kind = os.fstat(handle).st_mode
@@ -43,7 +43,7 @@ def read_bytes(path: Path, *, most: int = MOST_TEXT) -> bytes:
     """Return the content of a regular file.
 
     Args:
-        path: which.
+        path: the file.
         most: bytes; a larger file is refused before it is read.
 
     Raises:
@@ -52,7 +52,7 @@ def read_bytes(path: Path, *, most: int = MOST_TEXT) -> bytes:
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        content = b"" if size > most else stream.read(size + 1)  # no more room is taken than there is content
+        content = b"" if size > most else stream.read(size + 1)  # allocates no more than the content
         if len(content) > size:  # it has grown, or is of a file system that does not know sizes
             content += stream.read(most + 1 - len(content))
     if size > most or len(content) > most:
@@ -72,7 +72,7 @@ def file_sha256(path: Path) -> str:
 
 
 def gunzip(content: bytes, *, most: int) -> bytes:
-    """Return what gzip packed, all members of it, their checksums compared.
+    """Unpack gzip, all its members, with their checksums verified.
 
     Args:
         content: of the file.
@@ -85,12 +85,12 @@ def gunzip(content: bytes, *, most: int) -> bytes:
     """
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
-            found = stream.read(most + 1)
+            unpacked = stream.read(most + 1)
     except gzip.BadGzipFile as error:
         raise zlib.error(str(error)) from error
-    if len(found) > most:
+    if len(unpacked) > most:
         raise UnusableFileError(f"it unpacks to more than {most:,} bytes, {len(content):,} of them packed")
-    return found
+    return unpacked
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -102,23 +102,23 @@ def parse_json(text: str | bytes) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
-        said = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise UnusableFileError(f"not JSON: {said}") from error
+        message = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise UnusableFileError(f"not JSON: {message}") from error
     if _deeper(value, DEEPEST):
         raise UnusableFileError(f"JSON nested deeper than {DEEPEST} levels")
     return value
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping of which no value is lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """Make a mapping; refuse duplicate keys."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         raise ValueError("a key stands there twice")
-    return found
+    return mapping
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and mappings are nested deeper than so many levels; goes down level by level, not by recursion."""
+    """Check if lists and mappings are nested deeper than so many levels; iterates by level, without recursion."""
     level = [value]
     for _ in range(levels + 1):
         level = [

@@ -1,4 +1,4 @@
-"""Read YAML that somebody else made: no more of it, no deeper and no more often repeated than a config file needs."""
+"""Read untrusted YAML with limits of size, depth and aliases that config files need."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ MOST_NODES = 100_000  # values, each as often as aliases repeat it
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader; a key that stands twice in a mapping is an error, not overwritten."""
+    """PyYAML's safe loader, in which a duplicate key of a mapping is an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -45,7 +45,7 @@ def safe_yaml(text: str) -> Any:
 
 
 def _check_size(text: str) -> None:
-    """Count levels, aliases and values by going through the text once, before any of it is built.
+    """Count levels, aliases and values in one pass over the text, before objects are built.
 
     Raises:
         yaml.YAMLError: it is no YAML.
@@ -74,10 +74,10 @@ def _check_size(text: str) -> None:
         if open_ones:
             open_ones[-1][1] += added
         whole = max(whole, added, open_ones[-1][1] if open_ones else 0)
-        for found, most, what in (
+        for number, most, what in (
             (aliases, MOST_ALIASES, "aliases"),
             (whole, MOST_NODES, "values once its aliases are written out"),
             (len(open_ones), DEEPEST, "levels"),
         ):
-            if found > most:
+            if number > most:
                 raise UnusableFileError(f"line {line}: the YAML has more than {most:,} {what}")

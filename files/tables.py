@@ -1,4 +1,4 @@
-"""Tables as CSV: whole or not at all, and safe for spreadsheets where asked for."""
+"""Tables as CSV: written atomically, and optionally safe for spreadsheets."""
 
 import contextlib
 import csv
@@ -27,13 +27,13 @@ def csv_safe(cell: Any) -> Any:
 
 
 class _UnixLines:
-    """Turns the line ends that csv is told of, so that it quotes their characters, into plain line feeds."""
+    """A text stream that turns the CRLF of the csv module into line feeds; with CRLF, csv quotes both characters."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.stream)  # pandas takes nothing for a file that cannot be gone through
+        return iter(self.stream)  # pandas accepts only iterable objects as files
 
     def write(self, row: str) -> int:
         return self.stream.write(row.removesuffix("\r\n") + "\n")
@@ -45,13 +45,13 @@ def write_table(path: Path, frame: pd.DataFrame, *, for_spreadsheets: bool = Fal
     Cells that hold a comma, a quote or any end of line, a bare carriage return too, are quoted.
 
     Args:
-        path: where to.
-        frame: what.
+        path: the file.
+        frame: the table.
         for_spreadsheets: cells and names of columns go through `csv_safe`; not for tables that the pipeline reads.
     """
     if for_spreadsheets:
         frame = frame.map(csv_safe).rename(columns=csv_safe)
-    with replacing(path) as part, part.open("x", encoding="utf-8", newline="") as stream:
+    with replacing(path) as partial, partial.open("x", encoding="utf-8", newline="") as stream:
         frame.to_csv(_UnixLines(stream), index=False, lineterminator="\r\n")
 
 
@@ -61,7 +61,7 @@ def write_rows(
     """Write mappings as CSV, as `write_table` does; what is not in `columns` is left out."""
     if for_spreadsheets:
         rows = [{name: csv_safe(cell) for name, cell in row.items()} for row in rows]
-    with replacing(path) as part, part.open("x", encoding="utf-8", newline="") as stream:
+    with replacing(path) as partial, partial.open("x", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(_UnixLines(stream), columns, lineterminator="\r\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

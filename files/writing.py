@@ -1,4 +1,4 @@
-"""Write files whole or not at all, never through a link that somebody has put in their way."""
+"""Atomic writing of files, never through a planted symbolic link."""
 
 import errno
 import os
@@ -24,10 +24,10 @@ class PlantedLinkError(OSError):
 
 
 def real_folder(path: Path, *, below: Path) -> Path:
-    """Make a folder and those between it and another one, none of which may be a link; returns it.
+    """Make a folder below another one, none between may be a link; return it.
 
     Args:
-        path: to make; may be there.
+        path: to make; may exist.
         below: the folder that it lies in, at any depth; may be a link.
 
     Raises:
@@ -48,7 +48,7 @@ def real_folder(path: Path, *, below: Path) -> Path:
 
 
 def remove_folder(path: Path, *, below: Path, others_write: bool = False) -> None:
-    """Delete a folder with all that is in it, if it is there; links in it are removed, not followed.
+    """Delete a folder with its content, if it exists; links in it are removed, not followed.
 
     Args:
         path: to delete.
@@ -69,7 +69,7 @@ def remove_folder(path: Path, *, below: Path, others_write: bool = False) -> Non
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write to the path that this yields; it takes the place of `path` when the block ends without an error.
+    """Yield a path to write to; that file replaces `path` when the block ends without an error.
 
     A link at `path` is replaced, not followed.
 
@@ -79,19 +79,19 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.parent.is_symlink():
         raise PlantedLinkError(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    partial = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     try:
-        yield part
-        os.replace(part, path)
+        yield partial
+        os.replace(partial, path)
     finally:
-        part.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def open_own(path: Path, mode: str) -> IO[Any]:
-    """Open a file for appending where it lies, made if it is not there; for logs and locks, which grow in place.
+    """Open a file for appending in place, creating it if needed; for logs and locks.
 
     Args:
-        path: regular, or not there; its folder must be there.
+        path: regular file, or missing; its folder must exist.
         mode: "a", "ab", or "a+" to read it as well.
 
     Raises:
@@ -116,7 +116,7 @@ def open_own(path: Path, mode: str) -> IO[Any]:
 
 @contextmanager
 def readable_by(umask: int) -> Iterator[None]:
-    """Take these rights away from every file and folder made in the block, by this process and by those it starts."""
+    """Set the umask for the block: of files and folders made by this process and those it starts."""
     before = os.umask(umask)
     try:
         yield

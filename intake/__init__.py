@@ -1,1 +1,1 @@
-"""From what a scanner or an archive gives to a manifest: DICOM, BIDS, BreakHis; pseudonyms."""
+"""Import of DICOM, BIDS and BreakHis data to a manifest; pseudonyms."""

@@ -1,4 +1,4 @@
-"""From others' folders to a manifest.
+"""Convert DICOM or BIDS folders to a manifest.
 
 python -m intake dicom EXPORT OUT --key FILE [--patients CSV --keep diagnosis] [--name T1w=MRI …]
 python -m intake pseudonym ID [ID …] --key FILE
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> Parser:
-    """The options."""
+    """Build the parser of the options."""
     options = Parser(prog="python -m intake", description="DICOM or BIDS to a manifest.")
     ways = options.add_subparsers(dest="way", required=True, metavar="dicom|pseudonym|bids")
     way = ways.add_parser("dicom", help="convert a folder of DICOM files; patients get pseudonyms")
@@ -74,29 +74,29 @@ def _names(way: argparse.ArgumentParser) -> None:
     )
 
 
-def main(words: Sequence[str]) -> int:
-    """Run it; the exit code is 0, or 2 for what a person has to mend."""
-    return exit_code(lambda: _run(words))
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return exit code 0, or 2 for wrong input."""
+    return exit_code(lambda: _run(argv))
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(argv: Sequence[str]) -> int:
     ways = {"dicom": dicom, "pseudonym": pseudonyms, "bids": bids}
-    options = parser().parse_args(words)
+    options = parser().parse_args(argv)
     with readable_by(FOR_THE_GROUP if getattr(options, "group_readable", False) else PRIVATE):
         try:
             ways[options.way](options)
         except UnicodeError:
             raise
         except ValidationError as error:
-            told = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-            raise InputError(told.replace("Value error, ", "").removeprefix(": ")) from error
-        except ValueError as error:  # of the rooms that read others' folders; their words are for a person
+            text = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+            raise InputError(text.replace("Value error, ", "").removeprefix(": ")) from error
+        except ValueError as error:  # from reading the folders; its message is for the user
             raise InputError(str(error)) from error
     return 0
 
 
 def dicom(options: argparse.Namespace) -> None:
-    """A folder of DICOM files to NIfTI volumes and a manifest."""
+    """Convert a folder of DICOM files to NIfTI volumes and a manifest."""
     config = DicomConfig(names=pairs(options.name), session_days=options.session_days)
     new = not options.key.exists()
     key = read_or_make_key(options.key, outside=[options.export, options.out])
@@ -109,7 +109,7 @@ def dicom(options: argparse.Namespace) -> None:
         )
     out = real_path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    found = import_dicom(
+    result = import_dicom(
         options.export,
         out,
         key=key,
@@ -118,14 +118,14 @@ def dicom(options: argparse.Namespace) -> None:
         keep=options.keep,
         limits=Limits(memory_gb=options.memory_gb, setting="--memory-gb"),
     )
-    write_table(out / "manifest.csv", found.scans)
-    write_table(out / "left_out.csv", found.left_out)
-    counts = ", ".join(f"{count} {name}" for name, count in found.scans["modality"].value_counts().items())
-    say(f"{len(found.scans)} volumes{f' ({counts})' if counts else ''} → {options.out / 'manifest.csv'}")
-    say(f"{len(found.left_out)} series left out, with reasons → {options.out / 'left_out.csv'}")
-    for reason, count in found.skipped.items():
+    write_table(out / "manifest.csv", result.scans)
+    write_table(out / "left_out.csv", result.left_out)
+    counts = ", ".join(f"{count} {name}" for name, count in result.scans["modality"].value_counts().items())
+    say(f"{len(result.scans)} volumes{f' ({counts})' if counts else ''} → {options.out / 'manifest.csv'}")
+    say(f"{len(result.left_out)} series left out, with reasons → {options.out / 'left_out.csv'}")
+    for reason, count in result.skipped.items():
         say(f"{count} files skipped: {reason}")
-    for note in found.notes:
+    for note in result.notes:
         say(f"note: {note}")
 
 
@@ -139,12 +139,12 @@ def pseudonyms(options: argparse.Namespace) -> None:
 
 
 def bids(options: argparse.Namespace) -> None:
-    """A BIDS data set to a manifest, with absolute paths."""
-    found = read_bids(options.dataset, label=options.label, runs=options.runs, names=pairs(options.name) or None)
-    scans = found.scans.assign(path=[str((options.dataset / path).resolve()) for path in found.scans["path"]])
+    """Write the manifest of a BIDS data set, with absolute paths."""
+    result = read_bids(options.dataset, label=options.label, runs=options.runs, names=pairs(options.name) or None)
+    scans = result.scans.assign(path=[str((options.dataset / path).resolve()) for path in result.scans["path"]])
     write_table(real_path(options.manifest.parent) / options.manifest.name, scans)
     say(f"{len(scans)} scans → {options.manifest}")
-    for row in found.left_out.itertuples():
+    for row in result.left_out.itertuples():
         say(f"left out: {' '.join(filter(None, (row.subject, row.session, row.path)))}: {row.reason}")
 
 

@@ -1,4 +1,4 @@
-"""The manifest of BreakHis, from the names of its pictures: everything that is known of a picture stands in its name.
+"""The manifest of BreakHis, parsed from the file names of its pictures.
 
 `SOB_B_A-14-22549AB-40-001.png` is a benign (B) adenosis (A) of the year 14, slide number 22549 with letters AB, at 40X,
 picture 1.
@@ -44,16 +44,16 @@ class BreakHis(NamedTuple):
 def breakhis_manifest(
     paths: Iterable[str | PurePath], *, balanced: tuple[int, int] | None = None, seed: int = 0
 ) -> BreakHis:
-    """Read a manifest off the names of pictures; no file is opened, and folders in the paths are not looked at.
+    """Parse the names of pictures to a manifest; no file is opened, and folders in the paths are ignored.
 
-    The makers count 82 patients, one for each slide id and tumour type. But slide 13412 occurs as DC and as LC, and
+    The authors count 82 patients, one for each slide id and tumour type. But slide 13412 occurs as DC and as LC, and
     numbers such as 22549 occur with several letters. To be safe the **number** of the slide is the subject, who stays
-    in one part of a split; tumour type and letters are the session, which is what gets classified. So the 82 are the
-    observations, and no slide is on both sides.
+    in one split; tumour type and letters are the session, which is what gets classified. So the 82 are the
+    observations, and no slide is in two splits.
 
     Args:
         paths: of the pictures, or their names alone, in any order.
-        balanced: take so many benign and so many malignant patients, counted as the makers do (subject and session).
+        balanced: take so many benign and so many malignant patients, counted as the authors do (subject and session).
             The paper takes (24, 29) and does not list them; here those come first by a hash of seed and
             name, so the order of the paths does not matter, and the patients are not those of the paper. None
             takes all.
@@ -80,15 +80,15 @@ def breakhis_manifest(
             rows.append({**read, "path": path})
     scans = pd.DataFrame(rows, columns=_COLUMNS, dtype=str)
     if balanced is not None:
-        scans = _drawn(scans, dict(zip(TUMOURS.values(), balanced, strict=True)), seed)
+        scans = _sampled(scans, dict(zip(TUMOURS.values(), balanced, strict=True)), seed)
     return BreakHis(scans, pd.DataFrame(left_out, columns=["path", "reason"], dtype=str))
 
 
 def _read(name: str) -> dict[str, str] | str:
-    """What a name says, or what is wrong with it."""
-    if not (found := _NAME.fullmatch(name)):
+    """Parse a name; return a text if something is wrong with it."""
+    if not (match := _NAME.fullmatch(name)):
         return _EXPECTED
-    tumour, tumour_type, year, slide, letters, magnification, _ = found.groups()
+    tumour, tumour_type, year, slide, letters, magnification, _ = match.groups()
     if tumour not in TUMOURS:
         return f"class {tumour!r} is neither B (benign) nor M (malignant)"
     if tumour_type not in TYPES:
@@ -106,15 +106,15 @@ def _read(name: str) -> dict[str, str] | str:
     }
 
 
-def _drawn(scans: pd.DataFrame, wanted: dict[str, int], seed: int) -> pd.DataFrame:
-    """The pictures of so many patients of each class."""
+def _sampled(scans: pd.DataFrame, wanted: dict[str, int], seed: int) -> pd.DataFrame:
+    """Sample pictures of so many patients of each class."""
     patient = scans["subject"] + "_" + scans["session"]
-    there = Counter(scans.loc[~patient.duplicated(), "tumour"])
+    available = Counter(scans.loc[~patient.duplicated(), "tumour"])
     taken: set[str] = set()
     for tumour, count in wanted.items():
-        if not 1 <= count <= there[tumour]:
+        if not 1 <= count <= available[tumour]:
             raise ValueError(
-                f"balanced asks for {count} {tumour} patients; there are {there[tumour]}, and 1 is the least"
+                f"balanced asks for {count} {tumour} patients; there are {available[tumour]}, and 1 is the least"
             )
         taken.update(shuffled(patient[scans["tumour"] == tumour].unique(), seed, "breakhis")[:count])
     return scans[patient.isin(taken)].reset_index(drop=True)

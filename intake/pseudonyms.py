@@ -1,4 +1,4 @@
-"""Names for patients that only the owner of a secret key can tie to them."""
+"""Pseudonyms of patients, which only the owner of a secret key can link to them."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ class KeyFileError(ValueError):
 
 
 def pseudonym(patient: str, key: bytes) -> str:
-    """The same name for the same patient and key; without the key nobody can try out patient ids.
+    """Derive a pseudonym from patient and key; without the key nobody can test patient ids.
 
     The first letters of HMAC-SHA256(key, patient id) in base 32.
 
@@ -40,8 +40,8 @@ def pseudonym(patient: str, key: bytes) -> str:
     """
     if len(key) < KEY_BYTES:
         raise ValueError(f"the key has {len(key)} bytes; at least {KEY_BYTES} expected")
-    word = unicodedata.normalize("NFC", patient.strip())
-    code = hmac.new(key, word.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
+    identity = unicodedata.normalize("NFC", patient.strip())
+    code = hmac.new(key, identity.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
     return "sub-" + base64.b32encode(code).decode("ascii")[:LETTERS].lower()
 
 

@@ -50,13 +50,13 @@ class Backbone(nn.Module):
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def normalise(self, slices: Tensor) -> Tensor:
-        """What the weights were trained with, from RGB in [0, 1]; Caffe's weights want BGR in [0, 255]."""
+        """Normalise RGB in [0, 1] as in the training of the weights; Caffe's weights use BGR in [0, 255]."""
         if self.caffe:
             slices = 255 * slices.flip(1)
         return (slices - self.mean) / self.std
 
     def forward(self, slices: Tensor) -> Tensor:
-        """Feature maps of slices.
+        """Return feature maps of slices.
 
         Args:
             slices: (N, 3, 224, 224), float32, RGB in [0, 1].
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
 
 
 def _vgg_layers(plan: tuple[int | str, ...]) -> nn.Sequential:
-    """VGG's convolutions under torchvision's names and numbers, so that the official file fits."""
+    """Return VGG's convolutions under torchvision's names and numbers, so that the official file fits."""
     layers: list[nn.Module] = []
     channels = 3
     for width in plan:
@@ -85,13 +85,13 @@ class HalfMax(nn.Module):
     """Maximum over 2×2 pixels, what `nn.MaxPool2d(2)` gives, without the indices that it computes in bfloat16."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C, H, W), H and W even, to (N, C, H/2, W/2)."""
+        """Halve (N, C, H, W), H and W even, to (N, C, H/2, W/2)."""
         rows = torch.maximum(features[:, :, ::2], features[:, :, 1::2])
         return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 def vgg11(weights: Path | None, *, random_seed: int | None) -> Backbone:
-    """VGG11, the paper's. Source: Simonyan and Zisserman 2014, configuration A; weights: torchvision."""
+    """Return VGG11, as the paper. Source: Simonyan and Zisserman 2014, configuration A; weights: torchvision."""
     layers = _vgg_layers(_VGG11)
     if random_seed is None:
         state = torch.load(find_weights(VGG11_IMAGENET, weights), map_location="cpu", weights_only=True)
@@ -102,7 +102,7 @@ def vgg11(weights: Path | None, *, random_seed: int | None) -> Backbone:
 
 
 def vgg16(weights: Path | None, *, random_seed: int | None) -> Backbone:
-    """VGG16 with Oxford's own weights. Source: Simonyan and Zisserman 2014, configuration D."""
+    """Return VGG16 with Oxford's own weights. Source: Simonyan and Zisserman 2014, configuration D."""
     layers = _vgg_layers(_VGG16)
     if random_seed is None:
         convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
@@ -174,7 +174,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {"vgg11": vgg11, "vgg16": vgg16}
 
 
 def load_backbone(name: str, *, weights: Path | None = None, random_seed: int | None = None) -> Backbone:
-    """A frozen backbone by name: one of `BACKBONES`, or "timm:<name>".
+    """Return a frozen backbone by name: one of `BACKBONES`, or "timm:<name>".
 
     Args:
         name: which.

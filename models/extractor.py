@@ -17,8 +17,7 @@ class UniversalExtractor(nn.Module):
 
     The published network feeds z as the backbone gives it. Here z is first standardised with statistics of the
     training scans (`fit_normalisation`), because the backbones' outputs differ in size by two orders of magnitude
-    and the
-    two losses of step 1 are added without weights.
+    and the two losses of step 1 are added without weights.
 
     Args:
         modalities: number of modalities M.
@@ -55,11 +54,11 @@ class UniversalExtractor(nn.Module):
         self.spread.copy_(spread)
 
     def standardised(self, feature_maps: Tensor, modality: Tensor) -> Tensor:
-        """Z as φ's last layer sees it, (N, C, H, W)."""
+        """Return z as the input of φ's last layer, (N, C, H, W)."""
         return (feature_maps - self.centre[modality]) / self.spread[modality]
 
     def forward(self, feature_maps: Tensor, modality: Tensor) -> Tensor:
-        """Features of scans.
+        """Return features of scans.
 
         Args:
             feature_maps: z, (N, C, H, W), float32.
@@ -71,12 +70,12 @@ class UniversalExtractor(nn.Module):
         return self.last_layer(self.standardised(feature_maps, modality), modality)
 
     def last_layer(self, z: Tensor, modality: Tensor) -> Tensor:
-        """W_m z + b_m of standardised feature maps; each modality's layer is generated once, not once a scan."""
+        """Return W_m z + b_m of standardised feature maps; each modality's layer is generated once, not once a scan."""
         weights, biases = self.hypernetwork()
         out = torch.empty_like(z)
         for m in modality.unique().tolist():
-            mine = (modality == m).nonzero().squeeze(1)
-            out = out.index_copy(0, mine, F.conv2d(z[mine], weights[m][:, :, None, None], biases[m]))
+            scans = (modality == m).nonzero().squeeze(1)
+            out = out.index_copy(0, scans, F.conv2d(z[scans], weights[m][:, :, None, None], biases[m]))
         return out
 
 
@@ -100,7 +99,7 @@ class PretrainNetwork(nn.Module):
         )
 
     def forward(self, feature_maps: Tensor, modality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass.
+        """Run one forward pass.
 
         Returns:
             Standardised z (N, C, H, W), its reconstruction (N, C, H, W), logits (N, K).

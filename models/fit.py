@@ -22,10 +22,10 @@ def ignore(row: dict[str, float | int | bool]) -> None:
 
 @dataclass
 class History:
-    """What happened in each epoch.
+    """The losses of each epoch.
 
     Attributes:
-        rows: one dict an epoch: epoch, train_loss, validation_loss, their parts, and best (bool).
+        rows: one dict an epoch: epoch, train_loss, validation_loss, their terms, and best (bool).
         best_epoch: 1-based epoch whose weights were kept.
         stopped: why training ended.
     """
@@ -51,7 +51,7 @@ def fit(
 
     Args:
         network: what is trained.
-        loss: from item indices (B,) and "is this training?" to named scalar parts, each a mean over the items;
+        loss: from item indices (B,) and "is this training?" to named scalar terms, each a mean over the items;
             their sum is minimised.
         train: (N,) int64 item indices, N >= 1.
         validation: (V,) int64 item indices, V >= 0.
@@ -73,10 +73,10 @@ def fit(
         sums: dict[str, float] = {}
         for batch in _batches(train[torch.randperm(len(train), generator=order)], training.batch_size):
             optimiser.zero_grad(set_to_none=True)
-            parts = loss(batch, True)
-            torch.stack(list(parts.values())).sum().backward()
+            losses = loss(batch, True)
+            torch.stack(list(losses.values())).sum().backward()
             optimiser.step()
-            _add(sums, parts, len(batch))
+            _add(sums, losses, len(batch))
         row = _row(epoch, "train", sums, len(train))
         row |= evaluate(network, loss, validation, batch_size=training.batch_size)
         decisive = float(row["validation_loss"] if len(validation) else row["train_loss"])
@@ -104,7 +104,7 @@ def fit(
 
 @torch.inference_mode()
 def evaluate(network: nn.Module, loss: Loss, items: Tensor, *, batch_size: int) -> dict[str, float | int | bool]:
-    """Mean loss over `items` with the network in evaluation mode; NaN without items."""
+    """Return the mean loss over `items` with the network in evaluation mode; NaN without items."""
     if len(items) == 0:
         return {"validation_loss": float("nan")}
     network.eval()
@@ -118,12 +118,12 @@ def _batches(items: Tensor, size: int) -> Iterator[Tensor]:
     yield from items.split(size)
 
 
-def _add(sums: dict[str, float], parts: dict[str, Tensor], count: int) -> None:
-    for name, value in parts.items():
+def _add(sums: dict[str, float], losses: dict[str, Tensor], count: int) -> None:
+    for name, value in losses.items():
         sums[name] = sums.get(name, 0.0) + float(value.detach()) * count
 
 
-def _row(epoch: int | None, part: str, sums: dict[str, float], count: int) -> dict[str, float | int | bool]:
+def _row(epoch: int | None, split: str, sums: dict[str, float], count: int) -> dict[str, float | int | bool]:
     row: dict[str, float | int | bool] = {} if epoch is None else {"epoch": epoch}
-    row[f"{part}_loss"] = sum(sums.values()) / count
-    return row | {f"{part}_{name}": value / count for name, value in sums.items()}
+    row[f"{split}_loss"] = sum(sums.values()) / count
+    return row | {f"{split}_{name}": value / count for name, value in sums.items()}

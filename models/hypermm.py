@@ -1,7 +1,7 @@
-"""HyperMM, once: what both steps minimise, φ of many scans, and the prediction of sets.
+"""HyperMM: the losses of both steps, φ of many scans, and the prediction of sets.
 
-The stages pretrain and classify, the comparison, the export and the predictor all call this; no loss and no
-prediction of a set is written anywhere else. Scans are held as "rows": anything that gives tensors by index, a tensor
+The stages pretrain and classify, the comparison, the export and the predictor all call this; losses and predictions
+of sets are defined nowhere else. Scans are held as "rows": anything that gives tensors by index, a tensor
 itself or a buffer that reads them from a file.
 
 Source: HyperMM (Chaptoukaev et al. 2024), sections 2.2 (step 1) and 2.3 (step 2, equations 1 and 2).
@@ -25,7 +25,7 @@ DROPOUT_STREAM = 7919  # added to a seed, so that modality dropout does not repe
 
 
 class NotFiniteError(ArithmeticError):
-    """The model gives logits that are not finite numbers, which would become confident answers.
+    """The model gives logits that are not finite numbers, which would become confident predictions.
 
     Attributes:
         sets: the sets that it gives them for.
@@ -114,7 +114,7 @@ def fit_extractor(
 
     Args:
         network: of `new_extractor`, on the device of the scans.
-        scans: what it learns from.
+        scans: training and validation scans.
         step: losses and scale of the feature maps.
         training: of the fit loop.
         balance_classes: weight classes by the inverse of their frequency among the training scans.
@@ -126,12 +126,12 @@ def fit_extractor(
     """
     network.extractor.fit_normalisation(scans.batches, step.feature_scale)
     weights = class_weights(scans.target[scans.train], network.classes) if balance_classes else None
-    dropped = {"both": "", "classification": "mse", "reconstruction": "ce"}[step.losses]
+    excluded = {"both": "", "classification": "mse", "reconstruction": "ce"}[step.losses]
 
     def loss(items: Tensor, learning: bool) -> dict[str, Tensor]:
         z, reconstruction, logits = network(scans.feature_maps[items], scans.modality[items])
-        parts = {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, scans.target[items], weights)}
-        return {name: value for name, value in parts.items() if name != dropped}
+        losses = {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, scans.target[items], weights)}
+        return {name: value for name, value in losses.items() if name != excluded}
 
     return fit(network, loss, train=scans.train, validation=scans.stopping(), training=training, on_epoch=on_epoch)
 
@@ -157,7 +157,7 @@ def fit_classifier(
     Args:
         classifier: of `new_classifier`, on the device of `phi`.
         phi: of every scan, rows (C·H·W), float32.
-        sets: what it learns from.
+        sets: training and validation sets.
         step: modality dropout.
         training: of the fit loop; its batch size counts, not that of `step`.
         balance_classes: as `fit_extractor`, among the training sets.
@@ -244,12 +244,14 @@ def predict_sets(classifier: SetClassifier, phi: Rows, sets: Groups) -> Tensor:
     """
     classifier.eval()
     count = len(sets.starts) - 1
-    parts: list[Tensor] = []
+    logits_of_chunks: list[Tensor] = []
     for some in torch.arange(count, device=sets.starts.device).split(CHUNK):
         scans, owner = sets.batch(some)
         features = phi[scans]
-        parts.append(classifier(features, owner.to(features.device), len(some)).cpu().double())
-    logits = torch.cat(parts) if parts else torch.zeros(0, classifier.classes, dtype=torch.float64)
+        logits_of_chunks.append(classifier(features, owner.to(features.device), len(some)).cpu().double())
+    logits = (
+        torch.cat(logits_of_chunks) if logits_of_chunks else torch.zeros(0, classifier.classes, dtype=torch.float64)
+    )
     if wrong := (~logits.isfinite().all(1)).nonzero().flatten().tolist():
         raise NotFiniteError(wrong)
     return logits.softmax(1)
@@ -266,6 +268,6 @@ def load_extractor(
 
 
 def class_weights(target: Tensor, classes: int) -> Tensor:
-    """Return weights (K,) that make every class count alike: N / (K · n_k); 0 for a class that is not there."""
+    """Return weights (K,) that make every class count alike: N / (K · n_k); 0 for an absent class."""
     counts = torch.bincount(target, minlength=classes).float()
     return torch.where(counts > 0, len(target) / (classes * counts.clamp_min(1)), torch.zeros_like(counts))

@@ -42,7 +42,7 @@ class HyperNetwork(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Every W_m starts as an orthogonal matrix of its own, b_m = 0: W_m z keeps the mean square of z exactly.
+        """Make every W_m an orthogonal matrix of its own, b_m = 0: W_m z keeps the mean square of z exactly.
 
         The generated weights are linear in the hidden activations a_m, which are known here; the head is the
         smallest one that turns each a_m into its W_m. Drawing the head at random, with only its variance right (Chang
@@ -60,7 +60,7 @@ class HyperNetwork(nn.Module):
         return F.relu(self.hidden(self.embedding.weight))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """The layers of all modalities at once, since there are few.
+        """Return the layers of all modalities at once, since there are few.
 
         Returns:
             Weights (M, C, C) and biases (M, C).

@@ -103,11 +103,11 @@ def largest_difference(graph: "onnx.ModelProto", model: SetModel, sets: list[tup
     from onnx.reference import ReferenceEvaluator
 
     evaluator, most = ReferenceEvaluator(graph), 0.0
-    with torch.inference_mode(), np.errstate(all="ignore"):  # what is not finite is told by the return
+    with torch.inference_mode(), np.errstate(all="ignore"):  # see Returns for what is not finite
         for feature_maps, modality in sets:
-            found = evaluator.run(["logits"], {"feature_maps": _numpy(feature_maps), "modality": _numpy(modality)})[0]
+            result = evaluator.run(["logits"], {"feature_maps": _numpy(feature_maps), "modality": _numpy(modality)})[0]
             logits = model(feature_maps, modality, torch.zeros_like(modality), 1)
-            difference = float((torch.from_numpy(found) - logits).abs().max())
+            difference = float((torch.from_numpy(result) - logits).abs().max())
             most = max(most, difference if math.isfinite(difference) else math.inf)
     return most
 

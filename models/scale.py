@@ -19,8 +19,7 @@ def feature_scale(batches: Batches, *, like: Tensor, how: FeatureScale) -> tuple
         like: (M, C, H, W), for shape, dtype and device.
         how: "none" leaves z as it is (the paper); "scale" divides by one root mean square for all scans; "standardise"
             subtracts each modality's mean feature map, then divides by the root mean square of what is left, one
-            number a
-            modality.
+            number a modality.
 
     Returns:
         Centre (M, C, H, W) and spread (M, 1, 1, 1); 0 and 1 for a modality without a training scan, and a spread of 1

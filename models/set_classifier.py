@@ -64,7 +64,7 @@ class SetClassifier(nn.Module):
         self.rho = nn.Sequential(*layers, last)
 
     def forward(self, features: Tensor, sets: Tensor, count: int) -> Tensor:
-        """Logits of sets.
+        """Return logits of sets.
 
         Args:
             features: φ of every scan of every set, (N, D).
@@ -78,7 +78,7 @@ class SetClassifier(nn.Module):
 
 
 def drop_members(sets: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Which scans stay when each is dropped at random, never the last of its set (`modality_dropout`).
+    """Drop scans at random, never the last of a set (`modality_dropout`); return which stay.
 
     Args:
         sets: (N,) int64.

@@ -50,7 +50,7 @@ class SetModel(nn.Module):
         self.classifier = SetClassifier(channels * height * width, classes, hidden=tuple(rho_hidden), how=aggregate)
 
     def forward(self, feature_maps: Tensor, modality: Tensor, sets: Tensor, count: int) -> Tensor:
-        """Logits of sets of scans.
+        """Return logits of sets of scans.
 
         Args:
             feature_maps: of the scans of all sets, (N, C, H, W), float32.
@@ -71,7 +71,7 @@ class SetModel(nn.Module):
 
 
 def load_set_model(weights: str | Path, **arguments: Any) -> SetModel:
-    """A model with its weights, in eval mode on the CPU.
+    """Return a model with its weights, in eval mode on the CPU.
 
     Args:
         weights: safetensors file with the state dict of a `SetModel`.
@@ -85,9 +85,9 @@ def load_set_model(weights: str | Path, **arguments: Any) -> SetModel:
 
 
 def set_model_from(content: bytes, *, aggregate: Aggregate, **sizes: Any) -> SetModel:
-    """A model with weights from the content of a safetensors file, in eval mode on the CPU.
+    """Return a model with the weights of a safetensors file, in eval mode on the CPU.
 
-    The file may be anyone's. Its tensors are compared with what such a model has before one is built, so that no more
+    The file is not trusted. Its tensors are compared with what such a model has before one is built, so that no more
     memory is taken than the file itself has bytes.
 
     Args:
@@ -127,7 +127,7 @@ def weight_shapes(
     hidden: int,
     rho_hidden: Sequence[int],
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes of a `SetModel`'s weights, without making them; arguments as in `SetModel`."""
+    """Return the shapes of a `SetModel`'s weights, without making them; arguments as in `SetModel`."""
     channels, height, width = feature_map_shape
     layer = "extractor.hypernetwork"
     shapes: dict[str, tuple[int, ...]] = {

@@ -21,7 +21,7 @@ class Groups:
 
     @classmethod
     def of(cls, owner: Tensor, count: int) -> Self:
-        """Groups of items 0…N-1.
+        """Group items 0…N-1.
 
         Args:
             owner: the set of each item, (N,) int64 in [0, B).
@@ -31,12 +31,12 @@ class Groups:
         return cls(owner.argsort(stable=True), torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
 
     def batch(self, sets: Tensor) -> tuple[Tensor, Tensor]:
-        """Items (n,) of some sets (b,), and for each its place among them in [0, b)."""
+        """Return the items (n,) of some sets (b,), and for each the index of its set in [0, b)."""
         sizes = self.starts[sets + 1] - self.starts[sets]
         owner = torch.repeat_interleave(torch.arange(len(sets), device=sets.device), sizes)
         within = torch.arange(len(owner), device=sets.device) - (sizes.cumsum(0) - sizes)[owner]
         return self.items[self.starts[sets][owner] + within], owner
 
     def to(self, device: torch.device | str) -> "Groups":
-        """The same on a device."""
+        """Return a copy on a device."""
         return Groups(self.items.to(device), self.starts.to(device))

@@ -15,7 +15,7 @@ class Training:
     """Settings of the one fit loop, `models.fit.fit`.
 
     Attributes:
-        epochs: at most so many.
+        epochs: largest number of epochs.
         batch_size: items a step.
         learning_rate: of Adam.
         weight_decay: of Adam (L2 term, as published).
@@ -35,7 +35,7 @@ class Training:
 
 @dataclass(frozen=True)
 class StepOne:
-    """How φ is made and trained on single scans (docs/decisions/0004).
+    """Settings of φ and its training on single scans (docs/decisions/0004).
 
     Attributes:
         losses: both is MSE + cross-entropy, as published.
@@ -54,7 +54,7 @@ class StepOne:
 
 @dataclass(frozen=True)
 class StepTwo:
-    """How ρ is made and trained on sets (docs/decisions/0005).
+    """Settings of ρ and its training on sets (docs/decisions/0005).
 
     Attributes:
         aggregate: over the scans of a set.

@@ -24,7 +24,7 @@ FOR_ALL = 0o644  # rights of published files, which no patient's data are in
 
 
 class WeightsError(RuntimeError):
-    """The weights asked for are not there, or are not the published ones."""
+    """The weights are missing, or are not the published ones."""
 
 
 class RecordError(WeightsError):
@@ -42,7 +42,7 @@ class WeightsSource:
             is published, the whole hash is recorded when it is first seen (`record_file`), and compared from then on.
         credit: who made them, under which licence.
         package: installed Python package whose folder carries the file, or "".
-        inside: the file's place in that package.
+        inside: the file's path in that package.
         url: official download, or "".
     """
 
@@ -84,7 +84,7 @@ def check_timm_name(name: str) -> None:
 
 
 def weights_identity(backbone: str) -> str:
-    """What tells the weights of a backbone from others: the published hash, or timm's version and the name.
+    """Return the identity of a backbone's weights: the published hash, or timm's version.
 
     Raises:
         WeightsError: timm is asked for and not installed.
@@ -98,7 +98,7 @@ def weights_identity(backbone: str) -> str:
 
 
 def find_weights(source: WeightsSource, path: Path | None = None) -> Path:
-    """The verified local file of `source`: an explicit path, its package, the torch hub cache, or a download.
+    """Return the verified local file: an explicit path, its package, the torch hub cache, or a download.
 
     Args:
         source: which file.
@@ -114,23 +114,23 @@ def find_weights(source: WeightsSource, path: Path | None = None) -> Path:
 
 
 def present_weights(source: WeightsSource, path: Path | None = None) -> Path:
-    """As `find_weights`, but nothing is downloaded.
+    """Return the file as `find_weights`, but nothing is downloaded.
 
     Raises:
         WeightsError: as `find_weights`.
     """
     if path is not None:
-        found = path / source.file if path.is_dir() else path
-        if not found.is_file():
-            raise WeightsError(f"features.weights is {path}, but there is no file {found}. {_recipe(source)}")
+        file = path / source.file if path.is_dir() else path
+        if not file.is_file():
+            raise WeightsError(f"features.weights is {path}, but there is no file {file}. {_recipe(source)}")
     elif source.package:
-        found = _in_package(source)
+        file = _in_package(source)
     else:
-        found = _hub_folder() / source.file
-        if not found.is_file():
-            raise WeightsError(f"{source.file} is not in {found.parent}. {_recipe(source)}")
-    _verify(found, source)
-    return found
+        file = _hub_folder() / source.file
+        if not file.is_file():
+            raise WeightsError(f"{source.file} is not in {file.parent}. {_recipe(source)}")
+    _verify(file, source)
+    return file
 
 
 def _in_package(source: WeightsSource) -> Path:
@@ -143,7 +143,7 @@ def _in_package(source: WeightsSource) -> Path:
 
 
 def _hub_folder() -> Path:
-    """The folder in which torch hub keeps weights, by torch's own rules."""
+    """Return the folder in which torch hub keeps weights, by torch's own rules."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub" / "checkpoints"
 
@@ -152,15 +152,15 @@ def download(source: WeightsSource, target: Path) -> None:
     """Fetch and verify a file; `target` appears whole or not at all.
 
     Raises:
-        WeightsError: it cannot be fetched or written, or what came is not the published file.
+        WeightsError: it cannot be fetched or written, or the response is not the published file.
     """
     target = Path(os.path.realpath(target.parent)) / target.name
     try:
-        with replacing(target) as part:
-            with urllib.request.urlopen(source.url, timeout=30) as answer, part.open("xb") as file:
-                shutil.copyfileobj(answer, file, 1 << 20)
-            _verify(part, source)
-            part.chmod(FOR_ALL)
+        with replacing(target) as partial:
+            with urllib.request.urlopen(source.url, timeout=30) as response, partial.open("xb") as file:
+                shutil.copyfileobj(response, file, 1 << 20)
+            _verify(partial, source)
+            partial.chmod(FOR_ALL)
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise WeightsError(
             f"{source.file} is not in {target.parent} and could not be downloaded ({error}). {_recipe(source)}"
@@ -168,23 +168,23 @@ def download(source: WeightsSource, target: Path) -> None:
 
 
 def _verify(file: Path, source: WeightsSource) -> None:
-    found = file_sha256(file)
-    if not found.startswith(source.sha256):
+    digest = file_sha256(file)
+    if not digest.startswith(source.sha256):
         raise WeightsError(
-            f"{file} is not the published {source.file}: its SHA-256 is {found}, expected {source.sha256}"
+            f"{file} is not the published {source.file}: its SHA-256 is {digest}, expected {source.sha256}"
             f"{'' if len(source.sha256) == WHOLE else '…'}. Fetch it again. {_recipe(source)}"
         )
     if len(source.sha256) < WHOLE:
-        _compare_with_first(file, found, source)
+        _compare_with_first(file, digest, source)
 
 
 def record_file() -> Path:
-    """Where the whole hashes of files are recorded of which only the beginning is published."""
+    """Return the path of the record of whole hashes, for files of which only the beginning is published."""
     state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     return state / "hypermm" / "weights.json"
 
 
-def _compare_with_first(file: Path, found: str, source: WeightsSource) -> None:
+def _compare_with_first(file: Path, digest: str, source: WeightsSource) -> None:
     """Compare with the whole hash that was recorded when the file was first seen here; record it if it is the first.
 
     Raises:
@@ -200,24 +200,26 @@ def _compare_with_first(file: Path, found: str, source: WeightsSource) -> None:
     except (OSError, UnusableFileError) as error:
         raise RecordError(f"the record of weights, {record}, cannot be read: {error}. Mend or remove it") from error
     first = seen.get(source.file)
-    if first == found:
+    if first == digest:
         return
     if first is not None:
         raise RecordError(
             f"{file} begins with the published hash {source.sha256}…, but is another file than the {source.file} that "
-            f"was first seen here: its SHA-256 is {found}; {record} has {first}. One of the two is not the published "
+            f"was first seen here: its SHA-256 is {digest}; {record} has {first}. One of the two is not the published "
             "one. Ask where it came from; if you are sure of the new one, remove that line of the record"
         )
-    told = (
+    notice = (
         f"{source.file}: only the first {len(source.sha256)} digits of its hash are published. It is seen here for the "
     )
     try:
-        with replacing(Path(os.path.realpath(record.parent)) / record.name) as part:
-            part.write_text(json.dumps({**seen, source.file: found}, indent=1) + "\n", "utf-8")
+        with replacing(Path(os.path.realpath(record.parent)) / record.name) as partial:
+            partial.write_text(json.dumps({**seen, source.file: digest}, indent=1) + "\n", "utf-8")
     except OSError as error:
-        log.warning("%sfirst time; %s cannot be written (%s), so no more can be compared", told, record, error.strerror)
+        log.warning(
+            "%sfirst time; %s cannot be written (%s), so no more can be compared", notice, record, error.strerror
+        )
         return
-    log.warning("%sfirst time, with SHA-256 %s; recorded in %s and compared from now on", told, found, record)
+    log.warning("%sfirst time, with SHA-256 %s; recorded in %s and compared from now on", notice, digest, record)
 
 
 def _recipe(source: WeightsSource) -> str:

@@ -1,4 +1,4 @@
-"""One volume, from what the scanner gave to a brain in [0, 1]: by itself, or on the grid of another scan."""
+"""Preprocessing of one volume to a brain in [0, 1]: on its own grid, or registered to another scan."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -25,12 +25,12 @@ from preprocessing.transforms import NormaliseInMaskd, find_brain, resample_brai
 
 @dataclass(frozen=True)
 class VolumePipeline:
-    """The steps that volumes go through on one device.
+    """The preprocessing steps of volumes on one device.
 
     Attributes:
         stripper: HD-BET.
         skull_strip: turn a head to RAS+ order and find its brain.
-        mask_nonzero: the same for volumes that are stripped already: all that is not background is brain.
+        mask_nonzero: the same for stripped volumes: all voxels but the background are brain.
         resample: crop to the brain and resample.
         limits: of what a scan may take.
     """
@@ -52,7 +52,7 @@ class VolumePipeline:
         spacing_mm: float,
         limits: Limits,
     ) -> Self:
-        """Set the steps up for one device; the networks are loaded when the first head comes.
+        """Set up the steps for one device; the networks are loaded with the first head.
 
         Args:
             mode: as `SkullStripper`, and the next three.
@@ -74,7 +74,7 @@ class VolumePipeline:
             name: in `preprocessing.normalise.NORMALISATIONS`.
 
         Raises:
-            ScanError: the voxels do not allow it, as where they are all alike.
+            ScanError: the voxels do not allow it, as when all are equal.
         """
         return NormaliseInMaskd("image", NORMALISATIONS[name])(on_grid)
 
@@ -85,7 +85,7 @@ class RegistrationTarget:
 
     Attributes:
         scan: its name.
-        raw: as it came, (1, X, Y, Z).
+        raw: before preprocessing, (1, X, Y, Z).
         volume: preprocessed, (X', Y', Z'), float32 in [0, 1].
         mask: its brain, (X', Y', Z'), bool.
         affine: of both, voxel to world, (4, 4), mm.
@@ -100,7 +100,7 @@ class RegistrationTarget:
 
 @dataclass(frozen=True)
 class Brain:
-    """What is kept of a volume.
+    """A preprocessed volume.
 
     Attributes:
         volume: (X, Y, Z), float32 in [0, 1], 0 outside the mask.
@@ -125,17 +125,17 @@ def preprocess_volume(
     skull_strip: bool,
     normalise: str,
 ) -> Brain:
-    """Preprocess a volume: on the grid and with the mask of its target if they can be registered; else by itself.
+    """Preprocess a volume: on the grid and with the mask of its target if registration succeeds, else on its own grid.
 
     Args:
         pipeline: on the device to compute on.
         image: the volume, (1, X, Y, Z).
-        target: what to register it to, or None.
-        skull_strip: whether its brain has to be found; else all that is not background is brain.
+        target: scan to register it to, or None.
+        skull_strip: run skull stripping; else all voxels but the background are brain.
         normalise: a name in `preprocessing.normalise.NORMALISATIONS`.
 
     Raises:
-        ScanError: no brain is found, or its values are all alike.
+        ScanError: no brain is found, or its values are all equal.
         MemoryLimitError: it takes more memory than it may.
     """
     registered = None if target is None else _register(pipeline, image, target)
@@ -161,7 +161,7 @@ def preprocess_volume(
 def _register(
     pipeline: VolumePipeline, image: MetaTensor, target: RegistrationTarget
 ) -> tuple[dict[str, MetaTensor], dict[str, Any]] | str:
-    """Bring the volume on the target's grid, with facts for the record; or say why that is not to be believed."""
+    """Register the volume to the target's grid and return facts for the record, or the reason why that failed."""
     brain_mask = MetaTensor(target.mask[None].float(), affine=target.affine)
     try:
         pipeline.limits.check_work(_bytes_of_search(image, target), "registration")
@@ -182,7 +182,7 @@ def _register(
 
 
 def _bytes_of(image: MetaTensor, *, skull_strip: bool) -> float:
-    """Estimate the main memory for finding the brain of a volume, if it is the CPU that does it."""
+    """Estimate the main memory for skull stripping a volume on the CPU."""
     shape, affine = image.shape[1:], np.asarray(image.affine)
     size = float(BYTES_WORK * math.prod(shape))
     if not skull_strip:
@@ -193,7 +193,7 @@ def _bytes_of(image: MetaTensor, *, skull_strip: bool) -> float:
 
 
 def _bytes_of_search(image: MetaTensor, target: RegistrationTarget) -> float:
-    """Estimate the main memory for the registration of two volumes and for bringing one on the other's grid."""
+    """Estimate the main memory for registering two volumes and resampling one on the other's grid."""
     size = float(BYTES_RESULT * target.mask.numel())
     for volume in (image, target.raw):
         shape, affine = volume.shape[1:], np.asarray(volume.affine)
@@ -203,5 +203,5 @@ def _bytes_of_search(image: MetaTensor, target: RegistrationTarget) -> float:
 
 
 def _arrays(data: Mapping[Any, Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Bring image and mask, (X, Y, Z), back from the device."""
+    """Copy image and mask, (X, Y, Z), back from the device."""
     return data["image"][0].as_tensor().cpu().numpy(), data["mask"][0].as_tensor().cpu().numpy()

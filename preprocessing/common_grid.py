@@ -1,4 +1,4 @@
-"""Volumes brought on the grid of another scan, once it is known how the two lie to each other."""
+"""Resampling of a volume on the grid of another scan after registration."""
 
 from itertools import product
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from preprocessing.resample import cubic_kernel, resample
 
 Affine = NDArray[np.float64]
-SLAB_POINTS = 2**18  # looked up at once
+SLAB_POINTS = 2**18  # interpolated at once
 
 
 def onto_brain(moving: MetaTensor, brain_mask: MetaTensor, matrix: Affine) -> tuple[MetaTensor, MetaTensor]:
-    """A scan on the grid of another one's brain mask, and the mask where the scan shows it.
+    """Resample a scan on the grid of another one's brain mask, and cut the mask to the scan's field of view.
 
     Args:
         moving: the PET, (1, X, Y, Z), float32.
@@ -34,7 +34,7 @@ def onto_brain(moving: MetaTensor, brain_mask: MetaTensor, matrix: Affine) -> tu
 
 
 def resample_onto(moving: MetaTensor, fixed: MetaTensor, matrix: Affine, *, outside: float | None = None) -> MetaTensor:
-    """Bring a volume on the grid of another one, by cubic convolution (`preprocessing.resample`).
+    """Resample a volume on the grid of another one, by cubic convolution (`preprocessing.resample`).
 
     A volume with smaller voxels than `fixed` has is brought to its voxel size first, antialiased. Cubic convolution
     overshoots at edges; a mask goes through as 0 and 1 and is cut at one half by the caller.
@@ -44,7 +44,7 @@ def resample_onto(moving: MetaTensor, fixed: MetaTensor, matrix: Affine, *, outs
         fixed: (1, X', Y', Z'), of which the shape and the affine are used.
         matrix: (4, 4), from the world of `fixed` to that of `moving`, mm: `Rigid.matrix`, or its inverse to bring what
             belongs to the fixed scan (its mask) on the grid of the moving one.
-        outside: what stands where `moving` shows nothing; None is the lowest value of `moving`, which stands for
+        outside: value outside the field of view of `moving`; None is the lowest value of `moving`, which stands for
             background in scans that are stripped already, too.
 
     Returns:
@@ -59,12 +59,12 @@ def resample_onto(moving: MetaTensor, fixed: MetaTensor, matrix: Affine, *, outs
     thick = max(1, SLAB_POINTS // out[0].numel())
     for first in range(0, out.shape[0], thick):
         slab = out[first : first + thick]
-        slab.copy_(_looked_up(volume, to_voxel @ _moved(first), slab.shape, fill))
+        slab.copy_(_interpolated(volume, to_voxel @ _shifted(first), slab.shape, fill))
     return MetaTensor(out[None], affine=affine_of(fixed))
 
 
-def _looked_up(volume: Tensor, to_voxel: Affine, shape: torch.Size, fill: float) -> Tensor:
-    """Cubic convolution of the 4 × 4 × 4 voxels around points of another grid, of those voxels that exist.
+def _interpolated(volume: Tensor, to_voxel: Affine, shape: torch.Size, fill: float) -> Tensor:
+    """Interpolate at points of another grid by cubic convolution of the 4 × 4 × 4 voxels around, as far as they exist.
 
     Args:
         volume: (X, Y, Z), float32.
@@ -94,13 +94,13 @@ def _looked_up(volume: Tensor, to_voxel: Affine, shape: torch.Size, fill: float)
     return torch.where(inside.to(volume.device), out, fill)
 
 
-def _moved(planes: int) -> Affine:
-    """(4, 4): that many steps along the first axis."""
-    moved = np.eye(4)
-    moved[0, 3] = planes
-    return moved
+def _shifted(planes: int) -> Affine:
+    """Return the (4, 4) shift by so many planes along the first axis."""
+    shift = np.eye(4)
+    shift[0, 3] = planes
+    return shift
 
 
 def affine_of(volume: MetaTensor) -> Affine:
-    """(4, 4), float64, on the CPU."""
+    """Return the affine of a volume, (4, 4), float64, on the CPU."""
     return np.asarray(volume.affine, dtype=np.float64)

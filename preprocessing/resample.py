@@ -20,7 +20,7 @@ KEYS_A = -0.5
 
 
 def cubic_kernel(distance: Tensor) -> Tensor:
-    """Keys' kernel at distances in samples, any shape; zero from 2 on."""
+    """Evaluate Keys' kernel at distances in samples, any shape; zero from 2 on."""
     x = distance.abs()
     near = ((KEYS_A + 2) * x - (KEYS_A + 3)) * x * x + 1
     far = KEYS_A * (((x - 5) * x + 8) * x - 4)
@@ -28,7 +28,7 @@ def cubic_kernel(distance: Tensor) -> Tensor:
 
 
 def axis_weights(size: int, positions: Tensor, *, step: float, outside: str = "renormalise") -> Tensor:
-    """The matrix that resamples one axis.
+    """Compute the matrix that resamples one axis.
 
     Args:
         size: samples of the input axis.
@@ -57,18 +57,18 @@ def apply_axis(volume: Tensor, weights: Tensor, axis: int) -> Tensor:
 
 
 def voxel_size_mm(affine: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Along each axis of a volume, from its voxel-to-world affine (4, 4)."""
+    """Return the voxel size along each axis, from the voxel-to-world affine (4, 4)."""
     x, y, z = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
     return x, y, z
 
 
 def resampled_shape(shape: Sequence[int], affine: NDArray[np.float64], *, spacing_mm: float) -> list[int]:
-    """The shape that `resample` brings a volume to."""
+    """Return the shape of a volume after `resample`."""
     return [max(1, round(size / (spacing_mm / old))) for size, old in zip(shape, voxel_size_mm(affine), strict=True)]
 
 
 def resampling_bytes(shape: Sequence[int], affine: NDArray[np.float64], *, spacing_mm: float) -> float:
-    """Main memory that `resample` takes at its largest moment beside the volume itself: copies, and weights."""
+    """Estimate the peak main memory of `resample` beside the volume itself: copies and weights."""
     before, most = list(shape), 0.0
     for axis, count in enumerate(resampled_shape(shape, affine, spacing_mm=spacing_mm)):
         after = [*before[:axis], count, *before[axis + 1 :]]

@@ -1,4 +1,4 @@
-"""Skull stripping: which voxels are brain, by HD-BET.
+"""Skull stripping with HD-BET.
 
 Source: Isensee et al. 2019, "Automated brain extraction of multisequence MRI using artificial neural networks".
 """
@@ -59,12 +59,12 @@ class SkullStripper:
 
     @cached_property
     def on_cpu(self) -> Self:
-        """The same on the CPU, in the precision that a run on the CPU has."""
+        """The same stripper on the CPU, in the precision of the CPU."""
         return type(self)(self.mode, device="cpu", precision=self.precision, parameters=self.parameters)
 
     @torch.inference_mode()
     def probability(self, volume: Tensor) -> Tensor:
-        """Brain probability of a volume on the network's grid.
+        """Predict the brain probability of a volume on the network's grid.
 
         Args:
             volume: (Z, Y, X), float32, 1.5 mm, standardised over the whole volume.
@@ -88,18 +88,18 @@ class SkullStripper:
         return total[:z, :y, :x] / (len(self.networks) * len(mirrorings))
 
     def mask(self, volume: Tensor, affine: NDArray[np.float64]) -> Tensor:
-        """The brain mask of a scan, its largest connected component.
+        """Compute the brain mask of a scan, its largest connected component.
 
-        The network sees a scan whole, since each of its layers is normalised by the whole scan: on patches it would
-        find another brain. So where a GPU has no room for a scan, the CPU does that scan; the next one starts on the
-        GPU again.
+        The network takes the whole scan, since each of its layers is normalised by the whole scan; patches would give
+        another mask. A scan that does not fit into GPU memory is processed on the CPU; the next one starts on the GPU
+        again.
 
         Args:
             volume: (X, Y, Z), float32, in RAS+ order.
             affine: voxel to world, (4, 4), mm.
 
         Returns:
-            (X, Y, Z), bool, on the volume's own grid; on the device, or on the CPU if that had to take over.
+            (X, Y, Z), bool, on the volume's own grid; on the device, or on the CPU after a fallback.
 
         Raises:
             ScanError: no brain was found, or the mask fills the frame.
@@ -121,25 +121,25 @@ class SkullStripper:
 
 
 def padded(shape: Sequence[int]) -> list[int]:
-    """The shape that a volume on the network's grid is filled up to."""
+    """Return the shape that a volume on the network's grid is padded to."""
     return [max(PAD_LEAST, -(-size // PAD_MULTIPLE) * PAD_MULTIPLE) for size in shape]
 
 
 def _back_to(brain: Tensor, shape: torch.Size, affine: NDArray[np.float64], grid_affine: NDArray[np.float64]) -> Tensor:
-    """Linear interpolation of (X, Y, Z) probabilities from the network's grid to the scan's voxels."""
+    """Interpolate (X, Y, Z) probabilities linearly from the network's grid to the scan's voxels."""
     to_grid = np.linalg.inv(grid_affine) @ affine  # scan voxel → grid voxel, a scale and a shift along each axis
     for axis in range(3):
         positions = to_grid[axis, axis] * torch.arange(shape[axis], device=brain.device) + to_grid[axis, 3]
         positions = positions.clamp(0, brain.shape[axis] - 1).float()
         lower = positions.floor().long().clamp(max=max(brain.shape[axis] - 2, 0))
-        part = (positions - lower).view([-1 if a == axis else 1 for a in range(3)])
+        fraction = (positions - lower).view([-1 if a == axis else 1 for a in range(3)])
         upper = (lower + 1).clamp(max=brain.shape[axis] - 1)
-        brain = brain.index_select(axis, lower) * (1 - part) + brain.index_select(axis, upper) * part
+        brain = brain.index_select(axis, lower) * (1 - fraction) + brain.index_select(axis, upper) * fraction
     return brain
 
 
 def largest_component(mask: Tensor) -> Tensor:
-    """The largest 26-connected component of a bool mask (X, Y, Z); an empty mask stays empty."""
+    """Keep the largest 26-connected component of a bool mask (X, Y, Z); an empty mask stays empty."""
     labels, count = measure.label(mask.cpu().numpy(), connectivity=3, return_num=True)
     if count <= 1:
         return mask

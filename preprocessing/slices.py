@@ -1,4 +1,4 @@
-"""From a preprocessed scan to the square slices that a backbone reads.
+"""Square slices of preprocessed scans, the input of a backbone.
 
 Volumes: axial slices in a fixed field of view in mm, centred on the brain, so that one scale holds for every subject
 and modality and no brain is cut off. The published code crops 224 of 256 pixels from the middle of whole frames, which
@@ -23,7 +23,7 @@ def volume_to_slices(
     field_of_view_mm: float = 192.0,
     slice_spacing_mm: float | None = None,
 ) -> Tensor:
-    """Axial slices of a volume.
+    """Cut axial slices of a volume.
 
     Args:
         volume: (X, Y, Z) in RAS+ order, float32 in [0, 1], 0 outside the brain.
@@ -54,7 +54,7 @@ def volume_to_slices(
 
 
 def _levels(first: int, behind: int, voxel_mm: float, slice_spacing_mm: float | None) -> Tensor:
-    """Which axial voxel layers become slices, (S,) int64, rising."""
+    """Select the axial voxel layers that become slices, (S,) int64, rising."""
     z = torch.arange(first, behind)
     if slice_spacing_mm is None:
         return z
@@ -71,7 +71,7 @@ def map_to_volume(
     field_of_view_mm: float = 192.0,
     slice_spacing_mm: float | None = None,
 ) -> Tensor:
-    """What was found for cells of slices, at the voxels that these slices were made from.
+    """Map values of cells of slices back to the voxels that the slices were made from.
 
     Args:
         cells: (G, H, W): G slabs of slices as `volume_to_slices` gives them, H x W cells that fill a slice.
@@ -93,14 +93,14 @@ def map_to_volume(
     for axis, count in ((1, cells.shape[1]), (0, cells.shape[2])):
         offsets = (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) * field_of_view_mm / count
         centres.append((low[axis] + high[axis] - 1) / 2 + offsets / spacing_mm[axis])
-    found = cells.float().flip(1)  # rows of a slice run from front to back
+    values = cells.float().flip(1)  # rows of a slice run from front to back
     for axis, (at, size) in enumerate(zip(centres, (mask.shape[2], mask.shape[1], mask.shape[0]), strict=True)):
-        found = apply_axis(found, _linear_weights(at, size), axis)
-    return found.permute(2, 1, 0) * mask
+        values = apply_axis(values, _linear_weights(at, size), axis)
+    return values.permute(2, 1, 0) * mask
 
 
 def _linear_weights(centres: Tensor, size: int) -> Tensor:
-    """(size, n) float32: linear interpolation between rising `centres` (n,) at 0 … size - 1, constant beyond them."""
+    """Return (size, n) float32 weights: linear between rising `centres` (n,) at 0 … size - 1, constant beyond them."""
     positions = torch.arange(size, dtype=torch.float64).clamp(centres[0], centres[-1])
     if len(centres) == 1:
         return torch.ones(size, 1)
@@ -113,7 +113,7 @@ def _linear_weights(centres: Tensor, size: int) -> Tensor:
 
 
 def bounding_box(mask: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """First voxel inside and first voxel behind, along each axis of a 3-D mask.
+    """Return the first voxel inside and the first voxel behind, along each axis of a 3-D mask.
 
     Raises:
         ScanError: nothing is inside.
@@ -130,7 +130,7 @@ def bounding_box(mask: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def picture_to_slice(picture: NDArray[np.uint8], *, size: int = 224, shorter_side: int = 256) -> Tensor:
-    """A picture as one slice.
+    """Convert a picture to one slice.
 
     Args:
         picture: (H, W, 3), uint8.

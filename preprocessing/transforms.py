@@ -1,6 +1,6 @@
 """The preprocessing steps as MONAI `MapTransform`s, for any `monai.transforms.Compose`.
 
-They work on channel-first `MetaTensor`s whose affine is kept right, and on a dictionary with the volume under
+They take channel-first `MetaTensor`s, keep their affine correct, and work on a dictionary with the volume under
 `image` and the brain mask under `mask`. `volume_steps` is the pipeline's own composition.
 """
 
@@ -25,7 +25,7 @@ Data = Mapping[Hashable, Any]
 
 
 class Steps(Compose):
-    """MONAI's Compose, except that an error comes out as it is, not wrapped in one that only names the transform."""
+    """MONAI's Compose, but the original error is raised, not one that only names the transform."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the steps."""
@@ -43,7 +43,7 @@ class SkullStripd(MapTransform):
     Args:
         keys: volume (1, X, Y, Z), MetaTensor in RAS+ order.
         stripper: HD-BET; None takes every voxel above the volume's minimum for brain (already stripped scans).
-        mask_key: where the mask (1, X, Y, Z), bool, goes.
+        mask_key: key of the mask (1, X, Y, Z), bool.
 
     Raises:
         ScanError: no brain found, or the mask fills the frame.
@@ -175,7 +175,7 @@ def resample_brain(*, spacing_mm: float, limits: Limits | None = None) -> Compos
 
 
 def volume_steps(stripper: SkullStripper | None, *, spacing_mm: float, normalise: str = PUBLISHED) -> Compose:
-    """The paper's preprocessing of one volume, PET too: `find_brain`, `resample_brain`, then the normalisation.
+    """Compose the paper's preprocessing of one volume, PET too: `find_brain`, `resample_brain`, normalisation.
 
     Takes `{"image": MetaTensor (1, X, Y, Z)}` as `preprocessing.io.read_volume` gives it.
 

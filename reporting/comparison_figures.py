@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from reporting.figures import FAINT, INK, PALETTE, as_svg
 
-WHERE_TITLES = {"test": "hidden in the test part", "both": "hidden in training and test"}
+WHERE_TITLES = {"test": "hidden in the test split", "both": "hidden in training and test"}
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -26,7 +26,7 @@ Volume = npt.NDArray[np.floating]
 
 @as_svg
 def robustness_figure(figure: Figure, points: pd.DataFrame) -> None:
-    """Draw AUC with its interval against the share hidden: a panel for each hidden modality and part, a line a method.
+    """Draw AUC with its interval against the share hidden: a panel for each hidden modality and split, a line a method.
 
     Args:
         figure: drawn on.
@@ -34,19 +34,22 @@ def robustness_figure(figure: Figure, points: pd.DataFrame) -> None:
     """
     methods = list(dict.fromkeys(points["method"].astype(str)))
     modalities = list(dict.fromkeys(points["hidden_modality"].astype(str)))
-    parts = [part for part in WHERE_TITLES if (points["where"] == part).any()]
-    figure.set_size_inches(1.0 + 3.7 * len(modalities), 0.9 + 2.7 * len(parts))
-    grid = figure.subplots(len(parts), len(modalities), sharex=True, sharey=True, squeeze=False)
+    settings = [where for where in WHERE_TITLES if (points["where"] == where).any()]
+    figure.set_size_inches(1.0 + 3.7 * len(modalities), 0.9 + 2.7 * len(settings))
+    grid = figure.subplots(len(settings), len(modalities), sharex=True, sharey=True, squeeze=False)
     step = (
         0.006 * np.linspace(-1, 1, len(methods)) if len(methods) > 1 else np.zeros(1)
     )  # so that bars can be told apart
-    for line, part in enumerate(parts):
+    for line, where in enumerate(settings):
         for column, modality in enumerate(modalities):
-            axes, here = grid[line, column], points[(points["where"] == part) & (points["hidden_modality"] == modality)]
+            axes, here = (
+                grid[line, column],
+                points[(points["where"] == where) & (points["hidden_modality"] == modality)],
+            )
             axes.axhline(0.5, color=FAINT, linestyle=":", linewidth=1)
             for i, method in enumerate(methods):
                 _curve(axes, here[here["method"] == method], i, float(step[i]))
-            axes.set_title(f"{modality} {WHERE_TITLES[part]}")
+            axes.set_title(f"{modality} {WHERE_TITLES[where]}")
             axes.grid(axis="y", color="#E9EBEE", linewidth=0.6)
             axes.set_axisbelow(True)
     for axes in grid[-1]:
@@ -107,7 +110,7 @@ def imputation_figure(
 def _grid(
     rows: Mapping[str, Mapping[str, Volume]], columns: list[str], spacing_mm: tuple[float, float, float]
 ) -> tuple[Figure, npt.NDArray[np.object_]]:
-    """A figure of three planes for each column, one scale for all, sized by the first volume."""
+    """Return a figure of three planes for each column, one scale for all, sized by the first volume."""
     x_mm, y_mm, z_mm = np.multiply(np.shape(rows[next(iter(rows))][columns[0]]), spacing_mm)
     widths_mm = [y_mm, x_mm, x_mm] * len(columns)
     inches_per_mm = 4.5 * len(columns) / sum(widths_mm)
@@ -123,11 +126,9 @@ def _curve(axes: Axes, rows: pd.DataFrame, number: int, shift: float) -> None:
     if rows.empty:
         return
     look = _look(number)
-    place = rows["rate"].to_numpy(dtype=np.float64) + shift
-    axes.vlines(
-        place, rows["auc_low"].astype(float), rows["auc_high"].astype(float), color=look["color"], linewidth=0.9
-    )
-    axes.plot(place, rows["auc_mean"].astype(float), **look)
+    x = rows["rate"].to_numpy(dtype=np.float64) + shift
+    axes.vlines(x, rows["auc_low"].astype(float), rows["auc_high"].astype(float), color=look["color"], linewidth=0.9)
+    axes.plot(x, rows["auc_mean"].astype(float), **look)
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -143,21 +144,21 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _bare(axes: Axes) -> None:
-    """Nothing but the picture."""
+    """Remove ticks and frame."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
 def _centre(volume: npt.NDArray[np.float64]) -> tuple[int, ...]:
-    """Voxel in the middle of what lies above the mean, along each axis; the middle of the volume if nothing does."""
-    places = np.nonzero(volume > volume.mean())
-    if not len(places[0]):
+    """Return the voxel in the middle of the values above the mean; the middle of the volume if nothing does."""
+    inside = np.nonzero(volume > volume.mean())
+    if not len(inside[0]):
         return tuple(size // 2 for size in volume.shape)
-    return tuple(int(place.min() + place.max() + 1) // 2 for place in places)
+    return tuple(int(x.min() + x.max() + 1) // 2 for x in inside)
 
 
 def _checked_columns(rows: Mapping[str, Mapping[str, Volume]]) -> list[str]:
-    """Titles of the columns."""
+    """Return the titles of the columns."""
     if not rows or not all(rows.values()):
         raise ValueError("there is nothing to show; expected a row with a real and an imputed volume at least")
     columns = list(next(iter(rows.values())))

@@ -1,7 +1,6 @@
-"""Write a comparison of methods for a reader, as Markdown or as a part of the HTML report.
+"""Write a comparison of methods, as Markdown or as a section of the HTML report.
 
-The published figures stand beside ours only under a header that names their cohort and its size, since they are of
-other patients.
+The published figures are shown under a header that names their cohort and its size, since they are of other patients.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the report shows of a comparison.
+    """The content of the comparison section of the report.
 
     Attributes:
         table: as `comparison.comparison_table` returns it.
@@ -57,7 +56,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class ScenarioPart:
+class ScenarioSection:
     """One scenario as text: a title, whose figures these are, tables with captions, and notes."""
 
     title: str
@@ -85,19 +84,19 @@ def comparison_markdown(
         ValueError: the table lacks a column.
     """
     blocks = []
-    for part in scenario_parts(table, published, cohort=cohort, reference=reference):
-        blocks += [f"### {markdown_text(part.title)}", markdown_text(part.lead)]
-        for caption, content in part.tables:
+    for section in scenario_sections(table, published, cohort=cohort, reference=reference):
+        blocks += [f"### {markdown_text(section.title)}", markdown_text(section.lead)]
+        for caption, content in section.tables:
             blocks += [f"**{markdown_text(caption)}**", _markdown_table(content)]
-        blocks.append("\n".join(f"- {markdown_text(note)}" for note in part.notes))
+        blocks.append("\n".join(f"- {markdown_text(note)}" for note in section.notes))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def comparison_section(comparison: Comparison) -> dict[str, Any]:
-    """What `comparison.html.j2` is filled with."""
+    """Return the variables of `comparison.html.j2`."""
     curves = comparison.robustness
     return {
-        "parts": scenario_parts(
+        "sections": scenario_sections(
             comparison.table, comparison.published, cohort=comparison.cohort, reference=comparison.reference
         ),
         "robustness": data_uri(robustness_figure(curves)) if curves is not None and len(curves) else "",
@@ -106,9 +105,9 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def scenario_parts(
+def scenario_sections(
     table: pd.DataFrame, published: pd.DataFrame | None, *, cohort: str, reference: str
-) -> list[ScenarioPart]:
+) -> list[ScenarioSection]:
     """Turn a comparison into titles, tables of text and notes; arguments as in `comparison_markdown`.
 
     Raises:
@@ -117,7 +116,7 @@ def scenario_parts(
     missing = [name for name in _NEEDED if name not in table.columns]
     if missing:
         raise ValueError(f"the comparison lacks the column(s) {', '.join(missing)}; found {list(table.columns)}")
-    parts = []
+    sections = []
     for scenario, frame in table.groupby("scenario", sort=False):
         rows = frame.to_dict("records")
         printed = _printed(published, str(scenario))
@@ -129,8 +128,8 @@ def scenario_parts(
         if costs := _costs(rows):
             tables.append(("Costs of one run", costs))
         notes = _notes(rows, printed, reference=reference)
-        parts.append(ScenarioPart(str(scenario), _lead(rows, printed, cohort), tuple(tables), tuple(notes)))
-    return parts
+        sections.append(ScenarioSection(str(scenario), _lead(rows, printed, cohort), tuple(tables), tuple(notes)))
+    return sections
 
 
 def _printed(published: pd.DataFrame | None, scenario: str) -> list[dict[str, Any]]:
@@ -161,17 +160,17 @@ def _scores(rows: Sequence[Mapping[str, Any]], printed: Sequence[Mapping[str, An
     headers = ["Method", "n", *(METRIC_LABELS[name] for name in shown)]
     if one:
         headers[2 + shown.index("auc_rounded")] += " (= balanced accuracy)"
-    place = 3 + shown.index("auc_rounded") if printed else None
-    if place is not None:
+    column = 3 + shown.index("auc_rounded") if printed else None
+    if column is not None:
         first = printed[0]
-        headers.insert(place, f"Paper, {first['cohort']}, {count(int(first['subjects']), 'subject')}: “AUC” (rounded)")
+        headers.insert(column, f"Paper, {first['cohort']}, {count(int(first['subjects']), 'subject')}: “AUC” (rounded)")
     by_method = {row["method"]: row for row in printed}
     body = []
     for row in rows:
         cells = [str(row["method"]), f"{int(row['n']):,}", *(_with_interval(row, name) for name in shown)]
-        if place is not None:
-            theirs = by_method.get(row["method"], {})
-            cells.insert(place, spread(theirs.get("auc_rounded_mean"), theirs.get("auc_rounded_std"), missing="–"))
+        if column is not None:
+            paper = by_method.get(row["method"], {})
+            cells.insert(column, spread(paper.get("auc_rounded_mean"), paper.get("auc_rounded_std"), missing="–"))
         body.append(tuple(cells))
     return Table(tuple(headers), tuple(body), numeric=frozenset(range(1, len(headers))))
 

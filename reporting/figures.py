@@ -55,7 +55,7 @@ def as_svg(draw: Callable[Concatenate[Figure, Arguments], None]) -> Callable[Arg
     """Turn a function that draws on a figure into one that returns SVG bytes."""
 
     @wraps(draw)
-    def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> bytes:
+    def rendered(*args: Arguments.args, **kwargs: Arguments.kwargs) -> bytes:
         with mpl.rc_context(_STYLE):
             figure = Figure(layout="constrained")
             FigureCanvasSVG(figure)
@@ -64,21 +64,21 @@ def as_svg(draw: Callable[Concatenate[Figure, Arguments], None]) -> Callable[Arg
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         return buffer.getvalue()
 
-    return drawn
+    return rendered
 
 
 @as_svg
 def availability_figure(
-    figure: Figure, observations: pd.DataFrame, availability: pd.DataFrame, parts: dict[str, str]
+    figure: Figure, observations: pd.DataFrame, availability: pd.DataFrame, splits: dict[str, str]
 ) -> None:
-    """Draw which observation has which modality, one column per observation, sorted by part, label and pattern.
+    """Draw which observation has which modality, one column per observation, sorted by split, label and pattern.
 
     Args:
         figure: drawn on.
         observations: columns `observation`, `subject`, `label`.
         availability: columns `observation`, `modality`, `state` (used, hidden, failed). With several scans of one
             modality, used is shown before failed before hidden.
-        parts: subject → part in the repeat shown.
+        splits: subject → split in the repeat shown.
     """
     modalities = sorted(availability["modality"].astype(str).unique())
     ranked = availability.assign(rank=availability["state"].map({"used": 0, "failed": 1, "hidden": 2}))
@@ -86,8 +86,8 @@ def availability_figure(
     states = best.pivot(index="observation", columns="modality", values="state")
     table = observations[["observation", "subject", "label"]].astype(str).join(states, on="observation")
     table[modalities] = table[modalities].fillna("absent")
-    table["split"] = table["subject"].map(parts).fillna("excluded")
-    rank = {part: i for i, part in enumerate((*SPLIT_ORDER, "excluded"))}
+    table["split"] = table["subject"].map(splits).fillna("excluded")
+    rank = {split: i for i, split in enumerate((*SPLIT_ORDER, "excluded"))}
     table["order"] = table["split"].map(rank).fillna(len(rank))
     table = table.sort_values(
         ["order", "split", "label", *modalities], ascending=[True, True, True] + [False] * len(modalities)
@@ -104,7 +104,7 @@ def availability_figure(
             axes.barh(line, stop - start, left=start, height=0.82, color=colours[name][value], linewidth=0)
             if name == "label" and stop - start > 0.08 * len(table):
                 axes.text((start + stop) / 2, line, value, ha="center", va="center")
-    _name_parts(axes, table["split"].tolist(), len(modalities) + 1)
+    _name_splits(axes, table["split"].tolist(), len(modalities) + 1)
     if len(table) <= 120:
         for edge in range(1, len(table)):
             axes.plot([edge, edge], [-0.45, len(modalities) - 0.55], color="white", linewidth=0.6)
@@ -165,8 +165,8 @@ def roc_figure(figure: Figure, predictions: pd.DataFrame, classes: tuple[str, ..
         curves = [roc_points(rows["truth"] == k, rows[f"p_{k}"]) for _, rows in predictions.groupby("repeat")]
         for false, true in curves:
             axes.plot(false, true, color=colour, linewidth=0.8, alpha=0.45)
-        mean, said = (mean_roc(curves), ", mean of repeats") if len(curves) > 1 else (curves[0], "")
-        axes.plot(*mean, color=colour, linewidth=2.4, label=f"{classes[k]}{said}")
+        mean, suffix = (mean_roc(curves), ", mean of repeats") if len(curves) > 1 else (curves[0], "")
+        axes.plot(*mean, color=colour, linewidth=2.4, label=f"{classes[k]}{suffix}")
     _square(axes, "false positive rate (1 − specificity)", "true positive rate (sensitivity)")
     axes.legend(loc="lower right")
 
@@ -250,19 +250,19 @@ def _square(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _name_parts(axes: Axes, parts: list[str], line: int) -> None:
-    """Write the name and size of every part below its columns, and draw a line between parts.
+def _name_splits(axes: Axes, splits: list[str], line: int) -> None:
+    """Write the name and size of every split below its columns, and draw a line between splits.
 
     Names of narrow neighbours go one below the other.
     """
     previous_narrow = False
-    for start, stop, part in _runs(parts):
-        narrow = stop - start < 0.12 * len(parts)
+    for start, stop, split in _runs(splits):
+        narrow = stop - start < 0.12 * len(splits)
         lower = 0.62 if narrow and previous_narrow else 0.0
-        last = narrow and stop == len(parts)
-        axes.text(stop if last else (start + stop) / 2, line - 0.2 + lower, f"{part} ({stop - start})",
+        last = narrow and stop == len(splits)
+        axes.text(stop if last else (start + stop) / 2, line - 0.2 + lower, f"{split} ({stop - start})",
                   ha="right" if last else "center", va="center")  # fmt: skip
-        if stop < len(parts):
+        if stop < len(splits):
             axes.plot([stop, stop], [-0.5, line - 0.5], color=INK, linewidth=1.2)
         previous_narrow = narrow and not lower
 

@@ -1,4 +1,4 @@
-"""Numbers as words: how the report writes a value, a spread, an interval and its one-sentence verdict."""
+"""Formatting of numbers: how the report writes a value, a spread, an interval and its one-sentence verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRIC_LABELS: dict[str, str] = {
     "auc_rounded": "AUC of rounded scores",
     "brier": "Brier score",
 }
-"""What the tables call each metric, in the order they show them."""
+"""Label of each metric, in the order of the tables."""
 
 UNDEFINED = "n/a (one class only)"
 

@@ -1,4 +1,4 @@
-"""What every page is made with: text that stays text in HTML and in Markdown, and pictures as part of the page."""
+"""Tools of all pages: escaped text for HTML and Markdown, and embedded pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jinja2
 
 
 def environment() -> jinja2.Environment:
-    """The templates of this package; a name that is missing is an error, and markup in names is shown as text."""
+    """Return the template environment; a missing name is an error, and markup in names is shown as text."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("reporting", "templates"),
         autoescape=True,
@@ -30,9 +30,9 @@ def markdown_text(text: str) -> str:
     return re.sub(r"://|www\.", _unlinked, marked, flags=re.IGNORECASE)
 
 
-def _unlinked(found: re.Match[str]) -> str:
-    """An address that is not made into a link: a backslash before its last mark."""
-    return f"{found[0][:-1]}\\{found[0][-1]}"
+def _unlinked(match: re.Match[str]) -> str:
+    """Escape an address so that it is not made into a link: a backslash before its last mark."""
+    return f"{match[0][:-1]}\\{match[0][-1]}"
 
 
 def data_uri(content: bytes, kind: str = "image/svg+xml") -> str:

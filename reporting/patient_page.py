@@ -1,4 +1,4 @@
-"""A page a patient and the list of the night, from the content of `predictions.json`: no script, nothing to load."""
+"""One page per patient and the worklist, from the content of `predictions.json`: no script, nothing to load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from reporting import patient_text as words
+from reporting import patient_text
 from reporting.formatting import count, percent
 from reporting.pages import data_uri, environment
 from reporting.patient_table import check_content, missing_modalities
@@ -19,16 +19,16 @@ SMALLEST_SCALE = 0.1  # bars of contributions reach at least so far, so that noi
 
 @dataclass(frozen=True)
 class WorklistRow:
-    """One patient in the list of the night.
+    """One row of the worklist.
 
     Attributes:
         name: of the subject, and the session.
         link: address of the patient's page, "" for none.
-        answer: the class, or that it abstains.
+        answer: the predicted class, or that the model abstains.
         chances: calibrated probability of the likeliest class.
         set: classes of the conformal set.
         scans: how many of the scans given were used.
-        attention: what a person should look at, in words.
+        attention: reasons to look at the patient.
     """
 
     name: str
@@ -49,7 +49,7 @@ def patient_page(
         content: of `predictions.json`, schema `hypermm-predictions/1`.
         patient: one of its patients.
         pictures: scan id → PNG bytes of its quality-control picture; scans may be left out.
-        worklist_link: path of the list of the night, relative to this page; "" for none.
+        worklist_link: path of the worklist, relative to this page; "" for none.
 
     Raises:
         ValueError: the content is of another schema or lacks something, or a picture is of a scan the patient has not.
@@ -68,18 +68,23 @@ def patient_page(
         .render(
             content=content,
             patient=patient,
-            name=words.patient_name(patient),
-            margin_note=words.css_text(words.patient_name(patient)),
-            created=words.time_words(content["made"]["time"]),
+            name=patient_text.patient_name(patient),
+            margin_note=patient_text.css_text(patient_text.patient_name(patient)),
+            created=patient_text.readable_time(content["made"]["time"]),
             worklist_link=quote(worklist_link),
-            warnings=[f"{s['scan']} ({s['modality']}): {words.outlier_words(s)}" for s in scans if words.flagged(s)],
-            answer_chance=words.chance(patient["probabilities"].get(patient["answer"])),
-            bars=[(name, words.chance(p), p, name in patient["set"]) for name, p in ranked],
-            uncalibrated=", ".join(f"{name} {words.chance(patient['uncalibrated'][name])}" for name, _ in ranked),
-            set_sentence=words.set_sentence(patient, error_rate=content["error_rate"]),
+            warnings=[
+                f"{s['scan']} ({s['modality']}): {patient_text.describe_distance(s)}"
+                for s in scans if patient_text.flagged(s)
+            ],
+            answer_chance=patient_text.chance(patient["probabilities"].get(patient["answer"])),
+            bars=[(name, patient_text.chance(p), p, name in patient["set"]) for name, p in ranked],
+            uncalibrated=", ".join(
+                f"{name} {patient_text.chance(patient['uncalibrated'][name])}" for name, _ in ranked
+            ),
+            set_sentence=patient_text.set_sentence(patient, error_rate=content["error_rate"]),
             n_used=sum(scan["used"] for scan in scans),
-            scans=[(scan, words.remark(scan)) for scan in scans],
-            compared=any(scan["used"] and not words.untold(scan) for scan in scans),
+            scans=[(scan, patient_text.remark(scan)) for scan in scans],
+            compared=any(scan["used"] and not patient_text.not_compared(scan) for scan in scans),
             contributions=_contributions(patient, [name for name, _ in ranked]),
             missing=_missing_table(patient, content),
             qc=[(s["scan"], s["modality"], data_uri(pictures[s["scan"]], "image/png"))
@@ -90,10 +95,10 @@ def patient_page(
 
 
 def missing_page(observation: str, reason: str) -> str:
-    """Render what stands in the place of a page that could not be made.
+    """Render the replacement of a page that could not be made.
 
     Args:
-        observation: whose page.
+        observation: name of the observation.
         reason: why not.
     """
     page = (
@@ -105,7 +110,7 @@ def missing_page(observation: str, reason: str) -> str:
 
 
 def worklist_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
-    """Render the list of the night: warnings, then abstentions, then lost scans and notes, then the others as given.
+    """Render the worklist: warnings, then abstentions, then lost scans and notes, then the others as given.
 
     Args:
         content: of `predictions.json`, schema `hypermm-predictions/1`.
@@ -123,11 +128,11 @@ def worklist_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
         .get_template("worklist.html.j2")
         .render(
             content=content,
-            created=words.time_words(content["made"]["time"]),
+            created=patient_text.readable_time(content["made"]["time"]),
             tiles=_tiles(content, lost=len(lost)),
             groups=[
                 ("look", "Look at these first", [row for urgency, row in rows if urgency < _CALM]),
-                ("answered", "Answered, nothing to remark", [row for urgency, row in rows if urgency == _CALM]),
+                ("answered", "Predicted, nothing to remark", [row for urgency, row in rows if urgency == _CALM]),
             ],
             refused=Table(
                 ("Patient", "Observation", "Reason"),
@@ -135,7 +140,9 @@ def worklist_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
             ),
             lost=Table(
                 ("Patient", "Scan", "Modality", "Reason"),
-                tuple((words.patient_name(p), s["scan"], s["modality"], words.reason(s)) for p, s in lost),
+                tuple(
+                    (patient_text.patient_name(p), s["scan"], s["modality"], patient_text.reason(s)) for p, s in lost
+                ),
             ),
             provenance=_provenance(content),
         )
@@ -143,21 +150,23 @@ def worklist_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
 
 
 def _tiles(content: Mapping[str, Any], *, lost: int) -> list[tuple[str, int, str]]:
-    """Counts at the top of the list: name, number, what it is of."""
+    """Return the counts at the top of the worklist: name, number, explanation."""
     patients, refused = content["patients"], len(content["refused"])
     abstained = sum(bool(patient["abstains"]) for patient in patients)
     warned = sum(bool(patient["out_of_distribution"]) for patient in patients)
-    untold = sum(not p["out_of_distribution"] and any(map(words.untold, p["scans"])) for p in patients)
+    not_compared = sum(
+        not p["out_of_distribution"] and any(map(patient_text.not_compared, p["scans"])) for p in patients
+    )
     return [
         ("Patients", len(patients) + refused, "in this list"),
-        ("Answered", len(patients) - abstained, "the model named a class"),
-        ("Abstained", abstained, "no answer given"),
+        ("Predicted", len(patients) - abstained, "the model named a class"),
+        ("Abstained", abstained, "no prediction given"),
         (
             "Unlike training",
             warned,
-            f"cannot be told of {untold:,} more" if untold else "of those answered or abstained",
+            f"cannot be told of {not_compared:,} more" if not_compared else "of those predicted or abstained",
         ),
-        ("Refused", refused, "no answer was tried"),
+        ("Refused", refused, "no prediction was tried"),
         ("Scans not used", lost, f"of {sum(len(p['scans']) for p in patients):,} scans; patients refused not counted"),
     ]
 
@@ -166,13 +175,13 @@ _CALM = 3
 
 
 def _urgency(patient: Mapping[str, Any]) -> int:
-    """0 for a warning, 1 for an abstention, 2 for a scan that was not used or a note, 3 for none of these."""
+    """Rank a patient: 0 warning, 1 abstention, 2 unused scan or note, 3 none of these."""
     remarked = patient["notes"] or any(not scan["used"] for scan in patient["scans"])
     return 0 if patient["out_of_distribution"] else 1 if patient["abstains"] else 2 if remarked else _CALM
 
 
 def _worklist_row(patient: Mapping[str, Any], links: Mapping[str, str]) -> WorklistRow:
-    """What the list of the night says of a patient."""
+    """Return the worklist row of a patient."""
     likeliest, p = _ranked(patient)[0]
     used, given = sum(scan["used"] for scan in patient["scans"]), len(patient["scans"])
     attention = ["unlike training scans"] if patient["out_of_distribution"] else []
@@ -180,10 +189,10 @@ def _worklist_row(patient: Mapping[str, Any], links: Mapping[str, str]) -> Workl
     attention += [f"{count(given - used, 'scan')} not used"] if used < given else []
     attention += ["see its notes"] if patient["notes"] else []
     return WorklistRow(
-        name=words.patient_name(patient),
+        name=patient_text.patient_name(patient),
         link=quote(links.get(patient["observation"], "")),
-        answer="no answer" if patient["abstains"] else patient["answer"],
-        chances=f"{likeliest} {words.chance(p)}",
+        answer="no prediction" if patient["abstains"] else patient["answer"],
+        chances=f"{likeliest} {patient_text.chance(p)}",
         set=", ".join(patient["set"]) or "empty",
         scans=f"{used} of {given}",
         attention=tuple(attention),
@@ -191,12 +200,12 @@ def _worklist_row(patient: Mapping[str, Any], links: Mapping[str, str]) -> Workl
 
 
 def _ranked(patient: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Classes and calibrated probabilities, the likeliest first."""
+    """Return classes and calibrated probabilities, the likeliest first."""
     return sorted(patient["probabilities"].items(), key=lambda item: -item[1])
 
 
 def _contributions(patient: Mapping[str, Any], ranked: Sequence[str]) -> dict[str, Any] | None:
-    """Signed bars: rows of (scan, modality, one (text, bar in [−1, 1]) a class); None if no scan can be left out."""
+    """Return signed bars: rows (scan, modality, one (text, bar in [−1, 1]) a class); None without contributions."""
     known = [scan for scan in patient["scans"] if scan["used"] and scan["contribution"] is not None]
     if not known:
         return None
@@ -206,20 +215,20 @@ def _contributions(patient: Mapping[str, Any], ranked: Sequence[str]) -> dict[st
     return {
         "classes": shown,
         "left_out": len(ranked) - len(shown) if len(ranked) > 2 else 0,
-        "scale": words.points(scale).lstrip("+"),
+        "scale": patient_text.points(scale).lstrip("+"),
         "rows": [
-            (scan["scan"], scan["modality"], [(words.points(value), value / scale) for value in row])
+            (scan["scan"], scan["modality"], [(patient_text.points(value), value / scale) for value in row])
             for scan, row in zip(known, values, strict=True)
         ],
     }
 
 
 def _missing_table(patient: Mapping[str, Any], content: Mapping[str, Any]) -> Table:
-    """What adding each missing modality did to held-out subjects who have it."""
-    found = {row["modality"]: row for row in patient["missing"]}
+    """Return the expected change from each missing modality."""
+    by_modality = {row["modality"]: row for row in patient["missing"]}
     rows = []
     for modality in missing_modalities(patient, content):
-        row = found.get(modality)
+        row = by_modality.get(modality)
         if row is None or not row["n"]:
             rows.append((modality, "0", "not known", "not known", "not known"))
             continue
@@ -233,15 +242,15 @@ def _missing_table(patient: Mapping[str, Any], content: Mapping[str, Any]) -> Ta
                 "not known" if resolved is None else f"{round(100 * resolved)} %",
             )
         )
-    rates = sorted({row["error_rate"] for row in found.values()})
+    rates = sorted({row["error_rate"] for row in by_modality.values()})
     resolved_at = " or ".join(percent(rate) for rate in rates)
-    headers = ("Modality added", "Subjects", "Probability moved by", "Another answer",
+    headers = ("Modality added", "Subjects", "Probability moved by", "Another prediction",
                f"Abstentions resolved at {resolved_at}" if rates else "Abstentions resolved")  # fmt: skip
     return Table(headers, tuple(rows), numeric=frozenset(range(1, 5)))
 
 
 def _provenance(content: Mapping[str, Any], patient: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
-    """What made the page, as name and value."""
+    """Return the provenance of the page, as name and value."""
     made = content["made"]
     software = made.get("software") or {}
     rows = [("Observation", patient["observation"])] if patient else []

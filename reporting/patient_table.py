@@ -23,7 +23,7 @@ _OUTLIER_KEYS = ("distance", "share_farther", "n", "flag")
 
 
 def patients_csv(content: Mapping[str, Any]) -> pd.DataFrame:
-    """Flatten the predictions of a night: first the patients in the order given, then those that were refused.
+    """Flatten the predictions of new patients: first the patients in the order given, then those that were refused.
 
     Columns, always these and in this order:
 
@@ -37,9 +37,9 @@ def patients_csv(content: Mapping[str, Any]) -> pd.DataFrame:
     - `p_<class>`, one for each class in the order of the model: calibrated probability in [0, 1], empty if refused;
     - `scans_used`, `scans_failed`: scan ids joined by semicolons; the second are those given and not used;
     - `missing`: modalities the model reads and that no used scan is of, joined by semicolons;
-    - `why`: why it abstains or was refused, or what is to be known of the answer;
-    - `notes`: what a person should know, joined by semicolons and a space;
-    - `model`, `model_version`, `model_sha256`, `made`: which model answered, and when (ISO 8601).
+    - `why`: why it abstains or was refused, or a remark on the prediction;
+    - `notes`: remarks, joined by semicolons and a space;
+    - `model`, `model_version`, `model_sha256`, `made`: the model, and the time of prediction (ISO 8601).
 
     Args:
         content: of `predictions.json`, schema `hypermm-predictions/1`.
@@ -71,7 +71,7 @@ def patients_csv(content: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def columns(classes: Sequence[str]) -> tuple[str, ...]:
-    """The columns of the table for a model with these classes."""
+    """Return the columns of the table for a model with these classes."""
     return (
         "observation", "subject", "session", "state", "answer", "abstains", "set", "error_rate",
         "calibration_subjects", *(f"p_{name}" for name in classes), "scans_used", "scans_failed",
@@ -80,16 +80,16 @@ def columns(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def missing_modalities(patient: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
-    """Modalities that the model reads and that no used scan of the patient is of, in the order of the model."""
-    there = {scan["modality"] for scan in patient["scans"] if scan["used"]}
-    return [modality for modality in content["modalities"] if modality not in there]
+    """Return modalities that the model reads and that no used scan of the patient is of, in the order of the model."""
+    used = {scan["modality"] for scan in patient["scans"] if scan["used"]}
+    return [modality for modality in content["modalities"] if modality not in used]
 
 
 def check_content(content: Mapping[str, Any]) -> None:
     """Refuse content that is not of this schema, naming patient and key.
 
     Raises:
-        ValueError: as said.
+        ValueError: the schema differs, or a key is missing or invalid.
     """
     if content.get("schema") != SCHEMA:
         raise ValueError(
@@ -124,7 +124,7 @@ def check_content(content: Mapping[str, Any]) -> None:
 
 
 def _row(patient: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
-    """One patient as columns."""
+    """Return one patient as columns."""
     return {
         **{key: patient[key] or "" for key in ("observation", "subject", "session", "answer", "why")},
         **{key: patient[key] for key in ("abstains", "calibration_subjects", "out_of_distribution")},
@@ -139,7 +139,7 @@ def _row(patient: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _need(found: Mapping[str, Any], keys: Sequence[str], name: str) -> None:
-    """Say which keys are missing."""
-    if missing := [key for key in keys if key not in found]:
-        raise ValueError(f"{name} lacks {', '.join(missing)}; found {', '.join(map(str, found)) or 'nothing'}")
+def _need(content: Mapping[str, Any], keys: Sequence[str], name: str) -> None:
+    """Refuse content with missing keys."""
+    if missing := [key for key in keys if key not in content]:
+        raise ValueError(f"{name} lacks {', '.join(missing)}; found {', '.join(map(str, content)) or 'nothing'}")

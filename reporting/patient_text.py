@@ -13,10 +13,10 @@ LONGEST_NAME = 60  # characters of a name in the margin of a printed page
 
 
 def set_sentence(patient: Mapping[str, Any], *, error_rate: float) -> str:
-    """Say in words what the conformal set of a patient is worth.
+    """Describe the conformal set of a patient in a sentence.
 
-    The promise is about the average over patients like those of the calibration, never about this patient, and there is
-    none where the calibration has fewer subjects than `evaluation.conformal.fewest_subjects`.
+    The guarantee is about the average over patients like those of the calibration, never about this patient, and there
+    is none where the calibration has fewer subjects than `evaluation.conformal.fewest_subjects`.
     """
     seen, needed = patient["calibration_subjects"], fewest_subjects(error_rate)
     names, rate = [str(name) for name in patient["set"]], percent(error_rate)
@@ -53,32 +53,32 @@ def points(change: Any) -> str:
 
 
 def remark(scan: Mapping[str, Any]) -> str:
-    """What is to be said of a scan beside its name."""
+    """Return the remark on a scan."""
     if not scan["used"]:
         return reason(scan)
-    words = [outlier_words(scan) if scan["outlier"] else "Not compared with training scans."]
+    sentences = [describe_distance(scan) if scan["outlier"] else "Not compared with training scans."]
     if scan.get("map"):
-        words.append(f"Map of what the answer rests on: {scan['map']}.")
-    return " ".join(words)
+        sentences.append(f"Occlusion map: {scan['map']}.")
+    return " ".join(sentences)
 
 
 def reason(scan: Mapping[str, Any]) -> str:
-    """Why a scan was not used."""
+    """Return why a scan was not used."""
     return scan["reason"] or "no reason recorded"
 
 
-def untold(scan: Mapping[str, Any]) -> bool:
-    """Whether nothing can be told of how far a scan that was used lies from those of the training."""
+def not_compared(scan: Mapping[str, Any]) -> bool:
+    """Tell whether a used scan could not be compared with the training scans."""
     return bool(scan["used"] and (scan["outlier"] is None or scan["outlier"]["flag"] is None))
 
 
 def flagged(scan: Mapping[str, Any]) -> bool:
-    """Whether a scan that was used lies far from those of the training."""
+    """Tell whether a used scan lies far from the training scans."""
     return bool(scan["used"] and scan["outlier"] and scan["outlier"]["flag"])
 
 
-def outlier_words(scan: Mapping[str, Any]) -> str:
-    """How far a scan lies from those of the training."""
+def describe_distance(scan: Mapping[str, Any]) -> str:
+    """Describe how far a scan lies from the training scans."""
     outlier = scan["outlier"]
     if outlier["flag"] is None:
         few = f"{count(outlier['n'], 'held-out scan')} {'is' if outlier['n'] == 1 else 'are'} too few"
@@ -88,12 +88,12 @@ def outlier_words(scan: Mapping[str, Any]) -> str:
 
 
 def patient_name(patient: Mapping[str, Any]) -> str:
-    """The subject, and the session where there is one."""
+    """Return the subject, and the session if any."""
     return f"{patient['subject']}, {patient['session']}" if patient["session"] else str(patient["subject"])
 
 
-def time_words(text: str) -> str:
-    """A time in ISO 8601 as a person writes it; anything else as it is."""
+def readable_time(text: str) -> str:
+    """Format an ISO 8601 time for display; any other text is returned unchanged."""
     try:
         time = datetime.datetime.fromisoformat(text)
     except ValueError:
@@ -102,6 +102,6 @@ def time_words(text: str) -> str:
 
 
 def css_text(text: str) -> str:
-    """A name as the content of a CSS string: every character but ASCII letters and digits is escaped."""
+    """Escape a name for a CSS string: every character but ASCII letters and digits is escaped."""
     short = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
     return "".join(c if c.isascii() and c.isalnum() else f"\\{ord(c):06x}" for c in short)

@@ -1,4 +1,4 @@
-"""Write one HTML page that holds everything a run found: no script, nothing to load, readable on screen and paper."""
+"""Write one HTML page with all results of a run: no script, nothing to load, readable on screen and paper."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ReportData:
         plan: stage, state, reason, seconds (NaN for none); in the order the stages ran.
         observations: observation, subject, label, and any covariates.
         availability: observation, modality, state (used, hidden, failed); what is not listed is absent.
-        splits: repeat, subject, part (train, validation, test).
+        splits: repeat, subject, split (train, validation, test).
         qc: scan id and PNG bytes of its quality-control picture.
         histories: stage name → repeat, epoch, train_loss, validation_loss, best (True at the epoch kept).
         predictions: test rows: repeat, subject, observation, scans_used (ids joined by semicolons), truth, p_0, p_1, …
@@ -49,7 +49,7 @@ class ReportData:
         subsets: modalities ("MRI+PET"), subjects ("any" or "complete"), n test observations, and auc_mean, auc_std,
             auc_low, auc_high; the same four for other metrics if wanted.
         failures: stage, scan, subject, modality, reason.
-        notes: warnings of the stages, in words.
+        notes: warnings of the stages.
         settings_yaml: the settings of the run.
         versions: what → version.
         hashes: what → hash.
@@ -90,7 +90,7 @@ def render_report(data: ReportData) -> str:
 
 
 def _headline(data: ReportData) -> dict[str, Any]:
-    """What the top of the page shows: the verdict and a few numbers."""
+    """Return the content of the top of the page: the verdict and a few numbers."""
     rows, n_classes = data.predictions, len(data.classes)
     half = data.metrics["threshold_half"]
     subjects, repeats = rows["subject"].nunique(), rows["repeat"].nunique()
@@ -112,14 +112,16 @@ def _headline(data: ReportData) -> dict[str, Any]:
 
 
 def _sections(data: ReportData) -> dict[str, Any]:
-    """Tables, pictures and sentences of the sections below."""
+    """Return tables, pictures and sentences of the sections below."""
     binary = len(data.classes) == 2
     half, tuned = data.metrics["threshold_half"], data.metrics.get("threshold_validation") if binary else None
     thresholds = {int(repeat): float(value) for repeat, value in data.metrics.get("thresholds", {}).items()}
     excluded = tables.excluded_subjects(data.observations, data.splits, data.availability)
     groups = {key: title for key, title in tables.SUBSET_GROUPS.items() if (data.subsets["subjects"] == key).any()}
     first = data.splits["repeat"].min() if len(data.splits) else None
-    parts = data.splits[data.splits["repeat"] == first].astype({"subject": str}).set_index("subject")["split"].to_dict()
+    split_of = (
+        data.splits[data.splits["repeat"] == first].astype({"subject": str}).set_index("subject")["split"].to_dict()
+    )
     drawn = len(data.predictions) > 0
     drawn_subsets = data.subsets.groupby("subjects").head(MAX_FOREST_ROWS)
     return {
@@ -135,7 +137,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "covariates": tables.covariate_table(data.observations),
         "modalities": tables.modality_table(data.availability, data.observations["observation"].nunique()),
         "availability": (
-            data_uri(figures.availability_figure(data.observations, data.availability, parts))
+            data_uri(figures.availability_figure(data.observations, data.availability, split_of))
             if len(data.availability)
             else ""
         ),
@@ -160,7 +162,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
 
 
 def _result_notes(data: ReportData, half: Mapping[str, Any], thresholds: Mapping[int, float]) -> list[str]:
-    """Sentences under the table of results: what the numbers are, and what is missing from them."""
+    """Return the sentences under the table of results: what the numbers are, and what is missing from them."""
     one_repeat = data.predictions["repeat"].nunique() == 1
     notes = [
         f"Intervals are {percent(LEVEL)} percentile bootstrap intervals over subjects: all predictions of a "
@@ -186,9 +188,9 @@ def _result_notes(data: ReportData, half: Mapping[str, Any], thresholds: Mapping
         chosen = ", ".join(f"{value:.2f} (repeat {repeat})" for repeat, value in sorted(thresholds.items()))
         notes.append(f"Validation threshold, the one with the best balanced accuracy on validation subjects: {chosen}.")
     undefined = {METRIC_LABELS[name]: half[name].get("n_undefined") for name in METRIC_LABELS if name in half}
-    said = ", ".join(f"{label} {n:,}" for label, n in undefined.items() if is_number(n) and n > 0)
-    if said:
-        notes.append(f"Bootstrap draws left out because a class was missing: {said}.")
+    listed = ", ".join(f"{label} {n:,}" for label, n in undefined.items() if is_number(n) and n > 0)
+    if listed:
+        notes.append(f"Bootstrap draws left out because a class was missing: {listed}.")
     return notes
 
 
@@ -196,10 +198,10 @@ def _kept(history: pd.DataFrame) -> str:
     """Say which epoch of which repeat was kept."""
     kept = history[history["best"].astype(bool)].sort_values("repeat")
     last = history.groupby("repeat")["epoch"].max()
-    said = ", ".join(
+    listed = ", ".join(
         f"{row['epoch']} of {last[row['repeat']]} (repeat {row['repeat']})" for row in kept.to_dict("records")
     )
-    return f"Epoch kept: {said}." if said else "No epoch was kept."
+    return f"Epoch kept: {listed}." if listed else "No epoch was kept."
 
 
 def _check(data: ReportData) -> None:
@@ -214,10 +216,11 @@ def _check(data: ReportData) -> None:
     unknown = sorted(set(data.availability["state"]) - {"used", "hidden", "failed"})
     if unknown:
         raise ValueError(f"ReportData.availability has the state(s) {unknown}; expected used, hidden or failed")
-    found = probability_columns(data.predictions)
-    if len(found) != len(data.classes):
+    probabilities = probability_columns(data.predictions)
+    if len(probabilities) != len(data.classes):
         raise ValueError(
-            f"ReportData.classes names {len(data.classes)} classes; predictions have {len(found)} probability columns"
+            f"ReportData.classes names {len(data.classes)} classes; "
+            f"predictions have {len(probabilities)} probability columns"
         )
     if "threshold_half" not in data.metrics:
         raise ValueError(f"ReportData.metrics lacks 'threshold_half'; found {sorted(map(str, data.metrics))}")

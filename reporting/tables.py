@@ -1,4 +1,4 @@
-"""Rows of the report's tables, as text. Frames in, lists of cells out; nothing here knows HTML."""
+"""Rows of the report's tables as text, independent of HTML."""
 
 from __future__ import annotations
 
@@ -79,29 +79,29 @@ def subset_table(subsets: pd.DataFrame, group: str) -> Table:
 
 
 def cohort_table(observations: pd.DataFrame, splits: pd.DataFrame) -> Table:
-    """Counts by label: observations, subjects, and subjects per part, as a range where repeats differ."""
+    """Count observations, subjects, and subjects per split by label; a range where repeats differ."""
     observations = observations.assign(
         _subject=observations["subject"].astype(str), _label=observations["label"].astype(str)
     )
     named = splits.assign(_subject=splits["subject"].astype(str))
-    parts = [*SPLITS, *sorted(set(named["split"]) - set(SPLITS))]
-    parts = [part for part in parts if (named["split"] == part).any()]
+    split_names = [*SPLITS, *sorted(set(named["split"]) - set(SPLITS))]
+    split_names = [split for split in split_names if (named["split"] == split).any()]
     rows = []
     for label, group in [*observations.groupby("_label", sort=True), ("all", observations)]:
         cells = [str(label), f"{len(group):,}", f"{group['_subject'].nunique():,}"]
         here = named[named["_subject"].isin(set(group["_subject"]))]
         by_repeat = here.groupby(["repeat", "split"])["_subject"].nunique().unstack(fill_value=0)
-        for part in parts:
-            counts = by_repeat[part] if part in by_repeat.columns else pd.Series([0])
+        for split in split_names:
+            counts = by_repeat[split] if split in by_repeat.columns else pd.Series([0])
             low, high = int(counts.min()), int(counts.max())
             cells.append(f"{low:,}" if low == high else f"{low:,}–{high:,}")
         rows.append(tuple(cells))
-    headers = ("Label", "Observations", "Subjects", *(f"{part.capitalize()} subjects" for part in parts))
+    headers = ("Label", "Observations", "Subjects", *(f"{split.capitalize()} subjects" for split in split_names))
     return Table(headers, tuple(rows), numeric=frozenset(range(1, len(headers))))
 
 
 def modality_table(availability: pd.DataFrame, n_observations: int) -> Table:
-    """Scans per modality that were used, hidden on purpose or failed, and observations that have none at all."""
+    """Count scans per modality that were used, hidden on purpose or failed, and observations that have none at all."""
     rows = []
     for modality, group in availability.groupby(availability["modality"].astype(str), sort=True):
         states = group["state"].value_counts()
@@ -125,7 +125,7 @@ def covariate_table(observations: pd.DataFrame) -> Table | None:
 
 
 def excluded_subjects(observations: pd.DataFrame, splits: pd.DataFrame, availability: pd.DataFrame) -> list[str]:
-    """Subjects of the cohort that are in no part of any repeat, or of whom no scan could be used."""
+    """Subjects of the cohort that are in no split of any repeat, or of whom no scan could be used."""
     placed = set(splits.loc[splits["split"] != "excluded", "subject"].astype(str))
     used = set(availability.loc[availability["state"] == "used", "observation"])
     usable = set(observations.loc[observations["observation"].isin(used), "subject"].astype(str))

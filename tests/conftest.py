@@ -16,6 +16,8 @@ import pytest
 import yaml
 from PIL import Image
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # processes that test side by side share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as run_pipeline.py does, before torch is imported
 _STATE = tempfile.TemporaryDirectory(prefix="hypermm-tests-")
 os.environ["XDG_STATE_HOME"] = _STATE.name  # hashes of made-up weights do not belong into anybody's record

@@ -25,7 +25,7 @@ class CycleGanSettings:
         blocks: residual blocks of a generator; None takes the published number for the size.
         discriminator_layers: 3 judges patches of 70×70 pixels, 2 of 34×34.
         learning_rate: of Adam, in the first half.
-        cycle_weight: of the way there and back; slices in [-1, 1].
+        cycle_weight: of the cycle-consistency loss; slices in [-1, 1].
         identity_weight: of leaving a slice of the wanted modality as it is; half the cycle weight.
         pool: generated slices kept for the discriminators.
     """
@@ -42,9 +42,9 @@ class CycleGanSettings:
 
 
 class ImagePool(nn.Module):
-    """Shows a discriminator earlier results too: half of the time an old one, whose place the new one takes.
+    """A buffer of generated slices for a discriminator. Half of the time a stored slice is returned and replaced.
 
-    While there is room, new results are kept and shown at once.
+    Until the buffer is full, new slices are stored and returned at once.
 
     Source:
         Shrivastava et al. 2017; Zhu et al. 2017, section 4.
@@ -64,7 +64,7 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def forward(self, slices: Tensor, random: torch.Generator) -> Tensor:
-        """What to show for new slices, (N, 1, P, P), float32; the same shape."""
+        """Return slices for the discriminator from new slices, (N, 1, P, P), float32; the same shape."""
         shown = slices.detach().clone()
         capacity = len(self.kept)
         for i in range(len(shown) if capacity else 0):
@@ -73,9 +73,9 @@ class ImagePool(nn.Module):
                 self.kept[filled] = shown[i]
                 self.filled += 1
             elif torch.rand((), generator=random) > 0.5:
-                place = int(torch.randint(capacity, (), generator=random))
-                old = self.kept[place].clone()
-                self.kept[place] = shown[i]
+                index = int(torch.randint(capacity, (), generator=random))
+                old = self.kept[index].clone()
+                self.kept[index] = shown[i]
                 shown[i] = old
         return shown
 
@@ -90,7 +90,7 @@ class CycleGan:
 
     Args:
         size: P, pixels of a slice.
-        settings: see there.
+        settings: of networks and training.
         seed: of the first weights.
         device: where to train.
         dtype: of the forward pass: float32, or bfloat16 or float16 where the device is fast with it.
@@ -130,12 +130,12 @@ class CycleGan:
         self.adversarial = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
 
     def learning_rate(self, epoch: int) -> float:
-        """Constant in the first half, then falling to reach 0 one epoch behind the last, as the authors' code does."""
+        """Return the rate: constant, then in the second half falling to 0 one epoch after the last, as published."""
         constant = self.epochs // 2
         return self.settings.learning_rate * (1 - max(0, epoch - constant) / (self.epochs - constant + 1))
 
     def step(self, source: Tensor, target: Tensor, random: torch.Generator) -> dict[str, Tensor]:
-        """The generators' step, then the discriminators'."""
+        """Update the generators, then the discriminators."""
         made_b, made_a = self._run("a_to_b", source), self._run("b_to_a", target)
         cycle = _l1(self._run("b_to_a", made_b), source) + _l1(self._run("a_to_b", made_a), target)
         self._judges_learn(False)
@@ -154,12 +154,12 @@ class CycleGan:
         return {"adversarial": fooled, "cycle": cycle, "identity": identity, "discriminator": judged}
 
     def look(self, source: Tensor, target: Tensor) -> list[Tensor]:
-        """A, made into B, and back; B, made into A, and back."""
+        """Return A, A as B, A reconstructed, B, B as A and B reconstructed."""
         made_b, made_a = self._run("a_to_b", source), self._run("b_to_a", target)
         return [source, made_b, self._run("b_to_a", made_b), target, made_a, self._run("a_to_b", made_a)]
 
     def _run(self, name: str, slices: Tensor) -> Tensor:
-        """Output of a network, float32."""
+        """Return the output of a network, float32."""
         with autocast(self.device, self.dtype):
             return self.networks[name](slices).float()
 

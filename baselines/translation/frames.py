@@ -1,8 +1,8 @@
-"""Volumes of two modalities on one grid, slice by slice, and back: what image translation trains on and gives.
+"""Volumes of two modalities on one grid of axial slices, and back: the input and output of image translation.
 
-Both scans are taken to lie in scanner (world) coordinates, so that the same millimetre is the same place in the head.
-Scans that are more than `FARTHEST_MM` apart cannot be; then the middles of the brains are laid over each other. Nothing
-is registered: a head that was turned between the scans stays turned.
+Both scans are taken to lie in scanner (world) coordinates, so that the same millimetre is the same position in the
+head. Scans that are more than `FARTHEST_MM` apart cannot be; then the middles of the brains are laid over each other.
+Nothing is registered: a head that was turned between the scans stays turned.
 """
 
 from dataclasses import dataclass, replace
@@ -38,14 +38,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class SlicePairs:
-    """Slices of two modalities at the same places.
+    """Slices of two modalities at the same positions.
 
     Attributes:
         a: (S, 1, size, size), float32 in [0, 1].
         b: the same shape.
         mask: brain of A, the same shape, bool.
         frame: where the slices are.
-        note: what a person should know about the alignment; empty if there is nothing.
+        note: remark about the alignment, or empty.
     """
 
     a: Tensor
@@ -63,7 +63,7 @@ def brain_frame(
     field_of_view_mm: float = 192.0,
     slice_spacing_mm: float = 3.0,
 ) -> Frame:
-    """The frame of one brain: centred on its bounding box, and as high.
+    """Return the frame of one brain: centred on its bounding box, and as high.
 
     Args:
         mask: (X, Y, Z), bool.
@@ -83,7 +83,7 @@ def brain_frame(
 
 
 def to_frame(volume: Tensor, affine: NDArray[np.float64], frame: Frame) -> Tensor:
-    """Look at a volume in a frame.
+    """Resample a volume to a frame.
 
     Cubic convolution as in `preprocessing.resample`: antialiased within the slice where its pixels are larger than the
     voxels, never across slices, which stay as thin as those that `preprocessing.slices` takes. A volume whose axes are
@@ -92,11 +92,11 @@ def to_frame(volume: Tensor, affine: NDArray[np.float64], frame: Frame) -> Tenso
     Args:
         volume: (X, Y, Z), float32 in [0, 1], or bool.
         affine: voxel to world, (4, 4), mm.
-        frame: where to look.
+        frame: the target frame.
 
     Returns:
         (S, 1, size, size): rows from front to back, columns from left to right, slices from below. float32 in [0, 1],
-        0 where there is no volume; of a bool volume bool, cut at one half.
+        0 outside the volume; of a bool volume bool, cut at one half.
     """
     inverse: NDArray[np.float64] = np.linalg.inv(affine).astype(np.float64)
     matrix, offset = inverse[:3, :3], inverse[:3, 3]
@@ -108,7 +108,7 @@ def to_frame(volume: Tensor, affine: NDArray[np.float64], frame: Frame) -> Tenso
 
 
 def from_frame(slices: Tensor, frame: Frame) -> tuple[Tensor, NDArray[np.float64]]:
-    """The volume that a stack of slices is; its voxels are the frame's, so nothing is interpolated.
+    """Return the volume of a stack of slices; its voxels are the frame's, so nothing is interpolated.
 
     Args:
         slices: (S, 1, size, size), as `to_frame` gives them.
@@ -148,9 +148,9 @@ def paired_slices(
     field_of_view_mm: float = 192.0,
     slice_spacing_mm: float = 3.0,
 ) -> SlicePairs:
-    """Matching slices of two scans of one subject, in the frame of A's brain.
+    """Return matching slices of two scans of one subject, in the frame of A's brain.
 
-    Slices where one of the two has no brain are left out: they would teach that brain turns into nothing.
+    Slices where one of the two has no brain are left out, as they would train brain to be mapped to background.
 
     Args:
         volume_a: (X, Y, Z), float32 in [0, 1], 0 outside the brain.
@@ -174,7 +174,7 @@ def paired_slices(
     both = brain_a.flatten(1).any(1) & brain_b.flatten(1).any(1)
     if not both.any():
         raise ScanError("no slice shows the brain of both scans; are they of the same head?")
-    heights = tuple(z for z, there in zip(frame.heights_mm, both.tolist(), strict=True) if there)
+    heights = tuple(z for z, in_both in zip(frame.heights_mm, both.tolist(), strict=True) if in_both)
     frame = replace(frame, heights_mm=heights)
     a, b = to_frame(volume_a, affine_a, frame), to_frame(volume_b, affine_b, frame)
     return SlicePairs(a, b, brain_a[both], frame, note)
@@ -183,7 +183,7 @@ def paired_slices(
 def aligned(
     mask_a: Tensor, affine_a: NDArray[np.float64], mask_b: Tensor, affine_b: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], str]:
-    """The affine of B in A's world, and a note if it is not the one B came with.
+    """Return the affine of B in A's world, and a note if it differs from the original one.
 
     Raises:
         ScanError: a mask is empty.
@@ -201,7 +201,7 @@ def aligned(
 
 
 def world_box(mask: Tensor, affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lowest and highest world coordinates of the centres of a mask's voxels, (3,) each, mm.
+    """Return the lowest and highest world coordinates of the centres of a mask's voxels, (3,) each, mm.
 
     Raises:
         ScanError: nothing is inside.
@@ -214,14 +214,14 @@ def world_box(mask: Tensor, affine: NDArray[np.float64]) -> tuple[NDArray[np.flo
 
 
 def _axes(frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """World coordinates of columns (x), rows (y) and slices (z), mm."""
+    """Return world coordinates of columns (x), rows (y) and slices (z), mm."""
     offsets = frame.pixel_mm * (np.arange(frame.size, dtype=np.float64) - (frame.size - 1) / 2)
     x, y = np.float64(frame.centre_mm[0]), np.float64(frame.centre_mm[1])
     return x + offsets, y - offsets, np.array(frame.heights_mm, dtype=np.float64)
 
 
 def _straight(volume: Tensor, matrix: NDArray[np.float64], offset: NDArray[np.float64], frame: Frame) -> Tensor:
-    """`to_frame` one axis at a time, (S, size, size)."""
+    """Apply `to_frame` one axis at a time, (S, size, size)."""
     for axis, world in enumerate(_axes(frame)):
         scale = matrix[axis, axis]  # voxels a mm
         positions = torch.from_numpy(world * scale + offset[axis])
@@ -231,7 +231,7 @@ def _straight(volume: Tensor, matrix: NDArray[np.float64], offset: NDArray[np.fl
 
 
 def _oblique(volume: Tensor, matrix: NDArray[np.float64], offset: NDArray[np.float64], frame: Frame) -> Tensor:
-    """`to_frame` point by point, slice by slice, (S, size, size); along each voxel axis the kernel is as wide."""
+    """Apply `to_frame` point by point, slice by slice, (S, size, size)."""
     x, y, heights = _axes(frame)
     stretch = np.maximum(frame.pixel_mm * np.linalg.norm(matrix[:, :2], axis=1), 1.0)
     rows, columns = np.meshgrid(y, x, indexing="ij")
@@ -248,7 +248,7 @@ def _oblique(volume: Tensor, matrix: NDArray[np.float64], offset: NDArray[np.flo
 
 
 def _taps(positions: Tensor, stretch: float, size: int) -> tuple[Tensor, Tensor]:
-    """Voxels around positions along one axis, (n, taps) int64, and their weights, float32, 0 for those outside."""
+    """Return voxels around positions along one axis, (n, taps) int64, and weights, float32, 0 outside."""
     reach = int(np.ceil(2 * stretch))
     index = positions.floor().long()[:, None] + torch.arange(1 - reach, reach + 1)
     weight = cubic_kernel((index - positions[:, None]) / stretch)

@@ -83,7 +83,7 @@ class ResNetGenerator(nn.Module):
     Args:
         size: pixels of a slice, both sides; a multiple of 4, at least 16.
         width: k, channels after the first layer.
-        feature_maps: residual blocks; None takes the published number for the size: 6 below 256 pixels, 9 from there
+        blocks: residual blocks; None takes the published number for the size: 6 below 256 pixels, 9 from there
             on.
 
     Raises:
@@ -113,7 +113,7 @@ class ResNetGenerator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions with reflection padding, added to what came in.
+    """Two 3×3 convolutions with reflection padding, added to the input.
 
     Args:
         channels: in and out.
@@ -130,12 +130,12 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, Q, Q) to the same."""
+        """Return features of the same shape (N, C, Q, Q)."""
         return x + self.layers(x)
 
 
 class Discriminator(nn.Module):
-    """PatchGAN: says of every patch, not of the slice, whether it is real; MONAI's `PatchDiscriminator`.
+    """PatchGAN: classifies every patch, not the slice, as real or generated; MONAI's `PatchDiscriminator`.
 
     Three layers make it the published 70×70 pixels a patch, two 34×34. Instance norm in both methods, for the reason
     given at `UNet`.
@@ -161,12 +161,12 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, slices: Tensor) -> Tensor:
-        """Logits of patches, (N, channels, P, P) to (N, 1, Q, Q)."""
+        """Return logits of patches, (N, channels, P, P) to (N, 1, Q, Q)."""
         return self.layers(slices)[-1]
 
 
 def halvings(size: int) -> int:
-    """How often the U-Net halves a slice: while that leaves whole pixels, at most 8 times.
+    """Return how often the U-Net halves a slice: while that leaves whole pixels, at most 8 times.
 
     Raises:
         ValueError: fewer than 4 times, which leaves too little of a U-Net.
@@ -179,7 +179,7 @@ def halvings(size: int) -> int:
 
 @torch.no_grad()
 def initialise(module: nn.Module) -> None:
-    """Weights from N(0, 0.02), norms' scales from N(1, 0.02), biases 0, as both papers have it."""
+    """Initialise weights from N(0, 0.02), norms' scales from N(1, 0.02), biases 0, as both papers have it."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         module.weight.normal_(0.0, 0.02)
     elif isinstance(module, nn.InstanceNorm2d) and module.affine:

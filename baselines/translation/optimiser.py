@@ -29,19 +29,19 @@ class Optimiser:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
     def set_learning_rate(self, rate: float) -> None:
-        """The rate from the next step on."""
+        """Set the rate from the next step on."""
         for group in self.adam.param_groups:
             group["lr"] = rate
 
     def step(self, loss: Tensor) -> None:
-        """One step down the gradient of a scalar loss."""
+        """Take one gradient step on a scalar loss."""
         self.adam.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.adam)
         self.scaler.update()
 
     def state(self) -> dict[str, Tensor]:
-        """Moments of every parameter by its number, and the loss scale if there is one; copies on the CPU."""
+        """Return moments of every parameter by its number, and the loss scale if there is one; copies on the CPU."""
         state = {
             f"{number}.{name}": self.adam.state[parameter][name].detach().cpu().clone()
             for number, parameter in enumerate(self.parameters)
@@ -55,7 +55,7 @@ class Optimiser:
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
+        """Restore a state returned by `state`."""
         moments = {
             number: {name: state[f"{number}.{name}"] for name in MOMENTS}
             for number in range(len(self.parameters))

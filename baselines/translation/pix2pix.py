@@ -44,7 +44,7 @@ class Pix2Pix:
 
     Args:
         size: P, pixels of a slice.
-        settings: see there.
+        settings: of networks and training.
         seed: of the first weights.
         device: where to train.
         dtype: of the forward pass: float32, or bfloat16 or float16 where the device is fast with it.
@@ -73,11 +73,11 @@ class Pix2Pix:
         }
 
     def learning_rate(self, epoch: int) -> float:
-        """The same in every epoch."""
+        """Return the rate, the same in every epoch."""
         return self.settings.learning_rate
 
     def step(self, source: Tensor, target: Tensor, random: torch.Generator) -> dict[str, Tensor]:
-        """The discriminator's step, then the generator's."""
+        """Update the discriminator, then the generator."""
         with autocast(self.device, self.dtype):
             made = self.networks["a_to_b"](source).float()
         real, fake = self._judge(source, target), self._judge(source, made.detach())
@@ -91,16 +91,16 @@ class Pix2Pix:
         return {"adversarial": fooled, "l1": l1, "discriminator": judged}
 
     def look(self, source: Tensor, target: Tensor) -> list[Tensor]:
-        """Source, generated, real."""
+        """Return source, generated and real slices."""
         with autocast(self.device, self.dtype):
             return [source, self.networks["a_to_b"](source), target]
 
     def _judge(self, source: Tensor, target: Tensor) -> Tensor:
-        """Logits of patches, (N, 1, Q, Q), float32."""
+        """Return logits of patches, (N, 1, Q, Q), float32."""
         with autocast(self.device, self.dtype):
             return self.networks["judge"](torch.cat([source, target], dim=1)).float()
 
 
 def _log_loss(logits: Tensor, *, is_real: bool) -> Tensor:
-    """Cross-entropy of patches; MONAI's takes the sigmoid first, which ends a run on CUDA once a logit is no number."""
+    """Return the cross-entropy of patches from logits; MONAI's fails on CUDA where a logit is NaN."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(is_real)))

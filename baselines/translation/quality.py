@@ -1,4 +1,4 @@
-"""How close an imputed scan comes to the real one, inside the brain."""
+"""Similarity of an imputed scan and the real one, inside the brain."""
 
 import math
 
@@ -10,7 +10,7 @@ WINDOW = 11  # voxels, of the Gaussian with a standard deviation of 1.5
 
 
 def ssim_psnr(imputed: Tensor, real: Tensor, *, mask: Tensor) -> dict[str, float]:
-    """Structural similarity and peak signal-to-noise ratio, both over the voxels in the mask and no others.
+    """Compute structural similarity and peak signal-to-noise ratio, both over the voxels in the mask and no others.
 
     Outside the brain both scans are 0, and counting that would make any imputation look good; so MONAI's metrics,
     which average over the whole volume, do not fit. SSIM is scikit-image's map in three dimensions, with the Gaussian

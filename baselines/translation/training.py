@@ -1,4 +1,4 @@
-"""The epochs of both GANs: they can be killed after any epoch and go on to the same numbers.
+"""The training loop of both GANs: it can be interrupted after any epoch and continues to the same results.
 
 The randomness of an epoch (order of slices, dropout, image pool) comes from the seed and the epoch's number alone, so
 that only weights, moments, the image pool and the epoch count have to be kept.
@@ -18,14 +18,14 @@ SHOWN = 4  # slices in the picture of an epoch
 
 
 class Gan(Protocol):
-    """What the loop trains: `Pix2Pix` or `CycleGan`. Slices are (N, 1, P, P), float32 in [-1, 1] here.
+    """A model that the loop trains: `Pix2Pix` or `CycleGan`. Slices are (N, 1, P, P), float32 in [-1, 1] here.
 
     Attributes:
         networks: everything with weights or other tensors that change in training.
         optimisers: by name.
         size: P, pixels of a slice.
         device: where the networks are.
-        epochs: how many there are.
+        epochs: number of epochs.
         batch_size: slices of each side a step.
         paired: whether source and target slices belong together one by one.
     """
@@ -39,21 +39,21 @@ class Gan(Protocol):
     paired: bool
 
     def learning_rate(self, epoch: int) -> float:
-        """The rate of an epoch, counted from 1."""
+        """Return the rate of an epoch, counted from 1."""
         ...
 
     def step(self, source: Tensor, target: Tensor, random: torch.Generator) -> dict[str, Tensor]:
-        """One step of every optimiser; named losses, scalars, before the step."""
+        """Take one step of every optimiser; return named scalar losses from before the step."""
         ...
 
     def look(self, source: Tensor, target: Tensor) -> list[Tensor]:
-        """The columns of an epoch's picture, each (N, 1, P, P)."""
+        """Return the columns of an epoch's picture, each (N, 1, P, P)."""
         ...
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch gives.
+    """The result of an epoch.
 
     Attributes:
         row: epoch (from 1), learning_rate and mean losses over its slices.
@@ -87,7 +87,7 @@ class Trainer:
         self.epoch = 0
 
     def epochs(self) -> Iterator[Epoch]:
-        """Train from the epoch reached to the last one; `state` is what to keep between two of them.
+        """Train from the epoch reached to the last one; save `state` between two of them.
 
         Raises:
             FloatingPointError: a loss is no longer a finite number.
@@ -98,7 +98,7 @@ class Trainer:
             yield Epoch(row, self._picture())
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later `epochs` depends on beside the arguments; copies on the CPU, contiguous, none shared.
+        """Return everything needed to resume training, as contiguous copies on the CPU that share no memory.
 
         `safetensors.torch.save_file` takes it as it is.
         """
@@ -110,20 +110,20 @@ class Trainer:
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from where `state` was taken.
+        """Resume from a saved state.
 
         Raises:
-            ValueError: it was taken from networks of other settings; nothing has changed then.
+            ValueError: it is of networks with other settings; nothing is changed.
         """
         wanted = {f"networks.{name}": tensor.shape for name, tensor in self.gan.networks.state_dict().items()}
-        found = {name: tensor.shape for name, tensor in state.items() if name.startswith("networks.")}
-        if found != wanted or "epoch" not in state:
-            differing = sorted(name for name in wanted | found if wanted.get(name) != found.get(name)) or ["epoch"]
+        saved = {name: tensor.shape for name, tensor in state.items() if name.startswith("networks.")}
+        if saved != wanted or "epoch" not in state:
+            differing = sorted(name for name in wanted | saved if wanted.get(name) != saved.get(name)) or ["epoch"]
             raise ValueError(
                 f"the saved state is not of this network: {len(differing)} tensors differ, {differing[0]} among them; "
                 "train with the settings it was saved under, or start anew"
             )
-        self.gan.networks.load_state_dict({name.removeprefix("networks."): state[name] for name in found})
+        self.gan.networks.load_state_dict({name.removeprefix("networks."): state[name] for name in saved})
         for name, optimiser in self.gan.optimisers.items():
             start = f"optimisers.{name}."
             optimiser.load_state({key.removeprefix(start): state[key] for key in state if key.startswith(start)})
@@ -154,7 +154,7 @@ class Trainer:
         return max(len(self.source), len(self.target))
 
     def _batches(self, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every slice once an epoch, in a new order; unpaired, the smaller side begins again until the larger ends."""
+        """Yield every slice once, in a new order; unpaired, the smaller side repeats until the larger ends."""
         first = torch.randperm(len(self.source), generator=random)
         second = first if self.gan.paired else torch.randperm(len(self.target), generator=random)
         for batch in torch.arange(self._count).split(self.gan.batch_size):
@@ -182,9 +182,9 @@ class Trainer:
 def translate(
     generator: nn.Module, slices: Tensor, *, batch_size: int = 16, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Make the slices of the other modality.
+    """Translate slices to the other modality.
 
-    The generator decides about the background too; multiply by the source's brain mask to have it at 0.
+    The generator also produces background; multiply by the source's brain mask to have it at 0.
 
     Args:
         generator: `UNet` or `ResNetGenerator`; it runs on the device where it is, without dropout.
@@ -207,12 +207,12 @@ def translate(
 
 
 def to_signed(slices: Tensor) -> Tensor:
-    """[0, 1] to the networks' [-1, 1]."""
+    """Scale [0, 1] to the networks' [-1, 1]."""
     return 2 * slices - 1
 
 
 def from_signed(slices: Tensor) -> Tensor:
-    """The networks' [-1, 1] to [0, 1]."""
+    """Scale the networks' [-1, 1] to [0, 1]."""
     return (slices + 1) / 2
 
 

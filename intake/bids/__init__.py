@@ -1,1 +1,1 @@
-"""From a BIDS data set to a manifest, and from preprocessed scans to BIDS derivatives."""
+"""Manifests of BIDS data sets, and BIDS derivatives of preprocessed scans."""

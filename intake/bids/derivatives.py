@@ -23,7 +23,7 @@ PIPELINE = "hypermm-pipeline"
 
 
 class Derivatives(NamedTuple):
-    """What the data set consists of, by path relative to its top folder, `/` between parts."""
+    """The files of the data set, by path relative to its top folder, with `/`."""
 
     copies: dict[str, Path]
     """Target → file to copy."""
@@ -62,7 +62,7 @@ def bids_derivatives(
         masks: scan → brain mask of it; may lack some.
         spacing_mm: voxel size that everything was resampled to.
         version: of the pipeline, for GeneratedBy.
-        kinds: modality → what BIDS calls it: T1w, T2w, FLAIR, PET, or PET with its tracer such as FDG-PET. Needed for
+        kinds: modality → its name in BIDS: T1w, T2w, FLAIR, PET, or PET with its tracer such as FDG-PET. Needed for
             modalities that are called otherwise, such as {"MRI": "T1w"}.
 
     Raises:
@@ -90,7 +90,7 @@ def bids_derivatives(
 
 
 def dataset_description(version: str) -> dict[str, object]:
-    """What dataset_description.json holds."""
+    """Make the content of dataset_description.json."""
     return {
         "Name": "Scans preprocessed by HyperMM pipeline",
         "BIDSVersion": BIDS_VERSION,
@@ -106,7 +106,7 @@ def dataset_description(version: str) -> dict[str, object]:
 
 
 def volume_sidecar(*, spacing_mm: float, skull_stripped: bool, normalise: str = PUBLISHED) -> dict[str, object]:
-    """What the sidecar of a preprocessed volume holds; nothing of it depends on the patient."""
+    """Make the sidecar of a preprocessed volume; it does not depend on the patient."""
     scaled = "standardised and scaled to [0, 1]" if normalise == PUBLISHED else f"scaled to [0, 1] by {normalise}"
     return {
         "Description": f"Resampled to {spacing_mm:g} mm, {scaled} inside the brain, 0 outside",
@@ -116,7 +116,7 @@ def volume_sidecar(*, spacing_mm: float, skull_stripped: bool, normalise: str = 
 
 
 def mask_sidecar(volume: str) -> dict[str, object]:
-    """What the sidecar of a mask holds.
+    """Make the sidecar of a mask.
 
     Args:
         volume: path of the preprocessed volume that it belongs to, relative to the data set.
@@ -133,7 +133,7 @@ desc-brain_mask: the voxels that count as brain.
 
 
 def _names(rows: pd.DataFrame, kinds: Mapping[str, str]) -> dict[str, _Names]:
-    """Scan → its two paths; each path once."""
+    """Map each scan to its two paths; each path occurs once."""
     modality = {name: _kind(kinds.get(name, name)) for name in rows["modality"].unique()}
     subjects, sessions = _labels(rows["subject"], "sub-"), _labels(rows["session"], "ses-")
     what = rows.assign(
@@ -146,21 +146,21 @@ def _names(rows: pd.DataFrame, kinds: Mapping[str, str]) -> dict[str, _Names]:
     alike = ["subject", "session", "suffix", "tracer"]
     several = what.groupby(alike)["scan"].transform("size") > 1
     number = what.groupby(alike).cumcount() + 1
-    found = {}
+    names = {}
     for row, is_one_of_several, run in zip(what.to_dict("records"), several, number, strict=True):
         entities = [f"sub-{row['subject']}"] + [f"ses-{row['session']}"] * bool(row["session"])
         folder = "/".join([*entities, row["kind"]])
         entities += [f"trc-{row['tracer']}"] * bool(row["tracer"]) + [f"run-{run}"] * bool(is_one_of_several)
         start = f"{folder}/{'_'.join(entities)}"
         space = f"_space-{row['suffix']}" if row["suffix"] in ANATOMICAL[1:] else ""
-        found[row["scan"]] = _Names(
+        names[row["scan"]] = _Names(
             f"{start}_desc-preproc_{row['suffix']}.nii.gz", f"{start}{space}_desc-brain_mask.nii.gz"
         )
-    return found
+    return names
 
 
 def _kind(name: str) -> tuple[str, str, str]:
-    """Folder, suffix and tracer of a modality."""
+    """Return folder, suffix and tracer of a modality."""
     if name in ANATOMICAL:
         return "anat", name, ""
     if name.endswith("PET"):
@@ -172,7 +172,7 @@ def _kind(name: str) -> tuple[str, str, str]:
 
 
 def _labels(values: Iterable[str], prefix: str) -> dict[str, str]:
-    """Each value without its prefix, of letters and digits only; unique even where case is ignored."""
+    """Map each value to a label without prefix, of letters and digits only; unique even where case is ignored."""
     names = dict.fromkeys(values)
     plain = {name: re.sub("[^A-Za-z0-9]", "", name.removeprefix(prefix)) for name in names}
     folded = [label.lower() for label in plain.values()]

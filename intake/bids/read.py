@@ -31,7 +31,7 @@ _OTHER = {
 
 
 class Bids(NamedTuple):
-    """The manifest, and the scans that are not in it."""
+    """The manifest, and the scans left out."""
 
     scans: pd.DataFrame
     """One row a scan, sorted, all str: `subject` ("sub-01"), `session` ("ses-01" or ""), `modality`, `path` (relative
@@ -87,7 +87,7 @@ def read_bids(
     participants, problems = _participants(root, subjects, columns)
     sessions, more = _sessions(root, subjects, columns)
     scans, misnamed, left_out = _scans(root, subjects)
-    problems += more + _shortened(misnamed) + _shortened(_not_there(root, scans))
+    problems += more + _shortened(misnamed) + _shortened(_broken_links(root, scans))
     if problems:
         raise ManifestError(*problems)
     kept, others = _chosen(scans, runs, names)
@@ -102,28 +102,28 @@ def read_bids(
     without = sorted(set(participants) - {scan.subject for scan in scans})
     left_out += [(subject, "", "", "no scan of a kind that is read here") for subject in without]
     table = pd.DataFrame(rows, columns=["subject", "session", "modality", "path", *columns], dtype=str)
-    there = {column for known in [*participants.values(), *sessions.values()] for column in known}
+    present = {column for known in [*participants.values(), *sessions.values()] for column in known}
     return Bids(
-        table.drop(columns=[column for column in columns[1:] if column not in there]),
+        table.drop(columns=[column for column in columns[1:] if column not in present]),
         pd.DataFrame(sorted(left_out), columns=["subject", "session", "path", "reason"], dtype=str),
     )
 
 
 def tracer_modality(tracer: str) -> str:
-    """The name of PET with a tracer, given as in `trc-<label>` or "" for none: "18FFDG" gives "FDG-PET"."""
-    word = _ISOTOPE.sub("", tracer)
-    return f"{word.upper()}-PET" if word else "PET"
+    """Name the modality of PET by its tracer, given as in `trc-<label>` or "": "18FFDG" gives "FDG-PET"."""
+    compound = _ISOTOPE.sub("", tracer)
+    return f"{compound.upper()}-PET" if compound else "PET"
 
 
 def _participants(
     root: Path, subjects: list[str], columns: Sequence[str]
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """participant_id → column → value, of the columns that are there; and problems."""
+    """Read participant_id → column → value, of the columns present; and problems."""
     path = root / "participants.tsv"
     if not path.is_file():
         return {}, ["participants.tsv is missing; it names the class of every participant"]
-    found, problems = _keyed(path, "participant_id", columns)
-    ids = {name if name.startswith("sub-") else f"sub-{name}": row for name, row in found.items()}
+    keyed, problems = _keyed(path, "participant_id", columns)
+    ids = {name if name.startswith("sub-") else f"sub-{name}": row for name, row in keyed.items()}
     problems += _shortened(
         [f"{subject} has a folder and no row in participants.tsv" for subject in subjects if subject not in ids]
     )
@@ -137,15 +137,15 @@ def _participants(
 def _sessions(
     root: Path, subjects: list[str], columns: Sequence[str]
 ) -> tuple[dict[tuple[str, str], dict[str, str]], list[str]]:
-    """(subject, session_id) → column → value, of what is not missing; and problems."""
+    """Read (subject, session_id) → column → value, without missing values; and problems."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     problems: list[str] = []
     for subject in subjects:
         path = root / subject / f"{subject}_sessions.tsv"
         if path.is_file():
-            found, wrong = _keyed(path, "session_id", columns)
-            problems += wrong
-            for name, row in found.items():
+            keyed, more = _keyed(path, "session_id", columns)
+            problems += more
+            for name, row in keyed.items():
                 session = name if name.startswith("ses-") else f"ses-{name}"
                 rows[subject, session] = {column: value for column, value in row.items() if value}
     return rows, _shortened(problems)
@@ -159,14 +159,14 @@ def _keyed(path: Path, key: str, columns: Sequence[str]) -> tuple[dict[str, dict
     if key not in table:
         return {}, [f"{path.name}: column {key!r} is missing {suggest(key, table.columns)}"]
     again = table[key][table[key].duplicated()]
-    problems = _shortened([f"{path.name}: row {index + 2}: {name} is there twice" for index, name in again.items()])
+    problems = _shortened([f"{path.name}: row {index + 2}: {name} is duplicated" for index, name in again.items()])
     kept = [column for column in columns if column in table]
     values = table[kept].replace(ABSENT, "")
     return dict(zip(table[key], values.to_dict("records"), strict=True)), problems
 
 
 def _scans(root: Path, subjects: list[str]) -> tuple[list[_Scan], list[str], list[tuple[str, str, str, str]]]:
-    """All scans of the kinds read here, names that contradict their folders, and scans of no use."""
+    """Collect the scans of the kinds read here, names that contradict their folders, and unusable scans."""
     scans: list[_Scan] = []
     problems: list[str] = []
     left_out: list[tuple[str, str, str, str]] = []
@@ -183,27 +183,27 @@ def _scans(root: Path, subjects: list[str]) -> tuple[list[_Scan], list[str], lis
 
 
 def _files(root: Path, subject: str) -> list[PurePosixPath]:
-    found = [
+    paths = [
         path
         for kind in ("anat", "pet")
         for pattern in (f"{kind}/*.nii*", f"ses-*/{kind}/*.nii*")
         for path in (root / subject).glob(pattern)
     ]
-    return sorted(PurePosixPath(path.relative_to(root).as_posix()) for path in found)
+    return sorted(PurePosixPath(path.relative_to(root).as_posix()) for path in paths)
 
 
 def _read(path: PurePosixPath) -> _Scan | str | None:
-    """What a path says, what is wrong with it, or None if it is another kind of image."""
+    """Parse a path; return a text if something is wrong with it, None for another kind of image."""
     subject, kind = path.parts[0], path.parts[-2]
     session = path.parts[1] if len(path.parts) == 4 else ""
-    found = _NAME.fullmatch(path.name)
+    match = _NAME.fullmatch(path.name)
     wanted = ANATOMICAL if kind == "anat" else ("pet",)
-    suffix = found["suffix"] if found else re.split(r"[_.]", path.name.removesuffix(".gz").removesuffix(".nii"))[-1]
+    suffix = match["suffix"] if match else re.split(r"[_.]", path.name.removesuffix(".gz").removesuffix(".nii"))[-1]
     if suffix not in wanted:
         return None
-    if not found:
+    if not match:
         return "not a BIDS name; expected one such as sub-01_ses-01_T1w.nii.gz"
-    entities = dict(_ENTITY.findall(found["entities"]))
+    entities = dict(_ENTITY.findall(match["entities"]))
     for name, folder in (("sub", subject), ("ses", session)):
         if (f"{name}-{entities[name]}" if name in entities else "") != folder:
             return f"the name says {name}-{entities.get(name, '(none)')}, but the folder is {folder or 'of no session'}"
@@ -216,16 +216,16 @@ def _unfit(scan: _Scan) -> str:
     return "" if entity is None or (entity, scan.entities[entity]) == ("part", "mag") else _OTHER[entity]
 
 
-def _not_there(root: Path, scans: Iterable[_Scan]) -> Iterator[str]:
+def _broken_links(root: Path, scans: Iterable[_Scan]) -> Iterator[str]:
     for scan in scans:
         if not (root / scan.path).exists() and os.path.islink(root / scan.path):
-            yield f"{scan.path} is a link to a file that is not there; with DataLad or git-annex, get its content first"
+            yield f"{scan.path} is a link to a missing file; with DataLad or git-annex, get its content first"
 
 
 def _chosen(
     scans: list[_Scan], runs: str, names: dict[str, str] | None
 ) -> tuple[list[_Scan], list[tuple[str, str, str, str]]]:
-    """One scan of a modality and session, or all its runs; and the others with reasons."""
+    """Choose one scan of a modality and session, or all its runs; return the others with reasons."""
     groups: dict[tuple[str, str, str], list[_Scan]] = {}
     left_out = []
     for scan in scans:
@@ -238,7 +238,7 @@ def _chosen(
     for several in groups.values():
         plainest = min(map(_variant, several))
         alike = [scan for scan in sorted(several, key=_run) if _variant(scan) == plainest]
-        alike = [scan for place, scan in enumerate(alike) if place == 0 or scan.entities != alike[place - 1].entities]
+        alike = [scan for index, scan in enumerate(alike) if index == 0 or scan.entities != alike[index - 1].entities]
         taken = alike if runs == "all" else [alike[0 if runs == "first" else -1]]
         kept += taken
         left_out += [
@@ -250,13 +250,13 @@ def _chosen(
 
 
 def _variant(scan: _Scan) -> tuple[int, list[tuple[str, str]]]:
-    """What a scan is beside subject, session and run; fewer entities come first."""
+    """Return a sorting key of the other entities than subject, session and run; fewer come first."""
     rest = sorted(item for item in scan.entities.items() if item[0] not in ("sub", "ses", "run"))
     return len(rest), rest
 
 
 def _run(scan: _Scan) -> tuple[int, str, bool]:
-    """Runs are numbered, run-2 before run-10; of the same image twice the packed one comes first."""
+    """Return a sorting key of runs: run-2 before run-10; of two files of an image the packed one first."""
     run = scan.entities.get("run", "")
     return int(run) if run.isdigit() else 0, run, not scan.path.endswith(".gz")
 

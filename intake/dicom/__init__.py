@@ -1,1 +1,1 @@
-"""From a folder of DICOM files to NIfTI volumes and a manifest."""
+"""Conversion of DICOM folders to NIfTI volumes and a manifest."""

@@ -1,4 +1,4 @@
-"""From a folder of DICOM files to NIfTI volumes under pseudonyms, with the table that the manifest is made of.
+"""Conversion of a folder of DICOM files to NIfTI volumes under pseudonyms, with the rows of the manifest.
 
 dcm2niix reads the pixels. What it writes into headers (times, comments) is not kept: every volume gets a new header
 with nothing but its geometry.
@@ -46,7 +46,7 @@ _MODALITIES = {"MR", "PT", "CT", "NM", "US", "CR", "DX", "MG", "XA", "RF", "OT",
 
 
 class DicomImport(NamedTuple):
-    """What came out of a folder of DICOM files; nothing in it tells who a patient is."""
+    """The result of converting a folder of DICOM files; nothing in it identifies a patient."""
 
     scans: pd.DataFrame
     """One row a volume, all str: `subject`, `session`, `modality`, `path` (relative to the output folder), `age`
@@ -54,11 +54,11 @@ class DicomImport(NamedTuple):
     `unit` of the voxels ("SUVbw", "Bq/ml" or ""), `remarks`."""
     left_out: pd.DataFrame
     """One row a series: `subject` ("" without PatientID), `session`, `series` (its number), `dicom_modality`,
-    `description` (words of protocols only), `images`, `reason`."""
+    `description` (terms of protocols only), `images`, `reason`."""
     skipped: Mapping[str, int]
-    """Why a file is in no series → how many."""
+    """Reason why a file is in no series → number of files."""
     notes: tuple[str, ...]
-    """What else one should know."""
+    """Further remarks for the user."""
 
 
 def import_dicom(
@@ -71,7 +71,7 @@ def import_dicom(
     keep: Sequence[str] = (),
     limits: Limits = ORDINARY,
 ) -> DicomImport:
-    """Convert every chosen series of a folder; what one series cannot do stops no other.
+    """Convert every selected series of a folder; a failed series does not stop the others.
 
     Args:
         folder: of DICOM files, in any order and under any names; nothing is written there.
@@ -80,8 +80,8 @@ def import_dicom(
         config: which series are taken.
         patients: a row a patient, str, with a column `patient_id` (as in DICOM). Series of others are left out. None
             takes all.
-        keep: columns of `patients` to put beside the scans, such as the diagnosis. Only these; choose none that tells
-            who a patient is.
+        keep: columns of `patients` to put beside the scans, such as the diagnosis. Only these; choose none that
+            identifies a patient.
         limits: of the memory that a series may take; larger ones are left out.
 
     Raises:
@@ -93,10 +93,10 @@ def import_dicom(
         raise ScanError("the folder of DICOM files and the output folder lie in one another; choose another output")
     known = None if patients is None else _by_subject(patients, keep, key)
     config = config or DicomConfig()
-    found = read_dicom_folder(folder)
-    log.info("dicom: %d series, %d files in none", len(found.series), sum(found.skipped.values()))
-    chosen, left_out = select_series([each for each in found.series if _is_known(each, known, key)], config)
-    strangers = [each for each in found.series if not _is_known(each, known, key)]
+    content = read_dicom_folder(folder)
+    log.info("dicom: %d series, %d files in none", len(content.series), sum(content.skipped.values()))
+    chosen, left_out = select_series([each for each in content.series if _is_known(each, known, key)], config)
+    strangers = [each for each in content.series if not _is_known(each, known, key)]
     left_out += tuple(LeftOut(each, "", "the patient is not in the table of patients") for each in strangers)
     rows = []
     for number, scan in enumerate(chosen, start=1):
@@ -111,7 +111,7 @@ def import_dicom(
     columns = ["subject", "session", "modality", "path", "age", "sex", *keep, "unit", "remarks"]
     scans = pd.DataFrame(rows, columns=list(dict.fromkeys(columns)), dtype=str)
     scans = scans.sort_values(["subject", "session", "modality"], ignore_index=True)
-    return DicomImport(scans, _left_out_table(left_out, key), found.skipped, _notes(scans, known))
+    return DicomImport(scans, _left_out_table(left_out, key), content.skipped, _notes(scans, known))
 
 
 def convert_series(
@@ -135,20 +135,20 @@ def convert_series(
     """
     promised = sum(image.pixel_bytes for image in images)
     limits.check_work(DCM2NIIX_COPIES * promised, f"converting {len(images)} files")
-    with tempfile.TemporaryDirectory(prefix="dicom-") as place:
-        source, target = Path(place, "in"), Path(place, "out")
+    with tempfile.TemporaryDirectory(prefix="dicom-") as folder:
+        source, target = Path(folder, "in"), Path(folder, "out")
         source.mkdir()
         target.mkdir()
         for number, image in enumerate(images):
-            _borrow(image.path, source / f"{number:06d}.dcm")
+            _link_or_copy(image.path, source / f"{number:06d}.dcm")
         made = _run_dcm2niix(source, target, memory=limits.memory_bytes, written=OUTPUT_COPIES * promised)
         if len(made) != 1:
             raise ScanError(f"dcm2niix made {len(made)} volumes of this series, one expected; look at it in a viewer")
         voxels, affine = _made(made[0], limits)
-    there = voxels.shape[3] if voxels.ndim == 4 else 1
-    if voxels.ndim not in (3, 4) or there != frames or slices not in voxels.shape or voxels.dtype.kind not in "iuf":
+    count = voxels.shape[3] if voxels.ndim == 4 else 1
+    if voxels.ndim not in (3, 4) or count != frames or slices not in voxels.shape or voxels.dtype.kind not in "iuf":
         raise ScanError(
-            f"dcm2niix made {there} volumes of shape {voxels.shape[:3]}, {voxels.dtype}; {frames} with {slices} slices "
+            f"dcm2niix made {count} volumes of shape {voxels.shape[:3]}, {voxels.dtype}; {frames} with {slices} slices "
             "and one number a voxel expected"
         )
     if frames > 1:
@@ -157,7 +157,7 @@ def convert_series(
 
 
 def _made(path: Path, limits: Limits) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
-    """What dcm2niix has written: voxels as `convert_series` returns them, with all frames, and the affine."""
+    """Read the output of dcm2niix: voxels as `convert_series` returns them, with all frames, and the affine."""
     try:
         volume = nibabel.load(path)
         limits.check_work(BYTES_READ * math.prod(volume.shape), f"reading {times(volume.shape)} voxels")
@@ -166,14 +166,14 @@ def _made(path: Path, limits: Limits) -> tuple[NDArray[np.generic], NDArray[np.f
         return voxels, np.asarray(volume.affine, dtype=np.float64)
     except (ImageFileError, HeaderDataError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's fault
+            raise  # an error of the disk
         raise ScanError(
             f"dcm2niix made a file that cannot be read ({type(error).__name__}); export it again"
         ) from error
 
 
 def _import_one(scan: Chosen, subject: str, out: Path, limits: Limits) -> dict[str, str]:
-    """Convert and write one series; its row of the table."""
+    """Convert and write one series; return its row of the table."""
     voxels, affine = convert_series(scan.images, slices=scan.slices, frames=scan.frames, limits=limits)
     remarks = list(scan.remarks)
     if scan.frames > 1:
@@ -184,8 +184,8 @@ def _import_one(scan: Chosen, subject: str, out: Path, limits: Limits) -> dict[s
         remarks += [remark] * bool(remark)
     path = Path(subject, scan.session, f"{subject}_{scan.session}_{scan.modality}.nii.gz")
     real_folder((out / path).parent, below=out)
-    with replacing(out / path) as part:
-        write_volume(part, voxels, affine)
+    with replacing(out / path) as partial:
+        write_volume(partial, voxels, affine)
     return {
         "subject": subject,
         "session": scan.session,
@@ -199,7 +199,7 @@ def _import_one(scan: Chosen, subject: str, out: Path, limits: Limits) -> dict[s
 
 
 def _in_suv(voxels: NDArray[np.generic], series: Series) -> tuple[NDArray[np.generic], str, str]:
-    """Voxels, their unit and what is to be said."""
+    """Scale voxels to SUV; return them, their unit and a remark."""
     try:
         factor = suv_factor(series.pet)
     except SuvError as error:
@@ -208,9 +208,9 @@ def _in_suv(voxels: NDArray[np.generic], series: Series) -> tuple[NDArray[np.gen
 
 
 def _run_dcm2niix(source: Path, target: Path, *, memory: float, written: float) -> list[Path]:
-    """The NIfTI files that it makes, but for further versions made equidistant, upright or smaller.
+    """Run dcm2niix; return its NIfTI files, without further versions made equidistant, upright or smaller.
 
-    What it prints is not passed on, since it may quote headers.
+    Its output is discarded, since it may quote headers.
 
     Args:
         source: folder of its input.
@@ -237,8 +237,8 @@ def _run_dcm2niix(source: Path, target: Path, *, memory: float, written: float) 
     return [path for path in sorted(target.glob("*.nii")) if not re.search("_(Eq|Tilt|Crop)_", path.name)]
 
 
-def _borrow(path: Path, link: Path) -> None:
-    """A link where there are links, otherwise a copy."""
+def _link_or_copy(path: Path, link: Path) -> None:
+    """Make a link where links are possible, otherwise a copy."""
     try:
         link.symlink_to(path.absolute())
     except OSError:
@@ -246,11 +246,11 @@ def _borrow(path: Path, link: Path) -> None:
 
 
 def _by_subject(patients: pd.DataFrame, keep: Sequence[str], key: bytes) -> pd.DataFrame:
-    """The columns kept, by pseudonym; messages name rows and never ids. Row 2 is the first below the header."""
+    """Index the columns to keep by pseudonym; messages name rows, never ids. Row 2 is the first below the header."""
     if missing := [name for name in ("patient_id", *keep) if name not in patients]:
         raise ValueError(f"the table of patients lacks {', '.join(map(repr, missing))}; it has {list(patients)}")
-    if taken := {"patient_id", "subject", "session", "modality", "path", "unit", "remarks"} & set(keep):
-        raise ValueError(f"the table of patients cannot give {', '.join(sorted(taken))}; the scans have it")
+    if reserved := {"patient_id", "subject", "session", "modality", "path", "unit", "remarks"} & set(keep):
+        raise ValueError(f"the table of patients cannot give {', '.join(sorted(reserved))}; the scans have it")
     rows = patients[patients["patient_id"].str.strip() != ""]
     subjects = rows["patient_id"].map(lambda patient: pseudonym(patient, key))
     if len(again := rows.index[subjects.duplicated()]):

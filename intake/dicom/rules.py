@@ -1,4 +1,4 @@
-"""What a series must be like to be taken for a modality."""
+"""Rules that assign a modality to a series."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from intake.dicom.series import Series
 
-# Words of protocols. What is not in here is not shown, since a description is free text and may hold a name.
+# Terms of protocols. Others are not shown, since a description is free text and may hold a name.
 _KNOWN = re.compile(
     r"[tT][12]w?|[23]d|p[2-4]|ax|axial|tra|trans|cor|coronal|sag|sagittal|iso|obl|flair|dark|fluid|tirm|stir|space|cube|"
     r"vista|tse|fse|frfse|se|gre|ffe|tfe|spgr|fspgr|bravo|vibe|mprage|mp2rage|mpr|mip|me|memprage|rage|inv[12]|uni|"
@@ -24,24 +24,24 @@ _KNOWN = re.compile(
 )  # fmt: skip
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]  # becomes a part of file names
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]  # goes into file names
 Range = tuple[float | None, float | None]  # least, most; None for no limit
 
 
 @dataclass(frozen=True)
 class SeriesRule:
-    """What a series must be like to be taken for a modality; all that is given must hold.
+    """A rule that assigns a modality to a series; all given conditions must hold.
 
     A tag that is absent is in no range. Patterns are searched anywhere, case ignored.
 
     Attributes:
         name: modality, as in cohort.modalities.
         modality: DICOM's Modality.
-        description: regular expression found in SeriesDescription.
-        exclude: regular expression not found in SeriesDescription.
+        description: regular expression that matches in SeriesDescription.
+        exclude: regular expression that does not match in SeriesDescription.
         sequence: codes that ScanningSequence has, such as GR, IR.
         contrast: whether ContrastBolusAgent is named; None: either.
-        tracer: regular expression found in the radiopharmaceutical.
+        tracer: regular expression that matches in the radiopharmaceutical.
     """
 
     name: str
@@ -56,11 +56,11 @@ class SeriesRule:
     tracer: str | None = None
 
     def misses(self, series: Series) -> list[str]:
-        """Everything about a series that is not as asked, in words that quote no free text."""
+        """List the conditions that a series misses, without quoting free text."""
         return list(_misses(self, series))
 
     def echo(self, series: Series) -> float | None:
-        """The shortest echo time that this rule takes, ms."""
+        """Return the shortest echo time that this rule accepts, ms."""
         return min((time for time in echo_times(series) if _within(time, self.echo_time_ms)), default=None)
 
 
@@ -91,7 +91,7 @@ RULES = (
     SeriesRule(name="FDG-PET", modality="PT", description=r"fdg"),
     SeriesRule(name="PET", modality="PT"),
 )  # fmt: skip
-"""The first that holds is taken; the two without a description see what the tags alone tell."""
+"""The first that holds is used; the two without a description judge by the tags alone."""
 
 
 class DicomConfig(BaseModel):
@@ -116,23 +116,23 @@ class DicomConfig(BaseModel):
 
 
 def clean_description(text: str) -> str:
-    """Keep the words of a description that are names of sequences, planes and tracers, and put … for the others.
+    """Keep the names of sequences, planes and tracers in a description, and replace others by ….
 
     Args:
         text: SeriesDescription; people type what they like, patients' names and dates among it.
     """
-    parts = re.split(r"([^0-9A-Za-z\u00c0-\uffff]+)", text)
-    shown = [part if _KNOWN.fullmatch(part) else "…" for part in parts[::2] if part]
+    pieces = re.split(r"([^0-9A-Za-z\u00c0-\uffff]+)", text)
+    shown = [piece if _KNOWN.fullmatch(piece) else "…" for piece in pieces[::2] if piece]
     return " ".join(word for word, before in zip(shown, [None, *shown], strict=False) if (word, before) != ("…", "…"))
 
 
 def echo_times(series: Series) -> list[float]:
-    """Every different one, ms, shortest first."""
+    """Return the distinct echo times of a series, ms, shortest first."""
     return sorted({image.echo_time_ms for image in series.images if image.echo_time_ms is not None})
 
 
 def search(pattern: str, text: str) -> bool:
-    """Whether a pattern is anywhere in a text, case ignored."""
+    """Check if a pattern matches anywhere in a text, case ignored."""
     return re.search(pattern, text, re.IGNORECASE) is not None
 
 
@@ -146,13 +146,13 @@ def _misses(rule: SeriesRule, series: Series) -> Iterator[str]:
         yield f"ScanningSequence lacks {' and '.join(absent)}"
     echoes: list[float | None] = [*echo_times(series)] or [None]
     if not any(_within(time, rule.echo_time_ms) for time in echoes):
-        yield f"the echo time is {_told(echo_times(series))}, {_expected(rule.echo_time_ms)}"
-    for words, value, limits in (
+        yield f"the echo time is {_times(echo_times(series))}, {_expected(rule.echo_time_ms)}"
+    for label, value, limits in (
         ("repetition time", series.repetition_time_ms, rule.repetition_time_ms),
         ("inversion time", series.inversion_time_ms, rule.inversion_time_ms),
     ):
         if not _within(value, limits):
-            yield f"the {words} is {_told([] if value is None else [value])}, {_expected(limits)}"
+            yield f"the {label} is {_times([] if value is None else [value])}, {_expected(limits)}"
     if rule.contrast is not None and rule.contrast != series.contrast:
         yield f"{'a' if series.contrast else 'no'} contrast agent is named"
     if rule.tracer is not None and not search(rule.tracer, series.tracer):
@@ -166,11 +166,11 @@ def _within(value: float | None, limits: Range | None) -> bool:
     return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
-def _told(values: Sequence[float]) -> str:
-    return f"{', '.join(f'{value:g}' for value in values)} ms" if values else "not told"
+def _times(values: Sequence[float]) -> str:
+    return f"{', '.join(f'{value:g}' for value in values)} ms" if values else "missing"
 
 
 def _expected(limits: Range | None) -> str:
     low, high = limits or (None, None)
-    words = [f"{word} {limit:g}" for word, limit in (("at least", low), ("at most", high)) if limit is not None]
-    return f"{' and '.join(words)} ms expected"
+    bounds = [f"{label} {limit:g}" for label, limit in (("at least", low), ("at most", high)) if limit is not None]
+    return f"{' and '.join(bounds)} ms expected"

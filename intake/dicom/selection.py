@@ -1,4 +1,4 @@
-"""Which series of a patient are used, as which modality, and why the others are left out."""
+"""Selection of one series for each patient, session and modality, with reasons for the others."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -55,12 +55,12 @@ def select_series(series: Sequence[Series], config: DicomConfig) -> Selection:
     left_out: list[LeftOut] = []
     fitting: dict[tuple[str, str, str], list[Chosen]] = defaultdict(list)
     for each in series:
-        here = session.get((each.patient, each.study), "")
-        found = mixed.get(each.patient) or _judged(each, here, config)
-        if isinstance(found, str):
-            left_out.append(LeftOut(each, here, found))
+        name = session.get((each.patient, each.study), "")
+        result = mixed.get(each.patient) or _assessed(each, name, config)
+        if isinstance(result, str):
+            left_out.append(LeftOut(each, name, result))
         else:
-            fitting[each.patient, here, found.modality].append(found)
+            fitting[each.patient, name, result.modality].append(result)
     chosen = []
     for several in fitting.values():
         best = max(several, key=_preference)
@@ -70,7 +70,7 @@ def select_series(series: Sequence[Series], config: DicomConfig) -> Selection:
 
 
 def session_names(series: Sequence[Series], days: int) -> dict[tuple[str, str], str]:
-    """Number the studies of every patient that have MR or PET, by date.
+    """Name sessions: number the studies with MR or PET of every patient, by date.
 
     Args:
         series: of any number of patients.
@@ -94,8 +94,8 @@ def session_names(series: Sequence[Series], days: int) -> dict[tuple[str, str], 
     return names
 
 
-def _judged(series: Series, session: str, config: DicomConfig) -> Chosen | str:
-    """What a series is used as, or why it is not."""
+def _assessed(series: Series, session: str, config: DicomConfig) -> Chosen | str:
+    """Assign a modality to a series, or return why it is not used."""
     if reason := next(filter(None, (check(series) for check in _CHECKS)), None):
         return reason
     rule, reason = _matching(series)
@@ -105,16 +105,18 @@ def _judged(series: Series, session: str, config: DicomConfig) -> Chosen | str:
     images = tuple(each for each in series.images if each.magnitude and echo in (None, each.echo_time_ms))
     if reason := _geometry(images):
         return reason
-    places, counts = slice_positions(images)
+    positions, counts = slice_positions(images)
     frames = counts[0]
     if frames > 1 and series.modality != "PT":
-        return f"every slice is there {frames} times (a time series, diffusion, or sent twice); one volume expected"
+        return f"every slice occurs {frames} times (a time series, diffusion, or sent twice); one volume expected"
     remarks = []
     if echo is not None:
         remarks.append(f"echo of {echo:g} ms, one of {len(echo_times(series))}")
     if not all(each.magnitude for each in series.images):
         remarks.append("magnitude images only")
-    return Chosen(series, config.names.get(rule.name, rule.name), session, images, len(places), frames, tuple(remarks))
+    return Chosen(
+        series, config.names.get(rule.name, rule.name), session, images, len(positions), frames, tuple(remarks)
+    )
 
 
 def _matching(series: Series) -> tuple[SeriesRule | None, str]:
@@ -129,7 +131,7 @@ def _matching(series: Series) -> tuple[SeriesRule | None, str]:
 
 
 def _no_patient(series: Series) -> str:
-    return "" if series.patient else "there is no PatientID; whose it is cannot be told"
+    return "" if series.patient else "there is no PatientID; the patient is unknown"
 
 
 def _damaged(series: Series) -> str:
@@ -145,14 +147,14 @@ def _localiser(series: Series) -> str:
 
 
 def _derived(series: Series) -> str:
-    found = [word for word in series.image_type if word in _DERIVED]
-    return f"derived from other images: ImageType has {found[0]}" if found else ""
+    derived = [code for code in series.image_type if code in _DERIVED]
+    return f"derived from other images: ImageType has {derived[0]}" if derived else ""
 
 
 def _not_attenuation_corrected(series: Series) -> str:
-    told = series.modality == "PT" and bool(series.pet.corrections)
-    words = "PET that is not corrected for attenuation"
-    return words if (told and "ATTN" not in series.pet.corrections) or _nac(series) else ""
+    listed = series.modality == "PT" and bool(series.pet.corrections)
+    reason = "PET that is not corrected for attenuation"
+    return reason if (listed and "ATTN" not in series.pet.corrections) or _nac(series) else ""
 
 
 def _nac(series: Series) -> bool:
@@ -169,22 +171,22 @@ _CHECKS: tuple[Callable[[Series], str], ...] = (
 
 
 def _geometry(images: tuple[Image, ...]) -> str:
-    """Why images make no volume."""
-    places, counts = slice_positions(images)
+    """Return why images make no volume."""
+    positions, counts = slice_positions(images)
     if not all(image.positions_mm for image in images):
         return "images without position or orientation; they make no volume"
-    if len(places) < FEWEST_SLICES:
-        return f"too few slices: {len(places)}, at least {FEWEST_SLICES} needed"
+    if len(positions) < FEWEST_SLICES:
+        return f"too few slices: {len(positions)}, at least {FEWEST_SLICES} needed"
     if len(set(counts)) > 1:
-        return f"some slices are there {min(counts)} times and some {max(counts)} times; export the series again"
-    distances = sorted(after - before for before, after in pairwise(places))
+        return f"some slices occur {min(counts)} times and some {max(counts)} times; export the series again"
+    distances = sorted(after - before for before, after in pairwise(positions))
     if distances[-1] - distances[0] > UNEVEN * distances[len(distances) // 2]:
         return f"slices lie {distances[0]:.2f} to {distances[-1]:.2f} mm apart; images seem to be missing"
     return ""
 
 
 def _mixed_patients(series: Sequence[Series]) -> dict[str, str]:
-    """Ids that two patients seem to share, as those of two hospitals may; names are not compared, they change."""
+    """Find ids that two patients seem to share, as those of two hospitals may; names are not compared, they change."""
     births: dict[str, set[date | None]] = defaultdict(set)
     sexes: dict[str, set[str]] = defaultdict(set)
     for each in series:

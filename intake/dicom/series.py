@@ -1,4 +1,4 @@
-"""What lies in a folder of DICOM files: its series of images and their facts, read without pixels.
+"""The series of images in a folder of DICOM files and their headers, read without pixels.
 
 Patient ids, dates and UIDs are kept in memory, to group and to order by. No `repr`, message or count here shows them,
 and none shows a path below the folder, since folders and files of an export are often called after patients.
@@ -32,7 +32,7 @@ from intake.dicom import header as header_of
 from intake.dicom.suv import PetFacts
 from preprocessing.errors import ScanError
 
-SAME_PLACE_MM = 0.01  # slices nearer to each other than this are one slice, imaged twice
+SAME_POSITION_MM = 0.01  # slices nearer to each other than this are one slice, imaged twice
 SAME_DIRECTION = 1e-3  # largest difference of direction cosines within one orientation
 DEFLATED = "deflated DICOM, which dcm2niix does not read; export it otherwise, or unpack it (dcmconv +te)"
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)  # the length of pixels is known
@@ -50,11 +50,11 @@ _TAGS = [Tag(word) for word in (*_KEYWORDS.split(), *header_of.GROUPS)] + [Tag(e
 
 @dataclass(frozen=True)
 class Image:
-    """One file."""
+    """One DICOM file."""
 
     path: Path = field(repr=False)
     uid: str = field(repr=False)
-    positions_mm: tuple[float, ...] = field(repr=False)  # of its frames along their normal; () where not told
+    positions_mm: tuple[float, ...] = field(repr=False)  # of its frames along their normal; () where missing
     orientations: tuple[tuple[float, ...], ...] = field(repr=False)  # direction cosines, each different one once
     echo_time_ms: float | None
     magnitude: bool  # False for phase, real and imaginary images
@@ -64,7 +64,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Series:
-    """One series; what its images have in common is read off the first of them. Only numbers are in its `repr`."""
+    """One series; common attributes are those of its first image. Only numbers are in its `repr`."""
 
     patient: str = field(repr=False)  # PatientID without spaces around it
     birth_date: date | None = field(repr=False)
@@ -98,7 +98,7 @@ class DicomFolder(NamedTuple):
     """Why a file is in no series → how many files."""
 
 
-class _Found:
+class _Collected:
     """A series while its files are being collected."""
 
     def __init__(self, header: Dataset) -> None:
@@ -120,7 +120,7 @@ def read_dicom_folder(folder: Path) -> DicomFolder:
     if not folder.is_dir():
         raise ScanError("there is no such folder of DICOM files; give the top folder of the export")
     skipped: Counter[str] = Counter()
-    found: dict[tuple[str, str], _Found] = {}
+    collected: dict[tuple[str, str], _Collected] = {}
     whole: set[tuple[object, ...]] = set()
     root = Path(os.path.realpath(folder))
     for path in _files(folder):
@@ -128,7 +128,7 @@ def read_dicom_folder(folder: Path) -> DicomFolder:
             header, problem = _read_header(path, root)
             if header is not None:
                 image = _image(path, header)
-                series = found.setdefault(_key(header), _Found(header))
+                series = collected.setdefault(_key(header), _Collected(header))
         if header is not None and not problem and _identity(series, image) in whole:
             problem = "second copy of an image"
         elif header is not None and not problem:
@@ -138,35 +138,35 @@ def read_dicom_folder(folder: Path) -> DicomFolder:
             series.damaged.append(image)
         if problem:
             skipped[problem] += 1
-    for each in found.values():  # a damaged image of which there is a whole copy somewhere does not count
+    for each in collected.values():  # a damaged image with a whole copy elsewhere does not count
         each.damaged = [image for image in each.damaged if _identity(each, image) not in whole]
     with _quiet():
-        described = [_described(each) for each in found.values()]
+        described = [_described(each) for each in collected.values()]
     return DicomFolder(tuple(sorted(described, key=_order)), dict(sorted(skipped.items())))
 
 
 def slice_positions(images: tuple[Image, ...]) -> tuple[list[float], list[int]]:
-    """Where slices lie along their normal, in mm and ascending, and how many images each has."""
-    places: list[float] = []
+    """Return the positions of slices along their normal, mm, ascending, and the number of images at each."""
+    positions: list[float] = []
     counts: list[int] = []
     for position in sorted(position for image in images for position in image.positions_mm):
-        if places and position - places[-1] < SAME_PLACE_MM:
+        if positions and position - positions[-1] < SAME_POSITION_MM:
             counts[-1] += 1
         else:
-            places.append(position)
+            positions.append(position)
             counts.append(1)
-    return places, counts
+    return positions, counts
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders.sort()
-        yield from (Path(place, name) for name in sorted(names))
+        yield from (Path(parent, name) for name in sorted(names))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep pydicom from warning of odd values, which it quotes, patient ids among them."""
+    """Silence pydicom's warnings, which quote values, patient ids among them."""
     logger = logging.getLogger("pydicom")
     before = logger.disabled
     logger.disabled = True
@@ -179,7 +179,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_header(path: Path, root: Path) -> tuple[Dataset | None, str]:
-    """The header or None, and what is wrong; a header that comes with a problem is of an image that is cut short."""
+    """Return the header or None, and the problem; a header with a problem is of an image that is cut short."""
     if not path.is_file():
         return None, "link that leads nowhere, or special file"
     if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
@@ -192,7 +192,7 @@ def _read_header(path: Path, root: Path) -> tuple[Dataset | None, str]:
             return None, "DICOMDIR"
         if not all(header_of.text(header, name) for name in ("SeriesInstanceUID", "SOPInstanceUID")):
             return None, "DICOM header damaged"
-        if not header_of.number(header, "FeatureBuffer") or not header_of.number(header, "Columns"):
+        if not header_of.number(header, "Rows") or not header_of.number(header, "Columns"):
             return None, "DICOM without an image"
         cut = header.file_meta.get("TransferSyntaxUID") in _NATIVE and left < _pixel_bytes(header)
     except header_of.DeflatedError:
@@ -207,14 +207,12 @@ def _read_header(path: Path, root: Path) -> tuple[Dataset | None, str]:
 
 
 def _pixel_bytes(header: Dataset) -> float:
-    factors = [
-        header_of.number(header, name) for name in ("FeatureBuffer", "Columns", "SamplesPerPixel", "NumberOfFrames")
-    ]
+    factors = [header_of.number(header, name) for name in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
     return float(np.prod([factor or 1 for factor in factors])) * (header_of.number(header, "BitsAllocated") or 16) / 8
 
 
 def _image(path: Path, header: Dataset) -> Image:
-    kind = {*header_of.words(header, "ImageType")[2:3], *header_of.words(header, "ComplexImageComponent")}
+    kind = {*header_of.codes(header, "ImageType")[2:3], *header_of.codes(header, "ComplexImageComponent")}
     return Image(
         path=path,
         uid=header_of.text(header, "SOPInstanceUID"),
@@ -240,14 +238,14 @@ def _key(header: Dataset) -> tuple[str, str]:
     return header_of.text(header, "StudyInstanceUID"), header_of.text(header, "SeriesInstanceUID")
 
 
-def _identity(series: _Found, image: Image) -> tuple[object, ...]:
-    """Two files that agree in it are copies; the UID alone will not do, anonymisers have been seen to repeat it."""
+def _identity(series: _Collected, image: Image) -> tuple[object, ...]:
+    """Return a key equal for copies; the UID alone is not enough, some anonymisers repeat it."""
     return id(series), image.uid, image.positions_mm, image.echo_time_ms, image.acquired
 
 
-def _described(found: _Found) -> Series:
-    header = found.header
-    acquired = min((image.acquired for image in found.images if image.acquired), default=None)
+def _described(collected: _Collected) -> Series:
+    header = collected.header
+    acquired = min((image.acquired for image in collected.images if image.acquired), default=None)
     begun = header_of.moment(header, "SeriesDate", "SeriesTime")
     number = header_of.number(header, "SeriesNumber")
     day = header_of.day(header_of.text(header, "StudyDate")) or header_of.day(header_of.text(header, "SeriesDate"))
@@ -264,15 +262,15 @@ def _described(found: _Found) -> Series:
         age=header_of.age(header),
         number=None if number is None else int(number),
         modality=header_of.text(header, "Modality").upper(),
-        image_type=header_of.words(header, "ImageType"),
-        scanning_sequence=header_of.words(header, "ScanningSequence"),
+        image_type=header_of.codes(header, "ImageType"),
+        scanning_sequence=header_of.codes(header, "ScanningSequence"),
         repetition_time_ms=header_of.number(header, "RepetitionTime"),
         inversion_time_ms=header_of.number(header, "InversionTime", "InversionTimes"),
         contrast=bool(header_of.text(header, "ContrastBolusAgent")),
         tracer=_tracer(header),
-        orientations=len(_different(tuple(each for image in found.images for each in image.orientations))),
-        images=tuple(found.images),
-        damaged=len(found.damaged),
+        orientations=len(_different(tuple(each for image in collected.images for each in image.orientations))),
+        images=tuple(collected.images),
+        damaged=len(collected.damaged),
         pet=_pet_facts(header, begun, acquired),
     )
 
@@ -295,7 +293,7 @@ def _pet_facts(header: Dataset, begun: datetime | None, acquired: datetime | Non
     return PetFacts(
         units=header_of.text(header, "Units").upper(),
         suv_type=header_of.text(header, "SUVType").upper(),
-        corrections=header_of.words(header, "CorrectedImage"),
+        corrections=header_of.codes(header, "CorrectedImage"),
         decay_correction=header_of.text(header, "DecayCorrection").upper(),
         weight_kg=header_of.number(header, "PatientWeight"),
         dose_bq=header_of.number(dose, "RadionuclideTotalDose"),

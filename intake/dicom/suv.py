@@ -5,16 +5,16 @@ from datetime import datetime, time, timedelta
 
 DOSE_BQ = (1e6, 1e11)  # what a total dose may be; numbers below are in MBq by mistake
 WEIGHT_KG = (1.0, 400.0)
-LONGEST_UPTAKE = 6  # half-lives between injection and scan; beyond, next to nothing is left to see
+LONGEST_UPTAKE = 6  # half-lives between injection and scan; beyond, hardly any activity is left
 
 
 class SuvError(ValueError):
-    """Why there is no SUV; a sentence without dates or times of day."""
+    """SUV cannot be computed; the message holds no dates or times of day."""
 
 
 @dataclass(frozen=True)
 class PetFacts:
-    """What DICOM says of a PET series; None or "" where it says nothing."""
+    """DICOM attributes of a PET series; None or "" where missing."""
 
     units: str = ""  # BQML, GML, CNTS, …
     suv_type: str = ""  # BW, LBM, …; with units GML
@@ -31,7 +31,7 @@ class PetFacts:
 
 
 def suv_factor(facts: PetFacts) -> float:
-    """What to multiply voxels by to get SUV by body weight, in g/ml.
+    """Compute the factor from voxels to SUV by body weight, in g/ml.
 
     Units BQML: SUV = activity [Bq/ml] · weight [g] / dose [Bq]. Images that are decay corrected to their start
     (START) need the dose that was left then, dose · 2^(-t / half-life), t from injection to scan; those corrected to
@@ -47,7 +47,7 @@ def suv_factor(facts: PetFacts) -> float:
         SuvError: something that is needed is missing or implausible.
 
     Source: Quantitative Imaging Biomarkers Alliance (QIBA), FDG-PET/CT profile, "SUV vendor-neutral pseudo-code". It
-        falls back on a private time of GE for series reconstructed later, we on the first acquisition.
+        falls back on a private time of GE for series reconstructed later; here it is the first acquisition.
     """
     if facts.units == "GML":
         if facts.suv_type not in ("", "BW"):
@@ -60,13 +60,13 @@ def suv_factor(facts: PetFacts) -> float:
             raise SuvError("the units are counts (CNTS), and there is no Philips factor (7053,1000)")
         return facts.philips_factor
     if facts.units != "BQML":
-        raise SuvError("Units are neither BQML nor GML nor CNTS" if facts.units else "Units are not told")
+        raise SuvError("Units are neither BQML nor GML nor CNTS" if facts.units else "Units are missing")
     weight_kg = _plausible(facts.weight_kg, "PatientWeight", "kg", WEIGHT_KG)
     return weight_kg * 1000 / _dose_in_images(facts)
 
 
 def _dose_in_images(facts: PetFacts) -> float:
-    """Bq at the time to which the images are decay corrected."""
+    """Compute the dose at the time to which the images are decay corrected, Bq."""
     dose_bq = _plausible(facts.dose_bq, "RadionuclideTotalDose", "Bq", DOSE_BQ)
     if facts.decay_correction == "ADMIN":
         return dose_bq
@@ -77,14 +77,14 @@ def _dose_in_images(facts: PetFacts) -> float:
 
 
 def _uptake_s(facts: PetFacts, half_life_s: float) -> float:
-    """Seconds from injection to scan."""
+    """Compute the seconds from injection to scan."""
     starts = [each for each in (facts.series_start, facts.first_acquisition) if each is not None]
     if not starts:
-        raise SuvError("neither SeriesTime nor AcquisitionTime is told")
+        raise SuvError("neither SeriesTime nor AcquisitionTime is given")
     scan, injected = min(starts), facts.injected
     if injected is None:
         if facts.injected_time is None:
-            raise SuvError("RadiopharmaceuticalStartTime is not told")
+            raise SuvError("RadiopharmaceuticalStartTime is missing")
         injected = datetime.combine(scan.date(), facts.injected_time)
         if injected > scan:  # before midnight, unless the clocks differ
             injected -= timedelta(days=1)
@@ -99,7 +99,7 @@ def _uptake_s(facts: PetFacts, half_life_s: float) -> float:
 
 def _plausible(value: float | None, tag: str, unit: str, limits: tuple[float, float]) -> float:
     if value is None:
-        raise SuvError(f"{tag} is not told")
+        raise SuvError(f"{tag} is missing")
     if not limits[0] <= value <= limits[1]:
         raise SuvError(f"{tag} is {value:g} {unit}; {limits[0]:g} to {limits[1]:g} expected")
     return value

@@ -11,7 +11,15 @@ from files.writing import FOR_THE_GROUP, PRIVATE, readable_by
 from pipeline.cli import lock, run_log, tracking
 from pipeline.cli.options import ONLY_IF_NAMED, STAGE_NAMES, stage_list
 from pipeline.cli.summary import print_plan, print_summary
-from pipeline.cli.workspace import collect, restore_settings, save_settings, set_splits_aside, write_failures
+from pipeline.cli.workspace import (
+    check_format,
+    collect,
+    restore_settings,
+    save_settings,
+    set_splits_aside,
+    write_failures,
+    write_format,
+)
 from pipeline.core.provenance import REPOSITORY
 from pipeline.deployment.bundle_settings import settings_of_model
 from pipeline.doctor import disk
@@ -42,6 +50,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     requested += [name for name in forced if name not in requested]
     workspace = workspace_path(options, config.name)
     disk.check_path(workspace)
+    check_format(workspace)
     tracking.ready(config.tracking)
     if "predict" in requested:
         predict.check_settings(config)
@@ -65,6 +74,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         if fits is False:
             hint = "What is finished is kept; free some space, or name another --workspace"
             run_log.log.warning("the disk may become full: %s. %s", room, hint)
+        write_format(workspace)
         before = save_settings(config, workspace)
         try:
             with opened(config.executor, workspace, device=options.device) as executor:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from console.errors import InputError
 from files.reading import UnusableFileError, read_bytes
 from files.safe_yaml import MOST_YAML
 from files.tables import write_rows
@@ -13,7 +14,9 @@ from files.writing import replacing
 from pipeline.core.provenance import settings_yaml
 from pipeline.settings import Settings
 from pipeline.specs.registry import STAGES
-from pipeline.store.base import Artifact, read_record
+from pipeline.store.base import Artifact, read_record, write_record
+
+FORMAT, FORMAT_FILE = 2, "workspace.json"
 
 
 def collect(workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
@@ -73,3 +76,24 @@ def set_splits_aside(workspace: Path) -> None:
     splits = workspace / "split" / "splits.csv"
     if splits.exists():
         splits.replace(splits.with_name("splits.before.csv"))
+
+
+def check_format(workspace: Path) -> None:
+    """Refuse a workspace whose files have names and columns of an earlier program.
+
+    Raises:
+        InputError: The workspace has another format.
+    """
+    if not (workspace / "settings.yaml").exists():
+        return
+    record = read_record(workspace / FORMAT_FILE) or {"format": "an earlier one"}
+    if record.get("format") != FORMAT:
+        raise InputError(
+            f"{workspace} has the format {record.get('format')}, this program writes format {FORMAT}: files, columns "
+            "and settings were renamed. Name another --workspace, or go on with the program that made it"
+        )
+
+
+def write_format(workspace: Path) -> None:
+    """Record the format of the workspace."""
+    write_record(workspace / FORMAT_FILE, {"format": FORMAT})

@@ -1,8 +1,8 @@
 """Impute whole scans with pix2pix or cycleGAN: train on training subjects, write volumes, compute their feature maps.
 
-Everything lies in the folder of one baseline: `<source>-to-<target>/` with `checkpoint.safetensors`, `history.csv`
-and `epoch-NNN.png`; `imputed/<observation>_<modality>.nii.gz`; `quality.csv`. An imputed scan says what it is in the
-name of its folder and in its header, and nothing reads it as a real one.
+All files are in the folder of one baseline: `<source>-to-<target>/` with `checkpoint.safetensors`, `history.csv`
+and `epoch-NNN.png`; `imputed/<observation>_<modality>.nii.gz`; `quality.csv`. An imputed scan is marked by the name
+of its folder and in its header, and is never read as a real one.
 """
 
 import logging
@@ -40,7 +40,7 @@ Kind = Literal["pix2pix", "cyclegan"]
 
 
 class Scan(NamedTuple):
-    """A preprocessed scan and where it lies."""
+    """A preprocessed scan, its brain mask and its affine."""
 
     volume: Tensor
     mask: Tensor
@@ -49,14 +49,14 @@ class Scan(NamedTuple):
 
 @dataclass
 class Imputed:
-    """What came of it.
+    """The result of an imputation.
 
     Attributes:
-        feature_maps: (observation, modality), both as numbers of the sample → feature map as the backbone gives it
+        feature_maps: (observation, modality), both as numbers of the sample → feature map of the backbone
             (C, H, W).
         quality: rows of SSIM and PSNR, of imputed scans whose real one was hidden.
         seconds: training and translation.
-        notes: what a person should know.
+        notes: warnings for the report.
         parameters: trained numbers of all networks.
     """
 
@@ -74,22 +74,22 @@ def impute(
     *,
     hidden: Mapping[tuple[str, str], str],
     volumes: VolumeSet,
-    place: Path,
+    folder: Path,
     config: GanConfig,
     feature_map_of: Callable[[Tensor, Tensor, tuple[float, float, float]], Tensor],
     spacing_mm: float,
     device: torch.device,
     seed: int,
 ) -> Imputed:
-    """Fill every missing scan of every observation from one that is there.
+    """Impute every missing scan of every observation from an available one.
 
     Args:
         kind: which network.
         scenario_sample: the scans that the scenario leaves.
         modalities: names.
-        hidden: (observation, modality) → scan that exists but was hidden; looked at only to measure the quality.
+        hidden: (observation, modality) → scan that exists but was hidden; used only to measure the quality.
         volumes: preprocessed scans.
-        place: folder of this baseline; a checkpoint in it is gone on from.
+        folder: of this baseline; training resumes from a checkpoint in it.
         config: sizes.
         feature_map_of: from volume, mask and voxel size (mm) to the backbone's feature map.
         spacing_mm: voxel size of the imputed volumes, that of preprocessing.
@@ -97,20 +97,20 @@ def impute(
         seed: of weights and order.
 
     Raises:
-        CannotFit: there is nothing to learn a needed translation from.
+        CannotFit: there are no training scans for a needed translation.
     """
     started = time.monotonic()
-    there = scenario_sample.sample.there.cpu()
+    present = scenario_sample.sample.modality_mask.cpu()
     needed: dict[tuple[int, int], list[int]] = {}  # (source, target) → observations
-    for observation, target in (~there).nonzero().tolist():
-        sources = there[observation].nonzero().squeeze(1).tolist()
+    for observation, target in (~present).nonzero().tolist():
+        sources = present[observation].nonzero().squeeze(1).tolist()
         if sources:
             needed.setdefault((sources[0], target), []).append(observation)
     result = Imputed({}, [], 0.0, [], 0)
     for (source, target), observations in needed.items():
         names = modalities[source], modalities[target]
         network, parameters = _train(
-            kind, scenario_sample, (source, target), names, volumes, place, config, device, seed, result.notes
+            kind, scenario_sample, (source, target), names, volumes, folder, config, device, seed, result.notes
         )
         result.parameters += parameters
         for observation in observations:
@@ -118,12 +118,12 @@ def impute(
             made, frame = _translate(network, given, config, spacing_mm, device)
             feature_map = feature_map_of(made.volume, made.mask, (spacing_mm,) * 3)
             result.feature_maps[observation, target] = feature_map
-            _write(place, scenario_sample.observations[observation], names, kind, made)
+            _write(folder, scenario_sample.observations[observation], names, kind, made)
             name = scenario_sample.observations[observation]
             if (name, names[1]) in hidden:
                 real = in_frame(_scan(volumes, hidden[name, names[1]]), given, frame)
-                part = str(scenario_sample.scans.loc[scenario_sample.scans["observation"] == name, "split"].iloc[0])
-                row = {"observation": name, "split": part, "from": names[0], "to": names[1]}
+                split = str(scenario_sample.scans.loc[scenario_sample.scans["observation"] == name, "split"].iloc[0])
+                row = {"observation": name, "split": split, "from": names[0], "to": names[1]}
                 row |= {"source": _names_of(scenario_sample, observation, source)[0], "real": hidden[name, names[1]]}
                 result.quality.append(row | _quality(real, given, made, frame))
     result.seconds = time.monotonic() - started
@@ -136,13 +136,13 @@ def _train(
     pair: tuple[int, int],
     names: tuple[str, str],
     volumes: VolumeSet,
-    place: Path,
+    folder: Path,
     config: GanConfig,
     device: torch.device,
     seed: int,
     notes: list[str],
 ) -> tuple[torch.nn.Module, int]:
-    """The generator from source to target, trained or taken from its checkpoint, and its trained numbers."""
+    """Train the generator from source to target, or load it; return it and its number of parameters."""
     slices = _paired(scenario_sample, pair, names, volumes, config, notes) if kind == "pix2pix" else (
         _unpaired(scenario_sample, pair[0], names[0], volumes, config),
         _unpaired(scenario_sample, pair[1], names[1], volumes, config),
@@ -161,25 +161,25 @@ def _train(
         settings = CycleGanSettings(**common, blocks=config.blocks)
         gan = CycleGan(config.pixels, settings, seed=seed, device=device, dtype=dtype)
     trainer = Trainer(gan, *slices, seed=seed)
-    folder = place / f"{names[0]}-to-{names[1]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, history = folder / "checkpoint.safetensors", folder / "history.csv"
+    pair_folder = folder / f"{names[0]}-to-{names[1]}"
+    pair_folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, history = pair_folder / "checkpoint.safetensors", pair_folder / "history.csv"
     rows: list[dict[str, Any]] = []
-    said = time.monotonic()
+    last_log = time.monotonic()
     if checkpoint.exists() and history.exists():
         trainer.load_state(safetensors.torch.load_file(checkpoint))
         rows = pd.read_csv(history).head(trainer.epoch).to_dict("records")
-        log.info("%s: goes on after epoch %d of %d", folder.name, trainer.epoch, common["epochs"])
+        log.info("%s: resuming after epoch %d of %d", pair_folder.name, trainer.epoch, common["epochs"])
     for epoch in trainer.epochs():
         rows.append(epoch.row)
-        (folder / f"epoch-{trainer.epoch:03d}.png").write_bytes(png_bytes((255 * epoch.picture).byte().numpy()))
-        with replacing(history) as part:
-            pd.DataFrame(rows).to_csv(part, index=False)
-        with replacing(checkpoint) as part:
-            part.write_bytes(safetensors.torch.save(trainer.state()))
-        if time.monotonic() - said > LINE_EVERY_S:
-            said = time.monotonic()
-            log.info("%s %s: epoch %d of %d", kind, folder.name, trainer.epoch, common["epochs"])
+        (pair_folder / f"epoch-{trainer.epoch:03d}.png").write_bytes(png_bytes((255 * epoch.picture).byte().numpy()))
+        with replacing(history) as partial:
+            pd.DataFrame(rows).to_csv(partial, index=False)
+        with replacing(checkpoint) as partial:
+            partial.write_bytes(safetensors.torch.save(trainer.state()))
+        if time.monotonic() - last_log > LINE_EVERY_S:
+            last_log = time.monotonic()
+            log.info("%s %s: epoch %d of %d", kind, pair_folder.name, trainer.epoch, common["epochs"])
     parameters = sum(p.numel() for network in gan.networks.values() for p in network.parameters())
     return gan.networks["a_to_b"], parameters
 
@@ -192,9 +192,9 @@ def _paired(
     config: GanConfig,
     notes: list[str],
 ) -> tuple[Tensor, Tensor]:
-    """Matching slices of all training observations with both."""
-    there = scenario_sample.sample.there.cpu()
-    both = [o for o in scenario_sample.sample.train.tolist() if bool(there[o, list(pair)].all())]
+    """Return matching slices of all training observations that have both modalities."""
+    present = scenario_sample.sample.modality_mask.cpu()
+    both = [o for o in scenario_sample.sample.train.tolist() if bool(present[o, list(pair)].all())]
     if not both:
         raise CannotFit(
             f"no training subject has both {names[0]} and {names[1]}; pix2pix learns from pairs (cycleGAN does not)"
@@ -216,7 +216,7 @@ def _paired(
 def _unpaired(
     scenario_sample: ScenarioSample, modality: int, name: str, volumes: VolumeSet, config: GanConfig
 ) -> Tensor:
-    """Slices of all training scans of one modality."""
+    """Return slices of all training scans of one modality."""
     slices = []
     for observation in scenario_sample.sample.train.tolist():
         for scan in _names_of(scenario_sample, observation, modality):
@@ -227,14 +227,14 @@ def _unpaired(
             )  # fmt: skip
             slices.append(to_frame(volume, affine, frame).clamp(0, 1))
     if not slices:
-        raise CannotFit(f"no training subject has a {name}; there is nothing to learn its look from")
+        raise CannotFit(f"no training subject has a {name}; no translation to it can be learnt")
     return torch.cat(slices)
 
 
 def _translate(
     network: torch.nn.Module, given: Scan, config: GanConfig, spacing_mm: float, device: torch.device
 ) -> tuple[Scan, Frame]:
-    """The imputed scan on a grid of the common voxel size, and the frame it was made in."""
+    """Impute a scan on a grid of the common voxel size; return it and the frame it was made in."""
     frame = brain_frame(
         given.mask, given.affine, size=config.pixels, field_of_view_mm=config.field_of_view_mm,
         slice_spacing_mm=spacing_mm,
@@ -249,40 +249,40 @@ def _translate(
     return Scan((volume.clamp(0, 1) * mask).contiguous(), mask, new_affine), frame
 
 
-def imputed_path(place: Path, observation: str, modality: str) -> Path:
-    """Where the imputed scan of an observation lies."""
-    return place / "imputed" / f"{observation}_{modality}.nii.gz"
+def imputed_path(folder: Path, observation: str, modality: str) -> Path:
+    """Return the path of the imputed scan of an observation."""
+    return folder / "imputed" / f"{observation}_{modality}.nii.gz"
 
 
-def _write(place: Path, observation: str, names: tuple[str, str], kind: Kind, made: Scan) -> None:
-    path = imputed_path(place, observation, names[1])
+def _write(folder: Path, observation: str, names: tuple[str, str], kind: Kind, made: Scan) -> None:
+    path = imputed_path(folder, observation, names[1])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        write_volume(part, made.volume.numpy(), made.affine, f"IMPUTED by {kind} from {names[0]}, not a scan")
+    with replacing(path) as partial:
+        write_volume(partial, made.volume.numpy(), made.affine, f"IMPUTED by {kind} from {names[0]}, not a scan")
 
 
 def _quality(real: Tensor, given: Scan, made: Scan, frame: Frame) -> dict[str, float]:
-    """SSIM and PSNR against the real scan that was hidden from everybody."""
+    """Compute SSIM and PSNR against the real scan that was hidden."""
     imputed, _ = from_frame(to_frame(made.volume, made.affine, frame).clamp(0, 1), frame)
     inside, _ = from_frame(to_frame(given.mask, given.affine, frame).float(), frame)
     return ssim_psnr(imputed, real, mask=inside > 0.5)
 
 
 def in_frame(scan: Scan, given: Scan, frame: Frame) -> Tensor:
-    """A scan in the frame of another one of the same subject, (X, Y, Z), in [0, 1]."""
+    """Resample a scan to the frame of another one of the same subject, (X, Y, Z), in [0, 1]."""
     affine, _ = aligned(given.mask, given.affine, scan.mask, scan.affine)
     return from_frame(to_frame(scan.volume, affine, frame).clamp(0, 1), frame)[0]
 
 
 def compared(
-    volumes: VolumeSet, scans: Mapping[str, str], places: Mapping[str, Path], config: GanConfig, spacing_mm: float
+    volumes: VolumeSet, scans: Mapping[str, str], paths: Mapping[str, Path], config: GanConfig, spacing_mm: float
 ) -> dict[str, NDArray[np.float32]]:
-    """The real scan of an observation and what each method made of it, on one grid, for a picture.
+    """Return the real scan of an observation and the imputed one of each baseline, on one grid, for a picture.
 
     Args:
         volumes: preprocessed scans.
         scans: "source" → the scan it was made from, "real" → the one that was hidden.
-        places: method → its imputed volume.
+        paths: method → its imputed volume.
         config: sizes.
         spacing_mm: between the slices of the grid.
     """
@@ -291,19 +291,19 @@ def compared(
         given.mask, given.affine, size=config.pixels, field_of_view_mm=config.field_of_view_mm,
         slice_spacing_mm=spacing_mm,
     )  # fmt: skip
-    found = {"real": in_frame(_scan(volumes, scans["real"]), given, frame).numpy()}
-    for method, path in places.items():
+    images = {"real": in_frame(_scan(volumes, scans["real"]), given, frame).numpy()}
+    for method, path in paths.items():
         image = read_volume(path)
         slices = to_frame(image[0].as_tensor(), image.affine.numpy(), frame)
-        found[method] = from_frame(slices.clamp(0, 1), frame)[0].numpy()
-    return found
+        images[method] = from_frame(slices.clamp(0, 1), frame)[0].numpy()
+    return images
 
 
 def _names_of(scenario_sample: ScenarioSample, observation: int, modality: int) -> list[str]:
-    """The scans of one modality that an observation has in the scenario."""
+    """Return the scans of one modality that an observation has in the scenario."""
     sample = scenario_sample.sample
-    mine = ((sample.observation == observation) & (sample.modality == modality)).nonzero().squeeze(1)
-    return [scenario_sample.scans["scan"].iloc[i] for i in mine.tolist()]
+    rows = ((sample.observation == observation) & (sample.modality == modality)).nonzero().squeeze(1)
+    return [scenario_sample.scans["scan"].iloc[i] for i in rows.tolist()]
 
 
 def _scan(volumes: VolumeSet, scan: str) -> Scan:

@@ -1,4 +1,4 @@
-"""Which scans a comparison leaves to its methods: everything, or half of one modality hidden in training and test."""
+"""Scenarios of a comparison: all scans, or a share of one modality hidden in training and test."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ from pipeline.training.repeat_data import RepeatData
 
 @dataclass(frozen=True)
 class Scenario:
-    """Which scans there are.
+    """Which scans the baselines are given.
 
     Attributes:
         name: as printed; with two modalities as in the paper's table 1.
         hidden: modality → share of its subjects that lose it, in training and in test.
-        complete_only: only observations with every modality take part, before any is hidden.
+        complete_only: only observations with every modality are used, before any scan is hidden.
     """
 
     name: str
@@ -29,21 +29,21 @@ class Scenario:
 
 
 def scenarios_of(kinds: tuple[str, ...], rates: tuple[float, ...], modalities: tuple[str, ...]) -> list[Scenario]:
-    """Scenarios in the order of the table.
+    """List the scenarios in the order of the table.
 
     Args:
         kinds: "complete", "missing" (each modality in turn, at each rate), "as_it_is".
         rates: shares to hide, in (0, 1).
         modalities: names, sorted.
     """
-    found = [Scenario(COMPLETE)] if "complete" in kinds else []
+    scenarios = [Scenario(COMPLETE)] if "complete" in kinds else []
     if "missing" in kinds:
-        found += [
+        scenarios += [
             Scenario(_name(modality, rate, modalities), ((modality, rate),))
             for rate in rates
             for modality in reversed(modalities)
         ]
-    return found + ([Scenario(AS_IT_IS, complete_only=False)] if "as_it_is" in kinds else [])
+    return scenarios + ([Scenario(AS_IT_IS, complete_only=False)] if "as_it_is" in kinds else [])
 
 
 def _name(modality: str, rate: float, modalities: tuple[str, ...]) -> str:
@@ -53,12 +53,12 @@ def _name(modality: str, rate: float, modalities: tuple[str, ...]) -> str:
     return f"{modality} of {100 * (1 - rate):g}%, the others of all"
 
 
-def scans_in(scenario: Scenario, usable: RepeatData, seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """The scans that the scenario leaves, a part of `usable.scans`, and what could not be done as asked."""
-    scans = usable.scans
+def scans_in(scenario: Scenario, data: RepeatData, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """Return the scans of `data` that the scenario leaves, and notes on shares that could not be hidden."""
+    scans = data.scans
     if scenario.complete_only:
         has = scans.groupby("observation")["modality"].agg(frozenset)
-        complete = has.index[[len(present) == len(usable.modalities) for present in has]]
+        complete = has.index[[len(present) == len(data.modalities) for present in has]]
         scans = scans[scans["observation"].isin(complete)]
     shares = {modality: rate for modality, rate in scenario.hidden if (scans["modality"] == modality).any()}
     if not shares:
@@ -69,12 +69,12 @@ def scans_in(scenario: Scenario, usable: RepeatData, seed: int) -> tuple[pd.Data
 
 @dataclass(frozen=True)
 class ScenarioSample:
-    """A sample, and the names behind its numbers.
+    """A sample, and the names of its scans and observations.
 
     Attributes:
-        sample: what methods learn from, as the backbone gave it.
-        scans: row i is feature map i: scan, observation, subject, modality, label, part.
-        observations: names; the index of an observation is its place here.
+        sample: the data of the baselines, feature maps as computed by the backbone.
+        scans: row i is feature map i: scan, observation, subject, modality, label, split.
+        observations: names; an observation is numbered by its index.
         subjects: of each observation.
     """
 
@@ -83,30 +83,28 @@ class ScenarioSample:
     observations: tuple[str, ...]
     subjects: tuple[str, ...]
 
-    def observed(self, part: str) -> Tensor:
-        """(n,) int64: the observations of a part."""
-        return {"train": self.sample.train, "validation": self.sample.validation, "test": self.sample.test}[part]
+    def observed(self, split: str) -> Tensor:
+        """Return the observations of a split, (n,) int64."""
+        return {"train": self.sample.train, "validation": self.sample.validation, "test": self.sample.test}[split]
 
 
-def build_sample(
-    scans: pd.DataFrame, usable: RepeatData, features: FeatureStore, device: torch.device
-) -> ScenarioSample:
-    """Feature maps and numbers of some of the usable scans."""
+def build_sample(scans: pd.DataFrame, data: RepeatData, features: FeatureStore, device: torch.device) -> ScenarioSample:
+    """Load the feature maps of some scans of a repeat, with their modalities and classes."""
     scans = scans.sort_values(["observation", "scan"]).reset_index(drop=True)
     of_observation = scans.drop_duplicates("observation").set_index("observation")
     names = tuple(of_observation.index)
     number = {name: i for i, name in enumerate(names)}
-    parts = {
-        part: torch.tensor([i for i, p in enumerate(of_observation["split"]) if p == part], dtype=torch.int64)
-        for part in ("train", "validation", "test")
+    splits = {
+        split: torch.tensor([i for i, name in enumerate(of_observation["split"]) if name == split], dtype=torch.int64)
+        for split in ("train", "validation", "test")
     }
     sample = Sample(
         feature_maps=features.load(scans["scan"].to_list()),
-        modality=torch.tensor([usable.modalities.index(m) for m in scans["modality"]]),
+        modality=torch.tensor([data.modalities.index(m) for m in scans["modality"]]),
         observation=torch.tensor([number[o] for o in scans["observation"]]),
-        target=torch.tensor([usable.classes.index(c) for c in of_observation["label"]]),
-        modalities=len(usable.modalities),
-        classes=len(usable.classes),
-        **parts,
+        target=torch.tensor([data.classes.index(c) for c in of_observation["label"]]),
+        modalities=len(data.modalities),
+        classes=len(data.classes),
+        **splits,
     )
     return ScenarioSample(sample.to(device), scans, names, tuple(of_observation["subject"]))

@@ -1,4 +1,4 @@
-"""From the predictions of all baselines to the tables, figures and words of one comparison."""
+"""Turn the predictions of all baselines into the tables, figures and text of one comparison."""
 
 import dataclasses
 from pathlib import Path
@@ -34,11 +34,11 @@ def write_tables(
     volumes: VolumeSet,
     config: BaselinesConfig,
 ) -> dict[str, Any]:
-    """Put together what all tasks wrote.
+    """Collect the results of all tasks and write the tables.
 
     Args:
-        out: the baselines' folders; tables, figures and the page go there too.
-        keys: folder of a task → hash of what its result has to be made from to count.
+        out: the baselines' folders; tables, figures and the page are written to it too.
+        keys: folder of a task → hash of the inputs of a valid result.
         scenarios: in the order of the tables.
         names: of methods, in the order of the tables; those without a result have no row.
         repeats: their numbers.
@@ -47,39 +47,39 @@ def write_tables(
         config: of the stage.
 
     Returns:
-        What the stage adds to its manifest.
+        The entries for the stage's manifest.
 
     Raises:
         InputError: no baseline could be fitted.
     """
-    found = _collected(out, keys, scenarios, names, repeats)
-    if found.predictions.empty or found.predictions["p_0"].isna().all():
-        reasons = "; ".join(f"{name} ({scenario}): {why}" for (scenario, name), why in found.reasons.items())
+    collected = _collected(out, keys, scenarios, names, repeats)
+    if collected.predictions.empty or collected.predictions["p_0"].isna().all():
+        reasons = "; ".join(f"{name} ({scenario}): {why}" for (scenario, name), why in collected.reasons.items())
         raise InputError(f"no baseline could be fitted: {reasons}")
     options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
-    able = found.predictions.loc[found.predictions["p_0"].notna(), "method"]
-    reference = "HyperMM" if "HyperMM" in set(able) else able.iloc[0]
+    fitted = collected.predictions.loc[collected.predictions["p_0"].notna(), "method"]
+    reference = "HyperMM" if "HyperMM" in set(fitted) else fitted.iloc[0]
     table = comparison_table(
-        found.predictions, reference=reference, costs=found.costs, reasons=found.reasons, **options
+        collected.predictions, reference=reference, costs=collected.costs, reasons=collected.reasons, **options
     )
-    out.save_table("predictions.csv", found.predictions)
+    out.save_table("predictions.csv", collected.predictions)
     out.save_table("comparison.csv", table)
-    if len(found.curves):
-        out.save_table("robustness.csv", robustness_table(found.curves, **options))
+    if len(collected.curves):
+        out.save_table("robustness.csv", robustness_table(collected.curves, **options))
     else:
         (out.folder / "robustness.csv").unlink(missing_ok=True)
-    if len(found.quality):
-        out.save_table("imputation_quality.csv", found.quality)
+    if len(collected.quality):
+        out.save_table("imputation_quality.csv", collected.quality)
     else:
         (out.folder / "imputation_quality.csv").unlink(missing_ok=True)
     published = published_beside(config.published, [scenario.name for scenario in scenarios])
-    title = cohort_words(found.predictions, classes)
+    title = describe_cohort(collected.predictions, classes)
     page = comparison_markdown(table, published, cohort=title, reference=reference)
-    if len(found.quality):
-        page += f"\n{quality_words(found.quality)} ({config.gan.words()}.)\n"
-    with replacing(out.folder / "comparison.md") as part:
-        part.write_text(page, "utf-8")
-    _pictures(out, volumes, scenarios, config.gan, found.quality)
+    if len(collected.quality):
+        page += f"\n{describe_quality(collected.quality)} ({config.gan.describe()}.)\n"
+    with replacing(out.folder / "comparison.md") as partial:
+        partial.write_text(page, "utf-8")
+    _pictures(out, volumes, scenarios, config.gan, collected.quality)
     return {
         "counts": {"scenarios": len(scenarios), "methods": table["method"].nunique()},
         "cohort": title,
@@ -89,26 +89,26 @@ def write_tables(
     }
 
 
-def quality_words(quality: pd.DataFrame) -> str:
-    """How close imputed scans of test subjects came to the real ones that were hidden, one number a method."""
+def describe_quality(quality: pd.DataFrame) -> str:
+    """Describe how similar imputed scans of test subjects are to the hidden real ones, per baseline."""
     tested = quality[quality["split"] == "test"]
-    found = []
+    texts = []
     for (method, source, target), rows in tested.groupby(["method", "from", "to"], sort=False):
-        found.append(
+        texts.append(
             f"{target} by {method} from {source}: SSIM {rows['ssim'].mean():.2f}, PSNR {rows['psnr'].mean():.1f} dB, "
             f"{len(rows)} scans"
         )
-    return "Imputed against real, inside the brain, mean over test subjects: " + "; ".join(found) + "."
+    return "Imputed against real, inside the brain, mean over test subjects: " + "; ".join(texts) + "."
 
 
-def cohort_words(predictions: pd.DataFrame, classes: tuple[str, ...]) -> str:
-    """How this cohort is called beside the published one."""
+def describe_cohort(predictions: pd.DataFrame, classes: tuple[str, ...]) -> str:
+    """Describe this cohort, to be shown beside the published one."""
     return f"this cohort, {predictions['subject'].nunique()} test subjects, {' and '.join(classes)}"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Collected:
-    """Everything that finished tasks wrote."""
+    """The results of all finished tasks."""
 
     predictions: pd.DataFrame
     curves: pd.DataFrame
@@ -129,19 +129,19 @@ def _collected(
         for name in names:
             spent: list[dict[str, float]] = []
             for repeat in repeats:
-                place = out.folder_of(scenario.name, name, repeat)
-                record = out.finished(place)
-                if record is None or record["key"].removeprefix(FAILED) != keys.get(place):
+                folder = out.folder_of(scenario.name, name, repeat)
+                record = out.finished(folder)
+                if record is None or record["key"].removeprefix(FAILED) != keys.get(folder):
                     continue
                 if "reason" in record:
                     reasons[scenario.name, name] = f"repeat {repeat}: {record['reason']}"
                     continue
-                where = {"scenario": scenario.name, "method": name}
-                if (made := out.read(place, "predictions.csv")) is not None:  # None: nobody was tested
-                    predictions.append(made.assign(**where))
-                for kind, found in (("curve.csv", curves), ("quality.csv", quality)):
-                    if (frame := out.read(place, kind)) is not None:
-                        found.append(frame.assign(**where, repeat=repeat))
+                labels = {"scenario": scenario.name, "method": name}
+                if (made := out.read(folder, "predictions.csv")) is not None:  # None: no subject was tested
+                    predictions.append(made.assign(**labels))
+                for kind, tables in (("curve.csv", curves), ("quality.csv", quality)):
+                    if (frame := out.read(folder, kind)) is not None:
+                        tables.append(frame.assign(**labels, repeat=repeat))
                 spent.append(record)
             if spent:
                 costs.append({"scenario": scenario.name, "method": name} | _mean_costs(spent))
@@ -158,14 +158,14 @@ def _collected(
 
 
 def _hidden_in_both(predictions: pd.DataFrame, scenarios: list[Scenario]) -> list[pd.DataFrame]:
-    """The scenarios as points of the curve: hidden in training and in test."""
-    found = []
+    """Return the scenarios as points of the curve, scans hidden in training and in test."""
+    points_of_curve = []
     hidden = sorted({modality for scenario in scenarios for modality, _ in scenario.hidden})
     for scenario in scenarios:
         rows = predictions[predictions["scenario"] == scenario.name]
         points = scenario.hidden or ([(m, 0.0) for m in hidden] if scenario.complete_only else [])
-        found += [rows.assign(hidden_modality=modality, rate=rate, where="both") for modality, rate in points]
-    return found
+        points_of_curve += [rows.assign(hidden_modality=modality, rate=rate, where="both") for modality, rate in points]
+    return points_of_curve
 
 
 def _mean_costs(records: list[dict[str, Any]]) -> dict[str, float]:
@@ -178,7 +178,7 @@ def _mean_costs(records: list[dict[str, Any]]) -> dict[str, float]:
 def _pictures(
     out: ComparisonSet, volumes: VolumeSet, scenarios: list[Scenario], gan: GanConfig, quality: pd.DataFrame
 ) -> None:
-    """Real and imputed scans side by side, of one test subject, as in the paper's figure 3."""
+    """Draw real and imputed scans of one test subject side by side, as in the paper's figure 3."""
     (out.folder / "pictures.json").unlink(missing_ok=True)
     if quality.empty:
         return
@@ -199,7 +199,9 @@ def _pictures(
         rows[chosen["to"]] = compared(volumes, dict(chosen[["source", "real"]]), made, gan, PICTURE_SPACING_MM)
         shown.append(f"{chosen['to']} of {chosen['observation']}")
     if rows and len({tuple(columns) for columns in rows.values()}) == 1:
-        with replacing(out.folder / "imputed.png") as part:
-            part.write_bytes(imputation_figure(rows))
+        with replacing(out.folder / "imputed.png") as partial:
+            partial.write_bytes(imputation_figure(rows))
         caption = f"Real and imputed scans of test subjects, hidden from training: {', '.join(shown)}."
-        write_json(out.folder / "pictures.json", {"imputed.png": f"{caption} {quality_words(quality)} {gan.words()}."})
+        write_json(
+            out.folder / "pictures.json", {"imputed.png": f"{caption} {describe_quality(quality)} {gan.describe()}."}
+        )

@@ -1,4 +1,4 @@
-"""One baseline in one scenario and repeat: a task that is done once, and whose failure takes no other down."""
+"""Tasks of the comparison: one baseline in one scenario and repeat; a failed task does not stop the others."""
 
 import dataclasses
 import logging
@@ -31,25 +31,25 @@ from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import RepeatData
 
 log = logging.getLogger("hypermm")
-FAILED = "failed "  # before the key of a task that raised, which therefore counts as not done
+FAILED = "failed "  # prefix of the key of a task that raised: the task is run again
 NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "bootstrap_draws", "curve_rates")
 
 
 @dataclasses.dataclass
 class ComparisonTasks:
-    """What all tasks share.
+    """The inputs that all tasks share.
 
     Attributes:
         preprocess: volumes, for image translation.
         features: feature maps.
-        out: where results go.
+        out: folders of the results.
         config: of the stage.
         runtime: of the stage.
         modalities: names.
         version: of the stage.
         imputed_scan_encoder: gives the function from an imputed volume to its feature map, and real volumes' voxel
             size.
-        keys: folder of a task → hash of what its result has to be made from to count.
+        keys: folder of a task → hash of the inputs of a valid result.
     """
 
     preprocess: VolumeSet
@@ -62,13 +62,13 @@ class ComparisonTasks:
     imputed_scan_encoder: Callable[[], tuple[Any, float]]
     keys: dict[Path, str] = dataclasses.field(default_factory=dict)
 
-    def draw(self, scenario: Scenario, usable: RepeatData) -> tuple[ScenarioSample, list[str]]:
-        """The sample of a scenario and repeat."""
-        scans, notes = scans_in(scenario, usable, self.config.seed)
-        return build_sample(scans, usable, self.features, self.runtime.device), notes
+    def build_sample(self, scenario: Scenario, data: RepeatData) -> tuple[ScenarioSample, list[str]]:
+        """Build the sample of a scenario and repeat."""
+        scans, notes = scans_in(scenario, data, self.config.seed)
+        return build_sample(scans, data, self.features, self.runtime.device), notes
 
     def key(self, scenario: Scenario, repeat: int, scenario_sample: ScenarioSample, *more: Any) -> str:
-        """Hash of all that one task depends on."""
+        """Return the hash of all inputs of a task."""
         settings = {k: v for k, v in result_settings(self.config).items() if k not in NOT_IN_A_TASK}
         content = self.features.scans()
         rows = scenario_sample.scans.assign(content=[content[s] for s in scenario_sample.scans["scan"]]).to_dict(
@@ -84,12 +84,12 @@ class ComparisonTasks:
     def simple(
         self, scenario: Scenario, repeat: int, method: Baseline, scenario_sample: ScenarioSample, *, wanted: bool
     ) -> None:
-        """A baseline that needs nothing but feature maps."""
+        """Run a baseline that needs only feature maps."""
         rates = self.config.curve_rates if scenario.name == "complete" else ()
         key = self.key(scenario, repeat, scenario_sample, method.name, rates)
-        place = self.out.folder_of(scenario.name, method.name, repeat)
-        self.keys[place] = key
-        if not wanted or self.out.record(place, key) is not None:
+        folder = self.out.folder_of(scenario.name, method.name, repeat)
+        self.keys[folder] = key
+        if not wanted or self.out.record(folder, key) is not None:
             return
 
         def fit() -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -105,7 +105,7 @@ class ComparisonTasks:
                 )
             return tables, facts
 
-        self._task(place, key, f"{scenario.name}, {method.name}, repeat {repeat}", fit)
+        self._task(folder, key, f"{scenario.name}, {method.name}, repeat {repeat}", fit)
 
     def translated(
         self,
@@ -113,33 +113,33 @@ class ComparisonTasks:
         repeat: int,
         key: Kind,
         scenario_sample: ScenarioSample,
-        usable: RepeatData,
+        data: RepeatData,
         *,
         wanted: bool,
     ) -> None:
-        """Impute whole scans, compute their feature maps, then Multi-CNN on the filled sample."""
-        if not scenario.hidden and bool(scenario_sample.sample.there.all()):
+        """Impute whole scans, compute their feature maps, then fit Multi-CNN on the filled sample."""
+        if not scenario.hidden and bool(scenario_sample.sample.modality_mask.all()):
             return  # nothing to impute
         gan = self.config.gan
         sizes = gan.model_dump(
             mode="json", exclude={f"{other}_epochs" for other in TRANSLATION_BASELINES if other != key}
         )
         task = self.key(scenario, repeat, scenario_sample, key, sizes, self.preprocess.fingerprint)
-        place = self.out.folder_of(scenario.name, TRANSLATION_BASELINES[key], repeat)
-        self.keys[place] = task
-        if not wanted or self.out.record(place, task) is not None:
+        folder = self.out.folder_of(scenario.name, TRANSLATION_BASELINES[key], repeat)
+        self.keys[folder] = task
+        if not wanted or self.out.record(folder, task) is not None:
             return
-        there = set(scenario_sample.scans["scan"])
-        gone = usable.scans[
-            ~usable.scans["scan"].isin(there) & usable.scans["observation"].isin(scenario_sample.observations)
+        available = set(scenario_sample.scans["scan"])
+        hidden_scans = data.scans[
+            ~data.scans["scan"].isin(available) & data.scans["observation"].isin(scenario_sample.observations)
         ]
-        hidden = {(row.observation, row.modality): row.scan for row in gone.itertuples()}
+        hidden = {(row.observation, row.modality): row.scan for row in hidden_scans.itertuples()}
 
         def fit() -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
             maker, spacing_mm = self.imputed_scan_encoder()
             imputed = impute(
-                key, scenario_sample, self.modalities, hidden=hidden, volumes=self.preprocess, place=place, config=gan,
-                feature_map_of=maker, spacing_mm=spacing_mm, device=self.runtime.device,
+                key, scenario_sample, self.modalities, hidden=hidden, volumes=self.preprocess, folder=folder,
+                config=gan, feature_map_of=maker, spacing_mm=spacing_mm, device=self.runtime.device,
                 seed=seed_of_repeat(self.config.seed, repeat),
             )  # fmt: skip
             started = time.monotonic()
@@ -161,40 +161,40 @@ class ComparisonTasks:
             }
             return tables, facts
 
-        self._task(place, task, f"{scenario.name}, {TRANSLATION_BASELINES[key]}, repeat {repeat}", fit)
+        self._task(folder, task, f"{scenario.name}, {TRANSLATION_BASELINES[key]}, repeat {repeat}", fit)
 
-    def _named(self, words: str) -> str:
-        """Names of modalities for their numbers, which is all that baselines know."""
-        return re.sub(r"\bmodality (\d+)\b", lambda found: self.modalities[int(found[1])], words)
+    def _named(self, text: str) -> str:
+        """Replace modality numbers, as baselines write them, by names."""
+        return re.sub(r"\bmodality (\d+)\b", lambda match: self.modalities[int(match[1])], text)
 
     def _task(
-        self, place: Path, key: str, words: str, fit: Callable[[], tuple[dict[str, pd.DataFrame], dict[str, Any]]]
+        self, folder: Path, key: str, label: str, fit: Callable[[], tuple[dict[str, pd.DataFrame], dict[str, Any]]]
     ) -> None:
-        """Fit one baseline and write what came of it; a failure is recorded and told, and the others go on."""
-        self.out.begin(place, key)
+        """Fit one baseline and write its result; record and log a failure, and continue with the others."""
+        self.out.begin(folder, key)
         try:
             with _peak_memory(self.runtime) as peak:
                 tables, facts = fit()
         except CannotFit as error:
-            log.warning("baselines: %s: %s", words, self._named(str(error)))
-            self.out.finish(place, key, {}, {"reason": self._named(str(error))})
+            log.warning("baselines: %s: %s", label, self._named(str(error)))
+            self.out.finish(folder, key, {}, {"reason": self._named(str(error))})
         except (InputError, DamagedError):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
-            log.exception("baselines: %s failed", words)
-            self.out.finish(place, FAILED + key, {}, {"reason": f"{type(error).__name__}: {error}"})
-            failure = {"scan": words, "reason": f"{type(error).__name__}: {error}", "retryable": True}
+            log.exception("baselines: %s failed", label)
+            self.out.finish(folder, FAILED + key, {}, {"reason": f"{type(error).__name__}: {error}"})
+            failure = {"scan": label, "reason": f"{type(error).__name__}: {error}", "retryable": True}
             self.runtime.results.setdefault("failures", []).append(failure)
         else:
             for note in facts["notes"]:
-                self.runtime.note(f"{words}: {self._named(note)}")
-            self.out.finish(place, key, tables, facts | {"peak_memory_mb": peak["mb"]})
+                self.runtime.note(f"{label}: {self._named(note)}")
+            self.out.finish(folder, key, tables, facts | {"peak_memory_mb": peak["mb"]})
 
 
 def _predictions(fitted: Fitted, sample: Sample, scenario_sample: ScenarioSample, repeat: int) -> pd.DataFrame:
-    """One row a test observation; NaN where the method cannot take it."""
+    """Return one row per test observation; NaN where the baseline cannot predict it."""
     test = scenario_sample.observed("test").tolist()
     probabilities = fitted.probabilities(sample)[scenario_sample.observed("test")].cpu()
     frame = pd.DataFrame(
@@ -217,15 +217,15 @@ def _curve(
     modalities: tuple[str, ...],
     seed: int,
 ) -> pd.DataFrame:
-    """Predictions of one trained baseline with more and more scans of the test part hidden."""
+    """Predict with one trained baseline while rising shares of the test scans are hidden."""
     tested = scenario_sample.scans[scenario_sample.scans["split"] == "test"]
     frames = []
     for modality in modalities if len(modalities) > 1 and len(tested) else ():
         for rate in rates:
             available, _ = hide_scans(tested, {modality: rate}, seed)
-            gone = set(available.loc[~available["available"], "scan"])
+            hidden_names = set(available.loc[~available["available"], "scan"])
             hidden = torch.tensor(
-                [scan in gone for scan in scenario_sample.scans["scan"]], device=sample.feature_maps.device
+                [scan in hidden_names for scan in scenario_sample.scans["scan"]], device=sample.feature_maps.device
             )
             frame = _predictions(fitted, sample.without(hidden), scenario_sample, repeat)
             frames.append(frame.assign(hidden_modality=modality, rate=rate, where="test"))
@@ -234,7 +234,7 @@ def _curve(
 
 @contextmanager
 def _peak_memory(runtime: Runtime) -> Iterator[dict[str, float]]:
-    """Largest resident set while the feature map ran, MB; on CUDA the most that torch held there."""
+    """Measure the largest resident set, MB; on CUDA the most memory that torch allocated."""
     peak = {"mb": float("nan")}
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)

@@ -2,19 +2,19 @@
 
     configs/metadata.json    what the model is, as MONAI describes models
     configs/inference.json   for `python -m monai.bundle run`
-    configs/settings.yaml    for `--stages predict`: how scans become what the model reads
+    configs/settings.yaml    for `--stages predict`: how scans are prepared for the model
     configs/model.json       classes, modalities, shape of the network, what its training data were prepared with
     models/model.safetensors weights of φ and ρ
-    models/model.onnx        the same network without torch (not always there)
+    models/model.onnx        the same network without torch (optional)
     docs/README.md           model card
-    calibration.json         temperature, conformal scores, expected changes, distances of held-out scans
-    outliers.safetensors     mean and precision of the training scans' channel means, a modality
+    calibration.json         temperature, conformal scores, expected changes, distances of calibration scans
+    outliers.safetensors     mean and precision of the training scans' channel means, per modality
     seen.json                hashes of the subjects and scans that the model knows
     checksums.json           SHA-256 of all of these
-    checksums.json.sig       a lab's signature of that (not always there; see `signing`)
+    checksums.json.sig       a lab's signature of that (optional; see `signing`)
 
-Nothing in it is a pickle, an absolute path or a patient's name. All of it may come from a stranger who made the
-checksums anew: whatever it says is checked (`bundle_contents`), and ends in a `BundleError` or a usable model.
+Nothing in it is a pickle, an absolute path or a patient's name. All of it may come from an untrusted source that
+rewrote the checksums: all content is checked (`bundle_contents`), and ends in a `BundleError` or a usable model.
 """
 
 import hashlib
@@ -71,17 +71,17 @@ class Bundle:
     """An exported model, its files checked against their checksums.
 
     All but the weights is in memory, and the weights are checked again when they are loaded: a model that is replaced
-    while a night runs is noticed, not mixed with the one before.
+    during a run is noticed, not mixed with the one before.
 
     Attributes:
-        folder: where it lies.
+        folder: of the model.
         name: of the model.
         version: of the model.
         classes: names, in the order of the outputs; of two classes the positive one is last.
         modalities: names, in the order of φ's layers.
-        trained: the modalities that φ was trained on; it can read no others.
+        trained: the modalities that φ was trained on; it accepts no others.
         settings: sections `preprocess` and `features`, the settings that results depend on, as they were in training.
-        weights: of the same stages, what tells the weights of their frozen networks from others.
+        weights: of the same stages, identity of the weights of their frozen networks.
         stage_versions: of the same stages, in training.
         kinds: modality → kind, skull_strip and normalise, as in cohort.modalities.
         temperature: T of the calibrated probabilities softmax(logits / T).
@@ -119,11 +119,11 @@ class Bundle:
 
         Args:
             folder: of the model.
-            trusted: public keys, or folders of them; one of them must have signed it, which is checked first. None
-                takes a model without a signature too.
+            trusted: public keys, or folders of them; one of them must have signed it, which is checked first. If
+                empty, an unsigned model is accepted too.
 
         Raises:
-            BundleError: there is none, a file is missing or changed, or it is of another version of this program.
+            BundleError: the folder holds no model, a file is missing or changed, or it is of another program version.
             SignatureError: no trusted key signed it, or it was changed since.
         """
         folder = Path(os.path.realpath(folder))
@@ -169,7 +169,7 @@ class Bundle:
         )
 
     def network(self) -> SetModel:
-        """φ and ρ with their weights, in eval mode, on the CPU.
+        """Load φ and ρ with their weights, in eval mode, on the CPU.
 
         Raises:
             BundleError: the weights are not those of when the model was read, not of such a network, or not finite.
@@ -181,7 +181,7 @@ class Bundle:
             raise BundleError(f"{self.folder / WEIGHTS}: {error}. The model cannot be used") from error
 
     def conformal_scores(self, subset: frozenset[str]) -> NDArray[np.float64] | None:
-        """Sorted scores of the held-out subjects who have these modalities, with these alone; None if there are none.
+        """Return sorted scores of calibration subjects, predicted from exactly these modalities; None without any.
 
         Args:
             subset: modalities.
@@ -192,13 +192,13 @@ class Bundle:
         return None
 
     def expected_changes(self, subset: frozenset[str]) -> list[dict[str, Any]]:
-        """What each other modality did to the answers for held-out subjects who have it beside these.
+        """Return how each other modality changed predictions for calibration subjects who have it beside these.
 
         Args:
             subset: modalities.
 
         Returns:
-            For each modality for which there was such a subject: modality, n, mean_absolute_change, decisions_changed,
+            For each modality with such a subject: modality, n, mean_absolute_change, decisions_changed,
             abstentions_resolved, error_rate; see `evaluation.expected_change`.
         """
         return [
@@ -208,32 +208,36 @@ class Bundle:
         ]
 
     def outlier(self, modality: str, feature_map: Tensor) -> dict[str, Any] | None:
-        """How far a scan lies from the training scans of its modality; None if too few were there to say.
+        """Return the distance of a scan from the training scans of its modality; None if these were too few.
 
         Args:
             modality: name.
             feature_map: (C, H, W), float32.
 
         Returns:
-            distance (Mahalanobis), share_farther (conformal p-value, (0, 1]), n (held-out subjects compared with).
+            distance (Mahalanobis), share_farther (conformal p-value, (0, 1]), n (calibration subjects compared with).
         """
         reference = self.references.get(modality)
         if reference is None:
             return None
         means = feature_map.detach().cpu().double().mean(dim=(1, 2)).numpy()[None]
         distance = float(distances(reference, means)[0])
-        held_out = self.calibration["outliers"][modality]["distances"]
-        return {"distance": distance, "share_farther": share_farther(distance, held_out), "n": len(held_out)}
+        calibration_distances = self.calibration["outliers"][modality]["distances"]
+        return {
+            "distance": distance,
+            "share_farther": share_farther(distance, calibration_distances),
+            "n": len(calibration_distances),
+        }
 
     def seen(self, subject: str, scan_hashes: Sequence[str]) -> str:
-        """Whether the model knows this subject, by its id or by the content of a scan.
+        """Return the role of a subject that the model knows, by its id or by the content of a scan.
 
         Args:
             subject: id, as in the manifest.
             scan_hashes: SHA-256 of the scans' files, hex.
 
         Returns:
-            The strictest of all that it is known from, as in `ROLES`; "" if it is not known.
+            The strictest role of its id and scans, as in `ROLES`; "" if it is not known.
         """
         salt = bytes.fromhex(self.known["salt"])
         by_id = self.known["subjects"].get(subject_hash(subject, salt, self.known["rounds"]), "")
@@ -241,48 +245,48 @@ class Bundle:
 
 
 def strictest(roles: Iterable[str]) -> str:
-    """The first in the order of `ROLES`; "" if none is given, or only ""."""
+    """Return the first role in the order of `ROLES`; "" if none is given, or only ""."""
     return min(filter(None, roles), key=ROLES.index, default="")
 
 
 def _signed_by(folder: Path, listing: bytes, trusted: Sequence[Path]) -> str:
-    """The fingerprint of the key that signed the model, "" for none; nothing else of the model has been read yet."""
+    """Return the fingerprint of the key that signed the model, "" for none, before anything else is read."""
     keys = trusted_fingerprints(trusted)
-    there = os.path.lexists(folder / SIGNATURE)
-    if not there and keys:
-        raise SignatureError(f"the model {folder} is not signed; --trusted asks for a signature of a key given there")
+    signed = os.path.lexists(folder / SIGNATURE)
+    if not signed and keys:
+        raise SignatureError(f"the model {folder} is not signed; --trusted needs a signature of one of its keys")
     try:
-        found = signer(listing, read(folder, SIGNATURE)) if there else ""
+        signed_by = signer(listing, read(folder, SIGNATURE)) if signed else ""
     except SignatureError as error:
         raise SignatureError(f"{folder / SIGNATURE}: {error}") from error
-    if keys and found not in keys:
+    if keys and signed_by not in keys:
         raise SignatureError(
-            f"the model {folder} is signed by the key {found}, which is none of those given with --trusted "
+            f"the model {folder} is signed by the key {signed_by}, which is none of those given with --trusted "
             f"({', '.join(sorted(keys))}); do not trust it"
         )
-    return found
+    return signed_by
 
 
 def subject_hash(subject: str, salt: bytes, rounds: int = ROUNDS) -> str:
-    """PBKDF2-HMAC-SHA256 of a subject id, hex; slow on purpose, so that trying all ids out takes time."""
+    """Return the PBKDF2-HMAC-SHA256 of a subject id, hex; it is slow to hinder trying all ids."""
     return hashlib.pbkdf2_hmac("sha256", subject.encode("utf-8", "surrogateescape"), salt, rounds).hex()
 
 
 def scan_hash(sha256: str, salt: bytes) -> str:
-    """HMAC-SHA256 of a scan's hash, hex: whoever has the scan can check it, others cannot compare two models by it."""
+    """Return the HMAC-SHA256 of a scan's hash, hex: it can be checked only with the scan."""
     return hmac.new(salt, sha256.encode("ascii"), hashlib.sha256).hexdigest()
 
 
 class BundleFolder(Artifact):
-    """The exported model, in the folder `bundle`."""
+    """The artifact of the stage export: the exported model in the folder `bundle`."""
 
     FILES: ClassVar = tuple(f"bundle/{name}" for name in (*NEEDED, CHECKSUMS))
 
     @property
     def bundle(self) -> Path:
-        """Its folder, to be given to --model."""
+        """The folder of the exported model, for --model."""
         return self.folder / "bundle"
 
     def contents(self) -> dict[str, Any]:
-        """The fingerprint is that of all its files."""
+        """Return the fingerprint of all its files."""
         return {"fingerprint": digest(read_json(self.bundle / CHECKSUMS))}

@@ -1,7 +1,7 @@
-"""The two files of an exported model that others act on, both of them a matter of what configs/model.json says.
+"""The two files of an exported model that other programs act on; both follow from configs/model.json.
 
-MONAI runs configs/inference.json, and configs/settings.yaml becomes the settings of a run. A model whose files say
-anything else than this program would write is refused; whoever changes what is written here, changes `SCHEMA` too.
+MONAI runs configs/inference.json, and configs/settings.yaml becomes the settings of a run. A model whose files
+differ from what this program would write is refused; a change of what is written here needs a change of `SCHEMA`.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from pipeline.deployment.bundle_layout import AGAIN, INFERENCE, METADATA, SETTIN
 
 
 def run_name(name: str) -> str:
-    """Not the name of the run that trained the model: its workspace must not be written to by predictions."""
+    """Return a name other than that of the training run, whose workspace predictions must not write to."""
     return f"{name}-predictions"
 
 
 def inference(name: str, network: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of inference.json: `run` is the command line's stage predict, `network_def` the network alone."""
-    words = ["'--stages'", "'predict'", "'--model'", "str(@bundle_root)", "'--cohort'", "str(@cohort)"]
-    words += ["'--workspace'", "str(@workspace)", "'--device'", "str(@device)"]
+    """Return the content of inference.json: `run` is the stage predict, `network_def` the network alone."""
+    argv = ["'--stages'", "'predict'", "'--model'", "str(@bundle_root)", "'--cohort'", "str(@cohort)"]
+    argv += ["'--workspace'", "str(@workspace)", "'--device'", "str(@device)"]
     return {
         "imports": ["$import sys", "$import run_pipeline"],
         "bundle_root": ".",
@@ -35,25 +35,25 @@ def inference(name: str, network: Mapping[str, Any]) -> dict[str, Any]:
             "weights": f"$str(@bundle_root) + '/{WEIGHTS}'",
             **network,
         },
-        "run": [f"$sys.exit(run_pipeline.main([{', '.join(words)}]))"],
+        "run": [f"$sys.exit(run_pipeline.main([{', '.join(argv)}]))"],
     }
 
 
 def settings(
     name: str, kinds: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]], weights: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Content of settings.yaml: how scans are prepared, and nothing else; no place on a machine."""
-    drawn = {"weights": "random"} if weights["features"] == "random" else {}
+    """Return the content of settings.yaml: how scans are prepared, and nothing else; no path of a machine."""
+    random_weights = {"weights": "random"} if weights["features"] == "random" else {}
     return {
         "name": run_name(name),
         "cohort": {"modalities": dict(kinds), "manifest": None, "label": None},
         "preprocess": dict(sections["preprocess"]),
-        "features": {**sections["features"], **drawn},
+        "features": {**sections["features"], **random_weights},
     }
 
 
 def for_monai(value: Any) -> Any:
-    """A value of metadata.json with no text in it that MONAI would evaluate, resolve or read a file for."""
+    """Escape texts of metadata.json that MONAI would evaluate, resolve or read a file for."""
     if isinstance(value, Mapping):
         return {str(key): for_monai(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -70,12 +70,12 @@ def check_configs(folder: Path, model: Mapping[str, Any], contents: Mapping[str,
         contents: of the files of a model.
 
     Raises:
-        BundleError: they differ, or MONAI would evaluate a part of metadata.json.
+        BundleError: they differ, or MONAI would evaluate some of metadata.json.
     """
-    found = _mapping(folder / SETTINGS, contents[SETTINGS])
+    actual = _mapping(folder / SETTINGS, contents[SETTINGS])
     expected = settings(model["name"], model["kinds"], model["settings"], model["weights"])
-    for section in sorted(found.keys() | expected.keys(), key=str):
-        if section not in found or section not in expected or found[section] != expected[section]:
+    for section in sorted(actual.keys() | expected.keys(), key=str):
+        if section not in actual or section not in expected or actual[section] != expected[section]:
             raise BundleError(
                 f"the model {folder} brings settings that are not a model's to make ({section}): {SETTINGS} says "
                 "something else than configs/model.json. Do not trust it"
@@ -88,15 +88,15 @@ def check_configs(folder: Path, model: Mapping[str, Any], contents: Mapping[str,
     metadata = parsed(folder / METADATA, contents[METADATA])
     if not isinstance(metadata, dict) or "_target_" in str(metadata) or for_monai(metadata) != metadata:
         raise BundleError(
-            f"{folder / METADATA} is no list of facts, or MONAI would run a part of it. Do not trust the model"
+            f"{folder / METADATA} is no list of facts, or MONAI would run some of it. Do not trust the model"
         )
 
 
 def _mapping(path: Path, content: bytes) -> dict[Any, Any]:
-    """The mapping that a YAML file holds.
+    """Read the mapping of a YAML file.
 
     Raises:
-        BundleError: it holds none, or is beyond the limits of `safe_yaml`.
+        BundleError: it holds no mapping, or is beyond the limits of `safe_yaml`.
     """
     try:
         value = safe_yaml(content.decode("utf-8"))

@@ -1,6 +1,6 @@
-"""What the JSON files of an exported model must say: every type, every range, and that they fit each other.
+"""Schemas of the JSON files of an exported model: types, ranges, and consistency between files.
 
-Only what a use of the model reads is checked; what else stands there (figures for its card) is not looked at.
+Only content that prediction reads is checked; other content (figures for the model card) is not.
 """
 
 import math
@@ -16,7 +16,7 @@ from pipeline.deployment.bundle_layout import AGAIN, ROLES, BundleError, parsed,
 
 LONGEST_NAME = 300  # characters
 MOST_ROUNDS = 200_000  # of PBKDF2; a tenth of a second a subject
-MOST_TOLD = 3  # problems of one file
+MOST_REPORTED = 3  # problems of one file
 ORDERS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the order in which a name is shown
 
 
@@ -30,12 +30,12 @@ def _name(text: str) -> str:
 
 def _different(names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
-        raise ValueError("a name stands there twice")
+        raise ValueError("a name occurs twice")
     return names
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, words, lists and mappings; nothing endless, nothing that a terminal obeys."""
+    """Check numbers, texts, lists and mappings: only finite numbers, no terminal control characters."""
     if isinstance(value, dict):
         return {_plain(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -48,7 +48,7 @@ def _plain(value: Any) -> Any:
 
 
 def _roles(table: Any) -> Any:
-    """Hash → role. By hand: it stops at the first that is wrong, and there may be hundreds of thousands."""
+    """Check a table of hash → role, without pydantic: it may have hundreds of thousands of entries."""
     if not isinstance(table, dict):
         raise ValueError("expected a mapping from hashes to roles")
     for key, role in table.items():
@@ -67,13 +67,13 @@ Release = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$", max_length=6
 
 
 class _Content(BaseModel):
-    """No number is read from a word, and none may be endless."""
+    """Strict content: no number is parsed from a text, and all numbers are finite."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class _Exactly(_Content):
-    """The same, and no other key: all of it is used."""
+    """Strict content without other keys: all of it is used."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -91,7 +91,7 @@ class _Network(_Exactly):
 class _Kind(_Exactly):
     kind: Literal["volume", "image"]
     skull_strip: bool
-    normalise: Name = "minmax"  # models exported before there was a choice do not say it
+    normalise: Name = "minmax"  # older exported models do not have it
 
 
 class _Sections(_Exactly):
@@ -114,7 +114,7 @@ class _MadeWith(_Exactly):
 
 
 class ModelContent(_Content):
-    """configs/model.json."""
+    """Content of configs/model.json."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=LONGEST_NAME)]
     version: Release
@@ -129,12 +129,12 @@ class ModelContent(_Content):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if strange := set(self.trained) - set(self.modalities):
-            raise ValueError(f"trained has {shown(min(strange))}, modalities has not")
+        if unknown := set(self.trained) - set(self.modalities):
+            raise ValueError(f"trained has {shown(min(unknown))}, modalities has not")
         if set(self.kinds) != set(self.modalities):
             raise ValueError("kinds and modalities have different names")
         if (self.network.modalities, self.network.classes) != (len(self.modalities), len(self.classes)):
-            raise ValueError("network has other numbers of modalities and classes than there are names")
+            raise ValueError("network has other numbers of modalities and classes than names")
         return self
 
 
@@ -167,7 +167,7 @@ class _Distances(_Content):
 
 
 class CalibrationContent(_Content):
-    """calibration.json."""
+    """Content of calibration.json."""
 
     temperature: _Temperature
     conformal: _Conformal
@@ -176,7 +176,7 @@ class CalibrationContent(_Content):
 
 
 class SeenContent(_Content):
-    """seen.json."""
+    """Content of seen.json."""
 
     salt: Annotated[str, Field(pattern="^([0-9a-f]{2}){8,64}$")]
     rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)]
@@ -185,39 +185,39 @@ class SeenContent(_Content):
 
 
 def content_of(path: Path, content: bytes, kind: type[BaseModel]) -> dict[str, Any]:
-    """What a JSON file of a model says.
+    """Parse and check a JSON file of a model.
 
     Args:
         path: of the file.
         content: its bytes.
-        kind: what it must say.
+        kind: schema of its content.
 
     Raises:
-        BundleError: it says something else; key, value and what was expected are named.
+        BundleError: it does not fit; the message names key, value and what was expected.
     """
     value = parsed(path, content)
     try:
         kind.model_validate(value)
     except ValidationError as error:
-        problems = [_told(problem) for problem in error.errors(include_url=False)[:MOST_TOLD]]
+        problems = [_describe(problem) for problem in error.errors(include_url=False)[:MOST_REPORTED]]
         more = error.error_count() - len(problems)
         raise BundleError(f"{path}: {'; '.join(problems)}{f'; and {more} more' if more else ''}. {AGAIN}") from error
     return dict(value)
 
 
-def _told(problem: Mapping[str, Any]) -> str:
+def _describe(problem: Mapping[str, Any]) -> str:
     key = ".".join(str(p) if isinstance(p, int) or p.isidentifier() else shown(p) for p in problem["loc"])
     if problem["type"] == "missing":
-        return f"it says nothing of {key}"
+        return f"{key} is missing"
     message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", problem["msg"].removeprefix("Value error, "))
     return (f"{key} is {shown(problem['input'])}: " if key else "") + f"{message[0].lower()}{message[1:]}"
 
 
 def check_calibration(path: Path, calibration: Mapping[str, Any], trained: list[str]) -> None:
-    """Whether calibration.json speaks of the modalities that the model was trained on, and once of each set of them.
+    """Check that calibration.json names only trained modalities, and each set of them once.
 
     Raises:
-        BundleError: it does not.
+        BundleError: it names others, or a set twice.
     """
     subsets = [(frozenset(entry["modalities"]), "") for entry in calibration["conformal"]["subsets"]]
     changes = [(frozenset(entry["modalities"]), entry["modality"]) for entry in calibration["expected_changes"]]
@@ -225,7 +225,7 @@ def check_calibration(path: Path, calibration: Mapping[str, Any], trained: list[
         if len(set(entries)) < len(entries):
             raise BundleError(f"{path}: {what} has the same modalities twice. {AGAIN}")
     named = set(calibration["outliers"]).union(*(modalities | {added} for modalities, added in subsets + changes))
-    if strange := named - {*trained, ""}:
-        raise BundleError(f"{path} speaks of {shown(min(strange))}, which the model has not learnt. {AGAIN}")
+    if unknown := named - {*trained, ""}:
+        raise BundleError(f"{path} names {shown(min(unknown))}, which the model was not trained on. {AGAIN}")
     if any(added in modalities for modalities, added in changes):
-        raise BundleError(f"{path}: expected_changes adds a modality that is there already. {AGAIN}")
+        raise BundleError(f"{path}: expected_changes adds a modality that is already present. {AGAIN}")

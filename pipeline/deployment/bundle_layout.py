@@ -1,6 +1,6 @@
-"""Which files an exported model has, and how they are read: all of them may come from a stranger.
+"""The files of an exported model, and how they are read; all of them may come from an untrusted source.
 
-Regular files only, none larger than a model's can be, none outside of the folder; what is read is what was hashed.
+Only regular files are read, none larger than its limit, none outside of the folder; the bytes read are those hashed.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from typing import Any
 from console.errors import InputError
 from files.reading import UnusableFileError, parse_json, read_bytes
 
-SCHEMA = "hypermm-bundle/1"
+SCHEMA = "hypermm-bundle/2"
 METADATA, INFERENCE, SETTINGS = "configs/metadata.json", "configs/inference.json", "configs/settings.yaml"
 MODEL, WEIGHTS, ONNX, CARD = "configs/model.json", "models/model.safetensors", "models/model.onnx", "docs/README.md"
 CALIBRATION, OUTLIERS, SEEN, CHECKSUMS = "calibration.json", "outliers.safetensors", "seen.json", "checksums.json"
 SIGNATURE = "checksums.json.sig"
 NEEDED = (METADATA, INFERENCE, SETTINGS, MODEL, WEIGHTS, CARD, CALIBRATION, OUTLIERS, SEEN)
-ROLES = ("train", "validation", "calibration")  # what a model knows a subject from, the strictest first
+ROLES = ("train", "validation", "calibration")  # of subjects that a model knows, the strictest first
 MOST_TEXT = 4_000_000  # bytes of a config or the card
 MOST = {CALIBRATION: 32_000_000, SEEN: 64_000_000, OUTLIERS: 2 << 30, WEIGHTS: 2 << 30, ONNX: 2 << 30}  # of the others
 ALL_LISTED = ("configs", "models")  # folders in which MONAI runs what it finds, such as configs/logging.conf
@@ -31,17 +31,17 @@ class BundleError(InputError):
 
 
 def shown(value: Any) -> str:
-    """A value from a stranger as a short piece of text, without anything that a terminal obeys."""
+    """Format an untrusted value as a short text without terminal control characters."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 80
     return short.repr(value)
 
 
 def listed(folder: Path) -> bytes:
-    """The content of checksums.json.
+    """Read checksums.json.
 
     Raises:
-        BundleError: there is none.
+        BundleError: the file is missing.
     """
     if not os.path.lexists(folder / CHECKSUMS):
         raise BundleError(f"{folder} is no exported model: it has no {CHECKSUMS}. --stages export makes one")
@@ -49,58 +49,59 @@ def listed(folder: Path) -> bytes:
 
 
 def checked(folder: Path, content: bytes) -> dict[str, str]:
-    """File → SHA-256, after comparing them with the files.
+    """Return file → SHA-256, after comparing the hashes with the files.
 
     Args:
         folder: of the model, resolved.
         content: of its checksums.json.
 
     Raises:
-        BundleError: a file is missing or differs, or there is one too many.
+        BundleError: a file is missing or differs, or an unlisted file exists.
     """
-    sums, place = parsed(folder / CHECKSUMS, content), folder / CHECKSUMS
+    path = folder / CHECKSUMS
+    sums = parsed(path, content)
     if not isinstance(sums, dict):
-        raise BundleError(f"{place} is {shown(sums)}; expected a SHA-256 for every file. {AGAIN}")
+        raise BundleError(f"{path} is {shown(sums)}; expected a SHA-256 for every file. {AGAIN}")
     if missing := [name for name in NEEDED if name not in sums]:
-        raise BundleError(f"{place} does not name {', '.join(missing)}; copy or export the model again")
+        raise BundleError(f"{path} does not name {', '.join(missing)}; copy or export the model again")
     for name, expected in sums.items():
         if name not in (*NEEDED, ONNX):
-            raise BundleError(f"{place} names {shown(name)}, which is no file of an exported model; do not trust it")
+            raise BundleError(f"{path} names {shown(name)}, which is no file of an exported model; do not trust it")
         if not (isinstance(expected, str) and re.fullmatch("[0-9a-f]{64}", expected)):
-            raise BundleError(f"{place}: {name} is {shown(expected)}; expected a SHA-256. {AGAIN}")
+            raise BundleError(f"{path}: {name} is {shown(expected)}; expected a SHA-256. {AGAIN}")
         verified(folder, name, sums)
-    for inside in ALL_LISTED:
-        for name in sorted(os.listdir(folder / inside)):
-            if f"{inside}/{name}" not in sums and not name.startswith("."):
+    for subfolder in ALL_LISTED:
+        for name in sorted(os.listdir(folder / subfolder)):
+            if f"{subfolder}/{name}" not in sums and not name.startswith("."):
                 raise BundleError(
-                    f"{folder / inside} holds {shown(name)}, which does not belong to the model ({CHECKSUMS} does not "
-                    "name it); MONAI might run it. Remove it, and ask whoever gave you the model"
+                    f"{folder / subfolder} holds {shown(name)}, which does not belong to the model ({CHECKSUMS} does "
+                    "not name it); MONAI might run it. Remove it, and ask whoever gave you the model"
                 )
     return sums
 
 
 def verified(folder: Path, name: str, sums: dict[str, str]) -> bytes:
-    """The content of a model's file, if it has its SHA-256.
+    """Read a file of the model and check its SHA-256.
 
     Raises:
-        BundleError: it cannot be read, or has another.
+        BundleError: it cannot be read, or has another hash.
     """
     content, path = read(folder, name), folder / name
-    found = hashlib.sha256(content).hexdigest()
-    if found != sums[name]:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != sums[name]:
         raise BundleError(
-            f"{path} is not as it was exported: its SHA-256 is {found}, expected {sums[name]}. Copy or export the "
+            f"{path} is not as it was exported: its SHA-256 is {sha256}, expected {sums[name]}. Copy or export the "
             "model again; do not edit its files. If the model was replaced meanwhile, start again"
         )
     return content
 
 
 def read(folder: Path, name: str) -> bytes:
-    """The content of a model's file.
+    """Read a file of the model.
 
     Args:
         folder: of the model, resolved.
-        name: as it stands in checksums.json.
+        name: as in checksums.json.
 
     Raises:
         BundleError: it is a link that leads elsewhere, no regular file, larger than a model's can be, or unreadable.
@@ -119,7 +120,7 @@ def read(folder: Path, name: str) -> bytes:
 
 
 def parsed(path: Path, content: bytes) -> Any:
-    """The value of a JSON file that was read.
+    """Parse the content of a JSON file.
 
     Raises:
         BundleError: it is no JSON.

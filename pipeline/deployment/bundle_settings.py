@@ -1,4 +1,4 @@
-"""The settings that an exported model brings."""
+"""The settings in an exported model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,21 +11,21 @@ from pipeline.specs.preprocess import PreprocessConfig
 
 
 def settings_of_model(folder: Path, trusted: Sequence[Path] = ()) -> Path:
-    """The settings that an exported model brings: how its scans are prepared, and nothing else.
+    """Return the settings file of an exported model: how scans are prepared, and nothing else.
 
     Args:
         folder: of the model.
         trusted: public keys, or folders of them, one of which must have signed it.
 
     Raises:
-        InputError: the model is damaged or not signed so, or its settings say more, such as where to send results.
+        InputError: the model is damaged or not signed so, or it sets more than that, such as where results are written.
     """
     bundle = Bundle.read(folder, trusted)
     for name, config in (("preprocess", PreprocessConfig), ("features", FeaturesConfig)):
         own = {key for key, field in config.model_fields.items() if changes_results(field)}
-        if strange := sorted(bundle.settings[name].keys() - own - {"weights"}):
+        if unknown := sorted(bundle.settings[name].keys() - own - {"weights"}):
             raise BundleError(
-                f"the model {folder} sets {name}.{shown(strange[0])}, which is not a model's to set: limits are "
+                f"the model {folder} sets {name}.{shown(unknown[0])}, which is not a model's to set: limits are "
                 "yours. Do not trust it"
             )
     return bundle.folder / SETTINGS

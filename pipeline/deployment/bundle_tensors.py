@@ -1,4 +1,4 @@
-"""The training scans' clouds of an exported model, with which unusual scans are noticed; from a stranger, maybe."""
+"""The training clouds of an exported model, which flag unusual scans; the file may be untrusted."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ ROUNDING = 1e-6  # of a precision matrix in float32, for each of its rows
 
 
 def references_of(path: Path, content: bytes, outliers: Mapping[str, Any], *, channels: int) -> dict[str, Reference]:
-    """Modality → training cloud, of modalities with scans held out.
+    """Read the training cloud of each modality that has calibration scans.
 
     Args:
         path: of outliers.safetensors.
@@ -46,7 +46,7 @@ def references_of(path: Path, content: bytes, outliers: Mapping[str, Any], *, ch
 
 
 def _fault(tensor: NDArray[np.float32]) -> str:
-    """Why an array is no mean, or no inverse covariance; "" if it is."""
+    """Return why an array is no mean or no inverse covariance; "" if it is one."""
     if not np.isfinite(tensor).all():
         return "has numbers that are not finite"
     if tensor.ndim == 1:

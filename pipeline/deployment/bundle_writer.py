@@ -46,24 +46,24 @@ MONAI_SCHEMA = (
 
 @dataclass(frozen=True)
 class Export:
-    """What is known of a model that goes out.
+    """The content of an exported model.
 
     Attributes:
         name: of the model.
         version: of the model.
         authors: as they want to be named.
-        copyright: whose the weights are.
+        copyright: owner and licence of the weights.
         classes: names, in order.
         modalities: names, in the order of φ's layers.
         trained: those that φ was trained on.
         network: arguments of `models.set_model.SetModel`.
         kinds: modality → kind, skull_strip and normalise, as in cohort.modalities.
         settings: sections preprocess and features, as recorded by these stages.
-        weights: of the stages preprocess and features, what tells their frozen networks' weights from others.
+        weights: of the stages preprocess and features, identity of their frozen networks' weights.
         stage_versions: of the same stages.
         calibration: content of calibration.json.
         references: training cloud of each modality.
-        test: metric → mean, low, high of the exported model on its test part.
+        test: metric → mean, low, high of the exported model on its test split.
         subjects: subject → role.
         scans: SHA-256 of a scan's file → role.
     """
@@ -90,15 +90,15 @@ class Export:
 def write_bundle(
     folder: Path, export: Export, model: SetModel, *, card: str, onnx: bytes | None, signing_key: Path | None = None
 ) -> None:
-    """Write all files beside the place, then swap; what is not whole cannot be read.
+    """Write all files to a new folder beside the bundle, then swap; an incomplete model is never read.
 
-    The model before steps aside as `.old-<name>`, the new one takes its place, the old one is deleted. Killed between
-    the two renames, there is no model, and both lie whole beside its place; the next export puts the old one back
-    before it begins, and removes what else was left.
+    The old model is renamed to `.old-<name>`, the new one is renamed to the folder, and the old one is deleted. If the
+    export is killed between the two renames, both models are complete under their temporary names; the next export
+    restores the old one first, and removes other leftovers.
 
     Args:
-        folder: of the bundle; one that is there is replaced.
-        export: what is known of the model.
+        folder: of the bundle; an existing one is replaced.
+        export: content of the model.
         model: on the CPU.
         card: Markdown.
         onnx: the same network in ONNX, or None.
@@ -106,23 +106,23 @@ def write_bundle(
 
     Raises:
         SignatureError: the key cannot be used.
-        BundleError: the old model, or what an export before this one left, cannot be removed.
+        BundleError: the old model, or the leftovers of an earlier export cannot be removed.
     """
-    part, old = (folder.with_name(f".{word}-{folder.name}") for word in ("new", "old"))
+    new, old = (folder.with_name(f".{prefix}-{folder.name}") for prefix in ("new", "old"))
     if old.exists() and not folder.exists():
         os.replace(old, folder)
-    _remove(part)
+    _remove(new)
     _remove(old)
     try:
-        for place in (METADATA, WEIGHTS, CARD):
-            (part / place).parent.mkdir(parents=True, exist_ok=True)
+        for name in (METADATA, WEIGHTS, CARD):
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
         weights = safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
-        (part / WEIGHTS).write_bytes(weights)
+        (new / WEIGHTS).write_bytes(weights)
         if onnx is not None:
-            (part / ONNX).write_bytes(onnx)
-        (part / OUTLIERS).write_bytes(_outliers(export))
-        (part / CARD).write_text(card, "utf-8")
-        (part / SETTINGS).write_text(_settings(export), "utf-8")
+            (new / ONNX).write_bytes(onnx)
+        (new / OUTLIERS).write_bytes(_outliers(export))
+        (new / CARD).write_text(card, "utf-8")
+        (new / SETTINGS).write_text(_settings(export), "utf-8")
         for name, content in (
             (METADATA, metadata(export)),
             (INFERENCE, inference(export.name, export.network)),
@@ -130,23 +130,23 @@ def write_bundle(
             (CALIBRATION, export.calibration),
             (SEEN, seen_table(export.subjects, export.scans, hashlib.sha256(weights).digest()[:16])),
         ):
-            write_json(part / name, content)
-        files = sorted(path for path in part.rglob("*") if path.is_file())
-        write_json(part / CHECKSUMS, {path.relative_to(part).as_posix(): file_sha256(path) for path in files})
+            write_json(new / name, content)
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        write_json(new / CHECKSUMS, {path.relative_to(new).as_posix(): file_sha256(path) for path in files})
         if signing_key is not None:
-            (part / SIGNATURE).write_text(signature((part / CHECKSUMS).read_bytes(), signing_key), "ascii")
-        _swap(part, folder, old)
+            (new / SIGNATURE).write_text(signature((new / CHECKSUMS).read_bytes(), signing_key), "ascii")
+        _swap(new, folder, old)
     finally:
-        shutil.rmtree(part, ignore_errors=True)  # after an error; the next export says so if it is still there
+        shutil.rmtree(new, ignore_errors=True)  # after an error; the next export reports it if it still exists
     _remove(old)
 
 
-def _swap(part: Path, folder: Path, old: Path) -> None:
-    """Put `part` where `folder` is, which becomes `old`; or leave all as it was."""
+def _swap(new: Path, folder: Path, old: Path) -> None:
+    """Rename `folder` to `old` and `new` to `folder`; undo the first if the second fails."""
     if folder.exists():
         os.replace(folder, old)
     try:
-        os.replace(part, folder)
+        os.replace(new, folder)
     except BaseException:
         if old.exists():
             os.replace(old, folder)
@@ -154,7 +154,7 @@ def _swap(part: Path, folder: Path, old: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Delete a folder, if it is there."""
+    """Delete a folder, if it exists."""
     try:
         shutil.rmtree(folder)
     except FileNotFoundError:
@@ -167,11 +167,11 @@ def _remove(folder: Path) -> None:
 
 
 def seen_table(subjects: Mapping[str, str], scans: Mapping[str, str], salt: bytes) -> dict[str, Any]:
-    """Content of seen.json: hashes of subject ids and of scans, with the part each played.
+    """Return the content of seen.json: hashes of subject ids and of scans, with their roles.
 
-    The salt is made from the weights. A salt is no secret, it only has to differ from model to model, so that tables of
-    different models cannot be compared; and the same model exported twice gives the same bytes. It does not keep
-    anyone from trying all ids out if there are few: short running numbers are no pseudonyms.
+    The salt is made from the weights. A salt is not secret: it only has to differ between models, so that their tables
+    cannot be compared, and the same model exported twice gives the same bytes. It does not prevent trying all ids if
+    they are few: short running numbers are no pseudonyms.
     """
     return {
         "what": "subjects: PBKDF2-HMAC-SHA256 of the id; scans: HMAC-SHA256 of the file's SHA-256; both with this salt",
@@ -183,21 +183,21 @@ def seen_table(subjects: Mapping[str, str], scans: Mapping[str, str], salt: byte
 
 
 def metadata(export: Export) -> dict[str, Any]:
-    """Content of metadata.json. Source: MONAI Bundle Specification, section metadata.json."""
+    """Return the content of metadata.json. Source: MONAI Bundle Specification, section metadata.json."""
     return dict(for_monai(_facts(export)))
 
 
 def _facts(export: Export) -> dict[str, Any]:
-    found = versions()
+    installed = versions()
     needed = ("nibabel", "SimpleITK", "safetensors", "pandas", "scikit-learn", "scipy", "pydantic", "pydantic-settings")
     return {
         "schema": MONAI_SCHEMA,
         "version": export.version,
         "changelog": {export.version: "exported by hypermm-pipeline"},
-        "monai_version": found["monai"],
-        "pytorch_version": found["torch"],
-        "numpy_version": found["numpy"],
-        "required_packages_version": {name: found[name] for name in needed if name in found},
+        "monai_version": installed["monai"],
+        "pytorch_version": installed["torch"],
+        "numpy_version": installed["numpy"],
+        "required_packages_version": {name: installed[name] for name in needed if name in installed},
         "name": export.name,
         "task": f"Classify patients as {' or '.join(export.classes)} from any of: {', '.join(export.trained)}",
         "description": "HyperMM: features of each scan from a frozen network pass through a layer that a hypernetwork "
@@ -220,7 +220,7 @@ def _facts(export: Export) -> dict[str, Any]:
 
 
 def _tensors(export: Export) -> dict[str, Any]:
-    """What the network takes, in the order of `SetModel.forward`, and what it gives."""
+    """Describe inputs, in the order of `SetModel.forward`, and outputs of the network."""
 
     def tensor(kind: str, form: str, channels: int, shape: list[Any], values: list[int], meaning: Any) -> Any:
         return {
@@ -252,12 +252,12 @@ def _tensors(export: Export) -> dict[str, Any]:
 
 
 def _settings(export: Export) -> str:
-    """How scans are prepared, and nothing else: no place on this machine, above all not where weights lie."""
-    content = settings(export.name, export.kinds, _without_places(export), export.weights)
+    """Return the settings of preparation alone: no path of this machine, in particular not that of the weights."""
+    content = settings(export.name, export.kinds, _without_paths(export), export.weights)
     return yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False, allow_unicode=True)
 
 
-def _without_places(export: Export) -> dict[str, dict[str, Any]]:
+def _without_paths(export: Export) -> dict[str, dict[str, Any]]:
     return {
         name: {key: value for key, value in section.items() if key != "weights"}
         for name, section in export.settings.items()
@@ -274,7 +274,7 @@ def _model(export: Export) -> dict[str, Any]:
         "trained": export.trained,
         "network": dict(export.network),
         "kinds": dict(export.kinds),
-        "settings": _without_places(export),
+        "settings": _without_paths(export),
         "weights": dict(export.weights),
         "made_with": {name: {"version": version} for name, version in export.stage_versions.items()},
     }

@@ -1,7 +1,7 @@
-"""What an exported model learns from patients whom training did not use: temperature, conformal scores, and more.
+"""The calibration set of an exported model: temperature, conformal scores, expected changes and outlier distances.
 
-Every held-out observation is answered under every subset of the modalities that it has. A patient of whom there is only
-an MRI is then compared with others answered from their MRI alone, whatever else they have.
+It holds the subjects that training did not use. Every observation is predicted from every subset of its modalities, so
+that a patient with an MRI only is compared with predictions from the MRI alone.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ from pipeline.training.repeat_data import RepeatData, Sets
 from pipeline.training.scores import probabilities_of, subsets_of
 
 CALIBRATION_SPLITS = ("validation", "test")
-DIGITS = 6  # of shares and losses; conformal scores and distances are kept whole
+DIGITS = 6  # of shares and losses; conformal scores and distances are not rounded
 
 
 @dataclass(frozen=True)
 class CalibrationPredictions:
-    """Observations and what the model says of them, uncalibrated.
+    """Observations of the calibration set and their uncalibrated predictions.
 
     Attributes:
         observations: n names, sorted.
-        subjects: whose they are, n names.
+        subjects: subject of each observation, n names.
         truth: (n,) int64.
         probabilities: (n, K) float64.
     """
@@ -50,9 +50,9 @@ class CalibrationPredictions:
     probabilities: NDArray[np.float64]
 
     def of(self, observations: Iterable[str]) -> "CalibrationPredictions":
-        """Those of some observations, in that order."""
-        place = {name: i for i, name in enumerate(self.observations)}
-        rows = [place[name] for name in observations]
+        """Select the predictions of some observations, in that order."""
+        row_of = {name: i for i, name in enumerate(self.observations)}
+        rows = [row_of[name] for name in observations]
         return CalibrationPredictions(
             tuple(self.observations[i] for i in rows),
             tuple(self.subjects[i] for i in rows),
@@ -63,48 +63,48 @@ class CalibrationPredictions:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """A model and φ of the scans of all subjects that training did not use, on the device of the run.
+    """A model and φ of all scans of the calibration set, on the device of the run.
 
     Attributes:
         model: φ and ρ.
-        usable: the scans of the validation and test part; rows as in `phi`.
+        data: the scans of the validation and test split; rows as in `phi`.
         phi: their features.
     """
 
     model: SetModel
-    usable: RepeatData
+    data: RepeatData
     phi: FeatureBuffer
 
-    def answers(self, parts: Iterable[str], modalities: frozenset[str] | None = None) -> CalibrationPredictions:
-        """What the model says from exactly these modalities of the observations that have them all.
+    def predictions(self, splits: Iterable[str], modalities: frozenset[str] | None = None) -> CalibrationPredictions:
+        """Predict the observations that have all of these modalities, from these modalities alone.
 
         Args:
-            parts: of the split.
+            splits: names of splits.
             modalities: None takes every scan that an observation has.
         """
-        scans = self.usable.scans
-        scans = scans[scans["split"].isin(list(parts))]
+        scans = self.data.scans
+        scans = scans[scans["split"].isin(list(splits))]
         if modalities is not None:
             has = scans.groupby("observation")["modality"].agg(frozenset)
             complete = [name for name, present in has.items() if present >= modalities]
             scans = scans[scans["observation"].isin(complete) & scans["modality"].isin(modalities)]
-        sets = Sets.of(dataclasses.replace(self.usable, scans=scans))
+        sets = Sets.of(dataclasses.replace(self.data, scans=scans))
         subject = scans.drop_duplicates("observation").set_index("observation")["subject"]
-        found = probabilities_of(self.model.classifier, self.phi, sets)
+        probabilities = probabilities_of(self.model.classifier, self.phi, sets)
         truth = sets.target.numpy().astype(np.int64)
         return CalibrationPredictions(
-            sets.observations, tuple(subject[o] for o in sets.observations), truth, found.numpy()
+            sets.observations, tuple(subject[o] for o in sets.observations), truth, probabilities.numpy()
         )
 
 
 @contextmanager
 def read_calibration_set(
-    model: SetModel, usable: RepeatData, features: FeatureStore, runtime: Runtime, *, memory_mb: int
+    model: SetModel, data: RepeatData, features: FeatureStore, runtime: Runtime, *, memory_mb: int
 ) -> Iterator[CalibrationSet]:
-    """Compute φ of every held-out scan once; beyond `memory_mb` it lies in a temporary file of the stage's folder."""
-    scans = usable.scans[usable.scans["split"].isin(CALIBRATION_SPLITS)].reset_index(drop=True)
-    held_out = dataclasses.replace(usable, scans=scans)
-    modality, names, device = held_out.modality(), scans["scan"].to_list(), runtime.device
+    """Compute φ of every calibration scan; beyond `memory_mb` it is kept in a temporary file in the stage's folder."""
+    scans = data.scans[data.scans["split"].isin(CALIBRATION_SPLITS)].reset_index(drop=True)
+    calibration_data = dataclasses.replace(data, scans=scans)
+    modality, names, device = calibration_data.modality(), scans["scan"].to_list(), runtime.device
     model.to(device)
     batches = (
         (features.load([names[i] for i in rows.tolist()]), modality[rows])
@@ -115,32 +115,32 @@ def read_calibration_set(
     with FeatureBuffer(
         names, extract(model.extractor, batches, device), device=device, most_bytes=1_000_000 * memory_mb, folder=folder
     ) as phi:
-        yield CalibrationSet(model, held_out, phi)
+        yield CalibrationSet(model, calibration_data, phi)
 
 
 def channel_means(features: FeatureStore, scans: list[str]) -> NDArray[np.float64]:
-    """Means over the positions of each scan's feature map, (N, C).
+    """Return the means over the positions of each scan's feature map, (N, C).
 
     Raises:
         ArtifactError: one is not a finite number.
     """
-    parts = [
+    chunks = [
         features.load(scans[start : start + CHUNK]).double().mean(dim=(2, 3)).numpy()
         for start in range(0, len(scans), CHUNK)
     ]
-    means = np.concatenate(parts) if parts else np.zeros((0, 0))
+    means = np.concatenate(chunks) if chunks else np.zeros((0, 0))
     if not np.isfinite(means).all():
         scan = scans[int((~np.isfinite(means)).any(axis=1).argmax())]
         raise ArtifactError(f"the features of {scan} hold numbers that are not finite; rerun with --force features")
     return means
 
 
-def temperature_facts(held_out: CalibrationSet) -> dict[str, Any]:
-    """Temperature fitted on the validation part, and what it does to the test part, which had no say in it."""
-    validation = held_out.answers(("validation",))
+def temperature_facts(calibration_set: CalibrationSet) -> dict[str, Any]:
+    """Fit the temperature on the validation split; report its effect on the test split, which it did not use."""
+    validation = calibration_set.predictions(("validation",))
     fitted = fit_temperature(validation.probabilities, validation.truth)
     facts: dict[str, Any] = {**dataclasses.asdict(fitted), "test": None}
-    test = held_out.answers(("test",))
+    test = calibration_set.predictions(("test",))
     if len(test.truth):
         after = apply_temperature(test.probabilities, fitted.value)
         facts["test"] = {
@@ -152,41 +152,51 @@ def temperature_facts(held_out: CalibrationSet) -> dict[str, Any]:
 
 
 def conformal_facts(
-    held_out: CalibrationSet, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
+    calibration_set: CalibrationSet,
+    trained: tuple[str, ...],
+    splits: tuple[str, ...],
+    *,
+    temperature: float,
+    error_rate: float,
 ) -> dict[str, Any]:
-    """Sorted scores for every subset of the modalities, and how sets would have done for those held out."""
+    """Return sorted scores for every subset of the modalities, and the leave-one-out results of prediction sets."""
     subsets = []
     for subset in subsets_of(trained):
-        found = held_out.answers(parts, frozenset(subset))
-        if not found.observations:
+        predictions = calibration_set.predictions(splits, frozenset(subset))
+        if not predictions.observations:
             continue
-        calibrated = apply_temperature(found.probabilities, temperature)
-        scores = sorted(subject_scores(calibrated, found.truth, found.subjects).tolist())
-        left = leave_one_out(calibrated, found.truth, found.subjects, error_rate)
+        calibrated = apply_temperature(predictions.probabilities, temperature)
+        scores = sorted(subject_scores(calibrated, predictions.truth, predictions.subjects).tolist())
+        left_out_results = leave_one_out(calibrated, predictions.truth, predictions.subjects, error_rate)
         subsets.append(
             {
                 "modalities": list(subset),
                 "subjects": len(scores),
-                "observations": len(found.observations),
+                "observations": len(predictions.observations),
                 "too_few": too_few_subjects(len(scores), error_rate),
-                "leave_one_out": _rounded(left),
+                "leave_one_out": _rounded(left_out_results),
                 "scores": scores,
             }
         )
-    return {"error_rate": error_rate, "parts": list(parts), "subsets": subsets}
+    return {"error_rate": error_rate, "parts": list(splits), "subsets": subsets}
 
 
 def change_facts(
-    held_out: CalibrationSet, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
+    calibration_set: CalibrationSet,
+    trained: tuple[str, ...],
+    splits: tuple[str, ...],
+    *,
+    temperature: float,
+    error_rate: float,
 ) -> list[dict[str, Any]]:
-    """For every subset of the modalities, what one more did to the answers for those who have it."""
+    """Return, per subset of the modalities, how one more modality changed the predictions of those who have it."""
     facts = []
     for subset in subsets_of(trained):
         for modality in (m for m in trained if m not in subset):
-            complete = held_out.answers(parts, frozenset((*subset, modality)))
+            complete = calibration_set.predictions(splits, frozenset((*subset, modality)))
             if not complete.observations:
                 continue
-            without = held_out.answers(parts, frozenset(subset)).of(complete.observations)
+            without = calibration_set.predictions(splits, frozenset(subset)).of(complete.observations)
             change = expected_change(
                 apply_temperature(without.probabilities, temperature),
                 apply_temperature(complete.probabilities, temperature),
@@ -199,17 +209,17 @@ def change_facts(
 
 
 def outlier_facts(
-    usable: RepeatData, features: FeatureStore, trained: tuple[str, ...], parts: tuple[str, ...]
+    data: RepeatData, features: FeatureStore, trained: tuple[str, ...], splits: tuple[str, ...]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Reference]]:
-    """The cloud of training scans of every modality, and how far from it the scans held out lie, one a subject.
+    """Fit the cloud of training scans of every modality; return distances of calibration scans, one per subject.
 
-    `reason` says why unusual scans will not be noticed at the usual rate; "" if they will.
+    `reason` says why unusual scans will not be flagged at the default rate; "" if they will.
     """
     facts: dict[str, dict[str, Any]] = {}
     references = {}
     for modality in trained:
-        scans = usable.scans[usable.scans["modality"] == modality]
-        train, others = scans[scans["split"] == "train"], scans[scans["split"].isin(parts)]
+        scans = data.scans[data.scans["modality"] == modality]
+        train, others = scans[scans["split"] == "train"], scans[scans["split"].isin(splits)]
         entry: dict[str, Any] = {"training_scans": len(train), "distances": [], "reason": ""}
         facts[modality] = entry
         try:
@@ -218,10 +228,10 @@ def outlier_facts(
             entry["reason"] = str(error)
             continue
         if others.empty:
-            entry["reason"] = "no scan was held out"
+            entry["reason"] = "the calibration set has no such scan"
             continue
-        away = distances(reference, channel_means(features, others["scan"].to_list()))
-        entry["distances"] = sorted(others.assign(away=away).groupby("subject")["away"].max().tolist())
+        distance = distances(reference, channel_means(features, others["scan"].to_list()))
+        entry["distances"] = sorted(others.assign(distance=distance).groupby("subject")["distance"].max().tolist())
         entry["reason"] = too_few_subjects(len(entry["distances"]), RATE)
         references[modality] = reference
     return facts, references

@@ -1,6 +1,6 @@
-"""The model card of an exported model: what it is, what was measured, what it must not be used for.
+"""The model card of an exported model: description, measurements, limits.
 
-Names come from settings and manifests, which others may have written: every one goes through `text`.
+Names come from settings and manifests, which may be untrusted: all of them are escaped with `text`.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ SHOWN = ("auc", "balanced_accuracy", "accuracy", "recall", "precision", "brier")
 
 @dataclass(frozen=True)
 class Trained:
-    """What the card says of training and test beside the export itself.
+    """Facts on training and test that the card needs beside the export.
 
     Attributes:
-        repeat: whose model it is.
-        repeats: of the run.
-        parts: part of the split → class → subjects, of this repeat.
+        repeat: number of the exported repeat.
+        repeats: their number in the run.
+        splits: split → class → number of subjects, of this repeat.
         test_predictions: of this repeat.
         all_repeats: metric → mean, low, high over all repeats of the run.
         credit: of the frozen network's weights.
@@ -34,20 +34,20 @@ class Trained:
 
     repeat: int
     repeats: int
-    parts: Mapping[str, Mapping[str, int]]
+    splits: Mapping[str, Mapping[str, int]]
     test_predictions: int
     all_repeats: Mapping[str, Mapping[str, Any]]
     credit: str
 
     @classmethod
-    def of(cls, export: Export, classify: ClassifierSet, usable: RepeatData, *, repeat: int, repeats: int) -> Self:
-        """Gather them from the workspace; `usable` is of the repeat."""
-        subjects = usable.scans.drop_duplicates("subject")
+    def of(cls, export: Export, classify: ClassifierSet, data: RepeatData, *, repeat: int, repeats: int) -> Self:
+        """Collect the facts from the workspace; `data` is of the repeat."""
+        subjects = data.scans.drop_duplicates("subject")
         counts = subjects.groupby(["split", "label"]).size().to_dict()
         return cls(
             repeat=repeat,
             repeats=repeats,
-            parts={part: {name: counts.get((part, name), 0) for name in usable.classes} for part in SPLITS},
+            splits={split: {name: counts.get((split, name), 0) for name in data.classes} for split in SPLITS},
             test_predictions=int((classify.predictions()["repeat"] == repeat).sum()),
             all_repeats=classify.metrics()["threshold_half"],
             credit=_credit(export),
@@ -57,18 +57,18 @@ class Trained:
 def _credit(export: Export) -> str:
     features = export.settings["features"]
     if export.weights["features"] == "random":
-        return f"none, drawn at random with seed {features['random_seed']}"
+        return f"none, random with seed {features['random_seed']}"
     name = str(features["backbone"])
     return PUBLISHED[name].credit if name in PUBLISHED else "as timm says of them"
 
 
 def model_card(export: Export, trained: Trained, *, onnx: str) -> str:
-    """Markdown.
+    """Return the model card as Markdown.
 
     Args:
         export: the model.
-        trained: how it came about.
-        onnx: why there is no models/model.onnx, or "".
+        trained: facts on training and test.
+        onnx: why models/model.onnx is left out, or "".
     """
     sections = (
         _head(export),
@@ -98,7 +98,7 @@ def _head(export: Export) -> str:
 
 
 def _data(export: Export, trained: Trained) -> str:
-    rows = [f"| {part} | {sum(c.values())} | {_counts(c, export.classes)} |" for part, c in trained.parts.items()]
+    rows = [f"| {split} | {sum(c.values())} | {_counts(c, export.classes)} |" for split, c in trained.splits.items()]
     table = "\n".join(["| split | subjects | by class |", "|---|---|---|", *rows])
     return (
         f"## Data\n\nRepeat {trained.repeat} of {trained.repeats} of the run; subjects of this repeat:\n\n{table}\n\n"
@@ -128,10 +128,10 @@ def _figures(export: Export, trained: Trained) -> str:
 
 
 def _interval(values: Mapping[str, Any]) -> str:
-    def words(value: Any) -> str:
+    def rounded(value: Any) -> str:
         return "n/a" if value is None or value != value else f"{float(value):.3f}"
 
-    return f"{words(values['mean'])} [{words(values['low'])}, {words(values['high'])}]"
+    return f"{rounded(values['mean'])} [{rounded(values['low'])}, {rounded(values['high'])}]"
 
 
 def _calibration(export: Export) -> str:
@@ -151,8 +151,8 @@ def _conformal(export: Export) -> str:
     facts = export.calibration["conformal"]
     rows = []
     for entry in facts["subsets"]:
-        left = entry["leave_one_out"]
-        shares = [left["coverage"], *left["coverage_by_class"], left["answered"], left["answered_right"]]
+        results = entry["leave_one_out"]
+        shares = [results["coverage"], *results["coverage_by_class"], results["answered"], results["answered_right"]]
         cells = ["–" if s is None else f"{s:.2f}" for s in shares]
         rows.append(f"| {text(' + '.join(entry['modalities']))} | {entry['subjects']} | {' | '.join(cells)} |")
     by_class = " | ".join(f"covered, {text(name)}" for name in export.classes)
@@ -225,11 +225,11 @@ def _running(export: Export, onnx: str) -> str:
     )
     return (
         "## How to run\n\nFrom a checkout of hypermm-pipeline, with a manifest of new patients:\n\n"
-        "    python run_pipeline.py --stages predict --model FOLDER --cohort tonight.csv --workspace runs/tonight\n"
+        "    python run_pipeline.py --stages predict --model FOLDER --cohort patients.csv --workspace runs/patients\n"
         "    python -m monai.bundle run --config_file FOLDER/configs/inference.json --bundle_root FOLDER \\\n"
-        "        --cohort tonight.csv --workspace runs/tonight\n\n"
+        "        --cohort patients.csv --workspace runs/patients\n\n"
         "The second needs `pip install fire` and does the same. **Like every MONAI config it is a program, and MONAI "
-        "runs whatever the folder's configs say: never run a stranger's bundle with it.** The first command reads "
+        "runs whatever the folder's configs say: never run an untrusted bundle with it.** The first command reads "
         "data alone, runs no code from the folder, and refuses it if its configs are not those that hypermm-pipeline "
         f"writes; with `--trusted KEY.pub` also if none of your keys has signed it. {graph}"
     )

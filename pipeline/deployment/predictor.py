@@ -1,6 +1,6 @@
-"""What is said of one patient: calibrated probabilities, a conformal set or none, and what each scan had to do with it.
+"""The prediction for one patient: calibrated probabilities, conformal set, and contribution of each scan.
 
-Plain dicts, as they stand in `predictions.json`; docs/predictions.md says what each field means.
+Predictions are plain dicts, as in `predictions.json`; docs/predictions.md describes each field.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ from pipeline.deployment.bundle import Bundle
 
 
 class NoPredictionError(ValueError):
-    """Nothing can be said of this patient; the message says why. The others go on."""
+    """A patient cannot be predicted; the message says why. Other patients are not affected."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model, ready to be asked.
+    """An exported model with its network and the rates of prediction.
 
     Attributes:
         bundle: as exported.
         network: φ and ρ.
-        error_rate: share of patients, like those of calibration, whose class may lie outside of the set.
-        outlier_rate: share of scans, like those held out, that may be flagged.
+        error_rate: share of patients, like those of the calibration set, whose class may lie outside of the set.
+        outlier_rate: share of scans, like those of the calibration set, that may be flagged.
     """
 
     bundle: Bundle
@@ -41,11 +41,11 @@ class Predictor:
     outlier_rate: float
 
 
-def predict_patient(reader: Predictor, scans: Sequence[tuple[str, str]], feature_maps: Tensor) -> dict[str, Any]:
-    """Everything that is said of a patient.
+def predict_patient(predictor: Predictor, scans: Sequence[tuple[str, str]], feature_maps: Tensor) -> dict[str, Any]:
+    """Predict one patient.
 
     Args:
-        reader: the model.
+        predictor: the model and its rates.
         scans: name and modality of each scan that can be used, N ≥ 1 of them.
         feature_maps: their feature maps, (N, C, H, W), float32.
 
@@ -54,32 +54,32 @@ def predict_patient(reader: Predictor, scans: Sequence[tuple[str, str]], feature
         missing, out_of_distribution.
 
     Raises:
-        UnanswerableError: a feature map or a logit is not a finite number, or feature maps are not of the model's
+        NoPredictionError: a feature map or a logit is not a finite number, or feature maps are not of the model's
             shape.
     """
-    bundle = reader.bundle
+    bundle = predictor.bundle
     modality = [bundle.modalities.index(m) for _, m in scans]
     _check_feature_maps(bundle, scans, feature_maps)
-    raw, without = _probabilities(reader.network, modality, feature_maps)
+    raw, without = _probabilities(predictor.network, modality, feature_maps)
     calibrated = apply_temperature(raw[None], bundle.temperature)[0]
     present = frozenset(m for _, m in scans)
-    told: list[dict[str, Any]] = []
+    scan_entries: list[dict[str, Any]] = []
     for number, (name, m) in enumerate(scans):
         contribution = None
         if without is not None:
-            left = apply_temperature(without[number][None], bundle.temperature)[0]
-            contribution = _by_class(bundle, calibrated - left)
-        outlier = _outlier(reader, m, feature_maps[number])
-        told.append({"scan": name, "modality": m, "contribution": contribution, "outlier": outlier})
-    unusual = any(scan["outlier"] and scan["outlier"]["flag"] for scan in told)
-    decision = _decision(reader, present, calibrated)
+            rest = apply_temperature(without[number][None], bundle.temperature)[0]
+            contribution = _by_class(bundle, calibrated - rest)
+        outlier = _outlier(predictor, m, feature_maps[number])
+        scan_entries.append({"scan": name, "modality": m, "contribution": contribution, "outlier": outlier})
+    unusual = any(scan["outlier"] and scan["outlier"]["flag"] for scan in scan_entries)
+    decision = _decision(predictor, present, calibrated)
     if unusual:
         decision["why"] += "; but a scan is unlike those of training"
     return {
         **decision,
         "probabilities": _by_class(bundle, calibrated),
         "uncalibrated": _by_class(bundle, raw),
-        "scans": told,
+        "scans": scan_entries,
         "missing": bundle.expected_changes(present),
         "out_of_distribution": unusual,
     }
@@ -99,10 +99,10 @@ def _check_feature_maps(bundle: Bundle, scans: Sequence[tuple[str, str]], featur
 def _probabilities(
     network: SetModel, modality: list[int], feature_maps: Tensor
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Of the whole set (K,), and with each scan left out in turn (N, K); None if there is only one.
+    """Predict the whole set (K,), and the set with each scan left out in turn (N, K); None if it has one scan.
 
     Raises:
-        UnanswerableError: a logit is not a finite number.
+        NoPredictionError: a logit is not a finite number.
     """
     phi = next(extract(network.extractor, [(feature_maps, torch.tensor(modality))], "cpu"))
     scans = torch.arange(len(phi))
@@ -118,40 +118,44 @@ def _probabilities(
     return probabilities, without
 
 
-def _decision(reader: Predictor, present: frozenset[str], probabilities: NDArray[np.float64]) -> dict[str, Any]:
-    """The conformal set, and the answer if the set has one class."""
-    classes, rate = reader.bundle.classes, reader.error_rate
-    scores = reader.bundle.conformal_scores(present)
+def _decision(predictor: Predictor, present: frozenset[str], probabilities: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the conformal set, and its class if it has only one."""
+    classes, rate = predictor.bundle.classes, predictor.error_rate
+    scores = predictor.bundle.conformal_scores(present)
     count = 0 if scores is None else len(scores)
-    if scores is None or (lacking := too_few_subjects(count, rate)):
+    if scores is None or (reason := too_few_subjects(count, rate)):
         those = " and ".join(sorted(present))
-        lacking = f"no held-out subject had {those}" if scores is None else f"with {those}, {lacking}"
-        why = f"nothing can be promised: {lacking}"
-        found = list(classes)
+        reason = f"no calibration subject had {those}" if scores is None else f"with {those}, {reason}"
+        why = f"nothing can be promised: {reason}"
+        prediction_set = list(classes)
     else:
         inside = prediction_sets(probabilities[None], score_threshold(scores, rate))[0]
-        found = [name for name, is_in in zip(classes, inside, strict=True) if is_in]
-        alone, fits = len(found) == 1, f"at an error rate of {rate:.0%}"
-        why = f"{found[0]} is the only class that fits {fits}" if alone else f"{', '.join(found)}: all fit {fits}"
+        prediction_set = [name for name, is_in in zip(classes, inside, strict=True) if is_in]
+        alone, fits = len(prediction_set) == 1, f"at an error rate of {rate:.0%}"
+        why = (
+            f"{prediction_set[0]} is the only class that fits {fits}"
+            if alone
+            else f"{', '.join(prediction_set)}: all fit {fits}"
+        )
     return {
-        "answer": found[0] if len(found) == 1 else None,
-        "abstains": len(found) != 1,
-        "set": found,
+        "answer": prediction_set[0] if len(prediction_set) == 1 else None,
+        "abstains": len(prediction_set) != 1,
+        "set": prediction_set,
         "why": why,
         "calibration_subjects": count,
     }
 
 
-def _outlier(reader: Predictor, modality: str, feature_map: Tensor) -> dict[str, Any] | None:
-    """How far the scan lies from those of training, and whether that is remarkable.
+def _outlier(predictor: Predictor, modality: str, feature_map: Tensor) -> dict[str, Any] | None:
+    """Return the distance of a scan from those of training, and whether it is flagged.
 
-    With n scans held out, no share below 1 / (n + 1) can be seen: `flag` is None if the rate asked for is lower.
+    With n calibration scans, no share below 1 / (n + 1) can be seen: `flag` is None if the requested rate is lower.
     """
-    found = reader.bundle.outlier(modality, feature_map)
-    if found is None:
+    outlier = predictor.bundle.outlier(modality, feature_map)
+    if outlier is None:
         return None
-    cannot_tell = too_few_subjects(found["n"], reader.outlier_rate)
-    return {**found, "flag": None if cannot_tell else found["share_farther"] <= reader.outlier_rate}
+    too_few = too_few_subjects(outlier["n"], predictor.outlier_rate)
+    return {**outlier, "flag": None if too_few else outlier["share_farther"] <= predictor.outlier_rate}
 
 
 def _by_class(bundle: Bundle, values: NDArray[np.float64]) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""Signatures of exported models: a lab signs with a key that it keeps, who uses the model checks with the public half.
+"""Signatures of exported models: a lab signs with its secret key, users check with the public key.
 
 python -m pipeline.deployment.signing new KEYFILE      makes KEYFILE, for its owner alone, and KEYFILE.pub for others
 python -m pipeline.deployment.signing show KEY.pub     prints a key's fingerprint, to be compared over the telephone
 
 Ed25519 (RFC 8032); keys are PEM files as OpenSSL writes them, without a passphrase. checksums.json.sig holds two lines
-in base64, the signature of checksums.json and the signer's public key. The key there only says who claims to have
-signed; what makes a signature worth something is the same key from another way, given with --trusted.
+in base64, the signature of checksums.json and the signer's public key. That key only says who claims to have
+signed; a signature is trusted only if the same key, received in another way, is given with --trusted.
 """
 
 import argparse
@@ -40,10 +40,10 @@ class SignatureError(InputError):
 
 
 def new_key(path: Path) -> str:
-    """Make a key for signing, with mode 0600, and its public half beside it, `.pub`; returns the fingerprint.
+    """Make a key for signing, with mode 0600, and its public half beside it, `.pub`; return the fingerprint.
 
     Raises:
-        SignatureError: one of the files is there already, or cannot be written.
+        SignatureError: one of the files exists already, or cannot be written.
     """
     key, public = Ed25519PrivateKey.generate(), path.with_name(f"{path.name}.pub")
     written = (
@@ -62,21 +62,21 @@ def new_key(path: Path) -> str:
 
 
 def fingerprint(key: Ed25519PublicKey) -> str:
-    """SHA-256 of the 32 bytes of a public key, hex."""
+    """Return the SHA-256 of the 32 bytes of a public key, hex."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()
 
 
 def key_fingerprint(path: Path) -> str:
-    """The fingerprint of a key for signing.
+    """Return the fingerprint of a key for signing.
 
     Raises:
-        SignatureError: the file holds none, or others may read it.
+        SignatureError: the file holds no key, or others may read it.
     """
     return fingerprint(_private_key(path).public_key())
 
 
 def signature(content: bytes, key_file: Path) -> str:
-    """What checksums.json.sig holds.
+    """Return the content of checksums.json.sig.
 
     Raises:
         SignatureError: as `key_fingerprint`.
@@ -87,7 +87,7 @@ def signature(content: bytes, key_file: Path) -> str:
 
 
 def signer(content: bytes, signed: bytes) -> str:
-    """The fingerprint of the key that a content was signed with, whoever's it is.
+    """Return the fingerprint of the key that a content was signed with, trusted or not.
 
     Args:
         content: of checksums.json.
@@ -105,22 +105,22 @@ def signer(content: bytes, signed: bytes) -> str:
     return fingerprint(key)
 
 
-def trusted_fingerprints(places: Iterable[Path]) -> set[str]:
-    """Fingerprints of public keys.
+def trusted_fingerprints(paths: Iterable[Path]) -> set[str]:
+    """Read the fingerprints of public keys.
 
     Args:
-        places: files, or folders with files `*.pub`.
+        paths: files, or folders with files `*.pub`.
 
     Raises:
         SignatureError: a file holds no such key, or a folder no such file.
     """
-    found: set[str] = set()
-    for place in places:
-        files = sorted(place.glob("*.pub")) if place.is_dir() else [place]
+    fingerprints: set[str] = set()
+    for path in paths:
+        files = sorted(path.glob("*.pub")) if path.is_dir() else [path]
         if not files:
-            raise SignatureError(f"the folder {place} holds no public key, KEY.pub")
-        found |= {fingerprint(_public_key(file)) for file in files}
-    return found
+            raise SignatureError(f"the folder {path} holds no public key, KEY.pub")
+        fingerprints |= {fingerprint(_public_key(file)) for file in files}
+    return fingerprints
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
@@ -160,17 +160,17 @@ def _no_key(path: Path, use: str) -> SignatureError:
     return SignatureError(f"{path} holds no key for {use}; {PROGRAM} new KEYFILE makes a pair")
 
 
-def main(words: Sequence[str]) -> int:
-    """Run it; the exit code is 0, or 2 for what a person has to mend."""
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; the exit code is 0, or 2 for an error of the user."""
     options = argparse.ArgumentParser(prog=PROGRAM, description="Keys that sign exported models.")
-    ways = options.add_subparsers(dest="way", required=True, metavar="new|show")
-    way = ways.add_parser("new", help="make KEYFILE, to be kept, and KEYFILE.pub, to be handed out")
-    way.add_argument("key", type=Path, metavar="KEYFILE")
-    way = ways.add_parser("show", help="print the fingerprint of a public key")
-    way.add_argument("key", type=Path, metavar="KEY.pub")
-    chosen = options.parse_args(words)
+    commands = options.add_subparsers(dest="command", required=True, metavar="new|show")
+    command = commands.add_parser("new", help="make KEYFILE, to be kept, and KEYFILE.pub, to be handed out")
+    command.add_argument("key", type=Path, metavar="KEYFILE")
+    command = commands.add_parser("show", help="print the fingerprint of a public key")
+    command.add_argument("key", type=Path, metavar="KEY.pub")
+    chosen = options.parse_args(argv)
     try:
-        if chosen.way == "show":
+        if chosen.command == "show":
             print(*trusted_fingerprints([chosen.key]), sep="\n")
         else:
             print(f"fingerprint {new_key(chosen.key)}\nsign with --export.signing_key {chosen.key}; hand out "

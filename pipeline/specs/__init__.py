@@ -1,1 +1,1 @@
-"""What each stage is: its settings, what it reads and writes, its version. Nothing heavy is imported here."""
+"""Declarations of the stages: settings, inputs, artifact, version. No heavy package is imported here."""

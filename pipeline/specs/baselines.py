@@ -14,7 +14,7 @@ from pipeline.training.fit import FitConfig
 
 
 class GanConfig(BaseModel):
-    """How large the image-translation networks are. The values here are the published ones; they need a GPU."""
+    """Sizes of the image-translation networks. The defaults are the published ones; they need a GPU."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,8 +30,8 @@ class GanConfig(BaseModel):
     blocks: int | None = Field(default=None, ge=1, description="residual blocks of cycleGAN; null: 6, or 9 from 256 px")
     discriminator_layers: int = Field(default=3, ge=1, le=5, description="3 judges 70×70 pixels, 2 judges 34×34")
 
-    def words(self) -> str:
-        """For the page: what was trained."""
+    def describe(self) -> str:
+        """Describe what was trained, for the page."""
         return (
             f"{self.pixels}×{self.pixels} pixels, slices {self.slice_spacing_mm:g} mm apart, width {self.width}, "
             f"{self.pix2pix_epochs} epochs of pix2pix, {self.cyclegan_epochs} of cycleGAN"
@@ -39,9 +39,9 @@ class GanConfig(BaseModel):
 
 
 class BaselinesConfig(FitConfig):
-    """Which baselines, in which scenarios."""
+    """Baselines and scenarios of the comparison."""
 
-    only: tuple[str, ...] = Field(default=(), description=f"methods; empty for all that apply. {', '.join(KEYS)}")
+    only: tuple[str, ...] = Field(default=(), description=f"baselines; empty for all that apply. {', '.join(KEYS)}")
     scenarios: tuple[Literal["complete", "missing", "as_it_is"], ...] = Field(
         default=("complete", "missing"),
         min_length=1,
@@ -53,20 +53,20 @@ class BaselinesConfig(FitConfig):
     )
     curve_rates: tuple[float, ...] = Field(
         default=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
-        description="shares hidden in the test part of the complete scenario; one trained model serves all",
+        description="shares hidden in the test split of the complete scenario; one trained model serves all",
     )
     published: Literal["ADNI", "BreakHis"] | None = Field(
-        default=None, description="whose published figures stand beside ours"
+        default=None, description="cohort whose published figures are shown beside ours"
     )
     gan: GanConfig = Field(default=GanConfig(), description="pix2pix and cycleGAN")
-    bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
+    bootstrap_draws: int = Field(default=2000, ge=100, description="bootstrap samples of subjects for the intervals")
 
     @field_validator("only")
     @classmethod
     def _known(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
         for key in keys:
             if key not in KEYS:
-                raise ValueError(f"no method {key!r}; there are {', '.join(KEYS)}")
+                raise ValueError(f"no baseline {key!r}; there are {', '.join(KEYS)}")
         return keys
 
     @field_validator("rates", "curve_rates")

@@ -14,7 +14,7 @@ from pipeline.training.fit import TrainingConfig
 
 
 class ClassifyConfig(TrainingConfig):
-    """How ρ is trained and tested. As published: hidden [512, 128], learning_rate 1e-4, batch_size 1."""
+    """Settings of training and test of ρ. As published: hidden [512, 128], learning_rate 1e-4, batch_size 1."""
 
     aggregate: Aggregate = Field(default=StepTwo.aggregate, description="over the scans of a set")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -28,11 +28,11 @@ class ClassifyConfig(TrainingConfig):
         description="chance that a training scan is left out of its set, never the last",
     )
     batch_size: int = Field(default=StepTwo.batch_size, ge=1, description="observations a step")
-    bootstrap_draws: int = Field(default=2000, ge=100, description="draws of subjects for the intervals")
+    bootstrap_draws: int = Field(default=2000, ge=100, description="bootstrap samples of subjects for the intervals")
 
     @property
     def step(self) -> StepTwo:
-        """What the method is told."""
+        """Return the settings of the method."""
         return StepTwo(self.aggregate, self.hidden, self.dropout, self.modality_dropout, self.batch_size)
 
 

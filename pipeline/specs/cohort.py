@@ -1,4 +1,4 @@
-"""Which patients are studied, and what is known of them."""
+"""The stage that reads the manifest of patients and scans."""
 
 from cohort.manifest import CohortConfig
 from pipeline.runner.stage import Stage

@@ -15,11 +15,11 @@ from pipeline.specs.split import STAGE as SPLIT
 
 
 class ExportConfig(BaseModel):
-    """Which model goes out, and what it says of itself."""
+    """Which model is exported, and its metadata."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    repeat: int = Field(default=1, ge=1, description="whose model; the others stay here")
+    repeat: int = Field(default=1, ge=1, description="whose model is exported")
     name: str | None = Field(
         default=None, pattern=r"^[A-Za-z0-9._-]+$", description="of the model; null: the name of this run"
     )
@@ -28,7 +28,7 @@ class ExportConfig(BaseModel):
     copyright: str = Field(default="not stated", min_length=1, description="whose the weights are, under which licence")
     conformal_from: Literal["held_out", "validation"] = Field(
         default="held_out",
-        description="subjects whose scores set the thresholds: validation and test part, or validation part alone "
+        description="subjects whose scores set the thresholds: validation and test split, or validation split alone "
         "(docs/decisions/0010)",
     )
     error_rate: float = Field(

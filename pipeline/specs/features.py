@@ -1,4 +1,4 @@
-"""Which backbone turns slices into feature maps."""
+"""The stage that computes feature maps with a frozen backbone."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,7 +15,7 @@ NOT_IN_RESULT: dict[str, JsonValue] = {"changes_results": False}
 
 
 class FeaturesConfig(BaseModel):
-    """Which frozen network turns slices into feature maps, and which slices it sees."""
+    """The frozen network, and the slices that it is applied to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,22 +56,22 @@ class FeaturesConfig(BaseModel):
         return name
 
     @model_validator(mode="after")
-    def _timm_finds_its_own(self) -> Self:
+    def _no_path_for_timm(self) -> Self:
         if self.backbone.startswith("timm:") and isinstance(self.weights, Path):
             raise ValueError("timm finds its weights itself; features.weights must be published or random")
         return self
 
 
-def _outside(config: FeaturesConfig) -> Any:
-    """Which weights: the hash of the published ones, or that they are drawn."""
+def _weights_state(config: FeaturesConfig) -> Any:
+    """Return the identity of the weights: the hash of the published ones, or "random"."""
     try:
         return "random" if config.weights == "random" else weights_identity(config.backbone)
     except WeightsError as error:
         raise InputError(str(error)) from error
 
 
-def _ready(config: FeaturesConfig) -> None:
-    """The weights are there and the published ones; what has to be downloaded is."""
+def _check_weights(config: FeaturesConfig) -> None:
+    """Check that the weights exist and are the published ones."""
     if config.weights == "random" or config.backbone not in PUBLISHED:
         return
     try:
@@ -88,7 +88,7 @@ STAGE = Stage(
     artifact="pipeline.store.features:FeatureStore",
     version=1,
     reads={"preprocess": PREPROCESS},
-    external_inputs=_outside,
-    check_requirements=_ready,
+    external_inputs=_weights_state,
+    check_requirements=_check_weights,
     per_scan="pipeline.stages.features:features_job",
 )

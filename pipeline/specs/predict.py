@@ -11,7 +11,7 @@ from pipeline.specs.preprocess import STAGE as PREPROCESS
 
 
 class PredictConfig(BaseModel):
-    """Which model answers, and when it should rather not."""
+    """The exported model, and the rates at which it abstains or flags scans."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,19 +22,19 @@ class PredictConfig(BaseModel):
         json_schema_extra={"changes_results": False},
     )
     error_rate: float = Field(
-        default=0.1, gt=0, lt=0.5, description="share of patients whose class may lie outside of the answer's set"
+        default=0.1, gt=0, lt=0.5, description="share of patients whose class may lie outside of the prediction set"
     )
     outlier_rate: float = Field(
         default=0.05,
         gt=0,
         lt=0.5,
-        description="share of usual scans that may be flagged as unlike training; takes 1/rate - 1 held-out scans",
+        description="share of usual scans that may be flagged as unlike training; needs 1/rate - 1 calibration scans",
     )
     maps: bool = Field(
         default=False,
-        description="a NIfTI for every volume used: where the answer comes from; needs features.keep_slices",
+        description="write an occlusion map (NIfTI) for every volume used; needs features.keep_slices",
     )
-    known_patients: bool = Field(default=False, description="answer for patients that the model has learnt from, too")
+    known_patients: bool = Field(default=False, description="also predict patients that the model was trained on")
 
 
 STAGE = Stage(

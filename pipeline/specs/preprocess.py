@@ -13,7 +13,7 @@ from preprocessing.parameters import PARAMETERS_SHA256, ParametersError, numbers
 
 
 class PreprocessConfig(BaseModel):
-    """How a scan becomes a brain in [0, 1] at one voxel size."""
+    """How a scan is turned into a brain in [0, 1] at one voxel size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,13 +50,13 @@ class PreprocessConfig(BaseModel):
     )
 
 
-def _outside(config: PreprocessConfig) -> Any:
-    """The hashes of the HD-BET parameters used."""
+def _parameters_state(config: PreprocessConfig) -> Any:
+    """Return the hashes of the HD-BET parameters used."""
     return PARAMETERS_SHA256[: 1 if config.skull_strip_mode == "fast" else 5]
 
 
-def _ready(config: PreprocessConfig) -> None:
-    """The parameter files are in the folder that was named, and the published ones."""
+def _check_parameters(config: PreprocessConfig) -> None:
+    """Check that the parameter files are in the given folder and are the published ones."""
     if isinstance(config.weights, Path):
         try:
             for number in numbers_of(config.skull_strip_mode):
@@ -73,7 +73,7 @@ STAGE = Stage(
     artifact="pipeline.store.volumes:VolumeSet",
     version=2,
     reads={"cohort": COHORT},
-    external_inputs=_outside,
-    check_requirements=_ready,
+    external_inputs=_parameters_state,
+    check_requirements=_check_parameters,
     per_scan="pipeline.stages.preprocess:preprocess_job",
 )

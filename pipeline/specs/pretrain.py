@@ -11,7 +11,7 @@ from pipeline.training.fit import TrainingConfig
 
 
 class PretrainConfig(TrainingConfig):
-    """How φ is trained. Values as published: batch_size 1, feature_scale none, patience 10, epochs 100."""
+    """Settings of training of φ. Values as published: batch_size 1, feature_scale none, patience 10, epochs 100."""
 
     losses: Losses = Field(default=StepOne.losses, description="both is MSE + cross-entropy, as published")
     embedding: int = Field(default=StepOne.embedding, ge=1, description="width of the modality embedding")
@@ -23,7 +23,7 @@ class PretrainConfig(TrainingConfig):
 
     @property
     def step(self) -> StepOne:
-        """What the method is told."""
+        """Return the settings of the method."""
         return StepOne(self.losses, self.embedding, self.hidden, self.initialisation, self.feature_scale)
 
 

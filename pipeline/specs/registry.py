@@ -1,4 +1,4 @@
-"""The stages, in the order in which they can run."""
+"""The stages, in the order in which they run."""
 
 from pipeline.runner.stage import Stage
 from pipeline.specs.baselines import STAGE as BASELINES

@@ -13,7 +13,7 @@ from pipeline.specs.split import STAGE as SPLIT
 
 
 class ReportConfig(BaseModel):
-    """What the report shows."""
+    """Contents of the report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Who is in training, validation and test."""
+"""The stage that assigns subjects to train, validation and test."""
 
 from cohort.splits import SplitConfig
 from pipeline.runner.stage import Stage

@@ -1,7 +1,7 @@
-"""The paper's tables on anybody's cohort: every baseline in every scenario, on the caches that are there.
+"""The paper's tables on any cohort: every baseline in every scenario, from the cached feature maps.
 
-Each (scenario, method, repeat) is a task of its own (`pipeline.comparison.tasks`): finished ones are not done again, a
-failed one takes no other down, and `baselines.only` picks methods.
+Each (scenario, baseline, repeat) is one task (`pipeline.comparison.tasks`). Finished tasks are skipped, a failed task
+does not stop the others, and `baselines.only` selects baselines.
 """
 
 import dataclasses
@@ -38,29 +38,29 @@ def baselines(
     config: BaselinesConfig,
     runtime: Runtime,
 ) -> None:
-    """Write every method's predictions and the tables over all. Source: HyperMM, tables 1 and 2."""
+    """Write the predictions of every baseline and the tables over all of them. Source: HyperMM, tables 1 and 2."""
     scans = cohort.scans()
     modalities = in_order(scans["modality"].unique())
     pictures = bool((scans["kind"] == "image").all())
-    not_here = {"ablations", *(TRANSLATION_BASELINES if pictures else ("incremental_cnn",))}
-    keys = config.only or tuple(key for key in KEYS if key not in not_here)
-    usable = {
+    not_applicable = {"ablations", *(TRANSLATION_BASELINES if pictures else ("incremental_cnn",))}
+    keys = config.only or tuple(key for key in KEYS if key not in not_applicable)
+    data = {
         repeat: dataclasses.replace(data_of_repeat(cohort, split, features, repeat), modalities=modalities)
         for repeat in repeats_of(split)
     }
     scenarios = scenarios_of(config.scenarios, config.rates, modalities)
     for scenario in scenarios:
-        left = [scans_in(scenario, each, config.seed)[0] for each in usable.values()]
-        if not any((scans["split"] == "test").any() for scans in left):
+        remaining = [scans_in(scenario, each, config.seed)[0] for each in data.values()]
+        if not any((scans["split"] == "test").any() for scans in remaining):
             raise PreconditionError(
                 f"scenario {scenario.name!r}: no test subject has every modality; set baselines.scenarios to [as_it_is]"
             )
-    # Methods that are not asked for now keep their rows, if they were fitted on the same data with the same settings.
+    # Baselines that are not requested keep their rows, if they were fitted on the same data with the same settings.
     methods = chosen_baselines(KEYS, modalities, pictures=pictures)
     wanted = {method.name for method in chosen_baselines(keys, modalities, pictures=pictures)}
 
     def imputed_scan_encoder() -> tuple[Any, float]:
-        """From an imputed volume to its feature map, as for real ones; and the voxel size of real volumes."""
+        """Return the function from an imputed volume to its feature map, and the voxel size of real volumes."""
         return feature_map_maker(features_config, runtime), preprocess_config.spacing_mm
 
     run = ComparisonTasks(
@@ -73,28 +73,28 @@ def baselines(
         STAGE.version,
         imputed_scan_encoder,
     )
-    tasks = len(scenarios) * len(usable) * (len(wanted) + sum(key in keys for key in TRANSLATION_BASELINES))
+    tasks = len(scenarios) * len(data) * (len(wanted) + sum(key in keys for key in TRANSLATION_BASELINES))
     with runtime.progress(tasks, "baseline") as progress:
         for scenario in scenarios:
-            for repeat, all_scans in usable.items():
-                drawn, notes = run.draw(scenario, all_scans)
-                for note in notes if repeat == min(usable) else ():
+            for repeat, all_scans in data.items():
+                scenario_sample, notes = run.build_sample(scenario, all_scans)
+                for note in notes if repeat == min(data) else ():
                     runtime.note(f"{scenario.name}: {note}")
                 for method in methods:
-                    run.simple(scenario, repeat, method, drawn, wanted=method.name in wanted)
+                    run.simple(scenario, repeat, method, scenario_sample, wanted=method.name in wanted)
                     if method.name in wanted:
                         progress.advance()
                 for key in TRANSLATION_BASELINES:
-                    run.translated(scenario, repeat, key, drawn, all_scans, wanted=key in keys)  # type: ignore[arg-type]
+                    run.translated(scenario, repeat, key, scenario_sample, all_scans, wanted=key in keys)  # type: ignore[arg-type]
                     if key in keys:
                         progress.advance()
-    usual = [method.name for method in methods if method not in ABLATIONS]
+    published_methods = [method.name for method in methods if method not in ABLATIONS]
     runtime.results |= write_tables(
         out,
         run.keys,
         scenarios,
-        [*usual, *TRANSLATION_BASELINES.values(), *(method.name for method in ABLATIONS)],
-        list(usable),
+        [*published_methods, *TRANSLATION_BASELINES.values(), *(method.name for method in ABLATIONS)],
+        list(data),
         classes=cohort.classes(),
         volumes=preprocess,
         config=config,
@@ -102,7 +102,7 @@ def baselines(
 
 
 def in_order(modalities: Iterable[str]) -> tuple[str, ...]:
-    """Modalities by name, numbers in it by size: 40X comes before 100X, which Incremental-CNN relies on."""
+    """Sort modalities by name, numbers in names by value: 40X before 100X, as Incremental-CNN needs it."""
     return tuple(
         sorted(modalities, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
     )

@@ -1,4 +1,4 @@
-"""Step 2: train ρ on frozen φ, then test it: on what every subject has, and on every subset of modalities."""
+"""Step 2: train ρ on frozen φ, then test it on all scans of every subject and on every subset of modalities."""
 
 import itertools
 import math
@@ -39,10 +39,10 @@ def classify(
     config: ClassifyConfig,
     runtime: Runtime,
 ) -> None:
-    """Fit and test one ρ a repeat. Source: HyperMM, section 2.3, equations 1 and 2.
+    """Fit and test one ρ per repeat. Source: HyperMM, section 2.3, equations 1 and 2.
 
     Raises:
-        InputError: an extractor was fitted on a subject that is to be tested.
+        InputError: an extractor was fitted on a test subject.
     """
     repeats, tested = repeats_of(split), []
     out.keep_only(repeats)
@@ -55,8 +55,8 @@ def classify(
             with _model_of_repeat(cohort, split, features, pretrain, out, config, runtime, repeat, on_epoch) as model:
                 tested.append(_test(model, repeat))
             progress.advance(done * config.epochs - progress.done)
-    with replacing(out.folder / "curves.svg") as part:
-        part.write_bytes(learning_curves(out.histories()))
+    with replacing(out.folder / "curves.svg") as partial:
+        partial.write_bytes(learning_curves(out.histories()))
     frames = {
         name: pd.concat([t[name] for t in tested], ignore_index=True) for name in ("validation", "test", "subsets")
     }
@@ -80,11 +80,11 @@ def classify(
 
 @dataclass
 class _Model:
-    """One repeat, fitted, and φ of all its scans; both on the device of the run."""
+    """The fitted classifier of one repeat and φ of all its scans, on the device of the run."""
 
     classifier: SetClassifier
     phi: FeatureBuffer
-    usable: RepeatData
+    data: RepeatData
     left_out: list[dict[str, str]]
 
 
@@ -102,15 +102,15 @@ def _model_of_repeat(
 ) -> Iterator[_Model]:
     """Load φ, compute it once for every scan, and load or fit ρ."""
     record = pretrain.record(repeat) or {}
-    usable = data_of_repeat(cohort, split, features, repeat)
+    data = data_of_repeat(cohort, split, features, repeat)
     refuse_leak(record, split, repeat)
-    usable, left_out = _only_trained(usable, record["modalities_trained"], repeat)
+    data, left_out = _only_trained(data, record["modalities_trained"], repeat)
     device, feature_map_shape = runtime.device, tuple(record["feature_map_shape"])
     extractor = load_extractor(
         pretrain.state(repeat), modalities=len(record["modalities"]), feature_map_shape=feature_map_shape
     )
-    modality = torch.tensor([record["modalities"].index(m) for m in usable.scans["modality"]], dtype=torch.int64)
-    names = usable.scans["scan"].to_list()
+    modality = torch.tensor([record["modalities"].index(m) for m in data.scans["modality"]], dtype=torch.int64)
+    names = data.scans["scan"].to_list()
     batches = (
         (features.load([names[i] for i in rows.tolist()]), modality[rows])
         for rows in torch.arange(len(names)).split(CHUNK)
@@ -121,34 +121,34 @@ def _model_of_repeat(
         classifier = new_classifier(
             config.step,
             features=math.prod(feature_map_shape),
-            classes=len(usable.classes),
+            classes=len(data.classes),
             seed=config.training(repeat).seed,
         ).to(device)
         if out.has(repeat, runtime.key):
             classifier.load_state_dict(out.state(repeat))
             classifier.eval()
         else:
-            _fit(classifier, phi, usable, out, config, runtime, repeat, on_epoch)
-        yield _Model(classifier, phi, usable, left_out)
+            _fit(classifier, phi, data, out, config, runtime, repeat, on_epoch)
+        yield _Model(classifier, phi, data, left_out)
 
 
 def refuse_leak(record: dict[str, Any], split: SplitTables, repeat: int) -> None:
-    """Stop if what was fitted saw a subject that is to be tested.
+    """Raise an error if the extractor was fitted on a test subject.
 
     Raises:
-        InputError: it did; the subjects are named.
+        InputError: it was; the message names the subjects.
     """
     seen = leaked([*record.get("train_subjects", ()), *record.get("validation_subjects", ())], split.splits(), repeat)
     if seen:
         raise InputError(
-            f"repeat {repeat}: the extractor was fitted on {len(seen)} subject(s) of the test part "
+            f"repeat {repeat}: the extractor was fitted on {len(seen)} subject(s) of the test split "
             f"({', '.join(seen[:10])}); its test would mean nothing. Type --force pretrain"
         )
 
 
-def _only_trained(usable: RepeatData, trained: list[str], repeat: int) -> tuple[RepeatData, list[dict[str, str]]]:
-    """Without the scans of modalities that φ never saw, and what to say of each."""
-    unknown = usable.scans[~usable.scans["modality"].isin(trained)]
+def _only_trained(data: RepeatData, trained: list[str], repeat: int) -> tuple[RepeatData, list[dict[str, str]]]:
+    """Return the data without scans of modalities that φ was not trained on, and the reason for each."""
+    unknown = data.scans[~data.scans["modality"].isin(trained)]
     left_out = [
         {
             "scan": row.scan,
@@ -157,29 +157,29 @@ def _only_trained(usable: RepeatData, trained: list[str], repeat: int) -> tuple[
         }
         for row in unknown.itertuples()
     ]
-    kept = usable.scans.drop(unknown.index).reset_index(drop=True)
-    return RepeatData(kept, usable.modalities, usable.classes), left_out
+    trained_scans = data.scans.drop(unknown.index).reset_index(drop=True)
+    return RepeatData(trained_scans, data.modalities, data.classes), left_out
 
 
 def _fit(
     classifier: SetClassifier,
     phi: FeatureBuffer,
-    usable: RepeatData,
+    data: RepeatData,
     out: ClassifierSet,
     config: ClassifyConfig,
     runtime: Runtime,
     repeat: int,
     on_epoch: Callable[[object], None],
 ) -> None:
-    sets = Sets.of(usable).to(phi.device)
-    part_of = usable.scans.drop_duplicates("observation").set_index("observation")["split"]
+    sets = Sets.of(data).to(phi.device)
+    split_of = data.scans.drop_duplicates("observation").set_index("observation")["split"]
     train, validation = (
         torch.tensor(
-            [i for i, name in enumerate(sets.observations) if part_of[name] == part],
+            [i for i, name in enumerate(sets.observations) if split_of[name] == split],
             dtype=torch.int64,
             device=phi.device,
         )
-        for part in ("train", "validation")
+        for split in ("train", "validation")
     )
     try:
         history = hypermm.fit_classifier(
@@ -199,8 +199,8 @@ def _fit(
         classifier.state_dict(),
         pd.DataFrame(history.rows),
         {
-            "train_subjects": usable.subjects("train"),
-            "validation_subjects": usable.subjects("validation"),
+            "train_subjects": data.subjects("train"),
+            "validation_subjects": data.subjects("validation"),
             "best_epoch": history.best_epoch,
             "stopped": history.stopped,
             "notes": [] if len(validation) else [f"repeat {repeat}: no validation subject; training loss decided"],
@@ -209,10 +209,10 @@ def _fit(
 
 
 def _test(model: _Model, repeat: int) -> dict[str, Any]:
-    """Predictions of one repeat: validation, test, and test with every subset of modalities."""
+    """Predict validation, test, and test with every subset of modalities, in one repeat."""
     frames = []
-    present = model.usable.modalities
-    has = model.usable.scans.groupby("observation")["modality"].agg(frozenset)
+    present = model.data.modalities
+    has = model.data.scans.groupby("observation")["modality"].agg(frozenset)
     for subset in subsets_of(present):
         frame = _predict(model, "test", repeat, frozenset(subset))
         complete = [has[observation] >= set(present) for observation in frame["observation"]]
@@ -225,11 +225,11 @@ def _test(model: _Model, repeat: int) -> dict[str, Any]:
     }
 
 
-def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] | None = None) -> pd.DataFrame:
-    """One row an observation of the part that has a scan of these modalities."""
-    sets = Sets.of(model.usable, part, modalities)
+def _predict(model: _Model, split: str, repeat: int, modalities: frozenset[str] | None = None) -> pd.DataFrame:
+    """Return one row per observation of the split that has a scan of these modalities."""
+    sets = Sets.of(model.data, split, modalities)
     probabilities = probabilities_of(model.classifier, model.phi, sets)
-    table = model.usable.scans
+    table = model.data.scans
     items, starts = sets.groups.items, sets.groups.starts.tolist()
     used = [table["scan"].iloc[items[a:b].numpy()].to_list() for a, b in itertools.pairwise(starts)]
     subject = table.drop_duplicates("observation").set_index("observation")["subject"]
@@ -242,6 +242,6 @@ def _predict(model: _Model, part: str, repeat: int, modalities: frozenset[str] |
             "truth": sets.target.numpy(),
         }
     )
-    for k in range(len(model.usable.classes)):
+    for k in range(len(model.data.classes)):
         frame[f"p_{k}"] = probabilities[:, k].numpy()
     return frame

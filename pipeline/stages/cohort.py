@@ -1,4 +1,4 @@
-"""Read the manifest, check all of it, and write the tables that every later stage goes by."""
+"""Read the manifest, check all of it, and write the tables that every later stage reads."""
 
 import hashlib
 import os
@@ -34,10 +34,10 @@ LARGEST_FILE = 20_000_000_000  # bytes; no scan that is read here has as many, a
 
 
 def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, runtime: Runtime) -> None:
-    """Write one row a scan, with the hash of its file; a demo cohort is made first.
+    """Write one row per scan, with the hash of its file; make a demo cohort first if one is named.
 
     Raises:
-        PreconditionError: the manifest has problems; all of them are named, with their rows.
+        PreconditionError: the manifest has problems; the message names all of them, with their rows.
     """
     check_manifest_given(config)
     manifest = config.manifest if isinstance(config.manifest, Path) else _demo(str(config.manifest), demo, runtime)
@@ -51,7 +51,7 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
             table, unusable = usable_rows(table, folder=folder, config=config)
         scans = pd.DataFrame(columns=[*CohortTables.COLUMNS, "row"], dtype=str)
         if len(table) or config.label is not None:
-            smallest_class = len(SPLITS)  # one subject for each part
+            smallest_class = len(SPLITS)  # one subject for each split
             scans = check_manifest(table, folder=folder, config=config, smallest_class=smallest_class)
     except ManifestError as error:
         raise PreconditionError(f"the manifest {manifest} cannot be used:\n{error}") from error
@@ -62,39 +62,39 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     normalise = {name: each.normalise if each.kind == "volume" else "" for name, each in config.modalities.items()}
     scans["normalise"] = [normalise[m] for m in scans["modality"]]
     scans["sha256"] = _hashes([Path(path) for path in scans["path"]], out, runtime)
-    _say_same_content(scans, runtime)
+    _check_same_content(scans, runtime)
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive), unusable)
 
 
 def _demo(name: str, options: Mapping[str, Any], runtime: Runtime) -> Path:
-    """Make the demo cohort beside the stage's own folder, as far as it is not there; returns its manifest."""
+    """Make the missing files of the demo cohort in the workspace; return its manifest."""
     generator = load_generator(name)
     folder = real_folder(runtime.workspace / DEMO_FOLDER, below=runtime.workspace)
     return generator.write(folder, generator.config(**options), runtime.progress)
 
 
 def _table(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """The manifest, read or made from file names, and which files of a folder are not in it.
+    """Read the manifest, or make it from file names; return it and the files that were left out.
 
     Raises:
-        ManifestError: it cannot be read, or has not the patients asked for.
+        ManifestError: it cannot be read, or does not have the requested patients.
     """
     if config.layout == "table":
         return read_table(manifest), []
     paths = sorted(path.relative_to(manifest).as_posix() for path in manifest.rglob("*.png"))
     try:
-        found = breakhis_manifest(paths, balanced=config.balanced)
+        manifest_rows = breakhis_manifest(paths, balanced=config.balanced)
     except ValueError as error:
         raise ManifestError(f"cohort.balanced: {error}") from error
-    table = found.scans.assign(row=[str(number) for number in range(1, len(found.scans) + 1)])
-    return table, list(found.left_out.itertuples(index=False, name=None))
+    table = manifest_rows.scans.assign(row=[str(number) for number in range(1, len(manifest_rows.scans) + 1)])
+    return table, list(manifest_rows.left_out.itertuples(index=False, name=None))
 
 
-def _say_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
-    """A scan copied to another subject could be learnt from and tested on.
+def _check_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
+    """Note scans of different subjects with the same content: one could be in training and in test.
 
     Raises:
-        Refused: the two subjects have different labels.
+        PreconditionError: the two subjects have different labels.
     """
     for _, group in scans[scans["sha256"] != UNREADABLE].groupby("sha256"):
         if group["subject"].nunique() > 1:
@@ -107,7 +107,7 @@ def _say_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
 
 
 def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]:
-    """SHA-256 of every file; those whose size and time are as recorded are not read again."""
+    """Return the SHA-256 of every file; do not read files again whose size and time are as recorded."""
     known = read_record(out.folder / "files.json") or {}
     current = {}
     with runtime.progress(len(paths), "file") as progress:
@@ -130,9 +130,9 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
 
 
 def check_manifest_given(config: CohortConfig) -> None:
-    """A manifest is given and there."""
+    """Check that a manifest is given and exists."""
     if config.manifest is None:
-        raise InputError("no manifest is given; type --cohort my_cohort.csv (docs/manifest.md says what it holds)")
+        raise InputError("no manifest is given; type --cohort my_cohort.csv (docs/manifest.md describes it)")
     if not isinstance(config.manifest, Path):
         return
     if config.layout == "breakhis" and not config.manifest.is_dir():
@@ -144,7 +144,7 @@ def check_manifest_given(config: CohortConfig) -> None:
 
 
 def manifest_state(config: CohortConfig) -> Any:
-    """Content of the manifest; size and time of every file that it names."""
+    """Return the content of the manifest, and a hash of size and time of every file that it names."""
     if not isinstance(config.manifest, Path):
         return None
 
@@ -153,7 +153,7 @@ def manifest_state(config: CohortConfig) -> Any:
         content = digest(table.to_dict("split"))
         paths = table.get("path", ())
     except (OSError, ManifestError):
-        return None  # the stage itself says what is wrong
+        return None  # the stage itself reports the error
     root = config.manifest if config.manifest.is_dir() else config.manifest.parent
     state = hashlib.sha256()
     for name in paths:

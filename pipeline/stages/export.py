@@ -1,4 +1,4 @@
-"""Pack the model of one repeat, with all that its use needs, into one folder: a MONAI Bundle."""
+"""Pack the model of one repeat, with all that prediction needs, into one folder: a MONAI Bundle."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -49,26 +49,26 @@ def export(
     """Write the folder `bundle`.
 
     Raises:
-        Refused: there is no such repeat.
+        PreconditionError: the run has no such repeat.
     """
     record, repeats = _record(pretrain, split, config.repeat)
     trained = tuple(record["modalities_trained"])
-    usable = _readable(data_of_repeat(cohort, split, features, config.repeat), trained)
+    data = _trained_scans(data_of_repeat(cohort, split, features, config.repeat), trained)
     network = _network_arguments(pretrain, classify, config.repeat)
     model = _model(network, pretrain, classify, config.repeat)
-    with read_calibration_set(model, usable, features, runtime, memory_mb=config.memory_mb) as held_out:
-        calibration, references = _calibration(held_out, usable, features, trained, config)
+    with read_calibration_set(model, data, features, runtime, memory_mb=config.memory_mb) as calibration_set:
+        calibration, references = _calibration(calibration_set, data, features, trained, config)
     model.cpu()
-    onnx, no_onnx = _onnx(model, usable, features, calibration["temperature"]["value"])
-    roles = _roles(usable, config)
+    onnx, no_onnx = _onnx(model, data, features, calibration["temperature"]["value"])
+    roles = _roles(data, config)
     prepared: dict[str, Any] = {"preprocess": preprocess, "features": features}
     material = Export(
         name=config.name or run_name,
         version=config.version,
         authors=config.authors,
         copyright=config.copyright,
-        classes=usable.classes,
-        modalities=usable.modalities,
+        classes=data.classes,
+        modalities=data.modalities,
         trained=trained,
         network=network,
         kinds=_settings_of(cohort)["modalities"],
@@ -77,22 +77,22 @@ def export(
         stage_versions={name: _made_from(artifact)["version"] for name, artifact in prepared.items()},
         calibration=calibration,
         references=references,
-        test=_test_figures(classify, usable, config.repeat),
+        test=_test_figures(classify, data, config.repeat),
         subjects=roles,
         scans=_scan_roles(cohort, roles),
     )
-    told = Trained.of(material, classify, usable, repeat=config.repeat, repeats=repeats)
-    card = model_card(material, told, onnx=no_onnx)
+    training = Trained.of(material, classify, data, repeat=config.repeat, repeats=repeats)
+    card = model_card(material, training, onnx=no_onnx)
     write_bundle(out.bundle, material, model, card=card, onnx=onnx, signing_key=config.signing_key)
     Bundle.read(out.bundle)
-    _say(runtime, calibration, no_onnx)
+    _note_limits(runtime, calibration, no_onnx)
     runtime.results |= {
         "counts": {"subjects known": len(roles), "subsets calibrated": len(calibration["conformal"]["subsets"])}
     }
 
 
 def _record(pretrain: ExtractorSet, split: SplitTables, repeat: int) -> tuple[dict[str, Any], int]:
-    """What is recorded of the repeat's φ, and how many repeats there are."""
+    """Return the record of the repeat's φ, and the number of repeats."""
     repeats = repeats_of(split)
     if repeat not in repeats:
         raise PreconditionError(f"export.repeat is {repeat}; this run has the repeats {', '.join(map(str, repeats))}")
@@ -101,14 +101,14 @@ def _record(pretrain: ExtractorSet, split: SplitTables, repeat: int) -> tuple[di
     return record, len(repeats)
 
 
-def _readable(usable: RepeatData, trained: tuple[str, ...]) -> RepeatData:
-    """Without scans of modalities that φ never saw."""
-    scans = usable.scans[usable.scans["modality"].isin(trained)].reset_index(drop=True)
-    return RepeatData(scans, usable.modalities, usable.classes)
+def _trained_scans(data: RepeatData, trained: tuple[str, ...]) -> RepeatData:
+    """Return the data without scans of modalities that φ was not trained on."""
+    scans = data.scans[data.scans["modality"].isin(trained)].reset_index(drop=True)
+    return RepeatData(scans, data.modalities, data.classes)
 
 
 def _network_arguments(pretrain: ExtractorSet, classify: ClassifierSet, repeat: int) -> dict[str, Any]:
-    """How `SetModel` has to be built; widths are read off the weights themselves."""
+    """Return the arguments of `SetModel`; widths are read from the weights."""
     record = pretrain.record(repeat) or {}
     hidden, embedding = pretrain.state(repeat)["hypernetwork.hidden.weight"].shape
     settings = _settings_of(classify)
@@ -128,29 +128,33 @@ def _model(network: dict[str, Any], pretrain: ExtractorSet, classify: Classifier
 
 
 def _calibration(
-    held_out: CalibrationSet, usable: RepeatData, features: FeatureStore, trained: tuple[str, ...], config: ExportConfig
+    calibration_set: CalibrationSet,
+    data: RepeatData,
+    features: FeatureStore,
+    trained: tuple[str, ...],
+    config: ExportConfig,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Content of calibration.json, and the training cloud of each modality."""
-    parts = CALIBRATION_SPLITS if config.conformal_from == "held_out" else CALIBRATION_SPLITS[:1]
-    temperature = temperature_facts(held_out)
+    """Return the content of calibration.json, and the training cloud of each modality."""
+    splits = CALIBRATION_SPLITS if config.conformal_from == "held_out" else CALIBRATION_SPLITS[:1]
+    temperature = temperature_facts(calibration_set)
     options = {"temperature": temperature["value"], "error_rate": config.error_rate}
-    outliers, references = outlier_facts(usable, features, trained, parts)
+    outliers, references = outlier_facts(data, features, trained, splits)
     return {
         "temperature": temperature,
-        "conformal": conformal_facts(held_out, trained, parts, **options),
-        "expected_changes": change_facts(held_out, trained, parts, **options),
+        "conformal": conformal_facts(calibration_set, trained, splits, **options),
+        "expected_changes": change_facts(calibration_set, trained, splits, **options),
         "outliers": outliers,
     }, references
 
 
-def _onnx(model: SetModel, usable: RepeatData, features: FeatureStore, temperature: float) -> tuple[bytes | None, str]:
-    """The network in ONNX, or why there is none: it must agree with torch on sets of real scans."""
+def _onnx(model: SetModel, data: RepeatData, features: FeatureStore, temperature: float) -> tuple[bytes | None, str]:
+    """Return the network in ONNX, or the reason why it is left out: it must agree with torch on sets of real scans."""
     try:
         import onnx  # noqa: F401 - of the extra "demo"
     except ImportError:
         return None, "the package onnx was not installed"
-    modality = usable.modality()
-    sets = [(features.load(usable.scans["scan"][rows].to_list()), modality[rows]) for rows in _sets_to_try(usable)]
+    modality = data.modality()
+    sets = [(features.load(data.scans["scan"][rows].to_list()), modality[rows]) for rows in _sets_to_try(data)]
     graph = onnx_graph(model, temperature=temperature)
     difference = largest_difference(graph, model, sets)
     if difference == float("inf"):
@@ -160,25 +164,25 @@ def _onnx(model: SetModel, usable: RepeatData, features: FeatureStore, temperatu
     return graph.SerializeToString(deterministic=True), ""
 
 
-def _sets_to_try(usable: RepeatData) -> Iterator[list[int]]:
-    """Rows of scans: of each modality one alone; one of every modality together; and two of every one."""
-    groups = list(usable.scans.groupby("modality").indices.values())
+def _sets_to_try(data: RepeatData) -> Iterator[list[int]]:
+    """Yield rows of scans: one scan of each modality alone, one of every modality, two of every modality."""
+    groups = list(data.scans.groupby("modality").indices.values())
     yield from ([int(rows[0])] for rows in groups)
     for several in (1, 2):
         yield [int(row) for rows in groups for row in rows[:several]]
 
 
-def _roles(usable: RepeatData, config: ExportConfig) -> dict[str, str]:
-    """Subject → what the model knows it from; subjects of the test part are not known if no threshold used them."""
+def _roles(data: RepeatData, config: ExportConfig) -> dict[str, str]:
+    """Map each subject to its role in the model; test subjects have one only if the thresholds used them."""
     roles = {"train": "train", "validation": "validation"}
     if config.conformal_from == "held_out":
         roles["test"] = "calibration"
-    part = usable.scans.drop_duplicates("subject").set_index("subject")["split"]
-    return {str(subject): roles[name] for subject, name in part.items() if name in roles}
+    split_of = data.scans.drop_duplicates("subject").set_index("subject")["split"]
+    return {str(subject): roles[name] for subject, name in split_of.items() if name in roles}
 
 
 def _scan_roles(cohort: CohortTables, roles: dict[str, str]) -> dict[str, str]:
-    """Hash of a scan's file → strictest role of its subjects; of every scan of a subject, used or not."""
+    """Map the hash of every scan of these subjects, used or not, to the strictest role of its subjects."""
     scans = cohort.scans()
     scans = scans[scans["subject"].isin(roles) & (scans["sha256"] != UNREADABLE)]
     return {
@@ -187,20 +191,20 @@ def _scan_roles(cohort: CohortTables, roles: dict[str, str]) -> dict[str, str]:
 
 
 def _made_from(artifact: Any) -> dict[str, Any]:
-    """What a stage's result depended on."""
+    """Return what a stage's result depends on."""
     return dict((artifact.manifest or {})["made_from"])
 
 
 def _settings_of(artifact: Any) -> dict[str, Any]:
-    """The settings that a stage's result was made with."""
+    """Return the settings that a stage's result was made with."""
     return dict(_made_from(artifact)["settings"])
 
 
-def _test_figures(classify: ClassifierSet, usable: RepeatData, repeat: int) -> dict[str, dict[str, Any]]:
-    """Metrics of the repeat's own test, with intervals over subjects."""
+def _test_figures(classify: ClassifierSet, data: RepeatData, repeat: int) -> dict[str, dict[str, Any]]:
+    """Compute the test metrics of the repeat, with intervals over subjects."""
     settings, predictions = _settings_of(classify), classify.predictions()
     summary = summarise(
-        as_scored(predictions[predictions["repeat"] == repeat], usable.classes),
+        as_scored(predictions[predictions["repeat"] == repeat], data.classes),
         thresholds=0.5,
         draws=settings["bootstrap_draws"],
         seed=settings["seed"],
@@ -208,13 +212,13 @@ def _test_figures(classify: ClassifierSet, usable: RepeatData, repeat: int) -> d
     return {name: dict(values) for name, values in summary.items()}
 
 
-def _say(runtime: Runtime, calibration: dict[str, Any], no_onnx: str) -> None:
-    """What is missing or weak, in words."""
+def _note_limits(runtime: Runtime, calibration: dict[str, Any], no_onnx: str) -> None:
+    """Note what the exported model lacks."""
     if reason := calibration["temperature"]["reason"]:
         runtime.note(f"temperature {calibration['temperature']['value']:g}: {reason}")
     for entry in calibration["conformal"]["subsets"]:
         if entry["too_few"]:
-            runtime.note(f"{' + '.join(entry['modalities'])}: {entry['too_few']}; such patients get no answer there")
+            runtime.note(f"{' + '.join(entry['modalities'])}: {entry['too_few']}; no prediction for such patients")
     for modality, entry in calibration["outliers"].items():
         if entry["reason"]:
             runtime.note(f"unusual {modality} scans will not be noticed: {entry['reason']}")
@@ -223,5 +227,5 @@ def _say(runtime: Runtime, calibration: dict[str, Any], no_onnx: str) -> None:
 
 
 def signing_fingerprint(config: ExportConfig) -> Any:
-    """Which key signs, by its fingerprint: with another one, or none, the model is written anew."""
+    """Return the fingerprint of the signing key; with another key, or none, the model is written again."""
     return key_fingerprint(config.signing_key) if config.signing_key is not None else None

@@ -26,7 +26,7 @@ def features(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfig, r
     """Write one float32 feature map (C, H, W) per scan. Source: HyperMM, section 3.1 and figure 2.
 
     Raises:
-        InputError: the backbone's weights are not there; the message holds the recipe.
+        InputError: the backbone's weights are missing; the message says how to get them.
     """
     job = features_job(preprocess, out, config, runtime)
     each_scan(job, out, runtime)
@@ -34,14 +34,14 @@ def features(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfig, r
 
 
 def features_job(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfig, runtime: Runtime) -> ScanJob:
-    """The work on one scan."""
+    """Return the job that computes the feature map of one scan."""
     volumes = preprocess.scans()
     material = [STAGE.version, result_settings(config), STAGE.external_state(config)]
     keys = {scan: digest([material, content]) for scan, content in volumes.items()}
 
     @functools.cache
     def backbone(device: str) -> Backbone:
-        """Loaded at the first scan that needs it."""
+        """Load the backbone at the first scan that needs it."""
         return loaded_backbone(config, dataclasses.replace(runtime, device_name=device))
 
     def load(scan: str) -> Any:
@@ -64,8 +64,8 @@ def features_job(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfi
 
     def work(scan: str, slices: Any) -> Any:
         attempts = [  # a GPU that others have filled has no room for the network itself
-            Fallback(words, functools.partial(feature_maps_of, scan, slices, device))
-            for words, device in ((f"the backbone on {runtime.device}", runtime.device_name), ("the CPU", "cpu"))
+            Fallback(label, functools.partial(feature_maps_of, scan, slices, device))
+            for label, device in ((f"the backbone on {runtime.device}", runtime.device_name), ("the CPU", "cpu"))
         ]
         feature_maps = run_with_oom_fallback(f"feature maps of {scan}", attempts)
         return (feature_maps.amax(0).cpu(), feature_maps.cpu()) if config.keep_slices else (feature_maps.cpu(), None)
@@ -79,15 +79,15 @@ def features_job(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfi
 
 
 def slices_a_pass(config: FeaturesConfig, runtime: Runtime) -> int:
-    """Slices in the network at once."""
+    """Return the number of slices per forward pass."""
     return config.batch_slices or (4 if runtime.device.type == "cpu" else 64)
 
 
 def loaded_backbone(config: FeaturesConfig, runtime: Runtime) -> Backbone:
-    """The frozen network on its device, in its precision.
+    """Load the frozen network on its device, in its precision.
 
     Raises:
-        InputError: its weights are not there.
+        InputError: its weights are missing.
     """
     try:
         path = config.weights if isinstance(config.weights, Path) else None
@@ -101,7 +101,7 @@ def loaded_backbone(config: FeaturesConfig, runtime: Runtime) -> Backbone:
 
 
 def feature_map_maker(config: FeaturesConfig, runtime: Runtime) -> Callable[[Tensor, Tensor, SpacingMm], Tensor]:
-    """For volumes that are not scans of the cohort: from volume, mask and voxel size to the feature map."""
+    """Return a function from volume, mask and voxel size to the feature map, for volumes outside of the cohort."""
     backbone = loaded_backbone(config, runtime)
 
     def make(volume: Tensor, mask: Tensor, spacing_mm: SpacingMm) -> Tensor:

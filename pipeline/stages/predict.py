@@ -1,4 +1,4 @@
-"""Answer for new patients with an exported model, from whatever scans each has."""
+"""Predict the classes of new patients with an exported model, from the scans that each has."""
 
 import datetime
 from collections.abc import Iterator, Mapping
@@ -37,15 +37,15 @@ def predict(
     config: PredictConfig,
     runtime: Runtime,
 ) -> None:
-    """Write `predictions.json`, `predictions.csv`, `index.html`, a page a patient, and maps if asked for.
+    """Write `predictions.json`, `predictions.csv`, `index.html`, a page per patient, and occlusion maps if requested.
 
     Raises:
-        Refused: the scans were not prepared as the model needs them.
+        PreconditionError: the scans were not prepared as the model needs them.
     """
     bundle = read_bundle(config)
     for stage, artifact in ((PREPROCESS, preprocess), (FEATURES, features)):
         _same_preparation(bundle, stage.name, (artifact.manifest or {})["made_from"])
-    reader = Predictor(bundle, bundle.network(), config.error_rate, config.outlier_rate)
+    predictor = Predictor(bundle, bundle.network(), config.error_rate, config.outlier_rate)
     scans = _scans(cohort, preprocess, features)
     roles = {subject: bundle.seen(subject, list(rows["sha256"])) for subject, rows in scans.groupby("subject")}
     patients: list[dict[str, Any]] = []
@@ -57,24 +57,26 @@ def predict(
             first = rows.iloc[0]
             names = {"observation": observation, "subject": first["subject"], "session": first["session"]}
             try:
-                answer = _patient(reader, rows, features, role=roles[first["subject"]], known=config.known_patients)
-                if config.maps and "reason" not in answer:
-                    maps = write_maps(reader, answer, preprocess, features, out)
-                    answer["scans"] = [{**scan, "map": maps.get(scan["scan"], "")} for scan in answer["scans"]]
+                prediction = _patient(
+                    predictor, rows, features, role=roles[first["subject"]], known=config.known_patients
+                )
+                if config.maps and "reason" not in prediction:
+                    maps = write_maps(predictor, prediction, preprocess, features, out)
+                    prediction["scans"] = [{**scan, "map": maps.get(scan["scan"], "")} for scan in prediction["scans"]]
             except DamagedError:
-                raise  # the scan is made again, and then everybody is answered
+                raise  # the scan is made again, then every patient is predicted
             except (ArtifactError, NoPredictionError) as error:
-                answer = {"reason": str(error)}
-            if "reason" in answer:
-                runtime.note(f"no answer for {observation}: {answer['reason']}")
-                refused.append({**names, **answer})
+                prediction = {"reason": str(error)}
+            if "reason" in prediction:
+                runtime.note(f"no prediction for {observation}: {prediction['reason']}")
+                refused.append({**names, **prediction})
             else:
-                answer["notes"] += _not_registered(answer, preprocess)
-                patients.append({**names, **answer})
+                prediction["notes"] += _not_registered(prediction, preprocess)
+                patients.append({**names, **prediction})
             progress.advance()
     content = {**_made_with(bundle, config), "patients": patients, "refused": refused}
     for observation, reason in _write(out, content, preprocess, csv_safe=csv_safe).items():
-        runtime.note(f"the page of {observation} could not be made ({reason}); the answer is in predictions.json")
+        runtime.note(f"the page of {observation} could not be made ({reason}); the prediction is in predictions.json")
     runtime.results |= {
         "counts": {
             "answers": sum(not p["abstains"] for p in patients),
@@ -85,7 +87,7 @@ def predict(
 
 
 def _scans(cohort: CohortTables, preprocess: VolumeSet, features: FeatureStore) -> pd.DataFrame:
-    """All scans of the manifest, one row each, by name; `reason` says why one has no feature map."""
+    """Return all scans of the manifest, one row each, sorted by name; `reason`: why a scan has no feature map."""
     failed = {
         failure["scan"]: failure["reason"]
         for artifact in (preprocess, features)
@@ -105,7 +107,7 @@ def _scans(cohort: CohortTables, preprocess: VolumeSet, features: FeatureStore) 
 
 
 def _made_with(bundle: Bundle, config: PredictConfig) -> dict[str, Any]:
-    """What stands at the top of predictions.json."""
+    """Return the head of predictions.json."""
     return {
         "schema": SCHEMA,
         "made": {
@@ -123,11 +125,11 @@ def _made_with(bundle: Bundle, config: PredictConfig) -> dict[str, Any]:
 
 
 def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *, csv_safe: bool) -> dict[str, str]:
-    """The same content for programs, for tables and for people; returns of whom there is no page, and why."""
+    """Write predictions as JSON, CSV and pages; return the observations without a page, with the reason."""
     out.save(content, patients_csv(content), csv_safe=csv_safe)
     links = out.page_names([patient["observation"] for patient in content["patients"]])
     done = preprocess.scans()
-    unmade: dict[str, str] = {}
+    failed_pages: dict[str, str] = {}
 
     def pages() -> Iterator[tuple[str, str]]:
         for patient in content["patients"]:
@@ -139,24 +141,24 @@ def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *
                 raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one page, the others are written
                 log.debug("the page of %s", patient["observation"], exc_info=error)
-                unmade[patient["observation"]] = f"{type(error).__name__}: {error}"
-                page = missing_page(patient["observation"], unmade[patient["observation"]])
+                failed_pages[patient["observation"]] = f"{type(error).__name__}: {error}"
+                page = missing_page(patient["observation"], failed_pages[patient["observation"]])
             yield links[patient["observation"]], page
 
     out.save_pages(worklist_page(content, links), pages())
-    return unmade
+    return failed_pages
 
 
 def _patient(
-    reader: Predictor, rows: pd.DataFrame, features: FeatureStore, *, role: str, known: bool
+    predictor: Predictor, rows: pd.DataFrame, features: FeatureStore, *, role: str, known: bool
 ) -> dict[str, Any]:
-    """What is said of one observation; only `reason` if nothing can be said."""
-    bundle = reader.bundle
-    learnt = role in ("train", "validation")
-    if learnt and not known:
+    """Predict one observation; return only `reason` if that is not possible."""
+    bundle = predictor.bundle
+    used_in_training = role in ("train", "validation")
+    if used_in_training and not known:
         return {
-            "reason": f"the model knows this patient, by id or by a scan ({role} part); an answer would look better "
-            "than it is. To have it all the same: --predict.known_patients true"
+            "reason": f"the model knows this patient, by id or by a scan ({role} split); a prediction would look "
+            "better than it is. To predict anyway: --predict.known_patients true"
         }
     readable = rows["modality"].isin(bundle.trained) | (rows["reason"] != "")
     why = rows["reason"].where(readable, f"the model has learnt {', '.join(bundle.trained)} only")
@@ -166,25 +168,27 @@ def _patient(
         for row, reason in zip(rows[why != ""].itertuples(), why[why != ""], strict=True)
     ]
     if used.empty:
-        found = "; ".join(f"{scan['scan']}: {scan['reason']}" for scan in unused)
-        return {"reason": f"none of the scans can be used ({found})"}
+        reasons = "; ".join(f"{scan['scan']}: {scan['reason']}" for scan in unused)
+        return {"reason": f"none of the scans can be used ({reasons})"}
     scans = list(zip(used["scan"], used["modality"], strict=True))
-    answer = predict_patient(reader, scans, features.load([name for name, _ in scans]))
-    answered = [{**scan, "used": True, "reason": ""} for scan in answer["scans"]]
+    prediction = predict_patient(predictor, scans, features.load([name for name, _ in scans]))
+    used_scans = [{**scan, "used": True, "reason": ""} for scan in prediction["scans"]]
     nothing = {"contribution": None, "outlier": None}
-    told = "the answer looks better than it is" if learnt else "the error rate is not promised for those"
-    notes = [f"the model knows this patient ({role} part): {told}"] if role else []
-    return {**answer, "scans": answered + [{**nothing, **scan} for scan in unused], "notes": notes}
+    warning = (
+        "the prediction looks better than it is" if used_in_training else "the error rate is not promised for those"
+    )
+    notes = [f"the model knows this patient ({role} split): {warning}"] if role else []
+    return {**prediction, "scans": used_scans + [{**nothing, **scan} for scan in unused], "notes": notes}
 
 
-def _not_registered(answer: dict[str, Any], preprocess: VolumeSet) -> list[str]:
-    """Notes on scans that should have been registered to another one."""
-    records = {scan["scan"]: preprocess.record(scan["scan"]) or {} for scan in answer["scans"] if scan["used"]}
+def _not_registered(prediction: dict[str, Any], preprocess: VolumeSet) -> list[str]:
+    """Return notes on scans whose registration to another scan failed."""
+    records = {scan["scan"]: preprocess.record(scan["scan"]) or {} for scan in prediction["scans"] if scan["used"]}
     return [f"{s} was not registered: {r['not_registered']}" for s, r in records.items() if r.get("not_registered")]
 
 
 def check_settings(settings: Any) -> None:
-    """What can be known in the evening: whether these settings prepare scans as the model needs them.
+    """Check before the run whether these settings prepare scans as the model needs them.
 
     Args:
         settings: of the whole run.
@@ -210,10 +214,10 @@ def check_settings(settings: Any) -> None:
 
 
 def _same_preparation(bundle: Bundle, name: str, made_from: Mapping[str, Any]) -> None:
-    """Feature maps made otherwise than those of training would be read as if they were alike.
+    """Check that feature maps are made as those of training were.
 
     Raises:
-        Refused: version, weights or settings of a stage differ; they are named.
+        PreconditionError: version, weights or settings of a stage differ; the message names them.
     """
     if made_from["version"] != bundle.stage_versions[name]:
         raise PreconditionError(
@@ -223,20 +227,21 @@ def _same_preparation(bundle: Bundle, name: str, made_from: Mapping[str, Any]) -
     if digest(made_from["external"]) != digest(bundle.weights[name]):
         raise PreconditionError(
             f"the model {bundle.name} was trained with other weights in {name} ({shown(bundle.weights[name])}) than "
-            f"were used now ({made_from['outside']}); see {name}.weights"
+            f"were used now ({made_from['external']}); see {name}.weights"
         )
     now, then = made_from["settings"], bundle.settings[name]
     keys = (now.keys() | then.keys()) - {KEPT_BESIDE}
     differing = sorted(key for key in keys if digest(now.get(key)) != digest(then.get(key)))
     if differing:
-        told = ", ".join(f"{name}.{key} = {shown(then.get(key))} (now {now.get(key)})" for key in differing)
+        differences = ", ".join(f"{name}.{key} = {shown(then.get(key))} (now {now.get(key)})" for key in differing)
         raise PreconditionError(
-            f"the model {bundle.name} was trained with {told}; leave that away, and --config, to use the model's own"
+            f"the model {bundle.name} was trained with {differences}; leave these out, and --config, to use those "
+            "of the model"
         )
 
 
 def read_bundle(config: PredictConfig) -> Bundle:
-    """The model.
+    """Read the exported model.
 
     Raises:
         InputError: none is given, it is damaged, or no trusted key has signed it.
@@ -247,19 +252,19 @@ def read_bundle(config: PredictConfig) -> Bundle:
 
 
 def describe_signature(config: PredictConfig) -> str:
-    """Who signed the model, for the log."""
+    """Describe the signature of the model, for the run log."""
     bundle = read_bundle(config)
     if not bundle.signed_by:
-        return f"the model {bundle.name} is not signed: its word is as good as where it comes from"
+        return f"the model {bundle.name} is not signed: trust it only as far as its source"
     trusted = "which is trusted" if config.trusted else "whoever's that is; --trusted KEY.pub would check it"
     return f"the model {bundle.name} is signed by the key {bundle.signed_by}, {trusted}"
 
 
 def check_model(config: PredictConfig) -> None:
-    """The model is there and whole, and its weights are those of a network."""
+    """Check that the model exists and is complete, and that its weights fit the network."""
     read_bundle(config).network()
 
 
 def model_fingerprint(config: PredictConfig) -> Any:
-    """The content of the model."""
+    """Return the fingerprint of the model; None if none is given."""
     return read_bundle(config).fingerprint if config.model is not None else None

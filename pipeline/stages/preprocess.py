@@ -23,17 +23,17 @@ from preprocessing.normalise import PUBLISHED
 
 
 def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> None:
-    """Write a volume in [0, 1], its mask and a QC picture per scan; pictures are kept as they are."""
+    """Write a volume in [0, 1], its mask and a QC picture per scan; copy pictures unchanged."""
     job = preprocess_job(cohort, out, config, runtime)
     each_scan(job, out, runtime)
     for scan in sorted(job.second_pass):
         if reason := (out.record(scan) or {}).get("not_registered"):
-            runtime.note(f"{scan} was not registered, and its brain was found in itself: {reason}")
+            runtime.note(f"{scan} was not registered, and its brain was segmented from the scan itself: {reason}")
     runtime.results |= scan_contents(out, job.keys)
 
 
 def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> ScanJob:
-    """Say what is done to each scan."""
+    """Return the job that preprocesses each scan."""
     limits = Limits(config.largest_extent_mm, config.memory_gb)
     scans = cohort.scans().set_index("scan", drop=False)
     targets = _targets(scans, config)
@@ -41,7 +41,7 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
 
     @functools.cache
     def steps(device: torch.device) -> VolumePipeline:
-        """Set up what volumes go through, at the first of them."""
+        """Set up the pipeline of volumes, at the first volume."""
         return VolumePipeline.ready(
             config.skull_strip_mode,
             device=device,
@@ -52,7 +52,7 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
         )
 
     def source(scan: str) -> Any:
-        """Read the scan as it came, if it is still what was hashed."""
+        """Read the source file of the scan, if it still has the recorded hash."""
         row = scans.loc[scan]
         read = read_picture if row["kind"] == "image" else read_volume
         return read(Path(row["path"]), sha256=row["sha256"], limits=limits)
@@ -74,8 +74,8 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
         image, partner = loaded
         chosen = {"skull_strip": scans.at[scan, "skull_strip"] == "True", "normalise": scans.at[scan, "normalise"]}
         attempts = [
-            Fallback(words, functools.partial(preprocess_volume, steps(device), image, partner, **chosen))
-            for words, device in ((str(runtime.device), runtime.device), ("the CPU", torch.device("cpu")))
+            Fallback(label, functools.partial(preprocess_volume, steps(device), image, partner, **chosen))
+            for label, device in ((str(runtime.device), runtime.device), ("the CPU", torch.device("cpu")))
         ]
         brain = run_with_oom_fallback(f"preprocessing of {scan}", attempts)
         if scan in targets and partner is None:
@@ -95,12 +95,12 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
 
 
 def _targets(scans: pd.DataFrame, config: PreprocessConfig) -> dict[str, str]:
-    """Map scans to the scan of the same observation to register them to, the first where there are several."""
+    """Map scans to the scan of the same observation to register them to, the first if it has several."""
     partners = config.register_to or {}
     first = scans.sort_index().drop_duplicates(["observation", "modality"])  # the index is the scan too
-    there = dict(zip(zip(first["observation"], first["modality"], strict=True), first["scan"], strict=True))
+    first_of = dict(zip(zip(first["observation"], first["modality"], strict=True), first["scan"], strict=True))
     wanted = scans[scans["modality"].isin(partners) & (scans["kind"] == "volume")]
-    pairs = {row.scan: there.get((row.observation, partners[row.modality])) for row in wanted.itertuples()}
+    pairs = {row.scan: first_of.get((row.observation, partners[row.modality])) for row in wanted.itertuples()}
     return {scan: target for scan, target in pairs.items() if target is not None}
 
 
@@ -109,7 +109,7 @@ def _keys(scans: pd.DataFrame, targets: Mapping[str, str], config: PreprocessCon
     settings = {name: value for name, value in result_settings(config).items() if name != "register_to"}
     material = [STAGE.version, settings, STAGE.external_state(config)]
     own = {row.scan: [row.sha256, row.kind, row.skull_strip] for row in scans.itertuples()}
-    for row in scans[~scans["normalise"].isin(["", PUBLISHED])].itertuples():  # else the key is as it ever was
+    for row in scans[~scans["normalise"].isin(["", PUBLISHED])].itertuples():  # else the key is unchanged
         own[row.scan].append(row.normalise)
     partner = {scan: [own[target]] for scan, target in targets.items()}
     return {scan: digest([material, *facts, *partner.get(scan, ())]) for scan, facts in own.items()}

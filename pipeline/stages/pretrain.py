@@ -1,4 +1,4 @@
-"""Step 1: train the universal extractor φ on single scans, one model a repeat."""
+"""Step 1: train the universal extractor φ on single scans, one model per repeat."""
 
 from collections.abc import Callable
 
@@ -25,20 +25,20 @@ def pretrain(
     config: PretrainConfig,
     runtime: Runtime,
 ) -> None:
-    """Fit one φ a repeat on training scans, keep the best validation epoch. Source: HyperMM, section 2.2."""
+    """Fit one φ per repeat on training scans, keep the best validation epoch. Source: HyperMM, section 2.2."""
     repeats = repeats_of(split)
     out.keep_only(repeats)
-    usable = {repeat: data_of_repeat(cohort, split, features, repeat) for repeat in repeats}
+    data = {repeat: data_of_repeat(cohort, split, features, repeat) for repeat in repeats}
     with (
         runtime.progress(len(repeats) * config.epochs, "epoch") as progress,
         features.rows(device=runtime.device, memory_mb=config.memory_mb, folder=out.folder) as feature_maps,
     ):
         for done, repeat in enumerate(repeats, 1):
             if not out.has(repeat, runtime.key):
-                _fit_repeat(usable[repeat], feature_maps, out, config, runtime, repeat, lambda row: progress.advance())
+                _fit_repeat(data[repeat], feature_maps, out, config, runtime, repeat, lambda row: progress.advance())
             progress.advance(done * config.epochs - progress.done)
-    with replacing(out.folder / "curves.svg") as part:
-        part.write_bytes(learning_curves(out.histories()))
+    with replacing(out.folder / "curves.svg") as partial:
+        partial.write_bytes(learning_curves(out.histories()))
     records = {r: out.record(r) or {} for r in repeats}
     runtime.notes += [f"repeat {r}: {n}" for r, record in records.items() for n in record.get("notes", ())]
     runtime.results |= {
@@ -48,7 +48,7 @@ def pretrain(
 
 
 def _fit_repeat(
-    usable: RepeatData,
+    data: RepeatData,
     all_feature_maps: FeatureBuffer,
     out: ExtractorSet,
     config: PretrainConfig,
@@ -56,20 +56,19 @@ def _fit_repeat(
     repeat: int,
     on_epoch: Callable[[object], None],
 ) -> None:
-    if not len(usable.rows("train")):
+    if not len(data.rows("train")):
         raise InputError(f"repeat {repeat} has no training scan left; see failures.csv and split/splits.csv")
-    device, feature_maps, training = runtime.device, all_feature_maps.of(usable.scans["scan"]), config.training(repeat)
+    device, feature_maps, training = runtime.device, all_feature_maps.of(data.scans["scan"]), config.training(repeat)
     channels, height, width = feature_maps.shape
     network = new_extractor(
         config.step,
-        modalities=len(usable.modalities),
+        modalities=len(data.modalities),
         feature_map_shape=(channels, height, width),
-        classes=len(usable.classes),
+        classes=len(data.classes),
         seed=training.seed,
     ).to(device)
     modality, target, train, validation = (
-        tensor.to(device)
-        for tensor in (usable.modality(), usable.target(), usable.rows("train"), usable.rows("validation"))
+        tensor.to(device) for tensor in (data.modality(), data.target(), data.rows("train"), data.rows("validation"))
     )
     scans = Scans(feature_maps, modality, target, train, validation)
     try:
@@ -83,18 +82,18 @@ def _fit_repeat(
     if len(validation) == 0:
         notes.append("no validation scan; the training loss chose the epoch")
     elif len(target[validation].unique()) < 2:
-        notes.append("the validation part has one class only; its loss still chose the epoch")
+        notes.append("the validation split has one class only; its loss still chose the epoch")
     out.save(
         repeat,
         runtime.key,
         network.extractor.state_dict(),
         pd.DataFrame(history.rows),
         {
-            "train_subjects": usable.subjects("train"),
-            "validation_subjects": usable.subjects("validation"),
-            "modalities": usable.modalities,
-            "modalities_trained": sorted(usable.scans.loc[train.cpu().numpy(), "modality"].unique()),
-            "classes": usable.classes,
+            "train_subjects": data.subjects("train"),
+            "validation_subjects": data.subjects("validation"),
+            "modalities": data.modalities,
+            "modalities_trained": sorted(data.scans.loc[train.cpu().numpy(), "modality"].unique()),
+            "classes": data.classes,
             "feature_map_shape": list(feature_maps.shape),
             "best_epoch": history.best_epoch,
             "stopped": history.stopped,

@@ -41,9 +41,7 @@ def report(
     if comparison is not None:
         stages += (baselines,)
     elif baselines.manifest is not None:
-        runtime.note(
-            "the comparison with other methods is of earlier data and not shown; type --stages baselines,report"
-        )
+        runtime.note("the comparison with baselines is of earlier data and not shown; type --stages baselines,report")
     manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
     scans, classes = cohort.scans(), cohort.classes()
     named = scans.set_index("scan")
@@ -66,7 +64,7 @@ def report(
     state["state"] = ["used" if a else "hidden" for a in state["available"]]
     state.loc[state["scan"].isin(failed), "state"] = "failed"
     observed = observations(scans).drop(columns=["session", "split"])
-    for name in observed.columns[3:]:  # covariates come as text; those that are numbers are summed up as numbers
+    for name in observed.columns[3:]:  # covariates are read as text; numeric ones are summarised as numbers
         numbers = pd.to_numeric(observed[name], errors="coerce")
         if numbers.notna().any() and (numbers.notna() | (observed[name] == "")).all():
             observed[name] = numbers
@@ -103,12 +101,12 @@ def report(
             run_note=", ".join(f"{k} {v}" for k, v in machine().items()) + f", device {runtime.device}",
         )
     )
-    with replacing(out.page) as part:
-        part.write_text(page, "utf-8")
+    with replacing(out.page) as partial:
+        partial.write_text(page, "utf-8")
 
 
 def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> Comparison | None:
-    """The comparison with other methods; None while there is none of the data that the rest of the page is about."""
+    """Return the comparison with baselines; None if it was not made from the data of this report."""
     manifest = baselines.manifest
     if manifest is None or any(now.get(name) != seen for name, seen in manifest["made_from"]["inputs"].items()):
         return None
@@ -123,7 +121,7 @@ def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> Comparison | N
 
 
 def _qc_pictures(scans: pd.DataFrame, preprocess: VolumeSet, most: int) -> tuple[tuple[str, bytes], ...]:
-    """The first scans of each modality in turn, those with a picture."""
+    """Return QC pictures of scans, the first of each modality in turn."""
     turn = scans.groupby("modality").cumcount()
     chosen: list[tuple[str, bytes]] = []
     for scan in scans.assign(turn=turn).sort_values("turn", kind="stable")["scan"]:

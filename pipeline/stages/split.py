@@ -1,4 +1,4 @@
-"""Deal the subjects into train, validation and test, once and for all; hide scans if asked to."""
+"""Assign the subjects to train, validation and test, once per workspace; hide scans if requested."""
 
 import pandas as pd
 
@@ -14,10 +14,10 @@ FROZEN_SETTINGS = ("ratio", "repeats", "seed")
 
 
 def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: Runtime) -> None:
-    """Write `splits.csv`, or reuse the one that is there, and `availability.csv`.
+    """Write `splits.csv`, or reuse the existing one, and write `availability.csv`.
 
     Raises:
-        Refused: the splits are frozen with other settings, or damaged, or cannot be made.
+        PreconditionError: the splits are frozen with other settings, or damaged, or cannot be made.
     """
     if not cohort.classes():
         raise PreconditionError(
@@ -41,7 +41,7 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
                 raise PreconditionError(
                     "the splits of this workspace are frozen, and were made with "
                     + ", ".join(f"split.{n} = {made_with[n]} (now {now[n]})" for n in changed)
-                    + ". Put the settings back, name another --workspace, or type --new-splits to deal anew; "
+                    + ". Put the settings back, name another --workspace, or type --new-splits to assign anew; "
                     "figures made with other splits cannot be compared"
                 )
             merged = reconcile(splits, subjects, config)
@@ -52,14 +52,15 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
                 )
             elif merged.new:
                 runtime.note(f"{len(merged.new)} new subjects: {config.new_subjects} ({_names(merged.new)})")
-            if merged.gone:
-                runtime.note(f"{len(merged.gone)} subjects of the splits are no longer there: {_names(merged.gone)}")
+            if merged.missing:
+                names = _names(merged.missing)
+                runtime.note(f"{len(merged.missing)} subjects of the splits are missing from the manifest: {names}")
             if merged.moved:
                 runtime.note(
-                    f"the frozen splits hold, though the manifest moved {_names(merged.moved)} to another part"
+                    f"the frozen splits hold, though the manifest moved {_names(merged.moved)} to another split"
                 )
             splits = merged.splits
-        _say_which_classes_lack(splits, subjects, runtime)
+        _check_classes(splits, subjects, runtime)
         hidden = hide_scans(scans, config.missing, config.seed)
     except PreconditionError:
         raise
@@ -71,17 +72,17 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     out.save_table("availability.csv", hidden.scans, out.AVAILABILITY_COLUMNS)
 
 
-def _say_which_classes_lack(splits: pd.DataFrame, subjects: pd.DataFrame, runtime: Runtime) -> None:
-    """Frozen splits outlive corrected labels; a class may be gone from a part by then."""
+def _check_classes(splits: pd.DataFrame, subjects: pd.DataFrame, runtime: Runtime) -> None:
+    """Check that every split of every repeat has all classes: labels may change after splits are frozen."""
     merged = splits.merge(subjects[["subject", "label"]], on="subject")
-    for (repeat, part), group in merged.groupby(["repeat", "split"]):
+    for (repeat, split_name), group in merged.groupby(["repeat", "split"]):
         lacking = sorted(set(subjects["label"]) - set(group["label"]))
-        if lacking and part == "train":
+        if lacking and split_name == "train":
             raise PreconditionError(
                 f"repeat {repeat} has no training subject of class {', '.join(lacking)}; type --new-splits"
             )
         if lacking:
-            runtime.note(f"repeat {repeat}: the {part} part has no subject of class {', '.join(lacking)}")
+            runtime.note(f"repeat {repeat}: the {split_name} split has no subject of class {', '.join(lacking)}")
 
 
 def _names(subjects: tuple[str, ...], most: int = 10) -> str:

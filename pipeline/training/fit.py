@@ -1,4 +1,4 @@
-"""What training has in common in all stages: the settings of the fit loop."""
+"""Settings of the fit loop, shared by all training stages."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,7 +17,7 @@ class FitConfig(BaseModel):
     batch_size: int = Field(default=Training.batch_size, ge=1, description="scans or observations a step")
     learning_rate: float = Field(default=Training.learning_rate, gt=0, lt=1, description="of Adam")
     weight_decay: float = Field(default=Training.weight_decay, ge=0, description="of Adam, as in the authors' code")
-    seed: int = Field(default=0, ge=0, description="of weights, order and draws; each repeat adds its number")
+    seed: int = Field(default=0, ge=0, description="of weights, order and sampling; each repeat adds its number")
 
     def training(self, repeat: int) -> Training:
         """Return the settings of the fit loop in a repeat."""

@@ -1,4 +1,4 @@
-"""From the predictions of all repeats to `predictions.csv`, `metrics.json` and `subsets.csv`."""
+"""Turn the predictions of all repeats into `predictions.csv`, `metrics.json` and `subsets.csv`."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ ANY, COMPLETE = "any", "complete"
 
 
 def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Every non-empty subset, small ones first; with many modalities only single ones, all but one, and all."""
+    """List every non-empty subset, small ones first; with many modalities only single ones, all but one, and all."""
     sizes = range(1, len(modalities) + 1)
     if 2 ** len(modalities) - 1 > MOST_SUBSETS:
         sizes = sorted({1, len(modalities) - 1, len(modalities)})  # type: ignore[assignment]
@@ -31,7 +31,7 @@ def probabilities_of(classifier: SetClassifier, phi: Rows, sets: Sets) -> Tensor
     """Return the class probabilities of sets (B, K), float64, on the CPU; see `models.hypermm.predict_sets`.
 
     Raises:
-        InputError: a logit is not a finite number, which would become a confident answer.
+        InputError: a logit is not a finite number, which would become a confident prediction.
     """
     try:
         return predict_sets(classifier, phi, sets.groups)
@@ -44,13 +44,13 @@ def probabilities_of(classifier: SetClassifier, phi: Rows, sets: Sets) -> Tensor
 
 
 def readable(frame: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
-    """Class names for numbers."""
+    """Replace class indices by class names."""
     named = frame.assign(truth=[classes[k] for k in frame["truth"]])
     return named.rename(columns={f"p_{k}": f"probability_{name}" for k, name in enumerate(classes)})
 
 
 def as_scored(frame: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
-    """The inverse of `readable`, as `evaluation` wants it."""
+    """Replace class names by class indices, the format of `evaluation`; the inverse of `readable`."""
     numbered = frame.assign(truth=[classes.index(name) for name in frame["truth"]])
     return numbered.rename(columns={f"probability_{name}": f"p_{k}" for k, name in enumerate(classes)})
 
@@ -65,13 +65,15 @@ def metrics_of(
     seed: int,
     note: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The content of `metrics.json`."""
+    """Return the content of `metrics.json`."""
     if test.empty:
         raise InputError("no test subject has a usable scan; see failures.csv and split/splits.csv")
     for repeat in repeats:
         if test.loc[test["repeat"] == repeat, "truth"].nunique() < len(classes):
-            there = sorted({classes[k] for k in test.loc[test["repeat"] == repeat, "truth"]})
-            note(f"repeat {repeat}: the test part holds only {', '.join(there)}; AUC, balanced accuracy are undefined")
+            present = sorted({classes[k] for k in test.loc[test["repeat"] == repeat, "truth"]})
+            note(
+                f"repeat {repeat}: the test split holds only {', '.join(present)}; AUC, balanced accuracy are undefined"
+            )
     options: dict[str, Any] = {"draws": draws, "seed": seed}
     result: dict[str, Any] = {
         "classes": classes,
@@ -97,7 +99,7 @@ def metrics_of(
 def subset_table(
     frames: pd.DataFrame, thresholds: Mapping[int, float] | None, *, draws: int, seed: int
 ) -> pd.DataFrame:
-    """One row a subset of modalities, group of subjects and threshold, with every metric's mean, std and interval."""
+    """Return one row per subset of modalities, group of subjects and threshold: mean, std and interval of metrics."""
     rows = []
     groups = frames.groupby("modalities", sort=False)
     chosen = [(ANY, name, frame) for name, frame in groups]
@@ -109,8 +111,8 @@ def subset_table(
         summary = summarise(frame, thresholds=threshold, draws=draws, seed=seed)
         row: dict[str, Any] = {"modalities": modalities, "subjects": group, "threshold": kind, "n": len(frame)}
         for metric, values in summary.items():
-            for part in ("mean", "std", "low", "high"):
-                value = float(values[part])
-                row[f"{metric}_{part}"] = None if math.isnan(value) else round(value, 6)
+            for statistic in ("mean", "std", "low", "high"):
+                value = float(values[statistic])
+                row[f"{metric}_{statistic}"] = None if math.isnan(value) else round(value, 6)
         rows.append(row)
     return pd.DataFrame(rows)

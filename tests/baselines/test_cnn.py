@@ -83,12 +83,12 @@ def test_uni_cnn_against_numpy_and_step_1() -> None:
 
 @pytest.mark.parametrize("mask", [False, True])
 def test_multi_cnn_against_numpy(mask: bool) -> None:
-    feature_maps, there = torch.randn(5, 3, *SHAPE), torch.rand(5, 3) > 0.5
+    feature_maps, modality_mask = torch.randn(5, 3, *SHAPE), torch.rand(5, 3) > 0.5
     network = MultiCNN(SHAPE, 3, 2, mask=mask)
     maps = [_convolve(network.convolutions[m], feature_maps[:, m].numpy()).reshape(5, -1) for m in range(3)]
-    features = np.hstack([*maps, there.numpy()] if mask else maps)
+    features = np.hstack([*maps, modality_mask.numpy()] if mask else maps)
     np.testing.assert_allclose(
-        network(feature_maps, there).detach().numpy(), _classify(network, features), rtol=1e-4, atol=1e-5
+        network(feature_maps, modality_mask).detach().numpy(), _classify(network, features), rtol=1e-4, atol=1e-5
     )
 
 
@@ -169,10 +169,12 @@ def test_late_fusion_averages_the_modalities_present(planted: Planted) -> None:
     sample = planted(missing=0.5, modalities=3, signal=0.3)
     ours = fit_late_fusion(sample, TRAINING).probabilities(sample).numpy()
     single = [fit_uni_cnn(sample, TRAINING, modality=m).probabilities(sample).numpy() for m in range(3)]
-    there = sample.there.numpy()
-    assert {1, 2} <= set(there.sum(1))
+    modality_mask = sample.modality_mask.numpy()
+    assert {1, 2} <= set(modality_mask.sum(1))
     for i in range(60):
-        np.testing.assert_allclose(ours[i], np.mean([single[m][i] for m in range(3) if there[i, m]], 0), atol=1e-12)
+        np.testing.assert_allclose(
+            ours[i], np.mean([single[m][i] for m in range(3) if modality_mask[i, m]], 0), atol=1e-12
+        )
 
 
 def test_late_fusion_leaves_out_what_cannot_be_fitted(planted: Planted) -> None:
@@ -194,7 +196,7 @@ def _first(sample: Sample, training: Training) -> object:
 
 def test_multi_cnn_takes_complete_observations_only(planted: Planted) -> None:
     sample = _twice(planted(missing=0.3))
-    complete = sample.there.all(1)
+    complete = sample.modality_mask.all(1)
     assert 5 < complete.sum() < 55
     fitted = fit_multi_cnn(sample, TRAINING)
     rows = fitted.probabilities(sample)
@@ -208,7 +210,7 @@ def test_multi_cnn_takes_complete_observations_only(planted: Planted) -> None:
 
 def test_multi_cnn_learns_from_complete_observations_only(planted: Planted) -> None:
     sample, other = planted(missing=0.3), planted(missing=0.3)
-    incomplete = ~other.there.all(1)[other.observation]
+    incomplete = ~other.modality_mask.all(1)[other.observation]
     other.feature_maps[incomplete] = 7.0
     ours, theirs = (fit_multi_cnn(given, TRAINING).network.state_dict() for given in (sample, other))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -20,9 +20,9 @@ Planted = Callable[..., Sample]
 
 METHODS = {method.name: method for method in chosen_baselines(KEYS, ("MRI", "PET"), pictures=False)}
 ANSWERS: dict[str, Callable[[Tensor], Tensor]] = {  # from what is there, (B, M), to whom it answers; others: anybody
-    "Uni-CNN MRI": lambda there: there[:, 0],
-    "Uni-CNN PET": lambda there: there[:, 1],
-    "Multi-CNN": lambda there: there.all(1),
+    "Uni-CNN MRI": lambda modality_mask: modality_mask[:, 0],
+    "Uni-CNN PET": lambda modality_mask: modality_mask[:, 1],
+    "Multi-CNN": lambda modality_mask: modality_mask.all(1),
 }
 WITHOUT_CHANCE = {"linear probes, averaged", "linear set function"}
 QUICK = Training(epochs=8, learning_rate=1e-2, batch_size=8, seed=3)  # long enough that another part stops elsewhere
@@ -56,16 +56,16 @@ def same(one: Tensor, other: Tensor) -> bool:
 @pytest.mark.parametrize("name", METHODS)
 def test_it_answers_whom_it_can_with_probabilities(sample: Sample, name: str) -> None:
     method = METHODS[name]
-    can = ANSWERS.get(name, lambda there: there.any(1))
+    can = ANSWERS.get(name, lambda modality_mask: modality_mask.any(1))
     (fitted, rows), whole = answers(method, sample), prepared(method, sample)
     assert (rows.shape, rows.dtype) == ((24, 2), torch.float64)
     for given in (whole, *(whole.without(whole.modality == m) for m in (0, 1)), whole.without(whole.modality >= 0)):
-        rows, able = fitted.probabilities(given), can(given.there)
+        rows, able = fitted.probabilities(given), can(given.modality_mask)
         assert torch.equal(rows.isnan().all(1), ~able)
         assert torch.equal(rows.isnan().any(1), ~able)
         assert (rows[able] >= 0).all()
         torch.testing.assert_close(rows[able].sum(1), torch.ones(int(able.sum()), dtype=torch.float64))
-    assert 0 < int(can(sample.there).sum()) <= 24 - len(BARE)
+    assert 0 < int(can(sample.modality_mask).sum()) <= 24 - len(BARE)
     assert fitted.parameters > 0
 
 
@@ -108,8 +108,10 @@ TRAINING = Training(epochs=25, learning_rate=3e-3)
 def right(fitted: Fitted, sample: Sample) -> tuple[float, int]:
     """Share of test observations with a decision whose decision is right, and how many have none."""
     rows = fitted.probabilities(sample)[sample.test]
-    there = ~rows.isnan().any(1)
-    return float((rows.argmax(1) == sample.target[sample.test])[there].double().mean()), int((~there).sum())
+    modality_mask = ~rows.isnan().any(1)
+    return float((rows.argmax(1) == sample.target[sample.test])[modality_mask].double().mean()), int(
+        (~modality_mask).sum()
+    )
 
 
 @ON_SUBSETS
@@ -125,7 +127,7 @@ def test_learns_from_any_subset_for_any_subset(planted: Planted, fit: Fit, modal
         only = sample.without(sample.modality != m)
         share, undecided = right(fitted, only)
         assert share >= 0.8
-        assert undecided == int((~only.there[only.test].any(1)).sum())
+        assert undecided == int((~only.modality_mask[only.test].any(1)).sum())
 
 
 @ON_SUBSETS

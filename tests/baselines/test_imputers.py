@@ -40,19 +40,19 @@ def people() -> tuple[Tensor, Tensor]:
     common = torch.randn(30, 1, *SHAPE, generator=generator)
     grid = 3 + common + torch.randn(30, 3, *SHAPE, generator=generator)
     draw = torch.rand(30, 3, generator=generator)
-    there = (draw > 0.4) | (draw == draw.amax(1, keepdim=True))
-    grid[~there] = 0
-    return grid, there
+    modality_mask = (draw > 0.4) | (draw == draw.amax(1, keepdim=True))
+    grid[~modality_mask] = 0
+    return grid, modality_mask
 
 
-def _fill(filler: Filler, grid: Tensor, there: Tensor) -> np.ndarray:
+def _fill(filler: Filler, grid: Tensor, modality_mask: Tensor) -> np.ndarray:
     """What the filler makes of it; real feature maps stay, and gaps are not looked at."""
-    filled = filler.fill(grid, there, torch.arange(len(grid)))
+    filled = filler.fill(grid, modality_mask, torch.arange(len(grid)))
     assert filled.dtype == grid.dtype
-    assert torch.equal(filled[there], grid[there])
+    assert torch.equal(filled[modality_mask], grid[modality_mask])
     strange = grid.clone()
-    strange[~there] = torch.nan
-    assert torch.equal(filler.fill(strange, there, torch.arange(len(grid))), filled)
+    strange[~modality_mask] = torch.nan
+    assert torch.equal(filler.fill(strange, modality_mask, torch.arange(len(grid))), filled)
     return filled.numpy()
 
 
@@ -60,11 +60,13 @@ def _fill(filler: Filler, grid: Tensor, there: Tensor) -> np.ndarray:
 
 
 def test_zero_and_mean(people: tuple[Tensor, Tensor]) -> None:
-    (grid, there), values = people, people[0].numpy()
-    zero, mean = (_fill(impute(grid[:20], there[:20]), grid, there) for impute in (impute_zero, impute_mean))
-    assert (impute_zero(grid, there).mask, impute_mean(grid, there).mask) == (True, False)
+    (grid, modality_mask), values = people, people[0].numpy()
+    zero, mean = (
+        _fill(impute(grid[:20], modality_mask[:20]), grid, modality_mask) for impute in (impute_zero, impute_mean)
+    )
+    assert (impute_zero(grid, modality_mask).mask, impute_mean(grid, modality_mask).mask) == (True, False)
     for m in range(3):
-        gaps = ~there[:, m].numpy()
+        gaps = ~modality_mask[:, m].numpy()
         assert 0 < gaps[:20].sum() < 19
         assert (zero[gaps, m] == 0).all()
         expected = values[:20][~gaps[:20], m].mean(0)
@@ -72,14 +74,14 @@ def test_zero_and_mean(people: tuple[Tensor, Tensor]) -> None:
 
 
 def test_nearest_against_a_loop(people: tuple[Tensor, Tensor]) -> None:
-    (grid, there), values = people, people[0].numpy().astype(np.float64)
-    ours = _fill(impute_nearest(grid[:20], there[:20]), grid, there)
+    (grid, modality_mask), values = people, people[0].numpy().astype(np.float64)
+    ours = _fill(impute_nearest(grid[:20], modality_mask[:20]), grid, modality_mask)
     two_shared = 0
-    for i, m in (~there).nonzero().tolist():
+    for i, m in (~modality_mask).nonzero().tolist():
         best, donor = np.inf, -1
         for t in range(20):
-            shared = [s for s in range(3) if there[i, s] and there[t, s]]
-            if there[t, m] and shared:
+            shared = [s for s in range(3) if modality_mask[i, s] and modality_mask[t, s]]
+            if modality_mask[t, m] and shared:
                 distance = np.mean([(values[i, s] - values[t, s]) ** 2 for s in shared])
                 if distance < best:
                     best, donor = distance, t
@@ -91,37 +93,37 @@ def test_nearest_against_a_loop(people: tuple[Tensor, Tensor]) -> None:
 
 def test_nearest_falls_back_on_the_mean_and_says_so(people: tuple[Tensor, Tensor]) -> None:
     """In training, nobody has 0 and 2: whoever has 0 alone gets the mean of 2; whoever has 0 and 1 a neighbour."""
-    grid, there = people
+    grid, modality_mask = people
     train = torch.tensor([[True, True, False], [False, True, True], [False, True, True], [True, False, False]])
     filler = impute_nearest(grid[:4], train)
     assert filler.notes == (
         "no training observation has both modality 0 and modality 2: "
-        "where only modality 0 could tell, modality 2 is filled with its mean feature map",
+        "where only modality 0 is available, modality 2 is filled with its mean feature map",
         "no training observation has both modality 2 and modality 0: "
-        "where only modality 2 could tell, modality 0 is filled with its mean feature map",
+        "where only modality 2 is available, modality 0 is filled with its mean feature map",
     )
     filled = _fill(filler, grid[4:6], torch.tensor([[True, False, False], [True, True, False]]))
     np.testing.assert_allclose(filled[0, 2], grid[1:3, 2].mean(0).numpy(), rtol=1e-5)
     nearer = 1 + int((grid[1:3, 1] - grid[5, 1]).square().mean((1, 2, 3)).argmin())
     np.testing.assert_array_equal(filled[1, 2], grid[nearer, 2].numpy())
-    assert impute_nearest(grid[:20], there[:20]).notes == ()
+    assert impute_nearest(grid[:20], modality_mask[:20]).notes == ()
 
 
 def test_ridge_against_scikit_learn(people: tuple[Tensor, Tensor]) -> None:
     """A gap is the mean of scikit-learn's primal regressions from every modality present."""
-    (grid, there), values = people, people[0].flatten(2).numpy().astype(np.float64)
-    filler = impute_ridge(grid[:20], there[:20])
+    (grid, modality_mask), values = people, people[0].flatten(2).numpy().astype(np.float64)
+    filler = impute_ridge(grid[:20], modality_mask[:20])
     assert filler.notes == ()
     models = {}
     for (s, m), regression in filler.maps.items():
-        both = (there[:20, s] & there[:20, m]).numpy()
+        both = (modality_mask[:20, s] & modality_mask[:20, m]).numpy()
         assert regression.penalty > 0
         models[s, m] = Ridge(alpha=regression.penalty).fit(values[:20][both, s], values[:20][both, m])
     assert len(models) == 6
-    ours = _fill(filler, grid, there)
+    ours = _fill(filler, grid, modality_mask)
     sources = []
-    for i, m in (~there).nonzero().tolist():
-        present = [s for s in range(3) if there[i, s]]
+    for i, m in (~modality_mask).nonzero().tolist():
+        present = [s for s in range(3) if modality_mask[i, s]]
         expected = np.mean([models[s, m].predict(values[i, s][None])[0] for s in present], 0)
         np.testing.assert_allclose(ours[i, m].ravel(), expected, rtol=1e-4, atol=1e-5)
         sources.append(len(present))
@@ -167,7 +169,7 @@ def test_ridge_falls_back_on_the_mean_and_says_so(people: tuple[Tensor, Tensor])
     filler = impute_ridge(grid[:8], train)
     assert filler.notes == tuple(
         f"1 training observations have both modality {s} and modality {m}, and a regression needs 2: "
-        f"where only modality {s} could tell, modality {m} is filled with its mean feature map"
+        f"where only modality {s} is available, modality {m} is filled with its mean feature map"
         for s, m in ((0, 2), (2, 0))
     )
     filled = _fill(filler, grid[8:10], torch.tensor([[True, False, False], [True, True, False]]))
@@ -205,8 +207,8 @@ def test_learns_a_planted_signal_from_incomplete_observations(
         alone = sample.without(sample.modality != m)
         rows = fitted.probabilities(alone)
         assert rows.dtype == torch.float64
-        assert torch.equal(rows.isnan().all(1), ~alone.there.any(1))
-        assert torch.equal(rows.isnan().any(1), ~alone.there.any(1))
+        assert torch.equal(rows.isnan().all(1), ~alone.modality_mask.any(1))
+        assert torch.equal(rows.isnan().any(1), ~alone.modality_mask.any(1))
 
 
 @pytest.mark.parametrize("name", ["mean", "nearest", "ridge"])
@@ -223,11 +225,11 @@ def test_the_network_is_told_what_is_real(planted: Planted) -> None:
     """With a mask, a feature map that is 0 and one that is missing are told apart; without one they are not."""
     sample = planted(missing=0.5)
     zero = replace(sample, feature_maps=torch.zeros_like(sample.feature_maps))
-    for impute, differs in ((impute_zero, True), (lambda grid, there: ConstantFiller(0 * grid[0]), False)):
+    for impute, differs in ((impute_zero, True), (lambda grid, modality_mask: ConstantFiller(0 * grid[0]), False)):
         fitted = fit_imputed(sample, TRAINING, impute)
         rows = fitted.probabilities(zero)
-        apart = rows - rows[sample.there.all(1)][0]
-        assert bool((apart[~sample.there.all(1)].abs() > 1e-7).any()) == differs
+        apart = rows - rows[sample.modality_mask.all(1)][0]
+        assert bool((apart[~sample.modality_mask.all(1)].abs() > 1e-7).any()) == differs
 
 
 def test_imputer_sees_training_observations_with_scans_only(planted: Planted) -> None:
@@ -235,14 +237,14 @@ def test_imputer_sees_training_observations_with_scans_only(planted: Planted) ->
     sample = sample.without(torch.isin(sample.observation, sample.train[:2]))
     seen = []
 
-    def spy(grid: Tensor, there: Tensor) -> ConstantFiller:
-        seen.append((grid, there))
-        return impute_mean(grid, there)
+    def spy(grid: Tensor, modality_mask: Tensor) -> ConstantFiller:
+        seen.append((grid, modality_mask))
+        return impute_mean(grid, modality_mask)
 
     fit_imputed(sample, TRAINING, spy)
-    ((grid, there),) = seen
+    ((grid, modality_mask),) = seen
     assert torch.equal(grid, sample.grid()[sample.train[2:]])
-    assert torch.equal(there, sample.there[sample.train[2:]])
+    assert torch.equal(modality_mask, sample.modality_mask[sample.train[2:]])
 
 
 def test_notes_come_through(planted: Planted) -> None:
@@ -260,7 +262,7 @@ def test_notes_come_through(planted: Planted) -> None:
 def test_refuses(planted: Planted) -> None:
     sample = planted(observations=20)
     training = torch.isin(sample.observation, sample.train)
-    with pytest.raises(CannotFit, match="modality 1 has no training scan, so nothing says how to fill it"):
+    with pytest.raises(CannotFit, match="modality 1 has no training scan, so it cannot be filled"):
         fit_imputed(sample.without(training & (sample.modality == 1)), TRAINING, impute_mean)
     one = replace(sample, train=sample.train[sample.target[sample.train] == 1])
     with pytest.raises(CannotFit, match="all 6 training observations are of class 1; two classes are needed"):
@@ -272,18 +274,18 @@ def test_refuses(planted: Planted) -> None:
 
 def _table(sample: Sample) -> dict[tuple[int, int], Tensor]:
     generator = torch.Generator().manual_seed(5)
-    return {(i, m): torch.randn(8, 3, 3, generator=generator) for i, m in (~sample.there).nonzero().tolist()}
+    return {(i, m): torch.randn(8, 3, 3, generator=generator) for i, m in (~sample.modality_mask).nonzero().tolist()}
 
 
 def test_table_fills_by_observation_number(planted: Planted) -> None:
     sample = planted(missing=0.5)
     table = _table(sample)
     rows = torch.tensor([41, 3, 17, 22])
-    assert (~sample.there[rows]).any()
-    filled = TableImputer(table).fill(sample.grid()[rows], sample.there[rows], rows)
+    assert (~sample.modality_mask[rows]).any()
+    filled = TableImputer(table).fill(sample.grid()[rows], sample.modality_mask[rows], rows)
     for place, i in enumerate(rows.tolist()):
         for m in range(2):
-            expected = sample.grid()[i, m] if sample.there[i, m] else table[i, m]
+            expected = sample.grid()[i, m] if sample.modality_mask[i, m] else table[i, m]
             assert torch.equal(filled[place, m], expected)
 
 
@@ -293,7 +295,7 @@ def test_table_is_multi_cnn_on_the_completed_sample(planted: Planted, accuracy: 
     hidden = torch.rand(120, generator=torch.Generator().manual_seed(0)) < 0.4
     hidden &= whole.modality == 1
     sample = whole.without(hidden)
-    table = {(i, 1): whole.grid()[i, 1] for i in (~sample.there[:, 1]).nonzero().squeeze(1).tolist()}
+    table = {(i, 1): whole.grid()[i, 1] for i in (~sample.modality_mask[:, 1]).nonzero().squeeze(1).tolist()}
     extra = {(i, 0): torch.full((8, 3, 3), torch.nan) for i in range(60)}
     fitted = fit_imputed(sample, TRAINING, TableImputer(table | extra))
     plain = fit_multi_cnn(whole, TRAINING)
@@ -326,5 +328,5 @@ def test_table_asks_for_what_it_needs(planted: Planted) -> None:
 def test_table_of_another_shape(planted: Planted) -> None:
     sample = planted(missing=0.5)
     table = {key: feature_map[:4] for key, feature_map in _table(sample).items()}
-    with pytest.raises(ValueError, match=r"the imputed feature map has shape \(4, 3, 3\); expected \(8, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"feature map of shape \(4, 3, 3\); expected \(8, 3, 3\)"):
         fit_imputed(sample, TRAINING, TableImputer(table))

@@ -101,8 +101,8 @@ def test_learns_a_planted_signal_from_any_subset(
         alone = sample.without(sample.modality != m)
         rows = fitted.probabilities(alone)
         assert (rows.shape, rows.dtype) == ((60, classes), torch.float64)
-        assert torch.equal(rows.isnan().any(1), ~alone.there.any(1))
-        kept = alone.there.any(1)[sample.test]
+        assert torch.equal(rows.isnan().any(1), ~alone.modality_mask.any(1))
+        kept = alone.modality_mask.any(1)[sample.test]
         right = rows[sample.test].argmax(1) == sample.target[sample.test]
         assert float(right[kept].double().mean()) >= 0.75
 

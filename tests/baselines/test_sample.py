@@ -47,13 +47,13 @@ def test_grid_and_there_against_a_loop(sample: Sample) -> None:
     assert {1, 2, 3} <= sizes  # else there is nothing to average
     assert len(members) < 33  # else nothing is missing
     expected = np.zeros((12, 3, *SHAPE), np.float32)
-    there = np.zeros((12, 3), bool)
+    modality_mask = np.zeros((12, 3), bool)
     for (i, m), scans in members.items():
-        expected[i, m], there[i, m] = feature_maps[scans].mean(0), True
+        expected[i, m], modality_mask[i, m] = feature_maps[scans].mean(0), True
     np.testing.assert_allclose(sample.grid().numpy(), expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(sample.there.numpy(), there)
+    np.testing.assert_array_equal(sample.modality_mask.numpy(), modality_mask)
     assert sample.grid().dtype == torch.float32
-    assert not sample.there[5].any()
+    assert not sample.modality_mask[5].any()
 
 
 def test_scans_of_in_the_order_of_the_feature_maps(sample: Sample) -> None:
@@ -109,11 +109,11 @@ def test_without_takes_away_scans_and_keeps_numbers(sample: Sample) -> None:
         assert torch.equal(getattr(left, name), getattr(sample, name)[kept]), name
     for name in ("target", "train", "validation", "test"):
         assert getattr(left, name) is getattr(sample, name)
-    expected = sample.there.clone()
+    expected = sample.modality_mask.clone()
     expected[:, 1], expected[4] = False, False
-    assert torch.equal(left.there, expected)
+    assert torch.equal(left.modality_mask, expected)
     nothing = sample.without(torch.ones_like(hidden))
-    assert not nothing.there.any()
+    assert not nothing.modality_mask.any()
     assert (nothing.grid() == 0).all()
     assert nothing.grid().shape == (12, 3, *SHAPE)
 
@@ -128,7 +128,7 @@ def test_planted_parts_classes_and_scale(planted: Callable[..., Sample]) -> None
     assert together.sort().values.equal(torch.arange(50))
     for part in (sample.train, sample.validation, sample.test):
         assert sample.target[part].bincount(minlength=2).tolist() == [len(part) / 2] * 2
-    assert sample.there.all()
+    assert sample.modality_mask.all()
     assert torch.equal(
         sample.feature_maps, planted(observations=50, modalities=3, classes=2, feature_map=(4, 2, 2)).feature_maps
     )
@@ -145,10 +145,10 @@ def test_planted_parts_classes_and_scale(planted: Callable[..., Sample]) -> None
 
 @pytest.mark.parametrize("missing", [0.3, 0.9])
 def test_planted_missing_scans(planted: Callable[..., Sample], missing: float) -> None:
-    there = planted(observations=400, modalities=3, missing=missing, feature_map=(1, 1, 1)).there
-    assert there.any(1).all()
+    modality_mask = planted(observations=400, modalities=3, missing=missing, feature_map=(1, 1, 1)).modality_mask
+    assert modality_mask.any(1).all()
     # The scan with the largest draw always stays: (1 - q) plus the chance that all three are below q, over three.
-    assert float(there.float().mean()) == pytest.approx(1 - missing + missing**3 / 3, abs=0.04)
+    assert float(modality_mask.float().mean()) == pytest.approx(1 - missing + missing**3 / 3, abs=0.04)
 
 
 def test_planted_signal(planted: Callable[..., Sample]) -> None:

@@ -18,21 +18,21 @@ def _features(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Shared and specific features of 9 observations with 1 to 4 modalities, 5 numbers each."""
     generator = torch.Generator().manual_seed(seed)
     shared, specific = torch.randn(2, 9, 4, 5, generator=generator)
-    there = torch.rand(9, 4, generator=generator) < 0.6
-    there[torch.arange(9), torch.arange(9) % 4] = True
-    there[0], there[1] = True, torch.tensor([False, True, False, False])
-    return shared, specific, there
+    modality_mask = torch.rand(9, 4, generator=generator) < 0.6
+    modality_mask[torch.arange(9), torch.arange(9) % 4] = True
+    modality_mask[0], modality_mask[1] = True, torch.tensor([False, True, False, False])
+    return shared, specific, modality_mask
 
 
 def test_fusion_and_what_stands_in_are_loops_in_numpy() -> None:
-    shared, specific, there = _features()
+    shared, specific, modality_mask = _features()
     torch.manual_seed(0)
     network = ShaSpec(4, (8, 3, 3), 2, features=5, narrow=2)
-    ours = network.fuse(shared, specific, there).detach().numpy()
+    ours = network.fuse(shared, specific, modality_mask).detach().numpy()
     weight, bias = (x.detach().numpy() for x in network.project.parameters())
     r, s = shared.numpy(), specific.numpy()
     for b in range(9):
-        present = [m for m in range(4) if there[b, m]]
+        present = [m for m in range(4) if modality_mask[b, m]]
         for m in range(4):
             if m in present:
                 expected = r[b, m] + weight @ np.concatenate([r[b, m], s[b, m]]) + bias
@@ -43,15 +43,15 @@ def test_fusion_and_what_stands_in_are_loops_in_numpy() -> None:
 
 def test_missing_feature_maps_have_no_influence() -> None:
     torch.manual_seed(0)
-    network, there = ShaSpec(4, (8, 3, 3), 3), _features()[2]
+    network, modality_mask = ShaSpec(4, (8, 3, 3), 3), _features()[2]
     torch.nn.init.normal_(network.classifier.weight)
     grid = torch.randn(9, 4, 8, 3, 3)
-    logits, r, s = network(grid, there)
+    logits, r, s = network(grid, modality_mask)
     assert logits.shape == (9, 3)
     assert r.shape == s.shape == (9, 4, 64)
-    spoilt = torch.where(there.view(9, 4, 1, 1, 1), grid, torch.nan)
-    torch.testing.assert_close(network(spoilt, there)[0], logits)
-    alone = torch.cat([network(grid[b : b + 1], there[b : b + 1])[0] for b in range(9)])
+    spoilt = torch.where(modality_mask.view(9, 4, 1, 1, 1), grid, torch.nan)
+    torch.testing.assert_close(network(spoilt, modality_mask)[0], logits)
+    alone = torch.cat([network(grid[b : b + 1], modality_mask[b : b + 1])[0] for b in range(9)])
     torch.testing.assert_close(alone, logits, atol=1e-4, rtol=1e-4)
 
 
@@ -66,10 +66,10 @@ def test_encoders_are_shared_and_specific() -> None:
 
 
 def test_alignment_is_a_loop_over_pairs() -> None:
-    shared, _, there = _features()
-    ours, shared = alignment(shared, there), shared.numpy()
+    shared, _, modality_mask = _features()
+    ours, shared = alignment(shared, modality_mask), shared.numpy()
     for b in range(9):
-        present = [m for m in range(4) if there[b, m]]
+        present = [m for m in range(4) if modality_mask[b, m]]
         pairs = [(i, j) for i in present for j in present if i < j]
         expected = np.mean([np.abs(shared[b, i] - shared[b, j]).mean() for i, j in pairs]) if pairs else 0.0
         assert ours[b].item() == pytest.approx(float(expected), abs=1e-6)
@@ -78,17 +78,17 @@ def test_alignment_is_a_loop_over_pairs() -> None:
 
 
 def test_hiding_leaves_every_number_as_often_and_never_none() -> None:
-    there = _features()[2].repeat(500, 1)
+    modality_mask = _features()[2].repeat(500, 1)
     generator = torch.Generator().manual_seed(0)
-    seen = hide_some(there, 1.0, generator)
-    assert not (seen & ~there).any()
+    seen = hide_some(modality_mask, 1.0, generator)
+    assert not (seen & ~modality_mask).any()
     assert seen.any(1).all()
-    full = there.all(1)
+    full = modality_mask.all(1)
     sizes = seen[full].sum(1).bincount(minlength=5)[1:] / full.sum()
     np.testing.assert_allclose(sizes, 0.25, atol=0.06)
     np.testing.assert_allclose(seen[full].double().mean(0), 2.5 / 4, atol=0.06)  # no modality is preferred
-    assert torch.equal(hide_some(there, 0.0, generator), there)
-    touched = (hide_some(there, 0.5, generator)[full] != there[full]).any(1).double().mean().item()
+    assert torch.equal(hide_some(modality_mask, 0.0, generator), modality_mask)
+    touched = (hide_some(modality_mask, 0.5, generator)[full] != modality_mask[full]).any(1).double().mean().item()
     assert touched == pytest.approx(0.5 * 3 / 4, abs=0.06)
 
 
@@ -100,7 +100,7 @@ def test_validation_loss_is_the_one_described(planted: Callable) -> None:
     parts = {"ce": 0.0, "alignment": 0.0, "domain": 0.0}
     with torch.no_grad():
         for b in sample.validation.tolist():
-            present = sample.there[b].nonzero().flatten().tolist()
+            present = sample.modality_mask[b].nonzero().flatten().tolist()
             r = {m: network.shared(grid[b, m][None])[0] for m in present}
             s = {m: network.specific[m](grid[b, m][None])[0] for m in present}
             mean = sum(r.values()) / len(present)
@@ -123,8 +123,8 @@ def test_auxiliary_losses_do_what_they_are_for(planted: Callable) -> None:
     for weight in (0.0, 1.0):
         fitted = fit_shaspec(sample, replace(TRAINING, patience=100), alpha=weight, beta=weight)
         with torch.no_grad():
-            _, r, s = fitted.network(sample.grid()[sample.test], sample.there[sample.test])
-            gap = alignment(r, sample.there[sample.test]).mean()
+            _, r, s = fitted.network(sample.grid()[sample.test], sample.modality_mask[sample.test])
+            gap = alignment(r, sample.modality_mask[sample.test]).mean()
             told = fitted.network.domain(s).argmax(2) == torch.arange(2)
         lasts.append((gap.item(), told.double().mean().item()))
     assert lasts[1][0] < 0.3 * lasts[0][0]

@@ -20,18 +20,18 @@ def _experts(seed: int = 0, rows: int = 9, experts: int = 4, latent: int = 5) ->
     """Means, log-variances, and which there are: at least one a row."""
     generator = torch.Generator().manual_seed(seed)
     mu, logvar = torch.randn(2, rows, experts, latent, generator=generator, dtype=torch.float64) * 2
-    there = torch.rand(rows, experts, generator=generator) < 0.6
-    there[torch.arange(rows), torch.arange(rows) % experts] = True
-    return mu, logvar, there
+    modality_mask = torch.rand(rows, experts, generator=generator) < 0.6
+    modality_mask[torch.arange(rows), torch.arange(rows) % experts] = True
+    return mu, logvar, modality_mask
 
 
 @pytest.mark.parametrize("prior", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_product_is_the_one_in_numpy(seed: int, prior: bool) -> None:
-    mu, logvar, there = _experts(seed)
-    joint_mu, joint_logvar = product_of_experts(mu, logvar, there, prior=prior)
+    mu, logvar, modality_mask = _experts(seed)
+    joint_mu, joint_logvar = product_of_experts(mu, logvar, modality_mask, prior=prior)
     for row in range(len(mu)):
-        means, variances = mu[row][there[row]].numpy(), np.exp(logvar[row][there[row]].numpy())
+        means, variances = mu[row][modality_mask[row]].numpy(), np.exp(logvar[row][modality_mask[row]].numpy())
         if prior:
             means, variances = np.vstack([means, np.zeros(5)]), np.vstack([variances, np.ones(5)])
         variance = 1 / (1 / variances).sum(0)
@@ -40,11 +40,11 @@ def test_product_is_the_one_in_numpy(seed: int, prior: bool) -> None:
 
 
 def test_density_is_proportional_to_the_product() -> None:
-    mu, logvar, there = _experts()
-    joint_mu, joint_logvar = product_of_experts(mu, logvar, there)
+    mu, logvar, modality_mask = _experts()
+    joint_mu, joint_logvar = product_of_experts(mu, logvar, modality_mask)
     joint = Normal(joint_mu, (0.5 * joint_logvar).exp())
     points = torch.linspace(-3, 3, 7, dtype=torch.float64).view(-1, 1, 1)
-    each = Normal(mu, (0.5 * logvar).exp()).log_prob(points.unsqueeze(3)) * there.unsqueeze(2)
+    each = Normal(mu, (0.5 * logvar).exp()).log_prob(points.unsqueeze(3)) * modality_mask.unsqueeze(2)
     product = each.sum(2) + Normal(0.0, 1.0).log_prob(points)
     ratio = joint.log_prob(points) - product
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
@@ -62,31 +62,31 @@ def test_one_expert_without_prior_is_that_expert() -> None:
 
 @pytest.mark.parametrize("prior", [True, False])
 def test_no_order_and_nothing_from_missing_experts(prior: bool) -> None:
-    mu, logvar, there = _experts()
-    expected = product_of_experts(mu, logvar, there, prior=prior)
+    mu, logvar, modality_mask = _experts()
+    expected = product_of_experts(mu, logvar, modality_mask, prior=prior)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(
-        product_of_experts(mu[:, order], logvar[:, order], there[:, order], prior=prior), expected
+        product_of_experts(mu[:, order], logvar[:, order], modality_mask[:, order], prior=prior), expected
     )
     for wrong in (torch.nan, 1e6, -1e6):
-        spoilt = [x.masked_fill(~there.unsqueeze(2), wrong).requires_grad_() for x in (mu, logvar)]
-        ours = product_of_experts(*spoilt, there, prior=prior)
+        spoilt = [x.masked_fill(~modality_mask.unsqueeze(2), wrong).requires_grad_() for x in (mu, logvar)]
+        ours = product_of_experts(*spoilt, modality_mask, prior=prior)
         torch.testing.assert_close(ours, expected)
         (ours[0].sum() + ours[1].sum()).backward()
         for x in spoilt:
             assert x.grad.isfinite().all()
-            assert (x.grad[~there] == 0).all()
-            assert (x.grad[there] != 0).any()
+            assert (x.grad[~modality_mask] == 0).all()
+            assert (x.grad[modality_mask] != 0).any()
 
 
 def test_nobody_there() -> None:
-    mu, logvar, there = _experts()
-    there[3] = False
-    joint_mu, joint_logvar = product_of_experts(mu, logvar, there)
+    mu, logvar, modality_mask = _experts()
+    modality_mask[3] = False
+    joint_mu, joint_logvar = product_of_experts(mu, logvar, modality_mask)
     assert (joint_mu[3] == 0).all()
     assert (joint_logvar[3] == 0).all()
     with pytest.raises(ValueError, match="row 3 has no expert and the prior is off; give it one expert"):
-        product_of_experts(mu, logvar, there, prior=False)
+        product_of_experts(mu, logvar, modality_mask, prior=False)
 
 
 def test_extreme_variances_stay_finite() -> None:
@@ -113,12 +113,12 @@ def test_draws_have_mean_variance_and_gradient() -> None:
 
 
 def test_terms_are_the_whole_each_alone_and_some_between() -> None:
-    there = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 1, 1, 0, 1]]).bool()
+    modality_mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 1, 1, 0, 1]]).bool()
     generator, seen = torch.Generator().manual_seed(0), [set(), set(), set(), set()]
     for _ in range(200):
-        owner, subset = elbo_terms(there, 2, generator)
+        owner, subset = elbo_terms(modality_mask, 2, generator)
         for row in range(4):
-            whole = frozenset(there[row].nonzero().flatten().tolist())
+            whole = frozenset(modality_mask[row].nonzero().flatten().tolist())
             mine = [frozenset(s.nonzero().flatten().tolist()) for s in subset[owner == row]]
             always = [whole] if len(whole) == 1 else [whole, *(frozenset({m}) for m in sorted(whole))]
             assert mine[: len(always)] == always
@@ -129,18 +129,18 @@ def test_terms_are_the_whole_each_alone_and_some_between() -> None:
         for whole, sizes in (((0, 1, 2, 3, 4), (2, 3, 4)), ((), ()), ((), ()), ((1, 2, 4), (2,)))
     ]
     assert seen == between  # every subset in between turns up, and no other
-    assert len(elbo_terms(there, 0, generator)[0]) == 6 + 3 + 1 + 4
+    assert len(elbo_terms(modality_mask, 0, generator)[0]) == 6 + 3 + 1 + 4
 
 
 def test_validation_loss_is_the_one_described(planted: Callable) -> None:
     """Observation by observation, with the network's own parts, at the mean of the latent."""
     sample = planted(missing=0.4, seed=2)
     fitted = fit_multi_vae(sample, SHORT, latent=6, narrow=4, beta=0.5)
-    network, grid, there = fitted.network, sample.grid(), sample.there
+    network, grid, modality_mask = fitted.network, sample.grid(), sample.modality_mask
     parts = {"mse": 0.0, "kl": 0.0, "ce": 0.0}
     with torch.no_grad():
         for b in sample.validation.tolist():
-            present = there[b].nonzero().flatten().tolist()
+            present = modality_mask[b].nonzero().flatten().tolist()
             outputs = [network.encoders[m](grid[b, m][None])[0] for m in present]
             precisions = [torch.exp(-output[6:]) for output in outputs]
             variance = 1 / (1 + sum(precisions))

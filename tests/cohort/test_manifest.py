@@ -100,7 +100,7 @@ def test_a_header_alone_is_a_table_without_rows(tmp_path: Path) -> None:
         (b"PK\x03\x04\x14\x00\x06\x00\xff\xfe", "not UTF-8 text"),
         (b"s\0u\0b\0", "is not text"),
         (b"a,b\n1,2,3\n1,2\n1,2,,4\n", "row 2: has 3 cells under 2 columns.*\n.*row 4: has 4 cells"),
-        (b"a,b,a\n", "column 'a' is there twice"),
+        (b"a,b,a\n", "column 'a' is duplicated"),
         (b'a,b\n1,"2\n3,4\n', "quotation marks do not match"),
     ],
 )
@@ -149,14 +149,14 @@ def test_rows_follow_the_manifest_and_its_blank_lines(cohort: pd.DataFrame, tmp_
 def test_without_a_label_column_nothing_is_learnt_and_files_may_lack(cohort: pd.DataFrame, tmp_path: Path) -> None:
     """A night of predictions: no class is known, one class is enough, a scan that is gone does not stop the others."""
     (tmp_path / "s1_PET.nii.gz").unlink()
-    tonight = cohort.drop(columns="diagnosis")
-    scans = check(tonight, tmp_path, smallest_class=3, label=None)
+    worklist = cohort.drop(columns="diagnosis")
+    scans = check(worklist, tmp_path, smallest_class=3, label=None)
     assert set(scans["label"]) == {""}
     assert class_names(scans["label"], None) == ()
     expected = check(on_disk(tmp_path, cohort), tmp_path)
     pd.testing.assert_frame_equal(scans.drop(columns="label"), expected.drop(columns="label"))
     pd.testing.assert_frame_equal(check(cohort, tmp_path, label=None), scans)  # a column of that name is not read
-    assert problems(tonight.assign(modality="CT"), tmp_path, label=None)
+    assert problems(worklist.assign(modality="CT"), tmp_path, label=None)
 
 
 def test_spaces_around_cells_and_header_do_not_matter(cohort: pd.DataFrame, tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_ids_do_not_change_when_other_patients_join(cohort: pd.DataFrame, tmp_pa
 
 def test_split_is_read_in_any_spelling(cohort: pd.DataFrame, tmp_path: Path) -> None:
     given = {"s0": "train", "s1": "Val", "s2": "TEST", "s3": "train", "s4": "valid", "s5": "test"}
-    parts = check(cohort.assign(split=cohort["subject"].map(given)), tmp_path)["split"]
-    assert parts.tolist()[::2] == ["train", "validation", "test", "train", "validation", "test"]
+    splits = check(cohort.assign(split=cohort["subject"].map(given)), tmp_path)["split"]
+    assert splits.tolist()[::2] == ["train", "validation", "test", "train", "validation", "test"]
 
 
 @pytest.mark.parametrize(
@@ -299,8 +299,8 @@ def test_one_wrong_cell_is_one_problem(
     cohort: pd.DataFrame, tmp_path: Path, row: int, column: str, value: str, message: str
 ) -> None:
     cohort.loc[row, column] = value
-    (found,) = problems(cohort, tmp_path)
-    assert re.fullmatch(message, found) or found.startswith(message)
+    (listed,) = problems(cohort, tmp_path)
+    assert re.fullmatch(message, listed) or listed.startswith(message)
 
 
 def test_everything_wrong_is_reported_at_once(cohort: pd.DataFrame, tmp_path: Path) -> None:
@@ -316,16 +316,16 @@ def test_everything_wrong_is_reported_at_once(cohort: pd.DataFrame, tmp_path: Pa
 def test_a_long_list_is_cut_and_counted(cohort: pd.DataFrame, tmp_path: Path) -> None:
     many = pd.concat([cohort] * 4, ignore_index=True)
     many["path"] = [f"gone{i}" for i in range(len(many))]
-    found = problems(many, tmp_path)
-    assert len(found) == 21
-    assert found[20] == "… and 28 more like this"
+    listed = problems(many, tmp_path)
+    assert len(listed) == 21
+    assert listed[20] == "… and 28 more like this"
 
 
 def test_a_repeated_row_and_a_link_to_a_used_file(cohort: pd.DataFrame, tmp_path: Path) -> None:
     os.symlink(tmp_path / "s1_PET.nii.gz", tmp_path / "link.nii.gz")
     more = rows_of("s0,MRI,./s0_MRI.nii.gz,AD", "s0,MRI,link.nii.gz,AD")
-    found = problems(pd.concat([cohort, more], ignore_index=True), tmp_path)
-    assert found == ("row 14: repeats row 2", f"row 15: {tmp_path}/link.nii.gz is used in row 5 already")
+    listed = problems(pd.concat([cohort, more], ignore_index=True), tmp_path)
+    assert listed == ("row 14: repeats row 2", f"row 15: {tmp_path}/link.nii.gz is used in row 5 already")
 
 
 def test_labels_that_differ_only_in_case_or_spaces(cohort: pd.DataFrame, tmp_path: Path) -> None:
@@ -350,8 +350,8 @@ def test_a_class_of_former_sessions_only_has_no_subjects(cohort: pd.DataFrame, t
     later = on_disk(tmp_path, cohort[:2].assign(session="ses-10", path=["x", "y"]))
     first = cohort.assign(session="ses-2")
     first.loc[[0, 1], "diagnosis"] = "MCI"
-    (found,) = problems(pd.concat([later, first], ignore_index=True), tmp_path)
-    assert found == "class 'MCI' has too few subjects: 0 found (by their last session), 1 needed"
+    (listed,) = problems(pd.concat([later, first], ignore_index=True), tmp_path)
+    assert listed == "class 'MCI' has too few subjects: 0 found (by their last session), 1 needed"
 
 
 def test_positive_must_be_a_label(cohort: pd.DataFrame, tmp_path: Path) -> None:
@@ -366,14 +366,14 @@ def test_no_scan_leaves_the_data_root(cohort: pd.DataFrame, tmp_path: Path) -> N
     on_disk(tmp_path, cohort)
     (root / "s0_PET.nii.gz").unlink()
     (root / "s0_PET.nii.gz").symlink_to(tmp_path / "s0_PET.nii.gz")
-    found = problems(inside, root, data_root=root)
-    assert [line.split(":")[0] for line in found] == ["row 2", "row 3"]
-    assert all(line.endswith(f"lies outside of data_root {root}") for line in found)
+    listed = problems(inside, root, data_root=root)
+    assert [line.split(":")[0] for line in listed] == ["row 2", "row 3"]
+    assert all(line.endswith(f"lies outside of data_root {root}") for line in listed)
 
 
 def test_split_column(cohort: pd.DataFrame, tmp_path: Path) -> None:
-    parts = {"s0": "train", "s1": "validation", "s2": "test", "s3": "train", "s4": "validation", "s5": "test"}
-    split = cohort.assign(split=cohort["subject"].map(parts))
+    splits = {"s0": "train", "s1": "validation", "s2": "test", "s3": "train", "s4": "validation", "s5": "test"}
+    split = cohort.assign(split=cohort["subject"].map(splits))
     assert problems(split.assign(split=split["split"].replace("test", "tset")), tmp_path)[0] == (
         "row 6: split 'tset' is unknown (did you mean 'test'?)"
     )

@@ -33,7 +33,7 @@ def counts(splits: pd.DataFrame, repeat: int = 1) -> dict[str, list[int]]:
     """Subjects in train, validation and test of each class, the class read from the subject's name."""
     rows = splits[splits["repeat"] == repeat]
     seen = Counter(zip(rows["subject"].str[0], rows["split"], strict=True))
-    return {label: [seen[label, part] for part in SPLITS] for label in sorted(set(rows["subject"].str[0]))}
+    return {label: [seen[label, split] for split in SPLITS] for label in sorted(set(rows["subject"].str[0]))}
 
 
 # --- the deal --------------------------------------------------------------------------------------------------------
@@ -73,9 +73,9 @@ def test_each_class_is_rounded_to_a_neighbour_and_the_total_to_within_one(seed: 
 def test_a_class_alone_gets_the_largest_remainders(size: int) -> None:
     quota = [size * 6 / 10, size / 10, size * 3 / 10]
     expected = [math.floor(round(share, 9)) for share in quota]
-    by_remainder = sorted(range(3), key=lambda part: round(expected[part] - quota[part], 9))
-    for part in by_remainder[: size - sum(expected)]:
-        expected[part] += 1
+    by_remainder = sorted(range(3), key=lambda split: round(expected[split] - quota[split], 9))
+    for split in by_remainder[: size - sum(expected)]:
+        expected[split] += 1
     assert counts(make_splits(cohort(size), SplitConfig(repeats=1)))["a"] == expected
 
 
@@ -170,7 +170,7 @@ def test_frozen_rows_never_change(policy: str) -> None:
     result = reconcile(frozen, today, SplitConfig(new_subjects=policy, seed=9, ratio=(1, 1, 1), repeats=7))
     pd.testing.assert_frame_equal(result.splits[: len(frozen)], frozen)
     assert result.new == ("a020", "a021", "a022", "a023", "b030", "b031", "b032")
-    assert result.gone == ("a000", "a001")
+    assert result.missing == ("a000", "a001")
     assert result.moved == ()
     added = result.splits[len(frozen) :]
     assert len(added) == (0 if policy == "leave_out" else 3 * 7)
@@ -191,8 +191,8 @@ def test_new_subjects_are_dealt_so_that_the_ratio_is_kept() -> None:
     frozen = make_splits(cohort(20, 30), config)
     result = reconcile(frozen, cohort(60, 50), config)
     assert counts(result.splits) == {"a": [36, 6, 18], "b": [30, 5, 15]}
-    dealt = [tuple(result.splits.query("repeat == @r")["split"][-60:]) for r in (1, 2, 3)]
-    assert len(set(dealt)) == 3
+    assigned = [tuple(result.splits.query("repeat == @r")["split"][-60:]) for r in (1, 2, 3)]
+    assert len(set(assigned)) == 3
     one_by_one = frozen
     for size in range(21, 61):
         one_by_one = reconcile(one_by_one, cohort(size, 30), config).splits
@@ -219,12 +219,12 @@ def test_a_part_the_manifest_gives_is_dealt_to_new_subjects_and_noted_for_old_on
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda table: table.drop(columns=["split", "repeat"]), "no column repeat or part"),
+        (lambda table: table.drop(columns=["split", "repeat"]), "no column repeat or split"),
         (lambda table: table[:0], "no rows"),
         (lambda table: table.assign(repeat=table["repeat"] - 1), "repeat is not a whole number counted from 1"),
         (lambda table: table.assign(repeat=table["repeat"].astype(str)), "repeat is not a whole number"),
         (lambda table: table.assign(subject=7), "read the column as text"),
-        (lambda table: table.assign(split="Train"), "part 'Train' is none of train, validation, test"),
+        (lambda table: table.assign(split="Train"), "split 'Train' is none of train, validation, test"),
         (lambda table: pd.concat([table, table[:1]]), "subject 'a000' is twice in repeat 1"),
         (lambda table: table[:-1], "repeat 3 lacks 'b003'"),
         (lambda table: table[table["repeat"] != 2], "repeat 2 lacks 'a000', 'a001', 'a002' and 4 more"),
@@ -243,7 +243,7 @@ def test_damaged_tables_are_found(damage: Callable[[pd.DataFrame], pd.DataFrame]
 def test_leaked_names_the_test_subjects_that_were_seen() -> None:
     splits = make_splits(cohort(10, 10), SplitConfig())
     held_out = splits.query("repeat == 2 and split == 'test'")["subject"].tolist()
-    others = splits.query("repeat == 2 and part != 'test'")["subject"].tolist()
+    others = splits.query("repeat == 2 and split != 'test'")["subject"].tolist()
     assert leaked(others, splits, 2) == ()
     assert leaked([*others, held_out[1], held_out[0], "stranger"], splits, 2) == tuple(sorted(held_out[:2]))
     with pytest.raises(ValueError, match=r"no repeat 4 in the splits, only \[1, 2, 3\]"):

@@ -65,8 +65,8 @@ def test_the_manifest_has_a_row_for_every_picture():
     assert pictures["path"].is_unique
     assert pictures["path"].iloc[0] == f"bio-001_{pictures['modality'].iloc[0]}_01.png"
     for modality in MAGNIFICATIONS:
-        found = pictures[pictures["modality"] == modality].groupby("subject").size().reindex(subjects.index)
-        np.testing.assert_array_equal(found.fillna(0), subjects[f"pictures_{modality}"])
+        counts = pictures[pictures["modality"] == modality].groupby("subject").size().reindex(subjects.index)
+        np.testing.assert_array_equal(counts.fillna(0), subjects[f"pictures_{modality}"])
     assert (pictures["tumour"] == pictures["subject"].map(subjects["tumour"])).all()
 
 
@@ -76,9 +76,9 @@ def test_a_tumour_moves_one_property_at_each_magnification_and_leaves_the_patien
     side = np.where(table["tumour"] == "malignant", 0.5, -0.5)
     for level, modality in enumerate(MAGNIFICATIONS):
         here = table["modality"] == modality
-        for place, name in enumerate(PROPERTIES):
+        for index, name in enumerate(PROPERTIES):
             added = (table[f"{name}_x"] - table[f"{name}_y"])[here]
-            expected = side[here] if place == level else np.zeros(here.sum())
+            expected = side[here] if index == level else np.zeros(here.sum())
             inside = table.loc[here, f"{name}_x"].abs() < 2.5  # values are cut there
             np.testing.assert_allclose(added[inside], expected[inside], atol=1e-5)
 
@@ -126,8 +126,8 @@ def test_every_property_can_be_seen_and_is_not_another_one(modality):
     seen = {}
     for name in (None, *PROPERTIES):
         shown = dict.fromkeys(PROPERTIES, 0.0) | ({name: 1.0} if name else {})
-        drawn = [draw_section(shown, modality, 256, np.random.default_rng(i)) for i in range(6)]
-        seen[name] = pd.DataFrame([measured(picture) for picture in drawn]).mean()
+        sections = [draw_section(shown, modality, 256, np.random.default_rng(i)) for i in range(6)]
+        seen[name] = pd.DataFrame([measured(picture) for picture in sections]).mean()
     ratio = {name: seen[name] / seen[None] for name in PROPERTIES}
     assert ratio["crowding"]["nuclei"] > 1.1
     assert ratio["size"]["area"] > 1.25
@@ -140,13 +140,13 @@ def test_every_property_can_be_seen_and_is_not_another_one(modality):
 
 
 def test_nuclei_are_fewer_and_larger_at_higher_magnification():
-    drawn = [
+    sections = [
         pd.DataFrame(
             [measured(draw_section(dict.fromkeys(PROPERTIES, 0.0), m, 256, np.random.default_rng(i))) for i in range(3)]
         ).mean()
         for m in MAGNIFICATIONS
     ]
-    assert all(a["nuclei"] > 1.5 * b["nuclei"] and a["area"] < b["area"] / 1.5 for a, b in itertools.pairwise(drawn))
+    assert all(a["nuclei"] > 1.5 * b["nuclei"] and a["area"] < b["area"] / 1.5 for a, b in itertools.pairwise(sections))
 
 
 # --- What they are for: pooling before deciding beats averaging decisions ---
@@ -186,10 +186,10 @@ def aucs(features: np.ndarray, table: pd.DataFrame, trained: int) -> dict[str, f
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_set_tells_more_than_the_mean_of_scores(seed: int):
     table = picture_table(BiopsiesConfig(subjects=300, seed=seed))
-    found = aucs(table[list(PROPERTIES)].to_numpy(), table, trained=100)
-    assert 0.6 < found["picture"] < 0.8
-    assert found["picture"] + 0.05 < found["scores"]
-    wrong = {how: 1 - found[how] for how in ("scores", "mean", "max")}  # share of pairs put in the wrong order
+    counts = aucs(table[list(PROPERTIES)].to_numpy(), table, trained=100)
+    assert 0.6 < counts["picture"] < 0.8
+    assert counts["picture"] + 0.05 < counts["scores"]
+    wrong = {how: 1 - counts[how] for how in ("scores", "mean", "max")}  # share of pairs put in the wrong order
     assert wrong["mean"] < 0.6 * wrong["scores"]
     assert wrong["max"] < 0.6 * wrong["scores"]
 
@@ -198,14 +198,14 @@ def test_the_gain_comes_from_what_other_magnifications_show():
     table = picture_table(BiopsiesConfig(subjects=300))
     own = [PROPERTIES[MAGNIFICATIONS.index(name)] for name in table["modality"]]
     alone = np.array([row[name] for row, name in zip(table.to_dict("records"), own, strict=True)])[:, None]
-    found = aucs(alone, table, trained=100)
-    assert abs(found["mean"] - found["scores"]) < 0.04
+    counts = aucs(alone, table, trained=100)
+    assert abs(counts["mean"] - counts["scores"]) < 0.04
 
 
 def test_without_an_effect_nothing_is_told():
     table = picture_table(BiopsiesConfig(subjects=500, effect=0))
-    found = aucs(table[list(PROPERTIES)].to_numpy(), table, trained=100)
-    assert all(abs(value - 0.5) < 0.12 for value in found.values()), found
+    counts = aucs(table[list(PROPERTIES)].to_numpy(), table, trained=100)
+    assert all(abs(value - 0.5) < 0.12 for value in counts.values()), counts
 
 
 def test_it_holds_for_what_is_measured_on_the_pictures():
@@ -218,9 +218,9 @@ def test_it_holds_for_what_is_measured_on_the_pictures():
         edge = ndimage.gaussian_gradient_magnitude(density[..., 0], 1).mean()
         seen = [nucleus.mean(), edge, np.median(density[..., 1][~nucleus]), density[..., 0][nucleus].mean()]
         rows.append([*seen, np.log((nucleus.mean() + 0.01) / edge)])
-    found = aucs(np.array(rows), table, trained=120)
-    assert found["mean"] > found["scores"] + 0.05
-    assert found["mean"] > 0.8
+    counts = aucs(np.array(rows), table, trained=120)
+    assert counts["mean"] > counts["scores"] + 0.05
+    assert counts["mean"] > 0.8
 
 
 # --- What is refused ---

@@ -154,8 +154,8 @@ def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_new_demo_cohort_is_one_file(stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--config", str(stripes), "--workspace", str(tmp_path / "run"), "--stages", "cohort", "--quiet"]
-    assert run(words) == 0
+    argv = ["--config", str(stripes), "--workspace", str(tmp_path / "run"), "--stages", "cohort", "--quiet"]
+    assert run(argv) == 0
     scans = pd.read_csv(tmp_path / "run" / "cohort" / "scans.csv")
     assert scans["label"].value_counts().to_dict() == {"well": 6, "ill": 6}
     assert all(Path(path).parent == tmp_path / "run" / "demo" for path in scans["path"])
@@ -163,25 +163,25 @@ def test_a_new_demo_cohort_is_one_file(stripes: Path, tmp_path: Path, capsys: py
         "classes.json", "files.json", "left_out.json", "manifest.json", "scans.csv"
     ]  # fmt: skip
     capsys.readouterr()
-    assert run([*words, "--dry-run"]) == 0
+    assert run([*argv, "--dry-run"]) == 0
     assert "up to date" in capsys.readouterr().out
-    assert run([*words, "--demo.subjects", "14", "--dry-run"]) == 0
+    assert run([*argv, "--demo.subjects", "14", "--dry-run"]) == 0
     assert "demo.subjects changed from 12 to 14" in capsys.readouterr().out
-    assert run([*words, "--demo.subjects", "14"]) == 0
+    assert run([*argv, "--demo.subjects", "14"]) == 0
     assert len(pd.read_csv(tmp_path / "run" / "cohort" / "scans.csv")) == 14
     (tmp_path / "run" / "demo" / "s03.png").unlink()
-    assert run([*words, "--demo.subjects", "14"]) == 0
+    assert run([*argv, "--demo.subjects", "14"]) == 0
     assert (tmp_path / "run" / "demo" / "s03.png").exists()
     capsys.readouterr()
-    assert run([*words, "--demo.subject", "14"]) == 2
+    assert run([*argv, "--demo.subject", "14"]) == 2
     assert "there is no setting demo.subject; did you mean demo.subjects?" in capsys.readouterr().err
     assert run(["--help-settings"]) == 0
     assert "demo, where cohort.manifest is stripes: Striped pictures" in capsys.readouterr().out
 
 
 def test_the_command_makes_the_same_files(stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--config", str(stripes), "--workspace", str(tmp_path / "run"), "--stages", "cohort", "--quiet"]
-    assert run(words) == 0
+    argv = ["--config", str(stripes), "--workspace", str(tmp_path / "run"), "--stages", "cohort", "--quiet"]
+    assert run(argv) == 0
     capsys.readouterr()
     assert main(["stripes", str(tmp_path / "out"), "--subjects", "12"]) == 0
     assert "12 scans → " in capsys.readouterr().out
@@ -205,7 +205,7 @@ def test_the_command_lists_what_there_is(stripes: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["fantoms", "OUT"], "there is no demo cohort 'fantoms' (did you mean 'phantoms'?)"),
         (["phantoms"], "the following arguments are required: OUT"),
@@ -216,9 +216,9 @@ def test_the_command_lists_what_there_is(stripes: Path, capsys: pytest.CaptureFi
     ],
 )
 def test_mistakes_are_a_sentence(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
+    assert main(argv) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

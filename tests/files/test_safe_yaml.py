@@ -32,7 +32,7 @@ def test_small_texts_are_read_as_pyyaml_reads_them(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (BOMB, "values once its aliases are written out|aliases"),
         ("a: &a {x: 1}\n" + "".join(f"b{i}: *a\n" for i in range(MOST_ALIASES + 1)), f"{MOST_ALIASES} aliases"),
@@ -47,8 +47,8 @@ def test_small_texts_are_read_as_pyyaml_reads_them(text: str) -> None:
     ],
     ids=lambda value: value[:20],
 )
-def test_what_floods_or_contradicts_itself_is_refused(text: str, told: str) -> None:
-    with pytest.raises(UnusableFileError, match=told):
+def test_what_floods_or_contradicts_itself_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UnusableFileError, match=message):
         safe_yaml(text)
 
 

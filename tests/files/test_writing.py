@@ -53,16 +53,16 @@ def test_rows_as_mappings(tmp_path: Path) -> None:
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "f") as part:
-        part.write_text(f"half{1 / 0}")
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "f") as partial:
+        partial.write_text(f"half{1 / 0}")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("f", "old")]
 
 
 def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "f").symlink_to(tmp_path / "precious")
-    with replacing(tmp_path / "f") as part:
-        part.write_text("new")
+    with replacing(tmp_path / "f") as partial:
+        partial.write_text("new")
     assert (tmp_path / "precious").read_text() == "precious"
     assert (tmp_path / "f").read_text() == "new"
     assert not (tmp_path / "f").is_symlink()
@@ -71,8 +71,8 @@ def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(PlantedLinkError, match="out"), replacing(tmp_path / "out" / "f") as part:
-        part.write_text("x")
+    with pytest.raises(PlantedLinkError, match="out"), replacing(tmp_path / "out" / "f") as partial:
+        partial.write_text("x")
     with pytest.raises(PlantedLinkError, match="out"):
         real_folder(tmp_path / "out" / "inner", below=tmp_path)
     with pytest.raises(PlantedLinkError, match="out"):

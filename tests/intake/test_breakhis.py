@@ -40,8 +40,8 @@ def patients(scans: pd.DataFrame, tumour: str) -> set[tuple[str, str]]:
 
 
 def test_everything_in_a_name_is_read():
-    found = breakhis_manifest(["x/SOB_B_A-14-22549AB-40-001.png", "SOB_M_DC-14-2773-400-012.png"])
-    assert found.scans.to_dict("records") == [
+    result = breakhis_manifest(["x/SOB_B_A-14-22549AB-40-001.png", "SOB_M_DC-14-2773-400-012.png"])
+    assert result.scans.to_dict("records") == [
         {
             "subject": "14-2773", "session": "DC", "modality": "400X", "path": "SOB_M_DC-14-2773-400-012.png",
             "tumour": "malignant", "tumour_type": "DC",
@@ -51,8 +51,8 @@ def test_everything_in_a_name_is_read():
             "tumour": "benign", "tumour_type": "A",
         },
     ]  # fmt: skip
-    assert found.left_out.empty
-    assert list(found.left_out.columns) == ["path", "reason"]
+    assert result.left_out.empty
+    assert list(result.left_out.columns) == ["path", "reason"]
 
 
 def test_a_slide_is_one_subject_whatever_its_letters_and_tumour_types(tmp_path):
@@ -89,10 +89,10 @@ def test_a_slide_is_one_subject_whatever_its_letters_and_tumour_types(tmp_path):
     ],
 )
 def test_what_cannot_be_used_is_left_out_with_a_reason(name: str, reason: str):
-    found = breakhis_manifest([*tree(), name])
-    assert list(found.left_out["path"]) == [name]
-    assert reason in found.left_out["reason"].iloc[0]
-    pd.testing.assert_frame_equal(found.scans, breakhis_manifest(tree()).scans)
+    result = breakhis_manifest([*tree(), name])
+    assert list(result.left_out["path"]) == [name]
+    assert reason in result.left_out["reason"].iloc[0]
+    pd.testing.assert_frame_equal(result.scans, breakhis_manifest(tree()).scans)
 
 
 def test_order_of_paths_and_their_type_do_not_matter():
@@ -107,34 +107,36 @@ def test_no_paths_give_an_empty_manifest_with_its_columns():
 
 def test_balanced_takes_the_published_numbers_of_whole_patients():
     paths = [path for m in (40, 100) for path in (p.replace("-100-", f"-{m}-") for p in many(24, 58))]
-    everything, drawn = breakhis_manifest(paths).scans, breakhis_manifest(paths, balanced=(24, 29)).scans
+    everything, sampled = breakhis_manifest(paths).scans, breakhis_manifest(paths, balanced=(24, 29)).scans
     assert len(patients(everything, "benign")) + len(patients(everything, "malignant")) == 82
-    assert (len(patients(drawn, "benign")), len(patients(drawn, "malignant"))) == (24, 29)
-    assert len(drawn) == 2 * 53
-    both = everything.merge(drawn)
-    pd.testing.assert_frame_equal(both, drawn)
+    assert (len(patients(sampled, "benign")), len(patients(sampled, "malignant"))) == (24, 29)
+    assert len(sampled) == 2 * 53
+    both = everything.merge(sampled)
+    pd.testing.assert_frame_equal(both, sampled)
 
 
 def test_balanced_counts_the_two_tumours_of_a_slide_as_the_makers_do():
-    drawn = breakhis_manifest(tree(["B_F-14-1", "M_DC-14-13412", "M_LC-14-13412"]), balanced=(1, 2)).scans
-    assert patients(drawn, "malignant") == {("14-13412", "DC"), ("14-13412", "LC")}
+    sampled = breakhis_manifest(tree(["B_F-14-1", "M_DC-14-13412", "M_LC-14-13412"]), balanced=(1, 2)).scans
+    assert patients(sampled, "malignant") == {("14-13412", "DC"), ("14-13412", "LC")}
 
 
 def test_balanced_depends_on_the_seed_and_on_nothing_else():
     paths = many(10, 30)
-    drawn = {
+    sampled = {
         seed: patients(breakhis_manifest(paths, balanced=(5, 12), seed=seed).scans, "malignant") for seed in (0, 1)
     }
     again = patients(breakhis_manifest(paths[::-1], balanced=(5, 12)).scans, "malignant")
     fewer = patients(breakhis_manifest(paths, balanced=(5, 11)).scans, "malignant")
     one_more = patients(breakhis_manifest([*paths, "SOB_M_DC-14-9-40-001.png"], balanced=(5, 12)).scans, "malignant")
-    assert drawn[0] == again
-    assert drawn[0] != drawn[1]
-    assert fewer < drawn[0]
-    assert len(one_more - drawn[0]) <= 1
+    assert sampled[0] == again
+    assert sampled[0] != sampled[1]
+    assert fewer < sampled[0]
+    assert len(one_more - sampled[0]) <= 1
 
 
-@pytest.mark.parametrize(("balanced", "said"), [((24, 2), "24 benign patients; there are 10"), ((1, 0), "0 malignant")])
-def test_balanced_refuses_what_is_not_there(balanced: tuple[int, int], said: str):
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(
+    ("balanced", "message"), [((24, 2), "24 benign patients; there are 10"), ((1, 0), "0 malignant")]
+)
+def test_balanced_refuses_what_is_not_there(balanced: tuple[int, int], message: str):
+    with pytest.raises(ValueError, match=message):
         breakhis_manifest(many(10, 30), balanced=balanced)

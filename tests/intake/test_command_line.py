@@ -29,7 +29,7 @@ def test_a_bids_data_set_becomes_a_manifest(tmp_path: Path, capsys: pytest.Captu
     assert all(Path(path).exists() for path in table["path"])
     assert "2 scans" in capsys.readouterr().out
     assert main(["bids", str(root), str(manifest), "--name", "T1w"]) == 2
-    assert "expected words such as T1w=MRI" in capsys.readouterr().err
+    assert "expected pairs such as T1w=MRI" in capsys.readouterr().err
 
 
 def test_who_has_the_key_finds_a_patient_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,13 +39,13 @@ def test_who_has_the_key_finds_a_patient_again(tmp_path: Path, capsys: pytest.Ca
     key.write_text("ab" * 32 + "\n")
     key.chmod(0o600)
     assert main(["pseudonym", "H-4711", "H-4712", "--key", str(key)]) == 0
-    said = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    assert said == {name: pseudonym(name, bytes.fromhex("ab" * 32)) for name in ("H-4711", "H-4712")}
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert printed == {name: pseudonym(name, bytes.fromhex("ab" * 32)) for name in ("H-4711", "H-4712")}
 
 
 def test_a_name_for_a_series_that_there_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "export").mkdir()
-    words = ["dicom", str(tmp_path / "export"), str(tmp_path / "out"), "--key", str(tmp_path / "key")]
-    assert main([*words, "--name", "T1=MRI"]) == 2
+    argv = ["dicom", str(tmp_path / "export"), str(tmp_path / "out"), "--key", str(tmp_path / "key")]
+    assert main([*argv, "--name", "T1=MRI"]) == 2
     assert "no series is called T1; did you mean T1w?" in capsys.readouterr().err
     assert not (tmp_path / "key").exists()

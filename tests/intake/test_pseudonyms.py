@@ -53,12 +53,12 @@ def test_a_key_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> No
     assert read_or_make_key(tmp_path / "other", outside=[]) != first
 
 
-@pytest.mark.parametrize("place", ["workspace/key", "workspace/deeper/key", "link/key", "workspace/../workspace/key"])
-def test_a_key_inside_of_the_workspace_is_refused(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("path", ["workspace/key", "workspace/deeper/key", "link/key", "workspace/../workspace/key"])
+def test_a_key_inside_of_the_workspace_is_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "workspace" / "deeper").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "workspace")
     with pytest.raises(KeyFileError, match="lies inside of .*workspace, which may be handed on"):
-        read_or_make_key(tmp_path / place, outside=[tmp_path / "elsewhere", tmp_path / "workspace"])
+        read_or_make_key(tmp_path / path, outside=[tmp_path / "elsewhere", tmp_path / "workspace"])
     assert not list((tmp_path / "workspace").rglob("key"))
 
 
@@ -70,7 +70,7 @@ def test_a_link_from_outside_into_the_workspace_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "said"),
+    ("content", "mode", "message"),
     [
         ("00" * 32, 0o640, r"others may read the key file .* \(mode 0640\); run chmod 600 on it"),
         ("00" * 16, 0o600, "holds 16 bytes; a key has 32"),
@@ -78,11 +78,11 @@ def test_a_link_from_outside_into_the_workspace_is_refused(tmp_path: Path) -> No
         ("Schlüssel", 0o600, "holds no key"),
     ],
 )
-def test_a_key_file_that_cannot_be_used(tmp_path: Path, content: str, mode: int, said: str) -> None:
+def test_a_key_file_that_cannot_be_used(tmp_path: Path, content: str, mode: int, message: str) -> None:
     path = tmp_path / "key"
     path.write_text(content, "utf-8")
     path.chmod(mode)
-    with pytest.raises(KeyFileError, match=said):
+    with pytest.raises(KeyFileError, match=message):
         read_or_make_key(path, outside=[])
     assert path.read_text("utf-8") == content
 

@@ -431,7 +431,7 @@ def task_keys(workspace: Path, settings: Settings, **changes: Any) -> dict[tuple
     as_it_is = Scenario(AS_IT_IS, complete_only=False)
     repeat, found = changes.get("repeat", 1), {}
     for scenario in (as_it_is,) if "more" in changes else (Scenario("complete"), hidden, as_it_is):
-        drawn, _ = run.draw(scenario, usable)
+        drawn, _ = run.build_sample(scenario, usable)
         for name, key in TASKS:
             if name == scenario.name and key in SIMPLE:
                 run.simple(scenario, repeat, SIMPLE[key], drawn, wanted=False)

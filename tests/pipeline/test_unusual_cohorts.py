@@ -64,7 +64,7 @@ def test_a_validation_part_with_one_class_is_handled_and_said(
     manifest.to_csv(tmp_path / "data" / "cohort.csv", index=False)
     assert main(words_of(config, tmp_path / "run")) == 0
     shown = capsys.readouterr().out
-    assert "the validation part has one class only" in shown
+    assert "the validation split has one class only" in shown
     assert "threshold stays at 0.5" in shown
     metrics = json.loads((tmp_path / "run" / "classify" / "metrics.json").read_text())
     assert set(metrics["thresholds"].values()) == {0.5}

@@ -320,8 +320,8 @@ def test_nibabel_and_simpleitk_agree_where_a_voxel_is(tmp_path: Path) -> None:
     expected = (affine @ [*marked, 1])[:3]
 
     image = nibabel.load(path)
-    found = np.argwhere(image.get_fdata() == 1)[0]
-    np.testing.assert_allclose(nibabel.affines.apply_affine(image.affine, found), expected, atol=1e-4)
+    voxel = np.argwhere(image.get_fdata() == 1)[0]
+    np.testing.assert_allclose(nibabel.affines.apply_affine(image.affine, voxel), expected, atol=1e-4)
     for matrix in (image.get_sform(), image.get_qform()):
         np.testing.assert_allclose(matrix, affine, atol=1e-4)
 

@@ -157,8 +157,8 @@ def test_the_grid_of_the_result_is_measured_before_it_is_made(monkeypatch: pytes
 
 def test_limits_change_no_result() -> None:
     image = _head(24, 6.0)
-    found = _pipeline(Limits()).mask_nonzero({"image": image})
-    with_limits, without = (resample_brain(spacing_mm=2.0, limits=limits)(found) for limits in (Limits(), None))
+    masked = _pipeline(Limits()).mask_nonzero({"image": image})
+    with_limits, without = (resample_brain(spacing_mm=2.0, limits=limits)(masked) for limits in (Limits(), None))
     for key in ("image", "mask"):
         torch.testing.assert_close(with_limits[key], without[key], rtol=0, atol=0)
 

@@ -218,8 +218,8 @@ def test_an_animation_is_a_stack(tmp_path: Path) -> None:
 
 def packed_zeros(count: int, before: bytes = b"", window: int = 31) -> bytes:
     packer = zlib.compressobj(9, wbits=window)
-    parts = [packer.compress(before), *(packer.compress(bytes(2**20)) for _ in range(count // 2**20))]
-    return b"".join(parts) + packer.flush()
+    chunks = [packer.compress(before), *(packer.compress(bytes(2**20)) for _ in range(count // 2**20))]
+    return b"".join(chunks) + packer.flush()
 
 
 BOMBS: list[tuple[str, Callable[[], bytes]]] = [

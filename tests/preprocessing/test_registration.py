@@ -84,11 +84,11 @@ def _stored(scan: MetaTensor, codes: str) -> MetaTensor:
     return _tensor(stored.get_fdata(), stored.affine)
 
 
-def _errors(found: Rigid, truth: np.ndarray) -> tuple[float, float]:
+def _errors(registered: Rigid, truth: np.ndarray) -> tuple[float, float]:
     """How far off: mm, anywhere on the brain's surface; degrees."""
     surface = np.vstack([np.diag([64, 80, 56]), -np.diag([64, 80, 56])])
-    off = surface @ (found.matrix - truth)[:3, :3].T + (found.matrix - truth)[:3, 3]
-    turn = Rotation.from_matrix(found.matrix[:3, :3] @ truth[:3, :3].T)
+    off = surface @ (registered.matrix - truth)[:3, :3].T + (registered.matrix - truth)[:3, 3]
+    turn = Rotation.from_matrix(registered.matrix[:3, :3] @ truth[:3, :3].T)
     return float(np.linalg.norm(off, axis=1).max()), float(np.degrees(turn.magnitude()))
 
 
@@ -112,14 +112,14 @@ PET_AFFINE = np.array([[4.0, 0, 0, -102], [0, 4, 0, -118], [0, 0, 4, -94], [0, 0
 
 
 def test_no_motion_stays_none(mri: MetaTensor, mask: MetaTensor) -> None:
-    found = register_rigid(mri, _pet(np.eye(4), PET_SHAPE, PET_AFFINE), fixed_mask=mask)
-    off_mm, off_degrees = _errors(found, np.eye(4))
+    registered = register_rigid(mri, _pet(np.eye(4), PET_SHAPE, PET_AFFINE), fixed_mask=mask)
+    off_mm, off_degrees = _errors(registered, np.eye(4))
     assert off_mm < 0.5
     assert off_degrees < 0.3
-    assert found.reason == ""
-    assert found.translation_mm < 0.5
-    assert found.rotation_degrees == pytest.approx(off_degrees, abs=1e-3)
-    assert found.coverage == 1
+    assert registered.reason == ""
+    assert registered.translation_mm < 0.5
+    assert registered.rotation_degrees == pytest.approx(off_degrees, abs=1e-3)
+    assert registered.coverage == 1
 
 
 @pytest.mark.parametrize("brain_alone", [False, True])
@@ -144,12 +144,14 @@ def test_known_motions_come_back(
     if brain_alone:
         inside = resample_onto(mask, mri, np.eye(4), outside=0.0).as_tensor() > 0.5
         fixed = MetaTensor(mri.as_tensor() * inside, affine=mri.affine)
-    found = register_rigid(fixed, _stored(pet, codes), fixed_mask=mask)
-    off_mm, off_degrees = _errors(found, truth)
+    registered = register_rigid(fixed, _stored(pet, codes), fixed_mask=mask)
+    off_mm, off_degrees = _errors(registered, truth)
     assert off_mm < 1
     assert off_degrees < 1
-    assert found.reason == ""
-    assert found.rotation_degrees == pytest.approx(np.degrees(Rotation.from_matrix(truth[:3, :3]).magnitude()), abs=1)
+    assert registered.reason == ""
+    assert registered.rotation_degrees == pytest.approx(
+        np.degrees(Rotation.from_matrix(truth[:3, :3]).magnitude()), abs=1
+    )
 
 
 def test_matrix_takes_the_points_of_a_rolled_volume_along(mri: MetaTensor, mask: MetaTensor) -> None:
@@ -157,11 +159,11 @@ def test_matrix_takes_the_points_of_a_rolled_volume_along(mri: MetaTensor, mask:
     roll = np.array([2, -3, 1])
     rolled = np.roll(1000 - mri[0].numpy(), roll, axis=(0, 1, 2))
     affine = _motion((4, -6, 5), (20, -10, 5)) @ MRI_AFFINE  # and the second scanner has another world
-    found = register_rigid(mri, _tensor(rolled, affine), fixed_mask=mask)
+    registered = register_rigid(mri, _tensor(rolled, affine), fixed_mask=mask)
     for voxel in ((20, 20, 20), (40, 30, 25), (30, 50, 35)):
         here = MRI_AFFINE @ [*voxel, 1]
-        there = np.linalg.solve(affine, found.matrix @ here)[:3]
-        np.testing.assert_allclose(there, np.array(voxel) + roll, atol=0.1)
+        moved = np.linalg.solve(affine, registered.matrix @ here)[:3]
+        np.testing.assert_allclose(moved, np.array(voxel) + roll, atol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +180,8 @@ def test_what_cannot_be_is_refused(mri: MetaTensor, mask: MetaTensor, truth: np.
     affine = PET_AFFINE.copy()
     affine[:3, 3] += PET_AFFINE[:3, 2] * cut  # the lowest slices are not there
     moving = _tensor(whole[0, :, :, cut:].numpy(), affine)
-    found = register_rigid(mri, moving, fixed_mask=mask)
-    assert re.search(reason, found.reason), found
+    registered = register_rigid(mri, moving, fixed_mask=mask)
+    assert re.search(reason, registered.reason), registered
 
 
 def test_measures_of_the_motion(mri: MetaTensor, mask: MetaTensor) -> None:
@@ -187,22 +189,22 @@ def test_measures_of_the_motion(mri: MetaTensor, mask: MetaTensor) -> None:
     truth, affine = _motion((28, 0, 0), (0, 20, 30)), PET_AFFINE.copy()
     affine[2, 3] = -26
     pet = _pet(truth, (52, 66, 34), affine)
-    found = register_rigid(_stored(mri, "SRA"), _stored(pet, "ASR"), fixed_mask=mask)
+    registered = register_rigid(_stored(mri, "SRA"), _stored(pet, "ASR"), fixed_mask=mask)
     brain = _points(tuple(mask.shape[1:]), np.asarray(mask.affine))[mask[0].numpy() > 0.5]
-    there = brain @ truth[:3, :3].T + truth[:3, 3]
-    assert found.coverage == pytest.approx((there[:, 2] > -28).mean(), abs=0.01)
-    assert 0.7 < found.coverage < 0.97
-    assert found.translation_mm == pytest.approx(np.linalg.norm((there - brain).mean(0)), abs=0.5)
-    assert found.reason == ""
+    moved = brain @ truth[:3, :3].T + truth[:3, 3]
+    assert registered.coverage == pytest.approx((moved[:, 2] > -28).mean(), abs=0.01)
+    assert 0.7 < registered.coverage < 0.97
+    assert registered.translation_mm == pytest.approx(np.linalg.norm((moved - brain).mean(0)), abs=0.5)
+    assert registered.reason == ""
 
 
 def test_noise_and_balls_are_refused(mri: MetaTensor, mask: MetaTensor) -> None:
     noise = np.random.default_rng(0).normal(size=PET_SHAPE)
     ball = _ellipsoid(_points(PET_SHAPE, PET_AFFINE), (0, 0, 0), (70, 70, 70)) + 0.02 * noise
     for volume in (ndimage.gaussian_filter(noise, 1.5), ball):
-        found = register_rigid(mri, _tensor(volume, PET_AFFINE), fixed_mask=mask)
-        assert "hardly better than turned by 180 degrees" in found.reason
-        assert "expected 1.3 or more" in found.reason
+        registered = register_rigid(mri, _tensor(volume, PET_AFFINE), fixed_mask=mask)
+        assert "hardly better than turned by 180 degrees" in registered.reason
+        assert "expected 1.3 or more" in registered.reason
 
 
 def test_a_hot_spot_does_not_draw_the_brain_to_itself(mri: MetaTensor, mask: MetaTensor) -> None:
@@ -210,9 +212,9 @@ def test_a_hot_spot_does_not_draw_the_brain_to_itself(mri: MetaTensor, mask: Met
     truth = _motion((5, 4, -8), (12, 0, -6))
     pet = _pet(truth, PET_SHAPE, PET_AFFINE)
     spot = _ellipsoid(_points(PET_SHAPE, PET_AFFINE), (60, 70, -70), (14, 14, 14)) > 0.5
-    found = register_rigid(mri, _tensor(np.where(spot, 150, pet[0].numpy()), PET_AFFINE), fixed_mask=mask)
-    assert _errors(found, truth)[0] < 1
-    assert found.reason == ""
+    registered = register_rigid(mri, _tensor(np.where(spot, 150, pet[0].numpy()), PET_AFFINE), fixed_mask=mask)
+    assert _errors(registered, truth)[0] < 1
+    assert registered.reason == ""
 
 
 def test_same_bytes_whatever_the_number_of_threads(mri: MetaTensor, mask: MetaTensor) -> None:
@@ -223,9 +225,9 @@ def test_same_bytes_whatever_the_number_of_threads(mri: MetaTensor, mask: MetaTe
         for threads in (1, 2, 2):
             SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
             torch.set_num_threads(threads)
-            found = register_rigid(mri, pet, fixed_mask=mask)
-            volume, inside = onto_brain(pet, mask, found.matrix)
-            results.append((found.matrix.tobytes(), volume.numpy().tobytes(), inside.numpy().tobytes()))
+            registered = register_rigid(mri, pet, fixed_mask=mask)
+            volume, inside = onto_brain(pet, mask, registered.matrix)
+            results.append((registered.matrix.tobytes(), volume.numpy().tobytes(), inside.numpy().tobytes()))
             assert SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads() == threads
     finally:
         SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(before)

@@ -165,15 +165,15 @@ def test_what_is_found_in_slices_goes_back_to_where_it_came_from(slice_mm: float
     slices = volume_to_slices(volume, mask, spacing, **options)
     cells = torch.nn.functional.avg_pool2d(slices[:, None], 32)[:, 0]
     slabs = torch.stack([part.mean(0) for part in cells.split(slab)])
-    found = map_to_volume(slabs, mask, spacing, slices_a_slab=slab, **options)
-    assert found.shape == shape
-    assert not found[~mask].any()
+    values = map_to_volume(slabs, mask, spacing, slices_a_slab=slab, **options)
+    assert values.shape == shape
+    assert not values[~mask].any()
     inner = (slice(14, 56), slice(12, 72), slice(9, 54))
-    torch.testing.assert_close(found[inner], volume[inner], atol=2e-3, rtol=0)
+    torch.testing.assert_close(values[inner], volume[inner], atol=2e-3, rtol=0)
 
 
 def test_one_cell_fills_the_mask() -> None:
     mask = torch.zeros(6, 7, 8, dtype=torch.bool)
     mask[1:5, 2:6, 3:7] = True
-    found = map_to_volume(torch.full((1, 1, 1), 0.25), mask, (1.0, 1.0, 1.0), slices_a_slab=9)
-    torch.testing.assert_close(found, 0.25 * mask)
+    values = map_to_volume(torch.full((1, 1, 1), 0.25), mask, (1.0, 1.0, 1.0), slices_a_slab=9)
+    torch.testing.assert_close(values, 0.25 * mask)

@@ -85,8 +85,8 @@ def test_output_is_in_range_at_its_spacing(reference: dict) -> None:
 
 def test_one_call_does_it_all(reference: dict) -> None:
     """The steps one by one, the normalisation written out."""
-    found = find_brain(None)(_data(_brain(), _affine()))
-    image, mask = (resample_brain(spacing_mm=2.0)(found)[key].as_tensor() for key in ("image", "mask"))
+    stripped = find_brain(None)(_data(_brain(), _affine()))
+    image, mask = (resample_brain(spacing_mm=2.0)(stripped)[key].as_tensor() for key in ("image", "mask"))
     inside = image[mask]
     inside = (inside - inside.mean()) / inside.std(correction=0)
     expected = torch.zeros_like(image)
@@ -108,8 +108,8 @@ def test_a_landmark_keeps_its_place_in_the_world(degrees: float) -> None:
     affine = _affine(degrees)
     ours = volume_steps(None, spacing_mm=0.75)(_data(volume, affine))
     brightest = np.unravel_index(int(ours["image"].argmax()), ours["image"].shape)[1:]
-    found = np.asarray(ours["image"].affine) @ [*brightest, 1]
-    np.testing.assert_allclose(found[:3], (affine @ [14, 20, 12, 1])[:3], atol=0.75 * 3**0.5 / 2 + 1e-6)
+    stripped = np.asarray(ours["image"].affine) @ [*brightest, 1]
+    np.testing.assert_allclose(stripped[:3], (affine @ [14, 20, 12, 1])[:3], atol=0.75 * 3**0.5 / 2 + 1e-6)
 
 
 def test_cropping_keeps_what_resampling_needs() -> None:

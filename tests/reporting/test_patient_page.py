@@ -113,7 +113,8 @@ def test_answer_and_warning_stand_before_everything_else() -> None:
     page = page_of(night(FULL))
     order = [
         page.text.index(words)
-        for words in ("Warning: not like the scans", "The model’s answer, to be doubted", "Calibrated probability of",
+        for words in ("Warning: not like the scans", "The model’s prediction, to be doubted",
+                      "Calibrated probability of",
                       "At an error rate of 10 % the set", "not a medical device", "Scans: 2 of 3 used")
     ]  # fmt: skip
     assert order == sorted(order)
@@ -148,8 +149,8 @@ def test_a_usual_patient_has_no_warning() -> None:
 
 def test_abstaining_is_said_first_with_its_reason() -> None:
     page = page_of(night(patient("s1", None)))
-    answer = page.text[page.text.index("The model’s answer") :][:120]
-    assert "No answer: the model abstains" in answer
+    answer = page.text[page.text.index("The model’s prediction") :][:120]
+    assert "No prediction: the model abstains" in answer
     assert "both classes fit" in answer
     assert page.row("CN", columns=4)[3] == page.row("AD", columns=4)[3] == "● in the set"
     title = page.text[: page.text.index("HyperMM")]
@@ -347,7 +348,7 @@ def test_the_list_shows_warnings_and_abstentions_first() -> None:
     first = [row[0].strip() for row in page.rows if len(row) in (5, 6) and row[0].strip() != "Patient"]
     assert first == ["odd", "unsure", "lost", "noted", "calm1", "calm0"]
     assert page.row("odd", columns=6)[5] == "⚠ unlike training scans"
-    assert page.row("unsure", columns=6)[1:] == ["no answer", "AD 83 %", "CN, AD", "1 of 1", "abstains"]
+    assert page.row("unsure", columns=6)[1:] == ["no prediction", "AD 83 %", "CN, AD", "1 of 1", "abstains"]
     assert page.row("lost", columns=6)[4:] == ["1 of 2", "1 scan not used"]
     links = [unquote(attrs["href"] or "") for tag, attrs in page.tags if tag == "a"]
     assert links == [f"patients/{name}.html" for name in first]
@@ -359,7 +360,7 @@ def test_the_list_counts() -> None:
     html = worklist_page(full_night(), {})
     tiles = re.findall(r'<dt>([^<]+)</dt><dd class="value">([^<]+)</dd>', html)
     assert dict(tiles) == {
-        "Patients": "7", "Answered": "5", "Abstained": "1", "Unlike training": "1", "Refused": "1",
+        "Patients": "7", "Predicted": "5", "Abstained": "1", "Unlike training": "1", "Refused": "1",
         "Scans not used": "1",
     }  # fmt: skip
     assert "<a " not in html  # no link is made up
@@ -374,7 +375,7 @@ def test_the_list_says_of_how_many_nothing_can_be_told() -> None:
     odd = patient("c", scans=[scan("m", "MRI", outlier=outlier(True)), scan("p", "PET")], out_of_distribution=True)
     tile = 'Unlike training</dt><dd class="value">1</dd><dd>'
     assert f"{tile}cannot be told of 1 more</dd>" in worklist_page(night(usual, few, odd), {})
-    assert f"{tile}of those answered or abstained</dd>" in worklist_page(night(usual, odd), {})
+    assert f"{tile}of those predicted or abstained</dd>" in worklist_page(night(usual, odd), {})
 
 
 def test_an_empty_night_renders() -> None:

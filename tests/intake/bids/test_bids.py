@@ -52,8 +52,8 @@ def test_sessions_tracers_and_covariates(tmp_path: Path) -> None:
         "derivatives/x/sub-02/anat/sub-02_desc-preproc_T1w.nii.gz",
         "sourcedata/sub-09/anat/sub-09_T1w.nii.gz",
     )
-    found = read_bids(root)
-    assert found.scans.drop(columns="path").values.tolist() == [
+    result = read_bids(root)
+    assert result.scans.drop(columns="path").values.tolist() == [
         ["sub-01", "ses-b", "FDG-PET", "AD", "71", "F"],
         ["sub-01", "ses-b", "FLAIR", "AD", "71", "F"],
         ["sub-01", "ses-b", "T1w", "AD", "71", "F"],
@@ -61,8 +61,8 @@ def test_sessions_tracers_and_covariates(tmp_path: Path) -> None:
         ["sub-02", "", "PET", "CN", "68", "M"],
         ["sub-02", "", "T1w", "CN", "68", "M"],
     ]
-    assert list(found.scans) == ["subject", "session", "modality", "path", "diagnosis", "age", "sex"]
-    assert found.left_out.empty
+    assert list(result.scans) == ["subject", "session", "modality", "path", "diagnosis", "age", "sex"]
+    assert result.left_out.empty
 
 
 def test_the_manifest_passes_the_check_of_manifests(tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_a_session_may_have_its_own_class_and_age(tmp_path: Path) -> None:
     )
     table = "session_id\tdiagnosis\tage\nses-m00\tCN\tn/a\nm12\tn/a\t72\n"
     (root / "sub-01" / "sub-01_sessions.tsv").write_text(table)
-    found = read_bids(root).scans
-    assert found[["session", "diagnosis", "age"]].values.tolist() == [
+    result = read_bids(root).scans
+    assert result[["session", "diagnosis", "age"]].values.tolist() == [
         ["ses-m00", "CN", "71"],
         ["ses-m12", "AD", "72"],
         ["ses-m24", "AD", "71"],
@@ -189,14 +189,13 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as error:
         read_bids(root)
     assert tuple(map(str, error.value.problems)) == (
-        "participants.tsv: row 3: sub-01 is there twice",
+        "participants.tsv: row 3: sub-01 is duplicated",
         "sub-03 has a folder and no row in participants.tsv",
         "sub-01/anat/scan_T1w.nii.gz: not a BIDS name; expected one such as sub-01_ses-01_T1w.nii.gz",
         "sub-01/anat/sub-01_ses-1_T2w.nii.gz: the name says ses-1, but the folder is of no session",
         "sub-01/anat/sub-02_T1w.nii.gz: the name says sub-02, but the folder is sub-01",
         "sub-01/ses-1/anat/sub-01_T1w.nii.gz: the name says ses-(none), but the folder is ses-1",
-        "sub-03/anat/sub-03_T2w.nii.gz is a link to a file that is not there; with DataLad or git-annex, get its "
-        "content first",
+        "sub-03/anat/sub-03_T2w.nii.gz is a link to a missing file; with DataLad or git-annex, get its content first",
     )
 
 
@@ -209,7 +208,7 @@ def test_many_problems_of_one_kind_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("participants", "said"),
+    ("participants", "message"),
     [
         (None, "participants.tsv is missing"),
         ("", "is empty"),
@@ -217,9 +216,9 @@ def test_many_problems_of_one_kind_are_counted(tmp_path: Path) -> None:
         ("participant_id\tdiagnoses\nsub-01\tAD\n", r"column 'diagnosis' is missing \(did you mean 'diagnoses'\?\)"),
     ],
 )
-def test_participants_that_cannot_be_read(tmp_path: Path, participants: str | None, said: str) -> None:
+def test_participants_that_cannot_be_read(tmp_path: Path, participants: str | None, message: str) -> None:
     root = dataset(tmp_path / "d", "sub-01/anat/sub-01_T1w.nii.gz", participants=participants)
-    with pytest.raises(ManifestError, match=said):
+    with pytest.raises(ManifestError, match=message):
         read_bids(root)
 
 

@@ -57,10 +57,10 @@ from preprocessing.errors import ScanError
 def test_the_affine_puts_the_blob_where_dicom_says(tmp_path: Path, orientation: tuple[float, ...]) -> None:
     write_series(tmp_path / "in", orientation=orientation, name=lambda number: f"{hash((number, 7)) % 10**9}.x")
     volume = only_volume(converted(tmp_path / "in"), tmp_path / "in")
-    found = np.argwhere(volume.get_fdata() == 900)
-    assert len(found) == 27
+    content = np.argwhere(volume.get_fdata() == 900)
+    assert len(content) == 27
     np.testing.assert_allclose(
-        nibabel.affines.apply_affine(volume.affine, found.mean(axis=0)), blob_in_world(orientation), atol=1e-3
+        nibabel.affines.apply_affine(volume.affine, content.mean(axis=0)), blob_in_world(orientation), atol=1e-3
     )
     np.testing.assert_array_equal(np.sort(volume.get_fdata().ravel()), np.sort(voxels().ravel()))
     assert volume.header["sform_code"] == volume.header["qform_code"] == 1
@@ -182,8 +182,8 @@ def test_an_enhanced_multi_frame_file(tmp_path: Path) -> None:
     series = read_dicom_folder(tmp_path / "in").series[0]
     assert (series.images[0].echo_time_ms, series.repetition_time_ms, series.orientations) == (3.1, 2300, 1)
     volume = only_volume(converted(tmp_path / "in"), tmp_path / "in")
-    found = nibabel.affines.apply_affine(volume.affine, np.argwhere(volume.get_fdata() == 900).mean(axis=0))
-    np.testing.assert_allclose(found, blob_in_world(OBLIQUE), atol=1e-3)
+    content = nibabel.affines.apply_affine(volume.affine, np.argwhere(volume.get_fdata() == 900).mean(axis=0))
+    np.testing.assert_allclose(content, blob_in_world(OBLIQUE), atol=1e-3)
 
 
 # --- what is left out, and why ---
@@ -215,8 +215,8 @@ def test_series_of_no_use_have_a_reason_in_words(tmp_path: Path) -> None:
         write_series(tmp_path / "in" / str(number), StudyInstanceUID=study, SeriesNumber=number, **values)
     result = converted(tmp_path / "in")
     assert len(result.scans) == 1
-    told = dict(zip(result.left_out["series"].astype(int), result.left_out["reason"], strict=True))
-    assert told == {
+    reasons = dict(zip(result.left_out["series"].astype(int), result.left_out["reason"], strict=True))
+    assert reasons == {
         1: "a second T1w of this session; the one with 14 slices (series 2), more slices, is used",
         3: "a localiser or scout",
         4: "derived from other images: ImageType has DERIVED",
@@ -224,13 +224,13 @@ def test_series_of_no_use_have_a_reason_in_words(tmp_path: Path) -> None:
         6: "no rule matches",
         7: "no rule matches; nearest is T1w, but a word in its description excludes it",
         8: "slices lie 2.00 to 4.00 mm apart; images seem to be missing",
-        9: "every slice is there 2 times (a time series, diffusion, or sent twice); one volume expected",
-        10: "there is no PatientID; whose it is cannot be told",
+        9: "every slice occurs 2 times (a time series, diffusion, or sent twice); one volume expected",
+        10: "there is no PatientID; the patient is unknown",
         11: "no rule matches",
     }
-    words = dict(zip(result.left_out["series"].astype(int), result.left_out["description"], strict=True))
-    assert words[6] == "… dwi"
-    assert words[1] == "t1 mprage sag"
+    argv = dict(zip(result.left_out["series"].astype(int), result.left_out["description"], strict=True))
+    assert argv[6] == "… dwi"
+    assert argv[1] == "t1 mprage sag"
 
 
 def test_files_that_are_no_image_are_counted(tmp_path: Path) -> None:
@@ -252,8 +252,8 @@ def test_files_that_are_no_image_are_counted(tmp_path: Path) -> None:
         each.save_as(folder / name, enforce_file_format=True)
     broken = (folder / "copy" / "IM0001").read_bytes()[:300]
     (folder / "broken").write_bytes(broken)
-    found = read_dicom_folder(folder)
-    assert dict(found.skipped) == {
+    content = read_dicom_folder(folder)
+    assert dict(content.skipped) == {
         "DICOM header damaged": 1,
         "DICOM without an image": 1,
         "DICOMDIR": 1,
@@ -261,7 +261,7 @@ def test_files_that_are_no_image_are_counted(tmp_path: Path) -> None:
         "not DICOM": 2,
         "second copy of an image": SLICES,
     }
-    assert [len(series.images) for series in found.series] == [SLICES, SLICES]
+    assert [len(series.images) for series in content.series] == [SLICES, SLICES]
     assert len(converted(folder).scans) == 2
 
 
@@ -326,8 +326,8 @@ def test_no_damage_to_a_header_stops_the_reading(tmp_path: Path, seed: int) -> N
         places = random.integers(132, len(content) - 640, 8)
         damaged[places] = random.integers(0, 256, 8)
         (tmp_path / "in" / str(number)).write_bytes(damaged.tobytes())
-    found = read_dicom_folder(tmp_path / "in")
-    assert sum(len(each.images) + each.damaged for each in found.series) + sum(found.skipped.values()) >= 150
+    values = read_dicom_folder(tmp_path / "in")
+    assert sum(len(each.images) + each.damaged for each in values.series) + sum(values.skipped.values()) >= 150
     converted(tmp_path / "in")
 
 
@@ -360,14 +360,14 @@ def test_sessions_follow_the_dates_and_may_span_days(tmp_path: Path) -> None:
     write_series(folder / "pet", StudyDate="20210320", StudyInstanceUID="1.5", modality="PT")
     write_series(folder / "ct", StudyDate="20200101", StudyInstanceUID="1.0", modality="CT")
     result = converted(folder)
-    found = result.scans[["session", "modality", "age"]].values.tolist()
-    assert found == [["ses-01", "T1w", "80"], ["ses-02", "FDG-PET", "80"], ["ses-03", "T1w", "81"]]
+    content = result.scans[["session", "modality", "age"]].values.tolist()
+    assert content == [["ses-01", "T1w", "80"], ["ses-02", "FDG-PET", "80"], ["ses-03", "T1w", "81"]]
     assert len(result.notes) == 1
     assert result.notes[0].startswith("3 of 3 sessions have one modality only; if the scans of a visit were taken on")
     assert result.notes[0].endswith("raise --session-days")
     joined = converted(folder, config=DicomConfig(session_days=30, names={"T1w": "MRI", "FDG-PET": "PET"}))
-    found = joined.scans[["session", "modality"]].values.tolist()
-    assert found == [["ses-01", "MRI"], ["ses-01", "PET"], ["ses-02", "MRI"]]
+    content = joined.scans[["session", "modality"]].values.tolist()
+    assert content == [["ses-01", "MRI"], ["ses-01", "PET"], ["ses-02", "MRI"]]
     assert joined.scans["path"][0] == "{0}/ses-01/{0}_ses-01_MRI.nii.gz".format(pseudonym("PLANTID-77", KEY))
 
 
@@ -386,16 +386,18 @@ def test_the_table_of_patients_brings_the_diagnosis(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "keep", "said"),
+    ("ids", "keep", "message"),
     [
         (["1", "2", "1"], ("diagnosis",), "has a patient twice: rows 4"),
         (["1", "2", "3"], ("label",), r"lacks 'label'; it has \['patient_id', 'diagnosis'\]"),
         (["1", "2", "3"], ("patient_id",), "cannot give patient_id"),
     ],
 )
-def test_a_table_of_patients_that_cannot_be_used(tmp_path: Path, ids: list[str], keep: tuple[str], said: str) -> None:
+def test_a_table_of_patients_that_cannot_be_used(
+    tmp_path: Path, ids: list[str], keep: tuple[str], message: str
+) -> None:
     (tmp_path / "in").mkdir()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         converted(tmp_path / "in", patients=pd.DataFrame({"patient_id": ids, "diagnosis": "AD"}), keep=keep)
 
 
@@ -453,10 +455,10 @@ def test_nothing_that_comes_out_tells_who_it_is(
     caplog.set_level(logging.DEBUG)
     before = fingerprint(export)
     result = import_dicom(export, tmp_path / "out", key=KEY)
-    found = read_dicom_folder(export)
+    values = read_dicom_folder(export)
     assert fingerprint(export) == before
     assert sorted(result.scans["modality"]) == ["FDG-PET", "FDG-PET", "T1w"]
-    everything = {"log": caplog.text, "printed": "".join(capfd.readouterr()), "repr": repr(found) + repr(result)}
+    everything = {"log": caplog.text, "printed": "".join(capfd.readouterr()), "repr": repr(values) + repr(result)}
     everything |= {"scans": result.scans.to_csv(), "left out": result.left_out.to_csv()}
     everything |= {
         "rest": f"{result.skipped} {result.notes}",
@@ -467,20 +469,20 @@ def test_nothing_that_comes_out_tells_who_it_is(
     for path in (tmp_path / "out").rglob("*.*"):
         content[path.name] = path.read_bytes()
         content[f"{path.name}, unpacked"] = gzip.decompress(path.read_bytes())
-    words = planted_words(found)
+    argv = planted_words(values)
     assert len(content) == 7 + 2 * len(result.scans)
     assert [
-        (word, place) for place, bytes_ in content.items() for word in words if word.lower() in bytes_.lower()
+        (word, source) for source, bytes_ in content.items() for word in argv if word.lower() in bytes_.lower()
     ] == []
 
 
-def planted_words(found: DicomFolder) -> set[bytes]:
+def planted_words(content: DicomFolder) -> set[bytes]:
     """All that must not come out, in UTF-8."""
-    words = {"Plantagenet", "Eleon", "20210304", "2021-03-04", "1941-02-13", "101500", "10:15:00", "082500", "PLANTID"}
-    words |= {word for value in PLANTED.values() for word in value.replace("^", " ").split()}
-    words |= {uid for series in found.series for uid in (series.uid, series.study)}
-    words |= {image.uid for series in found.series for image in series.images}
-    return {word.encode() for word in words}
+    argv = {"Plantagenet", "Eleon", "20210304", "2021-03-04", "1941-02-13", "101500", "10:15:00", "082500", "PLANTID"}
+    argv |= {word for value in PLANTED.values() for word in value.replace("^", " ").split()}
+    argv |= {uid for series in content.series for uid in (series.uid, series.study)}
+    argv |= {image.uid for series in content.series for image in series.images}
+    return {word.encode() for word in argv}
 
 
 def fingerprint(folder: Path) -> str:
@@ -527,14 +529,14 @@ def test_dcm2niix_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: py
 
 def test_the_command(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, key = tmp_path / "out", tmp_path / "secret.key"
-    words = ["dicom", str(export), str(out), "--name", "T1w=MRI", "--name", "FDG-PET=PET"]
-    assert intake([*words, "--key", str(out / "secret.key")]) == 2
+    argv = ["dicom", str(export), str(out), "--name", "T1w=MRI", "--name", "FDG-PET=PET"]
+    assert intake([*argv, "--key", str(out / "secret.key")]) == 2
     assert "lies inside of" in capsys.readouterr().err
-    assert intake([*words, "--key", str(key)]) == 0
-    said = capsys.readouterr()
+    assert intake([*argv, "--key", str(key)]) == 0
+    message = capsys.readouterr()
     table = pd.read_csv(out / "manifest.csv")
     assert set(table["modality"]) <= {"MRI", "PET"}
     assert all((out / path).exists() for path in table["path"])
     assert len(pd.read_csv(out / "left_out.csv")) > 0
-    assert "plantagenet" not in (said.out + said.err).lower()
-    assert "plantid" not in (said.out + said.err).lower()
+    assert "plantagenet" not in (message.out + message.err).lower()
+    assert "plantid" not in (message.out + message.err).lower()

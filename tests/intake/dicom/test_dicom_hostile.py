@@ -49,10 +49,10 @@ def test_deflated_files_are_counted_and_not_inflated(tmp_path: Path) -> None:
     path.write_bytes(whole[: whole.index(b"1.2.840.10008.1.2.1.99") + 22] + bomb)
     write_series(tmp_path / "in" / "b", patient="B")
     tracemalloc.start()
-    found = read_dicom_folder(tmp_path / "in")
+    content = read_dicom_folder(tmp_path / "in")
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
-    assert dict(found.skipped) == {DEFLATED: SLICES}
+    assert dict(content.skipped) == {DEFLATED: SLICES}
     assert len(converted(tmp_path / "in").scans) == 1
 
 
@@ -71,11 +71,11 @@ def test_deflated_files_are_counted_and_not_inflated(tmp_path: Path) -> None:
 def test_a_header_that_floods_is_damaged(tmp_path: Path, more: bytes) -> None:
     folder = one(tmp_path / "in", before_pixels(more))
     tracemalloc.start()
-    found = read_dicom_folder(folder)
+    content = read_dicom_folder(folder)
     assert tracemalloc.get_traced_memory()[1] < 400e6
     tracemalloc.stop()
-    assert found.series == ()
-    assert sum(found.skipped.values()) == 1
+    assert content.series == ()
+    assert sum(content.skipped.values()) == 1
 
 
 @pytest.mark.timeout(60)
@@ -91,13 +91,13 @@ def test_pipes_and_links_out_of_the_export_are_counted(tmp_path: Path) -> None:
     (tmp_path / "in" / "a").rename(inner)
     for path in inner.iterdir():
         (tmp_path / "in" / f"of {path.name}").symlink_to(path)
-    found = read_dicom_folder(tmp_path / "in")
-    assert dict(found.skipped) == {
+    content = read_dicom_folder(tmp_path / "in")
+    assert dict(content.skipped) == {
         "link that leads nowhere, or special file": 2,
         "link that leads out of the folder": SLICES,
         "second copy of an image": SLICES,
     }
-    assert len(found.series) == 1
+    assert len(content.series) == 1
     (tmp_path / "door").symlink_to(tmp_path / "in")  # the folder itself may be reached through a link
     assert len(read_dicom_folder(tmp_path / "door").series) == 1
 
@@ -179,9 +179,9 @@ def test_the_tables_replace_links(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     for name in ("manifest.csv", "left_out.csv"):
         (tmp_path / "out" / name).symlink_to(tmp_path / "mine.txt")
-    words = ["dicom", str(tmp_path / "in"), str(tmp_path / "out"), "--key", str(tmp_path / "key")]
-    assert intake([*words, "--memory-gb", "4"]) == 0
+    argv = ["dicom", str(tmp_path / "in"), str(tmp_path / "out"), "--key", str(tmp_path / "key")]
+    assert intake([*argv, "--memory-gb", "4"]) == 0
     assert (tmp_path / "mine.txt").read_text() == "mine"
     assert (tmp_path / "out" / "manifest.csv").read_text().startswith("subject,session,modality,path")
     for value in ("0", "-1", "nan", "inf"):
-        assert intake([*words, "--memory-gb", value]) == 2
+        assert intake([*argv, "--memory-gb", value]) == 2

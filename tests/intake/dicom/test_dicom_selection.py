@@ -114,9 +114,9 @@ def test_pet(facts: dict[str, Any], modality: str | None) -> None:
         assert reason(one) == "PET that is not corrected for attenuation"
 
 
-@pytest.mark.parametrize("words", ["localizer", "LOC", "Scout", "3-plane loc", "survey", "AAHead_Scout", "Calibration"])
-def test_localisers_by_description(words: str) -> None:
-    assert reason(series(f"t1 {words}")) == "a localiser or scout"
+@pytest.mark.parametrize("text", ["localizer", "LOC", "Scout", "3-plane loc", "survey", "AAHead_Scout", "Calibration"])
+def test_localisers_by_description(text: str) -> None:
+    assert reason(series(f"t1 {text}")) == "a localiser or scout"
 
 
 def test_words_that_only_look_like_a_localiser() -> None:
@@ -139,7 +139,7 @@ def test_what_misses_by_one_thing_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "message"),
     [
         ({"images": images(20)}, {"images": images(24)}, "the one with 24 slices, more slices, is used"),
         (
@@ -155,11 +155,13 @@ def test_what_misses_by_one_thing_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 @pytest.mark.parametrize("turned", [False, True])
-def test_of_two_of_a_kind_one_is_kept(first: dict[str, Any], second: dict[str, Any], said: str, turned: bool) -> None:
+def test_of_two_of_a_kind_one_is_kept(
+    first: dict[str, Any], second: dict[str, Any], message: str, turned: bool
+) -> None:
     both = [series(uid="1.9", **first), series(uid="1.1", **second)]
     result = select_series(both[::-1] if turned else both, DicomConfig())
     assert [chosen.series.uid for chosen in result.chosen] == ["1.1"]
-    assert [left.reason.split("; ")[1] for left in result.left_out] == [said]
+    assert [left.reason.split("; ")[1] for left in result.left_out] == [message]
 
 
 def test_two_of_a_kind_in_two_sessions_are_both_kept() -> None:
@@ -196,7 +198,7 @@ def test_sessions_count_from_their_first_study() -> None:
 def test_slices_that_are_there_several_times() -> None:
     several = images(10)
     assert reason(series(images=several + several[:3])) == (
-        "some slices are there 1 times and some 2 times; export the series again"
+        "some slices occur 1 times and some 2 times; export the series again"
     )
     assert slice_positions(several + several[:1]) == ([2.0 * slice_ for slice_ in range(10)], [2] + [1] * 9)
 
@@ -222,8 +224,8 @@ def test_derived_series_are_left_out() -> None:
 def test_every_series_is_in_one_of_the_two() -> None:
     several = [series(uid=str(number), modality=["MR", "CT"][number % 2], damaged=number % 3) for number in range(12)]
     result = select_series(several, DicomConfig())
-    found = [chosen.series.uid for chosen in result.chosen] + [left.series.uid for left in result.left_out]
-    assert sorted(found) == sorted(each.uid for each in several)
+    uids = [chosen.series.uid for chosen in result.chosen] + [left.series.uid for left in result.left_out]
+    assert sorted(uids) == sorted(each.uid for each in several)
 
 
 def test_names_that_would_not_do_as_file_names() -> None:

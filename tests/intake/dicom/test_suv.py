@@ -59,26 +59,26 @@ def test_units_that_are_suv_already_or_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
-        ({"units": ""}, "Units are not told"),
+        ({"units": ""}, "Units are missing"),
         ({"units": "PCNT"}, "Units are neither BQML nor GML nor CNTS"),
         ({"units": "GML", "suv_type": "LBM"}, "another kind than by body weight"),
         ({"units": "CNTS"}, r"counts \(CNTS\), and there is no Philips factor"),
         ({"corrections": ("ATTN",)}, "CorrectedImage does not list DECY"),
-        ({"weight_kg": None}, "PatientWeight is not told"),
+        ({"weight_kg": None}, "PatientWeight is missing"),
         ({"weight_kg": 0.0}, "PatientWeight is 0 kg; 1 to 400 expected"),
-        ({"dose_bq": None}, "RadionuclideTotalDose is not told"),
+        ({"dose_bq": None}, "RadionuclideTotalDose is missing"),
         ({"dose_bq": 370.0}, r"RadionuclideTotalDose is 370 Bq; 1e\+06 to 1e\+11 expected"),
-        ({"half_life_s": None}, "RadionuclideHalfLife is not told"),
+        ({"half_life_s": None}, "RadionuclideHalfLife is missing"),
         ({"half_life_s": 0.0}, "RadionuclideHalfLife is 0 s"),
         ({"decay_correction": "NONE"}, "DecayCorrection is neither START nor ADMIN"),
-        ({"injected_time": None}, "RadiopharmaceuticalStartTime is not told"),
-        ({"series_start": None, "first_acquisition": None}, "neither SeriesTime nor AcquisitionTime is told"),
+        ({"injected_time": None}, "RadiopharmaceuticalStartTime is missing"),
+        ({"series_start": None, "first_acquisition": None}, "neither SeriesTime nor AcquisitionTime is given"),
         ({"injected_time": time(10, 20)}, r"23\.9 h before the scan; 0 to 6 half-lives \(11\.0 h\) expected"),
         ({"injected": datetime(2021, 3, 4, 10, 45)}, r"-0\.5 h before the scan"),
     ],
 )
-def test_why_there_is_no_suv(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(SuvError, match=said):
+def test_why_there_is_no_suv(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(SuvError, match=message):
         suv_factor(replace(FACTS, **changed))

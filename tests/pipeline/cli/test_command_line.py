@@ -178,7 +178,7 @@ def test_an_extractor_that_saw_a_test_subject_is_refused(
     write_record(manifest, record)
     assert main([*argv, "--stages", "classify", "--force", "classify"]) == 2
     assert victim in (error := capsys.readouterr().err)
-    assert "test part" in error
+    assert "test split" in error
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from console.exit_codes import SAID_HERE, SAID_WELL, exit_code, explained
+from console.exit_codes import PACKAGE_ERRORS, USER_ERRORS, exit_code, explained
 from files.reading import read_bytes
 from files.writing import PlantedLinkError
 from intake import __main__ as intake
@@ -173,7 +173,7 @@ INTAKES = {
     "dicom folder out --key key --patients folder": "Is a directory",
     "dicom folder out --key key --session-days x": "invalid int value: 'x'",
     "dicom folder out --key key --session-days -1": "session_days: Input should be greater",
-    "dicom folder out --key key --name T1w": "expected words such as T1w=MRI",
+    "dicom folder out --key key --name T1w": "expected pairs such as T1w=MRI",
     "pseudonym p --key nowhere": "there is no key file",
     "pseudonym p --key file": "holds no key",
     "pseudonym p --key pipe": "is a pipe",
@@ -271,7 +271,7 @@ def test_environment(
 
 
 def test_every_kind_that_is_named_is_there() -> None:
-    for name in (*SAID_WELL, *SAID_HERE):
+    for name in (*USER_ERRORS, *PACKAGE_ERRORS):
         module, _, kind = name.rpartition(".")
         imported = sys.modules.get(module) or importlib.import_module(module)
         assert issubclass(getattr(imported, kind), Exception), name

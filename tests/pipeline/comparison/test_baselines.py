@@ -28,27 +28,27 @@ SECTION = 'id="comparison"'
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory, picture_cohort: Callable[..., Path]) -> tuple[list[str], Path]:
-    """The words of a run of the usual stages, and its workspace."""
+    """The arguments of a run of the usual stages, and its workspace."""
     folder = tmp_path_factory.mktemp("usual")
     config = picture_cohort(folder / "data")
-    words = ["--config", str(config), "--quiet", *QUICK]
-    assert main([*words, "--workspace", str(folder / "run")]) == 0
-    return words, folder / "run"
+    argv = ["--config", str(config), "--quiet", *QUICK]
+    assert main([*argv, "--workspace", str(folder / "run")]) == 0
+    return argv, folder / "run"
 
 
 @pytest.fixture(scope="module")
 def compared(usual: tuple[list[str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
-    """The words of a comparison after it, and its workspace."""
+    """The arguments of a comparison after it, and its workspace."""
     run = tmp_path_factory.mktemp("compared") / "run"
     shutil.copytree(usual[1], run)
-    words = [*usual[0], "--stages", "baselines,report"]
-    assert main([*words, *ONLY, "--workspace", str(run)]) == 0
-    return words, run
+    argv = [*usual[0], "--stages", "baselines,report"]
+    assert main([*argv, *ONLY, "--workspace", str(run)]) == 0
+    return argv, run
 
 
 @pytest.fixture
 def copied(compared: tuple[list[str], Path], tmp_path: Path) -> tuple[list[str], Path]:
-    """The words of a comparison in a copy of the finished one, without the choice of methods; and the copy."""
+    """The arguments of a comparison in a copy of the finished one, without the choice of methods; and the copy."""
     shutil.copytree(compared[1], tmp_path / "run")
     return [*compared[0], "--workspace", str(tmp_path / "run")], tmp_path / "run"
 
@@ -59,10 +59,10 @@ def times(run: Path) -> dict[str, int]:
     return {str(p.parent.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob("*/*/*/record.json")}
 
 
-def state(words: list[str], capsys: pytest.CaptureFixture[str], stage: str = "baselines") -> str:
+def state(argv: list[str], capsys: pytest.CaptureFixture[str], stage: str = "baselines") -> str:
     """What the plan says of a stage."""
     capsys.readouterr()
-    assert main([*words, "--dry-run"]) == 0
+    assert main([*argv, "--dry-run"]) == 0
     return next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == [stage])
 
 
@@ -149,21 +149,21 @@ def test_curves_start_where_the_tables_are(compared: tuple[list[str], Path]) -> 
 
 
 def test_a_second_run_does_nothing(copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
-    words, run = copied
+    argv, run = copied
     before = {p: p.stat().st_mtime_ns for p in (run / "baselines").rglob("*") if p.is_file()}
-    assert "up to date" in state([*words, *ONLY], capsys)
-    assert main([*words, *ONLY]) == 0
+    assert "up to date" in state([*argv, *ONLY], capsys)
+    assert main([*argv, *ONLY]) == 0
     assert {p: p.stat().st_mtime_ns for p in (run / "baselines").rglob("*") if p.is_file()} == before
 
 
 def test_one_method_more_costs_only_that_method(
     copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, run = copied
+    argv, run = copied
     before = times(run)
     more = ["--only", f"{','.join(METHODS)},linear_set"]
-    assert "baselines.only changed" in state([*words, *more], capsys)
-    assert main([*words, *more]) == 0
+    assert "baselines.only changed" in state([*argv, *more], capsys)
+    assert main([*argv, *more]) == 0
     after = times(run)
     assert {name: after[name] for name in before} == before
     new = {name.split("/")[1] for name in set(after) - set(before)}
@@ -177,16 +177,16 @@ def test_one_method_more_costs_only_that_method(
 
 
 def test_methods_that_are_not_asked_for_keep_their_rows_while_they_hold(copied: tuple[list[str], Path]) -> None:
-    words, run = copied
+    argv, run = copied
     before = times(run)
-    assert main([*words, "--only", "linear_set"]) == 0
+    assert main([*argv, "--only", "linear_set"]) == 0
     table = table_of(run)
     assert set(table["method"]) == {*METHODS.values(), "linear set function"}
     assert (table["n_shared"] > 0).all()
-    assert main([*words, "--only", "linear_set", "--baselines.learning_rate", "1e-3"]) == 0
+    assert main([*argv, "--only", "linear_set", "--baselines.learning_rate", "1e-3"]) == 0
     assert set(table_of(run)["method"]) == {"linear set function"}
     assert {name: time for name, time in times(run).items() if name in before} == before
-    assert main([*words, "--only", "averaged_probes,multi_cnn,hypermm"]) == 0
+    assert main([*argv, "--only", "averaged_probes,multi_cnn,hypermm"]) == 0
     assert set(table_of(run)["method"]) == set(METHODS.values())
     assert {name: time for name, time in times(run).items() if name in before} == before
 
@@ -201,26 +201,26 @@ def test_methods_that_are_not_asked_for_keep_their_rows_while_they_hold(copied: 
     ],
 )
 def test_settings_of_the_tables_fit_nothing_again(copied: tuple[list[str], Path], change: list[str]) -> None:
-    words, run = copied
+    argv, run = copied
     before = times(run)
-    assert main([*words, *ONLY, *change]) == 0
+    assert main([*argv, *ONLY, *change]) == 0
     assert times(run) == before
 
 
 def test_other_curve_rates_fit_only_the_complete_scenario_again(copied: tuple[list[str], Path]) -> None:
-    words, run = copied
+    argv, run = copied
     before = times(run)
-    assert main([*words, *ONLY, "--baselines.curve_rates", "[0.2]"]) == 0
+    assert main([*argv, *ONLY, "--baselines.curve_rates", "[0.2]"]) == 0
     changed = {name for name, time in times(run).items() if time != before[name]}
     assert {name.split("/")[0] for name in changed} == {"complete"}
     assert len(changed) == len(METHODS) * 2
 
 
 def test_forced_it_fits_all_again_to_the_same_bytes(copied: tuple[list[str], Path]) -> None:
-    words, run = copied
+    argv, run = copied
     files, before = [run / "baselines" / name for name in ("predictions.csv", "robustness.csv")], times(run)
     content = [file_sha256(file) for file in files]
-    assert main([*words, *ONLY, "--force", "baselines"]) == 0
+    assert main([*argv, *ONLY, "--force", "baselines"]) == 0
     after = times(run)
     assert set(after) == set(before)
     assert all(after[name] > before[name] for name in before)
@@ -228,11 +228,11 @@ def test_forced_it_fits_all_again_to_the_same_bytes(copied: tuple[list[str], Pat
 
 
 def test_another_seed_gives_other_predictions(copied: tuple[list[str], Path]) -> None:
-    words, run = copied
+    argv, run = copied
     table = run / "baselines" / "predictions.csv"
     before = pd.read_csv(table).query("scenario == 'complete' and method == 'Multi-CNN'").reset_index(drop=True)
     other = ["--only", "multi_cnn", "--baselines.scenarios", "[complete]", "--baselines.seed", "1"]
-    assert main([*words, *other]) == 0
+    assert main([*argv, *other]) == 0
     after = pd.read_csv(table)
     assert list(after["observation"]) == list(before["observation"])
     assert (after["p_0"] != before["p_0"]).all()
@@ -253,10 +253,10 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_a_method_that_fails_takes_no_other_down_and_is_tried_again(
     copied: tuple[list[str], Path], broken: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, run = copied
+    argv, run = copied
     fitted = times(run)
-    words += ["--only", f"linear_set,{','.join(METHODS)}"]
-    assert main(words) == 3
+    argv += ["--only", f"linear_set,{','.join(METHODS)}"]
+    assert main(argv) == 3
     capsys.readouterr()
     failures = pd.read_csv(run / "failures.csv")
     tasks = {f"{scenario}, linear set function, repeat {repeat}" for scenario in SCENARIOS for repeat in (1, 2)}
@@ -272,24 +272,24 @@ def test_a_method_that_fails_takes_no_other_down_and_is_tried_again(
         assert table["note"][scenario, "linear set function"] in page
         assert (table["n"][scenario].drop("linear set function") > 0).all()
     assert {name: time for name, time in times(run).items() if name in fitted} == fitted
-    assert "worth another try" in state(words, capsys)
-    assert main(words) == 3  # tried again, and still broken
+    assert "worth another try" in state(argv, capsys)
+    assert main(argv) == 3  # tried again, and still broken
     broken()
-    assert "worth another try" in state(words, capsys)
-    assert main(words) == 0
+    assert "worth another try" in state(argv, capsys)
+    assert main(argv) == 0
     assert len(pd.read_csv(run / "failures.csv")) == 0
     assert (table_of(run)["n"] > 0).all()
     assert {name: time for name, time in times(run).items() if name in fitted} == fitted
-    assert "up to date" in state(words, capsys)
+    assert "up to date" in state(argv, capsys)
 
 
 def test_a_failed_method_that_is_left_out_is_not_tried_again(
     copied: tuple[list[str], Path], broken: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, _ = copied
-    assert main([*words, "--only", f"linear_set,{','.join(METHODS)}"]) == 3
-    assert main([*words, *ONLY]) == 0
-    assert "up to date" in state([*words, *ONLY], capsys)
+    argv, _ = copied
+    assert main([*argv, "--only", f"linear_set,{','.join(METHODS)}"]) == 3
+    assert main([*argv, *ONLY]) == 0
+    assert "up to date" in state([*argv, *ONLY], capsys)
 
 
 def test_stopped_between_two_methods_it_goes_on_where_it_was(
@@ -298,7 +298,7 @@ def test_stopped_between_two_methods_it_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words, run = copied
+    argv, run = copied
     whole = methods.SIMPLE["multi_cnn"]
     calls = 0
 
@@ -310,13 +310,13 @@ def test_stopped_between_two_methods_it_goes_on_where_it_was(
         return whole.fit(sample, training)
 
     monkeypatch.setitem(methods.SIMPLE, "multi_cnn", replace(whole, fit=fit))
-    assert main([*words, *ONLY, "--force", "baselines"]) == 130
+    assert main([*argv, *ONLY, "--force", "baselines"]) == 130
     assert not (run / "baselines" / "manifest.json").exists()
     finished = times(run)
     assert len(finished) == 4  # all of the first repeat, one of the second
-    assert main([*words, "--stages", "report"]) == 0
+    assert main([*argv, "--stages", "report"]) == 0
     assert SECTION not in (run / "report" / "report.html").read_text("utf-8")  # nothing half finished is shown
-    assert main([*words, *ONLY]) == 0
+    assert main([*argv, *ONLY]) == 0
     assert {name: time for name, time in times(run).items() if name in finished} == finished
     for name in ("predictions.csv", "robustness.csv"):
         assert (run / "baselines" / name).read_bytes() == (compared[1] / "baselines" / name).read_bytes()
@@ -329,9 +329,9 @@ def test_why_a_method_cannot_be_fitted_stands_in_the_table(
     config = picture_cohort(tmp_path / "data", subjects=16, second=1.0)
     manifest = pd.read_csv(tmp_path / "data" / "cohort.csv")
     manifest.query("modality == 'low' or `class` == 'well'").to_csv(tmp_path / "data" / "cohort.csv", index=False)
-    words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet", *QUICK, "--stages", "baselines"]
-    words += ["--only", "uni_cnn,multi_cnn", "--baselines.scenarios", "[as_it_is]"]
-    assert main(words) == 0
+    argv = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet", *QUICK, "--stages", "baselines"]
+    argv += ["--only", "uni_cnn,multi_cnn", "--baselines.scenarios", "[as_it_is]"]
+    assert main(argv) == 0
     table = table_of(tmp_path / "run").set_index("method")
     assert table["n"]["CNN low"] > 0
     markdown = (tmp_path / "run" / "baselines" / "comparison.md").read_text("utf-8")
@@ -340,14 +340,14 @@ def test_why_a_method_cannot_be_fitted_stands_in_the_table(
         assert "are of class 0; two classes are needed" in table["note"][method]
         assert table["note"][method] in markdown
     capsys.readouterr()
-    assert "up to date" in state(words, capsys)  # trying again would end the same
+    assert "up to date" in state(argv, capsys)  # trying again would end the same
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("argv", "messages"),
     [
-        (["--baselines.only", "[multi_cnn, hyperm]"], ("baselines.only", "no method 'hyperm'", "shaspec")),
-        (["--only", "multi_cnn,hyperm"], ("baselines.only", "no method 'hyperm'")),
+        (["--baselines.only", "[multi_cnn, hyperm]"], ("baselines.only", "no baseline 'hyperm'", "shaspec")),
+        (["--only", "multi_cnn,hyperm"], ("baselines.only", "no baseline 'hyperm'")),
         (["--baselines.only", "hypermm"], ("baselines.only",)),
         (["--baselines.scenarios", "[halves]"], ("baselines.scenarios", "as_it_is")),
         (["--baselines.scenarios", "[]"], ("baselines.scenarios",)),
@@ -362,12 +362,12 @@ def test_why_a_method_cannot_be_fitted_stands_in_the_table(
     ],
 )
 def test_slips_are_explained(
-    copied: tuple[list[str], Path], words: list[str], told: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    copied: tuple[list[str], Path], argv: list[str], messages: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = times(copied[1])
-    assert main([*copied[0], *words]) == 2
+    assert main([*copied[0], *argv]) == 2
     error = capsys.readouterr().err
-    for word in told:
+    for word in messages:
         assert word in error
     assert times(copied[1]) == before
 
@@ -381,15 +381,15 @@ def test_without_a_complete_test_subject_it_says_what_to_ask_for(
     number = manifest["subject"].str[1:].astype(int)
     manifest["split"] = np.select([number < 10, number < 12], ["train", "validation"], "test")
     manifest[(number < 12) | (manifest["modality"] == "low")].to_csv(tmp_path / "data" / "cohort.csv", index=False)
-    words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet", *QUICK, "--stages", "baselines"]
-    words += ["--only", "multi_cnn,averaged_probes"]
-    as_it_is = [*words, "--baselines.scenarios", "[as_it_is]"]
+    argv = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet", *QUICK, "--stages", "baselines"]
+    argv += ["--only", "multi_cnn,averaged_probes"]
+    as_it_is = [*argv, "--baselines.scenarios", "[as_it_is]"]
     assert main(as_it_is) == 0
     table = table_of(tmp_path / "run").set_index("method")
     assert table["n"].to_dict() == {"Multi-CNN": 0, "linear probes, averaged": 8}  # four subjects, two repeats
     manifest = json.loads((tmp_path / "run" / "baselines" / "manifest.json").read_text())
     assert manifest["reference"] == "linear probes, averaged"  # the first that made a prediction
-    assert main(words) == 2
+    assert main(argv) == 2
     assert "set baselines.scenarios to [as_it_is]" in capsys.readouterr().err
     assert "up to date" in state(as_it_is, capsys)
 
@@ -398,15 +398,15 @@ def test_a_repeat_that_tests_nobody_complete_leaves_the_others_to_be_compared(
     picture_cohort: Callable[..., Path], tmp_path: Path
 ) -> None:
     config = picture_cohort(tmp_path / "data", subjects=16, second=1.0)
-    words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet", *QUICK]
-    assert main([*words, "--stages", "split"]) == 0
+    argv = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet", *QUICK]
+    assert main([*argv, "--stages", "split"]) == 0
     splits = pd.read_csv(tmp_path / "run" / "split" / "splits.csv").query("split == 'test'")
     first, second = (set(splits.loc[splits["repeat"] == repeat, "subject"]) for repeat in (1, 2))
     manifest = pd.read_csv(tmp_path / "data" / "cohort.csv")
-    gone = manifest["subject"].isin(first) & (manifest["modality"] == "high")
-    manifest[~gone].to_csv(tmp_path / "data" / "cohort.csv", index=False)
+    dropped = manifest["subject"].isin(first) & (manifest["modality"] == "high")
+    manifest[~dropped].to_csv(tmp_path / "data" / "cohort.csv", index=False)
     complete = ["--stages", "baselines", "--baselines.scenarios", "[complete]", "--only", "averaged_probes"]
-    assert main([*words, *complete]) == 0
+    assert main([*argv, *complete]) == 0
     predictions = pd.read_csv(tmp_path / "run" / "baselines" / "predictions.csv")
     assert set(predictions["repeat"]) == {2}
     assert set(predictions["subject"]) == second - first
@@ -416,9 +416,9 @@ def test_a_repeat_that_tests_nobody_complete_leaves_the_others_to_be_compared(
 def test_a_cohort_of_one_modality_can_be_compared_on(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
     """There is nothing to hide, so there are no curves."""
     config = picture_cohort(tmp_path / "data", subjects=16, second=0.0)
-    words = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet", *QUICK, "--stages", "baselines"]
-    words += ["--only", "uni_cnn,averaged_probes", "--baselines.scenarios", "[complete]"]
-    assert main(words) == 0
+    argv = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet", *QUICK, "--stages", "baselines"]
+    argv += ["--only", "uni_cnn,averaged_probes", "--baselines.scenarios", "[complete]"]
+    assert main(argv) == 0
     table = table_of(tmp_path / "run")
     assert list(table["method"]) == ["CNN low", "linear probes, averaged"]
     assert not (tmp_path / "run" / "baselines" / "robustness.csv").exists()
@@ -428,28 +428,28 @@ def test_a_comparison_on_other_data_is_not_shown_beside_new_results(
     copied: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The usual stages leave the comparison as it is; once what it was made from has changed, the report must not."""
-    words, run = copied
-    words = [word for word in words if word not in ("--stages", "baselines,report")]
-    assert main(words) == 0
+    argv, run = copied
+    argv = [word for word in argv if word not in ("--stages", "baselines,report")]
+    assert main(argv) == 0
     assert SECTION in (run / "report" / "report.html").read_text("utf-8")
     capsys.readouterr()
-    assert main([*words, "--features.backbone", "vgg11", "--features.weights", "random"]) == 0
+    assert main([*argv, "--features.backbone", "vgg11", "--features.weights", "random"]) == 0
     assert SECTION not in (run / "report" / "report.html").read_text("utf-8")
-    assert "note: report: the comparison with other methods is of earlier data and not shown" in capsys.readouterr().out
+    assert "note: report: the comparison with baselines is of earlier data and not shown" in capsys.readouterr().out
 
 
 def test_published_figures_stand_beside_their_own_scenario_only(copied: tuple[list[str], Path]) -> None:
     """Those of BreakHis are on whatever pictures a patient has, and no other scenario."""
-    words, run = copied
-    assert main([*words, *ONLY, "--baselines.published", "BreakHis"]) == 0
+    argv, run = copied
+    assert main([*argv, *ONLY, "--baselines.published", "BreakHis"]) == 0
     assert "Published" not in (run / "baselines" / "comparison.md").read_text("utf-8")
-    assert main([*words, *ONLY, "--baselines.published", "BreakHis", "--baselines.scenarios", "[as_it_is]"]) == 0
+    assert main([*argv, *ONLY, "--baselines.published", "BreakHis", "--baselines.scenarios", "[as_it_is]"]) == 0
     assert "Published: BreakHis" in (run / "baselines" / "comparison.md").read_text("utf-8")
 
 
 def test_pictures_cannot_be_imputed_and_the_table_says_so(copied: tuple[list[str], Path]) -> None:
-    words, run = copied
-    assert main([*words, "--only", "pix2pix", "--baselines.scenarios", "[missing]"]) == 0
+    argv, run = copied
+    assert main([*argv, "--only", "pix2pix", "--baselines.scenarios", "[missing]"]) == 0
     table = table_of(run).set_index(["scenario", "method"])
     for scenario in SCENARIOS[1:]:
         assert table["n"][scenario, "pix2pix"] == 0

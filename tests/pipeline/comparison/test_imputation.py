@@ -44,14 +44,16 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> VolumeSet:
 def drawn_without(absent: tuple[str, ...]) -> ScenarioSample:
     """The scans of all subjects but these, as a scenario leaves them."""
     rows = [
-        {"scan": f"{s}_{m}", "observation": s, "subject": s, "modality": m, "label": "sick", "split": part}
-        for s, part in SPLITS.items()
+        {"scan": f"{s}_{m}", "observation": s, "subject": s, "modality": m, "label": "sick", "split": split}
+        for s, split in SPLITS.items()
         for m in MODALITIES
         if f"{s}_{m}" not in absent
     ]
     scans = pd.DataFrame(rows)
     names = tuple(SPLITS)
-    numbers = {part: [i for i, s in enumerate(names) if SPLITS[s] == part] for part in ("train", "validation", "test")}
+    numbers = {
+        split: [i for i, s in enumerate(names) if SPLITS[s] == split] for split in ("train", "validation", "test")
+    }
     sample = Sample(
         feature_maps=torch.zeros(len(scans), 3, 1, 1),
         modality=torch.tensor([MODALITIES.index(m) for m in scans["modality"]]),
@@ -59,7 +61,7 @@ def drawn_without(absent: tuple[str, ...]) -> ScenarioSample:
         target=torch.arange(len(names)) % 2,
         modalities=2,
         classes=2,
-        **{part: torch.tensor(those) for part, those in numbers.items()},
+        **{split: torch.tensor(those) for split, those in numbers.items()},
     )
     return ScenarioSample(sample, scans, names, names)
 
@@ -70,7 +72,7 @@ MISSING = (*HIDDEN.values(), *NEVER_THERE)
 def run(
     kind: Kind,
     volumes: VolumeSet,
-    place: Path,
+    folder: Path,
     *,
     absent: tuple[str, ...] = MISSING,
     hidden: Mapping[tuple[str, str], str] = HIDDEN,
@@ -79,7 +81,7 @@ def run(
 ) -> Imputed:
     """Impute with small networks."""
     return impute(
-        kind, drawn_without(absent), MODALITIES, hidden=hidden, volumes=volumes, place=place, config=config,
+        kind, drawn_without(absent), MODALITIES, hidden=hidden, volumes=volumes, folder=folder, config=config,
         feature_map_of=feature_map_of, spacing_mm=SPACING_MM, device=CPU, seed=seed,
     )  # fmt: skip
 
@@ -89,15 +91,15 @@ class Done:
     """What one undisturbed imputation gave, and where."""
 
     kind: Kind
-    place: Path
+    folder: Path
     result: Imputed
 
 
 @pytest.fixture(scope="module", params=["pix2pix", "cyclegan"])
 def done(request: pytest.FixtureRequest, volumes: VolumeSet, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """Imputed once with each kind."""
-    place = tmp_path_factory.mktemp(request.param)
-    return Done(request.param, place, run(request.param, volumes, place))
+    folder = tmp_path_factory.mktemp(request.param)
+    return Done(request.param, folder, run(request.param, volumes, folder))
 
 
 def after_epochs(monkeypatch: pytest.MonkeyPatch, call: Callable[[], None]) -> None:
@@ -112,9 +114,9 @@ def after_epochs(monkeypatch: pytest.MonkeyPatch, call: Callable[[], None]) -> N
     monkeypatch.setattr(Trainer, "epochs", epochs)
 
 
-def contents(place: Path) -> dict[str, str]:
+def contents(folder: Path) -> dict[str, str]:
     """Path → hash of all files."""
-    return {str(p.relative_to(place)): file_sha256(p) for p in sorted(place.rglob("*")) if p.is_file()}
+    return {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_every_missing_scan_and_no_other_is_imputed(done: Done) -> None:
@@ -134,8 +136,8 @@ def test_an_imputed_scan_says_what_it_is_and_keeps_to_the_brain_it_was_made_from
         subject, modality = scan.split("_")
         source = next(m for m in MODALITIES if m != modality)
         image = nibabel.load(imputed_path(done.place, subject, modality))
-        told = bytes(image.header["descrip"]).decode().rstrip("\0")
-        assert told == f"IMPUTED by {done.kind} from {source}, not a scan"
+        text = bytes(image.header["descrip"]).decode().rstrip("\0")
+        assert text == f"IMPUTED by {done.kind} from {source}, not a scan"
         np.testing.assert_allclose(image.header.get_zooms(), SPACING_MM, rtol=1e-5)
         voxels = image.get_fdata(dtype=np.float32)
         assert voxels.min() == 0
@@ -277,9 +279,9 @@ def test_pix2pix_without_a_pair_says_so(volumes: VolumeSet, tmp_path: Path) -> N
 
 @KINDS
 def test_a_modality_that_no_training_subject_has_cannot_be_made(kind: Kind, volumes: VolumeSet, tmp_path: Path) -> None:
-    absent = tuple(f"{s}_PET" for s, part in SPLITS.items() if part == "train")
-    told = {"pix2pix": "both MRI and PET", "cyclegan": "no training subject has a PET"}[kind]
-    with pytest.raises(CannotFit, match=told):
+    absent = tuple(f"{s}_PET" for s, split in SPLITS.items() if split == "train")
+    text = {"pix2pix": "both MRI and PET", "cyclegan": "no training subject has a PET"}[kind]
+    with pytest.raises(CannotFit, match=text):
         run(kind, volumes, tmp_path, absent=absent, hidden={})
 
 

@@ -87,12 +87,12 @@ def test_imputing_methods_stand_in_the_tables_where_something_is_hidden(compare:
     out = compare("mean", "pix2pix", "cyclegan")
     table = out.comparison().set_index(["scenario", "method"])
     hidden = ["100% MRI + 50% PET", "100% PET + 50% MRI"]
-    assert list(table.index) == [("complete", "mean feature map")] + [
-        (scenario, method) for scenario in hidden for method in ("mean feature map", "pix2pix", "cycleGAN")
+    assert list(table.index) == [("complete", "mean imputation")] + [
+        (scenario, method) for scenario in hidden for method in ("mean imputation", "pix2pix", "cycleGAN")
     ]
     assert (table["note"] == "").all()
     assert (table["n"] == len(SPLITS[8:])).all()
-    imputing = table.index.get_level_values("method") != "mean feature map"
+    imputing = table.index.get_level_values("method") != "mean imputation"
     assert (table["imputation_seconds"].notna() == imputing).all()
     assert (table.loc[imputing, "trained_parameters"] > table.loc["complete", "trained_parameters"].iloc[0]).all()
     quality = pd.read_csv(out.folder / "imputation_quality.csv")
@@ -102,11 +102,11 @@ def test_imputing_methods_stand_in_the_tables_where_something_is_hidden(compare:
     ((caption, picture),) = out.pictures()
     assert picture.startswith(b"\x89PNG")
     assert "32×32 pixels" in caption
-    words = (out.folder / "comparison.md").read_text("utf-8")
-    assert "32×32 pixels" in words
-    for told in ("PET by pix2pix from MRI: SSIM", "MRI by cycleGAN from PET: SSIM"):
-        assert told in caption
-        assert told in words
+    page = (out.folder / "comparison.md").read_text("utf-8")
+    assert "32×32 pixels" in page
+    for text in ("PET by pix2pix from MRI: SSIM", "MRI by cycleGAN from PET: SSIM"):
+        assert text in caption
+        assert text in page
 
 
 def test_what_was_imputed_is_shown_until_it_would_be_imputed_otherwise(compare: Callable[..., ComparisonSet]) -> None:
@@ -118,7 +118,7 @@ def test_what_was_imputed_is_shown_until_it_would_be_imputed_otherwise(compare: 
     compare("mean", scenarios=("missing",))  # not asked for now, and still what it would be
     assert contents(out) == before
     compare("mean", scenarios=("missing",), gan=wider)
-    assert set(out.comparison()["method"]) == {"mean feature map"}
+    assert set(out.comparison()["method"]) == {"mean imputation"}
     assert out.pictures() == ()
     assert not (out.folder / "imputation_quality.csv").exists()
     assert "Imputed" not in (out.folder / "comparison.md").read_text("utf-8")
@@ -160,7 +160,7 @@ def test_scans_that_never_were_are_imputed_and_cannot_be_measured(compare: Calla
     absent = ("b_PET", "i_PET", "l_PET", "c_MRI")
     out = compare("mean", "pix2pix", absent=absent, scenarios=("as_it_is",))
     table = out.comparison()
-    assert list(table["method"]) == ["mean feature map", "pix2pix"]
+    assert list(table["method"]) == ["mean imputation", "pix2pix"]
     assert list(table["n"]) == [2, 2]
     imputed = out.folder_of("as it is", "pix2pix", 1) / "imputed"
     assert {path.name for path in imputed.iterdir()} == {f"{scan}.nii.gz" for scan in absent}
@@ -170,7 +170,7 @@ def test_scans_that_never_were_are_imputed_and_cannot_be_measured(compare: Calla
 def test_nothing_is_left_to_impute_once_the_scans_have_come(compare: Callable[..., ComparisonSet]) -> None:
     """The predictions on what was imputed before must not stand beside those on real scans."""
     compare("mean", "pix2pix", absent=("b_PET", "l_PET"), scenarios=("as_it_is",))
-    assert list(compare("mean", "pix2pix", scenarios=("as_it_is",)).comparison()["method"]) == ["mean feature map"]
+    assert list(compare("mean", "pix2pix", scenarios=("as_it_is",)).comparison()["method"]) == ["mean imputation"]
 
 
 def test_why_nothing_could_be_learnt_stands_in_the_table(compare: Callable[..., ComparisonSet]) -> None:

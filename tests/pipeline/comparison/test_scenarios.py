@@ -38,10 +38,10 @@ def data_of() -> Callable[..., RepeatData]:
     return make
 
 
-def shuffled(usable: RepeatData, seed: int) -> RepeatData:
+def shuffled(data: RepeatData, seed: int) -> RepeatData:
     """The same scans in another order, under other row numbers."""
-    frame = usable.scans.sample(frac=1, random_state=seed).reset_index(drop=True)
-    return RepeatData(frame, usable.modalities, usable.classes)
+    frame = data.scans.sample(frac=1, random_state=seed).reset_index(drop=True)
+    return RepeatData(frame, data.modalities, data.classes)
 
 
 def test_two_modalities_are_called_as_in_the_paper() -> None:
@@ -74,22 +74,22 @@ def test_only_what_was_asked_for() -> None:
 
 def test_complete_keeps_exactly_the_observations_with_every_modality(data_of: Callable[..., RepeatData]) -> None:
     absent = ("p03_a", "p10_b", "p11_c", "p12_a", "p12_b", "p13_a", "p13_b", "p13_c")
-    usable = data_of(20, ("a", "b", "c"), absent)
-    left, notes = scans_in(Scenario("complete"), usable, 0)
+    data = data_of(20, ("a", "b", "c"), absent)
+    left, notes = scans_in(Scenario("complete"), data, 0)
     expected = {f"p{n:02d}" for n in range(20)} - {scan[:3] for scan in absent}
     assert set(left["observation"]) == expected
     assert set(left["scan"]) == {f"{name}_{m}" for name in expected for m in ("a", "b", "c")}
     assert notes == []
-    everything, _ = scans_in(Scenario(AS_IT_IS, complete_only=False), usable, 0)
-    pd.testing.assert_frame_equal(everything, usable.scans)
+    everything, _ = scans_in(Scenario(AS_IT_IS, complete_only=False), data, 0)
+    pd.testing.assert_frame_equal(everything, data.scans)
 
 
 def test_a_second_session_is_complete_or_not_by_itself(data_of: Callable[..., RepeatData]) -> None:
-    usable = data_of(6)
-    later = usable.scans[usable.scans["scan"] == "p01_MRI"].assign(scan="p01_later_MRI", observation="p01_later")
-    twice = RepeatData(pd.concat([usable.scans, later], ignore_index=True), usable.modalities, usable.classes)
+    data = data_of(6)
+    later = data.scans[data.scans["scan"] == "p01_MRI"].assign(scan="p01_later_MRI", observation="p01_later")
+    twice = RepeatData(pd.concat([data.scans, later], ignore_index=True), data.modalities, data.classes)
     left, _ = scans_in(Scenario("complete"), twice, 0)
-    assert set(left["observation"]) == set(usable.scans["observation"])
+    assert set(left["observation"]) == set(data.scans["observation"])
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.5, 0.55, 0.9])
@@ -98,33 +98,33 @@ def test_exactly_the_asked_share_is_hidden_in_training_and_test(
     data_of: Callable[..., RepeatData], modality: str, rate: float
 ) -> None:
     absent = ("p00_PET", "p07_MRI", "p21_PET")
-    usable = data_of(60, absent=absent)
+    data = data_of(60, absent=absent)
     scenario = next(s for s in scenarios_of(("missing",), (rate,), MRI_AND_PET) if s.hidden == ((modality, rate),))
-    left, notes = scans_in(scenario, usable, 0)
+    left, notes = scans_in(scenario, data, 0)
     assert notes == []
-    complete = usable.scans[~usable.scans["observation"].isin({scan[:3] for scan in absent})]
-    gone = complete[~complete["scan"].isin(left["scan"])]
+    complete = data.scans[~data.scans["observation"].isin({scan[:3] for scan in absent})]
+    hidden = complete[~complete["scan"].isin(left["scan"])]
     assert set(left["scan"]) < set(complete["scan"])
-    assert set(gone["modality"]) == {modality}
-    assert len(gone) == np.floor(rate * 57 + 0.5)
+    assert set(hidden["modality"]) == {modality}
+    assert len(hidden) == np.floor(rate * 57 + 0.5)
     assert set(left["observation"]) == set(complete["observation"])  # nobody loses the last scan
-    assert set(gone["split"]) == {"train", "validation", "test"}
+    assert set(hidden["split"]) == {"train", "validation", "test"}
 
 
 def test_the_last_scan_is_never_hidden(data_of: Callable[..., RepeatData]) -> None:
     """Most have a PET alone, so that nine in ten cannot lose it; said, not done."""
-    usable = data_of(30, absent=[f"p{n:02d}_MRI" for n in range(20)])
-    left, notes = scans_in(Scenario("mine", (("PET", 0.9),), complete_only=False), usable, 0)
-    assert set(left["observation"]) == set(usable.scans["observation"])
-    assert set(usable.scans["scan"]) - set(left["scan"]) == {f"p{n}_PET" for n in range(20, 30)}
+    data = data_of(30, absent=[f"p{n:02d}_MRI" for n in range(20)])
+    left, notes = scans_in(Scenario("mine", (("PET", 0.9),), complete_only=False), data, 0)
+    assert set(left["observation"]) == set(data.scans["observation"])
+    assert set(data.scans["scan"]) - set(left["scan"]) == {f"p{n}_PET" for n in range(20, 30)}
     assert "27 of 30 subjects were to be hidden and 10 could be" in notes[0]
 
 
 def test_a_subject_loses_all_scans_of_the_modality(data_of: Callable[..., RepeatData]) -> None:
-    usable = data_of(12)
-    again = usable.scans[usable.scans["modality"] == "PET"]
+    data = data_of(12)
+    again = data.scans[data.scans["modality"] == "PET"]
     again = again.assign(scan=again["scan"] + "_2")
-    twice = RepeatData(pd.concat([usable.scans, again], ignore_index=True), usable.modalities, usable.classes)
+    twice = RepeatData(pd.concat([data.scans, again], ignore_index=True), data.modalities, data.classes)
     left, _ = scans_in(Scenario(HALF_PET, (("PET", 0.5),)), twice, 0)
     assert sorted(left[left["modality"] == "PET"].groupby("observation").size()) == [2] * 6
     assert (left["modality"] == "MRI").sum() == 12
@@ -132,20 +132,20 @@ def test_a_subject_loses_all_scans_of_the_modality(data_of: Callable[..., Repeat
 
 def test_the_order_of_the_rows_hides_nobody_else_and_another_seed_does(data_of: Callable[..., RepeatData]) -> None:
     scenario = Scenario(HALF_PET, (("PET", 0.5),))
-    usable = data_of(40)
+    data = data_of(40)
     hidden = []
     for order, seed in ((0, 0), (1, 0), (2, 0), (0, 1)):
-        left, _ = scans_in(scenario, shuffled(usable, order), seed)
-        hidden.append(set(usable.scans["scan"]) - set(left["scan"]))
+        left, _ = scans_in(scenario, shuffled(data, order), seed)
+        hidden.append(set(data.scans["scan"]) - set(left["scan"]))
     assert hidden[0] == hidden[1] == hidden[2] != hidden[3]
 
 
 def test_another_deal_into_parts_hides_the_same(data_of: Callable[..., RepeatData]) -> None:
     """Repeats differ in who is tested, not in whose scan is missing."""
-    usable = data_of(40)
-    other = RepeatData(usable.scans.assign(split=np.roll(usable.scans["split"], 7)), usable.modalities, usable.classes)
+    data = data_of(40)
+    other = RepeatData(data.scans.assign(split=np.roll(data.scans["split"], 7)), data.modalities, data.classes)
     scenario = Scenario(HALF_MRI, (("MRI", 0.5),))
-    assert list(scans_in(scenario, usable, 0)[0]["scan"]) == list(scans_in(scenario, other, 0)[0]["scan"])
+    assert list(scans_in(scenario, data, 0)[0]["scan"]) == list(scans_in(scenario, other, 0)[0]["scan"])
 
 
 @pytest.fixture
@@ -167,30 +167,32 @@ def value_of(scan: str) -> float:
 def test_feature_maps_are_joined_by_name_when_scans_are_hidden(
     data_of: Callable[..., RepeatData], feature_maps: FeatureStore, order: int
 ) -> None:
-    usable = shuffled(data_of(24), order)
-    left, _ = scans_in(Scenario(HALF_PET, (("PET", 0.5),)), usable, 0)
-    drawn = build_sample(left.sample(frac=1, random_state=order), usable, feature_maps, CPU)
-    sample = drawn.sample
+    data = shuffled(data_of(24), order)
+    left, _ = scans_in(Scenario(HALF_PET, (("PET", 0.5),)), data, 0)
+    scenario_sample = build_sample(left.sample(frac=1, random_state=order), data, feature_maps, CPU)
+    sample = scenario_sample.sample
     values = sample.feature_maps[:, 0, 0, 0].tolist()
-    assert values == [value_of(scan) for scan in drawn.scans["scan"]]
+    assert values == [value_of(scan) for scan in scenario_sample.scans["scan"]]
     assert sorted(values) == sorted(value_of(scan) for scan in left["scan"])  # what is hidden is not there
     assert len(values) == 24 + 12
     for value, observation, modality in zip(values, sample.observation.tolist(), sample.modality.tolist(), strict=True):
-        assert drawn.observations[observation] == f"p{int(value) // 10:02d}"
+        assert scenario_sample.observations[observation] == f"p{int(value) // 10:02d}"
         assert MRI_AND_PET[modality] == ("PET" if value % 10 else "MRI")
-    for number, name in enumerate(drawn.observations):
-        assert drawn.subjects[number] == name
+    for number, name in enumerate(scenario_sample.observations):
+        assert scenario_sample.subjects[number] == name
         assert sample.target[number] == int(name[1:]) % 2
-        assert number in drawn.observed(SPLITS[int(name[1:]) % len(SPLITS)]).tolist()
-    assert sorted(torch.cat([drawn.observed(p) for p in ("train", "validation", "test")]).tolist()) == list(range(24))
+        assert number in scenario_sample.observed(SPLITS[int(name[1:]) % len(SPLITS)]).tolist()
+    assert sorted(torch.cat([scenario_sample.observed(p) for p in ("train", "validation", "test")]).tolist()) == list(
+        range(24)
+    )
     assert (sample.modalities, sample.classes) == (2, 2)
 
 
 def test_the_same_sample_whatever_the_order_of_the_rows(
     data_of: Callable[..., RepeatData], feature_maps: FeatureStore
 ) -> None:
-    usable = data_of(24)
-    one, other = (build_sample(shuffled(usable, seed).scans, usable, feature_maps, CPU) for seed in (3, 4))
+    data = data_of(24)
+    one, other = (build_sample(shuffled(data, seed).scans, data, feature_maps, CPU) for seed in (3, 4))
     for name in ("feature_maps", "modality", "observation", "target", "train", "validation", "test"):
         assert torch.equal(getattr(one.sample, name), getattr(other.sample, name)), name
     assert one.observations == other.observations
@@ -200,15 +202,15 @@ def test_the_same_sample_whatever_the_order_of_the_rows(
 def test_several_scans_of_a_modality_stay_with_their_observation(
     data_of: Callable[..., RepeatData], feature_maps: FeatureStore
 ) -> None:
-    usable = data_of(4)
-    later = usable.scans[usable.scans["subject"] == "p02"].assign(observation="p02_later", scan=["p02_x", "p02_y"])
+    data = data_of(4)
+    later = data.scans[data.scans["subject"] == "p02"].assign(observation="p02_later", scan=["p02_x", "p02_y"])
     later["modality"] = "MRI"
     for scan, value in (("p02_x", 100.0), ("p02_y", 200.0)):
         feature_maps.save(scan, torch.full((2, 1, 1), value))
         feature_maps.finish(scan, "key", {})
-    drawn = build_sample(pd.concat([later, usable.scans]), usable, feature_maps, CPU)
-    place = drawn.observations.index("p02_later")
-    assert drawn.subjects[place] == "p02"
-    assert drawn.sample.there[place].tolist() == [True, False]
-    assert drawn.sample.grid()[place, 0].unique().tolist() == [150.0]
-    assert drawn.sample.grid()[drawn.observations.index("p02"), 0].unique().tolist() == [20.0]
+    scenario_sample = build_sample(pd.concat([later, data.scans]), data, feature_maps, CPU)
+    index = scenario_sample.observations.index("p02_later")
+    assert scenario_sample.subjects[index] == "p02"
+    assert scenario_sample.sample.modality_mask[index].tolist() == [True, False]
+    assert scenario_sample.sample.grid()[index, 0].unique().tolist() == [150.0]
+    assert scenario_sample.sample.grid()[scenario_sample.observations.index("p02"), 0].unique().tolist() == [20.0]

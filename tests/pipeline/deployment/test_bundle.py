@@ -193,9 +193,9 @@ def test_a_model_replaced_while_it_is_used_is_noticed(folder: Path, network: Set
 
 def test_a_model_of_another_format_is_refused(folder: Path) -> None:
     model = folder / "configs" / "model.json"
-    model.write_text(model.read_text().replace("hypermm-bundle/1", "hypermm-bundle/2"))
+    model.write_text(model.read_text().replace("hypermm-bundle/2", "hypermm-bundle/1"))
     rewrite(folder, lambda sums: sums.update({"configs/model.json": file_sha256(model)}))
-    with pytest.raises(BundleError, match="of format hypermm-bundle/2, this program reads hypermm-bundle/1"):
+    with pytest.raises(BundleError, match="of format hypermm-bundle/1, this program reads hypermm-bundle/2"):
         Bundle.read(folder)
 
 
@@ -338,10 +338,12 @@ def test_published_weights_are_not_called_random(tmp_path: Path, network: SetMod
     assert "weights" not in yaml.safe_load((tmp_path / "bundle/configs/settings.yaml").read_text())["features"]
 
 
-@pytest.mark.parametrize("drawn", [True, False])
-def test_no_place_of_weights_is_written(tmp_path: Path, network: SetModel, described: Export, drawn: bool) -> None:
+@pytest.mark.parametrize("random_weights", [True, False])
+def test_no_place_of_weights_is_written(
+    tmp_path: Path, network: SetModel, described: Export, random_weights: bool
+) -> None:
     placed = {name: {**section, "weights": f"/secret/{name}"} for name, section in described.settings.items()}
-    weights = {"preprocess": None, "features": "random" if drawn else "abc"}
+    weights = {"preprocess": None, "features": "random" if random_weights else "abc"}
     export = dataclasses.replace(described, settings=placed, weights=weights)
     write_bundle(tmp_path / "bundle", export, network, card="", onnx=None)
     written = yaml.safe_load((tmp_path / "bundle/configs/settings.yaml").read_text())
@@ -349,7 +351,7 @@ def test_no_place_of_weights_is_written(tmp_path: Path, network: SetModel, descr
         "name": "by-hand-predictions",
         "cohort": {"modalities": described.kinds, "manifest": None, "label": None},
         "preprocess": described.settings["preprocess"],
-        "features": described.settings["features"] | ({"weights": "random"} if drawn else {}),
+        "features": described.settings["features"] | ({"weights": "random"} if random_weights else {}),
     }
     assert Bundle.read(tmp_path / "bundle").settings == described.settings
     assert not [path for path in (tmp_path / "bundle").rglob("*") if path.is_file() and b"secret" in path.read_bytes()]

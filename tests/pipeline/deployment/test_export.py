@@ -27,7 +27,7 @@ from pipeline.store.tables import CohortTables
 from pipeline.training.repeat_data import RepeatData
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-WORDS = ["--quiet", "--features.backbone", "vgg11", "--features.weights", "random", "--split.repeats", "1",
+ARGV = ["--quiet", "--features.backbone", "vgg11", "--features.weights", "random", "--split.repeats", "1",
          "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2", "--classify.epochs", "2"]  # fmt: skip
 
 
@@ -36,14 +36,14 @@ class Exported:
 
     def __init__(self, config: Path, run: Path) -> None:
         self.run, self.folder = run, run / "export" / "bundle"
-        self.words = ["--config", str(config), "--workspace", str(run), *WORDS]
+        self.argv = ["--config", str(config), "--workspace", str(run), *ARGV]
         self.bundle = Bundle.read(self.folder)
         self.scans = CohortTables(run / "cohort").scans()
         splits = pd.read_csv(run / "split" / "splits.csv")
-        self.part = dict(zip(splits["subject"], splits["split"], strict=True))
+        self.split = dict(zip(splits["subject"], splits["split"], strict=True))
 
-    def subjects(self, part: str) -> list[str]:
-        return sorted(subject for subject, here in self.part.items() if here == part)
+    def subjects(self, split: str) -> list[str]:
+        return sorted(subject for subject, here in self.split.items() if here == split)
 
     def predictions(self, name: str) -> pd.DataFrame:
         return pd.read_csv(self.run / "classify" / name)
@@ -57,15 +57,15 @@ class Exported:
         return found[0].double().numpy()
 
     def probabilities(self, subject: str, modalities: set[str]) -> np.ndarray:
-        mine = self.scans[(self.scans["subject"] == subject) & self.scans["modality"].isin(modalities)]
-        return torch.from_numpy(self.logits(mine)).softmax(0).numpy()
+        selected = self.scans[(self.scans["subject"] == subject) & self.scans["modality"].isin(modalities)]
+        return torch.from_numpy(self.logits(selected)).softmax(0).numpy()
 
     def truth(self, subject: str) -> int:
         return self.bundle.classes.index(self.scans.loc[self.scans["subject"] == subject, "label"].iloc[0])
 
-    def having(self, modalities: set[str], parts: tuple[str, ...]) -> list[str]:
+    def having(self, modalities: set[str], splits: tuple[str, ...]) -> list[str]:
         found = self.scans.groupby("subject")["modality"].agg(set)
-        return sorted(s for s, has in found.items() if has >= modalities and self.part[s] in parts)
+        return sorted(s for s, has in found.items() if has >= modalities and self.split[s] in splits)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory, picture_cohort: Callable[
     table["class"] = np.where(number % 5 == 0, table["class"].map({"sick": "well", "well": "sick"}), table["class"])
     table["subject"] = "Annelise-Mustermann-" + table["subject"]
     table.to_csv(folder / "secretly-named-data" / "cohort.csv", index=False)
-    words = ["--config", str(config), "--workspace", str(folder / "run"), *WORDS]
-    assert main([*words, "--stages", "export"]) == 0
+    argv = ["--config", str(config), "--workspace", str(folder / "run"), *ARGV]
+    assert main([*argv, "--stages", "export"]) == 0
     return Exported(config, folder / "run")
 
 
@@ -143,17 +143,17 @@ def test_expected_changes_are_of_those_who_have_both(exported: Exported) -> None
 
 def test_distances_are_from_the_training_scans_of_the_modality(exported: Exported) -> None:
     feature_maps = FeatureStore(exported.run / "features")
-    mine = exported.scans[exported.scans["modality"] == "low"]
-    part = mine["subject"].map(exported.part)
-    means = feature_maps.load(mine["scan"].to_list()).double().mean(dim=(2, 3)).numpy()
-    train = means[(part == "train").to_numpy()]
+    selected = exported.scans[exported.scans["modality"] == "low"]
+    split = selected["subject"].map(exported.split)
+    means = feature_maps.load(selected["scan"].to_list()).double().mean(dim=(2, 3)).numpy()
+    train = means[(split == "train").to_numpy()]
     spread = np.maximum(train.std(0), 0.01 * train.std(0).mean())
     oracle = LedoitWolf().fit((train - train.mean(0)) / spread)
-    held_out = np.sqrt(oracle.mahalanobis((means[(part != "train").to_numpy()] - train.mean(0)) / spread))
+    held_out = np.sqrt(oracle.mahalanobis((means[(split != "train").to_numpy()] - train.mean(0)) / spread))
     entry = exported.bundle.calibration["outliers"]["low"]
     np.testing.assert_allclose(entry["distances"], sorted(held_out), rtol=1e-3)
     assert entry["training_scans"] == len(train)
-    feature_map = feature_maps.load([mine["scan"].iloc[0]])[0]
+    feature_map = feature_maps.load([selected["scan"].iloc[0]])[0]
     strange = exported.bundle.outlier("low", feature_map.flip(0) * 5)
     assert strange is not None
     assert strange["share_farther"] == 1 / (strange["n"] + 1)
@@ -161,8 +161,8 @@ def test_distances_are_from_the_training_scans_of_the_modality(exported: Exporte
 
 def test_roles_are_remembered_without_names(exported: Exported) -> None:
     roles = {"train": "train", "validation": "validation", "test": "calibration"}
-    for part, role in roles.items():
-        subject = exported.subjects(part)[0]
+    for split, role in roles.items():
+        subject = exported.subjects(split)[0]
         scan = exported.scans.loc[exported.scans["subject"] == subject, "sha256"].to_list()
         assert exported.bundle.seen(subject, []) == role
         assert exported.bundle.seen("somebody-else", scan) == role
@@ -202,8 +202,8 @@ def test_the_model_says_what_its_data_were_prepared_with(exported: Exported) -> 
 def test_no_name_path_or_pickle_is_in_any_byte(exported: Exported) -> None:
     files = [path for path in exported.folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".yaml", ".safetensors", ".onnx", ".md"}
-    places = [exported.run.parent, REPOSITORY, f"{Path.home()}/"]
-    forbidden = [b"Annelise", b"Mustermann", b"secretly", *(str(place).encode() for place in places)]
+    paths = [exported.run.parent, REPOSITORY, f"{Path.home()}/"]
+    forbidden = [b"Annelise", b"Mustermann", b"secretly", *(str(path).encode() for path in paths)]
     forbidden += [b"torch._utils", b"_rebuild_tensor", b"cpickle", b"builtins"]
     hashes = exported.scans["sha256"].map(str.encode).to_list()
     for path in files:
@@ -249,15 +249,17 @@ def test_the_onnx_graph_is_tried_on_every_modality(wrong: int | None, monkeypatc
     torch.nn.init.normal_(model.classifier.rho[-1].weight)
     other.load_state_dict(model.state_dict())
     names = ["a"] * 30 + ["b"] * 30 + ["c"] * 2
-    usable = RepeatData(pd.DataFrame({"scan": map(str, range(62)), "modality": names}), ("a", "b", "c"), ("x", "y"))
+    repeat_data = RepeatData(
+        pd.DataFrame({"scan": map(str, range(62)), "modality": names}), ("a", "b", "c"), ("x", "y")
+    )
     if wrong is not None:
         other.extractor.centre[wrong] += 1
     monkeypatch.setattr("pipeline.stages.export.onnx_graph", lambda _, **options: onnx_graph(other, **options))
-    graph, reason = export_stage._onnx(model, usable, FeatureMaps(), 1.0)  # type: ignore[arg-type]
+    graph, reason = export_stage._onnx(model, repeat_data, FeatureMaps(), 1.0)  # type: ignore[arg-type]
     assert (graph is None) == (wrong is not None)
     assert ("differed from torch's by" in reason) == (wrong is not None)
     other.extractor.centre[2, 0] = float("nan")
-    graph, reason = export_stage._onnx(model, usable, FeatureMaps(), 1.0)  # type: ignore[arg-type]
+    graph, reason = export_stage._onnx(model, repeat_data, FeatureMaps(), 1.0)  # type: ignore[arg-type]
     assert (graph, reason) == (None, "a logit was not finite")
 
 
@@ -269,7 +271,7 @@ def test_the_model_card_says_what_was_measured(exported: Exported) -> None:
     assert "Not a medical device" in card
     assert "| train | 24 |" in card
     assert f"Temperature {exported.bundle.temperature:.3f}, fitted on 12 validation observations." in card
-    assert "drawn at random with seed 0" in card
+    assert "random with seed 0" in card
     assert "models/model.onnx` holds" in card
     for modality, entry in exported.bundle.calibration["outliers"].items():
         assert len(entry["distances"]) >= 19
@@ -282,8 +284,8 @@ def test_the_model_card_says_what_was_measured(exported: Exported) -> None:
 
 def test_a_second_export_gives_the_same_bytes_whatever_the_memory(exported: Exported, tmp_path: Path) -> None:
     shutil.copytree(exported.run, tmp_path / "run")
-    words = [*exported.words, "--workspace", str(tmp_path / "run"), "--stages", "export"]
-    assert main([*words, "--force", "export", "--export.memory_mb", "1"]) == 0  # 4 MB of features
+    argv = [*exported.argv, "--workspace", str(tmp_path / "run"), "--stages", "export"]
+    assert main([*argv, "--force", "export", "--export.memory_mb", "1"]) == 0  # 4 MB of features
     assert Bundle.read(tmp_path / "run" / "export" / "bundle").fingerprint == exported.bundle.fingerprint
 
 
@@ -291,8 +293,8 @@ def test_calibration_by_validation_alone_leaves_test_subjects_unknown(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(exported.run, tmp_path / "run")
-    words = [*exported.words, "--workspace", str(tmp_path / "run"), "--stages", "export"]
-    assert main([*words, "--export.conformal_from", "validation", "--export.error_rate", "0.05"]) == 0
+    argv = [*exported.argv, "--workspace", str(tmp_path / "run"), "--stages", "export"]
+    assert main([*argv, "--export.conformal_from", "validation", "--export.error_rate", "0.05"]) == 0
     bundle = Bundle.read(tmp_path / "run" / "export" / "bundle")
     scores = bundle.conformal_scores(frozenset({"low"}))
     assert scores is not None
@@ -317,27 +319,27 @@ def test_a_signed_export_is_trusted_by_who_has_the_key(
 ) -> None:
     shutil.copytree(exported.run, tmp_path / "run")
     fingerprint = new_key(tmp_path / "secretly-kept")
-    words = [*exported.words, "--workspace", str(tmp_path / "run"), "--stages", "export"]
+    argv = [*exported.argv, "--workspace", str(tmp_path / "run"), "--stages", "export"]
     signing = ["--export.signing_key", str(tmp_path / "secretly-kept")]
-    assert main([*words, *signing]) == 0  # what was up to date unsigned is not up to date signed
+    assert main([*argv, *signing]) == 0  # what was up to date unsigned is not up to date signed
     folder = tmp_path / "run" / "export" / "bundle"
     assert Bundle.read(folder, [tmp_path / "secretly-kept.pub"]).signed_by == fingerprint
     assert Bundle.read(folder).fingerprint == exported.bundle.fingerprint
     assert not [path for path in folder.rglob("*") if path.is_file() and b"secretly" in path.read_bytes()]
-    tonight = exported.scans[exported.scans["subject"] == exported.subjects("test")[0]]
-    tonight[["subject", "modality", "path"]].to_csv(tmp_path / "tonight.csv", index=False)
+    new_patients = exported.scans[exported.scans["subject"] == exported.subjects("test")[0]]
+    new_patients[["subject", "modality", "path"]].to_csv(tmp_path / "tonight.csv", index=False)
     ask = ["--model", str(folder), "--cohort", str(tmp_path / "tonight.csv"), "--workspace", str(tmp_path / "answers")]
     assert main([*ask, "--trusted", str(tmp_path / "secretly-kept.pub")]) == 0
     assert f"is signed by the key {fingerprint}, which is trusted" in capsys.readouterr().err
     (tmp_path / "secretly-kept").unlink()
-    assert main([*words, *signing]) == 2
+    assert main([*argv, *signing]) == 2
     assert "cannot be read: No such file" in capsys.readouterr().err
-    assert main(words) == 0
+    assert main(argv) == 0
     assert not (folder / "checksums.json.sig").exists()
 
 
 def test_a_repeat_that_is_not_there_is_refused(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*exported.words, "--stages", "export", "--export.repeat", "7"]) == 2
+    assert main([*exported.argv, "--stages", "export", "--export.repeat", "7"]) == 2
     assert "export.repeat is 7; this run has the repeats 1" in capsys.readouterr().err
     Bundle.read(exported.folder)  # what was there still is
 
@@ -349,13 +351,13 @@ def test_monai_runs_the_command_line(
     picture_cohort(tmp_path / "tonight", subjects=4, seed=9, side=24)
     table = pd.read_csv(tmp_path / "tonight" / "cohort.csv").drop(columns="class")
     table.to_csv(tmp_path / "tonight" / "cohort.csv", index=False)
-    words = ["--model", str(exported.folder), "--cohort", str(tmp_path / "tonight" / "cohort.csv")]
-    assert main(["--stages", "predict", *words, "--workspace", str(tmp_path / "one"), "--quiet"]) == 0
+    argv = ["--model", str(exported.folder), "--cohort", str(tmp_path / "tonight" / "cohort.csv")]
+    assert main(["--stages", "predict", *argv, "--workspace", str(tmp_path / "one"), "--quiet"]) == 0
     with pytest.warns(UserWarning, match="source you trust"), pytest.raises(SystemExit) as stopped:
         monai.bundle.run(
             config_file=str(exported.folder / "configs" / "inference.json"),
             bundle_root=str(exported.folder),
-            cohort=words[-1],
+            cohort=argv[-1],
             workspace=str(tmp_path / "two"),
         )
     assert stopped.value.code == 0

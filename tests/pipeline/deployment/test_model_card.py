@@ -66,5 +66,5 @@ def test_addresses_are_not_made_into_links(card: Callable[..., str]) -> None:
 
 
 def test_the_card_warns_of_running_a_stranger_s_configs(card: Callable[..., str]) -> None:
-    assert "never run a stranger's bundle with it" in card()
+    assert "never run an untrusted bundle with it" in card()
     assert "--trusted KEY.pub" in card()

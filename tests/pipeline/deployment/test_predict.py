@@ -31,22 +31,22 @@ class Lab:
 
     def __init__(self, folder: Path, config: Path) -> None:
         self.folder, self.data, self.run = folder, config.parent, folder / "run"
-        words = ["--config", str(config), "--workspace", str(self.run), *TRAINING, *RANDOM]
-        assert main([*words, "--features.backbone", "vgg11", "--stages", "export"]) == 0
+        argv = ["--config", str(config), "--workspace", str(self.run), *TRAINING, *RANDOM]
+        assert main([*argv, "--features.backbone", "vgg11", "--stages", "export"]) == 0
         self.model = self.run / "export" / "bundle"
         self.bundle = Bundle.read(self.model)
         splits = pd.read_csv(self.run / "split" / "splits.csv")
-        self.part = dict(zip(splits["subject"], splits["split"], strict=True))
+        self.split = dict(zip(splits["subject"], splits["split"], strict=True))
         self.table = pd.read_csv(self.data / "cohort.csv").drop(columns="class")
 
-    def of(self, part: str) -> pd.DataFrame:
-        return self.table[self.table["subject"].map(self.part) == part].reset_index(drop=True)
+    def of(self, split: str) -> pd.DataFrame:
+        return self.table[self.table["subject"].map(self.split) == split].reset_index(drop=True)
 
-    def predict(self, table: pd.DataFrame, *words: str, expected: int = 0, name: str = "tonight") -> dict[str, Any]:
+    def predict(self, table: pd.DataFrame, *argv: str, expected: int = 0, name: str = "tonight") -> dict[str, Any]:
         """The content of predictions.json; paths of the table are relative to the data."""
         csv = self.data / f"{name}.csv"
         table.to_csv(csv, index=False)
-        run = ["--workspace", str(self.folder / name), "--quiet", *RANDOM, *words]
+        run = ["--workspace", str(self.folder / name), "--quiet", *RANDOM, *argv]
         assert main(["--model", str(self.model), "--cohort", str(csv), *run]) == expected
         return json.loads((self.folder / name / "predict" / "predictions.json").read_text("utf-8"))
 
@@ -119,9 +119,9 @@ def test_who_is_known_is_refused_under_any_name(lab: Lab) -> None:
     assert {patient["subject"] for patient in found["refused"]} == {*learnt["subject"], "somebody-new"}
     assert all("knows this patient" in patient["reason"] for patient in found["refused"])
     assert len(found["patients"]) == 1
-    told = lab.predict(table, "--predict.known_patients", "true", name="known")
-    assert not told["refused"]
-    assert "looks better than it is" in named(told["patients"])["somebody-new"]["notes"][0]
+    predictions = lab.predict(table, "--predict.known_patients", "true", name="known")
+    assert not predictions["refused"]
+    assert "looks better than it is" in named(predictions["patients"])["somebody-new"]["notes"][0]
 
 
 def test_a_subject_known_by_one_scan_is_known_in_every_session(lab: Lab) -> None:
@@ -165,10 +165,10 @@ def test_bad_scans_cost_nobody_else_the_night(lab: Lab) -> None:
     failures = pd.read_csv(lab.folder / "bad" / "failures.csv", dtype=str)
     assert {first, second, third, "only-a-ct", "folder"} <= set(failures["subject"])
     assert len(failures) == 3 + len(strange)
-    place = lab.folder / "bad" / "predict"
-    assert {p.stem for p in (place / "patients").iterdir()} == set(named(found["patients"]))
-    assert first in (place / "index.html").read_text("utf-8")
-    rows = pd.read_csv(place / "predictions.csv", dtype=str).set_index("subject")["state"]
+    folder = lab.folder / "bad" / "predict"
+    assert {p.stem for p in (folder / "patients").iterdir()} == set(named(found["patients"]))
+    assert first in (folder / "index.html").read_text("utf-8")
+    rows = pd.read_csv(folder / "predictions.csv", dtype=str).set_index("subject")["state"]
     assert rows[second] == "refused"
 
 
@@ -217,8 +217,8 @@ def test_a_model_with_a_nan_is_refused_before_anything_runs(
     tensors["classifier.rho.0.bias"][0] = np.nan
     path.write_bytes(safetensors.numpy.save(tensors))
     sums_anew(model)
-    words = ["--model", str(model), "--cohort", str(lab.data / "cohort.csv"), "--workspace", str(tmp_path / "w")]
-    assert main([*words, *RANDOM]) == 2
+    argv = ["--model", str(model), "--cohort", str(lab.data / "cohort.csv"), "--workspace", str(tmp_path / "w")]
+    assert main([*argv, *RANDOM]) == 2
     assert "classifier.rho.0.bias has numbers that are not finite. The model cannot be used" in capsys.readouterr().err
     assert not (tmp_path / "w" / "features").exists()
 
@@ -235,12 +235,12 @@ def test_a_page_that_cannot_be_made_costs_nobody_else_theirs(lab: Lab, monkeypat
     monkeypatch.setattr(patient_page, "patient_page", failing)
     found = lab.predict(table, name="page")
     assert len(found["patients"]) == len(others) + 1
-    place = lab.folder / "page" / "predict"
-    page = (place / "patients" / f"{first}.html").read_text("utf-8")
+    folder = lab.folder / "page" / "predict"
+    page = (folder / "patients" / f"{first}.html").read_text("utf-8")
     assert "This page could not be made (TypeError: &lt;b&gt;no number&lt;/b&gt;)" in page
-    assert all("The model’s answer" in (place / "patients" / f"{name}.html").read_text("utf-8") for name in others)
-    assert first in (place / "index.html").read_text("utf-8")
-    notes = json.loads((place / "manifest.json").read_text("utf-8"))["notes"]
+    assert all("The model’s prediction" in (folder / "patients" / f"{name}.html").read_text("utf-8") for name in others)
+    assert first in (folder / "index.html").read_text("utf-8")
+    notes = json.loads((folder / "manifest.json").read_text("utf-8"))["notes"]
     assert any(f"the page of {first} could not be made" in note for note in notes)
 
 
@@ -266,13 +266,13 @@ def test_an_unusual_scan_is_flagged_where_that_can_be_told(lab: Lab) -> None:
 def test_feature_maps_made_otherwise_are_not_read(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     csv = lab.data / "other.csv"
     lab.of("test").to_csv(csv, index=False)
-    words = ["--model", str(lab.model), "--cohort", str(csv), "--workspace", str(lab.folder / "other"), *RANDOM]
+    argv = ["--model", str(lab.model), "--cohort", str(csv), "--workspace", str(lab.folder / "other"), *RANDOM]
     for other, message in (
         (["--features.random_seed", "5"], "features.random_seed = 0 (now 5)"),
         (["--preprocess.spacing_mm", "2"], "preprocess.spacing_mm = 1.5 (now 2.0)"),
         (["--cohort.modalities.low.kind", "volume"], "was trained with low as"),
     ):
-        assert main([*words, *other]) == 2
+        assert main([*argv, *other]) == 2
         assert message in capsys.readouterr().err
     assert not (lab.folder / "other").exists()  # refused in the evening
 
@@ -304,24 +304,24 @@ def test_a_model_decides_nothing_but_how_its_scans_are_prepared(
     ):
         model = tmp_path / str(number)
         shutil.copytree(lab.model, model)
-        place = model / "configs" / "settings.yaml"
-        settings = yaml.safe_load(place.read_text())
+        path = model / "configs" / "settings.yaml"
+        settings = yaml.safe_load(path.read_text())
         for section, values in change.items():
             settings[section] = settings.get(section, {}) | values
-        place.write_text(yaml.safe_dump(settings))
-        words = ["--model", str(model), "--cohort", str(lab.data / "cohort.csv"), "--dry-run"]
-        assert main(words) == 2
+        path.write_text(yaml.safe_dump(settings))
+        argv = ["--model", str(model), "--cohort", str(lab.data / "cohort.csv"), "--dry-run"]
+        assert main(argv) == 2
         assert "settings.yaml" in capsys.readouterr().err  # its checksum
         sums = json.loads((model / "checksums.json").read_text())
-        sums["configs/settings.yaml"] = file_sha256(place)
+        sums["configs/settings.yaml"] = file_sha256(path)
         (model / "checksums.json").write_text(json.dumps(sums))
-        assert main(words) == 2
+        assert main(argv) == 2
         assert f"not a model's to make ({next(iter(change))})" in capsys.readouterr().err
 
 
 def test_nothing_is_learnt_without_a_label(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--cohort", str(lab.data / "cohort.csv"), "--workspace", str(tmp_path), *RANDOM]
-    assert main(["--model", str(lab.model), *words, "--stages", "pretrain"]) == 2
+    argv = ["--cohort", str(lab.data / "cohort.csv"), "--workspace", str(tmp_path), *RANDOM]
+    assert main(["--model", str(lab.model), *argv, "--stages", "pretrain"]) == 2
     assert "cohort.label is null" in capsys.readouterr().err
 
 
@@ -362,8 +362,8 @@ def test_a_map_lies_on_its_scan_and_shows_where_the_classes_differ(tmp_path: Pat
         "features": {"backbone": "vgg11", "weights": "random", "slice_spacing_mm": 12.0, "field_of_view_mm": 120.0},
     }  # fmt: skip
     (data / "run.yaml").write_text(yaml.safe_dump(settings))
-    words = ["--config", str(data / "run.yaml"), "--workspace", str(tmp_path / "run"), *TRAINING]
-    assert main([*words, "--pretrain.epochs", "5", "--classify.epochs", "20", "--stages", "export"]) == 0
+    argv = ["--config", str(data / "run.yaml"), "--workspace", str(tmp_path / "run"), *TRAINING]
+    assert main([*argv, "--pretrain.epochs", "5", "--classify.epochs", "20", "--stages", "export"]) == 0
     splits = pd.read_csv(tmp_path / "run" / "split" / "splits.csv")
     tested = set(splits.loc[splits["split"] == "test", "subject"])
     pd.DataFrame([r for r in rows if r["subject"] in tested]).to_csv(data / "tonight.csv", index=False)
@@ -371,16 +371,16 @@ def test_a_map_lies_on_its_scan_and_shows_where_the_classes_differ(tmp_path: Pat
            "--workspace", str(tmp_path / "tonight"), "--predict.maps", "true", *RANDOM]  # fmt: skip
     assert main(run) == 2  # slices are not kept
     assert main([*run, "--features.keep_slices", "true"]) == 0
-    gone = next((tmp_path / "tonight" / "predict" / "maps").iterdir())
-    gone.unlink()
+    removed = next((tmp_path / "tonight" / "predict" / "maps").iterdir())
+    removed.unlink()
     assert main([*run, "--features.keep_slices", "true"]) == 0
-    assert gone.exists()
-    place = tmp_path / "tonight" / "predict"
-    content = json.loads((place / "predictions.json").read_text())
+    assert removed.exists()
+    folder = tmp_path / "tonight" / "predict"
+    content = json.loads((folder / "predictions.json").read_text())
     shares = []
     for patient in content["patients"]:
         (scan,) = patient["scans"]
-        found = nibabel.load(place / scan["map"])
+        found = nibabel.load(folder / scan["map"])
         volume = nibabel.load(tmp_path / "tonight" / "preprocess" / scan["scan"] / "volume.nii.gz")
         np.testing.assert_array_equal(found.affine, volume.affine)
         assert found.shape == volume.shape

@@ -24,32 +24,32 @@ SCANS = [("p_pet", "pet"), ("p_t1", "t1")]
 
 
 @pytest.fixture
-def reader(tmp_path: Path, small_model: Callable[..., Path]) -> Predictor:
+def predictor(tmp_path: Path, small_model: Callable[..., Path]) -> Predictor:
     bundle = Bundle.read(small_model(tmp_path / "bundle"))
     return Predictor(bundle, bundle.network(), error_rate=0.1, outlier_rate=0.3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_features_that_are_not_finite_are_no_answer(reader: Predictor, value: float) -> None:
+def test_features_that_are_not_finite_are_no_answer(predictor: Predictor, value: float) -> None:
     feature_maps = torch.zeros(2, 6, 2, 2)
-    assert predict_patient(reader, SCANS, feature_maps)["set"]
+    assert predict_patient(predictor, SCANS, feature_maps)["set"]
     feature_maps[1, 3, 0, 1] = value
     with pytest.raises(NoPredictionError, match="the features of p_t1 hold numbers that are not finite"):
-        predict_patient(reader, SCANS, feature_maps)
+        predict_patient(predictor, SCANS, feature_maps)
 
 
-def test_logits_that_overflow_are_no_answer(reader: Predictor) -> None:
+def test_logits_that_overflow_are_no_answer(predictor: Predictor) -> None:
     """All weights are finite, and so are the features."""
     with torch.no_grad():
-        reader.network.classifier.rho[0].weight.fill_(3e38)
-        reader.network.classifier.rho[-1].weight.copy_(torch.tensor([[3e38], [-3e38], [1.0]]).expand(3, 5))
+        predictor.network.classifier.rho[0].weight.fill_(3e38)
+        predictor.network.classifier.rho[-1].weight.copy_(torch.tensor([[3e38], [-3e38], [1.0]]).expand(3, 5))
     with pytest.raises(NoPredictionError, match="the model gives no finite numbers for these scans"):
-        predict_patient(reader, SCANS, torch.ones(2, 6, 2, 2))
+        predict_patient(predictor, SCANS, torch.ones(2, 6, 2, 2))
 
 
-def test_features_of_another_shape_are_no_answer(reader: Predictor) -> None:
+def test_features_of_another_shape_are_no_answer(predictor: Predictor) -> None:
     with pytest.raises(NoPredictionError, match=r"the shape \(6, 2, 3\), the model reads \(6, 2, 2\)"):
-        predict_patient(reader, SCANS, torch.zeros(2, 6, 2, 3))
+        predict_patient(predictor, SCANS, torch.zeros(2, 6, 2, 3))
 
 
 def test_logits_of_a_test_are_finite_or_the_run_stops() -> None:
@@ -68,7 +68,7 @@ def test_a_training_scan_that_is_not_finite_is_named() -> None:
         channel_means(feature_maps, ["1", "nan"])
 
 
-def test_no_map_is_made_of_slices_that_are_not_finite(reader: Predictor) -> None:
+def test_no_map_is_made_of_slices_that_are_not_finite(predictor: Predictor) -> None:
     slices = torch.zeros(4, 6, 2, 2)
     slices[2, 0, 0, 0] = float("nan")
     features: Any = SimpleNamespace(
@@ -79,4 +79,4 @@ def test_no_map_is_made_of_slices_that_are_not_finite(reader: Predictor) -> None
     preprocess: Any = SimpleNamespace(record=lambda _: {"kind": "volume"})
     patient = {"scans": [{"scan": "p_t1", "modality": "t1", "used": True}], "probabilities": {"CN": 1.0}}
     with pytest.raises(ArtifactError, match="the slices of p_t1 hold numbers that are not finite"):
-        write_maps(reader, patient, preprocess, features, None)  # type: ignore[arg-type]
+        write_maps(predictor, patient, preprocess, features, None)  # type: ignore[arg-type]

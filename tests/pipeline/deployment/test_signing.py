@@ -89,7 +89,7 @@ def test_what_was_changed_after_signing_is_refused(lab: Path, model: Path, sums_
             Bundle.read(model, trusted)
     (model / "checksums.json.sig").unlink()
     assert Bundle.read(model).signed_by == ""
-    with pytest.raises(SignatureError, match=r"is not signed; --trusted asks for a signature"):
+    with pytest.raises(SignatureError, match=r"is not signed; --trusted needs a signature"):
         Bundle.read(model, [lab / "ours.pub"])
 
 
@@ -111,15 +111,15 @@ def test_keys_that_cannot_be_used_are_told(lab: Path, tmp_path: Path, small_mode
     (tmp_path / "text").write_text("no key")
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
     (tmp_path / "other").write_bytes(other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    for place, told in {
+    for path, message in {
         lab / "ours": "is the secret half of a key; hand out ours.pub",
         tmp_path / "empty": "holds no public key",
         tmp_path / "text": "holds no key for checking signatures",
         tmp_path / "other": "holds no key for checking signatures",
         tmp_path / "gone": "cannot be read: No such file",
     }.items():
-        with pytest.raises(SignatureError, match=told):
-            trusted_fingerprints([place])
+        with pytest.raises(SignatureError, match=message):
+            trusted_fingerprints([path])
     secret = ed25519.Ed25519PrivateKey.generate()
     locked = secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word"))
     elliptic = ec.generate_private_key(ec.SECP256R1())
@@ -133,10 +133,10 @@ def test_keys_that_cannot_be_used_are_told(lab: Path, tmp_path: Path, small_mode
         ),
         "words": (b"no key", 0o600, "holds no key for signing"),
     }
-    for name, (content, mode, told) in kinds.items():
+    for name, (content, mode, message) in kinds.items():
         (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(mode)
-        with pytest.raises(SignatureError, match=told):
+        with pytest.raises(SignatureError, match=message):
             small_model(tmp_path / "bundle", signing_key=tmp_path / name)
     assert not (tmp_path / "bundle").exists()
 
@@ -146,12 +146,12 @@ def test_the_command_line_refuses_what_is_not_trusted(
 ) -> None:
     csv = tmp_path / "tonight.csv"
     csv.write_text("subject,modality,path\n")
-    words = ["--cohort", str(csv), "--workspace", str(tmp_path / "run"), "--dry-run"]
-    assert run(["--model", str(model), *words, "--trusted", str(lab / "theirs.pub")]) == 2
+    argv = ["--cohort", str(csv), "--workspace", str(tmp_path / "run"), "--dry-run"]
+    assert run(["--model", str(model), *argv, "--trusted", str(lab / "theirs.pub")]) == 2
     assert "which is none of those given with --trusted" in capsys.readouterr().err
-    assert run([*words, "--trusted", str(lab / "ours.pub")]) == 2
+    assert run([*argv, "--trusted", str(lab / "ours.pub")]) == 2
     assert "--trusted is about an exported model: name it with --model DIR" in capsys.readouterr().err
     (model / "checksums.json.sig").unlink()
-    assert run(["--model", str(model), *words, "--trusted", str(lab / "ours.pub")]) == 2
+    assert run(["--model", str(model), *argv, "--trusted", str(lab / "ours.pub")]) == 2
     assert "is not signed" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -40,8 +40,8 @@ def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, FeatureStore]:
             feature_maps.finish(f"{name}_{modality}", "key", {})
     scans = pd.DataFrame(rows).sample(frac=1, random_state=0)  # the order of rows must not matter
     cohort.save(scans, ("a", "b"))
-    parts = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
-    split.save_splits(pd.DataFrame({"repeat": 1, "subject": [f"s{n}" for n in range(10)], "split": parts}), {})
+    splits = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
+    split.save_splits(pd.DataFrame({"repeat": 1, "subject": [f"s{n}" for n in range(10)], "split": splits}), {})
     hidden = {"s1_PET", "s4_PET", "s8_MRI"}
     available = scans.assign(available=~scans["scan"].isin(hidden))
     split.save_table("availability.csv", available, SplitTables.AVAILABILITY_COLUMNS)
@@ -54,9 +54,9 @@ def test_scans_are_joined_by_subject_when_some_are_missing(
     tables: tuple[CohortTables, SplitTables, FeatureStore],
 ) -> None:
     """The published code pairs by list position, so that one missing PET gives everyone behind it another's PET."""
-    usable = data_of_repeat(*tables, repeat=1)
-    values = tables[2].load(usable.scans["scan"].to_list())[:, 0, 0, 0]
-    sets = Sets.of(usable)
+    repeat_data = data_of_repeat(*tables, repeat=1)
+    values = tables[2].load(repeat_data.scans["scan"].to_list())[:, 0, 0, 0]
+    sets = Sets.of(repeat_data)
     expected = {f"s{n}": {10 * n, 10 * n + 1} for n in range(10)}
     for scan in ("s1_PET", "s4_PET", "s8_MRI", "s2_MRI"):
         number = int(scan[1])
@@ -67,29 +67,29 @@ def test_scans_are_joined_by_subject_when_some_are_missing(
     }
     assert found == expected
     assert [sets.target[i].item() for i in range(10)] == [n % 2 for n in range(10)]
-    assert usable.modality().tolist() == [int(v) % 10 for v in values.tolist()]
+    assert repeat_data.modality().tolist() == [int(v) % 10 for v in values.tolist()]
 
 
 def test_parts_hold_different_subjects(tables: tuple[CohortTables, SplitTables, FeatureStore]) -> None:
-    usable = data_of_repeat(*tables, repeat=1)
-    parts = [set(usable.subjects(part)) for part in ("train", "validation", "test")]
-    assert [len(p) for p in parts] == [6, 2, 2]
-    assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+    repeat_data = data_of_repeat(*tables, repeat=1)
+    splits = [set(repeat_data.subjects(split_name)) for split_name in ("train", "validation", "test")]
+    assert [len(p) for p in splits] == [6, 2, 2]
+    assert not splits[0] & splits[1] | splits[0] & splits[2] | splits[1] & splits[2]
 
 
 def test_batches_of_sets_hold_each_members_scans(tables: tuple[CohortTables, SplitTables, FeatureStore]) -> None:
     sets = Sets.of(data_of_repeat(*tables, repeat=1))
     chosen = torch.tensor([7, 1, 4])
     scans, owner = sets.batch(chosen)
-    for place, number in enumerate(chosen.tolist()):
+    for index, number in enumerate(chosen.tolist()):
         expected = sets.groups.items[sets.groups.starts[number] : sets.groups.starts[number + 1]].tolist()
-        assert scans[owner == place].tolist() == expected
+        assert scans[owner == index].tolist() == expected
 
 
 def test_subsets_leave_out_who_has_nothing_left(tables: tuple[CohortTables, SplitTables, FeatureStore]) -> None:
-    usable = data_of_repeat(*tables, repeat=1)
-    assert Sets.of(usable, "test", frozenset({"MRI"})).observations == ("s9",)
-    assert Sets.of(usable, "test", frozenset({"PET"})).observations == ("s8", "s9")
+    repeat_data = data_of_repeat(*tables, repeat=1)
+    assert Sets.of(repeat_data, "test", frozenset({"MRI"})).observations == ("s9",)
+    assert Sets.of(repeat_data, "test", frozenset({"PET"})).observations == ("s8", "s9")
 
 
 def signature_cohort(folder: Path, *, subjects: int, one_subject_a_scan: bool) -> Path:
@@ -143,8 +143,8 @@ def test_same_seed_same_numbers(picture_cohort: Callable[..., Path], tmp_path: P
     )
     runs = []
     for run, more in (("one", []), ("two", []), ("other", ["--pretrain.seed", "1"])):
-        words = ["--config", str(config), "--workspace", str(tmp_path / run), "--quiet", *more]
-        assert main(words) == 0
+        argv = ["--config", str(config), "--workspace", str(tmp_path / run), "--quiet", *more]
+        assert main(argv) == 0
         runs.append([file_sha256(tmp_path / run / file) for file in files])
     assert runs[0] == runs[1]
     assert runs[0][3] != runs[2][3]
