@@ -32,7 +32,7 @@ class Finding:
 
     Attributes:
         status: "ok"; "warn", a run may still succeed; "fail", it will not.
-        message: what was found.
+        message: description of the finding.
         remedy: how to correct it, or "".
     """
 

@@ -164,7 +164,7 @@ def test_a_model_that_is_not_whole(
     (finding,) = run.model(examined)
     assert finding.status == "fail"
     assert f"model: {weights} is not as it was exported: its SHA-256 is" in finding.message
-    assert "--model a whole copy" in finding.remedy
+    assert "--model a complete copy" in finding.remedy
     with monkeypatch.context() as patch:
         patch.setattr(run, "_classify", None)  # a network of its own would say nothing of the model
         (finding,) = run.smoke_run(examined)
@@ -334,7 +334,7 @@ Somebody,,low,Somebody.png,Wu-Chien,
     assert _named("\n".join(map(str, problems))) != []
     assert _named("\n".join(messages)) == []
     assert not any(str(tmp_path) in line or "cannot be named" in line for line in messages), messages
-    for text in ("row 5: its modality is unknown", "row 5: its split is unknown", "row 5: its file is missing",
+    for text in ("row 5: its modality is unknown", "row 5: its split is unknown", "row 5: its file is not there",
                   "row 6: it names a folder, not a file", "row 3: repeats another row", "row 7: subject is empty",
                   "row 6: the label is empty", "row 4: its file is used in another row already",
                   "row 2: its file lies outside of data_root",

@@ -90,7 +90,7 @@ def test_what_cannot_be_had_is_said_and_the_rest_is_there(
     assert "net.pth" not in (tmp_path / "w" / "SHA256SUMS").read_text()
     internet.remove("down")
     assert main(["--fetch-weights", str(tmp_path / "w")]) == 0
-    assert "copy it, and type --weights-from DIR" in capsys.readouterr().out
+    assert "copy it, and use --weights-from DIR" in capsys.readouterr().out
     monkeypatch.setattr(offline_weights.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
     assert main(["--fetch-weights", str(tmp_path / "new")]) == 2
     assert "No space; finished files are kept" in capsys.readouterr().err
