@@ -95,5 +95,6 @@ def check_format(workspace: Path) -> None:
 
 
 def write_format(workspace: Path) -> None:
-    """Record the format of the workspace."""
-    write_record(workspace / FORMAT_FILE, {"format": FORMAT})
+    """Record the format of a new workspace."""
+    if not (workspace / FORMAT_FILE).exists():
+        write_record(workspace / FORMAT_FILE, {"format": FORMAT})

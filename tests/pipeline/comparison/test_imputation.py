@@ -123,9 +123,9 @@ def test_every_missing_scan_and_no_other_is_imputed(done: Done) -> None:
     names = tuple(SPLITS)
     expected = {(names.index(scan[0]), MODALITIES.index(scan[2:])) for scan in MISSING}
     assert set(done.result.feature_maps) == expected
-    files = {path.name for path in (done.place / "imputed").iterdir()}
+    files = {path.name for path in (done.folder / "imputed").iterdir()}
     assert files == {f"{scan}.nii.gz" for scan in MISSING}
-    assert {p.name for p in done.place.iterdir() if p.is_dir()} == {"MRI-to-PET", "PET-to-MRI", "imputed"}
+    assert {p.name for p in done.folder.iterdir() if p.is_dir()} == {"MRI-to-PET", "PET-to-MRI", "imputed"}
     assert done.result.parameters > 0
     assert done.result.seconds > 0
     assert done.result.notes == []
@@ -135,7 +135,7 @@ def test_an_imputed_scan_says_what_it_is_and_keeps_to_the_brain_it_was_made_from
     for scan in MISSING:
         subject, modality = scan.split("_")
         source = next(m for m in MODALITIES if m != modality)
-        image = nibabel.load(imputed_path(done.place, subject, modality))
+        image = nibabel.load(imputed_path(done.folder, subject, modality))
         text = bytes(image.header["descrip"]).decode().rstrip("\0")
         assert text == f"IMPUTED by {done.kind} from {source}, not a scan"
         np.testing.assert_allclose(image.header.get_zooms(), SPACING_MM, rtol=1e-5)
@@ -159,7 +159,7 @@ def mask_at(mask: NDArray[np.bool_], affine: NDArray[np.float64], image: nibabel
 
 def test_the_feature_map_is_that_of_the_volume_that_was_written(done: Done) -> None:
     for (observation, modality), feature_map in done.result.feature_maps.items():
-        path = imputed_path(done.place, tuple(SPLITS)[observation], MODALITIES[modality])
+        path = imputed_path(done.folder, tuple(SPLITS)[observation], MODALITIES[modality])
         voxels = torch.from_numpy(nibabel.load(path).get_fdata(dtype=np.float32))
         expected = torch.stack([voxels.mean(), voxels.std(), voxels.amax()])
         torch.testing.assert_close(feature_map.flatten(), expected)
@@ -179,7 +179,7 @@ def test_quality_is_measured_where_a_real_scan_was_hidden_and_only_there(done: D
 def test_hidden_scans_change_nothing_but_their_own_quality(done: Done, volumes: VolumeSet, tmp_path: Path) -> None:
     result = run(done.kind, volumes, tmp_path, hidden={})
     assert result.quality == []
-    assert contents(tmp_path) == contents(done.place)
+    assert contents(tmp_path) == contents(done.folder)
 
 
 @pytest.mark.parametrize("epochs", [2, 4])
@@ -200,7 +200,7 @@ def test_interrupted_and_taken_up_again_gives_the_same_bytes(
         run(done.kind, volumes, tmp_path)
     result = run(done.kind, volumes, tmp_path)
     assert calls == 6
-    assert contents(tmp_path) == contents(done.place)
+    assert contents(tmp_path) == contents(done.folder)
     assert result.quality == done.result.quality
     assert all(
         torch.equal(feature_map, done.result.feature_maps[key]) for key, feature_map in result.feature_maps.items()
@@ -208,11 +208,11 @@ def test_interrupted_and_taken_up_again_gives_the_same_bytes(
 
 
 def test_what_is_finished_is_not_trained_again(done: Done, volumes: VolumeSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, trained = contents(done.place), []
+    before, trained = contents(done.folder), []
     after_epochs(monkeypatch, lambda: trained.append(1))
-    run(done.kind, volumes, done.place)
+    run(done.kind, volumes, done.folder)
     assert trained == []
-    assert contents(done.place) == before
+    assert contents(done.folder) == before
 
 
 def test_a_killed_write_leaves_a_history_longer_than_the_checkpoint(
@@ -231,7 +231,7 @@ def test_a_killed_write_leaves_a_history_longer_than_the_checkpoint(
     history = pd.read_csv(folder / "history.csv")
     pd.concat([history, history.assign(epoch=2)]).to_csv(folder / "history.csv", index=False)
     run(done.kind, volumes, tmp_path)
-    assert contents(tmp_path) == contents(done.place)
+    assert contents(tmp_path) == contents(done.folder)
 
 
 @KINDS
@@ -264,7 +264,7 @@ def test_test_subjects_have_no_influence_on_what_is_trained(kind: Kind, tmp_path
 def test_another_seed_gives_other_networks(done: Done, volumes: VolumeSet, tmp_path: Path) -> None:
     run(done.kind, volumes, tmp_path, seed=2)
     name = "MRI-to-PET/checkpoint.safetensors"
-    assert contents(tmp_path)[name] != contents(done.place)[name]
+    assert contents(tmp_path)[name] != contents(done.folder)[name]
 
 
 def test_pix2pix_without_a_pair_says_so(volumes: VolumeSet, tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_the_model_card_says_what_was_measured(exported: Exported) -> None:
     assert "| train | 24 |" in card
     assert f"Temperature {exported.bundle.temperature:.3f}, fitted on 12 validation observations." in card
     assert "random with seed 0" in card
-    assert "models/model.onnx` holds" in card
+    assert "models/model.onnx` is φ and ρ" in card
     for modality, entry in exported.bundle.calibration["outliers"].items():
         assert len(entry["distances"]) >= 19
         assert f"| {modality} | {entry['training_scans']} | {len(entry['distances'])} | yes |" in card
