@@ -152,7 +152,13 @@ def temperature_facts(held_out: CalibrationSet) -> dict[str, Any]:
 
 
 def conformal_facts(
-    held_out: CalibrationSet, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
+    held_out: CalibrationSet,
+    trained: tuple[str, ...],
+    parts: tuple[str, ...],
+    *,
+    temperature: float,
+    error_rate: float,
+    conformal_score: str,
 ) -> dict[str, Any]:
     """Sorted scores for every subset of the modalities, and how sets would have done for those held out."""
     subsets = []
@@ -161,8 +167,8 @@ def conformal_facts(
         if not found.observations:
             continue
         calibrated = apply_temperature(found.probabilities, temperature)
-        scores = sorted(subject_scores(calibrated, found.truth, found.subjects).tolist())
-        left = leave_one_out(calibrated, found.truth, found.subjects, error_rate)
+        scores = sorted(subject_scores(calibrated, found.truth, found.subjects, conformal_score).tolist())
+        left = leave_one_out(calibrated, found.truth, found.subjects, error_rate, conformal_score)
         subsets.append(
             {
                 "modalities": list(subset),
@@ -173,11 +179,17 @@ def conformal_facts(
                 "scores": scores,
             }
         )
-    return {"error_rate": error_rate, "parts": list(parts), "subsets": subsets}
+    return {"score": conformal_score, "error_rate": error_rate, "parts": list(parts), "subsets": subsets}
 
 
 def change_facts(
-    held_out: CalibrationSet, trained: tuple[str, ...], parts: tuple[str, ...], *, temperature: float, error_rate: float
+    held_out: CalibrationSet,
+    trained: tuple[str, ...],
+    parts: tuple[str, ...],
+    *,
+    temperature: float,
+    error_rate: float,
+    conformal_score: str,
 ) -> list[dict[str, Any]]:
     """For every subset of the modalities, what one more did to the answers for those who have it."""
     facts = []
@@ -193,6 +205,7 @@ def change_facts(
                 complete.truth,
                 complete.subjects,
                 error_rate=error_rate,
+                score=conformal_score,
             )
             facts.append({"modalities": list(subset), "modality": modality, **_rounded(dict(change))})
     return facts

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.calibration import apply_temperature
-from evaluation.conformal import prediction_sets, score_threshold, too_few_subjects
+from evaluation.conformal import ONE_MINUS_P, prediction_sets, score_threshold, too_few_subjects
 from models.hypermm import NotFiniteError, extract, predict_sets
 from models.set_model import SetModel
 from models.sets import Groups
@@ -129,7 +129,8 @@ def _decision(reader: Predictor, present: frozenset[str], probabilities: NDArray
         why = f"nothing can be promised: {lacking}"
         found = list(classes)
     else:
-        inside = prediction_sets(probabilities[None], score_threshold(scores, rate))[0]
+        score = reader.bundle.calibration["conformal"].get("score", ONE_MINUS_P)
+        inside = prediction_sets(probabilities[None], score_threshold(scores, rate), score)[0]
         found = [name for name, is_in in zip(classes, inside, strict=True) if is_in]
         alone, fits = len(found) == 1, f"at an error rate of {rate:.0%}"
         why = f"{found[0]} is the only class that fits {fits}" if alone else f"{', '.join(found)}: all fit {fits}"

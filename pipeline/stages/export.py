@@ -133,7 +133,11 @@ def _calibration(
     """Content of calibration.json, and the training cloud of each modality."""
     parts = CALIBRATION_SPLITS if config.conformal_from == "held_out" else CALIBRATION_SPLITS[:1]
     temperature = temperature_facts(held_out)
-    options = {"temperature": temperature["value"], "error_rate": config.error_rate}
+    options = {
+        "temperature": temperature["value"],
+        "error_rate": config.error_rate,
+        "conformal_score": config.conformal_score,
+    }
     outliers, references = outlier_facts(usable, features, trained, parts)
     return {
         "temperature": temperature,
