@@ -2,16 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
-from baselines.cnn import fit_incremental_cnn, fit_late_fusion, fit_multi_cnn, fit_uni_cnn
+from baselines.cnn import fit_uni_cnn
 from baselines.hypermm import Variant, fit_hypermm
 from baselines.imputers import IMPUTERS, fit_imputed
-from baselines.names import SIMPLE_NAMES
-from baselines.probes import fit_averaged_probes, fit_linear_set
+from baselines.names import SIMPLE_BASELINES, SIMPLE_NAMES
 from baselines.sample import Fitted, Sample
-from baselines.shaspec import fit_shaspec
-from baselines.vae import fit_multi_vae
 from models.settings import StepOne, StepTwo, Training
 
 Fit = Callable[[Sample, Training], Fitted]
@@ -60,18 +58,20 @@ def _of_modality(modality: int) -> Fit:
     return lambda sample, training: fit_uni_cnn(sample, training, modality=modality)
 
 
+def _fit_of(key: str) -> Fit:
+    """Return the fit of a method that is no HyperMM."""
+    if key in _FITS:
+        return _FITS[key]
+    module, _, function = SIMPLE_BASELINES[key].fit.partition(":")
+    fit: Fit = getattr(import_module(module), function)
+    return fit
+
+
 _FITS: dict[str, Fit] = {
-    "multi_cnn": fit_multi_cnn,
-    "multi_vae": fit_multi_vae,
-    "shaspec": fit_shaspec,
-    "late_fusion": fit_late_fusion,
-    "averaged_probes": fit_averaged_probes,
-    "linear_set": fit_linear_set,
     "zero": _imputed("zero"),
     "mean": _imputed("mean"),
     "nearest": _imputed("nearest"),
     "ridge": _imputed("ridge"),
-    "incremental_cnn": fit_incremental_cnn,
 }
 THREE_LAYERS = StepTwo(hidden=(512, 128))
 _HYPERMM: dict[str, Callable[[str], Baseline]] = {
@@ -79,7 +79,7 @@ _HYPERMM: dict[str, Callable[[str], Baseline]] = {
     "hypermm_one_step": lambda name: _hypermm(name, two=THREE_LAYERS, two_steps=False),
 }
 SIMPLE: dict[str, Baseline] = {
-    key: _HYPERMM[key](name) if key in _HYPERMM else Baseline(name, _FITS[key]) for key, name in SIMPLE_NAMES.items()
+    key: _HYPERMM[key](name) if key in _HYPERMM else Baseline(name, _fit_of(key)) for key, name in SIMPLE_NAMES.items()
 }
 """The methods that need nothing but feature maps, by key."""
 

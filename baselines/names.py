@@ -1,20 +1,36 @@
 """Names of the baselines. The settings are checked against them, so nothing heavy is imported here."""
 
-SIMPLE_NAMES = {
-    "hypermm": "HyperMM",
-    "hypermm_one_step": "HyperMM w/o 2 steps",
-    "multi_cnn": "Multi-CNN",
-    "multi_vae": "Multi-VAE",
-    "shaspec": "ShaSpec",
-    "late_fusion": "late fusion of Uni-CNNs",
-    "averaged_probes": "linear probes, averaged",
-    "linear_set": "linear set function",
-    "zero": "zeros + mask",
-    "mean": "mean imputation",
-    "nearest": "nearest-neighbour imputation",
-    "ridge": "ridge imputation",
-    "incremental_cnn": "Incremental-CNN",
+from typing import NamedTuple
+
+
+class SimpleBaseline(NamedTuple):
+    """A method that needs nothing but feature maps.
+
+    Attributes:
+        name: as printed.
+        fit: "module:function" of a `baselines.methods.Fit`; "" where `baselines.methods` makes it of another.
+    """
+
+    name: str
+    fit: str = ""
+
+
+SIMPLE_BASELINES = {
+    "hypermm": SimpleBaseline("HyperMM"),
+    "hypermm_one_step": SimpleBaseline("HyperMM w/o 2 steps"),
+    "multi_cnn": SimpleBaseline("Multi-CNN", "baselines.cnn:fit_multi_cnn"),
+    "multi_vae": SimpleBaseline("Multi-VAE", "baselines.vae:fit_multi_vae"),
+    "shaspec": SimpleBaseline("ShaSpec", "baselines.shaspec:fit_shaspec"),
+    "late_fusion": SimpleBaseline("late fusion of Uni-CNNs", "baselines.cnn:fit_late_fusion"),
+    "averaged_probes": SimpleBaseline("linear probes, averaged", "baselines.probes:fit_averaged_probes"),
+    "linear_set": SimpleBaseline("linear set function", "baselines.probes:fit_linear_set"),
+    "zero": SimpleBaseline("zeros + mask"),
+    "mean": SimpleBaseline("mean imputation"),
+    "nearest": SimpleBaseline("nearest-neighbour imputation"),
+    "ridge": SimpleBaseline("ridge imputation"),
+    "incremental_cnn": SimpleBaseline("Incremental-CNN", "baselines.cnn:fit_incremental_cnn"),
 }
+SIMPLE_NAMES = {key: method.name for key, method in SIMPLE_BASELINES.items()}
 """Key → name of the methods that need nothing but feature maps."""
 
 TRANSLATION_BASELINES = {"pix2pix": "pix2pix", "cyclegan": "cycleGAN"}

@@ -1,9 +1,9 @@
 """Split conformal prediction: sets of classes that miss the true class at most at a chosen rate.
 
-The score of an observation is 1 - p(true class). A class enters the set of a new patient if its score is not among
-the largest α of those of the calibration set. If new and calibration patients are exchangeable, the set misses the
-true class for at most a share α of them, on average over patients and over calibration sets. The guarantee is marginal,
-not per class or kind of patient; `leave_one_out` shows the classes apart.
+The score of an observation is 1 - p(true class), or another of `SCORES`. A class enters the set of a new patient if its
+score is not among the largest α of those of the calibration set. If new and calibration patients are exchangeable, the
+set misses the true class for at most a share α of them, on average over patients and over calibration sets. The
+guarantee is marginal, not per class or kind of patient; `leave_one_out` shows the classes apart.
 
 A subject with several observations gives one score, its worst, since its observations are not independent.
 
@@ -14,7 +14,7 @@ A Gentle Introduction to Conformal Prediction (2021), section 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -22,15 +22,32 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+ONE_MINUS_P = "one_minus_p"
+SCORES: dict[str, Callable[[FloatArray], FloatArray]] = {ONE_MINUS_P: lambda probabilities: 1 - probabilities}
+"""Name → from calibrated probabilities (n, K) to the score of every class (n, K), in [0, 1]; small if it fits well."""
 
 
-def subject_scores(probabilities: npt.ArrayLike, truth: npt.ArrayLike, subjects: Sequence[str]) -> FloatArray:
-    """Return one score per subject, the largest 1 - p(true class) of its observations, in the sorted order of subjects.
+def known_score(name: str) -> str:
+    """Return the name of a score, or refuse it.
+
+    Raises:
+        ValueError: There is no such score.
+    """
+    if name not in SCORES:
+        raise ValueError(f"no conformal score {name!r}; there are {', '.join(SCORES)}")
+    return name
+
+
+def subject_scores(
+    probabilities: npt.ArrayLike, truth: npt.ArrayLike, subjects: Sequence[str], score: str = ONE_MINUS_P
+) -> FloatArray:
+    """Return one score a subject, the largest of the true class of its observations, in the sorted order of subjects.
 
     Args:
         probabilities: (n, K), calibrated.
         truth: (n,) integers, 0 to K - 1.
         subjects: (n,) names.
+        score: of `SCORES`.
 
     Returns:
         (S,), in [0, 1].
@@ -38,7 +55,7 @@ def subject_scores(probabilities: npt.ArrayLike, truth: npt.ArrayLike, subjects:
     p = finite(probabilities, "a probability")
     names, number = np.unique(np.asarray(subjects, dtype=object).astype(str), return_inverse=True)
     scores = np.zeros(len(names))
-    np.maximum.at(scores, number, 1 - p[np.arange(len(p)), np.asarray(truth, dtype=np.int64)])
+    np.maximum.at(scores, number, SCORES[score](p)[np.arange(len(p)), np.asarray(truth, dtype=np.int64)])
     return scores
 
 
@@ -74,8 +91,8 @@ def too_few_subjects(count: int, rate: float) -> str:
     return f"{count} held-out subjects are too few for an error rate of {rate:g}; {needed} are needed"
 
 
-def prediction_sets(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
-    """Return the conformal sets: the leading class, and all others with 1 - p no larger than the threshold.
+def prediction_sets(probabilities: npt.ArrayLike, threshold: float, score: str = ONE_MINUS_P) -> npt.NDArray[np.bool_]:
+    """Return the conformal sets: the leading class, and all others with a score no larger than the threshold.
 
     Without the first rule a model that errs less often than α would leave patients with no class at all, some of them
     with a leading class of 0.99. A larger set can only be right more often, so the guarantee still holds.
@@ -83,17 +100,22 @@ def prediction_sets(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArr
     Args:
         probabilities: (n, K), calibrated.
         threshold: as from `score_threshold`.
+        score: that the threshold is of.
 
     Returns:
         (n, K), bool; at least one class a row.
 
     Source: Sadinle, Lei and Wasserman (2019) on filling empty sets.
     """
-    return _sets(finite(probabilities, "a probability"), np.asarray(threshold))
+    return _sets(finite(probabilities, "a probability"), np.asarray(threshold), score)
 
 
 def leave_one_out(
-    probabilities: npt.ArrayLike, truth: npt.ArrayLike, subjects: Sequence[str], error_rate: float
+    probabilities: npt.ArrayLike,
+    truth: npt.ArrayLike,
+    subjects: Sequence[str],
+    error_rate: float,
+    score: str = ONE_MINUS_P,
 ) -> dict[str, Any]:
     """Evaluate the sets of every calibration subject with the threshold of all others.
 
@@ -106,6 +128,7 @@ def leave_one_out(
         truth: (n,) integers, 0 to K - 1.
         subjects: (n,) names; a subject counts as covered if all its observations are.
         error_rate: α.
+        score: of `SCORES`.
 
     Returns:
         subjects, coverage, coverage_by_class (list of K, None for an absent class), answered (share of
@@ -114,7 +137,7 @@ def leave_one_out(
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(truth, dtype=np.int64)
     names, number = np.unique(np.asarray(subjects, dtype=object).astype(str), return_inverse=True)
-    inside = leave_one_out_sets(p, y, subjects, error_rate)
+    inside = leave_one_out_sets(p, y, subjects, error_rate, score)
     result: dict[str, Any] = {
         "subjects": len(names),
         "coverage": None,
@@ -137,19 +160,23 @@ def leave_one_out(
 
 
 def leave_one_out_sets(
-    probabilities: npt.ArrayLike, truth: npt.ArrayLike, subjects: Sequence[str], error_rate: float
+    probabilities: npt.ArrayLike,
+    truth: npt.ArrayLike,
+    subjects: Sequence[str],
+    error_rate: float,
+    score: str = ONE_MINUS_P,
 ) -> npt.NDArray[np.bool_] | None:
     """Return the set of every observation, with the threshold of all other subjects; (n, K) bool.
 
     None if the other subjects are too few for the error rate.
     """
     p = np.asarray(probabilities, dtype=np.float64)
-    scores = subject_scores(p, truth, subjects)
+    scores = subject_scores(p, truth, subjects, score)
     if len(scores) - 1 < fewest_subjects(error_rate):
         return None
     _, number = np.unique(np.asarray(subjects, dtype=object).astype(str), return_inverse=True)
     thresholds = np.array([score_threshold(np.delete(scores, s), error_rate) for s in range(len(scores))])
-    return _sets(p, thresholds[number][:, None])
+    return _sets(p, thresholds[number][:, None], score)
 
 
 def finite(values: npt.ArrayLike, what: str) -> FloatArray:
@@ -168,8 +195,8 @@ def finite(values: npt.ArrayLike, what: str) -> FloatArray:
     return numbers
 
 
-def _sets(probabilities: FloatArray, threshold: FloatArray) -> npt.NDArray[np.bool_]:
-    inside = 1 - probabilities <= threshold
+def _sets(probabilities: FloatArray, threshold: FloatArray, score: str) -> npt.NDArray[np.bool_]:
+    inside = SCORES[score](probabilities) <= threshold
     inside[np.arange(len(inside)), probabilities.argmax(axis=1)] = True
     return inside
 

@@ -11,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.conformal import leave_one_out_sets
+from evaluation.conformal import ONE_MINUS_P, leave_one_out_sets
 
 
 class Change(TypedDict):
@@ -37,6 +37,7 @@ def expected_change(
     subjects: Sequence[str],
     *,
     error_rate: float,
+    score: str = ONE_MINUS_P,
 ) -> Change:
     """Compare the same observations without and with the modality.
 
@@ -48,6 +49,7 @@ def expected_change(
         truth: (n,) integers, 0 to K - 1.
         subjects: (n,) names.
         error_rate: α of the conformal sets.
+        score: theirs, of `evaluation.conformal.SCORES`.
 
     Raises:
         ValueError: there are no observations, or the two do not have the same shape.
@@ -59,7 +61,7 @@ def expected_change(
     weight = 1 / np.bincount(number)[number]
     leading, rows = before.argmax(axis=1), np.arange(len(before))
     change = np.abs(after[rows, leading] - before[rows, leading])
-    sets = [leave_one_out_sets(p, truth, subjects, error_rate) for p in (before, after)]
+    sets = [leave_one_out_sets(p, truth, subjects, error_rate, score) for p in (before, after)]
     resolved = None
     if sets[0] is not None and sets[1] is not None:
         unsure = sets[0].sum(axis=1) != 1

@@ -15,10 +15,17 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-METRICS: tuple[str, ...] = (
-    "accuracy", "balanced_accuracy", "auc", "auc_rounded", "f1", "precision", "recall", "brier",
-)  # fmt: skip
-"""Names of the metrics. All lie in [0, 1], `brier` for K > 2 in [0, 2]; all but `brier` are better when higher."""
+METRICS: dict[str, str] = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "auc": "AUC",
+    "auc_rounded": "AUC of rounded scores",
+    "f1": "F1",
+    "precision": "Precision",
+    "recall": "Recall",
+    "brier": "Brier score",
+}
+"""Name → what tables call it. All lie in [0, 1], `brier` for K > 2 in [0, 2]; all but it are better when higher."""
 
 THRESHOLD_FREE: tuple[str, ...] = ("auc", "brier")
 """The metrics that do not change with the decision threshold."""

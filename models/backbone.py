@@ -1,6 +1,7 @@
 """Frozen pretrained backbones: slices in, feature maps out, each with its own normalisation and weights.
 
-To add one, write a function that returns a `Backbone` and give it a line in `BACKBONES`.
+To add one, write a function that returns a `Backbone`, give it a line in `BACKBONES`, and its weights one in
+`models.weights.PUBLISHED`.
 """
 
 from collections.abc import Callable

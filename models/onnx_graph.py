@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET, IR = 18, 10  # of ONNX; readable by runtimes since 2024
-_REDUCE = {"mean": "ReduceMean", "sum": "ReduceSum", "max": "ReduceMax"}
 
 
 def onnx_graph(model: SetModel, *, temperature: float = 1.0) -> "onnx.ModelProto":
@@ -44,6 +43,8 @@ def onnx_graph(model: SetModel, *, temperature: float = 1.0) -> "onnx.ModelProto
         "scans": torch.tensor([0]),
         "temperature": torch.tensor(temperature, dtype=torch.float32),
     }
+    pooling, own_tensors = model.classifier.pooling.onnx()
+    tensors |= own_tensors
     node = helper.make_node
     nodes = [
         node("Gather", ["centre", "modality"], ["centre_n"]),
@@ -56,7 +57,7 @@ def onnx_graph(model: SetModel, *, temperature: float = 1.0) -> "onnx.ModelProto
         node("MatMul", ["weights_n", "z"], ["mixed"]),
         node("Add", ["mixed", "biases_n"], ["phi"]),
         node("Reshape", ["phi", "one_row"], ["features"]),
-        node(_REDUCE[model.classifier.how], ["features", "scans"], ["rho_0"], keepdims=1),
+        *(node(operation, inputs, [output], **attributes) for operation, inputs, output, attributes in pooling),
     ]
     last = "rho_0"
     for number, layer in enumerate(model.classifier.rho, 1):

@@ -4,11 +4,55 @@ Source: HyperMM, section 2.3, equations 1 and 2; Zaheer et al. 2017.
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from models.settings import Aggregate
+
+OnnxNode = tuple[str, list[str], str, dict[str, int]]  # operation, names of inputs, name of the output, attributes
+
+
+class Pooling(nn.Module):
+    """An aggregate over the scans of each set; one with weights of its own makes them from D."""
+
+    def forward(self, features: Tensor, sets: Tensor, count: int) -> Tensor:
+        """Return (B, D); arguments as in `aggregate`."""
+        raise NotImplementedError
+
+    def onnx(self) -> tuple[list[OnnxNode], dict[str, Tensor]]:
+        """Return the nodes from "features" (N, D), all of one set, to "rho_0" (1, D), and the tensors they read.
+
+        The tensor "scans" is there already: [0], the axis of scans.
+        """
+        raise NotImplementedError
+
+
+class Reduction(Pooling):
+    """An aggregate without weights: a reduction of `scatter_reduce`, and the ONNX operation that does the same."""
+
+    def __init__(self, reduce: str, operation: str) -> None:
+        super().__init__()
+        self.reduce, self.operation = reduce, operation
+
+    def forward(self, features: Tensor, sets: Tensor, count: int) -> Tensor:
+        """As `Pooling.forward`."""
+        out = features.new_zeros(count, features.shape[1])
+        index = sets.unsqueeze(1).expand_as(features)
+        return out.scatter_reduce(0, index, features, reduce=self.reduce, include_self=False)
+
+    def onnx(self) -> tuple[list[OnnxNode], dict[str, Tensor]]:
+        """As `Pooling.onnx`."""
+        return [(self.operation, ["features", "scans"], "rho_0", {"keepdims": 1})], {}
+
+
+AGGREGATES: dict[Aggregate, Callable[[int], Pooling]] = {
+    "mean": lambda features: Reduction("mean", "ReduceMean"),
+    "sum": lambda features: Reduction("sum", "ReduceSum"),
+    "max": lambda features: Reduction("amax", "ReduceMax"),
+}
+"""Name, as in `models.settings.Aggregate` → from D, the numbers of one scan's φ, to the aggregate."""
 
 
 def aggregate(features: Tensor, sets: Tensor, count: int, how: Aggregate) -> Tensor:
@@ -23,10 +67,7 @@ def aggregate(features: Tensor, sets: Tensor, count: int, how: Aggregate) -> Ten
     Returns:
         (B, D).
     """
-    reduce = {"sum": "sum", "mean": "mean", "max": "amax"}[how]
-    out = features.new_zeros(count, features.shape[1])
-    index = sets.unsqueeze(1).expand_as(features)
-    return out.scatter_reduce(0, index, features, reduce=reduce, include_self=False)
+    return AGGREGATES[how](features.shape[1])(features, sets, count)
 
 
 class SetClassifier(nn.Module):
@@ -53,7 +94,7 @@ class SetClassifier(nn.Module):
         how: Aggregate = "mean",
     ) -> None:
         super().__init__()
-        self.how: Aggregate = how
+        self.pooling = AGGREGATES[how](features)
         self.classes = classes
         layers: list[nn.Module] = []
         for width, following in itertools.pairwise((features, *hidden)):
@@ -74,7 +115,7 @@ class SetClassifier(nn.Module):
         Returns:
             (B, K).
         """
-        return self.rho(aggregate(features, sets, count, self.how))
+        return self.rho(self.pooling(features, sets, count))
 
 
 def drop_members(sets: Tensor, probability: float, generator: torch.Generator) -> Tensor:

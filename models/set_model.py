@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from files.reading import read_bytes
 from models.extractor import UniversalExtractor
-from models.set_classifier import Aggregate, SetClassifier
+from models.set_classifier import AGGREGATES, Aggregate, SetClassifier
 
 MOST_BYTES = 2 << 30  # of a weights file
 
@@ -102,7 +102,7 @@ def set_model_from(content: bytes, *, aggregate: Aggregate, **sizes: Any) -> Set
         state = safetensors.torch.load(content)
     except (safetensors.SafetensorError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"no safetensors file that can be read ({type(error).__name__})") from error
-    expected = weight_shapes(**sizes)
+    expected = weight_shapes(**sizes, aggregate=aggregate)
     if wrong := sorted(state.keys() ^ expected.keys()):
         raise ValueError(
             f"expected the {len(expected)} tensors of such a model; {wrong[0]!r:.80} is missing or strange"
@@ -126,6 +126,7 @@ def weight_shapes(
     embedding: int,
     hidden: int,
     rho_hidden: Sequence[int],
+    aggregate: Aggregate = "mean",
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a `SetModel`'s weights, without making them; arguments as in `SetModel`."""
     channels, height, width = feature_map_shape
@@ -142,4 +143,6 @@ def weight_shapes(
     linear += [(f"classifier.rho.{step * i}", *pair) for i, pair in enumerate(itertools.pairwise(widths))]
     for name, inputs, outputs in linear:
         shapes |= {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-    return shapes
+    with torch.device("meta"):  # shapes without memory
+        own = AGGREGATES[aggregate](widths[0]).state_dict()
+    return shapes | {f"classifier.pooling.{name}": tuple(tensor.shape) for name, tensor in own.items()}

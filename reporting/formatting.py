@@ -8,17 +8,10 @@ from numbers import Real
 from typing import Any
 
 from evaluation.intervals import LEVEL
+from evaluation.metrics import METRICS
 
-METRIC_LABELS: dict[str, str] = {
-    "auc": "AUC",
-    "balanced_accuracy": "Balanced accuracy",
-    "accuracy": "Accuracy",
-    "f1": "F1",
-    "precision": "Precision",
-    "recall": "Recall",
-    "auc_rounded": "AUC of rounded scores",
-    "brier": "Brier score",
-}
+_SHOWN_FIRST = ("auc", "balanced_accuracy", "accuracy", "f1", "precision", "recall")
+METRIC_LABELS: dict[str, str] = {name: METRICS[name] for name in dict.fromkeys((*_SHOWN_FIRST, *METRICS))}
 """Label of each metric, in the order of the tables."""
 
 UNDEFINED = "n/a (one class only)"

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
+from evaluation.conformal import ONE_MINUS_P, known_score
+from models.settings import Aggregate
 from pipeline.deployment.bundle_layout import AGAIN, ROLES, BundleError, parsed, shown
 
 LONGEST_NAME = 300  # characters
@@ -85,7 +87,7 @@ class _Network(_Exactly):
     embedding: Width
     hidden: Width
     rho_hidden: Annotated[list[Width], Field(max_length=20)]
-    aggregate: Literal["mean", "sum", "max"]
+    aggregate: Aggregate
 
 
 class _Kind(_Exactly):
@@ -148,6 +150,7 @@ class _Subset(_Content):
 
 
 class _Conformal(_Content):
+    score: Annotated[str, AfterValidator(known_score)] = ONE_MINUS_P  # models exported before there was a choice
     subsets: Annotated[list[_Subset], FailFast()]
 
 

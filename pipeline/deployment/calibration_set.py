@@ -158,6 +158,7 @@ def conformal_facts(
     *,
     temperature: float,
     error_rate: float,
+    conformal_score: str,
 ) -> dict[str, Any]:
     """Return sorted scores for every subset of the modalities, and the leave-one-out results of prediction sets."""
     subsets = []
@@ -166,8 +167,10 @@ def conformal_facts(
         if not predictions.observations:
             continue
         calibrated = apply_temperature(predictions.probabilities, temperature)
-        scores = sorted(subject_scores(calibrated, predictions.truth, predictions.subjects).tolist())
-        left_out_results = leave_one_out(calibrated, predictions.truth, predictions.subjects, error_rate)
+        scores = sorted(subject_scores(calibrated, predictions.truth, predictions.subjects, conformal_score).tolist())
+        left_out_results = leave_one_out(
+            calibrated, predictions.truth, predictions.subjects, error_rate, conformal_score
+        )
         subsets.append(
             {
                 "modalities": list(subset),
@@ -178,7 +181,7 @@ def conformal_facts(
                 "scores": scores,
             }
         )
-    return {"error_rate": error_rate, "parts": list(splits), "subsets": subsets}
+    return {"score": conformal_score, "error_rate": error_rate, "parts": list(splits), "subsets": subsets}
 
 
 def change_facts(
@@ -188,6 +191,7 @@ def change_facts(
     *,
     temperature: float,
     error_rate: float,
+    conformal_score: str,
 ) -> list[dict[str, Any]]:
     """Return, per subset of the modalities, how one more modality changed the predictions of those who have it."""
     facts = []
@@ -203,6 +207,7 @@ def change_facts(
                 complete.truth,
                 complete.subjects,
                 error_rate=error_rate,
+                score=conformal_score,
             )
             facts.append({"modalities": list(subset), "modality": modality, **_rounded(dict(change))})
     return facts

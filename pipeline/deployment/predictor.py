@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.calibration import apply_temperature
-from evaluation.conformal import prediction_sets, score_threshold, too_few_subjects
+from evaluation.conformal import ONE_MINUS_P, prediction_sets, score_threshold, too_few_subjects
 from models.hypermm import NotFiniteError, extract, predict_sets
 from models.set_model import SetModel
 from models.sets import Groups
@@ -129,7 +129,8 @@ def _decision(predictor: Predictor, present: frozenset[str], probabilities: NDAr
         why = f"nothing can be promised: {reason}"
         prediction_set = list(classes)
     else:
-        inside = prediction_sets(probabilities[None], score_threshold(scores, rate))[0]
+        score = predictor.bundle.calibration["conformal"].get("score", ONE_MINUS_P)
+        inside = prediction_sets(probabilities[None], score_threshold(scores, rate), score)[0]
         prediction_set = [name for name, is_in in zip(classes, inside, strict=True) if is_in]
         alone, fits = len(prediction_set) == 1, f"at an error rate of {rate:.0%}"
         why = (

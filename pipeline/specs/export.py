@@ -1,10 +1,11 @@
 """Pack the model of one repeat into one folder: a MONAI Bundle."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from evaluation.conformal import ONE_MINUS_P, SCORES, known_score
 from pipeline.runner.stage import Stage
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
@@ -30,6 +31,9 @@ class ExportConfig(BaseModel):
         default="held_out",
         description="subjects whose scores set the thresholds: validation and test split, or validation split alone "
         "(docs/decisions/0010)",
+    )
+    conformal_score: Annotated[str, AfterValidator(known_score)] = Field(
+        default=ONE_MINUS_P, description=f"how badly a class fits: {', '.join(SCORES)}"
     )
     error_rate: float = Field(
         default=0.1, gt=0, lt=1, description="at which the model card and the expected changes count abstentions"

@@ -19,7 +19,7 @@ class FeaturesConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backbone: str = Field(default="vgg11", description="vgg11, vgg16 or timm:<name>")
+    backbone: str = Field(default="vgg11", description=f"{', '.join(PUBLISHED)} or timm:<name>")
     weights: Literal["published", "random"] | Path = Field(
         default="published",
         description="published; a file or folder that holds the published file; or random (seeded Kaiming)",

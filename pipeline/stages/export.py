@@ -137,7 +137,11 @@ def _calibration(
     """Return the content of calibration.json, and the training cloud of each modality."""
     splits = CALIBRATION_SPLITS if config.conformal_from == "held_out" else CALIBRATION_SPLITS[:1]
     temperature = temperature_facts(calibration_set)
-    options = {"temperature": temperature["value"], "error_rate": config.error_rate}
+    options = {
+        "temperature": temperature["value"],
+        "error_rate": config.error_rate,
+        "conformal_score": config.conformal_score,
+    }
     outliers, references = outlier_facts(data, features, trained, splits)
     return {
         "temperature": temperature,

@@ -7,6 +7,7 @@ import pytest
 
 from evaluation.calibration import apply_temperature, fit_temperature
 from evaluation.conformal import (
+    SCORES,
     fewest_subjects,
     leave_one_out,
     leave_one_out_sets,
@@ -70,6 +71,27 @@ def test_sets_are_those_of_conformal_p_values_and_hold_the_leading_class() -> No
         expected = values > error_rate + 1e-12
         expected[np.arange(5), p.argmax(1)] = True
         np.testing.assert_array_equal(prediction_sets(p, score_threshold(scores, error_rate)), expected)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_every_score_is_a_share_that_falls_with_the_probability(score: str) -> None:
+    p = np.random.default_rng(2).dirichlet(np.ones(3), 50)
+    scores = SCORES[score](p)
+    assert scores.shape == p.shape
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+    assert (np.diff(np.take_along_axis(scores, p.argsort(axis=1), axis=1)) <= 0).all()
+
+
+def test_the_score_asked_for_is_used_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCORES, "squared", lambda p: (1 - p) ** 2)
+    random = np.random.default_rng(3)
+    p, truth, subjects = random.dirichlet(np.ones(3), 30), random.integers(0, 3, 30), [str(n) for n in range(30)]
+    plain, squared = subject_scores(p, truth, subjects), subject_scores(p, truth, subjects, "squared")
+    np.testing.assert_allclose(squared, plain**2)
+    same = [prediction_sets(p, t, name) for t, name in ((0.7, "one_minus_p"), (0.49, "squared"))]
+    np.testing.assert_array_equal(*same)
+    assert leave_one_out(p, truth, subjects, 0.2, "squared") == leave_one_out(p, truth, subjects, 0.2)
 
 
 def test_no_class_is_lost_to_a_model_that_hardly_errs() -> None:

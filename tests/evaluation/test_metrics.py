@@ -63,7 +63,7 @@ def test_every_metric_equals_scikit_learn(n_classes: int, seed: int, weighted: b
     weights = weights if weighted else np.ones(len(truth))
     threshold = [0.5, 0.3, 0.61][seed % 3]
     found = score(truth, probabilities, threshold=threshold, weights=weights if weighted else None)
-    assert tuple(found) == METRICS
+    assert tuple(found) == tuple(METRICS)
     for name, value in expected(truth, probabilities, weights, threshold).items():
         assert found[name] == pytest.approx(value, abs=1e-12), name
 

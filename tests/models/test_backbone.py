@@ -12,8 +12,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from models.backbone import Backbone, HalfMax, load_backbone, pool_slices
-from models.weights import VGG16_IMAGENET, WeightsError, find_weights
+from models.backbone import BACKBONES, Backbone, HalfMax, load_backbone, pool_slices
+from models.weights import PUBLISHED, VGG16_IMAGENET, WeightsError, find_weights
 from pipeline.specs.features import FeaturesConfig
 
 
@@ -143,6 +143,10 @@ def test_half_max_is_the_maximum_of_four() -> None:
     assert len(pools) == 5
     assert all(isinstance(ours.layers[i - 1], nn.Conv2d) and isinstance(ours.layers[i + 1], nn.ReLU) for i in pools)
     assert len(layers) == 8 + 5  # every convolution and every maximum is there once
+
+
+def test_every_backbone_has_its_weights() -> None:
+    assert set(BACKBONES) == set(PUBLISHED)
 
 
 def test_unknown_backbone() -> None:

@@ -1,10 +1,13 @@
 """Sets: no order, NumPy loops as oracle, and dropping scans without losing a patient."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
-from models.set_classifier import SetClassifier, aggregate, drop_members
+from models.set_classifier import AGGREGATES, SetClassifier, aggregate, drop_members
+from models.settings import Aggregate
 
 HOW = ["sum", "mean", "max"]
 
@@ -18,6 +21,10 @@ def _sets(seed: int, count: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(features), torch.from_numpy(sets)
 
 
+def test_the_setting_names_every_aggregate() -> None:
+    assert set(get_args(Aggregate)) == set(AGGREGATES)
+
+
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("seed", range(5))
 def test_aggregate_is_a_loop_in_numpy(how: str, seed: int) -> None:
@@ -28,7 +35,7 @@ def test_aggregate_is_a_loop_in_numpy(how: str, seed: int) -> None:
         np.testing.assert_allclose(ours[s], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", AGGREGATES)
 def test_no_order_and_no_company(how: str) -> None:
     torch.manual_seed(0)
     network = SetClassifier(5, 3, hidden=(16, 8), how=how).eval()

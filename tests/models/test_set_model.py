@@ -9,7 +9,7 @@ import torch
 
 from models.extractor import UniversalExtractor
 from models.onnx_graph import largest_difference, onnx_graph
-from models.set_classifier import SetClassifier
+from models.set_classifier import AGGREGATES, SetClassifier
 from models.set_model import SetModel, load_set_model, set_model_from, weight_shapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,7 +43,7 @@ def model(rho_hidden: tuple[int, ...], aggregate: str) -> SetModel:
 
 
 @pytest.mark.parametrize("rho_hidden", [(), (5, 4)])
-@pytest.mark.parametrize("aggregate", ["mean", "sum", "max"])
+@pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_it_is_its_two_parts(tmp_path: Path, rho_hidden: tuple[int, ...], aggregate: str) -> None:
     extractor, classifier = parts(rho_hidden, aggregate)
     feature_maps, modality = torch.randn(7, *SHAPE), torch.tensor([0, 1, 2, 2, 0, 1, 1])
@@ -66,8 +66,9 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rho_hidden", [(), (5,), (5, 4, 3)])
-def test_the_shapes_are_those_of_the_network(rho_hidden: tuple[int, ...]) -> None:
-    sizes = {key: value for key, value in arguments(rho_hidden, "mean").items() if key != "aggregate"}
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_the_shapes_are_those_of_the_network(rho_hidden: tuple[int, ...], aggregate: str) -> None:
+    sizes = arguments(rho_hidden, aggregate)
     there = {name: tuple(tensor.shape) for name, tensor in SetModel(**sizes).state_dict().items()}
     assert weight_shapes(**sizes) == there
 
@@ -111,7 +112,7 @@ def random_sets() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("rho_hidden", [(), (5, 4)])
-@pytest.mark.parametrize("aggregate", ["mean", "sum", "max"])
+@pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_onnx_gives_the_same_logits(rho_hidden: tuple[int, ...], aggregate: str) -> None:
     whole = model(rho_hidden, aggregate)
     assert largest_difference(onnx_graph(whole), whole, random_sets()) < 1e-5

@@ -70,6 +70,7 @@ def put(folder: Path, name: str, key: str, value: Any) -> None:
         (CALIBRATION, "temperature.value", float("nan"), "temperature.value is nan: input should be a finite number"),
         (CALIBRATION, "temperature.value", 0, "temperature.value is 0: input should be greater than or equal to 0.01"),
         (CALIBRATION, "conformal.subsets.0.scores.3", float("nan"), "subsets.0.scores.3 is nan"),
+        (CALIBRATION, "conformal.score", "luck", "no conformal score 'luck'"),
         (CALIBRATION, "conformal.subsets.0.scores.3", 1.5, "input should be less than or equal to 1"),
         (CALIBRATION, "conformal.subsets.1.modalities", ["pet"], "conformal.subsets has the same modalities twice"),
         (CALIBRATION, "outliers.pet.distances.0", -1, "input should be greater than or equal to 0"),
