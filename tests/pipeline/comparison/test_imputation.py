@@ -168,7 +168,7 @@ def test_the_feature_map_is_that_of_the_volume_that_was_written(done: Done) -> N
 def test_quality_is_measured_where_a_real_scan_was_hidden_and_only_there(done: Done) -> None:
     table = pd.DataFrame(done.result.quality)
     assert {(r.observation, r.to): r.real for r in table.itertuples()} == HIDDEN
-    assert {r.observation: r.part for r in table.itertuples()} == {s: SPLITS[s] for s in table["observation"]}
+    assert {r.observation: r.split for r in table.itertuples()} == {s: SPLITS[s] for s in table["observation"]}
     assert all(r.source == f"{r.observation}_{dict(zip(table.columns, r[1:], strict=True))['from']}"
                for r in table.itertuples())  # fmt: skip
     assert np.isfinite(table[["ssim", "psnr", "mae"]]).all(axis=None)

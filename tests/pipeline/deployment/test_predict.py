@@ -232,7 +232,7 @@ def test_a_page_that_cannot_be_made_costs_nobody_else_theirs(lab: Lab, monkeypat
             raise TypeError("<b>no number</b>")
         return usual(content, patient, **options)
 
-    monkeypatch.setattr(patient_page, "patient_page", failing)
+    monkeypatch.setattr("pipeline.stages.predict.patient_page", failing)
     found = lab.predict(table, name="page")
     assert len(found["patients"]) == len(others) + 1
     folder = lab.folder / "page" / "predict"

@@ -39,8 +39,8 @@ def test_a_function_that_takes_something_else_is_refused(monkeypatch: pytest.Mon
 def test_a_device_for_scans_may_be_elsewhere() -> None:
     stages = {stage.name: stage for stage in STAGES}
     steps = [Step(stages[name], "run", (), True) for name in ("preprocess", "features")]
-    with pytest.raises(InputError, match="--device cuda:77 is not there"):
+    with pytest.raises(InputError, match="--device cuda:77 is not present"):
         check_device(steps, "cuda:77")
     check_device(steps, "cuda:77", elsewhere=True)
-    with pytest.raises(InputError, match="--device cuda:77 is not there"):
+    with pytest.raises(InputError, match="--device cuda:77 is not present"):
         check_device([*steps, Step(stages["pretrain"], "run", (), True)], "cuda:77", elsewhere=True)
