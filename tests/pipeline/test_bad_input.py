@@ -34,7 +34,7 @@ def write_bad(folder: Path, head: Callable[..., np.ndarray], save_nifti: Callabl
     good = save_nifti(folder / "good.nii.gz", head(), VOXEL_MM).read_bytes()
     (folder / "truncated.nii.gz").write_bytes(good[: len(good) // 2])
     (folder / "text.nii.gz").write_bytes(gzip.compress(b"this is a letter, not a scan"))
-    header = bytearray(nibabel.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.eye(4)).header.binaryfeature_map)
+    header = bytearray(nibabel.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.eye(4)).header.binaryblock)
     header[40:56] = struct.pack("<8h", 3, 30000, 30000, 30000, 1, 1, 1, 1)
     (folder / "absurd.nii").write_bytes(bytes(header) + b"\0" * 4)
     volume = head()
@@ -115,7 +115,7 @@ def test_all_problems_of_a_manifest_are_told_at_once(
     root = ["--cohort.data_root", str(tmp_path / "data")]
     assert main(["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet", *root]) == 2
     told = capsys.readouterr().err
-    for word in ("row 2", "gone.png", "row 5", "did you mean 'high'", "row 7", "external"):
+    for word in ("row 2", "gone.png", "row 5", "did you mean 'high'", "row 7", "outside"):
         assert word in told
     assert not (tmp_path / "run" / "cohort" / "scans.csv").exists()
 

@@ -326,10 +326,10 @@ def test_nothing_is_learnt_without_a_label(lab: Lab, tmp_path: Path, capsys: pyt
 
 
 def test_once_more_changes_nothing(lab: Lab) -> None:
-    lab.predict(lab.of("test"), name="retryable")
-    before = file_sha256(lab.folder / "retryable" / "predict" / "predictions.json")
-    lab.predict(lab.of("test"), name="retryable")
-    assert file_sha256(lab.folder / "retryable" / "predict" / "predictions.json") == before
+    lab.predict(lab.of("test"), name="twice")
+    before = file_sha256(lab.folder / "twice" / "predict" / "predictions.json")
+    lab.predict(lab.of("test"), name="twice")
+    assert file_sha256(lab.folder / "twice" / "predict" / "predictions.json") == before
 
 
 @pytest.mark.slow
