@@ -21,16 +21,15 @@ from pipeline.cli.workspace import (
     write_format,
 )
 from pipeline.core.provenance import REPOSITORY
-from pipeline.deployment.bundle_settings import settings_of_model
 from pipeline.doctor import disk
 from pipeline.doctor.offline_weights import fetch_weights as fill_folder
 from pipeline.doctor.offline_weights import use_weights_from
 from pipeline.executors.opened import executor_of, opened
 from pipeline.runner.plan import make_plan
 from pipeline.runner.run import check_device, run_plan
+from pipeline.runner.stage import named
 from pipeline.settings import Settings, describe_settings, load_settings
 from pipeline.specs.registry import STAGES
-from pipeline.stages import predict
 from pipeline.store.base import ArtifactError
 
 
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     check_format(workspace)
     tracking.ready(config.tracking)
     if "predict" in requested:
-        predict.check_settings(config)
+        named("pipeline.stages.predict:check_settings")(config)
 
     dry = options.dry_run or options.explain
     if dry:
@@ -68,7 +67,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         steps = make_plan(STAGES, requested, config, workspace, force=forced)
         print_plan(steps)
         if "predict" in requested:
-            run_log.log.info("%s", predict.describe_signature(config.predict))
+            run_log.log.info("%s", named("pipeline.stages.predict:describe_signature")(config.predict))
         to_come = [step.stage.name for step in steps if step.state != "up to date"]
         fits, room = disk.check_room(config, workspace, to_come)
         if fits is False:
@@ -120,6 +119,7 @@ def load(options: argparse.Namespace, overrides: dict[str, str]) -> Settings:
         raise InputError(f"there is no model {options.model}; --model takes the folder that --stages export made")
     standard = REPOSITORY / "configs" / "demo.yaml"
     if options.model is not None:
+        settings_of_model = named("pipeline.deployment.bundle_settings:settings_of_model")
         standard = settings_of_model(options.model, options.trusted or ())
     config = load_settings(options.config or standard, overrides)
     if options.weights_from is not None:
