@@ -15,6 +15,7 @@ from helpers import toy_run
 from pydantic import BaseModel, ValidationError
 
 from baselines.methods import SIMPLE
+from evaluation.conformal import ONE_MINUS_P, SCORES
 from models import weights
 from pipeline.comparison.scenarios import AS_IT_IS, Scenario
 from pipeline.comparison.tasks import ComparisonTasks
@@ -41,7 +42,8 @@ NO_RESULT = {
     "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe", "export.memory_mb",
     "export.signing_key", "predict.trusted",
 }  # fmt: skip
-OTHER: dict[str, Any] = {  # where no other value can be made up from the kind of the setting
+OTHER: dict[str, Any] = {
+    "export.conformal_score": "another",  # where no other value can be made up from the kind of the setting
     "demo": {"subjects": 41},
     "cohort.modalities": {"MRI": {}},
     "cohort.covariates": ("age",),
@@ -152,7 +154,10 @@ ALSO_READ_BY = {"name": ["export"], "demo": ["cohort"], "preprocess": ["baseline
 
 
 @pytest.mark.parametrize("path", FIELDS, ids=".".join)
-def test_a_setting_makes_stale_what_reads_it_and_no_other(finished: SimpleNamespace, path: tuple[str, ...]) -> None:
+def test_a_setting_makes_stale_what_reads_it_and_no_other(
+    finished: SimpleNamespace, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCORES, "another", SCORES[ONE_MINUS_P])
     made_here = {
         "predict.model": finished.models[1],
         "predict.trusted": (finished.folder / "key.pub",),
