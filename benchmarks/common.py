@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, the machine's own speed, and writing down what was found."""
+"""What the benchmarks share: taking turns, the machine's own speed, and writing down the results."""
 
 import argparse
 import datetime
@@ -69,7 +69,7 @@ def machine() -> dict[str, Any]:
 
 
 def finish(name: str, results: Mapping[str, Any], arguments: argparse.Namespace) -> None:
-    """Print what was found and write it as JSON, with the machine beside it."""
+    """Print the results and write them as JSON, with the machine beside it."""
     for key, value in results.items():
         print(f"{key:58s} {value if isinstance(value, str) else _number(value)}")
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,6 @@ def simulated_job(out: ScanSet, config: SimulatedConfig, runtime: Runtime) -> Sc
 
 STAGE = Stage(
     "simulated",
-    declared=f"{__name__}:STAGE",
     function=f"{__name__}:simulated",
     config=SimulatedConfig,
     artifact="pipeline.store.scan_set:ScanSet",

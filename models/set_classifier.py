@@ -18,7 +18,16 @@ class Pooling(nn.Module):
     """An aggregate over the scans of each set; one with weights of its own makes them from D."""
 
     def forward(self, features: Tensor, sets: Tensor, count: int) -> Tensor:
-        """Return (B, D); arguments as in `aggregate`."""
+        """Combine the features of each set's members; the order of members has no influence.
+
+        Args:
+            features: (N, D), one row a scan.
+            sets: (N,) int64 in [0, count): the set that each scan belongs to. Every set has at least one scan.
+            count: number of sets B.
+
+        Returns:
+            (B, D).
+        """
         raise NotImplementedError
 
     def onnx(self) -> tuple[list[OnnxNode], dict[str, Tensor]]:
@@ -52,22 +61,10 @@ AGGREGATES: dict[Aggregate, Callable[[int], Pooling]] = {
     "sum": lambda features: Reduction("sum", "ReduceSum"),
     "max": lambda features: Reduction("amax", "ReduceMax"),
 }
-"""Name, as in `models.settings.Aggregate` → from D, the numbers of one scan's φ, to the aggregate."""
+"""Name, as in `models.settings.Aggregate` → from D, the numbers of one scan's φ, to the aggregate.
 
-
-def aggregate(features: Tensor, sets: Tensor, count: int, how: Aggregate) -> Tensor:
-    """Combine the features of each set's members; the order of members has no influence.
-
-    Args:
-        features: (N, D), one row a scan.
-        sets: (N,) int64 in [0, count): the set that each scan belongs to. Every set has at least one scan.
-        count: number of sets B.
-        how: sum (equation 1), mean (the authors' code) or max.
-
-    Returns:
-        (B, D).
-    """
-    return AGGREGATES[how](features.shape[1])(features, sets, count)
+The sum is the paper's equation 1, the mean is what the authors' code takes.
+"""
 
 
 class SetClassifier(nn.Module):

@@ -54,9 +54,7 @@ def save_settings(settings: Settings, workspace: Path) -> bytes | None:
     """Write the settings of this run to `settings.yaml`, as a config file; return the previous content."""
     path = workspace / "settings.yaml"
     before = None
-    with contextlib.suppress(
-        FileNotFoundError, UnusableFileError
-    ):  # anything else than a regular file is replaced and not restored
+    with contextlib.suppress(FileNotFoundError, UnusableFileError):  # what is no regular file is not restored
         before = None if path.is_symlink() else read_bytes(path, most=MOST_YAML)
     with replacing(path) as partial:
         partial.write_text(settings_yaml(settings), "utf-8")

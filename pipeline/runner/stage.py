@@ -25,7 +25,6 @@ class Stage:
 
     Attributes:
         name: of the stage, of its section in the settings and of its folder in the workspace.
-        declared: name of this constant.
         function: `f(<one argument for each of reads and settings>, out, config, runtime)`.
         config: the class of its settings section.
         artifact: class of the artifact that it writes.
@@ -42,7 +41,6 @@ class Stage:
     """
 
     name: str
-    declared: str
     function: str
     config: type[BaseModel]
     artifact: str

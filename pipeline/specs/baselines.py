@@ -79,7 +79,6 @@ class BaselinesConfig(FitConfig):
 
 STAGE = Stage(
     "baselines",
-    declared=f"{__name__}:STAGE",
     function="pipeline.stages.baselines:baselines",
     config=BaselinesConfig,
     artifact="pipeline.store.comparison:ComparisonSet",

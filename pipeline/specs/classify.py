@@ -38,7 +38,6 @@ class ClassifyConfig(TrainingConfig):
 
 STAGE = Stage(
     "classify",
-    declared=f"{__name__}:STAGE",
     function="pipeline.stages.classify:classify",
     config=ClassifyConfig,
     artifact="pipeline.store.fitted:ClassifierSet",

@@ -5,7 +5,6 @@ from pipeline.runner.stage import Stage
 
 STAGE = Stage(
     "cohort",
-    declared=f"{__name__}:STAGE",
     function="pipeline.stages.cohort:cohort",
     config=CohortConfig,
     artifact="pipeline.store.tables:CohortTables",

@@ -53,7 +53,6 @@ class ExportConfig(BaseModel):
 
 STAGE = Stage(
     "export",
-    declared=f"{__name__}:STAGE",
     function="pipeline.stages.export:export",
     config=ExportConfig,
     artifact="pipeline.deployment.bundle:BundleFolder",

@@ -82,7 +82,6 @@ def _check_weights(config: FeaturesConfig) -> None:
 
 STAGE = Stage(
     "features",
-    declared=f"{__name__}:STAGE",
     function="pipeline.stages.features:features",
     config=FeaturesConfig,
     artifact="pipeline.store.features:FeatureStore",

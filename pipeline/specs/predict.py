@@ -39,7 +39,6 @@ class PredictConfig(BaseModel):
 
 STAGE = Stage(
     "predict",
-    declared=f"{__name__}:STAGE",
     function="pipeline.stages.predict:predict",
     config=PredictConfig,
     artifact="pipeline.store.predictions:PredictionSet",

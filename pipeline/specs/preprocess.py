@@ -67,7 +67,6 @@ def _check_parameters(config: PreprocessConfig) -> None:
 
 STAGE = Stage(
     "preprocess",
-    declared=f"{__name__}:STAGE",
     function="pipeline.stages.preprocess:preprocess",
     config=PreprocessConfig,
     artifact="pipeline.store.volumes:VolumeSet",

@@ -29,7 +29,6 @@ class PretrainConfig(TrainingConfig):
 
 STAGE = Stage(
     "pretrain",
-    declared=f"{__name__}:STAGE",
     function="pipeline.stages.pretrain:pretrain",
     config=PretrainConfig,
     artifact="pipeline.store.fitted:ExtractorSet",

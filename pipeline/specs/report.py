@@ -29,7 +29,6 @@ class ReportConfig(BaseModel):
 
 STAGE = Stage(
     "report",
-    declared=f"{__name__}:STAGE",
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.fitted:ReportPage",

@@ -6,7 +6,6 @@ from pipeline.specs.cohort import STAGE as COHORT
 
 STAGE = Stage(
     "split",
-    declared=f"{__name__}:STAGE",
     function="pipeline.stages.split:split",
     config=SplitConfig,
     artifact="pipeline.store.tables:SplitTables",

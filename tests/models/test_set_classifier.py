@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.set_classifier import AGGREGATES, SetClassifier, aggregate, drop_members
+from models.set_classifier import AGGREGATES, SetClassifier, drop_members
 from models.settings import Aggregate
 
 HOW = ["sum", "mean", "max"]
+
+
+def aggregate(features: torch.Tensor, sets: torch.Tensor, count: int, how: str) -> torch.Tensor:
+    return AGGREGATES[how](features.shape[1])(features, sets, count)  # type: ignore[index]
 
 
 def _sets(seed: int, count: int = 7) -> tuple[torch.Tensor, torch.Tensor]:

@@ -327,8 +327,15 @@ def test_a_signed_export_is_trusted_by_who_has_the_key(
     assert Bundle.read(folder).fingerprint == exported.bundle.fingerprint
     assert not [path for path in folder.rglob("*") if path.is_file() and b"secretly" in path.read_bytes()]
     new_patients = exported.scans[exported.scans["subject"] == exported.subjects("test")[0]]
-    new_patients[["subject", "modality", "path"]].to_csv(tmp_path / "tonight.csv", index=False)
-    ask = ["--model", str(folder), "--cohort", str(tmp_path / "tonight.csv"), "--workspace", str(tmp_path / "answers")]
+    new_patients[["subject", "modality", "path"]].to_csv(tmp_path / "new_patients.csv", index=False)
+    ask = [
+        "--model",
+        str(folder),
+        "--cohort",
+        str(tmp_path / "new_patients.csv"),
+        "--workspace",
+        str(tmp_path / "answers"),
+    ]
     assert main([*ask, "--trusted", str(tmp_path / "secretly-kept.pub")]) == 0
     assert f"is signed by the key {fingerprint}, which is trusted" in capsys.readouterr().err
     (tmp_path / "secretly-kept").unlink()
@@ -348,10 +355,10 @@ def test_monai_runs_the_command_line(
     exported: Exported, tmp_path: Path, picture_cohort: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`python -m monai.bundle run` calls this function with these arguments."""
-    picture_cohort(tmp_path / "tonight", subjects=4, seed=9, side=24)
-    table = pd.read_csv(tmp_path / "tonight" / "cohort.csv").drop(columns="class")
-    table.to_csv(tmp_path / "tonight" / "cohort.csv", index=False)
-    argv = ["--model", str(exported.folder), "--cohort", str(tmp_path / "tonight" / "cohort.csv")]
+    picture_cohort(tmp_path / "new_patients", subjects=4, seed=9, side=24)
+    table = pd.read_csv(tmp_path / "new_patients" / "cohort.csv").drop(columns="class")
+    table.to_csv(tmp_path / "new_patients" / "cohort.csv", index=False)
+    argv = ["--model", str(exported.folder), "--cohort", str(tmp_path / "new_patients" / "cohort.csv")]
     assert main(["--stages", "predict", *argv, "--workspace", str(tmp_path / "one"), "--quiet"]) == 0
     with pytest.warns(UserWarning, match="source you trust"), pytest.raises(SystemExit) as stopped:
         monai.bundle.run(

@@ -42,7 +42,7 @@ class Lab:
     def of(self, split: str) -> pd.DataFrame:
         return self.table[self.table["subject"].map(self.split) == split].reset_index(drop=True)
 
-    def predict(self, table: pd.DataFrame, *argv: str, expected: int = 0, name: str = "tonight") -> dict[str, Any]:
+    def predict(self, table: pd.DataFrame, *argv: str, expected: int = 0, name: str = "new_patients") -> dict[str, Any]:
         """The content of predictions.json; paths of the table are relative to the data."""
         csv = self.data / f"{name}.csv"
         table.to_csv(csv, index=False)
@@ -366,22 +366,22 @@ def test_a_map_lies_on_its_scan_and_shows_where_the_classes_differ(tmp_path: Pat
     assert main([*argv, "--pretrain.epochs", "5", "--classify.epochs", "20", "--stages", "export"]) == 0
     splits = pd.read_csv(tmp_path / "run" / "split" / "splits.csv")
     tested = set(splits.loc[splits["split"] == "test", "subject"])
-    pd.DataFrame([r for r in rows if r["subject"] in tested]).to_csv(data / "tonight.csv", index=False)
-    run = ["--model", str(tmp_path / "run" / "export" / "bundle"), "--cohort", str(data / "tonight.csv"), "--quiet",
-           "--workspace", str(tmp_path / "tonight"), "--predict.maps", "true", *RANDOM]  # fmt: skip
+    pd.DataFrame([r for r in rows if r["subject"] in tested]).to_csv(data / "new_patients.csv", index=False)
+    run = ["--model", str(tmp_path / "run" / "export" / "bundle"), "--cohort", str(data / "new_patients.csv"),
+           "--quiet", "--workspace", str(tmp_path / "new_patients"), "--predict.maps", "true", *RANDOM]  # fmt: skip
     assert main(run) == 2  # slices are not kept
     assert main([*run, "--features.keep_slices", "true"]) == 0
-    removed = next((tmp_path / "tonight" / "predict" / "maps").iterdir())
+    removed = next((tmp_path / "new_patients" / "predict" / "maps").iterdir())
     removed.unlink()
     assert main([*run, "--features.keep_slices", "true"]) == 0
     assert removed.exists()
-    folder = tmp_path / "tonight" / "predict"
+    folder = tmp_path / "new_patients" / "predict"
     content = json.loads((folder / "predictions.json").read_text())
     shares = []
     for patient in content["patients"]:
         (scan,) = patient["scans"]
         found = nibabel.load(folder / scan["map"])
-        volume = nibabel.load(tmp_path / "tonight" / "preprocess" / scan["scan"] / "volume.nii.gz")
+        volume = nibabel.load(tmp_path / "new_patients" / "preprocess" / scan["scan"] / "volume.nii.gz")
         np.testing.assert_array_equal(found.affine, volume.affine)
         assert found.shape == volume.shape
         top = max(patient["probabilities"], key=patient["probabilities"].get)

@@ -144,7 +144,7 @@ def test_keys_that_cannot_be_used_are_told(lab: Path, tmp_path: Path, small_mode
 def test_the_command_line_refuses_what_is_not_trusted(
     lab: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    csv = tmp_path / "tonight.csv"
+    csv = tmp_path / "new_patients.csv"
     csv.write_text("subject,modality,path\n")
     argv = ["--cohort", str(csv), "--workspace", str(tmp_path / "run"), "--dry-run"]
     assert run(["--model", str(model), *argv, "--trusted", str(lab / "theirs.pub")]) == 2

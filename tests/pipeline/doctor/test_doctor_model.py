@@ -87,7 +87,7 @@ def asked(tmp_path: Path) -> Callable[..., CheckContext]:
     return make
 
 
-def _tonight(data: Path, *more: str, header: str = "subject,session,modality,path") -> Path:
+def _new_patients(data: Path, *more: str, header: str = "subject,session,modality,path") -> Path:
     """A manifest of four pictures that can be used, and these rows; what the pictures are called names their patients.
 
     `data` is where `picture_cohort` wrote.
@@ -96,8 +96,8 @@ def _tonight(data: Path, *more: str, header: str = "subject,session,modality,pat
     for number, name in enumerate(NAMES):
         shutil.copy(data / f"p{number:02d}_low.png", data / f"{name}.png")
         rows.append(f"{name},,low,{name}.png")
-    (data / "tonight.csv").write_text("\n".join([*rows, *more, ""]), "utf-8")
-    return data / "tonight.csv"
+    (data / "new_patients.csv").write_text("\n".join([*rows, *more, ""]), "utf-8")
+    return data / "new_patients.csv"
 
 
 def _unusable(data: Path) -> list[str]:
@@ -125,7 +125,7 @@ def test_a_night_that_can_begin(
     model: Path, tmp_path: Path, picture_cohort: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = picture_cohort(tmp_path / "data", subjects=6).parent
-    manifest = _tonight(data, *_unusable(data))
+    manifest = _new_patients(data, *_unusable(data))
     argv = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--device", "cpu"]
     before = sorted(tmp_path.rglob("*"))
     assert main([*argv, "--doctor"]) == 0
@@ -227,7 +227,7 @@ def test_pages_take_what_was_estimated(
 ) -> None:
     """A real night with pictures of noise, which make up most of the pages."""
     data = picture_cohort(tmp_path / "data", subjects=6, side=256).parent
-    manifest = _tonight(data)
+    manifest = _new_patients(data)
     argv = ["--model", str(model), "--cohort", str(manifest), "--workspace", str(tmp_path / "run"), "--quiet"]
     assert main(argv) == 0
     written = sum(file.stat().st_size for file in (tmp_path / "run" / "predict").rglob("*") if file.is_file())
@@ -241,7 +241,7 @@ def test_rows_that_are_left_out_need_no_room(
     asked: Callable[..., CheckContext], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
 ) -> None:
     data = picture_cohort(tmp_path / "data", subjects=6).parent
-    manifest = _tonight(data, *[f"Hopper,{number},CT,ct{number}.nii.gz" for number in range(50)])
+    manifest = _new_patients(data, *[f"Hopper,{number},CT,ct{number}.nii.gz" for number in range(50)])
     scans = disk.count_scans(asked(model, manifest).config)
     assert (scans.volumes, scans.pictures) == (0, 4)
     overrides = {"cohort.manifest": str(manifest), "cohort.modalities": "{CT: {}, low: {kind: image}}"}
@@ -255,7 +255,7 @@ def test_rows_that_are_left_out_need_no_room(
 def test_a_sound_manifest_without_labels(
     asked: Callable[..., CheckContext], model: Path, tmp_path: Path, picture_cohort: Callable[..., Path]
 ) -> None:
-    manifest = _tonight(picture_cohort(tmp_path / "data", subjects=6).parent)
+    manifest = _new_patients(picture_cohort(tmp_path / "data", subjects=6).parent)
     assert list(run.manifest(asked(model, manifest))) == [
         Finding("ok", f"manifest {manifest}: 4 scans of 4 subjects (4 low)")
     ]
@@ -277,7 +277,7 @@ def test_a_sound_manifest_without_labels(
 def test_what_stops_a_night_and_what_does_not(
     text: str, status: str, expected: str, asked: Callable[..., CheckContext], model: Path, tmp_path: Path
 ) -> None:
-    manifest = tmp_path / "tonight.csv"
+    manifest = tmp_path / "new_patients.csv"
     manifest.write_text(text, "utf-8")
     examined = asked(model, manifest)
     (finding,) = run.manifest(examined)

@@ -30,7 +30,7 @@ def test_functions_take_what_their_stages_declare(stage: Stage) -> None:
 def test_a_function_that_takes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"x:sharpen": sharpen, "x:misspelt": misspelt}
     monkeypatch.setattr("pipeline.runner.stage.named", names.get)
-    stage = Stage("sharpen", "", "x:sharpen", BaseModel, "x:sharpen", 1, per_scan="x:sharpen")
+    stage = Stage("sharpen", "x:sharpen", BaseModel, "x:sharpen", 1, per_scan="x:sharpen")
     stage.check_functions()
     with pytest.raises(TypeError, match=r"x:misspelt takes \['out', 'conf', 'runtime'\], but .* is declared"):
         dataclasses.replace(stage, per_scan="x:misspelt").check_functions()
