@@ -20,8 +20,8 @@ from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.stages.preprocess import preprocess
 from pipeline.store.tables import CohortTables
 from pipeline.store.volumes import VolumeSet
-from preprocessing.io import write_volume
 from preprocessing.skull_strip import SkullStripper
+from preprocessing.volumes import write_volume
 
 
 def dice(one: torch.Tensor, other: torch.Tensor) -> float:

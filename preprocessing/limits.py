@@ -101,6 +101,9 @@ class Limits:
             )
 
 
+DEFAULT_LIMITS = Limits()
+
+
 def check_shape(shape: Sequence[int]) -> None:
     """Refuse shapes that cannot be a volume of a head.
 

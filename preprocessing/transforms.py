@@ -177,7 +177,7 @@ def resample_brain(*, spacing_mm: float, limits: Limits | None = None) -> Compos
 def volume_steps(stripper: SkullStripper | None, *, spacing_mm: float, normalise: str = PUBLISHED) -> Compose:
     """Compose the paper's preprocessing of one volume, PET too: `find_brain`, `resample_brain`, normalisation.
 
-    Takes `{"image": MetaTensor (1, X, Y, Z)}` as `preprocessing.io.read_volume` gives it.
+    Takes `{"image": MetaTensor (1, X, Y, Z)}` as `preprocessing.volumes.read_volume` gives it.
 
     Args:
         stripper: HD-BET; None for volumes that are stripped already.

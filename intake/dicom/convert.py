@@ -31,8 +31,8 @@ from intake.dicom.series import Image, Series, read_dicom_folder
 from intake.dicom.suv import SuvError, suv_factor
 from intake.pseudonyms import pseudonym
 from preprocessing.errors import MemoryLimitError, ScanError
-from preprocessing.io import write_volume
 from preprocessing.limits import BYTES_READ, Limits, times
+from preprocessing.volumes import write_volume
 
 log = logging.getLogger("hypermm")
 LONGEST_S = 1800  # that dcm2niix may take for a series

@@ -32,8 +32,8 @@ from pipeline.core.progress import LINE_EVERY_S
 from pipeline.specs.baselines import GanConfig
 from pipeline.store.volumes import VolumeSet
 from preprocessing.encoding import png_bytes
-from preprocessing.io import read_volume, write_volume
 from preprocessing.resample import resample
+from preprocessing.volumes import read_volume, write_volume
 
 log = logging.getLogger("hypermm")
 Kind = Literal["pix2pix", "cyclegan"]

@@ -17,9 +17,10 @@ from pipeline.store.tables import CohortTables
 from pipeline.store.volumes import VolumeSet
 from preprocessing.brains import RegistrationTarget, VolumePipeline, preprocess_volume
 from preprocessing.encoding import png_bytes
-from preprocessing.io import read_picture, read_volume
 from preprocessing.limits import Limits
 from preprocessing.normalise import PUBLISHED
+from preprocessing.pictures import read_picture
+from preprocessing.volumes import read_volume
 
 
 def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> None:

@@ -14,7 +14,7 @@ from files.tables import write_table
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, read_json, write_json
-from preprocessing.io import write_volume
+from preprocessing.volumes import write_volume
 
 LONGEST_NAME = 80  # characters of an observation in a file name
 

@@ -7,8 +7,9 @@ from torch import Tensor
 from pipeline.store.base import ArtifactError
 from pipeline.store.scan_set import ScanSet
 from preprocessing.errors import ScanError
-from preprocessing.io import read_picture, read_volume, write_volume
+from preprocessing.pictures import read_picture
 from preprocessing.resample import voxel_size_mm
+from preprocessing.volumes import read_volume, write_volume
 
 
 class VolumeSet(ScanSet):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.cli.main import main
-from preprocessing import io
+from preprocessing import volumes
 
 SHAPE, SPACING_MM = (48, 56, 48), 4.0
 
@@ -117,7 +117,7 @@ def test_a_partner_that_failed_for_the_moment_is_waited_for(
     place = ["--config", str(data / "run.yaml"), "--workspace", str(tmp_path), "--stages", "preprocess"]
     table = pd.read_csv(data / "cohort.csv")
     table[table["subject"] == "p1"].to_csv(data / "p1.csv", index=False)
-    read = io.read_volume
+    read = volumes.read_volume
 
     def busy(path: Path, **options: object) -> object:
         if path.name == "p1_MRI.nii.gz":

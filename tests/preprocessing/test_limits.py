@@ -18,10 +18,11 @@ from PIL import Image
 from preprocessing import limits as module
 from preprocessing.brains import Brain, RegistrationTarget, VolumePipeline, preprocess_volume
 from preprocessing.errors import MemoryLimitError, ScanError
-from preprocessing.io import read_picture, read_volume
 from preprocessing.limits import Limits
+from preprocessing.pictures import read_picture
 from preprocessing.resample import resample, resampled_shape, resampling_bytes
 from preprocessing.transforms import resample_brain
+from preprocessing.volumes import read_volume
 
 SMALL = Limits(memory_gb=0.2)
 

@@ -16,7 +16,8 @@ import SimpleITK
 from PIL import Image
 
 from preprocessing.errors import ChangedFileError, ScanError
-from preprocessing.io import read_picture, read_volume
+from preprocessing.pictures import read_picture
+from preprocessing.volumes import read_volume
 
 VOXELS = np.random.default_rng(0).normal(100, 30, (12, 11, 10)).astype(np.float32)  # z, y, x
 NIFTI = nibabel.Nifti1Image(VOXELS, np.diag([1.5, 1.5, 2, 1])).to_bytes()
@@ -156,7 +157,7 @@ def test_a_picture_that_is_not_the_one_that_was_hashed(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_as_soon_as_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is hashed is what is parsed, not what lies under the name a moment later."""
-    import preprocessing.io as module
+    import preprocessing.volumes as module
 
     read = module.read_bytes
     for name, content in (("a.nii", NIFTI), ("a.mha", meta()), ("a.png", picture(Image.fromarray(PICTURE), "PNG"))):

@@ -157,13 +157,13 @@ def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(smal
     deadly = tmp_path / "deadly.py"
     deadly.write_text(
         "import os, signal\n"
-        "import preprocessing.io\n"
-        "read = preprocessing.io.read_picture\n"
+        "import preprocessing.pictures\n"
+        "read = preprocessing.pictures.read_picture\n"
         "def read_picture(path, read=read, **options):\n"
         "    if path.name == 'p03_low.png':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return read(path, **options)\n"
-        "preprocessing.io.read_picture = read_picture\n"
+        "preprocessing.pictures.read_picture = read_picture\n"
         "def dask_setup(worker): pass\n"
     )
     run = tmp_path / "run"
