@@ -29,7 +29,7 @@ class SplitConfig(BaseModel):
     missing: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
         default={}, description="modality → share of its subjects whose scans are hidden, in every split"
     )
-    new_subjects: Literal["leave_out", "train", "test", "deal"] = Field(
+    new_subjects: Literal["leave_out", "train", "test", "split"] = Field(
         default="leave_out", description="what happens to subjects that came after the splits were frozen"
     )
 
@@ -123,13 +123,13 @@ def check_frozen(frozen: pd.DataFrame) -> None:
 def reconcile(frozen: pd.DataFrame, subjects: pd.DataFrame, config: SplitConfig) -> Reconciled:
     """Reuse frozen splits for the current subjects.
 
-    The number of repeats is that of the frozen table. With `new_subjects: deal`, a new subject gets the split of the
+    The number of repeats is that of the frozen table. With `new_subjects: split`, a new subject gets the split of the
     manifest; without one it gets a split that is short of its class, in each repeat independently.
 
     Args:
         frozen: Splits as `make_splits` or this function returned them.
         subjects: str columns `subject` (unique), `label`, `split`.
-        config: `new_subjects`, and for `deal` the ratio and the seed.
+        config: `new_subjects`, and for `split` the ratio and the seed.
 
     Raises:
         ValueError: The frozen splits are damaged.
@@ -143,7 +143,7 @@ def reconcile(frozen: pd.DataFrame, subjects: pd.DataFrame, config: SplitConfig)
     ]
     added: dict[int, dict[str, str]] = {}
     for repeat, held in frozen.groupby("repeat"):
-        if config.new_subjects == "deal":
+        if config.new_subjects == "split":
             assigned = _assign(
                 new[new["split"] == ""],
                 held.merge(subjects.drop(columns="split"), on="subject"),

@@ -48,7 +48,7 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
             if merged.new and config.new_subjects == "leave_out":
                 runtime.note(
                     f"{len(merged.new)} subjects came after the splits were frozen and take no part: "
-                    f"{_names(merged.new)}. To use them, type --split.new_subjects train (or test, or deal)"
+                    f"{_names(merged.new)}. To use them, type --split.new_subjects train (or test, or split)"
                 )
             elif merged.new:
                 runtime.note(f"{len(merged.new)} new subjects: {config.new_subjects} ({_names(merged.new)})")

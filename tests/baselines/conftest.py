@@ -22,9 +22,9 @@ def make_planted(
     common.
 
     Args:
-        observations: B, dealt 6:2:2 into train, validation and test.
+        observations: B, split 6:2:2 into train, validation and test.
         modalities: M, one scan of each.
-        classes: K, dealt in turn, so that they are balanced in every part.
+        classes: K, in turn, so that they are balanced in every split.
         missing: share of scans taken away, in [0, 1). No observation loses its last scan.
         signal: how large the pattern is, as a multiple of the noise at every position.
         feature_map: (C, H, W).

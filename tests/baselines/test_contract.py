@@ -70,7 +70,7 @@ def test_it_answers_whom_it_can_with_probabilities(sample: Sample, name: str) ->
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_nothing_is_learnt_from_the_test_part(sample: Sample, name: str) -> None:
+def test_nothing_is_learnt_from_the_test_split(sample: Sample, name: str) -> None:
     """Other scans and labels of it: the same answers for all others, and for a test observation left as it was."""
     method, changed = METHODS[name], torch.isin(sample.observation, sample.test[1:])
     feature_maps = torch.where(changed.view(-1, 1, 1, 1), sample.feature_maps + 0.3, sample.feature_maps)

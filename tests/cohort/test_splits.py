@@ -36,7 +36,7 @@ def counts(splits: pd.DataFrame, repeat: int = 1) -> dict[str, list[int]]:
     return {label: [seen[label, split] for split in SPLITS] for label in sorted(set(rows["subject"].str[0]))}
 
 
-# --- the deal --------------------------------------------------------------------------------------------------------
+# --- splitting -------------------------------------------------------------------------------------------------------
 
 
 def test_the_published_split() -> None:
@@ -47,7 +47,7 @@ def test_the_published_split() -> None:
 
 
 @pytest.mark.parametrize(("sizes", "ratio"), list(product(SIZES, RATIOS)))
-def test_every_subject_once_a_repeat_every_class_in_every_part(sizes: tuple[int, ...], ratio: tuple) -> None:
+def test_every_subject_once_a_repeat_every_class_in_every_split(sizes: tuple[int, ...], ratio: tuple) -> None:
     subjects = cohort(*sizes)
     splits = make_splits(subjects, SplitConfig(ratio=ratio, repeats=2))
     for repeat in (1, 2):
@@ -97,7 +97,7 @@ def test_every_subject_is_as_likely_as_its_class_to_be_tested_on() -> None:
     assert share.between(0.3 - 5 * math.sqrt(0.21 / 400), 0.3 + 5 * math.sqrt(0.21 / 400)).all()
 
 
-def test_names_of_any_alphabet_are_dealt() -> None:
+def test_names_of_any_alphabet_are_split() -> None:
     names = ["José", "病人 1", "a b", "é", "è", "Ω"]
     subjects = pd.DataFrame({"subject": names, "label": list("ababab"), "split": ""})
     assert set(make_splits(subjects, SplitConfig())["subject"]) == set(names)
@@ -163,7 +163,7 @@ def test_a_subject_counts_by_its_last_session() -> None:
 # --- frozen splits ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", ["leave_out", "train", "test", "deal"])
+@pytest.mark.parametrize("policy", ["leave_out", "train", "test", "split"])
 def test_frozen_rows_never_change(policy: str) -> None:
     frozen = make_splits(cohort(20, 30), SplitConfig())
     today = cohort(24, 33)[2:]
@@ -181,13 +181,13 @@ def test_frozen_rows_never_change(policy: str) -> None:
 
 def test_nothing_new_changes_nothing() -> None:
     frozen = make_splits(cohort(20, 30), SplitConfig())
-    again = reconcile(frozen, cohort(20, 30), SplitConfig(new_subjects="deal"))
+    again = reconcile(frozen, cohort(20, 30), SplitConfig(new_subjects="split"))
     pd.testing.assert_frame_equal(again.splits, frozen)
     assert again[1:] == ((), (), ())
 
 
-def test_new_subjects_are_dealt_so_that_the_ratio_is_kept() -> None:
-    config = SplitConfig(new_subjects="deal")
+def test_new_subjects_are_split_so_that_the_ratio_is_kept() -> None:
+    config = SplitConfig(new_subjects="split")
     frozen = make_splits(cohort(20, 30), config)
     result = reconcile(frozen, cohort(60, 50), config)
     assert counts(result.splits) == {"a": [36, 6, 18], "b": [30, 5, 15]}
@@ -199,18 +199,18 @@ def test_new_subjects_are_dealt_so_that_the_ratio_is_kept() -> None:
     assert np.abs(np.array(counts(one_by_one)["a"]) - [36, 6, 18]).max() <= 1
 
 
-def test_a_new_class_is_dealt_too() -> None:
+def test_a_new_class_is_split_too() -> None:
     frozen = make_splits(cohort(20, 30), SplitConfig())
-    result = reconcile(frozen, cohort(20, 30, 10), SplitConfig(new_subjects="deal"))
+    result = reconcile(frozen, cohort(20, 30, 10), SplitConfig(new_subjects="split"))
     assert counts(result.splits)["c"] == [6, 1, 3]
 
 
-def test_a_part_the_manifest_gives_is_dealt_to_new_subjects_and_noted_for_old_ones() -> None:
+def test_a_split_of_the_manifest_holds_for_new_subjects_and_is_noted_for_old_ones() -> None:
     given = cohort(4, 4).assign(split=["train", "train", "validation", "test"] * 2)
     frozen = make_splits(given, SplitConfig())
     today = pd.concat([given, pd.DataFrame({"subject": ["new"], "label": ["a"], "split": ["test"]})], ignore_index=True)
     today.loc[0, "split"] = "test"
-    result = reconcile(frozen, today, SplitConfig(new_subjects="deal"))
+    result = reconcile(frozen, today, SplitConfig(new_subjects="split"))
     assert result.moved == ("a000",)
     assert result.splits.query("subject == 'a000'")["split"].unique().tolist() == ["train"]
     assert result.splits.query("subject == 'new'")["split"].tolist() == ["test"] * 3

@@ -89,7 +89,7 @@ def test_random_cells_touch_nothing_outside(
     assert tree(tmp_path / "data") == before
 
 
-def test_a_night_goes_on_without_the_row(cohort: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_worklist_goes_on_without_the_row(cohort: Callable[..., list[str]], tmp_path: Path) -> None:
     """Where nothing is learnt, a row with such a cell is left out with its reason, and the others are done."""
     words = cohort([(3, "subject", f"A\r{tmp_path}")])
     assert main([*words, "--cohort.label", "null", "--cohort.positive", "null"]) == 3

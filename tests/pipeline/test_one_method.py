@@ -1,4 +1,4 @@
-"""The stages and the comparison are one HyperMM, and nothing of the test part reaches what is fitted."""
+"""The stages and the comparison are one HyperMM, and nothing of the test split reaches what is fitted."""
 
 import shutil
 from collections.abc import Callable
@@ -51,7 +51,7 @@ FITTED = (
 
 
 def test_pictures_and_labels_of_test_subjects_change_nothing_fitted(finished: Path, tmp_path: Path) -> None:
-    """φ with its scale of feature maps, ρ, early stopping, class weights and the threshold of the validation part."""
+    """φ with its scale of feature maps, ρ, early stopping, class weights and the threshold of the validation split."""
     splits = pd.read_csv(finished / "run" / "split" / "splits.csv", dtype=str)
     one = splits[(splits["repeat"] == "1") & (splits["split"] == "test")]["subject"]
     shutil.copytree(finished / "data", tmp_path / "data")

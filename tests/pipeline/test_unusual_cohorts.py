@@ -54,7 +54,7 @@ def test_three_classes_several_sessions_several_scans_of_a_modality(
     assert metrics["threshold_half"]["auc"]["mean"] > 0.7
 
 
-def test_a_validation_part_with_one_class_is_handled_and_said(
+def test_a_validation_split_with_one_class_is_handled_and_noted(
     picture_cohort: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = picture_cohort(tmp_path / "data", subjects=16)

@@ -378,7 +378,7 @@ def test_the_list_says_of_how_many_nothing_can_be_told() -> None:
     assert f"{tile}of those predicted or abstained</dd>" in worklist_page(night(usual, odd), {})
 
 
-def test_an_empty_night_renders() -> None:
+def test_an_empty_worklist_renders() -> None:
     text = Page(worklist_page(night(), {})).text
     assert "No patient was refused" in text
     assert "Every scan was used" in text
@@ -408,7 +408,7 @@ def test_the_table_is_flat_and_has_a_row_a_patient() -> None:
     ]  # fmt: skip
 
 
-def test_a_night_without_patients_gives_a_table_with_columns() -> None:
+def test_a_worklist_without_patients_gives_a_table_with_columns() -> None:
     frame = patients_csv(night())
     assert len(frame) == 0
     assert tuple(frame.columns) == columns(["CN", "AD"])

@@ -123,7 +123,7 @@ def test_a_stage_can_be_forced(copied: tuple[list[str], Path], capsys: pytest.Ca
         assert file.stat().st_mtime_ns > time
 
 
-def test_a_new_patient_costs_only_that_patient_and_is_not_dealt_in_silently(
+def test_a_new_patient_is_noted_and_changes_no_split(
     picture_cohort: Callable[..., Path],
     copied: tuple[list[str], Path],
     tmp_path: Path,

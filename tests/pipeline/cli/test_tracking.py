@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_nothing_half_told(
     assert not list(workspace.glob("tensorboard/*"))
 
 
-def test_mlflow_that_is_not_installed_is_said_before_the_night(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_that_is_not_installed_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
     tracking.ready(TrackingConfig())
     with pytest.raises(InputError, match="tracking.mlflow is mlruns, but the package mlflow is not installed; pip ins"):

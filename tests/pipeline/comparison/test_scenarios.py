@@ -140,7 +140,7 @@ def test_the_order_of_the_rows_hides_nobody_else_and_another_seed_does(data_of: 
     assert hidden[0] == hidden[1] == hidden[2] != hidden[3]
 
 
-def test_another_deal_into_parts_hides_the_same(data_of: Callable[..., RepeatData]) -> None:
+def test_other_splits_hide_the_same_scans(data_of: Callable[..., RepeatData]) -> None:
     """Repeats differ in who is tested, not in whose scan is missing."""
     data = data_of(40)
     other = RepeatData(data.scans.assign(split=np.roll(data.scans["split"], 7)), data.modalities, data.classes)

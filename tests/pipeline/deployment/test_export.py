@@ -99,7 +99,7 @@ def test_monai_s_network_gives_the_predictions_of_the_test(exported: Exported) -
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
-def test_the_temperature_is_that_of_the_validation_part(exported: Exported) -> None:
+def test_the_temperature_is_fitted_on_the_validation_split(exported: Exported) -> None:
     frame = exported.predictions("validation_predictions.csv")
     p = frame[[f"probability_{name}" for name in exported.bundle.classes]].to_numpy()
     fitted = fit_temperature(p, [exported.bundle.classes.index(name) for name in frame["truth"]])

@@ -138,7 +138,7 @@ def test_a_subject_known_by_one_scan_is_known_in_every_session(lab: Lab) -> None
     assert [(p["subject"], p["session"]) for p in found["refused"]] == [("x", "0"), ("x", "1"), ("x", "2")]
 
 
-def test_bad_scans_cost_nobody_else_the_night(lab: Lab) -> None:
+def test_bad_scans_cost_no_other_patient_the_prediction(lab: Lab) -> None:
     table = lab.of("test").groupby("subject").filter(lambda rows: len(rows) == 2).reset_index(drop=True)
     broken = lab.data / "broken.png"
     broken.write_bytes(b"no picture")
@@ -172,7 +172,7 @@ def test_bad_scans_cost_nobody_else_the_night(lab: Lab) -> None:
     assert rows[second] == "refused"
 
 
-def test_a_night_without_a_single_usable_scan_is_told_too(lab: Lab) -> None:
+def test_a_worklist_without_a_single_usable_scan_is_reported(lab: Lab) -> None:
     """And does not leave last night's answers standing."""
     lab.predict(lab.of("test"), name="nights")
     broken = lab.data / "broken.png"

@@ -121,7 +121,7 @@ def _named(text: str) -> list[str]:
 # --- the model ---
 
 
-def test_a_night_that_can_begin(
+def test_a_model_and_worklist_that_pass(
     model: Path, tmp_path: Path, picture_cohort: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = picture_cohort(tmp_path / "data", subjects=6).parent
@@ -274,7 +274,7 @@ def test_a_sound_manifest_without_labels(
         ("subject,modality,path\n", "warn", "0 scans of 0 subjects"),
     ],
 )
-def test_what_stops_a_night_and_what_does_not(
+def test_which_findings_of_the_doctor_stop_a_prediction(
     text: str, status: str, expected: str, asked: Callable[..., CheckContext], model: Path, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "new_patients.csv"

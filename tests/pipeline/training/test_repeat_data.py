@@ -120,7 +120,7 @@ def signature_cohort(folder: Path, *, subjects: int, one_subject_a_scan: bool) -
 
 @pytest.mark.slow
 def test_with_shuffled_labels_auc_is_one_half(tmp_path: Path) -> None:
-    """And it would not be if scans instead of subjects were dealt into the parts, which the second run shows."""
+    """And it would not be if scans instead of subjects were split, which the second run shows."""
     import json
 
     intervals = {}
