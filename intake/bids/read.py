@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from cohort.manifest import MOST_LISTED, ManifestError, read_table, suggest
+from cohort.tables import MOST_LISTED, ManifestError, read_table, suggest
 
 ANATOMICAL = ("T1w", "T2w", "FLAIR")
 ABSENT = "n/a"  # how BIDS writes a missing value
