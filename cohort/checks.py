@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from cohort.names import (
-    OVERRULE,
     are_numbers,
     broken_ids,
     canonical,
@@ -20,6 +19,8 @@ from cohort.names import (
 )
 from cohort.splits import SPLITS, given_split_problems, subjects_of
 from cohort.tables import CONTROL, MOST_LISTED, Problem, suggest
+
+OVERRULE = " (if it is a name here: cohort.not_missing)"
 
 
 def problems(
@@ -92,7 +93,8 @@ def _id_problems(columns: pd.DataFrame, not_missing: tuple[str, ...]) -> Iterato
         if name in columns:
             for index, what in broken_ids(columns[name], but=not_missing, dates=name == "subject").items():
                 kind = f"its {name} is no id, but a word for no value or what a spreadsheet has made of it"
-                yield Problem(f"{name} {columns[name][index]!r} {what}", kind, index + 2)
+                cell = columns[name][index]
+                yield Problem(f"{name} {cell!r} {what}{OVERRULE if is_missing(cell) else ''}", kind, index + 2)
 
 
 def _spellings(rows: pd.DataFrame, column: str, *, one_by_one: bool = False) -> Iterator[Problem]:

@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from cohort.checks import class_problems, names_no_file, problems
-from cohort.names import OVERRULE, are_numbers, may_be_thousands, missing, without_missing
+from cohort.checks import OVERRULE, class_problems, names_no_file, problems
+from cohort.names import are_numbers, may_be_thousands, missing, without_missing
 from cohort.splits import SPLITS
 from cohort.tables import CONTROL, ManifestError, Problem, shortened
 from cohort.tables import read_rows as read_rows  # a manifest is read by these

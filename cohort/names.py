@@ -13,7 +13,6 @@ MISSING = frozenset(
     "na n/a n.a. n.a #n/a #na #n/an/a #nv nan -nan +nan nat 1.#ind -1.#ind 1.#qnan -1.#qnan null none nil undefined "
     "missing unknown notavailable notapplicable - -- --- . ? ?? ???".split()
 )
-OVERRULE = " (if it is a name here: cohort.not_missing)"
 _ERROR = re.compile(r"#+|#[\w/]+[!?]")  # Excel's, in all its languages: #REF!, #DIV/0!, #NAME?, #BEZUG!, #####
 _QUOTES = "'\"`\N{RIGHT SINGLE QUOTATION MARK}\N{ACUTE ACCENT}"
 _CYRILLIC = str.maketrans("АВЕКМНОРСТУХІЈЅавекмнорстухіјѕ", "ABEKMHOPCTYXIJSabekmhopctyxijs")  # look like Latin ones
@@ -55,6 +54,7 @@ _STEPS = (
 )
 
 
+@functools.lru_cache(maxsize=100_000)
 def canonical(text: str, *, but: str = "") -> str:
     """Return a name in the form in which names are compared, never the one in which they are written.
 
@@ -123,7 +123,7 @@ def broken_ids(ids: pd.Series, *, but: tuple[str, ...] = (), dates: bool = True)
     found = {}
     for index, text in ids.items():
         if is_missing(text, but):
-            found[index] = f"stands for no value; write the id, or leave the row out{OVERRULE}"
+            found[index] = "stands for no value; write the id, or leave the row out"
         elif _SHORTENED.fullmatch(text):
             found[index] = "is a number that a spreadsheet has shortened; restore the id in a column formatted as text"
         elif dated[index]:

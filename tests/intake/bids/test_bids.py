@@ -148,10 +148,13 @@ def test_a_session_may_have_its_own_class_and_age(tmp_path: Path) -> None:
     (root / "sub-01" / "sub-01_sessions.tsv").write_text(table)
     result = read_bids(root).scans
     assert result[["session", "diagnosis", "age"]].values.tolist() == [
-        ["ses-m00", "CN", "71"],
-        ["ses-m12", "AD", "72"],
-        ["ses-m24", "AD", "71"],
+        ["ses-m00", "CN", ""],
     ]
+    assert set(left_out(root).values()) == {
+        "diagnosis is missing in sub-01_sessions.tsv",
+        "ses-m24 has no row in sub-01_sessions.tsv",
+        "in participants.tsv, but it has no folder",
+    }
 
 
 def test_the_class_may_stand_in_sessions_tsv_alone(tmp_path: Path) -> None:
