@@ -43,7 +43,7 @@ def _dashes(text: str) -> str:
 # S-11); at the ends, dashes stay (-1 is not 1); elsewhere they count for nothing.
 _STEPS = (
     ("characters that look alike", _one_form),
-    ("case or spaces", lambda text: unicodedata.normalize("NFKC", text.casefold())),
+    ("case or spaces", str.casefold),
     ("case or spaces", lambda text: re.sub(r"\s+", "-", re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text))),
     (
         "dashes or underscores",
@@ -76,6 +76,8 @@ def canonical_value(text: str) -> Hashable:
 
 def difference(one: str, other: str) -> str:
     """Describe in what two spellings of one name differ."""
+    if canonical(one) != canonical(other):
+        return "how they are written"
     found = [name for name, _ in _STEPS if canonical(one, but=name) != canonical(other, but=name)]
     return ", ".join(dict.fromkeys(found)) or "how they are written"
 
