@@ -1,15 +1,11 @@
 """Read the manifest, one row a scan, and check it before anything is computed."""
 
-import csv
-import difflib
 import hashlib
-import io
 import itertools
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 import pandas as pd
 from pydantic import (
@@ -22,15 +18,20 @@ from pydantic import (
     model_validator,
 )
 
-from cohort.splits import SPLITS, given_split_problems, subjects_of
-from files.reading import UnusableFileError, read_bytes
+from cohort.checks import OVERRULE, class_problems, names_no_file, problems
+from cohort.names import are_numbers, may_be_thousands, missing, without_missing
+from cohort.splits import SPLITS
+from cohort.tables import CONTROL, ManifestError, Problem, shortened
+from cohort.tables import read_rows as read_rows  # a manifest is read by these
+from cohort.tables import read_table as read_table
+from cohort.tables import suggest as suggest
+from files.naming import as_on_disk
 
-MOST_LISTED = 20  # problems of one kind; the rest are counted
 # Columns of scans, not of observations.
 OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "path", "sha256", "row"]
+IDS = ["scan", "subject", "session", "observation", "modality", "kind", "path", "label"]
 LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
-CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"  # characters that end lines, move cursors, or are none
 MODALITY = r"[^./\\\s](?:[^/\\]{0,58}[^/\\\s])?"  # folders and pages are named after modalities
 DEMO_NAME = r"^[A-Za-z]\w*$"  # names of demo cohorts; other text is a path
 SEPARATOR = "\x1f"  # between the fields of a key, ASCII's unit separator; NumPy would drop a NUL
@@ -90,6 +91,9 @@ class CohortConfig(BaseModel):
         default=None, description="class counted as positive in binary metrics"
     )
     covariates: tuple[str, ...] = Field(default=("age", "sex", "site"), description="columns kept where present")
+    not_missing: tuple[Annotated[str, BeforeValidator(_as_written)], ...] = Field(
+        default=(), description="words that stand for no value elsewhere and are names here, such as none or NA"
+    )
     data_root: Path | None = Field(default=None, description="folder that no scan may lie outside of; null: anywhere")
     limit: int | None = Field(default=None, ge=6, description="take only so many subjects, the classes in turn")
 
@@ -105,88 +109,6 @@ class CohortConfig(BaseModel):
         return modalities
 
 
-class Problem(NamedTuple):
-    """One problem of a manifest."""
-
-    text: str
-    """The problem, with the cells concerned."""
-    kind: str = "a problem that cannot be named without its cells"
-    """The same without cells, paths and names of columns, for output that leaves the site."""
-    row: int | None = None
-    """Row in the file, 2 is the first below the header; None if it is about more than one row."""
-
-    def __str__(self) -> str:
-        return self.text if self.row is None else f"row {self.row}: {self.text}"
-
-    @property
-    def anonymous(self) -> str:
-        """The kind with its row."""
-        return str(self._replace(text=self.kind))
-
-
-class ManifestError(ValueError):
-    """All problems of a manifest, one a line."""
-
-    def __init__(self, *problems: Problem | str) -> None:
-        super().__init__(*problems)
-        self.problems = tuple(Problem(each) if isinstance(each, str) else each for each in problems)
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.problems))
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV or TSV file as text.
-
-    Separated by tabs if the file is called .tsv or its header has tabs, otherwise by commas, or by semicolons as Excel
-    writes them in much of Europe. Blank rows and columns without a name are dropped.
-
-    Returns:
-        A str column for each one of the file; the index counts rows from 0, so that index + 2 is the row in the file.
-
-    Raises:
-        ManifestError: There is no file, it is empty or not UTF-8 text, its header is missing or names a column twice,
-            quotation marks do not match, or a row is longer than the header.
-    """
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnusableFileError as error:
-        raise ManifestError(Problem(str(error), "it is too large, or no regular file")) from error
-    except OSError as error:
-        raise _unreadable(path, f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, "is not UTF-8 text; in a spreadsheet, save it as 'CSV UTF-8'") from error
-    first_line = text.partition("\n")[0]
-    if "\0" in text or not first_line.strip(" ,;\t\r"):
-        raise _unreadable(path, "is empty, has no line of column names at its top, or is not text")
-    tabs = path.suffix.lower() == ".tsv" or "\t" in first_line
-    separator = "\t" if tabs else ";" if first_line.count(";") > first_line.count(",") else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    try:
-        names, *body = [[cell.strip() for cell in cells] for cells in reader]
-    except csv.Error as error:
-        raise _unreadable(path, f"quotation marks do not match, up to line {reader.line_num} ({error})") from error
-    problems = [
-        Problem(f"column {ascii(name)} holds a control character", "the name of a column holds a control character")
-        for name in names
-        if re.search(CONTROL, name)
-    ]
-    problems += [
-        Problem(f"column {name!r} is duplicated", "a column is duplicated")
-        for name in sorted(set(names) - {""})
-        if names.count(name) > 1
-    ]
-    for row, cells in enumerate(body, start=2):
-        if any(cells[len(names) :]):
-            text = f"has {len(cells)} cells under {len(names)} columns; put quotes around a cell with a {separator!r}"
-            problems.append(Problem(text, text, row))
-    if problems:
-        raise ManifestError(*_shortened(problems))
-    records = [dict(zip(names, cells, strict=False)) for cells in body]
-    table = pd.DataFrame(records, columns=[name for name in names if name]).fillna("").astype(str)
-    return table[(table != "").any(axis=1)]
-
-
 def check_manifest(
     table: pd.DataFrame,
     *,
@@ -196,7 +118,9 @@ def check_manifest(
 ) -> pd.DataFrame:
     """Turn the manifest into the table of scans, or report all its problems at once.
 
-    Spaces around cells are dropped, and letters with accents are brought to one form (NFC) except in paths.
+    Spaces around cells are dropped, and letters with accents are brought to one form (NFC), in paths to that of the
+    disk. Covariates that stand for no value (`cohort.names.MISSING`) are emptied; of those that hold numbers only,
+    decimal commas become points. `reading_notes` says where.
 
     Args:
         table: As from `read_table`: `subject`, `modality`, `path`, the label; at will `session`, `split`, covariates.
@@ -219,28 +143,44 @@ def check_manifest(
     checks = [*_problems(columns, rows, config)]
     if config.label is not None:
         labelled = rows[(rows["label"] != "") & (rows["subject"] != "")]
-        checks.append(list(_class_problems(labelled, config.positive, smallest_class)))
-    if problems := [problem for check in checks for problem in _shortened(check)]:
-        raise ManifestError(*problems)
+        checks.append(list(class_problems(labelled, config.positive, smallest_class)))
+    if listed := [problem for check in checks for problem in shortened(check)]:
+        raise ManifestError(*listed)
     rows = _with_ids(rows).assign(
         kind=rows["modality"].map({name: each.kind for name, each in config.modalities.items()})
     )
-    covariates = [name for name in config.covariates if name in columns and name not in rows]
-    names = ["scan", "subject", "session", "observation", "modality", "kind", "path", "label", *covariates]
-    return rows.join(columns[covariates])[[*names, "split", "row"]].reset_index(drop=True)
+    names = [*IDS, *_covariates(columns, config), "split", "row"]
+    return rows[names].reset_index(drop=True)
+
+
+def reading_notes(table: pd.DataFrame, config: CohortConfig) -> list[str]:
+    """Describe the covariates that `check_manifest` does not take as they are written."""
+    columns = _columns(table)
+    notes = []
+    for name in _covariates(columns, config):
+        cells = columns[name].str.normalize("NFC")
+        words = cells[(cells != "") & missing(cells, config.not_missing)]
+        if len(words):
+            named = ", ".join(map(repr, sorted(set(words))))
+            notes.append(f"{name}: {len(words)} cells stand for no value ({named}) and count as empty{OVERRULE}")
+        given = cells.drop(words.index)
+        if commas := int((given != _covariate(given, config.not_missing)).sum()):
+            notes.append(f"{name}: {commas} decimal commas are read as points")
+    return notes
 
 
 def usable_rows(
-    table: pd.DataFrame, *, folder: Path, config: CohortConfig
+    table: pd.DataFrame, *, folder: Path, config: CohortConfig, unreadable: Iterable[Problem] = ()
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """Leave out the rows of a manifest that `check_manifest` would refuse; the others go on.
 
-    Of several rows that name the same file the first stays.
+    Of several rows that name the same file the first stays; of a subject in two spellings none does.
 
     Args:
         table: As for `check_manifest`.
         folder: The same.
         config: The same, without a label column.
+        unreadable: Rows that `read_rows` left out already.
 
     Returns:
         The other rows, and for each left out: row, subject, session, modality, path, reason.
@@ -249,9 +189,12 @@ def usable_rows(
         ManifestError: A column is missing.
     """
     columns = _columns(table)
-    table, problems = drop_unusable(table, folder=folder, config=config)
-    left_out = []
-    for row, problem in problems.items():
+    table, refused = drop_unusable(table, folder=folder, config=config)
+    left_out = [
+        {"row": str(each.row), **dict.fromkeys(("subject", "session", "modality", "path"), ""), "reason": each.text}
+        for each in unreadable
+    ]
+    for row, problem in refused.items():
         cells = columns.reindex(columns=["subject", "session", "modality", "path"], fill_value="").loc[row - 2]
         names = {name: re.sub(CONTROL, "\N{REPLACEMENT CHARACTER}", cell) for name, cell in cells.items()}
         left_out.append({"row": str(row), **names, "reason": problem.text})
@@ -296,19 +239,8 @@ def observations(scans: pd.DataFrame) -> pd.DataFrame:
     return first[["observation", *first.columns.drop("observation")]].reset_index(drop=True)
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return, in brackets, the known name that was probably meant, or all known names."""
-    folded = {other.casefold(): other for other in sorted(set(known))}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return f"(did you mean {folded[near[0]]!r}?)" if near else f"(there is: {', '.join(folded.values()) or 'nothing'})"
-
-
-def _unreadable(path: Path, reason: str) -> ManifestError:
-    return ManifestError(Problem(f"{path}: {reason}", reason))
-
-
 def _rows(columns: pd.DataFrame, folder: Path, config: CohortConfig) -> pd.DataFrame:
-    """Give the required and optional columns fixed names; missing ones are ""."""
+    """Give the required and optional columns fixed names, and add the covariates; missing ones are ""."""
     empty = pd.Series("", index=columns.index, dtype=str)
     sources = {name: name for name in ("subject", "session", "modality")}
     if config.label is not None:
@@ -316,110 +248,42 @@ def _rows(columns: pd.DataFrame, folder: Path, config: CohortConfig) -> pd.DataF
     rows = pd.DataFrame({name: columns.get(source, empty).str.normalize("NFC") for name, source in sources.items()})
     for name in {"label", "split"} - set(rows):
         rows[name] = ""
+    for name in ("subject", "label", "split"):
+        rows[name] = without_missing(rows[name], config.not_missing)
     rows["split"] = rows["split"].str.lower().replace({"val": SPLITS[1], "valid": SPLITS[1]})
-    rows["path"] = columns.get("path", empty).map(lambda path: str(folder.absolute() / path) if path else "")
-    return rows.assign(row=rows.index + 2)
+    rows["path"] = columns.get("path", empty).map(
+        lambda path: "" if names_no_file(path) else str(as_on_disk(folder.absolute() / path))
+    )
+    covariates = {name: _covariate(columns[name], config.not_missing) for name in _covariates(columns, config)}
+    return rows.assign(**covariates, row=rows.index + 2)
+
+
+def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -> Iterator[list[Problem]]:
+    return problems(
+        columns,
+        rows,
+        label=config.label,
+        modalities=config.modalities,
+        covariates=_covariates(columns, config),
+        not_missing=config.not_missing,
+        data_root=config.data_root,
+    )
+
+
+def _covariates(columns: pd.DataFrame, config: CohortConfig) -> list[str]:
+    return [name for name in config.covariates if name in columns and name not in (*IDS, "split", "row")]
+
+
+def _covariate(cells: pd.Series, not_missing: tuple[str, ...]) -> pd.Series:
+    """Empty the cells that stand for no value; where the others are numbers, write decimal commas as points."""
+    cells = without_missing(cells.str.normalize("NFC"), not_missing)
+    commas = cells.str.contains(",") & ~cells.map(may_be_thousands).astype(bool)
+    return cells.mask(commas, cells.str.replace(",", ".")) if commas.any() and are_numbers(cells) else cells
 
 
 def _columns(table: pd.DataFrame) -> pd.DataFrame:
     """Convert cells and column names to text without spaces around."""
     return table.astype(object).fillna("").astype(str).rename(columns=str.strip).apply(lambda cell: cell.str.strip())
-
-
-def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -> Iterator[list[Problem]]:
-    """Yield one list for each kind of problem."""
-    learning = config.label is not None
-    required = ("subject", "modality", "path", *([config.label] if config.label else []))
-    yield list(_control_characters(columns))
-    yield list(_column_problems(columns, required, some=learning))
-    yield list(_unknown(rows, "modality", config.modalities))
-    yield from _file_problems(rows[rows["path"] != ""], config.data_root, required=learning)
-    if learning:
-        yield list(_unknown(rows, "split", SPLITS))
-        yield list(_conflicts(rows[rows["label"] != ""], ["subject", "session"], "label"))
-        yield list(_conflicts(rows[rows["subject"] != ""], ["subject"], "split"))
-        split = given_split_problems(subjects_of(rows[rows["subject"] != ""]))
-        kind = "the split is not given for all subjects, or leaves a split or class out"
-        yield [Problem(text, kind) for text in split]
-
-
-def _column_problems(columns: pd.DataFrame, required: Iterable[str], *, some: bool) -> Iterator[Problem]:
-    if some and columns.empty:
-        yield Problem("there are no scans below the header", "there are no scans below the header")
-    for name in required:
-        fixed = name in ("subject", "modality", "path")  # the other is a setting, which may be anything
-        if name not in columns:
-            kind = f"column {name!r} is missing" if fixed else "the column of cohort.label is missing"
-            yield Problem(f"column {name!r} is missing {suggest(name, columns.columns)}", kind)
-        else:
-            kind = f"{name} is empty" if fixed else "the label is empty"
-            yield from (Problem(f"{name} is empty", kind, index + 2) for index in columns.index[columns[name] == ""])
-
-
-def _control_characters(columns: pd.DataFrame) -> Iterator[Problem]:
-    """Yield cells with control characters: these end lines in other programs' tables, and move cursors."""
-    what = "holds a line break or another control character"
-    for name in columns:
-        cells = columns[name][columns[name].str.contains(CONTROL)]
-        for index, cell in cells.items():
-            yield Problem(f"{name} {what} ({ascii(cell)}); remove it", f"a cell {what}", index + 2)
-
-
-def _unknown(rows: pd.DataFrame, column: str, known: Iterable[str]) -> Iterator[Problem]:
-    for row, name in rows.loc[~rows[column].isin(["", *known]), ["row", column]].itertuples(index=False):
-        yield Problem(f"{column} {name!r} is unknown {suggest(name, known)}", f"its {column} is unknown", row)
-
-
-def _file_problems(rows: pd.DataFrame, data_root: Path | None, *, required: bool) -> Iterator[list[Problem]]:
-    """Yield one list for each kind of problem; `first` and `twin` are rows that name the same file, links followed."""
-    real = rows["path"].map(os.path.realpath)
-    first = rows.groupby(real)["row"].transform("min")
-    twin = rows.groupby(["subject", "session", "modality", real])["row"].transform("min")
-    root = Path(os.path.realpath(data_root or "/"))
-    rows = rows.assign(first=first, twin=twin, root=root)
-    folder, present = (rows["path"].map(test).astype(bool) for test in (os.path.isdir, os.path.exists))
-    inside = real.map(lambda path: Path(path).is_relative_to(root)).astype(bool)
-    used = (first < rows["row"]) & (twin == rows["row"])
-    for failed, text, kind in (
-        (folder, "{path} is a folder, not a file", "it names a folder, not a file"),
-        (required & ~present, "there is no file {path}", "its file is not there"),
-        (~inside, "{path} lies outside of data_root {root}", "its file lies outside of data_root"),
-        (twin < rows["row"], "repeats row {twin}", "repeats another row"),
-        (used, "{path} is used in row {first} already", "its file is used in another row already"),
-    ):
-        yield [Problem(text.format(**scan), kind, scan["row"]) for scan in rows[failed].to_dict("records")]
-
-
-def _conflicts(rows: pd.DataFrame, by: list[str], column: str) -> Iterator[Problem]:
-    values = rows.drop_duplicates([*by, column])
-    for key, group in values[values.duplicated(by, keep=False)].groupby(by, sort=False):
-        each = " and ".join(f"{value!r} (row {row})" for value, row in zip(group[column], group["row"], strict=True))
-        kind = f"one subject has different {column}s (rows {', '.join(map(str, group['row']))})"
-        yield Problem(f"{' '.join(filter(None, key))}: {column} is {each}", kind)
-
-
-def _class_problems(rows: pd.DataFrame, positive: str | None, smallest_class: int) -> Iterator[Problem]:
-    first_rows = rows.groupby("label")["row"].min()
-    for _, alike in first_rows.groupby(lambda name: "".join(name.casefold().split())):
-        if len(alike) > 1:
-            each = " and ".join(f"{name!r} (row {row})" for name, row in alike.items())
-            what = "differ only in case or spaces"
-            yield Problem(f"labels {each} {what}; use one spelling", f"labels {what}")
-    if len(first_rows) == 1:
-        what = "there is only one class"
-        yield Problem(f"{what}, {first_rows.index[0]!r}; a classifier needs two", what)
-    if len(first_rows) and positive is not None and positive not in first_rows.index:
-        text = f"positive: no label is {positive!r} {suggest(positive, first_rows.index)}"
-        yield Problem(text, "no label is the one of cohort.positive")
-    sizes = subjects_of(rows)["label"].value_counts().reindex(first_rows.index, fill_value=0)
-    for name, size in sizes[sizes < smallest_class].items():
-        what = f"has too few subjects: {size} found (by their last session), {smallest_class} needed"
-        yield Problem(f"class {name!r} {what}", f"a class {what}")
-
-
-def _shortened(problems: list[Problem]) -> list[Problem]:
-    rest = f"… and {len(problems) - MOST_LISTED} more like this"
-    return problems[:MOST_LISTED] + [Problem(rest, rest)] * (len(problems) > MOST_LISTED)
 
 
 def _with_ids(rows: pd.DataFrame) -> pd.DataFrame:

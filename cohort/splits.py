@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
+from cohort.names import canonical
+
 SPLITS = ("train", "validation", "test")
 
 Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -132,12 +134,19 @@ def reconcile(frozen: pd.DataFrame, subjects: pd.DataFrame, config: SplitConfig)
         config: `new_subjects`, and for `split` the ratio and the seed.
 
     Raises:
-        ValueError: The frozen splits are damaged.
+        ValueError: The frozen splits are damaged, or have a subject in another spelling.
     """
     check_frozen(frozen)
     known = set(frozen["subject"])
     current = dict(zip(subjects["subject"], subjects["split"], strict=True))
     new = subjects[~subjects["subject"].isin(known)]
+    written = {canonical(name): name for name in known}
+    renamed = [f"{name!r} is {written[canonical(name)]!r}" for name in new["subject"] if canonical(name) in written]
+    if renamed:
+        raise ValueError(
+            f"the frozen splits have {len(renamed)} subjects in another spelling: {', '.join(renamed[:3])}"
+            f"{' …' if len(renamed) > 3 else ''}; write them in the manifest as they were"
+        )
     at_odds = [
         current.get(name, "") not in ("", split) for name, split in zip(frozen["subject"], frozen["split"], strict=True)
     ]

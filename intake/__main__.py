@@ -8,11 +8,12 @@ python -m intake bids DATASET MANIFEST.csv [--label diagnosis] [--name T1w=MRI �
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from pydantic import ValidationError
 
-from cohort.manifest import read_table
+from cohort.names import broken_ids
+from cohort.tables import read_table
 from console.errors import InputError
 from console.exit_codes import exit_code
 from console.messages import say, show_warnings_safely
@@ -25,9 +26,6 @@ from intake.dicom.rules import DicomConfig
 from intake.pseudonyms import pseudonym, read_or_make_key
 from preprocessing.limits import Limits
 
-if TYPE_CHECKING:
-    pass
-
 
 def parser() -> Parser:
     """Build the parser of the options."""
@@ -39,6 +37,7 @@ def parser() -> Parser:
     way.add_argument("--key", type=typed_path, required=True, help="file of the secret key; made if it is not there")
     way.add_argument("--patients", type=typed_path, help="CSV with patient_id, as in DICOM, and the columns to keep")
     way.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="of --patients, such as diagnosis")
+    _not_missing(way)
     way.add_argument(
         "--session-days", type=int, default=0, metavar="N", help="scans up to N days after a visit's first belong to it"
     )
@@ -56,6 +55,7 @@ def parser() -> Parser:
     way.add_argument("dataset", type=typed_path, help="its top folder, with participants.tsv")
     way.add_argument("manifest", type=typed_path, help="CSV to write")
     way.add_argument("--label", default="diagnosis", help="column of participants.tsv with the class")
+    _not_missing(way)
     way.add_argument("--runs", choices=("first", "last", "all"), default="first", help="which runs of a scan")
     _names(way)
     for name, way in ways.choices.items():
@@ -71,6 +71,16 @@ def _names(way: argparse.ArgumentParser) -> None:
         default=[],
         metavar="T1w=MRI",
         help="what the manifest calls T1w, T2w, FLAIR, FDG-PET or PET",
+    )
+
+
+def _not_missing(way: argparse.ArgumentParser) -> None:
+    way.add_argument(
+        "--not-missing",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="a value here, such as none; elsewhere no value",
     )
 
 
@@ -116,6 +126,7 @@ def dicom(options: argparse.Namespace) -> None:
         config=config,
         patients=patients,
         keep=options.keep,
+        not_missing=options.not_missing,
         limits=Limits(memory_gb=options.memory_gb, setting="--memory-gb"),
     )
     write_table(out / "manifest.csv", result.scans)
@@ -134,18 +145,29 @@ def pseudonyms(options: argparse.Namespace) -> None:
     if not options.key.exists():
         raise InputError(f"there is no key file {options.key}")
     key = read_or_make_key(options.key, outside=[])
+    for number, what in broken_ids(pd.Series(options.patients, dtype=str), dates=False).items():
+        raise InputError(f"{options.patients[number]!r} {what}")
     for patient in options.patients:
         say(f"{patient} {pseudonym(patient, key)}")
 
 
 def bids(options: argparse.Namespace) -> None:
     """Write the manifest of a BIDS data set, with absolute paths."""
-    result = read_bids(options.dataset, label=options.label, runs=options.runs, names=pairs(options.name) or None)
+    result = read_bids(
+        options.dataset,
+        label=options.label,
+        runs=options.runs,
+        names=pairs(options.name) or None,
+        not_missing=options.not_missing,
+    )
+    for row in result.left_out.itertuples():
+        named = " ".join(filter(None, (row.subject, row.session, row.path)))
+        say(f"left out: {': '.join(filter(None, (named, row.reason)))}")
+    if result.scans.empty:
+        raise InputError(f"no scan of {options.dataset} can be used; {options.manifest} is not written")
     scans = result.scans.assign(path=[str((options.dataset / path).resolve()) for path in result.scans["path"]])
     write_table(real_path(options.manifest.parent) / options.manifest.name, scans)
-    say(f"{len(scans)} scans → {options.manifest}")
-    for row in result.left_out.itertuples():
-        say(f"left out: {' '.join(filter(None, (row.subject, row.session, row.path)))}: {row.reason}")
+    say(f"{len(scans)} scans → {options.manifest}; {len(result.left_out)} left out")
 
 
 if __name__ == "__main__":

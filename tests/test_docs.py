@@ -163,6 +163,66 @@ def test_adni_manifest_reads_older_downloads_and_ids_without_their_letter(adni, 
     assert chosen(manifest(adni.folder, "my_cohort.csv", ADNI), "100_S_0001") == {str(adni.number)}
 
 
+def test_adni_manifest_reads_iso_dates_spaces_and_ids_that_are_numbers(adni, run_script):
+    adni.write()
+    text = (adni.folder / "table.csv").read_text().replace("Group,", "Group ,").replace('"CN"', '"CN "')
+    text = re.sub(r'"(\d+)/(\d+)/2013"', lambda found: f'"2013-{int(found[1]):02d}-{int(found[2]):02d}"', text)
+    text = re.sub(r'^"I(\d+)"', r'"\1.0"', text, flags=re.MULTILINE)
+    (adni.folder / "table.csv").write_text("\ufeff" + text, "utf-8")
+    said = run_script("adni.md", "adni_manifest.py", "table.csv")
+    assert "groups of the table: {'CN': 8, 'AD': 8}; taken: CN, AD" in said
+    assert len(manifest(adni.folder, "my_cohort.csv", ADNI)) == 16
+
+
+def test_adni_manifest_leaves_out_images_without_a_date_or_a_description(adni, run_script):
+    adni.add("100_S_0001", "CN", "MRI", "2013-02-01")
+    adni.lines[-1] = adni.lines[-1].replace('"2/1/2013"', '"NA"')
+    adni.add("100_S_0002", "CN", "MRI", "2013-02-01")
+    adni.lines[-1] = adni.lines[-1].replace(f'"{T1}"', "")
+    said = run_script("adni.md", "adni_manifest.py", adni.write())
+    assert "1 images of the table have no Acq Date or no Subject and are left out" in said
+    assert "16 scans of 8 subjects" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            '"2/1/2013"',
+            '"13.02.2013"',
+            r"8 dates are neither month/day/year nor like 2013-02-01, .* image I\d+ is",
+        ),
+        ('"2/1/2013"', '"13/2/2013"', "8 dates are neither .* is '13/2/2013'; if a spreadsheet has put the day first"),
+        (
+            "Acq Date",
+            "Date",
+            "table.csv has no column Acq Date; it has Image Data ID, .*Download its CSV again",
+        ),
+        (",", ";", "table.csv has no column Image Data ID, Subject"),
+        ("MT1", "XX", "my_cohort.csv: 8 scans"),
+        ('"MRI"', '"mr"', "my_cohort.csv: 8 scans"),
+        ('"AD"', '"Patient"', "my_cohort.csv: 8 scans"),
+        ('"I1', '"I9', "no image is left; unpack the archives"),
+    ],
+)
+def test_adni_manifest_ends_in_a_sentence(adni, run_script, old, new, sentence):
+    adni.write()
+    (adni.folder / "table.csv").write_text((adni.folder / "table.csv").read_text().replace(old, new))
+    try:
+        said = run_script("adni.md", "adni_manifest.py", "table.csv")
+    except SystemExit as ended:
+        said = str(ended)
+    assert re.search(sentence, said, re.DOTALL), said
+
+
+def test_adni_manifest_without_the_groups_says_so(adni, run_script):
+    adni.write()
+    text = (adni.folder / "table.csv").read_text().replace('"AD"', '"MCI"').replace('"CN"', '"EMCI"')
+    (adni.folder / "table.csv").write_text(text)
+    with pytest.raises(SystemExit, match="no image of CN or AD has a Modality and Description as in DESCRIPTIONS"):
+        run_script("adni.md", "adni_manifest.py", "table.csv")
+
+
 @pytest.fixture
 def breakhis(tmp_path: Path) -> Path:
     """The folder of a small BreakHis: ten patients on eight slides, two pictures at each of two magnifications."""

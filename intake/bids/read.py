@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from cohort.manifest import MOST_LISTED, ManifestError, read_table, suggest
+from cohort.tables import ManifestError, suggest
+from intake.bids.tables import read_tables, shortened
 
 ANATOMICAL = ("T1w", "T2w", "FLAIR")
-ABSENT = "n/a"  # how BIDS writes a missing value
 _ISOTOPE = re.compile(r"^(11C|13N|15O|18F|64Cu|68Ga|89Zr|124I|C11|N13|O15|F18|Cu64|Ga68|Zr89|I124)(?=[A-Za-z])", re.I)
 _ENTITY = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")
 _NAME = re.compile(r"(?P<entities>(?:[a-z]+-[A-Za-z0-9+]+_)+)(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?")
@@ -37,7 +38,11 @@ class Bids(NamedTuple):
     """One row a scan, sorted, all str: `subject` ("sub-01"), `session` ("ses-01" or ""), `modality`, `path` (relative
     to the data set), the label, the covariates present."""
     left_out: pd.DataFrame
-    """One row a scan or, with an empty path, a participant: `subject`, `session`, `path`, `reason`."""
+    """One row a scan or, with an empty path, a participant, a session or a row of a table: `subject`, `session`,
+    `path`, `reason`."""
+
+
+LeftOut = tuple[str, str, str, str]  # subject, session, path, reason
 
 
 class _Scan(NamedTuple):
@@ -55,6 +60,7 @@ def read_bids(
     covariates: Sequence[str] = ("age", "sex", "site"),
     runs: Literal["first", "last", "all"] = "first",
     names: dict[str, str] | None = None,
+    not_missing: Sequence[str] = (),
 ) -> Bids:
     """Find T1w, T2w and FLAIR in `anat` and PET in `pet`, and look up the classes of their subjects.
 
@@ -62,49 +68,62 @@ def read_bids(
     Of several scans of a modality in a session that differ in other entities (`acq`, `rec`, …), the plainest name is
     taken, then `runs` decides.
 
+    A table of sessions decides about its subject: a session without a row in it is left out, and what it has a column
+    for is not taken from participants.tsv. Nor is what only other subjects' tables have, where there are several
+    sessions.
+
     Args:
         root: the folder with participants.tsv and the sub-* folders.
         label: column with the class, in participants.tsv or, where it differs between sessions, in
-            `sub-01/sub-01_sessions.tsv`, which goes first.
+            `sub-01/sub-01_sessions.tsv`.
         covariates: columns kept where present, from the same two.
         runs: which runs of a scan are taken.
         names: modality here → modality in the manifest, such as {"T1w": "MRI", "FDG-PET": "PET"}; others are left out.
             None takes all as they are.
+        not_missing: words that stand for no value elsewhere and are values here, such as none.
 
     Returns:
         The manifest as `cohort.manifest.check_manifest` reads it with `folder=root`, and what is left out.
 
     Raises:
-        ManifestError: it is no BIDS data set, or anything contradicts or is missing; all problems at once, at most 20
-            of one kind.
+        ManifestError: it is no BIDS data set, participants.tsv has no row of any folder, an id in it is broken or
+            duplicated, no table has the label, or links lead nowhere; all problems at once, at most 20 of one kind.
     """
     if not root.is_dir():
         raise ManifestError(f"there is no folder {root}")
     subjects = sorted(path.name for path in root.glob("sub-*") if path.is_dir())
     if not subjects:
         raise ManifestError(f"{root} has no sub-* folders; give the top folder of a BIDS data set")
+    if not (root / "participants.tsv").is_file():
+        raise ManifestError("participants.tsv is missing; it names the class of every participant")
     columns = (label, *(name for name in covariates if name != label))
-    participants, problems = _participants(root, subjects, columns)
-    sessions, more = _sessions(root, subjects, columns)
+    tables = read_tables(root, subjects, columns, tuple(not_missing))
     scans, misnamed, left_out = _scans(root, subjects)
-    problems += more + _shortened(misnamed) + _shortened(_broken_links(root, scans))
-    if problems:
-        raise ManifestError(*problems)
+    problems, header = list(tables.participants.problems), tables.participants.header
+    if not problems and label not in {*header, *tables.by_session}:
+        problems.append(f"participants.tsv: column {label!r} is missing {suggest(label, header)}")
+    links = shortened(_broken_links(root, scans))
+    strangers = [subject for subject in subjects if subject not in tables.participants.rows]
+    if problems or links or len(strangers) == len(subjects):
+        problems += shortened(map(tables.without_row, strangers))
+        raise ManifestError(*problems, *shortened(f"{path}: {reason}" for *_, path, reason in misnamed), *links)
     kept, others = _chosen(scans, runs, names)
-    left_out += others
+    left_out += misnamed + others
+    visits = {scan[:2] for scan in scans}
+    sessions = Counter(subject for subject, _ in visits)
     rows = []
     for scan in kept:
-        known = participants.get(scan.subject, {}) | sessions.get((scan.subject, scan.session), {})
-        if known.get(label, "") == "":
-            left_out.append((scan.subject, scan.session, scan.path, f"{label} is missing"))
+        known, reason = tables.look_up(scan.subject, scan.session, several=sessions[scan.subject] > 1)
+        if reason:
+            left_out.append((scan.subject, scan.session, scan.path, reason))
         else:
             rows.append([*scan[:4], *(known.get(column, "") for column in columns)])
-    without = sorted(set(participants) - {scan.subject for scan in scans})
-    left_out += [(subject, "", "", "no scan of a kind that is read here") for subject in without]
+    left_out += [(subject, session, "", reason) for subject, session, reason in tables.without_scans(subjects, visits)]
+    left_out += [("", "", "", row) for row in tables.participants.left_out]
+    left_out += [(subject, "", "", row) for subject, table in tables.sessions.items() for row in table.left_out]
     table = pd.DataFrame(rows, columns=["subject", "session", "modality", "path", *columns], dtype=str)
-    present = {column for known in [*participants.values(), *sessions.values()] for column in known}
     return Bids(
-        table.drop(columns=[column for column in columns[1:] if column not in present]),
+        table.drop(columns=[column for column in columns[1:] if column not in {*header, *tables.by_session}]),
         pd.DataFrame(sorted(left_out), columns=["subject", "session", "path", "reason"], dtype=str),
     )
 
@@ -115,71 +134,21 @@ def tracer_modality(tracer: str) -> str:
     return f"{compound.upper()}-PET" if compound else "PET"
 
 
-def _participants(
-    root: Path, subjects: list[str], columns: Sequence[str]
-) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Read participant_id → column → value, of the columns present; and problems."""
-    path = root / "participants.tsv"
-    if not path.is_file():
-        return {}, ["participants.tsv is missing; it names the class of every participant"]
-    keyed, problems = _keyed(path, "participant_id", columns)
-    ids = {name if name.startswith("sub-") else f"sub-{name}": row for name, row in keyed.items()}
-    problems += _shortened(
-        [f"{subject} has a folder and no row in participants.tsv" for subject in subjects if subject not in ids]
-    )
-    has_label = columns[0] in next(iter(ids.values()), {})
-    if not problems and not has_label and not any(root.glob("sub-*/sub-*_sessions.tsv")):
-        header = [name for name in read_table(path).columns if name != "participant_id"]
-        problems.append(f"participants.tsv: column {columns[0]!r} is missing {suggest(columns[0], header)}")
-    return ids, problems
-
-
-def _sessions(
-    root: Path, subjects: list[str], columns: Sequence[str]
-) -> tuple[dict[tuple[str, str], dict[str, str]], list[str]]:
-    """Read (subject, session_id) → column → value, without missing values; and problems."""
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    problems: list[str] = []
-    for subject in subjects:
-        path = root / subject / f"{subject}_sessions.tsv"
-        if path.is_file():
-            keyed, more = _keyed(path, "session_id", columns)
-            problems += more
-            for name, row in keyed.items():
-                session = name if name.startswith("ses-") else f"ses-{name}"
-                rows[subject, session] = {column: value for column, value in row.items() if value}
-    return rows, _shortened(problems)
-
-
-def _keyed(path: Path, key: str, columns: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    try:
-        table = read_table(path)
-    except ManifestError as error:
-        return {}, list(map(str, error.problems))
-    if key not in table:
-        return {}, [f"{path.name}: column {key!r} is missing {suggest(key, table.columns)}"]
-    again = table[key][table[key].duplicated()]
-    problems = _shortened([f"{path.name}: row {index + 2}: {name} is duplicated" for index, name in again.items()])
-    kept = [column for column in columns if column in table]
-    values = table[kept].replace(ABSENT, "")
-    return dict(zip(table[key], values.to_dict("records"), strict=True)), problems
-
-
-def _scans(root: Path, subjects: list[str]) -> tuple[list[_Scan], list[str], list[tuple[str, str, str, str]]]:
-    """Collect the scans of the kinds read here, names that contradict their folders, and unusable scans."""
+def _scans(root: Path, subjects: list[str]) -> tuple[list[_Scan], list[LeftOut], list[LeftOut]]:
+    """Collect the scans of the kinds read here, those whose names contradict their folders, and unusable scans."""
     scans: list[_Scan] = []
-    problems: list[str] = []
-    left_out: list[tuple[str, str, str, str]] = []
+    misnamed: list[LeftOut] = []
+    left_out: list[LeftOut] = []
     for subject in subjects:
         for path in _files(root, subject):
             read = _read(path)
             if isinstance(read, str):
-                problems.append(f"{path}: {read}")
+                misnamed.append((subject, "", path.as_posix(), read))
             elif read is not None and (reason := _unfit(read)):
                 left_out.append((read.subject, read.session, read.path, reason))
             elif read is not None:
                 scans.append(read)
-    return scans, problems, left_out
+    return scans, misnamed, left_out
 
 
 def _files(root: Path, subject: str) -> list[PurePosixPath]:
@@ -222,9 +191,7 @@ def _broken_links(root: Path, scans: Iterable[_Scan]) -> Iterator[str]:
             yield f"{scan.path} is a link to a missing file; with DataLad or git-annex, get its content first"
 
 
-def _chosen(
-    scans: list[_Scan], runs: str, names: dict[str, str] | None
-) -> tuple[list[_Scan], list[tuple[str, str, str, str]]]:
+def _chosen(scans: list[_Scan], runs: str, names: dict[str, str] | None) -> tuple[list[_Scan], list[LeftOut]]:
     """Choose one scan of a modality and session, or all its runs; return the others with reasons."""
     groups: dict[tuple[str, str, str], list[_Scan]] = {}
     left_out = []
@@ -259,9 +226,3 @@ def _run(scan: _Scan) -> tuple[int, str, bool]:
     """Return a sorting key of runs: run-2 before run-10; of two files of an image the packed one first."""
     run = scan.entities.get("run", "")
     return int(run) if run.isdigit() else 0, run, not scan.path.endswith(".gz")
-
-
-def _shortened(problems: Iterable[str]) -> list[str]:
-    listed = list(problems)
-    rest = len(listed) - MOST_LISTED
-    return listed[:MOST_LISTED] + ([f"… and {rest} more like this"] if rest > 0 else [])

@@ -29,6 +29,7 @@ from intake.dicom.rules import DicomConfig, clean_description
 from intake.dicom.selection import Chosen, LeftOut, select_series
 from intake.dicom.series import Image, Series, read_dicom_folder
 from intake.dicom.suv import SuvError, suv_factor
+from intake.patients import patient_notes, patients_by_subject
 from intake.pseudonyms import pseudonym
 from preprocessing.errors import MemoryLimitError, ScanError
 from preprocessing.limits import BYTES_READ, Limits, times
@@ -69,6 +70,7 @@ def import_dicom(
     config: DicomConfig | None = None,
     patients: pd.DataFrame | None = None,
     keep: Sequence[str] = (),
+    not_missing: Sequence[str] = (),
     limits: Limits = ORDINARY,
 ) -> DicomImport:
     """Convert every selected series of a folder; a failed series does not stop the others.
@@ -82,19 +84,24 @@ def import_dicom(
             takes all.
         keep: columns of `patients` to put beside the scans, such as the diagnosis. Only these; choose none that
             identifies a patient.
+        not_missing: words that stand for no value elsewhere and are values here, such as none.
         limits: of the memory that a series may take; larger ones are left out.
 
     Raises:
         ScanError: the folders cannot be used.
-        ValueError: the table of patients lacks a column, or has a patient twice.
+        ValueError: the table of patients lacks a column, has a patient twice or an id that is none, or has nobody of
+            the export.
     """
     real, target = Path(os.path.realpath(folder)), Path(os.path.realpath(out))
     if real.is_relative_to(target) or target.is_relative_to(real):
         raise ScanError("the folder of DICOM files and the output folder lie in one another; choose another output")
-    known = None if patients is None else _by_subject(patients, keep, key)
+    known = None if patients is None else patients_by_subject(patients, keep, key, tuple(not_missing))
     config = config or DicomConfig()
     content = read_dicom_folder(folder)
     log.info("dicom: %d series, %d files in none", len(content.series), sum(content.skipped.values()))
+    notes = []
+    if patients is not None:
+        notes = patient_notes(patients, keep, {each.patient for each in content.series}, tuple(not_missing))
     chosen, left_out = select_series([each for each in content.series if _is_known(each, known, key)], config)
     strangers = [each for each in content.series if not _is_known(each, known, key)]
     left_out += tuple(LeftOut(each, "", "the patient is not in the table of patients") for each in strangers)
@@ -111,7 +118,7 @@ def import_dicom(
     columns = ["subject", "session", "modality", "path", "age", "sex", *keep, "unit", "remarks"]
     scans = pd.DataFrame(rows, columns=list(dict.fromkeys(columns)), dtype=str)
     scans = scans.sort_values(["subject", "session", "modality"], ignore_index=True)
-    return DicomImport(scans, _left_out_table(left_out, key), content.skipped, _notes(scans, known))
+    return DicomImport(scans, _left_out_table(left_out, key), content.skipped, (*_notes(scans, known), *notes))
 
 
 def convert_series(
@@ -243,19 +250,6 @@ def _link_or_copy(path: Path, link: Path) -> None:
         link.symlink_to(path.absolute())
     except OSError:
         shutil.copyfile(path, link)
-
-
-def _by_subject(patients: pd.DataFrame, keep: Sequence[str], key: bytes) -> pd.DataFrame:
-    """Index the columns to keep by pseudonym; messages name rows, never ids. Row 2 is the first below the header."""
-    if missing := [name for name in ("patient_id", *keep) if name not in patients]:
-        raise ValueError(f"the table of patients lacks {', '.join(map(repr, missing))}; it has {list(patients)}")
-    if reserved := {"patient_id", "subject", "session", "modality", "path", "unit", "remarks"} & set(keep):
-        raise ValueError(f"the table of patients cannot give {', '.join(sorted(reserved))}; the scans have it")
-    rows = patients[patients["patient_id"].str.strip() != ""]
-    subjects = rows["patient_id"].map(lambda patient: pseudonym(patient, key))
-    if len(again := rows.index[subjects.duplicated()]):
-        raise ValueError(f"the table of patients has a patient twice: rows {', '.join(str(row + 2) for row in again)}")
-    return rows[list(keep)].set_axis(subjects, axis=0)
 
 
 def _is_known(series: Series, known: pd.DataFrame | None, key: bytes) -> bool:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cohort.names import canonical
 from evaluation.outliers import Reference, distances, share_farther
 from models.set_model import SetModel, set_model_from
 from pipeline.core.provenance import digest
@@ -230,7 +231,7 @@ class Bundle:
         }
 
     def seen(self, subject: str, scan_hashes: Sequence[str]) -> str:
-        """Return the role of a subject that the model knows, by its id or by the content of a scan.
+        """Return the role of a subject that the model knows, by its id in any spelling or by the content of a scan.
 
         Args:
             subject: id, as in the manifest.
@@ -240,8 +241,9 @@ class Bundle:
             The strictest role of its id and scans, as in `ROLES`; "" if it is not known.
         """
         salt = bytes.fromhex(self.known["salt"])
-        by_id = self.known["subjects"].get(subject_hash(subject, salt, self.known["rounds"]), "")
-        return strictest([by_id, *(self.known["scans"].get(scan_hash(each, salt), "") for each in scan_hashes)])
+        hashes = {subject_hash(name, salt, self.known["rounds"]) for name in (subject, canonical(subject))}
+        by_id = [self.known["subjects"].get(each, "") for each in hashes]
+        return strictest([*by_id, *(self.known["scans"].get(scan_hash(each, salt), "") for each in scan_hashes)])
 
 
 def strictest(roles: Iterable[str]) -> str:

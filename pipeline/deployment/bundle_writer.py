@@ -13,6 +13,7 @@ import safetensors.numpy
 import safetensors.torch
 import yaml
 
+from cohort.names import canonical
 from evaluation.outliers import Reference
 from files.reading import file_sha256
 from models.set_model import SetModel
@@ -174,10 +175,11 @@ def seen_table(subjects: Mapping[str, str], scans: Mapping[str, str], salt: byte
     they are few: short running numbers are no pseudonyms.
     """
     return {
-        "what": "subjects: PBKDF2-HMAC-SHA256 of the id; scans: HMAC-SHA256 of the file's SHA-256; both with this salt",
+        "what": "subjects: PBKDF2-HMAC-SHA256 of the id, spelt canonically; scans: HMAC-SHA256 of the file's "
+        "SHA-256; both with this salt",
         "salt": salt.hex(),
         "rounds": ROUNDS,
-        "subjects": dict(sorted((subject_hash(name, salt), role) for name, role in subjects.items())),
+        "subjects": dict(sorted((subject_hash(canonical(name), salt), role) for name, role in subjects.items())),
         "scans": dict(sorted((scan_hash(content, salt), role) for content, role in scans.items())),
     }
 

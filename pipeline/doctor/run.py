@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from cohort.manifest import ManifestError, Problem, check_manifest, drop_unusable, read_table
+from cohort.manifest import ManifestError, Problem, check_manifest, drop_unusable, read_rows, read_table
 from cohort.splits import SPLITS
 from console.errors import InputError
 from devices.precision import half_precision
@@ -148,12 +148,12 @@ def _scans(path: Path, config: Settings) -> tuple[list[dict[str, str]], list[str
         ManifestError: a run would be refused.
         OSError: a folder cannot be read.
     """
-    table, folder = _table(path, config), path if path.is_dir() else path.parent
+    (table, unreadable), folder = _table(path, config), path if path.is_dir() else path.parent
     if config.cohort.label is not None:
         checked = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(SPLITS))
         return checked.to_dict("records"), []
     table, problems = drop_unusable(table, folder=folder, config=config.cohort)
-    left_out = [problem.kind for problem in problems.values()]
+    left_out = [problem.kind for problem in (*unreadable, *problems.values())]
     if table.empty:
         return [], left_out
     scans = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(SPLITS)).to_dict("records")
@@ -161,17 +161,17 @@ def _scans(path: Path, config: Settings) -> tuple[list[dict[str, str]], list[str
     return existing, left_out + ["its file is not there"] * (len(scans) - len(existing))
 
 
-def _table(path: Path, config: Settings) -> pd.DataFrame:
-    """Read the manifest, or make it from the file names of a folder.
+def _table(path: Path, config: Settings) -> tuple[pd.DataFrame, list[Problem]]:
+    """Read the manifest, or make it from the file names of a folder; return the rows that a run would go on without.
 
     Raises:
         ManifestError: the manifest cannot be read, or lacks the requested patients.
     """
     if config.cohort.layout == "table":
-        return read_table(path)
+        return read_rows(path) if config.cohort.label is None else (read_table(path), [])
     names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*.png"))
     try:
-        return breakhis_manifest(names, balanced=config.cohort.balanced).scans.reset_index(drop=True)
+        return breakhis_manifest(names, balanced=config.cohort.balanced).scans.reset_index(drop=True), []
     except ValueError as error:
         reason = f"cohort.balanced: {error}"
         raise ManifestError(Problem(reason, reason)) from error

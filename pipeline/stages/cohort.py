@@ -11,15 +11,19 @@ import pandas as pd
 from cohort.manifest import (
     CohortConfig,
     ManifestError,
+    Problem,
     check_manifest,
     class_names,
     first_subjects,
+    read_rows,
     read_table,
+    reading_notes,
     usable_rows,
 )
 from cohort.splits import SPLITS
 from console.errors import InputError, PreconditionError
 from demo import load_generator
+from files.naming import as_on_disk
 from files.reading import UnusableFileError, file_sha256
 from files.writing import real_folder
 from intake.breakhis import breakhis_manifest
@@ -42,19 +46,21 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     check_manifest_given(config)
     manifest = config.manifest if isinstance(config.manifest, Path) else _demo(str(config.manifest), demo, runtime)
     try:
-        table, left_out = _table(manifest, config)
+        table, unreadable, left_out = _table(manifest, config)
         for path, reason in left_out:
             runtime.note(f"{path} left out: {reason}")
         folder = manifest if manifest.is_dir() else manifest.parent
         unusable: list[dict[str, str]] = []
         if config.label is None:
-            table, unusable = usable_rows(table, folder=folder, config=config)
+            table, unusable = usable_rows(table, folder=folder, config=config, unreadable=unreadable)
         scans = pd.DataFrame(columns=[*CohortTables.COLUMNS, "row"], dtype=str)
         if len(table) or config.label is not None:
             smallest_class = len(SPLITS)  # one subject for each split
             scans = check_manifest(table, folder=folder, config=config, smallest_class=smallest_class)
     except ManifestError as error:
         raise PreconditionError(f"the manifest {manifest} cannot be used:\n{error}") from error
+    for note in reading_notes(table, config):
+        runtime.note(note)
     if config.limit is not None:
         scans = first_subjects(scans, config.limit)
         runtime.note(f"cohort.limit: only {scans['subject'].nunique()} subjects take part")
@@ -73,21 +79,23 @@ def _demo(name: str, options: Mapping[str, Any], runtime: Runtime) -> Path:
     return generator.write(folder, generator.config(**options), runtime.progress)
 
 
-def _table(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Read the manifest, or make it from file names; return it and the files that were left out.
+def _table(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, list[Problem], list[tuple[str, str]]]:
+    """Read the manifest, or make it from file names; return it, unreadable rows and the files that were left out.
+
+    Only where nothing is learnt does the table go on without rows that cannot be read.
 
     Raises:
         ManifestError: it cannot be read, or does not have the requested patients.
     """
     if config.layout == "table":
-        return read_table(manifest), []
+        return (*read_rows(manifest), []) if config.label is None else (read_table(manifest), [], [])
     paths = sorted(path.relative_to(manifest).as_posix() for path in manifest.rglob("*.png"))
     try:
         manifest_rows = breakhis_manifest(paths, balanced=config.balanced)
     except ValueError as error:
         raise ManifestError(f"cohort.balanced: {error}") from error
     table = manifest_rows.scans.assign(row=[str(number) for number in range(1, len(manifest_rows.scans) + 1)])
-    return table, list(manifest_rows.left_out.itertuples(index=False, name=None))
+    return table, [], list(manifest_rows.left_out.itertuples(index=False, name=None))
 
 
 def _check_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
@@ -149,15 +157,15 @@ def manifest_state(config: CohortConfig) -> Any:
         return None
 
     try:
-        table, _ = _table(config.manifest, config)
-        content = digest(table.to_dict("split"))
+        table, unreadable, _ = _table(config.manifest, config)
+        content = digest([table.to_dict("split"), *map(str, unreadable)])
         paths = table.get("path", ())
     except (OSError, ManifestError):
         return None  # the stage itself reports the error
     root = config.manifest if config.manifest.is_dir() else config.manifest.parent
     state = hashlib.sha256()
     for name in paths:
-        path = root / str(name).strip()
+        path = as_on_disk(root.absolute() / str(name).strip())
         try:
             status = path.stat()
             closed = "" if os.access(path, os.R_OK) else "|may not be read"  # once it may, it is hashed

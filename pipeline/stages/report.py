@@ -68,6 +68,8 @@ def report(
         numbers = pd.to_numeric(observed[name], errors="coerce")
         if numbers.notna().any() and (numbers.notna() | (observed[name] == "")).all():
             observed[name] = numbers
+        else:
+            observed[name] = observed[name].mask(observed[name] == "")  # counted as missing, not as a category
     page = render_report(
         ReportData(
             title=config.title,

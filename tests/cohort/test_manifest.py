@@ -1,5 +1,7 @@
+import contextlib
 import os
 import pickle
+import random
 import re
 import unicodedata
 from pathlib import Path
@@ -16,8 +18,11 @@ from cohort.manifest import (
     check_manifest,
     class_names,
     observations,
+    read_rows,
     read_table,
+    reading_notes,
     suggest,
+    usable_rows,
 )
 
 MODALITIES = {"MRI": ModalityConfig(), "PET": ModalityConfig(), "H&E 40×": ModalityConfig(kind="image")}
@@ -101,13 +106,55 @@ def test_a_header_alone_is_a_table_without_rows(tmp_path: Path) -> None:
         (b"s\0u\0b\0", "is not text"),
         (b"a,b\n1,2,3\n1,2\n1,2,,4\n", "row 2: has 3 cells under 2 columns.*\n.*row 4: has 4 cells"),
         (b"a,b,a\n", "column 'a' is duplicated"),
-        (b'a,b\n1,"2\n3,4\n', "quotation marks do not match"),
+        (b'a,b\n1,"2\n3,4\n', "row 2: quotation marks do not match"),
+        (b'a,b\n1,2\n3,"4\n5,6\n"x"y,8\n', "row 3: quotation marks do not match.*row 5: quotation marks do not match"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_words(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(ManifestError, match=f"(?s){message}"):
         read_table(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'id\tnote\ta\n1\t5"\t2\n3\t"left\t4\n5\t"right\t6\n',
+        'id\tnote\ta\r\n1\t5"\t2\r\n3\t"left\t4\r\n"5"\t"""right"\t6',
+    ],
+)
+def test_between_tabs_a_quotation_mark_is_text_and_a_line_is_a_row(tmp_path: Path, text: str) -> None:
+    """BIDS has no quoting: two lone marks do not swallow the lines between them."""
+    (tmp_path / "a.tsv").write_bytes(text.encode())
+    assert read_table(tmp_path / "a.tsv").to_numpy().tolist() == [
+        ["1", '5"', "2"],
+        ["3", '"left', "4"],
+        ["5", '"right', "6"],
+    ]
+
+
+def test_rows_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('a,b\n1,2\n3,"4\n\n5,6,7\n8,"9, 9"\n')
+    table, unreadable = read_rows(tmp_path / "a.csv")
+    assert table.to_numpy().tolist() == [["1", "2"], ["8", "9, 9"]]
+    assert list(table.index + 2) == [2, 6]
+    assert [problem.row for problem in unreadable] == [3, 5]
+    assert str(unreadable[1]).startswith("row 5: has 3 cells under 2 columns")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_any_text_is_a_table_or_a_named_failure(tmp_path: Path, name: str) -> None:
+    dice, read = random.Random(0), 0
+    for _ in range(300):
+        pieces = ["a", "b1", "\t", ",", ";", '"', "\n", "\r", "\ufeff", " ", "'", "\0", "\udc80", "a,b\n", "a\tb\n"]
+        text = "".join(dice.choices(pieces, k=dice.randint(0, 30)))
+        (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+        with contextlib.suppress(ManifestError):
+            table, unreadable = read_rows(tmp_path / name)
+            assert all(isinstance(cell, str) for cell in table.to_numpy().ravel())
+            assert not {problem.row for problem in unreadable} & set(table.index + 2)
+            read += 1
+    assert read > 30
 
 
 def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
@@ -195,17 +242,15 @@ def test_sessions_and_several_scans_of_a_modality(tmp_path: Path) -> None:
 def test_ids_are_unique_and_file_names_whatever_the_subjects_are_called(tmp_path: Path) -> None:
     subjects = [
         "a b",
-        "a_b",
-        "a-b",
         "a/b",
-        "A_B",
+        "a&b",
         "é",
         "è",
         "病人",
         "患者",
         "-rf",
         "..",
-        "a_b_MRI",
+        "a/b MRI",
         "x" * 300,
         "x" * 301,
     ]
@@ -227,12 +272,12 @@ def test_ids_are_unique_and_file_names_whatever_the_subjects_are_called(tmp_path
 
 
 def test_ids_that_would_read_the_same_are_told_apart(tmp_path: Path) -> None:
-    rows = ("a_1,b,MRI,1,AD", "a,1_b,MRI,2,AD", "a1,b,MRI,3,AD", "a,1b,MRI,4,CN", "a,1b,MRI,5,CN")
+    rows = ("a_1,b,MRI,1,AD", "a,1_b,MRI,2,AD", "a2,b,MRI,3,AD", "a,2b,MRI,4,CN", "a,2b,MRI,5,CN")
     scans = check(on_disk(tmp_path, rows_of(*rows, header="subject,session,modality,path,diagnosis")), tmp_path)
     assert scans["observation"].nunique() == 4
-    assert scans["observation"].tolist()[2:] == ["a1_b", "a_1b", "a_1b"]
+    assert scans["observation"].tolist()[2:] == ["a2_b", "a_2b", "a_2b"]
     assert all(re.fullmatch("a_1_b-[0-9a-f]{12}", name) for name in scans["observation"][:2])
-    assert scans["scan"].tolist()[2:] == ["a1_b_MRI", "a_1b_MRI", "a_1b_MRI_2"]
+    assert scans["scan"].tolist()[2:] == ["a2_b_MRI", "a_2b_MRI", "a_2b_MRI_2"]
 
 
 def test_ids_do_not_change_when_other_patients_join(cohort: pd.DataFrame, tmp_path: Path) -> None:
@@ -399,3 +444,198 @@ def test_configs_refuse_what_they_do_not_know() -> None:
         ModalityConfig(kind="picture")
     with pytest.raises(ValidationError, match="frozen"):
         ModalityConfig().kind = "image"
+
+
+# --- one name in two spellings ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ("S0", "case or spaces"),
+        ("s 0", "case or spaces"),
+        ("s00", "zeros in front"),
+        ("s0.0", "a trailing .0"),
+        ("s-0", "dashes or underscores"),
+        ("\N{FULLWIDTH LATIN SMALL LETTER S}0", "characters that look alike"),
+        ("s\N{ZERO WIDTH SPACE}0", "characters that look alike"),
+        ("\N{CYRILLIC SMALL LETTER DZE}0", "characters that look alike"),
+        ("sub-s0", "how they are written"),
+    ],
+)
+def test_a_subject_in_two_spellings_is_refused_with_both_rows(
+    cohort: pd.DataFrame, tmp_path: Path, other: str, what: str
+) -> None:
+    cohort.loc[1, "subject"] = other
+    first, second = sorted([("s0", 2), (other, 3)])
+    assert problems(cohort, tmp_path) == (
+        f"subjects {first[0]!r} (row {first[1]}) and {second[0]!r} (row {second[1]}) differ only in {what}; use one "
+        "spelling, or, for two people, ids that differ in more",
+    )
+
+
+@pytest.mark.parametrize(("one", "other"), [("S-1-1", "S-11"), ("P1", "P10"), ("1.1", "1.10")])
+def test_subjects_that_differ_in_more_are_two(cohort: pd.DataFrame, tmp_path: Path, one: str, other: str) -> None:
+    cohort.loc[0, "subject"], cohort.loc[1, "subject"] = one, other
+    assert check(cohort, tmp_path)["subject"].tolist()[:2] == [one, other]
+
+
+def test_sessions_are_compared_within_a_person(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    sessions = cohort.assign(session=["ses-1", "ses-1"] * 6)
+    sessions.loc[3, "session"] = "ses-01"
+    assert problems(sessions, tmp_path) == (
+        "sessions 'ses-01' (row 5) and 'ses-1' (row 4) differ only in zeros in front; use one spelling",
+    )
+    sessions.loc[3, "session"] = "ses-1"
+    sessions.loc[[4, 5], "session"] = "ses-01"  # another person, whose visits are all written so
+    assert len(check(sessions, tmp_path)) == 12
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        (("1", "1.0"), "a trailing .0"),
+        (("1", "01"), "zeros in front"),
+        (("0.5", "0,5"), "how they are written"),
+        (("early AD", "early-AD"), "case or spaces, dashes or underscores"),
+        (("AD", "\N{CYRILLIC CAPITAL LETTER A}D"), "characters that look alike"),
+        (('"AD', "AD"), "characters that look alike"),
+    ],
+)
+def test_a_class_in_two_spellings_is_refused_with_both_rows(
+    cohort: pd.DataFrame, tmp_path: Path, labels: tuple[str, str], kind: str
+) -> None:
+    cohort["diagnosis"] = [labels[0]] * 2 + [labels[1]] * 4 + ["2"] * 6
+    (listed,) = problems(cohort, tmp_path)
+    rows = dict(zip(labels, (2, 4), strict=True))
+    each = " and ".join(f"{name!r} (row {rows[name]})" for name in sorted(labels))
+    assert listed.startswith(f"labels {each} differ only in {kind}")
+
+
+def test_numbers_written_in_two_ways_are_no_four_classes(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    cohort["diagnosis"] = ["1", "1", "1.0", "1.0", "1", "1", "0", "0", "0.0", "0.0", "0", "0"]
+    assert problems(cohort, tmp_path) == (
+        "labels '1' (row 2) and '1.0' (row 4) differ only in a trailing .0; use one spelling",
+        "labels '0' (row 8) and '0.0' (row 10) differ only in a trailing .0; use one spelling",
+    )
+    assert len(check(cohort.assign(diagnosis=["-1"] * 6 + ["1"] * 6), tmp_path)) == 12
+
+
+def test_a_site_in_two_spellings_is_refused_and_in_two_forms_of_unicode_is_one(
+    cohort: pd.DataFrame, tmp_path: Path
+) -> None:
+    assert problems(cohort.assign(site=["Nice"] * 6 + ["NICE"] * 6), tmp_path) == (
+        "sites 'NICE' (row 8) and 'Nice' (row 2) differ only in case or spaces; use one spelling",
+    )
+    forms = [unicodedata.normalize(form, "Genève") for form in ("NFC", "NFD")]
+    assert set(check(cohort.assign(site=forms * 6), tmp_path)["site"]) == {forms[0]}
+
+
+def test_decimal_commas_are_read_where_all_are_numbers(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    ages = cohort.assign(age=["70,5", "70", ""] * 4)
+    assert check(ages, tmp_path)["age"].tolist()[:3] == ["70.5", "70", ""]
+    config = CohortConfig(modalities=MODALITIES)
+    assert reading_notes(ages, config) == ["age: 4 decimal commas are read as points"]
+    assert check(cohort.assign(age=["70,5", "old"] * 6), tmp_path)["age"].tolist()[:2] == ["70,5", "old"]
+    thousands = cohort.assign(age=["1,234", "70"] + ["71"] * 10)
+    assert problems(thousands, tmp_path) == (
+        "row 2: age '1,234' may be 1.234 or 1234; write it with a point, or without the comma",
+    )
+
+
+def test_a_path_is_found_in_another_form_of_unicode(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    written, there = (unicodedata.normalize(form, "Schädel/tête.nii") for form in ("NFC", "NFD"))
+    cohort.loc[0, "path"] = written
+    (tmp_path / there).parent.mkdir()
+    (tmp_path / there).touch()
+    assert check(cohort, tmp_path)["path"][0] == str(tmp_path / there)
+    cohort.loc[1, "path"] = there
+    assert problems(cohort, tmp_path) == (f"row 3: {tmp_path / there} is used in row 2 already",)
+
+
+def test_a_file_that_was_probably_meant_is_named(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    cohort.loc[0, "path"] = "s00_MRI.NII.gz"
+    assert problems(cohort, tmp_path) == (
+        f"row 2: there is no file {tmp_path}/s00_MRI.NII.gz (there is 's0_MRI.nii.gz')",
+    )
+
+
+# --- no value --------------------------------------------------------------------------------------------------------
+
+NO_VALUE = "stands for no value; write the id, or leave the row out (if it is a name here: cohort.not_missing)"
+
+
+@pytest.mark.parametrize("word", ["NA", "n/a", "nan", "NULL", "None", "-", ".", "#N/A", "#DIV/0!", "<NA>"])
+def test_words_for_no_value_are_no_class_and_no_subject(cohort: pd.DataFrame, tmp_path: Path, word: str) -> None:
+    label, subject = cohort.copy(), cohort.copy()
+    label.loc[[0, 1], "diagnosis"] = word
+    assert problems(label, tmp_path) == tuple(
+        f"row {row}: diagnosis {word!r} stands for no value; fill it in, or leave the row out (if it is a name here: "
+        "cohort.not_missing)"
+        for row in (2, 3)
+    )
+    subject.loc[0, "subject"] = word
+    assert problems(subject, tmp_path) == (f"row 2: subject {word!r} {NO_VALUE}",)
+
+
+def test_words_for_no_value_as_session_modality_and_path(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    cohort["session"] = ["NA", *[""] * 11]
+    cohort.loc[1, "modality"] = "N/A"
+    cohort.loc[2, "path"] = "nan"
+    assert problems(cohort, tmp_path) == (
+        "row 3: modality 'N/A' stands for no value; fill it in, or leave the row out (if it is a name here: "
+        "cohort.not_missing)",
+        "row 4: path 'nan' stands for no value; fill it in, or leave the row out",
+        f"row 2: session 'NA' {NO_VALUE}",
+        "row 3: modality 'N/A' is unknown (there is: H&E 40×, MRI, PET)",
+    )
+
+
+def test_a_word_may_be_said_to_be_a_name(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    named = cohort.replace({"diagnosis": {"CN": "none"}, "subject": {"s5": "NA"}}).assign(site="NA")
+    scans = check(named, tmp_path, not_missing=("none", "NA"))
+    assert (set(scans["label"]), set(scans["site"])) == ({"AD", "none"}, {"NA"})
+    assert "NA" in set(scans["subject"])
+
+
+def test_covariates_for_which_a_word_stands_are_empty_and_said_so(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    given = cohort.assign(site=["NA", "Nice"] * 6, age=["n/a", "70,5"] * 6, split="NA")
+    scans = check(given, tmp_path)
+    assert scans[["site", "age", "split"]].iloc[:2].to_numpy().tolist() == [["", "", ""], ["Nice", "70.5", ""]]
+    assert reading_notes(given, CohortConfig(modalities=MODALITIES)) == [
+        "age: 6 cells stand for no value ('n/a') and count as empty (if it is a name here: cohort.not_missing)",
+        "age: 6 decimal commas are read as points",
+        "site: 6 cells stand for no value ('NA') and count as empty (if it is a name here: cohort.not_missing)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("1.23E+05", "is a number that a spreadsheet has shortened; restore the id in a column formatted as text"),
+        ("1,2e+17", "is a number that a spreadsheet has shortened"),
+        ("01-Mar", "is a date, and other ids are not; a spreadsheet makes dates of ids such as 3-1 or MAR1"),
+        ("Sep-01", "is a date, and other ids are not"),
+        ("#REF!", "stands for no value"),
+    ],
+)
+def test_ids_that_a_spreadsheet_has_broken(cohort: pd.DataFrame, tmp_path: Path, broken: str, message: str) -> None:
+    cohort.loc[0, "subject"] = broken
+    (listed,) = problems(cohort, tmp_path)
+    assert listed.startswith(f"row 2: subject {broken!r} {message}")
+
+
+# --- new patients: a row that cannot be used is left out --------------------------------------------------------------
+
+
+def test_a_new_patient_in_two_spellings_is_left_out_with_all_rows(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    cohort.loc[1, "subject"] = "S0"
+    cohort.loc[2, "subject"] = "nan"
+    config = CohortConfig(modalities=MODALITIES, label=None)
+    table, left_out = usable_rows(cohort.drop(columns="diagnosis"), folder=tmp_path, config=config)
+    assert list(table.index + 2) == list(range(5, 14))
+    assert {row["row"]: row["reason"].partition(";")[0] for row in left_out} == {
+        "2": "subjects 'S0' (row 3) and 's0' (row 2) differ only in case or spaces",
+        "3": "subjects 'S0' (row 3) and 's0' (row 2) differ only in case or spaces",
+        "4": "subject 'nan' stands for no value",
+    }

@@ -262,3 +262,11 @@ def test_shuffled_is_a_property_of_the_names() -> None:
     assert [name for name in shuffled([*names, "ü"], 0, "MRI") if name != "ü"] == order
     assert shuffled(names, 1, "MRI") != order
     assert shuffled(["a", "b", "c"], 0) == ["c", "a", "b"]  # as `printf '0\0a' | sha256sum` and so on sort
+
+
+@pytest.mark.parametrize("spelling", ["A000", "a00", "a-000", "a000.0"])
+def test_a_subject_of_the_frozen_splits_in_another_spelling_is_nobody_new(spelling: str) -> None:
+    frozen = make_splits(cohort(20, 30), SplitConfig())
+    today = cohort(20, 30).replace({"subject": {"a000": spelling}})
+    with pytest.raises(ValueError, match=f"have 1 subjects in another spelling: '{spelling}' is 'a000'; write them in"):
+        reconcile(frozen, today, SplitConfig(new_subjects="train"))

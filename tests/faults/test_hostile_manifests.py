@@ -98,6 +98,30 @@ def test_a_worklist_goes_on_without_the_row(cohort: Callable[..., list[str]], tm
     assert "control character" in failures["reason"][0]
 
 
+def test_a_night_goes_on_without_a_row_that_cannot_be_read(cohort: Callable[..., list[str]], tmp_path: Path) -> None:
+    words = cohort([])
+    manifest = tmp_path / "data" / "cohort.csv"
+    lines = manifest.read_text("utf-8").splitlines()
+    lines[2] = lines[2].removesuffix('"')
+    lines[4] += ',"one",more'
+    manifest.write_text("\n".join(lines), "utf-8")
+    assert main([*words, "--cohort.label", "null", "--cohort.positive", "null"]) == 3
+    failures = pd.read_csv(tmp_path / "run" / "failures.csv")
+    assert list(failures["scan"]) == ["row 3", "row 5"]
+    assert "quotation marks do not match" in failures["reason"][0]
+    assert "has 8 cells under 6 columns" in failures["reason"][1]
+
+
+def test_what_a_word_or_a_comma_stands_for_is_said(
+    cohort: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = cohort([(0, "site", "NA"), (1, "site", "n/a")])
+    assert main([*words, "--stages", "cohort"]) == 0
+    assert "site: 2 cells stand for no value ('NA', 'n/a') and count as empty" in capsys.readouterr().out
+    assert main([*cohort([(0, "subject", "P00")]), "--stages", "cohort"]) == 2
+    assert "subjects 'P00' (row 2) and 'p00' (row 3) differ only in case or spaces" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", ".x", "a\\\\b", "a\\rb", "", "x" * 61])
 def test_modalities_whose_names_are_places_are_refused(
     cohort: Callable[..., list[str]], name: str, capsys: pytest.CaptureFixture[str]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.dicom_series import write_series
 
 from intake.__main__ import main
 from intake.pseudonyms import pseudonym
@@ -30,6 +31,39 @@ def test_a_bids_data_set_becomes_a_manifest(tmp_path: Path, capsys: pytest.Captu
     assert "2 scans" in capsys.readouterr().out
     assert main(["bids", str(root), str(manifest), "--name", "T1w"]) == 2
     assert "expected pairs such as T1w=MRI" in capsys.readouterr().err
+
+
+def test_a_bids_data_set_of_which_nothing_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "d"
+    (root / "sub-01" / "anat").mkdir(parents=True)
+    (root / "sub-01" / "anat" / "sub-01_T1w.nii.gz").touch()
+    (root / "participants.tsv").write_text("participant_id\tdiagnosis\nsub-01\tNA\n")
+    assert main(["bids", str(root), str(tmp_path / "manifest.csv")]) == 2
+    said = capsys.readouterr()
+    assert "left out: sub-01 sub-01/anat/sub-01_T1w.nii.gz: diagnosis is missing ('NA')" in said.out
+    assert f"no scan of {root} can be used; {tmp_path}/manifest.csv is not written" in said.err
+    assert not (tmp_path / "manifest.csv").exists()
+    (root / "participants.tsv").write_text("participant_id\tdiagnosis\nsub-01\tnone\n")
+    assert main(["bids", str(root), str(tmp_path / "manifest.csv"), "--not-missing", "none"]) == 0
+
+
+def test_a_table_of_patients_that_lost_zeros_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_series(tmp_path / "export", patient="0012345")
+    (tmp_path / "patients.csv").write_text("patient_id,diagnosis\n12345,AD\n")
+    argv = ["dicom", str(tmp_path / "export"), str(tmp_path / "out"), "--key", str(tmp_path / "key")]
+    assert main([*argv, "--patients", str(tmp_path / "patients.csv"), "--keep", "diagnosis"]) == 2
+    said = capsys.readouterr().err
+    assert "not one of the 1 patients of the table is among the 1 of the export" in said
+    assert "only in zeros in front (rows 2)" in said
+    assert "12345" not in said
+
+
+def test_no_pseudonym_for_what_is_no_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key").write_text("ab" * 32 + "\n")
+    (tmp_path / "key").chmod(0o600)
+    for word, what in (("nan", "stands for no value"), ("1.2E+05", "a number that a spreadsheet has shortened")):
+        assert main(["pseudonym", word, "--key", str(tmp_path / "key")]) == 2
+        assert what in capsys.readouterr().err
 
 
 def test_who_has_the_key_finds_a_patient_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,8 @@ def test_three_classes_several_sessions_several_scans_of_a_modality(
         frame["path"] = names
     pd.concat([manifest, extra, again]).to_csv(tmp_path / "data" / "cohort.csv", index=False)
     words = [*words_of(config, tmp_path / "run"), "--cohort.positive", "null", "--features.keep_slices", "true"]
+    assert main(words) == 2  # none, unless it is said to be a class
+    words += ["--cohort.not_missing", "[none]"]
     assert main(words) == 0
     assert json.loads((tmp_path / "run" / "cohort" / "classes.json").read_text()) == ["mild", "none", "severe"]
     predictions = pd.read_csv(tmp_path / "run" / "classify" / "predictions.csv")
@@ -114,7 +116,9 @@ def test_names_that_look_like_missing_values_and_no_validation_scan(
         (tmp_path / "data" / path).write_bytes(path.encode())
     manifest["subject"] = manifest["subject"].replace({"p11": "NA"})
     manifest.to_csv(tmp_path / "data" / "cohort.csv", index=False)
-    assert main([*words_of(config, tmp_path / "run"), "--cohort.positive", "1"]) == 3
+    assert (
+        main([*words_of(config, tmp_path / "run"), "--cohort.positive", "1", "--cohort.not_missing", "[None, NA]"]) == 3
+    )
     shown = capsys.readouterr().out
     assert "no validation" in shown
     predictions = pd.read_csv(tmp_path / "run" / "classify" / "predictions.csv", keep_default_na=False)

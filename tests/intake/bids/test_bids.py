@@ -148,10 +148,13 @@ def test_a_session_may_have_its_own_class_and_age(tmp_path: Path) -> None:
     (root / "sub-01" / "sub-01_sessions.tsv").write_text(table)
     result = read_bids(root).scans
     assert result[["session", "diagnosis", "age"]].values.tolist() == [
-        ["ses-m00", "CN", "71"],
-        ["ses-m12", "AD", "72"],
-        ["ses-m24", "AD", "71"],
+        ["ses-m00", "CN", ""],
     ]
+    assert set(left_out(root).values()) == {
+        "diagnosis is missing in sub-01_sessions.tsv",
+        "ses-m24 has no row in sub-01_sessions.tsv",
+        "in participants.tsv, but it has no folder",
+    }
 
 
 def test_the_class_may_stand_in_sessions_tsv_alone(tmp_path: Path) -> None:
@@ -227,6 +230,159 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
         read_bids(tmp_path)
     with pytest.raises(ManifestError, match="there is no folder"):
         read_bids(tmp_path / "nowhere")
+
+
+# --- what is silent, odd or written otherwise ---
+
+
+def visits(root: Path, table: str | None, *sessions: str, participants: str = TABLE) -> Path:
+    """A T1w in each session of sub-01, and its table of sessions."""
+    dataset(
+        root,
+        *(f"sub-01/ses-{name}/anat/sub-01_ses-{name}_T1w.nii.gz" for name in sessions),
+        "sub-02/anat/sub-02_T1w.nii.gz",
+        participants=participants,
+    )
+    if table is not None:
+        (root / "sub-01" / "sub-01_sessions.tsv").write_text(table)
+    return root
+
+
+def labels(root: Path, **arguments: Any) -> list[list[str]]:
+    table = read_bids(root, **arguments).scans
+    return table.loc[table["subject"] == "sub-01", ["session", "diagnosis", "age"]].to_numpy().tolist()
+
+
+def test_a_session_that_its_table_spells_otherwise_gets_nobodys_class(tmp_path: Path) -> None:
+    root = visits(tmp_path / "d", "session_id\tdiagnosis\nses-M000\tCN\nses-M12\tMCI\nses-M24\tMCI\n", "M000", "M012")
+    assert labels(root) == [["ses-M000", "CN", "71"]]
+    table = read_bids(root).left_out
+    assert table[["subject", "session", "reason"]].to_numpy().tolist() == [
+        ["sub-01", "ses-M012", "ses-M012 has no row in sub-01_sessions.tsv (there is 'ses-M12'; write it the same)"],
+        [
+            "sub-01", "ses-M12",
+            "in sub-01_sessions.tsv, but it has no scan of a kind that is read here (there is 'ses-M012'; write it the "
+            "same)",
+        ],
+        ["sub-01", "ses-M24", "in sub-01_sessions.tsv, but it has no scan of a kind that is read here"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "found", "reason"),
+    [
+        ("session_id\tage\nses-a\t72\nses-b\tn/a\n", [["ses-a", "AD", "72"], ["ses-b", "AD", ""]], None),
+        ("session_id\tacq_time\nses-a\t9\nses-b\t9\n", [["ses-a", "AD", "71"], ["ses-b", "AD", "71"]], None),
+        ("session_id\tacq_time\nses-a\t9\n", [["ses-a", "AD", "71"]], "ses-b has no row in sub-01_sessions.tsv"),
+        (
+            "session_id\tdiagnosis\nses-a\tCN\nses-b\tNA\n",
+            [["ses-a", "CN", "71"]],
+            "diagnosis is missing in sub-01_sessions.tsv ('NA')",
+        ),
+        (
+            "session\tdiagnosis\nses-a\tCN\n",
+            [],
+            "sub-01_sessions.tsv cannot be used: sub-01_sessions.tsv: column 'session_id' is missing (did you mean "
+            "'session'?)",
+        ),
+        (
+            "session_id\tdiagnosis\nses-a\tCN\na\tAD\n",
+            [],
+            "sub-01_sessions.tsv cannot be used: sub-01_sessions.tsv: row 3: ses-a is duplicated",
+        ),
+        (
+            "session_id\tdiagnosis\nses-1\tCN\nses-01\tAD\n",
+            [],
+            "sub-01_sessions.tsv cannot be used: sub-01_sessions.tsv: 'ses-1' (row 2) and 'ses-01' (row 3) differ only "
+            "in zeros in front; use one spelling",
+        ),
+    ],
+)
+def test_a_table_of_sessions_decides(tmp_path: Path, table: str, found: list[list[str]], reason: str | None) -> None:
+    root = visits(tmp_path / "d", table, "a", "b")
+    assert labels(root) == found
+    assert left_out(root).get("sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz") == reason
+
+
+def test_what_others_have_by_session_does_not_come_from_participants(tmp_path: Path) -> None:
+    root = visits(tmp_path / "d", None, "a", "b")
+    (root / "sub-02" / "sub-02_sessions.tsv").write_text("session_id\tdiagnosis\nses-a\tCN\n")
+    assert labels(root) == []
+    assert left_out(root)["sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz"] == (
+        "diagnosis is missing: others have it by session, sub-01 has several sessions and no sub-01_sessions.tsv"
+    )
+    assert left_out(root)["sub-02/anat/sub-02_T1w.nii.gz"] == "its session has no row in sub-02_sessions.tsv"
+
+
+def test_words_for_no_value_are_no_class_and_no_age(tmp_path: Path) -> None:
+    table = "participant_id\tage\tdiagnosis\nsub-01\tNA\tnone\nsub-02\t70\t#N/A\n"
+    root = visits(tmp_path / "d", None, "a", participants=table)
+    assert labels(root) == []
+    assert labels(root, not_missing=["none"]) == [["ses-a", "none", ""]]
+    assert left_out(root)["sub-02/anat/sub-02_T1w.nii.gz"] == "diagnosis is missing ('#N/A')"
+
+
+def test_folders_and_rows_without_one_another_are_named_with_what_is_near(tmp_path: Path) -> None:
+    root = dataset(
+        tmp_path / "d",
+        *(f"sub-{name}/anat/sub-{name}_T1w.nii.gz" for name in ("01", "001A", "x7")),
+        participants="participant_id\tdiagnosis\nsub-01\tAD\nsub-1a\tCN\nX7.0\tCN\nsub-9\tCN\n",
+    )
+    assert paths(root) == ["sub-01/anat/sub-01_T1w.nii.gz"]
+    assert left_out(root) == {
+        "sub-001A/anat/sub-001A_T1w.nii.gz": "sub-001A has a folder and no row in participants.tsv (there is 'sub-1a'; "
+        "write it the same)",
+        "sub-x7/anat/sub-x7_T1w.nii.gz": "sub-x7 has a folder and no row in participants.tsv (there is 'sub-X7.0'; "
+        "write it the same)",
+        "sub-1a": "in participants.tsv, but it has no folder (there is 'sub-001A'; write it the same)",
+        "sub-X7.0": "in participants.tsv, but it has no folder (there is 'sub-x7'; write it the same)",
+        "sub-9": "in participants.tsv, but it has no folder",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("sub-01\tAD\n01\tCN\n", "participants.tsv: row 3: sub-01 is duplicated"),
+        (
+            "sub-01\tAD\nSUB-1\tCN\n",
+            r"participants.tsv: 'sub-01' \(row 2\) and 'SUB-1' \(row 3\) differ only in case or spaces, zeros in front",
+        ),
+        ("sub-01\tAD\nn/a\tCN\n", "participants.tsv: row 3: participant_id 'n/a' stands for no value"),
+        ("sub-01\tAD\n1.2E+05\tCN\n", r"row 3: participant_id '1.2E\+05' is a number that a spreadsheet has shortened"),
+        ("sub-1\tAD\n", r"sub-01 has a folder and no row in participants.tsv \(there is 'sub-1'; write it the same\)"),
+    ],
+)
+def test_ids_that_cannot_be_trusted_are_refused(tmp_path: Path, rows: str, message: str) -> None:
+    root = dataset(tmp_path / "d", "sub-01/anat/sub-01_T1w.nii.gz", participants="participant_id\tdiagnosis\n" + rows)
+    with pytest.raises(ManifestError, match=message):
+        read_bids(root)
+
+
+def test_a_label_that_no_table_has_is_refused(tmp_path: Path) -> None:
+    root = visits(tmp_path / "d", "session_id\tage\nses-a\t70\n", "a")
+    with pytest.raises(ManifestError, match=r"column 'group' is missing \(there is: age, diagnosis, sex\)"):
+        read_bids(root, label="group")
+
+
+def test_one_odd_item_does_not_cost_the_others(tmp_path: Path) -> None:
+    """A lone quotation mark, a row that is too long, a name that contradicts its folder."""
+    root = dataset(
+        tmp_path / "d",
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-01/anat/sub-02_T2w.nii.gz",
+        "sub-02/anat/sub-02_T1w.nii.gz",
+        "sub-03/anat/sub-03_T1w.nii.gz",
+        participants="participant_id\tnote\tdiagnosis\n"
+        'sub-01\t"left-handed\tAD\nsub-02\tone\tCN\tmore\nsub-03\t5"\tCN\n',
+    )
+    assert paths(root) == ["sub-01/anat/sub-01_T1w.nii.gz", "sub-03/anat/sub-03_T1w.nii.gz"]
+    table = read_bids(root).left_out
+    assert table[["path", "reason"]].to_numpy().tolist() == [
+        ["", "participants.tsv: row 3: has 4 cells under 3 columns; put quotes around a cell with a '\\t'"],
+        ["sub-01/anat/sub-02_T2w.nii.gz", "the name says sub-02, but the folder is sub-01"],
+        ["sub-02/anat/sub-02_T1w.nii.gz", "sub-02 has a folder and no row in participants.tsv"],
+    ]
 
 
 # --- derivatives ---
