@@ -1,7 +1,7 @@
 """Conversion of a folder of DICOM files to NIfTI volumes under pseudonyms, with the rows of the manifest.
 
-dcm2niix reads the pixels. What it writes into headers (times, comments) is not kept: every volume gets a new header
-with nothing but its geometry.
+dcm2niix reads the pixels, and every slice that it makes is compared with the files. What it writes into headers (times,
+comments) is not kept: every volume gets a new header with nothing but its geometry.
 """
 
 import logging
@@ -25,10 +25,14 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from files.writing import real_folder, replacing
+from intake.dicom import patients as patients_of
+from intake.dicom.header import DAMAGED
+from intake.dicom.images import Image, quiet, read_whole
 from intake.dicom.rules import DicomConfig, clean_description
-from intake.dicom.selection import Chosen, LeftOut, select_series
-from intake.dicom.series import Image, Series, read_dicom_folder
+from intake.dicom.selection import Chosen, LeftOut, Selection, select_series
+from intake.dicom.series import Series, read_dicom_folder
 from intake.dicom.suv import SuvError, suv_factor
+from intake.dicom.verify import verified
 from intake.pseudonyms import pseudonym
 from preprocessing.errors import MemoryLimitError, ScanError
 from preprocessing.limits import BYTES_READ, Limits, times
@@ -91,27 +95,55 @@ def import_dicom(
     real, target = Path(os.path.realpath(folder)), Path(os.path.realpath(out))
     if real.is_relative_to(target) or target.is_relative_to(real):
         raise ScanError("the folder of DICOM files and the output folder lie in one another; choose another output")
-    known = None if patients is None else _by_subject(patients, keep, key)
+    known = None if patients is None else patients_of.by_subject(patients, keep, key)
     config = config or DicomConfig()
     content = read_dicom_folder(folder)
     log.info("dicom: %d series, %d files in none", len(content.series), sum(content.skipped.values()))
-    chosen, left_out = select_series([each for each in content.series if _is_known(each, known, key)], config)
     strangers = [each for each in content.series if not _is_known(each, known, key)]
-    left_out += tuple(LeftOut(each, "", "the patient is not in the table of patients") for each in strangers)
-    rows = []
-    for number, scan in enumerate(chosen, start=1):
-        subject = pseudonym(scan.series.patient, key)
-        try:
-            row = _import_one(scan, subject, out, limits)
-        except (ScanError, MemoryLimitError) as error:
-            left_out += (LeftOut(scan.series, scan.session, str(error)),)
-        else:
-            rows.append(row | ({} if known is None else dict(known.loc[subject])))
-        log.info("dicom: %d of %d, %s %s %s", number, len(chosen), subject, scan.session, scan.modality)
+    selection, rows = _convert_all([each for each in content.series if each not in strangers], config, key, out, limits)
+    near = {} if patients is None else patients_of.near_rows(strangers, patients)
+    left_out = selection.left_out + tuple(LeftOut(each, "", _stranger(each, near)) for each in strangers)
+    rows = [row | ({} if known is None else dict(known.loc[row["subject"]])) for row in rows]
     columns = ["subject", "session", "modality", "path", "age", "sex", *keep, "unit", "remarks"]
     scans = pd.DataFrame(rows, columns=list(dict.fromkeys(columns)), dtype=str)
     scans = scans.sort_values(["subject", "session", "modality"], ignore_index=True)
-    return DicomImport(scans, _left_out_table(left_out, key), content.skipped, _notes(scans, known))
+    skipped = dict(content.skipped)
+    if aside := sum(_images(scan.series) - len(scan.images) for scan in selection.chosen):
+        skipped["in a series that is used, but not part of its volume; see the column remarks"] = aside
+    notes = patients_of.notes_on_ids(content.series, key)
+    notes += [] if patients is None else patients_of.notes_on_cells(patients, keep)
+    return DicomImport(scans, _left_out_table(left_out, key), skipped, (*notes, *_notes(scans, known)))
+
+
+def _convert_all(
+    series: Sequence[Series], config: DicomConfig, key: bytes, out: Path, limits: Limits
+) -> tuple[Selection, list[dict[str, str]]]:
+    """Convert what is selected; where a series fails, the next one that fits takes its place."""
+    unusable: dict[tuple[str, str, str], str] = {}
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    while True:
+        selection = select_series(series, config, unusable)
+        todo = [scan for scan in selection.chosen if scan.series.key not in rows]
+        if not todo:
+            return selection, [rows[scan.series.key] for scan in selection.chosen]
+        for number, scan in enumerate(todo, start=1):
+            subject = pseudonym(scan.series.patient, key)
+            try:
+                rows[scan.series.key] = _import_one(scan, subject, out, limits)
+            except (ScanError, MemoryLimitError) as error:
+                unusable[scan.series.key] = str(error)
+            log.info("dicom: %d of %d, %s %s %s", number, len(todo), subject, scan.session, scan.modality)
+
+
+def _stranger(series: Series, near: Mapping[str, int]) -> str:
+    reason = "the patient is not in the table of patients"
+    if series.patient not in near:
+        return reason
+    return f"{reason}; row {near[series.patient]} has the id in another form (zeros, case, spaces, .0): write it as in DICOM"
+
+
+def _images(series: Series) -> int:
+    return len(series.images) + sum(count for _, count in series.set_aside)
 
 
 def convert_series(
@@ -122,12 +154,12 @@ def convert_series(
     Args:
         images: of one series and one echo.
         slices: how many are expected.
-        frames: how many volumes are expected; of several the mean is taken, every frame counting alike.
+        frames: how many volumes are expected.
         limits: of the memory that it may take.
 
     Returns:
-        Voxels (X, Y, Z), as stored if they need no scaling, otherwise float32 with the scaling applied; and the
-        voxel-to-world affine (4, 4), mm, RAS+.
+        Voxels (X, Y, Z), with several frames (X, Y, Z, T), as stored if they need no scaling, otherwise with the
+        scaling applied; and the voxel-to-world affine (4, 4), mm, RAS+.
 
     Raises:
         ScanError: dcm2niix fails, or makes something else than one volume of so many frames.
@@ -140,7 +172,7 @@ def convert_series(
         source.mkdir()
         target.mkdir()
         for number, image in enumerate(images):
-            _link_or_copy(image.path, source / f"{number:06d}.dcm")
+            _give(image, source / f"{number:06d}.dcm")
         made = _run_dcm2niix(source, target, memory=limits.memory_bytes, written=OUTPUT_COPIES * promised)
         if len(made) != 1:
             raise ScanError(f"dcm2niix made {len(made)} volumes of this series, one expected; look at it in a viewer")
@@ -151,9 +183,7 @@ def convert_series(
             f"dcm2niix made {count} volumes of shape {voxels.shape[:3]}, {voxels.dtype}; {frames} with {slices} slices "
             "and one number a voxel expected"
         )
-    if frames > 1:
-        voxels = voxels.mean(axis=3, dtype=np.float64)
-    return voxels.astype(np.float32) if voxels.dtype == np.float64 else voxels.reshape(voxels.shape[:3]), affine
+    return voxels if frames > 1 else voxels.reshape(voxels.shape[:3]), affine
 
 
 def _made(path: Path, limits: Limits) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
@@ -174,11 +204,9 @@ def _made(path: Path, limits: Limits) -> tuple[NDArray[np.generic], NDArray[np.f
 
 def _import_one(scan: Chosen, subject: str, out: Path, limits: Limits) -> dict[str, str]:
     """Convert and write one series; return its row of the table."""
-    voxels, affine = convert_series(scan.images, slices=scan.slices, frames=scan.frames, limits=limits)
-    remarks = list(scan.remarks)
-    if scan.frames > 1:
-        remarks.append(f"mean of {scan.frames} frames")
-    unit = ""
+    made, made_affine = convert_series(scan.images, slices=scan.slices, frames=scan.frames, limits=limits)
+    voxels, affine, found = verified(made, made_affine, scan.images)
+    remarks, unit = [*scan.remarks, *found], ""
     if scan.series.modality == "PT":
         voxels, unit, remark = _in_suv(voxels, scan.series)
         remarks += [remark] * bool(remark)
@@ -191,7 +219,7 @@ def _import_one(scan: Chosen, subject: str, out: Path, limits: Limits) -> dict[s
         "session": scan.session,
         "modality": scan.modality,
         "path": path.as_posix(),
-        "age": "" if scan.series.age is None else str(scan.series.age),
+        "age": "" if scan.series.age is None or scan.series.age_contradicts else str(scan.series.age),
         "sex": scan.series.sex,
         "unit": unit,
         "remarks": "; ".join(remarks),
@@ -237,25 +265,23 @@ def _run_dcm2niix(source: Path, target: Path, *, memory: float, written: float) 
     return [path for path in sorted(target.glob("*.nii")) if not re.search("_(Eq|Tilt|Crop)_", path.name)]
 
 
-def _link_or_copy(path: Path, link: Path) -> None:
-    """Make a link where links are possible, otherwise a copy."""
+def _give(image: Image, link: Path) -> None:
+    """Link a file, or copy it where links are not possible; one without a preamble gets one.
+
+    Raises:
+        ScanError: a file without a preamble lacks what a whole file needs.
+    """
+    if not image.preamble:
+        try:
+            with quiet():
+                read_whole(image).save_as(link, enforce_file_format=True)
+        except DAMAGED as error:
+            raise ScanError(f"files without a preamble cannot be completed ({type(error).__name__})") from error
+        return
     try:
-        link.symlink_to(path.absolute())
+        link.symlink_to(image.path.absolute())
     except OSError:
-        shutil.copyfile(path, link)
-
-
-def _by_subject(patients: pd.DataFrame, keep: Sequence[str], key: bytes) -> pd.DataFrame:
-    """Index the columns to keep by pseudonym; messages name rows, never ids. Row 2 is the first below the header."""
-    if missing := [name for name in ("patient_id", *keep) if name not in patients]:
-        raise ValueError(f"the table of patients lacks {', '.join(map(repr, missing))}; it has {list(patients)}")
-    if reserved := {"patient_id", "subject", "session", "modality", "path", "unit", "remarks"} & set(keep):
-        raise ValueError(f"the table of patients cannot give {', '.join(sorted(reserved))}; the scans have it")
-    rows = patients[patients["patient_id"].str.strip() != ""]
-    subjects = rows["patient_id"].map(lambda patient: pseudonym(patient, key))
-    if len(again := rows.index[subjects.duplicated()]):
-        raise ValueError(f"the table of patients has a patient twice: rows {', '.join(str(row + 2) for row in again)}")
-    return rows[list(keep)].set_axis(subjects, axis=0)
+        shutil.copyfile(image.path, link)
 
 
 def _is_known(series: Series, known: pd.DataFrame | None, key: bytes) -> bool:
@@ -270,7 +296,7 @@ def _left_out_table(left_out: Iterable[LeftOut], key: bytes) -> pd.DataFrame:
             "series": "" if each.series.number is None else str(each.series.number),
             "dicom_modality": each.series.modality if each.series.modality in _MODALITIES else "",
             "description": clean_description(each.series.description),
-            "images": str(len(each.series.images)),
+            "images": str(_images(each.series)),
             "reason": each.reason,
         }
         for each in left_out
@@ -289,6 +315,8 @@ def _notes(scans: pd.DataFrame, known: pd.DataFrame | None) -> tuple[str, ...]:
             f"{int(lonely.sum())} of {len(lonely)} sessions have one modality only; if the scans of a visit were taken "
             "on different days, raise --session-days"
         )
+    if corrected := int(scans["remarks"].str.contains("than DICOM says; corrected").sum()):
+        notes.append(f"{corrected} volumes of dcm2niix were corrected by their DICOM files; see remarks")
     if scans["unit"].isin(["SUVbw"]).any() and (scans["remarks"].str.contains("not scaled to SUV")).any():
         notes.append("some PET volumes are in SUV and some are not; see remarks")
     return tuple(notes)
