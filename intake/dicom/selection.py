@@ -154,7 +154,7 @@ def _matching(series: Series) -> tuple[SeriesRule | None, str]:
 
 
 def _aside(series: Series) -> str:
-    return ", ".join(f"{count} image{'s' * (count > 1)} {reason}" for reason, count in series.set_aside)
+    return ", ".join(f"{count} image{'s' * (count > 1)} ({reason})" for reason, count in series.set_aside)
 
 
 def _no_patient(series: Series) -> str:

@@ -64,7 +64,8 @@ def names_contrast(text: str) -> bool:
 
 def is_agent(text: str) -> bool:
     """Check if ContrastBolusAgent names one; "NONE", "No" and "without contrast" do not."""
-    if is_missing(text) or plain(text) in _NO_AGENT:
+    first = plain((text.split() or [""])[0])
+    if is_missing(text) or plain(text) in _NO_AGENT or first in ("no", "none", "kein", "keine", "aucun"):
         return False
     return names_contrast(text) or not _NEGATED.search(text)
 
