@@ -42,6 +42,7 @@ log = logging.getLogger("hypermm")
 LONGEST_S = 1800  # that dcm2niix may take for a series
 DCM2NIIX_COPIES = 4  # of the pixels of a series in its memory, and in that of who reads what it made
 OUTPUT_COPIES = 8  # of them in a file that it writes: one byte may become a float64
+BYTES_COMPARED = 40  # a voxel, of a volume and of the pixels of its files, sorted where they differ
 ITS_OWN_BYTES = 500_000_000  # that it may take and write whatever it is given
 ORDINARY = Limits(setting="--memory-gb")
 _OPTIONS = ["-g", "i", "-b", "n", "-z", "n", "-d", "0", "-i", "n", "-w", "2", "-f", "scan"]
@@ -99,8 +100,9 @@ def import_dicom(
     config = config or DicomConfig()
     content = read_dicom_folder(folder)
     log.info("dicom: %d series, %d files in none", len(content.series), sum(content.skipped.values()))
+    ours = [each for each in content.series if _is_known(each, known, key)]
+    selection, rows = _convert_all(ours, config, key, out, limits)
     strangers = [each for each in content.series if not _is_known(each, known, key)]
-    selection, rows = _convert_all([each for each in content.series if each not in strangers], config, key, out, limits)
     near = {} if patients is None else patients_of.near_rows(strangers, patients)
     left_out = selection.left_out + tuple(LeftOut(each, "", _stranger(each, near)) for each in strangers)
     rows = [row | ({} if known is None else dict(known.loc[row["subject"]])) for row in rows]
@@ -139,7 +141,8 @@ def _stranger(series: Series, near: Mapping[str, int]) -> str:
     reason = "the patient is not in the table of patients"
     if series.patient not in near:
         return reason
-    return f"{reason}; row {near[series.patient]} has the id in another form (zeros, case, spaces, .0): write it as in DICOM"
+    row = f"row {near[series.patient]} has the id in another form (zeros, case, spaces, .0)"
+    return f"{reason}; {row}: write it as in DICOM"
 
 
 def _images(series: Series) -> int:
@@ -205,6 +208,7 @@ def _made(path: Path, limits: Limits) -> tuple[NDArray[np.generic], NDArray[np.f
 def _import_one(scan: Chosen, subject: str, out: Path, limits: Limits) -> dict[str, str]:
     """Convert and write one series; return its row of the table."""
     made, made_affine = convert_series(scan.images, slices=scan.slices, frames=scan.frames, limits=limits)
+    limits.check_work(BYTES_COMPARED * made.size, f"comparing {times(made.shape)} voxels with DICOM")
     voxels, affine, found = verified(made, made_affine, scan.images)
     remarks, unit = [*scan.remarks, *found], ""
     if scan.series.modality == "PT":

@@ -29,8 +29,8 @@ def other_body_part(series: Series) -> str:
         words, where = body_parts(series.protocol), "ProtocolName"
     if tag and words and not set(tag) & set(words):
         return (
-            f"its body part is unclear: BodyPartExamined says {_all(tag)}, {where} says {_all(words)}; correct the wrong "
-            "one in the export"
+            f"its body part is unclear: BodyPartExamined says {_all(tag)}, {where} says {_all(words)}; correct the "
+            "wrong one in the export"
         )
     sources = ((tag, "BodyPartExamined"), (words, where), (body_parts(series.study_description), "StudyDescription"))
     parts, source = next((each for each in sources if each[0]), ((), ""))
@@ -91,7 +91,8 @@ def _not_t2(series: Series, echo: float | None) -> Iterator[str]:
 def _not_flair(series: Series, echo: float | None) -> Iterator[str]:
     repetition, inversion = series.repetition_time_ms, series.inversion_time_ms
     if inversion is not None and inversion < 1000:
-        kind = "T1w" if echo is not None and echo < 30 and inversion >= 300 else "STIR" if inversion < 300 else "another"
+        short = echo is not None and echo < 30
+        kind = "STIR" if inversion < 300 else "T1w" if short else "no fluid-attenuated image"
         yield f"{kind} ({_shown(series, echo)})"
     if echo is not None and echo < 30 and repetition is not None and repetition < 1500:
         yield f"T1w ({_shown(series, echo)})"

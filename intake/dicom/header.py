@@ -3,7 +3,7 @@
 import math
 import re
 import struct
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from typing import BinaryIO
 
 import numpy as np
@@ -206,11 +206,22 @@ def moment(header: Dataset, date_keyword: str, time_keyword: str) -> datetime | 
     return datetime.combine(date_of, time_of) if date_of and time_of else None
 
 
-def moment_in_one(header: Dataset, keyword: str) -> datetime | None:
-    """Parse a date and a time of one attribute; the time zone is ignored, all times are the scanner's own."""
-    both = re.split(r"[+\-]", text(header, keyword))[0]
+def moment_in_one(header: Dataset, keyword: str, zone: str = "") -> datetime | None:
+    """Parse a date and a time of one attribute, as the scanner's clock shows it.
+
+    Args:
+        header: with the attribute.
+        keyword: of the attribute; its text may end with an offset from UTC, such as +0000.
+        zone: the scanner's offset (TimezoneOffsetFromUTC); if it is not known, both are taken for the same.
+    """
+    both, offset, _ = (*re.split(r"([+\-]\d{4})$", text(header, keyword)), "", "")[:3]
     date_of, time_of = day(both[:8]), clock(both[8:])
-    return datetime.combine(date_of, time_of) if date_of and time_of else None
+    if date_of is None or time_of is None:
+        return None
+    known = [re.fullmatch(r"([+\-])(\d\d)(\d\d)", each) for each in (zone, offset)]
+    minutes = [int(f"{each[1]}1") * (60 * int(each[2]) + int(each[3])) for each in known if each]
+    later = minutes[0] - minutes[1] if len(minutes) == 2 else 0
+    return datetime.combine(date_of, time_of) + timedelta(minutes=later)
 
 
 def _get(data_set: Dataset, keyword: str | BaseTag) -> object:

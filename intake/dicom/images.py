@@ -205,7 +205,7 @@ def read_whole(image: Image) -> Dataset:
     """
     with quiet(), open_regular(image.path) as stream:
         bounded = header_of.HeaderOnly(stream, more=int(2 * image.pixel_bytes))
-        whole = pydicom.dcmread(bounded, force=not image.preamble)  # type: ignore[arg-type]
+        whole = pydicom.dcmread(bounded, force=not image.preamble)
     if "TransferSyntaxUID" not in whole.file_meta:
         implicit, little = whole.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian

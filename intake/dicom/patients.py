@@ -51,7 +51,7 @@ def by_subject(patients: pd.DataFrame, keep: Sequence[str], key: bytes) -> pd.Da
 
 def near_rows(series: Iterable[Series], patients: pd.DataFrame) -> dict[str, int]:
     """Return the row of the table whose id is the patient's in another form (zeros, case, .0), by PatientID."""
-    rows = {canonical(identity): row + 2 for row, identity in patients["patient_id"].items() if not is_missing(identity)}
+    rows = {canonical(text): row + 2 for row, text in patients["patient_id"].items() if not is_missing(text)}
     return {each.patient: rows[canonical(each.patient)] for each in series if canonical(each.patient) in rows}
 
 
@@ -107,9 +107,12 @@ def mixed_patients(series: Sequence[Series]) -> dict[str, str]:
 
 def _ages(series: Sequence[Series]) -> bool:
     """Check if ages at the days of the studies imply years of birth that cannot be one person's."""
-    aged = [each for each in series if each.age is not None]
-    dated = all(each.study_date for each in aged)
-    births = [((each.study_date.toordinal() / 365.25 if dated and each.study_date else 0), each.age) for each in aged]
+    dated = all(each.study_date for each in series if each.age is not None)
+    births = [
+        (each.study_date.toordinal() / 365.25 if dated and each.study_date else 0.0, each.age)
+        for each in series
+        if each.age is not None
+    ]
     latest = [year - age for year, age in births]
     earliest = [year - age - 1 for year, age in births if age < OLDEST]
     return bool(earliest) and max(earliest) - min(latest) > (AGES_DIFFER if dated else 20)

@@ -45,7 +45,7 @@ _KEYWORDS = """
     ContrastBolusAgent CorrectedImage SUVType Units RadiopharmaceuticalInformationSequence DecayCorrection
     ImageOrientationPatient ImagePositionPatient NumberOfFrames Rows Columns BitsAllocated SamplesPerPixel SOPClassUID
     PixelSpacing ActualFrameDuration BodyPartExamined ProtocolName StudyDescription ContrastBolusAgentSequence
-    ContrastBolusVolume NumberOfSlices
+    ContrastBolusVolume NumberOfSlices TimezoneOffsetFromUTC
 """
 _TAGS = [Tag(word) for word in (*_KEYWORDS.split(), *header_of.GROUPS)] + [Tag(each) for each in _PHILIPS]
 
@@ -165,7 +165,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _read_image(path: Path, root: Path) -> tuple[Image | None, Dataset | None, str]:
-    """Return an image, its header and the problem; an image with a problem is cut short, without an image it is else."""
+    """Return an image, its header and the problem; an image that has a problem is cut short."""
     if not path.is_file():
         return None, None, "link that leads nowhere, or special file"
     if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
@@ -282,7 +282,9 @@ def _pet_facts(header: Dataset, begun: datetime | None, acquired: datetime | Non
         weight_kg=header_of.number(header, "PatientWeight"),
         dose_bq=header_of.number(dose, "RadionuclideTotalDose"),
         half_life_s=header_of.number(dose, "RadionuclideHalfLife"),
-        injected=header_of.moment_in_one(dose, "RadiopharmaceuticalStartDateTime"),
+        injected=header_of.moment_in_one(
+            dose, "RadiopharmaceuticalStartDateTime", header_of.text(header, "TimezoneOffsetFromUTC")
+        ),
         injected_time=header_of.clock(header_of.text(dose, "RadiopharmaceuticalStartTime")),
         series_start=begun,
         first_acquisition=acquired,

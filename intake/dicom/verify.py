@@ -1,8 +1,8 @@
 """Comparison of what dcm2niix made with the DICOM files themselves, as pydicom reads them: every slice, every value.
 
 A slice has to lie where ImagePositionPatient and ImageOrientationPatient put it, and to hold its stored values times
-its own RescaleSlope plus its own RescaleIntercept. Where dcm2niix has the same pixels, but put or scaled them otherwise,
-the files decide. Where it has other pixels, the series is refused.
+its own RescaleSlope plus its own RescaleIntercept. Where dcm2niix has the same pixels, but put or scaled them
+otherwise, the files decide. Where it has other pixels, the series is refused.
 
 Source: DICOM PS3.3, equation C.7.6.2.1-1 (position), C.11.1.1.2 (rescaling).
 """
@@ -56,7 +56,7 @@ def verified(voxels: NDArray[np.generic], affine: NDArray[np.float64], images: S
         images: the files that it was made of; every slice has T of them.
 
     Raises:
-        ScanError: slices make no regular grid, or the volume differs from its files in more than order, place and scale.
+        ScanError: slices make no regular grid, or the volume differs from its files in more than order, place, scale.
     """
     stack = _stack(images)
     frames = voxels.shape[3] if voxels.ndim == 4 else 1
@@ -253,8 +253,8 @@ def _difference(
     if ours.shape == theirs.shape and (np.abs(ours - theirs) <= tolerance * np.abs(ours) + least).all():
         return "dcm2niix put slices elsewhere than DICOM says; corrected by the position of each"
     raise ScanError(
-        f"{len(differing) or 'all'} of {expected.shape[2]} slices that dcm2niix made differ from the DICOM files in more "
-        "than order, place and scale; look at the series in a viewer, and export it again without compression"
+        f"{len(differing) or 'all'} of {expected.shape[2]} slices that dcm2niix made differ from the DICOM files in "
+        "more than order, place and scale; look at the series in a viewer, and export it again without compression"
     )
 
 

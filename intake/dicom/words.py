@@ -1,4 +1,4 @@
-"""Words in DICOM headers and tables: those that stand for no value, for a contrast agent, and for a part of the body."""
+"""Words in DICOM headers and tables: those that stand for no value, a contrast agent, or a part of the body."""
 
 import re
 import unicodedata
@@ -71,22 +71,24 @@ def is_agent(text: str) -> bool:
 
 
 _PARTS = {
-    "head": r"head|brain|skull|cereb|enceph|encef|neuro|kopf|sch[aä]e?del|hirn|cr[aâ]n|cerveau|t[eê]te|cabe[zcç]a|testa",
+    "head": r"head|brain|skull|cereb|enceph|encef|neuro|kopf|sch[aä]e?del|hirn|cr[aâ]n|cerveau|t[eê]te|cabe[zcç]a|"
+    rf"{_EDGE}testa{_END}",
     "spine": rf"spin(e|al)|vertebra|cervical|cervicale|thoracic|dorsal|lumbar|lombar|lombaire|sacr(um|al)|wirbel|rachi|"
     rf"colonn|column|coluna|{_EDGE}([ctl][ _-]?sp|[hbl]ws|[ctl]s[ _-]?spine){_END}",
     "neck": rf"neck|{_EDGE}(hals|cou|cuello|collo|pesco[cç]o){_END}|larynx|carotid",
     "chest": rf"chest|thorax|torax|lung|{_EDGE}(brust|poumon){_END}",
-    "heart": r"heart|cardi|herz|c[oœ]e?ur|coraz",
+    "heart": rf"heart|cardi|herz|coraz|{_EDGE}c(oe|œ)ur{_END}",
     "abdomen": r"abdom|liver|leber|kidney|niere|pancrea",
     "pelvis": rf"pelvi|prostat|{_EDGE}becken{_END}",
     "breast": r"breast|mamm[ao]",
     "limb": rf"shoulder|schulter|elbow|{_EDGE}(knee|knie|hip|ankle|foot|hand|wrist|arm|leg|thigh|femur|genou|rodilla)"
     rf"{_END}|extremity",
-    "whole body": r"whole.?body|wholebody|ganzk[oö]e?rper|corps.entier|cuerpo.entero|skull.?(base)?.?to.?thigh",
+    "whole body": r"(whole|entire).?body|ganzk[oö]e?rper|corps.entier|cuerpo.entero|skull.?(base)?.?to.?thigh",
 }
 
 
 def body_parts(text: str) -> tuple[str, ...]:
-    """Return the parts of the body that words name, by names of our own: "head", "spine", …"""
+    """Return the parts of the body that words name, as `_PARTS` calls them; a whole body is one part."""
     text = unicodedata.normalize("NFC", text)
-    return tuple(part for part, pattern in _PARTS.items() if re.search(pattern, text, re.IGNORECASE))
+    found = tuple(part for part, pattern in _PARTS.items() if re.search(pattern, text, re.IGNORECASE))
+    return ("whole body",) if "whole body" in found else found

@@ -76,13 +76,13 @@ def test_the_spine_of_a_study_is_not_its_brain(tmp_path: Path, brain: dict[str, 
         ({"study_description": "MRT HWS"}, "of another part of the body: StudyDescription says spine"),
         (
             {"body_part": "HEAD", "description": "t1 c-spine sag"},
-            "its body part is unclear: BodyPartExamined says head, SeriesDescription says spine; correct the wrong one in "
-            "the export",
+            "its body part is unclear: BodyPartExamined says head, SeriesDescription says spine; correct the wrong one "
+            "in the export",
         ),
         (
             {"body_part": "CHEST", "description": "t1 brain"},
-            "its body part is unclear: BodyPartExamined says chest, SeriesDescription says head; correct the wrong one in "
-            "the export",
+            "its body part is unclear: BodyPartExamined says chest, SeriesDescription says head; correct the wrong one "
+            "in the export",
         ),
     ],
 )
@@ -148,7 +148,11 @@ def test_the_extent_of_a_head_counts_before_slices() -> None:
             "FLAIR, its tags T2w",
         ),
         ("brain FDG", {"modality": "PT", "tracer": "Florbetapir"}, "FDG-PET, its tags another tracer"),
-        ("amyloid static", {"modality": "PT", "tracer": "FDG"}, "FDG-PET, its tags FDG and its SeriesDescription another"),
+        (
+            "amyloid static",
+            {"modality": "PT", "tracer": "FDG"},
+            "FDG-PET, its tags FDG and its SeriesDescription another",
+        ),
         (
             "brain",
             {"modality": "PT", "tracer": "FDG", "pet": PetFacts(half_life_s=1224.0)},
@@ -209,7 +213,9 @@ def test_words_for_no_contrast(words: str) -> None:
     assert taken(series(f"t1_tse {words}")) == ["T1w"]
 
 
-@pytest.mark.parametrize("agent", ["NONE", "No", "N/A", "none given", "ohne KM", "sans", "0", " - ", "No contrast agent"])
+@pytest.mark.parametrize(
+    "agent", ["NONE", "No", "N/A", "none given", "ohne KM", "sans", "0", " - ", "No contrast agent"]
+)
 def test_agents_that_are_none(tmp_path: Path, agent: str) -> None:
     write_series(tmp_path / "in", ContrastBolusAgent=agent)
     assert len(converted(tmp_path / "in").scans) == 1
@@ -232,6 +238,4 @@ def agent_by_volume(image: Dataset, number: int, frame: int) -> None:
 @pytest.mark.parametrize("each", [agent_as_code, agent_in_later_images, agent_by_volume])
 def test_agents_in_other_tags(tmp_path: Path, each: Any) -> None:
     write_series(tmp_path / "in", each=each)
-    assert reasons(converted(tmp_path / "in")) == [
-        "no rule matches; nearest is T1w, but a contrast agent is named"
-    ]
+    assert reasons(converted(tmp_path / "in")) == ["no rule matches; nearest is T1w, but a contrast agent is named"]

@@ -26,7 +26,6 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
-    generate_uid,
 )
 
 from intake.__main__ import main as intake
@@ -96,9 +95,7 @@ def write_odd(folder: Path, change: Callable[[Dataset], None], name: str, **valu
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_one_odd_image_is_set_aside(
-    tmp_path: Path, change: Callable[[Dataset], None], words: str, name: str
-) -> None:
+def test_one_odd_image_is_set_aside(tmp_path: Path, change: Callable[[Dataset], None], words: str, name: str) -> None:
     write_series(tmp_path / "in", **UIDS)
     write_odd(tmp_path / "in", change, name)
     result = converted(tmp_path / "in")
@@ -116,9 +113,7 @@ def test_pet_without_attenuation_correction_is_not_averaged_with_the_corrected_o
     result = converted(tmp_path / "in")
     volume = only_volume(result, tmp_path / "in")
     np.testing.assert_array_equal(volume.get_fdata(), truth(volume.affine, volume.shape))
-    assert result.scans["remarks"][0].startswith(
-        "without 12 images (PET not corrected for attenuation) in this series"
-    )
+    assert result.scans["remarks"][0].startswith("without 12 images (PET not corrected for attenuation) in this series")
 
 
 @pytest.mark.parametrize("several", [1, SLICES])
@@ -229,3 +224,15 @@ def test_the_header_is_that_of_the_stack(tmp_path: Path) -> None:
     assert result.scans[["modality", "age"]].values.tolist() == [["T1w", "80"]]
 
 
+@pytest.mark.parametrize(("zone", "uptake_min"), [("+0100", 110), ("+0000", 170), ("", 170), ("-0130", 260)])
+def test_an_injection_in_another_time_zone(tmp_path: Path, zone: str, uptake_min: int) -> None:
+    """07:25 UTC is 08:25 of the scanner's clock at +0100; the scan is at 10:15."""
+
+    def injected(image: Dataset, number: int, frame: int) -> None:
+        image.TimezoneOffsetFromUTC = zone
+        image.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartDateTime = "20210304072500.00+0000"
+
+    write_series(tmp_path / "in", modality="PT", slope=lambda number: 50.0, each=injected)
+    volume = only_volume(converted(tmp_path / "in"), tmp_path / "in")
+    dose_bq = 370e6 * 2 ** (-uptake_min / 110)
+    np.testing.assert_allclose(volume.get_fdata().max(), 900 * 74e3 / dose_bq, rtol=1e-6)

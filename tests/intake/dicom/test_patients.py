@@ -11,7 +11,9 @@ from intake.dicom.words import canonical, is_missing, nobody
 from intake.pseudonyms import pseudonym
 
 
-@pytest.mark.parametrize("patient", ["ANONYMOUS", "anonymized", "NA", "n/a", "None", "UNKNOWN", "nan", "Anonymous^", "---"])
+@pytest.mark.parametrize(
+    "patient", ["ANONYMOUS", "anonymized", "NA", "n/a", "None", "UNKNOWN", "nan", "Anonymous^", "---"]
+)
 def test_words_that_are_no_id(tmp_path: Path, patient: str) -> None:
     write_series(tmp_path / "in", patient=patient)
     result = converted(tmp_path / "in")
@@ -111,8 +113,8 @@ def test_near_matches_are_offered(tmp_path: Path, in_dicom: str, in_table: str) 
     write_series(tmp_path / "in", patient=in_dicom, SpecificCharacterSet="ISO_IR 192")
     result = converted(tmp_path / "in", patients=table(["9999", in_table]), keep=("diagnosis",))
     assert reasons(result) == [
-        "the patient is not in the table of patients; row 3 has the id in another form (zeros, case, spaces, .0): write "
-        "it as in DICOM"
+        "the patient is not in the table of patients; row 3 has the id in another form (zeros, case, spaces, .0): "
+        "write it as in DICOM"
     ]
 
 
@@ -145,7 +147,9 @@ def test_words_for_missing_are_no_diagnosis(tmp_path: Path, word: str) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", " ", "NA", "N/A", "n.a.", "NaN", "<NA>", "None", "NULL", "-", "?", "#VALUE!", "nicht"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "NA", "N/A", "n.a.", "NaN", "<NA>", "None", "NULL", "-", "?", "#VALUE!", "nicht"]
+)
 def test_what_is_missing(text: str) -> None:
     assert is_missing(text) == (text != "nicht")
 

@@ -116,8 +116,8 @@ def test_the_private_scale_of_philips_is_not_mistaken_for_dicoms(tmp_path: Path)
             lambda image, number, frame: setattr(
                 image, "ImagePositionPatient", [-20, -31 + 0.5 * number, 42 + 2 * number]
             ),
-            "slices are shifted against each other, by 5.5 mm from the first to the last (a tilted gantry, or a sheared "
-            "stack); resample the series to a straight one",
+            "slices are shifted against each other, by 5.5 mm from the first to the last (a tilted gantry, or a "
+            "sheared stack); resample the series to a straight one",
         ),
         (
             lambda image, number, frame: number != 4 or delattr(image, "RescaleSlope"),
@@ -167,7 +167,10 @@ def test_the_order_of_instance_numbers_does_not_count(tmp_path: Path) -> None:
     [
         (lambda volume: volume[:, :, ::-1], MOVED),
         (lambda volume: volume[::-1], MOVED),
-        (lambda volume: volume * np.linspace(1, 2, SLICES)[:, None], "dcm2niix scaled 11 of 12 slices otherwise than DICOM"),
+        (
+            lambda volume: volume * np.linspace(1, 2, SLICES)[:, None],
+            "dcm2niix scaled 11 of 12 slices otherwise than DICOM",
+        ),
         (lambda volume: np.roll(volume, 3, axis=0), MOVED),
     ],
     ids=["upside down", "mirrored", "scaled", "rolled"],
