@@ -45,6 +45,7 @@ OUTPUT_COPIES = 8  # of them in a file that it writes: one byte may become a flo
 BYTES_COMPARED = 40  # a voxel, of a volume and of the pixels of its files, sorted where they differ
 ITS_OWN_BYTES = 500_000_000  # that it may take and write whatever it is given
 ORDINARY = Limits(setting="--memory-gb")
+# Not "-p n", the units of RescaleSlope: with it, dcm2niix takes the first slope of PET for all slices.
 _OPTIONS = ["-g", "i", "-b", "n", "-z", "n", "-d", "0", "-i", "n", "-w", "2", "-f", "scan"]
 _EXIT = {2: "it found no images that it can read", 4: "the files are damaged", 8: "it could not read all images"}
 _MODALITIES = {"MR", "PT", "CT", "NM", "US", "CR", "DX", "MG", "XA", "RF", "OT", "SC", "SM", "ES", "SR", "REG", "SEG"}

@@ -11,7 +11,7 @@ from intake.dicom.series import Series
 from intake.dicom.words import canonical, is_missing
 from intake.pseudonyms import pseudonym
 
-AGES_DIFFER = 1.0  # years by which the years of birth may differ that ages imply; 20 where studies have no date
+AGES_DIFFER = 0.5  # years by which the years of birth may differ that ages imply; 20 where studies have no date
 _MADE_BY_EXCEL = re.compile(r"\d+([.,]\d+)?E\+\d+", re.IGNORECASE)  # an id that became a number
 _OF_SCANS = {"patient_id", "subject", "session", "modality", "path", "unit", "remarks"}
 
