@@ -138,6 +138,9 @@ def dicom(options: argparse.Namespace) -> None:
         say(f"{count} files skipped: {reason}")
     for note in result.notes:
         say(f"note: {note}")
+    if result.scans.empty:
+        why = f"reasons are in {options.out / 'left_out.csv'}" if len(result.left_out) else "it has no DICOM series"
+        raise InputError(f"nothing in {options.export} could be used: {why}")
 
 
 def pseudonyms(options: argparse.Namespace) -> None:

@@ -90,8 +90,14 @@ def patient_notes(
     return notes + [hint] * bool(hint)
 
 
+def near_rows(patients: pd.DataFrame, strangers: Iterable[str]) -> dict[str, int]:
+    """Map patient ids of the export to the row of the table that has them in another spelling, where there is one."""
+    rows = {canonical(text): row + 2 for row, text in patients["patient_id"].items() if text.strip()}
+    return {patient: rows[canonical(patient)] for patient in strangers if canonical(patient) in rows}
+
+
 def _rows(index: Iterable[int]) -> str:
     """List rows of the file; row 2 is the first below the header."""
     rows = [str(number + 2) for number in index]
     more = f" and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""
-    return f"rows {', '.join(rows[:MOST_ROWS])}{more}"
+    return f"row{'s' * (len(rows) > 1)} {', '.join(rows[:MOST_ROWS])}{more}"

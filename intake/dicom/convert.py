@@ -1,7 +1,7 @@
 """Conversion of a folder of DICOM files to NIfTI volumes under pseudonyms, with the rows of the manifest.
 
-dcm2niix reads the pixels. What it writes into headers (times, comments) is not kept: every volume gets a new header
-with nothing but its geometry.
+dcm2niix reads the pixels, and every slice that it makes is compared with the files. What it writes into headers (times,
+comments) is not kept: every volume gets a new header with nothing but its geometry.
 """
 
 import logging
@@ -25,11 +25,15 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from files.writing import real_folder, replacing
+from intake.dicom.header import DAMAGED
+from intake.dicom.images import Image, quiet, read_whole
+from intake.dicom.patients import notes_on_ids
 from intake.dicom.rules import DicomConfig, clean_description
-from intake.dicom.selection import Chosen, LeftOut, select_series
-from intake.dicom.series import Image, Series, read_dicom_folder
+from intake.dicom.selection import Chosen, LeftOut, Selection, select_series
+from intake.dicom.series import Series, read_dicom_folder
 from intake.dicom.suv import SuvError, suv_factor
-from intake.patients import patient_notes, patients_by_subject
+from intake.dicom.verify import verified
+from intake.patients import near_rows, patient_notes, patients_by_subject
 from intake.pseudonyms import pseudonym
 from preprocessing.errors import MemoryLimitError, ScanError
 from preprocessing.limits import BYTES_READ, Limits, times
@@ -39,8 +43,10 @@ log = logging.getLogger("hypermm")
 LONGEST_S = 1800  # that dcm2niix may take for a series
 DCM2NIIX_COPIES = 4  # of the pixels of a series in its memory, and in that of who reads what it made
 OUTPUT_COPIES = 8  # of them in a file that it writes: one byte may become a float64
+BYTES_COMPARED = 40  # a voxel, of a volume and of the pixels of its files, sorted where they differ
 ITS_OWN_BYTES = 500_000_000  # that it may take and write whatever it is given
 ORDINARY = Limits(setting="--memory-gb")
+# Not "-p n", the units of RescaleSlope: with it, dcm2niix takes the first slope of PET for all slices.
 _OPTIONS = ["-g", "i", "-b", "n", "-z", "n", "-d", "0", "-i", "n", "-w", "2", "-f", "scan"]
 _EXIT = {2: "it found no images that it can read", 4: "the files are damaged", 8: "it could not read all images"}
 _MODALITIES = {"MR", "PT", "CT", "NM", "US", "CR", "DX", "MG", "XA", "RF", "OT", "SC", "SM", "ES", "SR", "REG", "SEG"}
@@ -99,26 +105,54 @@ def import_dicom(
     config = config or DicomConfig()
     content = read_dicom_folder(folder)
     log.info("dicom: %d series, %d files in none", len(content.series), sum(content.skipped.values()))
-    notes = []
+    notes = notes_on_ids(content.series, key)
     if patients is not None:
-        notes = patient_notes(patients, keep, {each.patient for each in content.series}, tuple(not_missing))
-    chosen, left_out = select_series([each for each in content.series if _is_known(each, known, key)], config)
+        notes += patient_notes(patients, keep, {each.patient for each in content.series}, tuple(not_missing))
+    ours = [each for each in content.series if _is_known(each, known, key)]
+    selection, rows = _convert_all(ours, config, key, out, limits)
     strangers = [each for each in content.series if not _is_known(each, known, key)]
-    left_out += tuple(LeftOut(each, "", "the patient is not in the table of patients") for each in strangers)
-    rows = []
-    for number, scan in enumerate(chosen, start=1):
-        subject = pseudonym(scan.series.patient, key)
-        try:
-            row = _import_one(scan, subject, out, limits)
-        except (ScanError, MemoryLimitError) as error:
-            left_out += (LeftOut(scan.series, scan.session, str(error)),)
-        else:
-            rows.append(row | ({} if known is None else dict(known.loc[subject])))
-        log.info("dicom: %d of %d, %s %s %s", number, len(chosen), subject, scan.session, scan.modality)
+    near = {} if patients is None else near_rows(patients, {each.patient for each in strangers})
+    left_out = selection.left_out + tuple(LeftOut(each, "", _stranger(each, near)) for each in strangers)
+    rows = [row | ({} if known is None else dict(known.loc[row["subject"]])) for row in rows]
     columns = ["subject", "session", "modality", "path", "age", "sex", *keep, "unit", "remarks"]
     scans = pd.DataFrame(rows, columns=list(dict.fromkeys(columns)), dtype=str)
     scans = scans.sort_values(["subject", "session", "modality"], ignore_index=True)
-    return DicomImport(scans, _left_out_table(left_out, key), content.skipped, (*_notes(scans, known), *notes))
+    skipped = dict(content.skipped)
+    if aside := sum(_images(scan.series) - len(scan.images) for scan in selection.chosen):
+        skipped["in a series that is used, but not part of its volume; see the column remarks"] = aside
+    return DicomImport(scans, _left_out_table(left_out, key), skipped, (*notes, *_notes(scans, known)))
+
+
+def _convert_all(
+    series: Sequence[Series], config: DicomConfig, key: bytes, out: Path, limits: Limits
+) -> tuple[Selection, list[dict[str, str]]]:
+    """Convert what is selected; where a series fails, the next one that fits takes its place."""
+    unusable: dict[tuple[str, str, str], str] = {}
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    while True:
+        selection = select_series(series, config, unusable)
+        todo = [scan for scan in selection.chosen if scan.series.key not in rows]
+        if not todo:
+            return selection, [rows[scan.series.key] for scan in selection.chosen]
+        for number, scan in enumerate(todo, start=1):
+            subject = pseudonym(scan.series.patient, key)
+            try:
+                rows[scan.series.key] = _import_one(scan, subject, out, limits)
+            except (ScanError, MemoryLimitError) as error:
+                unusable[scan.series.key] = str(error)
+            log.info("dicom: %d of %d, %s %s %s", number, len(todo), subject, scan.session, scan.modality)
+
+
+def _stranger(series: Series, near: Mapping[str, int]) -> str:
+    reason = "the patient is not in the table of patients"
+    if series.patient not in near:
+        return reason
+    row = f"row {near[series.patient]} has the id in another form (zeros, case, spaces, .0)"
+    return f"{reason}; {row}: write it as in DICOM"
+
+
+def _images(series: Series) -> int:
+    return len(series.images) + sum(count for _, count in series.set_aside)
 
 
 def convert_series(
@@ -129,12 +163,12 @@ def convert_series(
     Args:
         images: of one series and one echo.
         slices: how many are expected.
-        frames: how many volumes are expected; of several the mean is taken, every frame counting alike.
+        frames: how many volumes are expected.
         limits: of the memory that it may take.
 
     Returns:
-        Voxels (X, Y, Z), as stored if they need no scaling, otherwise float32 with the scaling applied; and the
-        voxel-to-world affine (4, 4), mm, RAS+.
+        Voxels (X, Y, Z), with several frames (X, Y, Z, T), as stored if they need no scaling, otherwise with the
+        scaling applied; and the voxel-to-world affine (4, 4), mm, RAS+.
 
     Raises:
         ScanError: dcm2niix fails, or makes something else than one volume of so many frames.
@@ -147,7 +181,7 @@ def convert_series(
         source.mkdir()
         target.mkdir()
         for number, image in enumerate(images):
-            _link_or_copy(image.path, source / f"{number:06d}.dcm")
+            _give(image, source / f"{number:06d}.dcm")
         made = _run_dcm2niix(source, target, memory=limits.memory_bytes, written=OUTPUT_COPIES * promised)
         if len(made) != 1:
             raise ScanError(f"dcm2niix made {len(made)} volumes of this series, one expected; look at it in a viewer")
@@ -158,9 +192,7 @@ def convert_series(
             f"dcm2niix made {count} volumes of shape {voxels.shape[:3]}, {voxels.dtype}; {frames} with {slices} slices "
             "and one number a voxel expected"
         )
-    if frames > 1:
-        voxels = voxels.mean(axis=3, dtype=np.float64)
-    return voxels.astype(np.float32) if voxels.dtype == np.float64 else voxels.reshape(voxels.shape[:3]), affine
+    return voxels if frames > 1 else voxels.reshape(voxels.shape[:3]), affine
 
 
 def _made(path: Path, limits: Limits) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
@@ -181,11 +213,10 @@ def _made(path: Path, limits: Limits) -> tuple[NDArray[np.generic], NDArray[np.f
 
 def _import_one(scan: Chosen, subject: str, out: Path, limits: Limits) -> dict[str, str]:
     """Convert and write one series; return its row of the table."""
-    voxels, affine = convert_series(scan.images, slices=scan.slices, frames=scan.frames, limits=limits)
-    remarks = list(scan.remarks)
-    if scan.frames > 1:
-        remarks.append(f"mean of {scan.frames} frames")
-    unit = ""
+    made, made_affine = convert_series(scan.images, slices=scan.slices, frames=scan.frames, limits=limits)
+    limits.check_work(BYTES_COMPARED * made.size, f"comparing {times(made.shape)} voxels with DICOM")
+    voxels, affine, found = verified(made, made_affine, scan.images)
+    remarks, unit = [*scan.remarks, *found], ""
     if scan.series.modality == "PT":
         voxels, unit, remark = _in_suv(voxels, scan.series)
         remarks += [remark] * bool(remark)
@@ -198,7 +229,7 @@ def _import_one(scan: Chosen, subject: str, out: Path, limits: Limits) -> dict[s
         "session": scan.session,
         "modality": scan.modality,
         "path": path.as_posix(),
-        "age": "" if scan.series.age is None else str(scan.series.age),
+        "age": "" if scan.series.age is None or scan.series.age_contradicts else str(scan.series.age),
         "sex": scan.series.sex,
         "unit": unit,
         "remarks": "; ".join(remarks),
@@ -244,12 +275,23 @@ def _run_dcm2niix(source: Path, target: Path, *, memory: float, written: float) 
     return [path for path in sorted(target.glob("*.nii")) if not re.search("_(Eq|Tilt|Crop)_", path.name)]
 
 
-def _link_or_copy(path: Path, link: Path) -> None:
-    """Make a link where links are possible, otherwise a copy."""
+def _give(image: Image, link: Path) -> None:
+    """Link a file, or copy it where links are not possible; one without a preamble gets one.
+
+    Raises:
+        ScanError: a file without a preamble lacks what a whole file needs.
+    """
+    if not image.preamble:
+        try:
+            with quiet():
+                read_whole(image).save_as(link, enforce_file_format=True)
+        except DAMAGED as error:
+            raise ScanError(f"files without a preamble cannot be completed ({type(error).__name__})") from error
+        return
     try:
-        link.symlink_to(path.absolute())
+        link.symlink_to(image.path.absolute())
     except OSError:
-        shutil.copyfile(path, link)
+        shutil.copyfile(image.path, link)
 
 
 def _is_known(series: Series, known: pd.DataFrame | None, key: bytes) -> bool:
@@ -264,7 +306,7 @@ def _left_out_table(left_out: Iterable[LeftOut], key: bytes) -> pd.DataFrame:
             "series": "" if each.series.number is None else str(each.series.number),
             "dicom_modality": each.series.modality if each.series.modality in _MODALITIES else "",
             "description": clean_description(each.series.description),
-            "images": str(len(each.series.images)),
+            "images": str(_images(each.series)),
             "reason": each.reason,
         }
         for each in left_out
@@ -283,6 +325,8 @@ def _notes(scans: pd.DataFrame, known: pd.DataFrame | None) -> tuple[str, ...]:
             f"{int(lonely.sum())} of {len(lonely)} sessions have one modality only; if the scans of a visit were taken "
             "on different days, raise --session-days"
         )
+    if corrected := int(scans["remarks"].str.contains("than DICOM says; corrected").sum()):
+        notes.append(f"{corrected} volumes of dcm2niix were corrected by their DICOM files; see remarks")
     if scans["unit"].isin(["SUVbw"]).any() and (scans["remarks"].str.contains("not scaled to SUV")).any():
         notes.append("some PET volumes are in SUV and some are not; see remarks")
     return tuple(notes)

@@ -3,7 +3,7 @@
 import math
 import re
 import struct
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from typing import BinaryIO
 
 import numpy as np
@@ -33,10 +33,10 @@ class DeflatedError(Exception):
 
 
 class HeaderOnly:
-    """A file of which no more is read than a header may have; skipped bytes do not count."""
+    """A file of which no more is read than a header, and so many bytes, may have; skipped bytes do not count."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.left, self.items = stream, MOST_HEADER, 0
+    def __init__(self, stream: BinaryIO, more: int = 0) -> None:
+        self.stream, self.left, self.items = stream, MOST_HEADER + more, 0
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
@@ -110,13 +110,34 @@ def orientations(header: Dataset) -> tuple[tuple[float, ...], ...]:
     return cosines if all(len(each) == 6 for each in cosines) else ()
 
 
-def positions_mm(header: Dataset) -> tuple[float, ...]:
-    """Return the position of every frame along its normal, mm; () if any is missing."""
+def corners_mm(header: Dataset) -> tuple[tuple[float, ...], ...]:
+    """Return the centre of the first voxel of every frame, LPS, mm; () if any is missing."""
     frames = items(header, GROUPS[1])
     planes = [item for frame in frames for item in (items(frame, "PlanePositionSequence") or [Dataset()])[:1]]
-    corners = [numbers(plane, "ImagePositionPatient") for plane in planes or [header]]
-    directions = orientations(header)
-    if len(directions) != len(corners) or any(len(corner) != 3 for corner in corners):
+    corners = tuple(numbers(plane, "ImagePositionPatient") for plane in planes or [header])
+    return corners if all(len(corner) == 3 for corner in corners) else ()
+
+
+def rescaling(header: Dataset, frame: int) -> tuple[float, float] | None:
+    """Return RescaleSlope and RescaleIntercept of a frame, counted from 0; None if there is no slope.
+
+    Raises:
+        ValueError: the slope is 0.
+    """
+    own = items(header, GROUPS[1])[frame : frame + 1] + items(header, GROUPS[0])[:1]
+    groups = [item for group in own for item in items(group, "PixelValueTransformationSequence")[:1]]
+    for data_set in (*groups, header):
+        if slopes := numbers(data_set, "RescaleSlope"):
+            if slopes[0] == 0:
+                raise ValueError("RescaleSlope is 0")
+            return slopes[0], (numbers(data_set, "RescaleIntercept") or (0.0,))[0]
+    return None
+
+
+def positions_mm(header: Dataset) -> tuple[float, ...]:
+    """Return the position of every frame along its normal, mm; () if any is missing."""
+    corners, directions = corners_mm(header), orientations(header)
+    if len(directions) != len(corners):
         return ()
     return tuple(
         float(normal(np.array(direction)) @ corner) for direction, corner in zip(directions, corners, strict=True)
@@ -140,10 +161,20 @@ def philips_suv_factor(header: Dataset) -> float | None:
 def age(header: Dataset) -> int | None:
     """Compute whole years from PatientAge ("067Y"), or from birth to the study; at most `OLDEST`."""
     match = re.fullmatch(r"(\d{1,3})([DWMY])", text(header, "PatientAge").upper())
-    if match:
+    if match and match[0] != "000Y":  # what anonymisers write for no age
         return (
             min(int(match[1]), OLDEST) if match[2] == "Y" else int(match[1]) // {"D": 366, "W": 53, "M": 12}[match[2]]
         )
+    return _age_by_birth(header)
+
+
+def age_contradicts(header: Dataset) -> bool:
+    """Check if PatientAge and PatientBirthDate say ages that are more than a year apart."""
+    stated, computed = age(header), _age_by_birth(header)
+    return stated is not None and computed is not None and abs(stated - computed) > 1
+
+
+def _age_by_birth(header: Dataset) -> int | None:
     born, studied = day(text(header, "PatientBirthDate")), day(text(header, "StudyDate"))
     if born is None or studied is None or studied < born:
         return None
@@ -175,11 +206,22 @@ def moment(header: Dataset, date_keyword: str, time_keyword: str) -> datetime | 
     return datetime.combine(date_of, time_of) if date_of and time_of else None
 
 
-def moment_in_one(header: Dataset, keyword: str) -> datetime | None:
-    """Parse a date and a time of one attribute; the time zone is ignored, all times are the scanner's own."""
-    both = re.split(r"[+\-]", text(header, keyword))[0]
+def moment_in_one(header: Dataset, keyword: str, zone: str = "") -> datetime | None:
+    """Parse a date and a time of one attribute, as the scanner's clock shows it.
+
+    Args:
+        header: with the attribute.
+        keyword: of the attribute; its text may end with an offset from UTC, such as +0000.
+        zone: the scanner's offset (TimezoneOffsetFromUTC); if it is not known, both are taken for the same.
+    """
+    both, offset, _ = (*re.split(r"([+\-]\d{4})$", text(header, keyword)), "", "")[:3]
     date_of, time_of = day(both[:8]), clock(both[8:])
-    return datetime.combine(date_of, time_of) if date_of and time_of else None
+    if date_of is None or time_of is None:
+        return None
+    known = [re.fullmatch(r"([+\-])(\d\d)(\d\d)", each) for each in (zone, offset)]
+    minutes = [int(f"{each[1]}1") * (60 * int(each[2]) + int(each[3])) for each in known if each]
+    later = minutes[0] - minutes[1] if len(minutes) == 2 else 0
+    return datetime.combine(date_of, time_of) + timedelta(minutes=later)
 
 
 def _get(data_set: Dataset, keyword: str | BaseTag) -> object:

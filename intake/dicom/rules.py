@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from intake.dicom.series import Series
+from intake.dicom.words import names_contrast
 
 # Terms of protocols. Others are not shown, since a description is free text and may hold a name.
 _KNOWN = re.compile(
@@ -40,7 +41,8 @@ class SeriesRule:
         description: regular expression that matches in SeriesDescription.
         exclude: regular expression that does not match in SeriesDescription.
         sequence: codes that ScanningSequence has, such as GR, IR.
-        contrast: whether ContrastBolusAgent is named; None: either.
+        contrast: whether tags name a contrast agent; with False, words of SeriesDescription name none either; None:
+            either.
         tracer: regular expression that matches in the radiopharmaceutical.
     """
 
@@ -64,13 +66,13 @@ class SeriesRule:
         return min((time for time in echo_times(series) if _within(time, self.echo_time_ms)), default=None)
 
 
-_CONTRAST = r"gado|gad(?![a-z])|(^|[^a-z])(gd|km|ce|post|pc|c\+)([^a-z]|$)|\+ ?c|contrast|post.?con"
-_NO_T1 = _CONTRAST + r"|flair|tirm|map|inv.?[12]|rho|swi|tof|angio|dixon|dti|dwi|perf|fieldmap|magtrans|[^a-z]mt[^a-z]"
-_NO_T2 = _CONTRAST + (
-    r"|flair|dark.?fl|tirm|t2 ?\*|t2.?star|swi|swan|haemo|hemo|map|medic|gre|ffe|fl2d|fl3d|epi|dti|dwi|diff|perf|"
+FDG = r"fdg|deoxy.?glucose"
+_NO_T1 = r"flair|tirm|map|inv.?[12]|rho|swi|tof|angio|dixon|dti|dwi|perf|fieldmap|magtrans|[^a-z]mt[^a-z]"
+_NO_T2 = (
+    r"flair|dark.?fl|tirm|t2 ?\*|t2.?star|swi|swan|haemo|hemo|map|medic|gre|ffe|fl2d|fl3d|epi|dti|dwi|diff|perf|"
     r"bold|fmri|dixon|t1"
 )
-_NO_FLAIR = _CONTRAST + "|t1|map"
+_NO_FLAIR = "t1|map"
 RULES = (
     SeriesRule(
         name="FLAIR", modality="MR", description=r"flair|dark.?fluid|tirm", exclude=_NO_FLAIR, contrast=False
@@ -87,7 +89,7 @@ RULES = (
         name="T1w", modality="MR", exclude=_NO_T1, sequence=("GR", "IR"), contrast=False,
         echo_time_ms=(None, 8), inversion_time_ms=(400, 1400),
     ),
-    SeriesRule(name="FDG-PET", modality="PT", tracer=r"fdg|deoxy.?glucose"),
+    SeriesRule(name="FDG-PET", modality="PT", tracer=FDG),
     SeriesRule(name="FDG-PET", modality="PT", description=r"fdg"),
     SeriesRule(name="PET", modality="PT"),
 )  # fmt: skip
@@ -140,7 +142,8 @@ def _misses(rule: SeriesRule, series: Series) -> Iterator[str]:
     if rule.modality != series.modality or not search(rule.description or "", series.description):
         yield from ["it is another kind of image"] * 2  # counts twice, so that this rule is not the nearest
         return
-    if rule.exclude is not None and search(rule.exclude, series.description):
+    contrast = rule.contrast is False and names_contrast(series.description)
+    if contrast or (rule.exclude is not None and search(rule.exclude, series.description)):
         yield "a word in its description excludes it"
     if absent := [code for code in rule.sequence if code not in series.scanning_sequence]:
         yield f"ScanningSequence lacks {' and '.join(absent)}"

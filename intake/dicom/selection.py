@@ -1,18 +1,21 @@
 """Selection of one series for each patient, session and modality, with reasons for the others."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
+from intake.dicom.evidence import contradiction, of_a_head, other_body_part
+from intake.dicom.images import DERIVED, Image, extents_mm, slice_positions, without_copies
+from intake.dicom.patients import mixed_patients
 from intake.dicom.rules import RULES, DicomConfig, SeriesRule, echo_times, search
-from intake.dicom.series import Image, Series, slice_positions
+from intake.dicom.series import Series
 
 FEWEST_SLICES = 10  # a series of fewer is left out
 UNEVEN = 0.05  # largest difference of slice distances, as a share of their median
 _LOCALISER = r"scout|locali[sz]|survey|smart.?brain|3.?plane|aahead|calib|(^|[^a-z])loc([^a-z]|$)"
-_DERIVED = {"DERIVED", "MPR", "MIP", "MINIP", "MIN IP", "PROJECTION IMAGE", "REFORMATTED", "SUBTRACTION"}
+_DERIVED = DERIVED
 
 
 class Chosen(NamedTuple):
@@ -45,18 +48,29 @@ class Selection(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
 
-def select_series(series: Sequence[Series], config: DicomConfig) -> Selection:
+def select_series(
+    series: Sequence[Series], config: DicomConfig, unusable: Mapping[tuple[str, str, str], str] | None = None
+) -> Selection:
     """Take at most one series of a modality for each session of a patient.
 
-    Of several that fit, the one with most slices is taken, then the one with fewest frames, then the latest.
+    Of several that fit, one with the tag of a head is taken, then one with the extent of a head, then the one with most
+    slices, then the one with fewest frames, then the latest.
+
+    Args:
+        series: of any number of patients.
+        config: names and sessions.
+        unusable: `Series.key` → why it could not be converted; another one takes its place.
     """
+    unusable = unusable or {}
     session = session_names(series, config.session_days)
-    mixed = _mixed_patients(series)
+    mixed = mixed_patients(series)
     left_out: list[LeftOut] = []
     fitting: dict[tuple[str, str, str], list[Chosen]] = defaultdict(list)
     for each in series:
         name = session.get((each.patient, each.study), "")
-        result = mixed.get(each.patient) or _assessed(each, name, config)
+        result = unusable.get(each.key) or mixed.get(each.patient) or _assessed(each, name, config)
+        if isinstance(result, str) and each.set_aside:
+            result += f" (apart from {_aside(each)})"
         if isinstance(result, str):
             left_out.append(LeftOut(each, name, result))
         else:
@@ -102,8 +116,11 @@ def _assessed(series: Series, session: str, config: DicomConfig) -> Chosen | str
     if rule is None:
         return reason
     echo = rule.echo(series) if len(echo_times(series)) > 1 else None
-    images = tuple(each for each in series.images if each.magnitude and echo in (None, each.echo_time_ms))
-    if reason := _geometry(images):
+    if reason := contradiction(rule.name, series, echo):
+        return reason
+    given = tuple(each for each in series.images if each.magnitude and echo in (None, each.echo_time_ms))
+    images = without_copies(given) if max(slice_positions(given)[1], default=1) > 1 else given
+    if reason := _geometry(images) or _incomplete(series, images):
         return reason
     positions, counts = slice_positions(images)
     frames = counts[0]
@@ -114,6 +131,12 @@ def _assessed(series: Series, session: str, config: DicomConfig) -> Chosen | str
         remarks.append(f"echo of {echo:g} ms, one of {len(echo_times(series))}")
     if not all(each.magnitude for each in series.images):
         remarks.append("magnitude images only")
+    if series.set_aside:
+        remarks.append(f"without {_aside(series)} in this series")
+    if len(images) < len(given):
+        remarks.append(f"without second copies of {len(given) - len(images)} images, which have a UID of their own")
+    if series.age_contradicts:
+        remarks.append("no age: PatientAge and PatientBirthDate contradict each other")
     return Chosen(
         series, config.names.get(rule.name, rule.name), session, images, len(positions), frames, tuple(remarks)
     )
@@ -130,7 +153,16 @@ def _matching(series: Series) -> tuple[SeriesRule | None, str]:
     return None, f"no rule matches{nearest}"
 
 
+def _aside(series: Series) -> str:
+    return ", ".join(f"{count} image{'s' * (count > 1)} ({reason})" for reason, count in series.set_aside)
+
+
 def _no_patient(series: Series) -> str:
+    if series.nobody:
+        return (
+            f"PatientID is {series.nobody}, which names nobody, and patients of all ages may share it; the patient is "
+            "unknown. Give every patient an id of their own in the export"
+        )
     return "" if series.patient else "there is no PatientID; the patient is unknown"
 
 
@@ -166,6 +198,7 @@ _CHECKS: tuple[Callable[[Series], str], ...] = (
     _damaged,
     _localiser,
     _derived,
+    other_body_part,
     _not_attenuation_corrected,
 )
 
@@ -185,26 +218,29 @@ def _geometry(images: tuple[Image, ...]) -> str:
     return ""
 
 
-def _mixed_patients(series: Sequence[Series]) -> dict[str, str]:
-    """Find ids that two patients seem to share, as those of two hospitals may; names are not compared, they change."""
-    births: dict[str, set[date | None]] = defaultdict(set)
-    sexes: dict[str, set[str]] = defaultdict(set)
-    for each in series:
-        births[each.patient] |= {each.birth_date} - {None}
-        sexes[each.patient] |= {each.sex} & {"F", "M"}
-    known = {patient for patient in births if len(births[patient]) > 1 or len(sexes[patient]) > 1}
-    reason = "one PatientID with two birth dates or sexes; two patients may share it. Import them from separate folders"
-    return dict.fromkeys(known - {""}, reason)
+def _incomplete(series: Series, images: tuple[Image, ...]) -> str:
+    """Return how many slices a PET lacks that says how many it has; at an end, distances do not tell."""
+    found = len(slice_positions(images)[0])
+    if series.modality != "PT" or series.slices_stated is None or series.slices_stated <= found:
+        return ""
+    return f"NumberOfSlices is {series.slices_stated}, {found} are there; export the series again"
 
 
-def _preference(chosen: Chosen) -> tuple[int, int, str, int, str]:
+def _preference(chosen: Chosen) -> tuple[bool, bool, int, int, str, int, str]:
     series = chosen.series
     started = series.started.isoformat() if series.started else ""
-    return chosen.slices, -chosen.frames, started, series.number or 0, series.uid
+    return *of_a_head(series), chosen.slices, -chosen.frames, started, series.number or 0, series.uid
 
 
 def _second(chosen: Chosen, best: Chosen) -> str:
     ours, theirs = _preference(chosen), _preference(best)
-    why = "more slices" if theirs[0] > ours[0] else "fewer frames" if theirs[1] > ours[1] else "later"
+    whys = ("BodyPartExamined says head", _extents(best, chosen), "more slices", "fewer frames")
+    why = next((why for why, our, their in zip(whys, ours, theirs, strict=False) if our != their), "later")
     number = "" if best.series.number is None else f" (series {best.series.number})"
-    return f"a second {chosen.modality} of this session; the one with {theirs[0]} slices{number}, {why}, is used"
+    return f"a second {chosen.modality} of this session; the one with {best.slices} slices{number}, {why}, is used"
+
+
+def _extents(best: Chosen, other: Chosen) -> str:
+    both = [extents_mm(each.images) or (0, 0, 0) for each in (best, other)]
+    sizes = ["x".join(f"{side:.0f}" for side in extents) for extents in both]
+    return f"of a head's size ({sizes[0]} mm against {sizes[1]} mm)"

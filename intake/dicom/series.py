@@ -4,18 +4,14 @@ Patient ids, dates and UIDs are kept in memory, to group and to order by. No `re
 and none shows a path below the folder, since folders and files of an export are often called after patients.
 """
 
-import logging
 import os
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -29,37 +25,29 @@ from pydicom.uid import (
 
 from files.reading import open_regular
 from intake.dicom import header as header_of
+from intake.dicom.images import Image, different, image_of, pixel_bytes, quiet, set_aside, slice_positions
 from intake.dicom.suv import PetFacts
+from intake.dicom.words import is_agent, is_missing, nobody
 from preprocessing.errors import ScanError
 
-SAME_POSITION_MM = 0.01  # slices nearer to each other than this are one slice, imaged twice
-SAME_DIRECTION = 1e-3  # largest difference of direction cosines within one orientation
+__all__ = ["DEFLATED", "DicomFolder", "Image", "Series", "read_dicom_folder", "slice_positions"]
+
 DEFLATED = "deflated DICOM, which dcm2niix does not read; export it otherwise, or unpack it (dcmconv +te)"
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)  # the length of pixels is known
-_NOT_MAGNITUDE = {"P", "R", "I", "PHASE", "REAL", "IMAGINARY", "PHASE MAP"}  # third value of ImageType
+PACKED = "a packed file (zip, gz, tar, …); unpack it into the folder"
+_PACKS = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # of a file without preamble, little and big endian
 _PHILIPS = (0x70530010, 0x70531000)
 _KEYWORDS = """
     PatientID PatientBirthDate PatientSex PatientAge PatientWeight StudyInstanceUID StudyDate SeriesInstanceUID
     SOPInstanceUID SeriesNumber SeriesDate SeriesTime Modality ImageType SeriesDescription ComplexImageComponent
     ScanningSequence EchoTime RepetitionTime InversionTime AcquisitionDate AcquisitionTime AcquisitionDateTime
     ContrastBolusAgent CorrectedImage SUVType Units RadiopharmaceuticalInformationSequence DecayCorrection
-    ImageOrientationPatient ImagePositionPatient NumberOfFrames Rows Columns BitsAllocated SamplesPerPixel
+    ImageOrientationPatient ImagePositionPatient NumberOfFrames Rows Columns BitsAllocated SamplesPerPixel SOPClassUID
+    PixelSpacing ActualFrameDuration BodyPartExamined ProtocolName StudyDescription ContrastBolusAgentSequence
+    ContrastBolusVolume NumberOfSlices TimezoneOffsetFromUTC
 """
 _TAGS = [Tag(word) for word in (*_KEYWORDS.split(), *header_of.GROUPS)] + [Tag(each) for each in _PHILIPS]
-
-
-@dataclass(frozen=True)
-class Image:
-    """One DICOM file."""
-
-    path: Path = field(repr=False)
-    uid: str = field(repr=False)
-    positions_mm: tuple[float, ...] = field(repr=False)  # of its frames along their normal; () where missing
-    orientations: tuple[tuple[float, ...], ...] = field(repr=False)  # direction cosines, each different one once
-    echo_time_ms: float | None
-    magnitude: bool  # False for phase, real and imaginary images
-    acquired: datetime | None = field(repr=False)
-    pixel_bytes: float = 0.0  # that its header promises, unpacked
 
 
 @dataclass(frozen=True)
@@ -87,6 +75,18 @@ class Series:
     images: tuple[Image, ...] = field(repr=False)
     damaged: int  # further images that are cut short
     pet: PetFacts = field(repr=False)
+    nobody: str = ""  # what PatientID says instead of an id, such as ANONYMOUS; `patient` is then ""
+    age_contradicts: bool = False  # PatientAge and PatientBirthDate say different ages
+    body_part: str = field(default="", repr=False)  # BodyPartExamined
+    protocol: str = field(default="", repr=False)  # free text
+    study_description: str = field(default="", repr=False)  # free text
+    slices_stated: int | None = None  # NumberOfSlices of PET
+    set_aside: tuple[tuple[str, int], ...] = ()  # why further images do not belong to the stack, and how many
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What no two series share."""
+        return self.patient, self.study, self.uid
 
 
 class DicomFolder(NamedTuple):
@@ -101,18 +101,29 @@ class DicomFolder(NamedTuple):
 class _Collected:
     """A series while its files are being collected."""
 
-    def __init__(self, header: Dataset) -> None:
-        self.header = header
+    def __init__(self) -> None:
+        self.headers: dict[Hashable, Dataset] = {}  # the first of each kind of image
         self.images: list[Image] = []
         self.damaged: list[Image] = []
+        self.contrast = False
+
+    def note(self, header: Dataset, image: Image) -> None:
+        """Keep what the series needs of a header."""
+        self.headers.setdefault(_kind(image), header)
+        self.contrast |= _contrast(header) and not image.odd
+
+
+def _kind(image: Image) -> Hashable:
+    return image.odd, image.size, image.orientations, image.spacing_mm
 
 
 def read_dicom_folder(folder: Path) -> DicomFolder:
     """Find every series below a folder, whatever its files are called; links to folders are not followed.
 
     Links that lead out of the folder, files that are no DICOM, deflated ones, DICOMDIR, DICOM without an image, second
-    copies of an image (same SOPInstanceUID) and damaged headers are skipped and counted. An image whose pixels are cut
-    short counts as `damaged` in its series; for compressed pixels only the converter finds that out.
+    copies of an image (same SOPInstanceUID) and damaged headers are skipped and counted. Files without a preamble are
+    read; their tags decide if they are DICOM. An image whose pixels are cut short counts as `damaged` in its series;
+    for compressed pixels only the converter finds that out. Odd images in a series are set aside.
 
     Raises:
         ScanError: there is no such folder.
@@ -120,42 +131,31 @@ def read_dicom_folder(folder: Path) -> DicomFolder:
     if not folder.is_dir():
         raise ScanError("there is no such folder of DICOM files; give the top folder of the export")
     skipped: Counter[str] = Counter()
-    collected: dict[tuple[str, str], _Collected] = {}
+    collected: dict[tuple[str, ...], _Collected] = {}
     whole: set[tuple[object, ...]] = set()
     root = Path(os.path.realpath(folder))
     for path in _files(folder):
-        with _quiet():
-            header, problem = _read_header(path, root)
-            if header is not None:
-                image = _image(path, header)
-                series = collected.setdefault(_key(header), _Collected(header))
-        if header is not None and not problem and _identity(series, image) in whole:
-            problem = "second copy of an image"
-        elif header is not None and not problem:
-            series.images.append(image)
-            whole.add(_identity(series, image))
-        elif header is not None:
-            series.damaged.append(image)
+        with quiet():
+            image, header, problem = _read_image(path, root)
+            series = None
+            if image is not None and header is not None:
+                series = collected.setdefault(_key(header), _Collected())
+                series.note(header, image)
+        if series is not None and image is not None:
+            if not problem and _identity(series, image) in whole:
+                problem = "second copy of an image"
+            elif not problem:
+                series.images.append(image)
+                whole.add(_identity(series, image))
+            else:
+                series.damaged.append(image)
         if problem:
             skipped[problem] += 1
     for each in collected.values():  # a damaged image with a whole copy elsewhere does not count
         each.damaged = [image for image in each.damaged if _identity(each, image) not in whole]
-    with _quiet():
+    with quiet():
         described = [_described(each) for each in collected.values()]
     return DicomFolder(tuple(sorted(described, key=_order)), dict(sorted(skipped.items())))
-
-
-def slice_positions(images: tuple[Image, ...]) -> tuple[list[float], list[int]]:
-    """Return the positions of slices along their normal, mm, ascending, and the number of images at each."""
-    positions: list[float] = []
-    counts: list[int] = []
-    for position in sorted(position for image in images for position in image.positions_mm):
-        if positions and position - positions[-1] < SAME_POSITION_MM:
-            counts[-1] += 1
-        else:
-            positions.append(position)
-            counts.append(1)
-    return positions, counts
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -164,78 +164,45 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(names))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence pydicom's warnings, which quote values, patient ids among them."""
-    logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = before
-
-
-def _read_header(path: Path, root: Path) -> tuple[Dataset | None, str]:
-    """Return the header or None, and the problem; a header with a problem is of an image that is cut short."""
+def _read_image(path: Path, root: Path) -> tuple[Image | None, Dataset | None, str]:
+    """Return an image, its header and the problem; an image that has a problem is cut short."""
     if not path.is_file():
-        return None, "link that leads nowhere, or special file"
+        return None, None, "link that leads nowhere, or special file"
     if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-        return None, "link that leads out of the folder"
+        return None, None, "link that leads out of the folder"
     try:
         with open_regular(path) as stream:
-            header = pydicom.dcmread(header_of.HeaderOnly(stream), stop_before_pixels=True, specific_tags=_TAGS)
-            left = os.fstat(stream.fileno()).st_size - stream.tell()
+            start = stream.read(262)
+            stream.seek(0)
+            preamble = start[128:132] == b"DICM"
+            if not preamble and start[:2] not in _FIRST_GROUPS:
+                packed = start.startswith(_PACKS) or start[257:262] == b"ustar"
+                return None, None, PACKED if packed else "not DICOM"
+            bounded = header_of.HeaderOnly(stream)
+            header = pydicom.dcmread(bounded, stop_before_pixels=True, specific_tags=_TAGS, force=not preamble)
+            left, at = os.fstat(stream.fileno()).st_size - stream.tell(), stream.tell()
         if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-            return None, "DICOMDIR"
+            return None, None, "DICOMDIR"
         if not all(header_of.text(header, name) for name in ("SeriesInstanceUID", "SOPInstanceUID")):
-            return None, "DICOM header damaged"
+            return None, None, "DICOM header damaged" if preamble or "SOPClassUID" in header else "not DICOM"
         if not header_of.number(header, "Rows") or not header_of.number(header, "Columns"):
-            return None, "DICOM without an image"
-        cut = header.file_meta.get("TransferSyntaxUID") in _NATIVE and left < _pixel_bytes(header)
+            return None, None, "DICOM without an image"
+        image = image_of(path, header, preamble=preamble, pixels_at=at)
+        syntax = header.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
     except header_of.DeflatedError:
-        return None, DEFLATED
+        return None, None, DEFLATED
     except InvalidDicomError:
-        return None, "not DICOM"
+        return None, None, "not DICOM"
     except OSError:
-        return None, "cannot be opened"
+        return None, None, "cannot be opened"
     except header_of.DAMAGED:
-        return None, "DICOM header damaged"
-    return header, "image cut short" if cut else ""
+        return None, None, "DICOM header damaged"
+    return image, header, "image cut short" if syntax in _NATIVE and left < pixel_bytes(header) else ""
 
 
-def _pixel_bytes(header: Dataset) -> float:
-    factors = [header_of.number(header, name) for name in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
-    return float(np.prod([factor or 1 for factor in factors])) * (header_of.number(header, "BitsAllocated") or 16) / 8
-
-
-def _image(path: Path, header: Dataset) -> Image:
-    kind = {*header_of.codes(header, "ImageType")[2:3], *header_of.codes(header, "ComplexImageComponent")}
-    return Image(
-        path=path,
-        uid=header_of.text(header, "SOPInstanceUID"),
-        positions_mm=header_of.positions_mm(header),
-        orientations=_different(header_of.orientations(header)),
-        echo_time_ms=header_of.number(header, "EchoTime", "EffectiveEchoTime"),
-        magnitude=not _NOT_MAGNITUDE & kind,
-        acquired=header_of.moment(header, "AcquisitionDate", "AcquisitionTime")
-        or header_of.moment_in_one(header, "AcquisitionDateTime"),
-        pixel_bytes=_pixel_bytes(header),
-    )
-
-
-def _different(directions: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    kinds: list[tuple[float, ...]] = []
-    for direction in directions:
-        if all(max(abs(np.subtract(direction, kind))) > SAME_DIRECTION for kind in kinds):
-            kinds.append(direction)
-    return tuple(kinds)
-
-
-def _key(header: Dataset) -> tuple[str, str]:
-    return header_of.text(header, "StudyInstanceUID"), header_of.text(header, "SeriesInstanceUID")
+def _key(header: Dataset) -> tuple[str, ...]:
+    """Return what images of a series share; the patient too, since some anonymisers give all the same UIDs."""
+    return tuple(header_of.text(header, name) for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
 
 
 def _identity(series: _Collected, image: Image) -> tuple[object, ...]:
@@ -244,14 +211,16 @@ def _identity(series: _Collected, image: Image) -> tuple[object, ...]:
 
 
 def _described(collected: _Collected) -> Series:
-    header = collected.header
-    acquired = min((image.acquired for image in collected.images if image.acquired), default=None)
+    images, aside = set_aside(collected.images)
+    header = collected.headers[_kind((images or collected.damaged)[0])]
+    acquired = min((image.acquired for image in images if image.acquired), default=None)
     begun = header_of.moment(header, "SeriesDate", "SeriesTime")
     number = header_of.number(header, "SeriesNumber")
     day = header_of.day(header_of.text(header, "StudyDate")) or header_of.day(header_of.text(header, "SeriesDate"))
-    sex = header_of.text(header, "PatientSex").upper()
+    sex, patient = header_of.text(header, "PatientSex").upper(), header_of.text(header, "PatientID")
+    part, stated = header_of.text(header, "BodyPartExamined"), header_of.number(header, "NumberOfSlices")
     return Series(
-        patient=header_of.text(header, "PatientID"),
+        patient="" if nobody(patient) else patient,
         birth_date=header_of.day(header_of.text(header, "PatientBirthDate")),
         study=header_of.text(header, "StudyInstanceUID"),
         uid=header_of.text(header, "SeriesInstanceUID"),
@@ -266,13 +235,28 @@ def _described(collected: _Collected) -> Series:
         scanning_sequence=header_of.codes(header, "ScanningSequence"),
         repetition_time_ms=header_of.number(header, "RepetitionTime"),
         inversion_time_ms=header_of.number(header, "InversionTime", "InversionTimes"),
-        contrast=bool(header_of.text(header, "ContrastBolusAgent")),
+        contrast=collected.contrast,
         tracer=_tracer(header),
-        orientations=len(_different(tuple(each for image in collected.images for each in image.orientations))),
-        images=tuple(collected.images),
+        orientations=len(different(tuple(each for image in images for each in image.orientations))),
+        images=tuple(images),
         damaged=len(collected.damaged),
         pet=_pet_facts(header, begun, acquired),
+        nobody=nobody(patient),
+        age_contradicts=header_of.age_contradicts(header),
+        body_part="" if is_missing(part) else part,
+        protocol=header_of.text(header, "ProtocolName"),
+        study_description=header_of.text(header, "StudyDescription"),
+        slices_stated=None if stated is None else int(stated),
+        set_aside=tuple(aside.items()),
     )
+
+
+def _contrast(header: Dataset) -> bool:
+    """Check if tags say that a contrast agent was given."""
+    agents = [header_of.text(header, "ContrastBolusAgent")]
+    for item in header_of.items(header, "ContrastBolusAgentSequence"):
+        agents.append(header_of.text(item, "CodeMeaning"))
+    return any(map(is_agent, agents)) or (header_of.number(header, "ContrastBolusVolume") or 0) > 0
 
 
 def _order(series: Series) -> tuple[str, str, str, int, str]:
@@ -298,7 +282,9 @@ def _pet_facts(header: Dataset, begun: datetime | None, acquired: datetime | Non
         weight_kg=header_of.number(header, "PatientWeight"),
         dose_bq=header_of.number(dose, "RadionuclideTotalDose"),
         half_life_s=header_of.number(dose, "RadionuclideHalfLife"),
-        injected=header_of.moment_in_one(dose, "RadiopharmaceuticalStartDateTime"),
+        injected=header_of.moment_in_one(
+            dose, "RadiopharmaceuticalStartDateTime", header_of.text(header, "TimezoneOffsetFromUTC")
+        ),
         injected_time=header_of.clock(header_of.text(dose, "RadiopharmaceuticalStartTime")),
         series_start=begun,
         first_acquisition=acquired,

@@ -9,6 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
@@ -123,6 +124,78 @@ def write_series(
             each(image, number, frame)
             image.save_as(folder / name(image.InstanceNumber), enforce_file_format=True)
     return values["SeriesInstanceUID"]
+
+
+def group(**values: Any) -> Sequence:
+    """A sequence of one item."""
+    inner = Dataset()
+    for name, value in values.items():
+        setattr(inner, name, value)
+    return Sequence([inner])
+
+
+def write_enhanced(
+    folder: Path,
+    *,
+    order: list[int] | None = None,
+    stacks: Callable[[int], tuple[str, int]] = lambda number: ("1", number + 1),
+    orientation: tuple[float, ...] = OBLIQUE,
+    slope: Callable[[int], float] | None = None,
+    **values: Any,
+) -> None:
+    """Write one multi-frame file.
+
+    Args:
+        folder: for the file.
+        order: slices in the order of their frames, counted from 0.
+        stacks: slice → StackID and InStackPositionNumber.
+        orientation: direction cosines.
+        slope: slice → RescaleSlope of its frame.
+        values: further attributes.
+    """
+    order = list(range(SLICES)) if order is None else order
+    image = header("MR", "E1", StudyInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid(), **values)
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    for name in ("PixelSpacing", "SliceThickness", "EchoTime", "RepetitionTime", "InversionTime"):
+        delattr(image, name)
+    shared = Dataset()
+    shared.PlaneOrientationSequence = group(ImageOrientationPatient=list(orientation))
+    shared.PixelMeasuresSequence = group(PixelSpacing=list(SPACING[:2]), SliceThickness=SPACING[2])
+    shared.MREchoSequence = group(EffectiveEchoTime=3.1)
+    shared.MRTimingAndRelatedParametersSequence = group(RepetitionTime=2300.0)
+    image.SharedFunctionalGroupsSequence = Sequence([shared])
+    normal, frames = np.cross(orientation[:3], orientation[3:]), []
+    names = sorted({stacks(number)[0] for number in order})
+    for number in order:
+        frame = Dataset()
+        corner = [round(x, 6) for x in CORNER + number * SPACING[2] * normal]
+        frame.PlanePositionSequence = group(ImagePositionPatient=corner)
+        stack, place = stacks(number)
+        index = [names.index(stack) + 1, place] if len(names) > 1 else [place]
+        frame.FrameContentSequence = group(StackID=stack, InStackPositionNumber=place, DimensionIndexValues=index)
+        if slope is not None:
+            frame.PixelValueTransformationSequence = group(
+                RescaleSlope=slope(number), RescaleIntercept=0, RescaleType="US"
+            )
+        frames.append(frame)
+    image.PerFrameFunctionalGroupsSequence, image.NumberOfFrames = Sequence(frames), len(order)
+    stored = [np.round(voxels()[number] / (slope(number) if slope else 1)) for number in order]
+    image.PixelData = np.array(stored).astype("<u2").tobytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    image.save_as(folder / "all", enforce_file_format=True)
+
+
+def truth(affine: np.ndarray, shape: tuple[int, ...], orientation: tuple[float, ...] = AXIAL) -> np.ndarray:
+    """The value that DICOM puts at the centre of each voxel, (X, Y, Z); NaN where it puts none."""
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    turn = np.stack([row * SPACING[1], column * SPACING[0], np.cross(row, column) * SPACING[2]], axis=1)
+    ras = nibabel.affines.apply_affine(affine, np.indices(shape).reshape(3, -1).T)
+    place = np.linalg.solve(turn, (ras * (-1, -1, 1) - CORNER).T)
+    c, r, k = np.rint(place).astype(int)
+    assert abs(place - np.rint(place)).max() < 0.02, "off the grid"
+    n = int(k.max()) + 1
+    return voxels(n)[k, r, c].reshape(shape)
 
 
 def converted(folder: Path, **arguments: Any) -> DicomImport:

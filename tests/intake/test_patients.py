@@ -31,7 +31,7 @@ def test_what_is_kept_stands_under_pseudonyms_without_words_for_no_value() -> No
         (("7", "nan"), "has 1 ids that are none: row 3: the id stands for no value"),
         (("7", ""), "has 1 ids that are none: row 3: the id is empty"),
         (("7", "1.23E+05", "#REF!"), "has 2 ids that are none: row 3: the id is a number .* row 4: the id stands for"),
-        (("7", "H12", "7"), "has a patient twice: rows 4"),
+        (("7", "H12", "7"), "has a patient twice: row 4"),
     ],
 )
 def test_ids_that_cannot_be_trusted(ids: tuple[str, ...], message: str) -> None:
@@ -53,7 +53,7 @@ def test_a_table_that_matches_nobody_is_refused_with_what_is_near(exported: str,
     written = {"0012345": "12345", "ab12345": "AB12345", "12345.0": "12345", "12 345-A": "12-345a"}[exported]
     with pytest.raises(ValueError, match="not one of the 2 patients of the table is among the 1") as caught:
         patient_notes(patients("999", written), [], [exported])
-    expected = f"1 ids of the table differ from those of the export only in {what} (rows 3); spreadsheets change ids"
+    expected = f"1 ids of the table differ from those of the export only in {what} (row 3); spreadsheets change ids"
     assert expected in str(caught.value)
     assert "12345" not in str(caught.value)
 
@@ -66,7 +66,7 @@ def test_a_table_of_another_export() -> None:
 
 def test_some_that_match_and_some_that_are_near() -> None:
     assert patient_notes(patients("1", "2", "003"), [], ["1", "3", "4"]) == [
-        "1 ids of the table differ from those of the export only in zeros in front (rows 4); spreadsheets change ids: "
+        "1 ids of the table differ from those of the export only in zeros in front (row 4); spreadsheets change ids: "
         "write them as in DICOM, in a column formatted as text"
     ]
     assert patient_notes(patients("1", "2"), [], ["1", "3"]) == []

@@ -7,7 +7,6 @@ import logging
 import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -16,27 +15,24 @@ import pytest
 from helpers.dicom_series import (
     AXIAL,
     COLUMNS,
-    CORNER,
     KEY,
     OBLIQUE,
     PLANTED,
     ROWS,
     SAGITTAL,
     SLICES,
-    SPACING,
     blob_in_world,
     converted,
     header,
     only_volume,
     reasons,
     voxels,
+    write_enhanced,
     write_series,
 )
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.uid import (
-    EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
@@ -148,37 +144,7 @@ def test_phase_images_in_the_series_are_set_aside(tmp_path: Path) -> None:
 
 
 def test_an_enhanced_multi_frame_file(tmp_path: Path) -> None:
-    image = header("MR", "E1", StudyInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
-    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
-    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    for name in ("PixelSpacing", "SliceThickness", "EchoTime", "RepetitionTime", "InversionTime"):
-        delattr(image, name)
-
-    def group(**values: Any) -> Sequence:
-        inner = Dataset()
-        for name, value in values.items():
-            setattr(inner, name, value)
-        return Sequence([inner])
-
-    shared = Dataset()
-    shared.PlaneOrientationSequence = group(ImageOrientationPatient=list(OBLIQUE))
-    shared.PixelMeasuresSequence = group(PixelSpacing=list(SPACING[:2]), SliceThickness=SPACING[2])
-    shared.MREchoSequence = group(EffectiveEchoTime=3.1)
-    shared.MRTimingAndRelatedParametersSequence = group(RepetitionTime=2300.0)
-    image.SharedFunctionalGroupsSequence = Sequence([shared])
-    normal, frames = np.cross(OBLIQUE[:3], OBLIQUE[3:]), []
-    for number in range(SLICES):
-        frame = Dataset()
-        corner = [round(x, 6) for x in CORNER + number * SPACING[2] * normal]
-        frame.PlanePositionSequence = group(ImagePositionPatient=corner)
-        frame.FrameContentSequence = group(
-            StackID="1", InStackPositionNumber=number + 1, DimensionIndexValues=[number + 1]
-        )
-        frames.append(frame)
-    image.PerFrameFunctionalGroupsSequence, image.NumberOfFrames = Sequence(frames), SLICES
-    image.PixelData = voxels().astype("<u2").tobytes()
-    (tmp_path / "in").mkdir()
-    image.save_as(tmp_path / "in" / "all", enforce_file_format=True)
+    write_enhanced(tmp_path / "in", Manufacturer="SIEMENS")
     series = read_dicom_folder(tmp_path / "in").series[0]
     assert (series.images[0].echo_time_ms, series.repetition_time_ms, series.orientations) == (3.1, 2300, 1)
     volume = only_volume(converted(tmp_path / "in"), tmp_path / "in")
@@ -391,7 +357,7 @@ def test_the_table_of_patients_brings_the_diagnosis(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ids", "keep", "message"),
     [
-        (["1", "2", "1"], ("diagnosis",), "has a patient twice: rows 4"),
+        (["1", "2", "1"], ("diagnosis",), "has a patient twice: row 4"),
         (["1", "2", "3"], ("label",), r"lacks 'label'; it has \['patient_id', 'diagnosis'\]"),
         (["1", "2", "3"], ("patient_id",), "cannot give patient_id"),
     ],
