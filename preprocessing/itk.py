@@ -76,7 +76,8 @@ def read_itk(content: bytes, suffix: str, limits: Limits) -> tuple[NDArray[np.fl
         turned here.
 
     Raises:
-        ScanError: it is damaged, its place is not stated or stated twice and differently, its voxels lie in another file, no single volume of a head, or larger than it may be.
+        ScanError: it is damaged, its place is not stated or stated twice and differently, its voxels lie in another
+            file, it is no single volume of a head, or larger than it may be.
         MemoryLimitError: reading it takes more memory than it may.
     """
     nrrd = suffix == ".nrrd"

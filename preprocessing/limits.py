@@ -170,7 +170,8 @@ def check_affine(affine: NDArray[np.float64]) -> None:
             sizes = ", ".join(f"{size:.4g}" for size in spacing)
             limit = LARGEST_VOXEL_MM if expected == "below" else LEAST_VOXEL_MM
             raise ScanError(
-                f"the affine gives voxel sizes {sizes} mm; expected millimetres {expected} {limit:g}. Is the unit right?"
+                f"the affine gives voxel sizes {sizes} mm; expected millimetres {expected} {limit:g}. Is the unit "
+                "right?"
             )
     if abs(np.linalg.det(axes / spacing)) < 1e-3:
         raise ScanError("the affine is singular: two voxel axes point the same way. Set sform or qform in the header")

@@ -46,7 +46,8 @@ def read_nifti(
         Voxels with the scaling applied, as many axes as the header says, and their place.
 
     Raises:
-        ScanError: it is damaged, its place is not stated or stated twice and differently, it is no single volume of a head, or larger than it may be.
+        ScanError: it is damaged, its place is not stated or stated twice and differently, it is no single volume of a
+            head, or larger than it may be.
         MemoryLimitError: reading it takes more memory than it may.
     """
     try:

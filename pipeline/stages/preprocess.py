@@ -22,7 +22,6 @@ from preprocessing.normalise import PUBLISHED
 from preprocessing.pictures import read_picture
 from preprocessing.volumes import read_volume
 
-
 MOST_NAMED = 5  # scans in a note about remarks
 
 

@@ -39,8 +39,8 @@ from preprocessing import parameters
 BY_NAME = {stage.name: stage for stage in STAGES}
 NO_RESULT = {
     "preprocess.largest_extent_mm", "preprocess.brain_ml", "preprocess.memory_gb", "preprocess.weights",
-    "features.weights", "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe", "export.memory_mb",
-    "export.signing_key", "predict.trusted",
+    "features.weights", "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe",
+    "export.memory_mb", "export.signing_key", "predict.trusted",
 }  # fmt: skip
 OTHER: dict[str, Any] = {
     "export.conformal_score": "another",  # where no other value can be made up from the kind of the setting
