@@ -28,7 +28,7 @@ from cohort.tables import suggest as suggest
 from files.naming import as_on_disk
 
 # Columns of scans, not of observations.
-OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "path", "sha256", "row"]
+OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "trust", "path", "sha256", "row"]
 IDS = ["scan", "subject", "session", "observation", "modality", "kind", "path", "label"]
 LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
@@ -48,6 +48,10 @@ class ModalityConfig(BaseModel):
         default="minmax",
         description="how intensities are brought to [0, 1]: minmax, as published; minmax_robust; volumes only",
     )
+    trust: Literal["sform", "qform"] | None = Field(
+        default=None,
+        description="the affine of NIfTIs to use where both contradict each other or have no code; null: refuse those",
+    )
 
     @model_validator(mode="after")
     def _pictures_are_kept(self) -> Self:
@@ -56,6 +60,8 @@ class ModalityConfig(BaseModel):
                 f"normalise: {self.normalise} is for volumes; a picture is kept as it is. Leave it away, or set "
                 "kind: volume"
             )
+        if self.kind == "image" and self.trust is not None:
+            raise ValueError(f"trust: {self.trust} is for volumes; a picture has no affine. Leave it away")
         return self
 
 
@@ -71,7 +77,9 @@ class CohortConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    modalities: dict[str, ModalityConfig] = Field(min_length=1, description="name → {kind, skull_strip, normalise}")
+    modalities: dict[str, ModalityConfig] = Field(
+        min_length=1, description="name → {kind, skull_strip, normalise, trust}"
+    )
     manifest: Annotated[str, StringConstraints(pattern=DEMO_NAME)] | Path | None = Field(
         default=None,
         description="CSV or TSV, one row a scan; with layout breakhis a folder; or the name of a demo cohort",

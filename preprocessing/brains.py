@@ -11,11 +11,21 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from preprocessing.common_grid import onto_brain
+from preprocessing.common_grid import onto_brain, resample_onto
 from preprocessing.errors import MemoryLimitError, ScanError
-from preprocessing.limits import BYTES_HELD, BYTES_NETWORK, BYTES_RESULT, BYTES_SEARCH, BYTES_WORK, Limits, times
-from preprocessing.normalise import NORMALISATIONS
+from preprocessing.limits import (
+    BYTES_HELD,
+    BYTES_NETWORK,
+    BYTES_RESULT,
+    BYTES_SEARCH,
+    BYTES_WORK,
+    USUAL_BRAIN_ML,
+    Limits,
+    times,
+)
+from preprocessing.normalise import NORMALISATIONS, PUBLISHED, few_decide, range_used
 from preprocessing.qc import registered_planes, three_planes
 from preprocessing.registration import FINE_MM, register_rigid
 from preprocessing.resample import resampled_shape, resampling_bytes, voxel_size_mm
@@ -107,7 +117,8 @@ class Brain:
         mask: (X, Y, Z), bool.
         affine: voxel to world, (4, 4), mm.
         qc: picture, (H, W, 3), uint8.
-        facts: for the scan's record.
+        facts: for the scan's record: those of the header (`preprocessing.space.Space.facts`), `brain_ml`, `range_used`
+            (intensities that became 0 and 1), `remarks` (sentences, `kind: details`), and how it was made.
     """
 
     volume: NDArray[np.float32]
@@ -129,15 +140,16 @@ def preprocess_volume(
 
     Args:
         pipeline: on the device to compute on.
-        image: the volume, (1, X, Y, Z).
+        image: the volume, (1, X, Y, Z), as `preprocessing.volumes.read_volume` gives it.
         target: scan to register it to, or None.
         skull_strip: run skull stripping; else all voxels but the background are brain.
         normalise: a name in `preprocessing.normalise.NORMALISATIONS`.
 
     Raises:
-        ScanError: no brain is found, or its values are all equal.
+        ScanError: no brain is found, its volume is none of a brain, it holds NaN, or its values are all equal.
         MemoryLimitError: it takes more memory than it may.
     """
+    pipeline.limits.check_brain(volume_ml(image.numel(), image.affine), frame=True)
     registered = None if target is None else _register(pipeline, image, target)
     if target is not None and isinstance(registered, tuple):
         on_grid, facts = registered
@@ -145,17 +157,59 @@ def preprocess_volume(
         size = _bytes_of(image, skull_strip=skull_strip)
         pipeline.limits.check_work(size, f"finding the brain in {times(image.shape[1:])} voxels")
         find = pipeline.skull_strip if skull_strip else pipeline.mask_nonzero
-        whole = find({"image": image.to(pipeline.stripper.device)})
+        nan = _nan_of(image)
+        whole = find({"image": image.to(pipeline.stripper.device)} | ({} if nan is None else {"nan": nan}))
+        if nan is not None:
+            _refuse_nan(whole["nan"], whole["mask"])
         on_grid = pipeline.resample(whole)
         facts = {"precision": str(pipeline.stripper.dtype)} if skull_strip else {}
         facts |= {} if registered is None else {"not_registered": registered}
+    brain_ml = volume_ml(int(on_grid["mask"].sum()), on_grid["mask"].affine)
+    pipeline.limits.check_brain(brain_ml)
     done = pipeline.normalise(on_grid, normalise)
     volume, mask = _arrays(done)
     if target is not None and isinstance(registered, tuple):
         qc = registered_planes(target.volume.numpy(), volume, mask, voxel_size_mm(target.affine))
     else:
         qc = three_planes(*_arrays(whole), voxel_size_mm(np.asarray(whole["image"].affine)))
-    return Brain(volume, mask, np.asarray(done["image"].affine), qc, {"normalise": normalise, **facts})
+    facts = {"normalise": normalise, "brain_ml": round(brain_ml, 1), **_facts(image, on_grid, done), **facts}
+    facts["remarks"] += _remarks(on_grid, brain_ml, normalise)
+    return Brain(volume, mask, np.asarray(done["image"].affine), qc, facts)
+
+
+def volume_ml(voxels: int, affine: torch.Tensor) -> float:
+    """Return the volume of so many voxels in ml, by the determinant: their axes need not be at right angles."""
+    return voxels * abs(float(np.linalg.det(np.asarray(affine)[:3, :3]))) / 1000
+
+
+def _facts(image: MetaTensor, on_grid: Mapping[Any, Any], done: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what the record says about the header, and the intensities used."""
+    before, after, inside = (each.as_tensor() for each in (on_grid["image"], done["image"], on_grid["mask"]))
+    used = [float(f"{value:.6g}") for value in range_used(before, after, inside)]
+    return {**image.meta.get("facts", {}), "range_used": used, "remarks": [*image.meta.get("remarks", ())]}
+
+
+def _remarks(on_grid: Mapping[Any, Any], brain_ml: float, normalise: str) -> list[str]:
+    """Return remarks on the size and the intensities of a brain."""
+    low, high = USUAL_BRAIN_ML
+    size = f"unusual brain volume: {brain_ml:,.0f} ml; {low:g} to {high:,.4g} are usual"
+    few = few_decide(on_grid["image"].as_tensor(), on_grid["mask"].as_tensor()) if normalise == PUBLISHED else ""
+    return [size] * (not low <= brain_ml <= high) + [few] * bool(few)
+
+
+def _nan_of(image: MetaTensor) -> MetaTensor | None:
+    """Return where a volume was NaN, bool (1, X, Y, Z), or None."""
+    return MetaTensor(image.meta["nan"], affine=image.affine) if "nan" in image.meta else None
+
+
+def _refuse_nan(nan: MetaTensor, mask: MetaTensor) -> None:
+    """Refuse NaN voxels inside a brain mask, or in a hole of it; both (1, X, Y, Z) on one grid."""
+    brain = ndimage.binary_fill_holes(mask[0].as_tensor().cpu().numpy())
+    if count := int((nan[0].as_tensor().cpu().numpy().astype(bool) & brain).sum()):
+        raise ScanError(
+            f"{count} voxels inside the brain are NaN; only outside are they taken for background. Repair the volume "
+            "or leave the scan out"
+        )
 
 
 def _register(
@@ -171,6 +225,8 @@ def _register(
     if motion.reason:
         return f"{motion.reason} (with {target.scan})"
     moved, inside = onto_brain(image.to(pipeline.stripper.device), brain_mask, motion.matrix)
+    if (nan := _nan_of(image)) is not None:
+        _refuse_nan(resample_onto(nan, brain_mask, motion.matrix, outside=0.0) > 0.5, inside)
     facts = {
         "registered_to": target.scan,
         "rotation_degrees": round(motion.rotation_degrees, 2),

@@ -20,6 +20,8 @@ def nifti_bytes(volume: NDArray[np.generic], affine: NDArray[np.float64], descri
     image = nibabel.Nifti1Image(volume, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
+    if not np.allclose(image.get_qform(), affine, rtol=0, atol=1e-3):
+        image.set_qform(None)  # it cannot hold skewed axes; two affines that differ would be a contradiction
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode()[:79]
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)

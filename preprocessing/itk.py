@@ -10,14 +10,16 @@ import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
 from preprocessing.errors import ScanError
-from preprocessing.limits import Limits, check_affine, check_shape, times
+from preprocessing.limits import Limits, as_float32, check_affine, check_shape, times
 from preprocessing.nifti import detached
+from preprocessing.space import Space, check_directions, meta_source, nrrd_source
 
 LONGEST_HEADER = 100_000  # bytes
 BYTES_READ = 32  # a voxel beside the file: ITK's image and a copy of it, both up to float64, float32
@@ -50,7 +52,18 @@ NRRD_FIELDS = (
 )
 
 
-def read_itk(content: bytes, suffix: str, limits: Limits) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+class _Header(NamedTuple):
+    content: bytes
+    """Of the header that ITK is given."""
+    start: int
+    """Where the voxels begin in the file."""
+    packed: bool
+    source: str
+    """As `Space.source`."""
+    unit_mm: float
+
+
+def read_itk(content: bytes, suffix: str, limits: Limits) -> tuple[NDArray[np.float32], Space]:
     """Read a volume out of a file's bytes.
 
     Args:
@@ -59,37 +72,38 @@ def read_itk(content: bytes, suffix: str, limits: Limits) -> tuple[NDArray[np.fl
         limits: of its size.
 
     Returns:
-        Voxels, as many axes as the header says up to 4, and the voxel-to-world affine (4, 4), RAS+: ITK's order z, y, x
-        and its LPS+ world are turned here.
+        Voxels, as many axes as the header says, and their place, RAS+: ITK's order z, y, x and its LPS+ world are
+        turned here.
 
     Raises:
-        ScanError: it is damaged, its voxels lie in another file, no single volume of a head, or larger than it may be.
+        ScanError: it is damaged, its place is not stated or stated twice and differently, its voxels lie in another
+            file, it is no single volume of a head, or larger than it may be.
         MemoryLimitError: reading it takes more memory than it may.
     """
     nrrd = suffix == ".nrrd"
-    header, start, packed = _nrrd_header(content, suffix) if nrrd else _meta_header(content, suffix)
+    header = _nrrd_header(content, suffix) if nrrd else _meta_header(content, suffix)
     with tempfile.TemporaryDirectory(prefix="scan-") as folder:  # only its owner may look into it
         path = Path(folder, "scan")
-        path.write_bytes(header)
+        path.write_bytes(header.content)
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO("NrrdImageIO" if nrrd else "MetaImageIO")  # no other: some open further files, or neighbours
         reader.SetFileName(str(path))
         try:
             reader.ReadImageInformation()
-            promised = _check(reader, len(content), limits)
+            promised = _check(reader, len(content), limits, unit_mm=header.unit_mm)
             with path.open("ab") as stream:
-                stream.write(_voxels(memoryview(content)[start:], promised, packed=packed))
+                stream.write(_voxels(memoryview(content)[header.start :], promised, packed=header.packed))
             image = reader.Execute()
         except ScanError:
             raise
         except RuntimeError as error:
             raise ScanError(f"SimpleITK cannot read it: {str(error).splitlines()[-1].strip()}") from error
-    if image.GetDimension() == 4:
-        image = image[:, :, :, 0]
-    return SimpleITK.GetArrayFromImage(image).transpose().astype(np.float32), _affine(image)
+    remarks = ("unit converted: the header gives lengths in another unit than mm",) * (header.unit_mm != 1)
+    voxels = as_float32(SimpleITK.GetArrayViewFromImage(image).transpose())
+    return voxels, Space(_affine(image, header.unit_mm), header.source, remarks)
 
 
-def _check(reader: SimpleITK.ImageFileReader, size: int, limits: Limits) -> int:
+def _check(reader: SimpleITK.ImageFileReader, size: int, limits: Limits, *, unit_mm: float) -> int:
     """Check a header against the limits; return the size of its voxels, unpacked, in bytes."""
     shape = reader.GetSize()
     check_shape(shape)
@@ -98,8 +112,9 @@ def _check(reader: SimpleITK.ImageFileReader, size: int, limits: Limits) -> int:
     if reader.GetPixelID() not in BYTES_VOXEL:
         kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
         raise ScanError(f"voxels are of the type {kind}; expected one real number a voxel")
-    affine = _affine(reader)
+    affine = _affine(reader, unit_mm)
     check_affine(affine)
+    check_directions(_directions(reader), "the header")
     limits.check_extent(shape, affine)
     voxels = math.prod(shape)
     limits.check_reading(size + BYTES_READ * voxels, f"{times(shape)} voxels")
@@ -123,18 +138,22 @@ def _voxels(content: memoryview, promised: int, *, packed: bool) -> bytes | memo
     return voxels[:promised]
 
 
-def _affine(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> NDArray[np.float64]:
-    """Return voxel to world of the first three axes, RAS+."""
-    affine, dimension = np.eye(4), image.GetDimension()
-    direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
-    affine[:3, :3] = direction * np.array(image.GetSpacing())[:3]
-    affine[:3, 3] = image.GetOrigin()[:3]
+def _affine(image: SimpleITK.Image | SimpleITK.ImageFileReader, unit_mm: float) -> NDArray[np.float64]:
+    """Return voxel to world of the first three axes, RAS+, mm."""
+    affine = np.eye(4)
+    affine[:3, :3] = _directions(image) * np.array(image.GetSpacing())[:3] * unit_mm
+    affine[:3, 3] = np.array(image.GetOrigin())[:3] * unit_mm
     affine[:2] *= -1
     return affine
 
 
-def _meta_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
-    """Rewrite a MetaImage's header with the fields needed; return also where voxels begin and if they are packed."""
+def _directions(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> NDArray[np.float64]:
+    """Return the directions of the first three axes, one in each column, LPS+."""
+    return np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:3, :3]
+
+
+def _meta_header(content: bytes, suffix: str) -> _Header:
+    """Rewrite a MetaImage's header with the fields needed."""
     fields: dict[str, str] = {}
     start = 0
     while "ElementDataFile" not in fields:
@@ -156,11 +175,11 @@ def _meta_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
             raise ScanError(f"a damaged MetaImage: {key} = {fields[key][:60]}")
     kept = {key: value for key, value in fields.items() if key in META_FIELDS}
     written = _written(kept, " = ", last="ElementDataFile = LOCAL\n")
-    return written, start, fields.get("CompressedData", "").upper() == "TRUE"
+    return _Header(written, start, fields.get("CompressedData", "").upper() == "TRUE", *meta_source(fields, suffix))
 
 
-def _nrrd_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
-    """Rewrite a NRRD's header with the fields needed; return also where its voxels begin and if they are packed."""
+def _nrrd_header(content: bytes, suffix: str) -> _Header:
+    """Rewrite a NRRD's header with the fields needed."""
     first, start = _line(content, 0, "NRRD")
     if not re.fullmatch("NRRD000[1-5]", first):
         raise ScanError(f"not a NRRD: it begins with {first[:20]!r}")
@@ -185,7 +204,8 @@ def _nrrd_header(content: bytes, suffix: str) -> tuple[bytes, int, bool]:
     if encoding not in ("raw", "gzip", "gz"):
         raise ScanError(f"a NRRD with encoding: {encoding[:20]}, expected raw or gzip; write it anew with SimpleITK")
     kept = {key: value for key, value in fields.items() if key in NRRD_FIELDS}
-    return _written({**kept, "encoding": "raw"}, ": ", first=f"{first}\n", last="\n"), start, encoding != "raw"
+    written = _written({**kept, "encoding": "raw"}, ": ", first=f"{first}\n", last="\n")
+    return _Header(written, start, encoding != "raw", *nrrd_source(fields))
 
 
 def _line(content: bytes, start: int, kind: str) -> tuple[str, int]:

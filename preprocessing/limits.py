@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,12 @@ from devices.memory import main_memory_bytes
 from preprocessing.errors import MemoryLimitError, ScanError
 
 LARGEST_EXTENT_MM = 900.0  # the widest fields of view of PET scanners are 700 (GE) and 815 mm (Siemens)
+BRAIN_ML = (150.0, 4000.0)  # half a newborn's, about 350; the largest of all were below 3,000
+USUAL_BRAIN_ML = (500.0, 2500.0)  # beyond, it is remarked
 OF_THE_MACHINE = 0.75  # of its main memory, where no limit is given
 READING, WORKING, WRITING = 0.125, 0.75, 0.125  # shares of the limit: the next scan is read and the last one written
 MOST_VOXELS = 1024**3  # of one scan; a header that promises more is taken for damaged
+LEAST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50.0  # the finest of whole brains post mortem are 0.1; the coarsest PET 10
 MIN_SIDE = 8  # voxels; fewer along an axis is no head scan
 # Bytes, measured on 2^25 voxels, and rounded up. A format or step that needs less leaves the rest unused.
 BYTES_READ = 20  # a voxel beside the file itself, unpacked: float32, its copies, float64 while it is scaled (18)
@@ -36,6 +40,7 @@ class Limits:
 
     Attributes:
         largest_extent_mm: of its frame along an axis.
+        brain_ml: least and largest volume of a brain.
         memory_gb: main memory, GB, that all scans of a process may take at once, beside 0.7 GB for the program itself;
             None is three quarters of the machine's.
         setting: name of the memory limit in messages.
@@ -43,6 +48,7 @@ class Limits:
 
     largest_extent_mm: float = LARGEST_EXTENT_MM
     memory_gb: float | None = None
+    brain_ml: tuple[float, float] = BRAIN_ML
     setting: str = "preprocess.memory_gb"
 
     @cached_property
@@ -64,6 +70,26 @@ class Limits:
                 f"{shape[axis]} voxels of {spacing_mm[axis]:.4g} mm are {extent_mm[axis]:.0f} mm along axis {axis + 1};"
                 f" at most {self.largest_extent_mm:g} mm expected. Is the voxel size in the header right, and in mm? "
                 "If so, crop the scan to the head, or raise preprocess.largest_extent_mm and type --force preprocess"
+            )
+
+    def check_brain(self, volume_ml: float, *, frame: bool = False) -> None:
+        """Refuse a volume that no brain has; then the voxel size or the mask is wrong.
+
+        Args:
+            volume_ml: of the brain.
+            frame: it is that of the whole frame, which only has to be large enough.
+
+        Raises:
+            ScanError: it lies outside.
+        """
+        least, most = self.brain_ml
+        if volume_ml < least or (volume_ml > most and not frame):
+            expected = f"at least {least:,.4g} ml" if volume_ml < least else f"at most {most:,.4g} ml"
+            usual = "{:g} to {:,.4g} ml".format(*USUAL_BRAIN_ML)
+            raise ScanError(
+                f"{'the whole frame' if frame else 'what was taken for the brain'} has {volume_ml:,.3g} ml; {expected} "
+                f"expected, and a person's brain has {usual}. Is the voxel size in the header right, and in mm? If it "
+                "is and the brain was found well, change preprocess.brain_ml and type --force preprocess"
             )
 
     def check_reading(self, size: float, what: str) -> None:
@@ -111,18 +137,18 @@ def check_shape(shape: Sequence[int]) -> None:
         shape: as the header says.
 
     Raises:
-        ScanError: not 3-D (or 4-D with one volume), absurdly large, or too small.
+        ScanError: not 3-D (further axes may have one sample), absurdly large, or too small.
     """
     if len(shape) == 4 and shape[3] > 1:
         raise ScanError(
             f"4-D with {shape[3]} volumes; a scan is one 3-D volume. Average the frames or pick one first, e.g. "
             f"nibabel.save(nibabel.funcs.four_to_three(image)[0], 'frame0.nii.gz')"
         )
-    if len(shape) < 3 or len(shape) > 4:
+    if len(shape) < 3 or any(size > 1 for size in shape[3:]):
         raise ScanError(f"{len(shape)}-D of shape {tuple(shape)}; expected a 3-D volume (a 2-D picture: kind: image)")
     if math.prod(shape) > MOST_VOXELS:
         raise ScanError(f"the header promises {tuple(shape)} = {math.prod(shape):,} voxels, more than {MOST_VOXELS:,}")
-    if min(shape[:3]) < MIN_SIDE or shape[3:] == (0,) or min(shape) < 0:
+    if min(shape[:3]) < MIN_SIDE or min(shape) < 1:
         raise ScanError(f"shape {tuple(shape)}; a scan needs at least {MIN_SIDE} voxels along each axis")
 
 
@@ -135,16 +161,43 @@ def check_affine(affine: NDArray[np.float64]) -> None:
     axes = affine[:3, :3]
     with np.errstate(over="ignore", invalid="ignore"):
         spacing = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(affine).all() or (spacing < 1e-3).any():
+    if not np.isfinite(affine).all() or (spacing == 0).any():
         raise ScanError(
             f"the affine gives voxel sizes {spacing.round(4).tolist()} mm; set sform or qform in the header"
         )
-    if (spacing > 50).any():
-        raise ScanError(f"the affine gives voxel sizes {spacing.round(1).tolist()} mm; expected millimetres below 50")
+    for wrong, expected in ((spacing > LARGEST_VOXEL_MM, "below"), (spacing < LEAST_VOXEL_MM, "above")):
+        if wrong.any():
+            sizes = ", ".join(f"{size:.4g}" for size in spacing)
+            limit = LARGEST_VOXEL_MM if expected == "below" else LEAST_VOXEL_MM
+            raise ScanError(
+                f"the affine gives voxel sizes {sizes} mm; expected millimetres {expected} {limit:g}. Is the unit "
+                "right?"
+            )
     if abs(np.linalg.det(axes / spacing)) < 1e-3:
         raise ScanError("the affine is singular: two voxel axes point the same way. Set sform or qform in the header")
 
 
-def times(shape: Sequence[int]) -> str:
+def as_float32(values: NDArray[Any], *, scaled: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Return voxels as float32.
+
+    Args:
+        values: real numbers, any shape.
+        scaled: the same as float32 already, where a slope was applied.
+
+    Raises:
+        ScanError: finite values become infinite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = values.astype(np.float32) if scaled is None else scaled
+    infinite = np.isinf(result)
+    if infinite.any() and infinite.sum() > np.isinf(values).sum():
+        raise ScanError(
+            f"some values lie beyond the range of float32, which ends at {np.finfo(np.float32).max:.2g}; they may be "
+            "marks for missing voxels. Rescale the volume, or set those to 0"
+        )
+    return result
+
+
+def times(shape: Sequence[int | str]) -> str:
     """Format a shape as 128x128x60."""
     return "x".join(str(size) for size in shape)

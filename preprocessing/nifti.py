@@ -5,6 +5,7 @@ The header is checked before anything else is unpacked. NIfTI extensions are ski
 
 import gzip
 import io
+import logging
 import math
 import zlib
 from typing import Any
@@ -20,34 +21,44 @@ from numpy.typing import NDArray
 
 from files.reading import UnusableFileError, gunzip
 from preprocessing.errors import ScanError
-from preprocessing.limits import BYTES_READ, Limits, check_affine, check_shape, times
+from preprocessing.limits import BYTES_READ, Limits, as_float32, check_shape, times
+from preprocessing.space import Form, Space, mgh_space, nifti_space
 
 LONGEST_HEADER = 540  # bytes: NIfTI-2
 LARGEST_OFFSET = 100_000_000  # bytes before the voxels: extensions
+SILENT = logging.Logger("nibabel's repairs of headers")  # it has no handlers; what matters is refused here
+SILENT.addHandler(logging.NullHandler())
 BEHIND = 16_000_000  # bytes that may follow the voxels: FreeSurfer's trailer
 
 
-def read_nifti(content: bytes, name: str, limits: Limits) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def read_nifti(
+    content: bytes, name: str, limits: Limits, trust: Form | None = None
+) -> tuple[NDArray[np.float32], Space]:
     """Read a volume out of a file's bytes.
 
     Args:
         content: of the file.
         name: of the file, lower case; its suffix gives the format.
         limits: of its size.
+        trust: as `preprocessing.space.nifti_space`.
 
     Returns:
-        Voxels with the scaling applied, as many axes as the header says, and the voxel-to-world affine (4, 4).
+        Voxels with the scaling applied, as many axes as the header says, and their place.
 
     Raises:
-        ScanError: it is damaged, no single volume of a head, or larger than it may be.
+        ScanError: it is damaged, its place is not stated or stated twice and differently, it is no single volume of a
+            head, or larger than it may be.
         MemoryLimitError: reading it takes more memory than it may.
     """
     try:
         packed = name.endswith("z")
-        header = _header(_beginning(content) if packed else content[:LONGEST_HEADER], mgh=name.endswith(("mgz", "mgh")))
-        shape, affine = tuple(int(size) for size in header.get_data_shape()), header.get_best_affine()
-        affine = np.asarray(affine, dtype=np.float64)
-        promised = _check(header, shape, affine, limits)
+        start = _beginning(content) if packed else content[:LONGEST_HEADER]
+        header, raw = _header(start, mgh=name.endswith(("mgz", "mgh")))
+        shape = tuple(int(size) for size in header.get_data_shape())
+        promised = _check(header, shape)
+        mgh = isinstance(header, MGHHeader)
+        space = mgh_space(raw, header.get_affine()) if mgh else nifti_space(raw, shape, trust=trust)
+        limits.check_extent(shape, space.affine)
         limits.check_reading(len(content) + promised + BYTES_READ * math.prod(shape), f"{times(shape)} voxels")
         if packed:
             content = _unpacked(content, promised)
@@ -55,7 +66,12 @@ def read_nifti(content: bytes, name: str, limits: Limits) -> tuple[NDArray[np.fl
             raise ScanError(
                 f"the file is shorter than its header says ({len(content):,} bytes, not {promised:,}); copy it again"
             )
-        return np.asarray(ArrayProxy(io.BytesIO(content), header), dtype=np.float32), affine
+        voxels = ArrayProxy(io.BytesIO(content), header)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = np.asarray(voxels, dtype=np.float32)
+        if np.isinf(scaled).any():
+            as_float32(np.asarray(voxels.get_unscaled()), scaled=scaled)
+        return scaled, space
     except ScanError:
         raise
     except (ImageFileError, HeaderDataError, MGHError) as error:
@@ -84,31 +100,32 @@ def _unpacked(content: bytes, promised: int) -> bytes:
         ) from error
 
 
-def _header(start: bytes, *, mgh: bool) -> Any:
-    """Parse the header, a `Nifti1Header` or a `MGHHeader`, checked as nibabel does."""
+def _header(start: bytes, *, mgh: bool) -> tuple[Any, Any]:
+    """Return the header, checked and repaired as nibabel does, and as it stands in the file."""
     if mgh:
         if len(start) < header_dtype.itemsize:
             raise ImageFileError(f"{len(start)} bytes are too few for an MGH header")
-        return MGHHeader(start[: header_dtype.itemsize])
+        return MGHHeader(start[: header_dtype.itemsize]), np.frombuffer(start, header_dtype, count=1)[0]
     magic = start[344:348], start[4:8]
     if magic[0] == b"ni1\0" or magic[1] == b"ni2\0":
         raise detached("NIfTI pair", "nibabel.save(nibabel.load('scan.hdr'), 'scan.nii.gz')")
     for kind in (Nifti1Header, Nifti2Header):
         if kind.may_contain_header(start):
-            return kind(start[: kind.sizeof_hdr])
+            raw = kind(start[: kind.sizeof_hdr], check=False)
+            header = raw.copy()
+            header.check_fix(logger=SILENT)
+            return header, raw
     raise ImageFileError("it does not begin like one")
 
 
-def _check(header: Any, shape: tuple[int, ...], affine: NDArray[np.float64], limits: Limits) -> int:
-    """Check a header against the limits; return the least size of its file, unpacked, in bytes."""
+def _check(header: Any, shape: tuple[int, ...]) -> int:
+    """Check what a header says of the voxels; return the least size of its file, unpacked, in bytes."""
     check_shape(shape)
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise ScanError(f"voxels of type {dtype}; expected one real number a voxel, not colours or complex numbers")
     if not isinstance(header, MGHHeader) and np.isinf((header["scl_slope"], header["scl_inter"])).any():
         raise ScanError("scl_slope or scl_inter in the NIfTI header is infinite; convert it again from the source")
-    check_affine(affine)
-    limits.check_extent(shape, affine)
     offset = int(header.get_data_offset())
     if not 0 <= offset <= LARGEST_OFFSET:
         raise ScanError(f"the NIfTI header is damaged (voxels from byte {offset:,}); convert it again from the source")

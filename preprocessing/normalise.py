@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # the settings need the names, and are read without torch
     from torch import Tensor
 
 PUBLISHED = "minmax"  # the default; it adds nothing to the key of a scan
+FEW = 0.0001  # share of the voxels inside, at either end, that shall not decide the range: a vessel, a hot pixel
+MOST_OF_RANGE = 0.5  # that so few may take without a remark
 ROBUST_TAIL = 0.001  # share of the voxels inside that `minmax_robust` cuts off, at either end
 
 
@@ -81,6 +83,36 @@ NORMALISATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     PUBLISHED: minmax,
     "minmax_robust": minmax_robust,
 }
+
+
+def range_used(volume: Tensor, normalised: Tensor, mask: Tensor) -> tuple[float, float]:
+    """Return the intensities that became the lowest and the highest value inside the mask.
+
+    Args:
+        volume: float32, any shape.
+        normalised: what a method made of it.
+        mask: bool, same shape, True inside.
+    """
+    before, after = volume[mask], normalised[mask]
+    return float(before[after == after.min()].max()), float(before[after == after.max()].min())
+
+
+def few_decide(volume: Tensor, mask: Tensor) -> str:
+    """Return a remark if the highest or the lowest 0.01 % inside the mask take most of min-max's range, else ""."""
+    inside = _inside(volume, mask).cpu().numpy()
+    few = max(1, round(FEW * inside.size))
+    if inside.size <= 2 * few:
+        return ""
+    ranks = [0, few, inside.size - 1 - few, inside.size - 1]
+    lowest, low, high, highest = np.partition(inside, ranks)[ranks].tolist()
+    shares = {"brightest": (highest - high) / (highest - lowest), "darkest": (low - lowest) / (highest - lowest)}
+    which = max(shares, key=lambda name: shares[name])
+    if shares[which] <= MOST_OF_RANGE:
+        return ""
+    return (
+        f"few voxels decide the range: the {which} 0.01 % of the brain take {shares[which]:.0%} of it and leave the "
+        f"rest to all others; normalise: minmax_robust cuts them off"
+    )
 
 
 def _inside(volume: Tensor, mask: Tensor) -> Tensor:

@@ -164,8 +164,9 @@ class NormaliseInMaskd(MapTransform):
 
 
 def find_brain(stripper: SkullStripper | None) -> Compose:
-    """Turn `image` to RAS+ order and add `mask`; None for volumes that are stripped already."""
-    return Steps([Orientationd("image", axcodes="RAS", labels=None), SkullStripd("image", stripper)])
+    """Turn `image`, and `nan` where given, to RAS+ order and add `mask`; None for volumes that are stripped already."""
+    turn = Orientationd(("image", "nan"), axcodes="RAS", labels=None, allow_missing_keys=True)
+    return Steps([turn, SkullStripd("image", stripper)])
 
 
 def resample_brain(*, spacing_mm: float, limits: Limits | None = None) -> Compose:

@@ -5,6 +5,7 @@ Its header is checked against `preprocessing.limits` before it is unpacked.
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from preprocessing.errors import ChangedFileError, ScanError
 from preprocessing.itk import read_itk
 from preprocessing.limits import DEFAULT_LIMITS, Limits
 from preprocessing.nifti import detached, read_nifti
+from preprocessing.space import Form, skew_remarks
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
@@ -51,20 +53,25 @@ def scan_bytes(path: Path, *, sha256: str | None, limits: Limits) -> bytes:
     return content
 
 
-def read_volume(path: Path, *, sha256: str | None = None, limits: Limits = DEFAULT_LIMITS) -> MetaTensor:
-    """Read a 3-D volume with its scaling applied.
+def read_volume(
+    path: Path, *, sha256: str | None = None, limits: Limits = DEFAULT_LIMITS, trust: Form | None = None
+) -> MetaTensor:
+    """Read a 3-D volume with its scaling applied. NaN voxels count as background.
 
     Args:
         path: NIfTI (.nii, .nii.gz), MGH (.mgz, .mgh), or MetaImage and NRRD through SimpleITK; one file each.
         sha256: of the file, hex, if it has to be that very content.
         limits: of its size.
+        trust: the affine of NIfTIs to use where sform and qform contradict each other; None: refuse those.
 
     Returns:
-        MetaTensor (1, X, Y, Z), float32, with the voxel-to-world affine (4, 4) in mm, RAS+ world.
+        MetaTensor (1, X, Y, Z), float32, with the voxel-to-world affine (4, 4) in mm, RAS+ world. NaN voxels have the
+        lowest value, at most 0. Its `meta` has `facts` of the header (`Space.facts`), `remarks`, sentences for the
+        scan's record, and, if there are any, `nan`: bool (1, X, Y, Z), True where a voxel was NaN.
 
     Raises:
-        ScanError: the file is damaged, not 3-D, absurdly large or small, holds NaN or infinite voxels only partly
-            readable, is constant, its affine is unusable, or its voxels lie in another file.
+        ScanError: the file is damaged, not 3-D, absurdly large or small, holds infinite voxels, is constant, its header
+            does not say where the voxels lie or contradicts itself, or its voxels lie in another file.
         MemoryLimitError: reading it takes more memory than it may.
         ChangedFileError: it is not what was hashed.
     """
@@ -77,19 +84,42 @@ def read_volume(path: Path, *, sha256: str | None = None, limits: Limits = DEFAU
         raise ScanError(f"{path.suffix or 'no'} is not a volume format read here ({known}); a picture is kind: image")
     content = scan_bytes(path, sha256=sha256, limits=limits)
     if name.endswith(ITK_SUFFIXES):
-        array, affine = read_itk(content, path.suffix.lower(), limits)
+        array, space = read_itk(content, path.suffix.lower(), limits)
     else:
-        array, affine = read_nifti(content, name, limits)
+        array, space = read_nifti(content, name, limits, trust)
     del content
-    if array.ndim == 4 and array.shape[3] == 1:
-        array = array[..., 0]
-    bad = int(array.size - np.isfinite(array).sum())
-    if bad:
-        raise ScanError(f"{bad} of {array.size} voxels are NaN or infinite; repair the volume or leave the scan out")
-    low, high = float(array.min()), float(array.max())
+    array = array.reshape(array.shape[:3], order="A")
+    meta: dict[str, Any] = {"facts": space.facts(), "remarks": [*space.remarks, *skew_remarks(space.affine)]}
+    finite = np.isfinite(array)
+    if bad := int(array.size - finite.sum()):
+        nan = np.isnan(array)
+        if infinite := bad - int(nan.sum()):
+            raise ScanError(f"{infinite} of {array.size} voxels are infinite; repair the volume or leave the scan out")
+        _refuse_lost_slices(nan)
+        meta["nan"] = torch.from_numpy(np.ascontiguousarray(nan))[None]
+        meta["remarks"].append(f"NaN voxels: {bad / array.size:.2%} of the volume, taken for background")
+    low, high = float(array.min(where=finite, initial=np.inf)), float(array.max(where=finite, initial=-np.inf))
     if low == high:
-        raise ScanError(f"every voxel is {low:g}; a scan needs at least two values. The export may have failed")
-    return MetaTensor(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None], affine=affine)
+        also = " or NaN" * bool(bad)
+        raise ScanError(f"every voxel is {low:g}{also}; a scan needs at least two values. The export may have failed")
+    if bad:
+        array = np.where(nan, np.float32(min(low, 0.0)), array)
+    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None]
+    return MetaTensor(tensor, affine=space.affine, meta=meta)
+
+
+def _refuse_lost_slices(nan: NDArray[np.bool_]) -> None:
+    """Refuse volumes that are NaN everywhere, or in a whole slice between others."""
+    for axis in range(3):
+        lost = nan.all(axis=tuple(other for other in range(3) if other != axis))
+        kept = np.flatnonzero(~lost)
+        if kept.size == 0:
+            raise ScanError("every voxel is NaN; the export may have failed")
+        if count := int(lost[kept[0] : kept[-1]].sum()):
+            raise ScanError(
+                f"{count} slices along axis {axis + 1} are all NaN, between others that are not; NaN is taken for "
+                "background only around the head. Repair the volume or leave the scan out"
+            )
 
 
 def write_volume(path: Path, volume: NDArray[np.generic], affine: NDArray[np.float64], description: str = "") -> None:

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from console.errors import InputError
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
-from preprocessing.limits import LARGEST_EXTENT_MM
+from preprocessing.limits import BRAIN_ML, LARGEST_EXTENT_MM
 from preprocessing.parameters import PARAMETERS_SHA256, ParametersError, numbers_of, read_parameters
 
 
@@ -35,6 +35,11 @@ class PreprocessConfig(BaseModel):
         description="a scan whose frame is longer along an axis is left out; a head takes less than 500, full PET 815",
         json_schema_extra={"changes_results": False},
     )
+    brain_ml: tuple[float, float] = Field(
+        default=BRAIN_ML,
+        description="a scan with less or more brain than this, ml, is left out; beyond 500 to 2,500 it is remarked",
+        json_schema_extra={"changes_results": False},
+    )
     memory_gb: float | None = Field(
         default=None,
         gt=0,
@@ -48,6 +53,13 @@ class PreprocessConfig(BaseModel):
         description="HD-BET's parameters: published, as installed; or the folder that holds 0.model … 4.model",
         json_schema_extra={"changes_results": False},
     )
+
+    @field_validator("brain_ml")
+    @classmethod
+    def _least_before_most(cls, limits: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= limits[0] < limits[1]:
+            raise ValueError(f"{list(limits)}: expected the least and the largest volume of a brain in ml")
+        return limits
 
 
 def _parameters_state(config: PreprocessConfig) -> Any:
@@ -70,7 +82,7 @@ STAGE = Stage(
     function="pipeline.stages.preprocess:preprocess",
     config=PreprocessConfig,
     artifact="pipeline.store.volumes:VolumeSet",
-    version=2,
+    version=3,
     reads={"cohort": COHORT},
     external_inputs=_parameters_state,
     check_requirements=_check_parameters,

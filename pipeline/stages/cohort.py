@@ -67,6 +67,7 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     scans["skull_strip"] = [str(config.modalities[m].skull_strip) for m in scans["modality"]]
     normalise = {name: each.normalise if each.kind == "volume" else "" for name, each in config.modalities.items()}
     scans["normalise"] = [normalise[m] for m in scans["modality"]]
+    scans["trust"] = [config.modalities[m].trust or "" for m in scans["modality"]]
     scans["sha256"] = _hashes([Path(path) for path in scans["path"]], out, runtime)
     _check_same_content(scans, runtime)
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive), unusable)

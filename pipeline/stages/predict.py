@@ -71,7 +71,7 @@ def predict(
                 runtime.note(f"no prediction for {observation}: {prediction['reason']}")
                 refused.append({**names, **prediction})
             else:
-                prediction["notes"] += _not_registered(prediction, preprocess)
+                prediction["notes"] += _notes_on_scans(prediction, preprocess)
                 patients.append({**names, **prediction})
             progress.advance()
     content = {**_made_with(bundle, config), "patients": patients, "refused": refused}
@@ -181,10 +181,11 @@ def _patient(
     return {**prediction, "scans": used_scans + [{**nothing, **scan} for scan in unused], "notes": notes}
 
 
-def _not_registered(prediction: dict[str, Any], preprocess: VolumeSet) -> list[str]:
-    """Return notes on scans whose registration to another scan failed."""
+def _notes_on_scans(prediction: dict[str, Any], preprocess: VolumeSet) -> list[str]:
+    """Return notes on scans whose registration to another scan failed, and the remarks in their records."""
     records = {scan["scan"]: preprocess.record(scan["scan"]) or {} for scan in prediction["scans"] if scan["used"]}
-    return [f"{s} was not registered: {r['not_registered']}" for s, r in records.items() if r.get("not_registered")]
+    notes = [f"{s} was not registered: {r['not_registered']}" for s, r in records.items() if r.get("not_registered")]
+    return notes + [f"{s}: {remark}" for s, r in records.items() for remark in r.get("remarks", ())]
 
 
 def check_settings(settings: Any) -> None:
@@ -199,7 +200,7 @@ def check_settings(settings: Any) -> None:
     bundle = read_bundle(settings.predict)
     kinds = {name: modality.model_dump(mode="json") for name, modality in settings.cohort.modalities.items()}
     for name in sorted(kinds.keys() & bundle.kinds.keys()):
-        if kinds[name] != {"normalise": PUBLISHED, **bundle.kinds[name]}:  # older models do not name it
+        if kinds[name] != {"normalise": PUBLISHED, "trust": None, **bundle.kinds[name]}:  # older models do not name it
             raise InputError(
                 f"the model {bundle.name} was trained with {name} as {shown(bundle.kinds[name])}, not {kinds[name]}"
             )

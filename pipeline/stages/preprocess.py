@@ -22,6 +22,8 @@ from preprocessing.normalise import PUBLISHED
 from preprocessing.pictures import read_picture
 from preprocessing.volumes import read_volume
 
+MOST_NAMED = 5  # scans in a note about remarks
+
 
 def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> None:
     """Write a volume in [0, 1], its mask and a QC picture per scan; copy pictures unchanged."""
@@ -30,12 +32,13 @@ def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, r
     for scan in sorted(job.second_pass):
         if reason := (out.record(scan) or {}).get("not_registered"):
             runtime.note(f"{scan} was not registered, and its brain was segmented from the scan itself: {reason}")
+    _note_remarks(job.keys, out, runtime)
     runtime.results |= scan_contents(out, job.keys)
 
 
 def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> ScanJob:
     """Return the job that preprocesses each scan."""
-    limits = Limits(config.largest_extent_mm, config.memory_gb)
+    limits = Limits(config.largest_extent_mm, config.memory_gb, config.brain_ml)
     scans = cohort.scans().set_index("scan", drop=False)
     targets = _targets(scans, config)
     keys = _keys(scans, targets, config)
@@ -55,8 +58,9 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
     def source(scan: str) -> Any:
         """Read the source file of the scan, if it still has the recorded hash."""
         row = scans.loc[scan]
-        read = read_picture if row["kind"] == "image" else read_volume
-        return read(Path(row["path"]), sha256=row["sha256"], limits=limits)
+        if row["kind"] == "image":
+            return read_picture(Path(row["path"]), sha256=row["sha256"], limits=limits)
+        return read_volume(Path(row["path"]), sha256=row["sha256"], limits=limits, trust=row["trust"] or None)
 
     def load(scan: str) -> Any:
         if scans.at[scan, "kind"] == "image":
@@ -88,11 +92,25 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
             out.save_picture(scan, png_bytes(result))
             return {"kind": "image", "pixels": result.shape[:2]}
         out.save_volume(scan, result.volume, result.mask, result.affine, png_bytes(result.qc))
-        brain_ml = float(result.mask.sum()) * config.spacing_mm**3 / 1000
-        return {"kind": "volume", "brain_ml": round(brain_ml, 1), **result.facts}
+        return {"kind": "volume", **result.facts}
 
     nothing_is_learnt = not cohort.classes()
     return ScanJob(keys, load, work, save, second_pass=frozenset(targets), all_may_fail=nothing_is_learnt)
+
+
+def _note_remarks(keys: Mapping[str, str], out: VolumeSet, runtime: Runtime) -> None:
+    """Note each kind of remark in the scans' records once, with the scans that have it."""
+    named: dict[str, list[str]] = {}
+    for scan, key in keys.items():
+        record = out.record(scan) or {}
+        for remark in record.get("remarks", ()) if record.get("key") == key else ():
+            named.setdefault(remark.partition(":")[0], []).append(scan)
+    for kind, names in named.items():
+        more = ", …" if len(names) > MOST_NAMED else ""
+        runtime.note(
+            f"{kind}: {len(names)} of {len(keys)} scans ({', '.join(names[:MOST_NAMED])}{more}); remarks in their "
+            "record.json say more. Look at their QC pictures"
+        )
 
 
 def _targets(scans: pd.DataFrame, config: PreprocessConfig) -> dict[str, str]:
@@ -112,5 +130,7 @@ def _keys(scans: pd.DataFrame, targets: Mapping[str, str], config: PreprocessCon
     own = {row.scan: [row.sha256, row.kind, row.skull_strip] for row in scans.itertuples()}
     for row in scans[~scans["normalise"].isin(["", PUBLISHED])].itertuples():  # else the key is unchanged
         own[row.scan].append(row.normalise)
+    for row in scans[scans["trust"] != ""].itertuples():
+        own[row.scan].append(f"trust: {row.trust}")
     partner = {scan: [own[target]] for scan, target in targets.items()}
     return {scan: digest([material, *facts, *partner.get(scan, ())]) for scan, facts in own.items()}

@@ -38,9 +38,9 @@ from preprocessing import parameters
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 NO_RESULT = {
-    "preprocess.largest_extent_mm", "preprocess.memory_gb", "preprocess.weights", "features.weights",
-    "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe", "export.memory_mb",
-    "export.signing_key", "predict.trusted",
+    "preprocess.largest_extent_mm", "preprocess.brain_ml", "preprocess.memory_gb", "preprocess.weights",
+    "features.weights", "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe",
+    "export.memory_mb", "export.signing_key", "predict.trusted",
 }  # fmt: skip
 OTHER: dict[str, Any] = {
     "export.conformal_score": "another",  # where no other value can be made up from the kind of the setting
@@ -51,6 +51,7 @@ OTHER: dict[str, Any] = {
     "split.ratio": (7, 1, 2),
     "split.missing": {"PET": 0.5},
     "preprocess.register_to": {"PET": "MRI"},
+    "preprocess.brain_ml": (100.0, 5000.0),
     "preprocess.weights": Path("elsewhere"),
     "features.backbone": "vgg16",
     "features.weights": Path("elsewhere"),

@@ -64,7 +64,9 @@ def test_what_takes_too_much_memory_is_refused_by_its_header(tmp_path: Path, nam
     side = 400
     mgh = nibabel.MGHImage(np.zeros((8, 8, 8), np.float32), np.eye(4, dtype=np.float32)).to_bytes()[:284]
     meta = f"ObjectType = Image\nNDims = 3\nBinaryData = True\nElementSpacing = 1 1 1\nDimSize = {side} {side} {side}\n"
-    nrrd = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {side} {side} {side}\nendian: little\nencoding: raw\n\n"
+    meta += "TransformMatrix = 1 0 0 0 1 0 0 0 1\n"
+    nrrd = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {side} {side} {side}\nendian: little\nencoding: raw\n"
+    nrrd += "space: right-anterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n\n"
     stream = io.BytesIO()
     Image.fromarray(np.zeros((4000, 4000), np.uint8)).save(stream, "PNG" if name == "a.png" else "TIFF")
     content = {

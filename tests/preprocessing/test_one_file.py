@@ -26,16 +26,17 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
 def meta(
     *, before: str = "", size: str = "10 11 12", spacing: str = "1 1 1", axes: int = 3, file: str = "LOCAL",
-    packed: bool = False, data: bytes = VOXELS.tobytes(),
+    packed: bool = False, data: bytes = VOXELS.tobytes(), place: str = "TransformMatrix = 1 0 0 0 1 0 0 0 1\n",
 ) -> bytes:  # fmt: skip
-    header = f"ObjectType = Image\nNDims = {axes}\nBinaryData = True\nCompressedData = {packed}\n{before}"
+    header = f"ObjectType = Image\nNDims = {axes}\nBinaryData = True\nCompressedData = {packed}\n{before}{place}"
     header += f"ElementSpacing = {spacing}\nDimSize = {size}\nElementType = MET_FLOAT\nElementDataFile = {file}\n"
     return header.encode() + data
 
 
 def nrrd(*, before: str = "", sizes: str = "10 11 12", encoding: str = "raw", data: bytes = VOXELS.tobytes()) -> bytes:
-    header = f"NRRD0004\ntype: float\ndimension: 3\nsizes: {sizes}\nendian: little\nencoding: {encoding}\n{before}\n"
-    return header.encode() + data
+    header = f"NRRD0004\ntype: float\ndimension: 3\nsizes: {sizes}\nendian: little\nencoding: {encoding}\n"
+    place = "space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
+    return f"{header}{place}{before}\n".encode() + data
 
 
 def picture(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -265,7 +266,7 @@ def test_millions_of_extensions_and_of_empty_members(tmp_path: Path) -> None:
         meta(size="10 11"), meta(size="1e1 11 12"), meta(size="10 11 13"), meta(spacing="nan 1 1"),
         meta(spacing="-1 1 1"), meta(spacing="1e300 1 1"), meta(spacing="0 1 1"), meta(before="HeaderSize = 999999\n"),
         meta(before="ElementNumberOfChannels = 1000000000\n"), meta(before=f"Comment = {'x' * 200_000}\n"),
-        meta(before="TransformMatrix = nan 0 0 0 1 0 0 0 1\n"), meta().replace(b"MET_FLOAT", b"MET_STRING"),
+        meta(place="TransformMatrix = nan 0 0 0 1 0 0 0 1\n"), meta().replace(b"MET_FLOAT", b"MET_STRING"),
         meta().replace(b"BinaryData = True", b"BinaryData = False"), meta().replace(b"ElementDataFile", b"Element"),
         nrrd(sizes="30000 30000 30000"), nrrd(sizes="-10 11 12"), nrrd(sizes="99999999999999999999999 2 2"),
         nrrd(before="byte skip: -1\n"), nrrd(before="line skip: 2000000000\n"), nrrd(encoding="hex"),

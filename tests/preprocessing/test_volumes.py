@@ -87,8 +87,9 @@ def test_every_common_type(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(read_volume(_file(tmp_path, "scan.nii.gz", _nifti(raw)))[0].numpy(), raw)
 
 
-def test_one_frame_is_a_volume(tmp_path: Path) -> None:
-    volume = read_volume(_file(tmp_path, "scan.nii.gz", _nifti(_voxels()[..., None])))
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_one_frame_is_a_volume(tmp_path: Path, axes: int) -> None:
+    volume = read_volume(_file(tmp_path, "scan.nii.gz", _nifti(_voxels().reshape(*SHAPE, *[1] * axes))))
     assert volume.shape == (1, *SHAPE)
     np.testing.assert_array_equal(volume[0].numpy(), _voxels())
 
@@ -116,9 +117,11 @@ def test_every_advertised_format_is_read(tmp_path: Path) -> None:
 
 HUGE = _header(40, "4h", 3, 30000, 30000, 30000)
 CONSTANT = np.full(SHAPE, 7, np.int16)
-NAN, INFINITE = _voxels(), _voxels()
-NAN[3, 4, 5] = np.nan
+INFINITE = _voxels()
 INFINITE[:2] = np.inf
+INFINITE[3, 4, 5] = np.nan
+LOST = _voxels()
+LOST[:, 4] = LOST[:, 9:] = np.nan
 RGB = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
 BAD_VOLUMES: list[tuple[str, str, Callable[[], bytes], str]] = [
     ("text", "x.nii.gz", lambda: b"subject,scan\n" * 200, "not a NIfTI image"),
@@ -132,8 +135,17 @@ BAD_VOLUMES: list[tuple[str, str, Callable[[], bytes], str]] = [
     ("absurd size, compressed", "x.nii.gz", lambda: HUGE, r"promises \(30000, 30000, 30000\)"),
     ("negative size", "x.nii", lambda: _header(40, "4h", 3, -10, 11, 12), "at least 8 voxels"),
     ("unknown type", "x.nii", lambda: _header(70, "h", 999), "not a NIfTI image: data code 999"),
-    ("NaN", "x.nii.gz", lambda: _nifti(NAN), "1 of 1320 voxels are NaN or infinite"),
-    ("infinite", "x.nii.gz", lambda: _nifti(INFINITE), "264 of 1320 voxels are NaN or infinite"),
+    ("infinite", "x.nii.gz", lambda: _nifti(INFINITE), "264 of 1320 voxels are infinite"),
+    ("a lost slice", "x.nii", lambda: _nifti(LOST), "1 slices along axis 2 are all NaN, between others"),
+    ("NaN alone", "x.nii.gz", lambda: _nifti(np.full(SHAPE, np.nan, np.float32)), "every voxel is NaN"),
+    ("one value and NaN", "x.nii", lambda: _nifti(np.where(INFINITE > 99, 7, np.nan)), "every voxel is 7 or NaN"),
+    ("beyond float32", "x.nii", lambda: _nifti(_voxels().astype(float) * 1e300), "beyond the range of float32.* 3.4e"),
+    (
+        "beyond float32 by its slope",
+        "x.nii",
+        lambda: _header(112, "ff", 1e38, 0, base=_nifti(_voxels().astype("<i2"))),
+        "beyond the range of float32",
+    ),
     ("constant", "x.nii.gz", lambda: _nifti(CONSTANT), "every voxel is 7; a scan needs at least two values"),
     (
         "4-D",
@@ -141,7 +153,7 @@ BAD_VOLUMES: list[tuple[str, str, Callable[[], bytes], str]] = [
         lambda: _nifti(np.stack([_voxels()] * 3, -1)),
         "4-D with 3 volumes.*Average the frames or pick",
     ),
-    ("5-D", "x.nii.gz", lambda: _nifti(_voxels()[..., None, None]), "5-D of shape"),
+    ("5-D", "x.nii.gz", lambda: _nifti(np.stack([_voxels()] * 3, -1)[..., None, :]), "5-D of shape"),
     ("2-D", "x.nii.gz", lambda: _nifti(_voxels()[:, :, 0]), r"2-D of shape \(10, 11\).*kind: image"),
     ("tiny", "x.nii.gz", lambda: _nifti(_voxels()[:, :, :3]), r"shape \(10, 11, 3\); a scan needs at least 8 voxels"),
     ("zero affine", "x.nii.gz", lambda: _header(280, "12f", *[0] * 12), "voxel sizes .*set sform or qform"),
@@ -269,7 +281,7 @@ def test_bad_metaimages(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(ScanError, match="2-D of shape"):
         read_volume(_itk(tmp_path / "c.mha", generator.normal(size=(9, 10))))
     with pytest.raises(ScanError, match="4-D with 2 volumes"):
-        read_volume(_itk(tmp_path / "d.nrrd", generator.normal(size=(2, 9, 10, 11))))
+        read_volume(_itk(tmp_path / "d.mha", generator.normal(size=(2, 9, 10, 11))))
 
 
 def test_metaimage_of_colours(tmp_path: Path) -> None:
@@ -282,8 +294,10 @@ def test_metaimage_of_colours(tmp_path: Path) -> None:
 def test_metaimage_of_one_frame(tmp_path: Path) -> None:
     """4-D with one frame is a volume in NIfTI, so it is one here."""
     array = np.random.default_rng(0).normal(size=(1, 9, 10, 11))
-    volume = read_volume(_itk(tmp_path / "d.nrrd", array))
+    volume = read_volume(_itk(tmp_path / "d.mha", array))
     np.testing.assert_allclose(volume[0].numpy(), array[0].T, rtol=1e-6)
+    with pytest.raises(ScanError, match="the NRRD has no space"):  # ITK names none in 4-D
+        read_volume(_itk(tmp_path / "d.nrrd", array))
 
 
 # --- writing volumes ---
