@@ -31,6 +31,7 @@ SILENT.addHandler(logging.NullHandler())
 BEHIND = 16_000_000  # bytes that may follow the voxels: FreeSurfer's trailer
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of damaged headers; what is not finite is refused
 def read_nifti(
     content: bytes, name: str, limits: Limits, trust: Form | None = None
 ) -> tuple[NDArray[np.float32], Space]:
@@ -67,8 +68,7 @@ def read_nifti(
                 f"the file is shorter than its header says ({len(content):,} bytes, not {promised:,}); copy it again"
             )
         voxels = ArrayProxy(io.BytesIO(content), header)
-        with np.errstate(over="ignore", invalid="ignore"):
-            scaled = np.asarray(voxels, dtype=np.float32)
+        scaled = np.asarray(voxels, dtype=np.float32)
         if np.isinf(scaled).any():
             as_float32(np.asarray(voxels.get_unscaled()), scaled=scaled)
         return scaled, space
@@ -105,7 +105,9 @@ def _header(start: bytes, *, mgh: bool) -> tuple[Any, Any]:
     if mgh:
         if len(start) < header_dtype.itemsize:
             raise ImageFileError(f"{len(start)} bytes are too few for an MGH header")
-        return MGHHeader(start[: header_dtype.itemsize]), np.frombuffer(start, header_dtype, count=1)[0]
+        header = MGHHeader(start[: header_dtype.itemsize], check=False)
+        header.check_fix(logger=SILENT)
+        return header, np.frombuffer(start, header_dtype, count=1)[0]
     magic = start[344:348], start[4:8]
     if magic[0] == b"ni1\0" or magic[1] == b"ni2\0":
         raise detached("NIfTI pair", "nibabel.save(nibabel.load('scan.hdr'), 'scan.nii.gz')")
