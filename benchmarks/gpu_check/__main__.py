@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.common import RESULTS, machine
 from benchmarks.gpu_check import correctness, kit, speed
-from benchmarks.gpu_check.place import CPU, Place
+from benchmarks.gpu_check.place import Place
 from benchmarks.gpu_check.report import Report
 from pipeline.core.runtime import Runtime
 
@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run all parts; return the exit code, 0 or 1."""
     arguments = _options().parse_args(argv)
     device = Runtime(stage="", key="", device_name=arguments.device, workspace=Path()).device
+    if device == torch.device("cuda"):  # a memory limit wants its number
+        device = torch.device("cuda", torch.cuda.current_device())
     report = Report(_facts(device), arguments.json)
     with tempfile.TemporaryDirectory() as folder:
         place = Place(device, arguments.quick, _heads(arguments.kit, Path(folder)), Path(folder) / "work")
@@ -41,11 +43,13 @@ def check(report: Report, place: Place) -> None:
         correctness.test_scores(report, place)
     with report.part("same bytes"):
         correctness.same_bytes(report, place, reference)
-    with report.part("out of memory"):
-        if place.cuda:
-            correctness.out_of_memory(report, place, reference)
-        else:
-            report.not_measured("what happens when GPU memory runs out", "needs CUDA")
+    if place.cuda:
+        with report.part("HD-BET without memory"):
+            correctness.hd_bet_without_memory(report, place)
+        with report.part("VGG without memory"):
+            correctness.vgg_without_memory(report, place, reference)
+    else:
+        report.not_measured("what happens when GPU memory runs out", "needs CUDA")
     with report.part("speed"):
         speed.rates(report, place)
     with report.part("utilisation"):
@@ -73,7 +77,7 @@ def _heads(given: Path | None, folder: Path) -> tuple[Path, ...]:
 def _facts(device: torch.device) -> dict[str, Any]:
     facts: dict[str, Any] = {"command": " ".join(["python", "-m", "benchmarks.gpu_check", *sys.argv[1:]])}
     facts |= {"checked": str(device), "machine": machine(), "cuda": torch.version.cuda}
-    if device != CPU:
+    if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts |= {"name": properties.name, "memory_gb": round(properties.total_memory / 1e9, 1)}
         facts |= {"capability": f"{properties.major}.{properties.minor}", "cudnn": torch.backends.cudnn.version()}

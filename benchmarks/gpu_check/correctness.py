@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import dice
-from benchmarks.gpu_check.place import CPU, Place, encode, run, strip
+from benchmarks.gpu_check.place import CPU, Place, encode, strip
 from benchmarks.gpu_check.report import Report
 from benchmarks.gpu_check.training import fill, predictions, train
 from files.reading import file_sha256
@@ -120,8 +120,8 @@ def little_memory(device: torch.device, megabytes: float) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def out_of_memory(report: Report, place: Place, reference: Path, *, limit: Limit = little_memory) -> None:
-    """Take the GPU's memory away under the stages: they go on with less or with the CPU, and say so."""
+def hd_bet_without_memory(report: Report, place: Place, *, limit: Limit = little_memory) -> None:
+    """Take the GPU's memory away under the stage preprocess: it goes on with the CPU, says so, and comes back."""
     exact = [stripped.mask for stripped in strip(place.workspace("enough"), place.device, "auto")]
     heads = place.workspace("little")
     with limit(place.device, LITTLE_FOR_HD_BET_MB), _log() as lines:
@@ -133,6 +133,9 @@ def out_of_memory(report: Report, place: Place, reference: Path, *, limit: Limit
     away = sum(stripped.device.type != place.device.type for stripped in after)
     report.check("HD-BET with memory again: heads that stay on the CPU", away, most=0)
 
+
+def vgg_without_memory(report: Report, place: Place, reference: Path, *, limit: Limit = little_memory) -> None:
+    """Take the GPU's memory away under the stage features: fewer slices a pass, then the CPU, with the same result."""
     maps = _copy(reference, place.work / "little-maps", "cohort", "preprocess")
     expected = encode(maps, place.device, "auto")
     for left, words in (("half", "slices a pass on"), ("none", "CPU")):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def utilisation(report: Report, place: Place) -> None:
         return report.not_measured("share of the time that the device computes", "needs CUDA")
     heads, fitted = place.workspace("busy"), place.work / "busy-training"
     fill(fitted, subjects=300)
-    works = {
+    works: dict[str, Callable[[], Any]] = {
         "stage preprocess": lambda: strip(heads, place.device, "auto"),
         "stage features, vgg16": lambda: encode(heads, place.device, "auto", backbone="vgg16"),
         "stages pretrain and classify, 3 epochs each": lambda: train(fitted, place.device, epochs=3),
@@ -51,7 +52,7 @@ def utilisation(report: Report, place: Place) -> None:
         "cycleGAN": lambda: _steps(place, "cyclegan", steps=5),
     }
     for name, work in works.items():
-        share = busy_share(lambda work=work: work(), place.device)  # type: ignore[misc]
+        share = busy_share(work, place.device)
         report.figure(f"{name}: share of the time that the device computes", share)
 
 
@@ -64,7 +65,8 @@ def busy_share(work: Callable[[], Any], device: torch.device) -> float:
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
         work()
         synchronise(device)
-    kernels = sum(event.self_device_time_total for event in seen.events() if event.device_type == DeviceType.CUDA)
+    on_device = [event for event in seen.events() if event.device_type == DeviceType.CUDA]
+    kernels = sum(event.self_device_time_total for event in on_device if not event.is_user_annotation)
     return float(kernels) / 1e6 / wall
 
 
@@ -119,7 +121,7 @@ def _vgg(report: Report, place: Place, tflops: float) -> None:
         backbone.to(place.device)
         _reset_peak(place)
         for where, given in (("from main memory", slices), ("already on the device", slices.to(place.device))):
-            work = lambda given=given: pool_slices(backbone, given, batch_slices=batch)  # noqa: E731, B023
+            work = partial(pool_slices, backbone, given, batch_slices=batch)
             rate = len(slices) / _seconds(work, place.device, rounds=1 if place.quick else 10)
             report.figure(f"{name}: slices a second, {where}", rate)
             share = rate * gflop / 1e3 / tflops
@@ -143,7 +145,7 @@ def _gans(report: Report, place: Place) -> None:
     for kind, steps in (("pix2pix", 200), ("cyclegan", 50)):
         steps = 2 if place.quick else steps
         _reset_peak(place)
-        seconds = _seconds(lambda: _steps(place, kind, steps=steps), place.device, rounds=1)  # noqa: B023
+        seconds = _seconds(partial(_steps, place, kind, steps=steps), place.device, rounds=1)
         name = f"{kind}, {_pixels(place)} pixels, batch {GanConfig().batch_size}"
         report.figure(f"{name}: steps a second", steps / seconds, "setting up included")
         _peak(report, place, name)
