@@ -75,7 +75,7 @@ def same_bytes(report: Report, place: Place, reference: Path) -> None:
     for mode in (True, False):
         torch.use_deterministic_algorithms(mode)
         try:
-            differing = _differing(place, reference)
+            differing = _differing(place, reference, "deterministic" if mode else "usual")
         finally:
             torch.use_deterministic_algorithms(False)
         for what, count in differing.items():
@@ -85,19 +85,19 @@ def same_bytes(report: Report, place: Place, reference: Path) -> None:
                 report.figure(f"{what}: files that differ in a second run, usual mode", count)
 
 
-def _differing(place: Place, reference: Path) -> dict[str, int]:
+def _differing(place: Place, reference: Path, mode: str) -> dict[str, int]:
     """Return what was computed → number of its files that were other bytes the second time."""
     found: list[dict[str, dict[str, str]]] = []
-    for number in (1, 2):
+    for workspace in (place.work / f"{mode}-1", place.work / f"{mode}-2"):
         again: dict[str, dict[str, str]] = {}
         if not place.quick:
-            heads = place.workspace(f"again-{number}")
+            heads = place.workspace(f"{workspace.name}-heads")
             strip(heads, place.device, "auto")
             again["masks and volumes"] = VolumeSet(heads / "preprocess").scans()
-        maps = _copy(reference, place.work / f"again-maps-{number}", "cohort", "preprocess")
+        maps = _copy(reference, workspace / "maps", "cohort", "preprocess")
         encode(maps, place.device, "auto", slice_spacing_mm=24.0)
         again["feature maps"] = FeatureStore(maps / "features").scans()
-        fitted = _copy(place.work / "training", place.work / f"again-fit-{number}", "cohort", "split", "features")
+        fitted = _copy(place.work / "training", workspace / "fit", "cohort", "split", "features")
         train(fitted, place.device, epochs=2)
         again["weights of φ and ρ"] = {
             stage.name: file_sha256(fitted / stage.name / "repeat-1" / "weights.safetensors")

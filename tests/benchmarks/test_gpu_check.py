@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 
-from benchmarks.gpu_check import correctness, kit, speed
+from benchmarks.gpu_check import correctness, kit, speed, training
 from benchmarks.gpu_check.__main__ import main
 from benchmarks.gpu_check.place import CPU, Place
 from benchmarks.gpu_check.report import Report
@@ -48,6 +48,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(skull_strip, "load_network", lambda *_, **__: BrightIsBrain())
     for module in (features, speed):
         monkeypatch.setattr(module, "load_backbone", small_backbone)
+    monkeypatch.setattr(training, "SHAPE", (8, 7, 7))
+    monkeypatch.setattr(training, "SIGNAL", 0.3)
     monkeypatch.setattr(speed, "SIMPLE", {"hypermm": speed.SIMPLE["zero"]})
     grid = np.indices((16, 18, 14)) - np.array([7.5, 8.5, 6.5]).reshape(3, 1, 1, 1)
     volume = 100 * (np.linalg.norm(grid, axis=0) < 5) + np.random.default_rng(0).random((16, 18, 14))
