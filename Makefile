@@ -1,6 +1,7 @@
 # make demo   install, then the demo cohort from scans to a tested classifier and a report
 # make test   install, then all tests
 # make bench  every benchmark; ARGS=--quick tries them out
+# make gpu-check  compares a GPU with the CPU and measures it; docs/gpu.md
 # make lint   style, types and who may import whom
 # make hashes brings every package as a wheel into wheels/ and writes constraints-hashes.txt, once, with internet
 # make hashed installs from wheels/ alone, each compared with constraints-hashes.txt; needs no internet
@@ -12,7 +13,7 @@ WHEELS ?= wheels
 HASHES ?= constraints-hashes.txt
 WANTED ?= "$$(grep '^torch==' constraints.txt)" '.[demo,dev]' "$$(sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml)"
 
-.PHONY: .venv demo test lint bench hashes hashed
+.PHONY: .venv demo test lint bench gpu-check hashes hashed
 
 .venv: $(INSTALLED)
 
@@ -39,6 +40,10 @@ bench: $(INSTALLED)
 	for question in features skull_strip training protocol memory startup scheduling profile; do \
 		$(BIN)/python -m benchmarks.bench_$$question $(ARGS) || exit 1; \
 	done
+
+# Installs nothing: a machine that reaches nothing has no .venv, and its own Python takes what it lacks from PYTHONPATH.
+gpu-check:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check $(ARGS)
 
 # Wheels differ between systems, and those of torch between its builds: the file is for machines like this one, and stays
 # here. Look at it, keep it where the wheels are not, and a wheel that was exchanged since is refused.

@@ -16,7 +16,7 @@ from models.backbone import Backbone, HalfMax, load_backbone, pool_slices
 from pipeline.core.runtime import Runtime
 from pipeline.specs.features import FeaturesConfig
 from pipeline.stages.features import features
-from pipeline.store.base import write_json
+from pipeline.store.base import write_record
 from pipeline.store.features import FeatureStore
 from pipeline.store.volumes import VolumeSet
 
@@ -107,7 +107,7 @@ def whole_stage(name: str, scans: int) -> dict[str, Any]:
             volumes.save_volume(f"scan-{i}", volume, mask, affine, b"")
             volumes.finish(f"scan-{i}", "key", {})
             volumes.finish(f"scan-{i}", "", {"kind": "volume"})
-        write_json(volumes.folder / "manifest.json", {"scans": {f"scan-{i}": str(i) for i in range(scans)}})
+        write_record(volumes.folder / "manifest.json", {"scans": {f"scan-{i}": str(i) for i in range(scans)}})
         runtime = Runtime(stage="features", key="", device_name="cpu", workspace=Path(folder))
         config = FeaturesConfig(backbone=name, weights="random")
         product = matrix_product(dtype)
@@ -115,6 +115,8 @@ def whole_stage(name: str, scans: int) -> dict[str, Any]:
         started = time.perf_counter()
         features(volumes, out, config, runtime)
         seconds = time.perf_counter() - started
+        if (done := runtime.results["counts"]["scans"]) != scans:
+            raise RuntimeError(f"the stage did {done} of {scans} scans: its time says nothing")
         after = in_turns({"product": product}, 5)["product"]
     rate, peak = scans * slices * gflop / seconds, MATRIX_GFLOP / ((before + after) / 2)
     return {

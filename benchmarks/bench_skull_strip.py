@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import MATRIX_GFLOP, finish, in_turns, matrix_product, options
+from benchmarks.common import MATRIX_GFLOP, dice, finish, in_turns, matrix_product, options
 from demo.phantoms import PhantomsConfig, make_scan, phantom
 from files.reading import file_sha256
 from pipeline.core.runtime import Runtime
@@ -22,11 +22,6 @@ from pipeline.store.tables import CohortTables
 from pipeline.store.volumes import VolumeSet
 from preprocessing.skull_strip import SkullStripper
 from preprocessing.volumes import write_volume
-
-
-def dice(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Overlap of two bool masks."""
-    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
 def against_the_package(rounds: int) -> dict[str, Any]:

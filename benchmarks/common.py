@@ -41,13 +41,18 @@ def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, fl
     return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
 
 
-def matrix_product(dtype: Any) -> Callable[[], Any]:
-    """One product of two square matrices; `MATRIX_GFLOP` of work."""
-    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+def matrix_product(dtype: Any, *, device: torch.device | str = "cpu", size: int = MATRIX) -> Callable[[], Any]:
+    """One product of two square matrices; `MATRIX_GFLOP` of work at the usual size."""
+    a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
     return lambda: a @ b
 
 
 MATRIX_GFLOP = 2 * MATRIX**3 / 1e9
+
+
+def dice(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Overlap of two bool masks."""
+    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
 def machine() -> dict[str, Any]:

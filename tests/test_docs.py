@@ -281,7 +281,8 @@ def test_every_option_and_setting_that_the_pages_name_exists():
     pip = {"--index-url", "--constraint", "--editable", "--dest", "--no-index", "--find-links", "--require-hashes"}
     slurm = {"--job-name", "--array", "--cpus-per-task", "--mem", "--time", "--constraint=a100"}
     dask = {"--host", "--port", "--nthreads", "--no-dashboard", "--local-directory"}
-    elsewhere = {*pip, *slurm, *dask, "--config_file", "--bundle_root", "--logdir", "--backend-store-uri", "--quick"}
+    gpu = {"--quick", "--kit", "--json", "--wheels", "--no-deps", "--target"}  # of the GPU check, its kit and pip
+    elsewhere = {*pip, *slurm, *dask, *gpu, "--config_file", "--bundle_root", "--logdir", "--backend-store-uri"}
     ways = next(action.choices for action in intake.parser()._actions if action.dest == "way")
     options |= {o for action in derivatives.parser()._actions for o in action.option_strings}
     options |= {o for way in ways.values() for action in way._actions for o in action.option_strings}

@@ -1,17 +1,25 @@
 """Workers on this machine: how many, which GPU for which. And schedulers that someone else has started."""
 
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import dask
 import pytest
 import torch
 
+from benchmarks.simulated_stage import STAGE, SimulatedConfig
 from console.errors import InputError
 from pipeline.executors import dask as module
 from pipeline.executors.config import ExecutorConfig
 from pipeline.executors.connection import Connection
 from pipeline.executors.dask import DaskExecutor, LocalWorkers, SchedulerWorkers, visible_gpus
+from pipeline.executors.dispatch import DispatchingExecutor
+from pipeline.executors.opened import opened
+from pipeline.runner.run import run_stage
 
 
 @pytest.fixture
@@ -62,6 +70,44 @@ def test_a_worker_sees_only_its_gpu_and_calls_it_cuda(machine: Callable[..., Non
     machine(16, [])
     assert workers(2, "auto").device == "auto"
     assert SchedulerWorkers("tls://10.0.0.5:8786", patience_minutes=1, device="cuda:1").device == "cuda:1"
+
+
+@pytest.mark.slow
+def test_two_gpus_are_both_used_each_by_a_worker_of_its_own(
+    machine: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real workers, GPUs that are only names: what each scan's record says of the process that computed it."""
+    mark = tmp_path / "mark.py"
+    mark.write_text(
+        "import os\n"
+        "from pipeline.core.runtime import Runtime\n"
+        "from pipeline.store.scan_set import ScanSet\n"
+        "finish, made = ScanSet.finish, Runtime.__init__\n"
+        "def note_device(self, *given, **named):\n"
+        "    made(self, *given, **named)\n"
+        "    os.environ['REQUESTED'] = self.device_name\n"
+        "def note(self, scan, key, facts):\n"
+        "    seen = {name: os.environ.get(name) for name in ('CUDA_VISIBLE_DEVICES', 'REQUESTED')}\n"
+        "    finish(self, scan, key, {**facts, **seen, 'process': os.getpid()})\n"
+        "def dask_setup(worker):\n"
+        "    Runtime.__init__, ScanSet.finish = note_device, note\n"
+    )
+    machine(2, ["0", "GPU-5f"])
+    workspace, scans = tmp_path / "run", 40
+    settings: Any = SimpleNamespace(simulated=SimulatedConfig(scans=scans, seconds=0.05))
+    preloads = ["benchmarks.simulated_stage", str(mark)]
+    with (
+        dask.config.set({"distributed.worker.preload": preloads}),
+        opened(ExecutorConfig(kind="dask"), workspace, device="cuda") as executor,
+    ):
+        assert isinstance(executor, DispatchingExecutor)
+        executor.connection.client().wait_for_workers(2)
+        run_stage(STAGE, settings, workspace, device="cpu", executor=executor)
+    records = [json.loads(path.read_text()) for path in (workspace / "simulated").glob("*/record.json")]
+    assert len(records) == scans
+    assert {record["CUDA_VISIBLE_DEVICES"] for record in records} == {"0", "GPU-5f"}
+    assert {record["REQUESTED"] for record in records} == {"cuda"}  # the only one that a worker sees
+    assert len({(record["CUDA_VISIBLE_DEVICES"], record["process"]) for record in records}) == 2
 
 
 def test_gpus_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
