@@ -27,7 +27,7 @@ from files.reading import UnusableFileError, read_bytes
 
 MOST_LISTED = 20  # problems of one kind; the rest are counted
 # Columns of scans, not of observations.
-OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "path", "sha256", "row"]
+OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "bits", "path", "sha256", "row"]
 LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
 CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"  # characters that end lines, move cursors, or are none
@@ -47,6 +47,19 @@ class ModalityConfig(BaseModel):
         default="minmax",
         description="how intensities are brought to [0, 1]: minmax, as published; minmax_robust; volumes only",
     )
+    bits: int | None = Field(
+        default=None,
+        ge=8,
+        le=16,
+        description="how many bits the camera of 16-bit pictures has, for those that do not say it; null: as many as "
+        "the largest value of the cohort needs",
+    )
+
+    @model_validator(mode="after")
+    def _bits_are_of_pictures(self) -> Self:
+        if self.kind != "image" and self.bits is not None:
+            raise ValueError(f"bits: {self.bits} is for pictures (kind: image); leave it away")
+        return self
 
     @model_validator(mode="after")
     def _pictures_are_kept(self) -> Self:
@@ -70,7 +83,9 @@ class CohortConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    modalities: dict[str, ModalityConfig] = Field(min_length=1, description="name → {kind, skull_strip, normalise}")
+    modalities: dict[str, ModalityConfig] = Field(
+        min_length=1, description="name → {kind, skull_strip, normalise, bits}"
+    )
     manifest: Annotated[str, StringConstraints(pattern=DEMO_NAME)] | Path | None = Field(
         default=None,
         description="CSV or TSV, one row a scan; with layout breakhis a folder; or the name of a demo cohort",

@@ -112,7 +112,7 @@ def small_model() -> Callable[..., Path]:
                 "features": {"backbone": "vgg11", "random_seed": 3, "slice_spacing_mm": None},
             },
             weights={"preprocess": ["ab" * 32], "features": "random"},
-            stage_versions={"preprocess": 2, "features": 1},
+            stage_versions={"preprocess": 3, "features": 1},
             calibration={
                 "temperature": {"value": 1.7, "n": 20, "nll_before": 0.5, "nll_after": 0.4, "reason": "", "test": None},
                 "conformal": {

@@ -94,6 +94,7 @@ class _Kind(_Exactly):
     kind: Literal["volume", "image"]
     skull_strip: bool
     normalise: Name = "minmax"  # older exported models do not have it
+    bits: Annotated[int, Field(ge=8, le=16)] | None = None  # nor this
 
 
 class _Sections(_Exactly):

@@ -32,6 +32,7 @@ def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, FeatureStore]:
                 "kind": "volume",
                 "skull_strip": "True",
                 "normalise": "minmax",
+                "bits": "",
                 "path": "/x",
                 "sha256": "0",
             }
