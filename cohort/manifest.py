@@ -28,7 +28,7 @@ from cohort.tables import suggest as suggest
 from files.naming import as_on_disk
 
 # Columns of scans, not of observations.
-OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "trust", "path", "sha256", "row"]
+OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "trust", "bits", "path", "sha256", "row"]
 IDS = ["scan", "subject", "session", "observation", "modality", "kind", "path", "label"]
 LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
@@ -52,6 +52,21 @@ class ModalityConfig(BaseModel):
         default=None,
         description="the affine of NIfTIs to use where both contradict each other or have no code; null: refuse those",
     )
+    bits: int | None = Field(
+        default=None,
+        ge=8,
+        le=16,
+        description="how many bits the camera of 16-bit pictures has, for those that do not say it; null: as many as "
+        "the largest value of the cohort needs",
+    )
+
+    @model_validator(mode="after")
+    def _bits_are_of_pictures(self) -> Self:
+        if self.kind != "image" and self.bits is not None:
+            raise ValueError(f"bits: {self.bits} is for pictures (kind: image); leave it away")
+        if self.kind == "image" and self.trust is not None:
+            raise ValueError(f"trust: {self.trust} is for volumes; leave it away")
+        return self
 
     @model_validator(mode="after")
     def _pictures_are_kept(self) -> Self:
@@ -78,7 +93,7 @@ class CohortConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modalities: dict[str, ModalityConfig] = Field(
-        min_length=1, description="name → {kind, skull_strip, normalise, trust}"
+        min_length=1, description="name → {kind, skull_strip, normalise, trust, bits}"
     )
     manifest: Annotated[str, StringConstraints(pattern=DEMO_NAME)] | Path | None = Field(
         default=None,

@@ -23,6 +23,7 @@ OF_THE_MACHINE = 0.75  # of its main memory, where no limit is given
 READING, WORKING, WRITING = 0.125, 0.75, 0.125  # shares of the limit: the next scan is read and the last one written
 MOST_VOXELS = 1024**3  # of one scan; a header that promises more is taken for damaged
 LEAST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50.0  # the finest of whole brains post mortem are 0.1; the coarsest PET 10
+MOST_PIXELS = 1024**3  # of one picture; more is a whole slide
 MIN_SIDE = 8  # voxels; fewer along an axis is no head scan
 # Bytes, measured on 2^25 voxels, and rounded up. A format or step that needs less leaves the rest unused.
 BYTES_READ = 20  # a voxel beside the file itself, unpacked: float32, its copies, float64 while it is scaled (18)
@@ -104,6 +105,24 @@ class Limits:
         """
         self._check(size, READING, f"reading {what}")
 
+    def check_picture(self, size: float, width: int, height: int) -> None:
+        """Refuse a picture that takes more memory than the share for reading.
+
+        Args:
+            size: bytes that reading it takes.
+            width: pixels.
+            height: pixels.
+
+        Raises:
+            ScanError: no machine should try.
+            MemoryLimitError: it takes more.
+        """
+        pixels = f"too large: {width:,} x {height:,} = {width * height:,} pixels"
+        tile = "Tile it: cut it into several, each a row of the manifest"
+        if width * height > MOST_PIXELS:
+            raise ScanError(f"{pixels}; at most {MOST_PIXELS:,} are read. {tile}")
+        self._check(size, READING, f"{pixels}; reading it", tile)
+
     def check_work(self, size: float, what: str) -> None:
         """Refuse a computation that takes more memory than its share; arguments and errors as above."""
         self._check(size, WORKING, what)
@@ -117,12 +136,12 @@ class Limits:
         """
         self._check(BYTES_RESULT * math.prod(shape), WRITING, f"{what}, {times(shape)} voxels,")
 
-    def _check(self, size: float, share: float, what: str) -> None:
+    def _check(self, size: float, share: float, what: str, remedy: str = "Crop or downsample the scan") -> None:
         if size > share * self.memory_bytes:
             given = "three quarters of this machine's" if self.memory_gb is None else f"as {self.setting} says"
             raise MemoryLimitError(
                 f"{what} takes about {size / 1e9:.2g} GB of memory, more than {share * self.memory_bytes / 1e9:.2g} "
-                f"GB, {share:.1%} of {self.memory_bytes / 1e9:.3g} GB ({given}). Crop or downsample the scan, or set "
+                f"GB, {share:.1%} of {self.memory_bytes / 1e9:.3g} GB ({given}). {remedy}, or set "
                 f"{self.setting} to {size / share / 1e9 + 0.1:.1f} if the machine has so much"
             )
 

@@ -84,7 +84,7 @@ class Bundle:
         settings: sections `preprocess` and `features`, the settings that results depend on, as they were in training.
         weights: of the same stages, identity of the weights of their frozen networks.
         stage_versions: of the same stages, in training.
-        kinds: modality → kind, skull_strip, normalise and trust, as in cohort.modalities.
+        kinds: modality → kind, skull_strip, normalise, trust and bits, as in cohort.modalities.
         temperature: T of the calibrated probabilities softmax(logits / T).
         fingerprint: hash of the whole content.
         network_arguments: of `models.set_model.SetModel`.

@@ -95,6 +95,7 @@ class _Kind(_Exactly):
     skull_strip: bool
     normalise: Name = "minmax"  # older exported models do not have it
     trust: Literal["sform", "qform"] | None = None  # nor this
+    bits: Annotated[int, Field(ge=8, le=16)] | None = None  # nor this
 
 
 class _Sections(_Exactly):

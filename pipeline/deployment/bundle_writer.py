@@ -58,7 +58,7 @@ class Export:
         modalities: names, in the order of φ's layers.
         trained: those that φ was trained on.
         network: arguments of `models.set_model.SetModel`.
-        kinds: modality → kind, skull_strip, normalise and trust, as in cohort.modalities.
+        kinds: modality → kind, skull_strip, normalise, trust and bits, as in cohort.modalities.
         settings: sections preprocess and features, as recorded by these stages.
         weights: of the stages preprocess and features, identity of their frozen networks' weights.
         stage_versions: of the same stages.

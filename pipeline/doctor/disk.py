@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cohort.manifest import ManifestError, read_table
 from console.errors import InputError
 from demo import load_generator
+from intake.breakhis import files_in, is_picture
 from models.weights import PUBLISHED
 from pipeline.settings import Settings
 
@@ -51,7 +52,7 @@ def count_scans(config: Settings) -> Scans:
             volumes, 100 - volumes, PICTURE_BYTES * (100 - volumes), "no --cohort is given: for each 100 scans"
         )
     if config.cohort.layout == "breakhis":
-        kinds, rows = {"": "image"}, [("", path) for path in manifest.rglob("*.png")]
+        kinds, rows = {"": "image"}, [("", manifest / path) for path in files_in(manifest) if is_picture(path)]
     else:
         table = read_table(manifest)
         if not {"subject", "modality", "path"} <= set(table):

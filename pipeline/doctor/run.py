@@ -14,7 +14,7 @@ from cohort.manifest import ManifestError, Problem, check_manifest, drop_unusabl
 from cohort.splits import SPLITS
 from console.errors import InputError
 from devices.precision import half_precision
-from intake.breakhis import breakhis_manifest
+from intake.breakhis import breakhis_folder
 from models.backbone import SLICE_SIZE, load_backbone, pool_slices
 from models.extractor import UniversalExtractor
 from models.set_classifier import SetClassifier
@@ -169,12 +169,7 @@ def _table(path: Path, config: Settings) -> tuple[pd.DataFrame, list[Problem]]:
     """
     if config.cohort.layout == "table":
         return read_rows(path) if config.cohort.label is None else (read_table(path), [])
-    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*.png"))
-    try:
-        return breakhis_manifest(names, balanced=config.cohort.balanced).scans.reset_index(drop=True), []
-    except ValueError as error:
-        reason = f"cohort.balanced: {error}"
-        raise ManifestError(Problem(reason, reason)) from error
+    return breakhis_folder(path, balanced=config.cohort.balanced).scans, []
 
 
 def smoke_run(context: CheckContext) -> Iterator[Finding]:

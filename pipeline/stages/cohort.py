@@ -26,11 +26,13 @@ from demo import load_generator
 from files.naming import as_on_disk
 from files.reading import UnusableFileError, file_sha256
 from files.writing import real_folder
-from intake.breakhis import breakhis_manifest
+from intake.breakhis import breakhis_folder
 from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import read_record, write_record
 from pipeline.store.tables import CohortTables
+from preprocessing.picture_depth import bits_for
+from preprocessing.picture_files import largest_of_unknown_depth
 
 DEMO_FOLDER = "demo"  # in the workspace
 UNREADABLE = "unreadable"  # instead of a hash
@@ -46,9 +48,9 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     check_manifest_given(config)
     manifest = config.manifest if isinstance(config.manifest, Path) else _demo(str(config.manifest), demo, runtime)
     try:
-        table, unreadable, left_out = _table(manifest, config)
-        for path, reason in left_out:
-            runtime.note(f"{path} left out: {reason}")
+        table, unreadable, notes = _table(manifest, config)
+        for note in notes:
+            runtime.note(note)
         folder = manifest if manifest.is_dir() else manifest.parent
         unusable: list[dict[str, str]] = []
         if config.label is None:
@@ -69,6 +71,7 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     scans["normalise"] = [normalise[m] for m in scans["modality"]]
     scans["trust"] = [config.modalities[m].trust or "" for m in scans["modality"]]
     scans["sha256"] = _hashes([Path(path) for path in scans["path"]], out, runtime)
+    scans["bits"] = _bits(scans, out, config, runtime)
     _check_same_content(scans, runtime)
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive), unusable)
 
@@ -80,23 +83,21 @@ def _demo(name: str, options: Mapping[str, Any], runtime: Runtime) -> Path:
     return generator.write(folder, generator.config(**options), runtime.progress)
 
 
-def _table(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, list[Problem], list[tuple[str, str]]]:
-    """Read the manifest, or make it from file names; return it, unreadable rows and the files that were left out.
+def _table(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, list[Problem], list[str]]:
+    """Read the manifest, or make it from file names; return it, unreadable rows, and notes on files left out.
 
     Only where nothing is learnt does the table go on without rows that cannot be read.
 
     Raises:
-        ManifestError: it cannot be read, or does not have the requested patients.
+        ManifestError: it cannot be read, has no picture, or does not have the requested patients.
     """
     if config.layout == "table":
         return (*read_rows(manifest), []) if config.label is None else (read_table(manifest), [], [])
-    paths = sorted(path.relative_to(manifest).as_posix() for path in manifest.rglob("*.png"))
     try:
-        manifest_rows = breakhis_manifest(paths, balanced=config.balanced)
-    except ValueError as error:
-        raise ManifestError(f"cohort.balanced: {error}") from error
-    table = manifest_rows.scans.assign(row=[str(number) for number in range(1, len(manifest_rows.scans) + 1)])
-    return table, [], list(manifest_rows.left_out.itertuples(index=False, name=None))
+        found = breakhis_folder(manifest, balanced=config.balanced)
+    except OSError as error:
+        raise ManifestError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return found.scans.assign(row=[str(number) for number in range(1, len(found.scans) + 1)]), [], found.notes()
 
 
 def _check_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
@@ -115,8 +116,33 @@ def _check_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
             runtime.note(f"the scans {names} of different subjects have the same content; is one a copy?")
 
 
+def _bits(scans: pd.DataFrame, out: CohortTables, config: CohortConfig, runtime: Runtime) -> list[str]:
+    """Return for each scan the bits of its modality's 16-bit pictures that do not say theirs, "" if there are none.
+
+    They are set, or as many as the largest value of all needs; for new patients they are set by the model.
+    """
+    bits = {name: each.bits for name, each in config.modalities.items()}
+    files = read_record(out.folder / "files.json") or {}
+    known = [files.get(str(Path(path)), [None] * 4)[3] for path in scans["path"]]
+    largest = scans.assign(largest=known)[lambda table: table["kind"] == "image"].dropna(subset="largest")
+    for name, values in largest.groupby("modality")["largest"] if config.label is not None else ():
+        if bits[name] is None:
+            bits[name] = taken = bits_for(int(values.max()))
+            fewer = sum(bits_for(int(value)) < taken for value in values)
+            runtime.note(
+                f"{name}: {len(values)} 16-bit pictures do not say how many bits their camera has; {taken} are taken, "
+                f"since their largest value is {int(values.max()):,}"
+                + (f" ({fewer} of them would fit into fewer; are those of another camera?)" if fewer else "")
+                + f". If it has other bits, set cohort.modalities.{name}.bits"
+            )
+    return [str(bits[modality] or "") for modality in scans["modality"]]
+
+
 def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]:
-    """Return the SHA-256 of every file; do not read files again whose size and time are as recorded."""
+    """Return the SHA-256 of every file; record it, and the largest value of 16-bit pictures of unknown depth.
+
+    Files whose size and time are as recorded are not read again.
+    """
     known = read_record(out.folder / "files.json") or {}
     current = {}
     with runtime.progress(len(paths), "file") as progress:
@@ -126,10 +152,11 @@ def _hashes(paths: list[Path], out: CohortTables, runtime: Runtime) -> list[str]
                 if status.st_size > LARGEST_FILE:
                     raise UnusableFileError(f"it has {status.st_size:,} bytes; at most {LARGEST_FILE:,} are read")
                 before = known.get(str(path))
-                if before and before[:2] == [status.st_size, status.st_mtime_ns]:
+                if before and before[:2] == [status.st_size, status.st_mtime_ns] and len(before) == 4:
                     current[str(path)] = before
                 else:
-                    current[str(path)] = [status.st_size, status.st_mtime_ns, file_sha256(path)]
+                    facts = [file_sha256(path), largest_of_unknown_depth(path)]
+                    current[str(path)] = [status.st_size, status.st_mtime_ns, *facts]
             except (OSError, UnusableFileError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 runtime.note(f"{path} cannot be read ({reason}); preprocess will leave it out")

@@ -71,7 +71,7 @@ def export(
         modalities=data.modalities,
         trained=trained,
         network=network,
-        kinds=_settings_of(cohort)["modalities"],
+        kinds=_kinds(cohort),
         settings={name: _settings_of(artifact) for name, artifact in prepared.items()},
         weights={name: _made_from(artifact)["external"] for name, artifact in prepared.items()},
         stage_versions={name: _made_from(artifact)["version"] for name, artifact in prepared.items()},
@@ -202,6 +202,13 @@ def _made_from(artifact: Any) -> dict[str, Any]:
 def _settings_of(artifact: Any) -> dict[str, Any]:
     """Return the settings that a stage's result was made with."""
     return dict(_made_from(artifact)["settings"])
+
+
+def _kinds(cohort: CohortTables) -> dict[str, Any]:
+    """Return cohort.modalities, with the bits of 16-bit pictures that the stage cohort took."""
+    bits = cohort.scans().drop_duplicates("modality").set_index("modality")["bits"].to_dict()
+    modalities = _settings_of(cohort)["modalities"]
+    return {name: {**each, "bits": int(bits[name]) if bits.get(name) else None} for name, each in modalities.items()}
 
 
 def _test_figures(classify: ClassifierSet, data: RepeatData, repeat: int) -> dict[str, dict[str, Any]]:

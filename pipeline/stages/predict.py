@@ -200,7 +200,14 @@ def check_settings(settings: Any) -> None:
     bundle = read_bundle(settings.predict)
     kinds = {name: modality.model_dump(mode="json") for name, modality in settings.cohort.modalities.items()}
     for name in sorted(kinds.keys() & bundle.kinds.keys()):
-        if kinds[name] != {"normalise": PUBLISHED, "trust": None, **bundle.kinds[name]}:  # older models do not name it
+        if bundle.kinds[name].get("bits") is None:  # it has learnt from no picture that needs them
+            kinds[name]["bits"] = None
+        if kinds[name] != {
+            "normalise": PUBLISHED,
+            "trust": None,
+            "bits": None,
+            **bundle.kinds[name],
+        }:  # as in older models
             raise InputError(
                 f"the model {bundle.name} was trained with {name} as {shown(bundle.kinds[name])}, not {kinds[name]}"
             )

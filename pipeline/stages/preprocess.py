@@ -26,7 +26,7 @@ MOST_NAMED = 5  # scans in a note about remarks
 
 
 def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> None:
-    """Write a volume in [0, 1], its mask and a QC picture per scan; copy pictures unchanged."""
+    """Write a volume in [0, 1], its mask and a QC picture per scan; a picture as 8-bit RGB, upright."""
     job = preprocess_job(cohort, out, config, runtime)
     each_scan(job, out, runtime)
     for scan in sorted(job.second_pass):
@@ -58,9 +58,10 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
     def source(scan: str) -> Any:
         """Read the source file of the scan, if it still has the recorded hash."""
         row = scans.loc[scan]
+        path, options = Path(row["path"]), {"sha256": row["sha256"], "limits": limits}
         if row["kind"] == "image":
-            return read_picture(Path(row["path"]), sha256=row["sha256"], limits=limits)
-        return read_volume(Path(row["path"]), sha256=row["sha256"], limits=limits, trust=row["trust"] or None)
+            return read_picture(path, bits=int(row["bits"]) if row["bits"] else None, **options)
+        return read_volume(path, trust=row["trust"] or None, **options)
 
     def load(scan: str) -> Any:
         if scans.at[scan, "kind"] == "image":
@@ -89,8 +90,9 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
 
     def save(scan: str, result: Any) -> Mapping[str, Any]:
         if scans.at[scan, "kind"] == "image":
-            out.save_picture(scan, png_bytes(result))
-            return {"kind": "image", "pixels": result.shape[:2]}
+            out.save_picture(scan, png_bytes(result.pixels))
+            facts = {"bits": result.bits, "turned": result.turned, "remarks": result.remarks}
+            return {"kind": "image", "pixels": result.pixels.shape[:2], **facts}
         out.save_volume(scan, result.volume, result.mask, result.affine, png_bytes(result.qc))
         return {"kind": "volume", **result.facts}
 
@@ -132,5 +134,7 @@ def _keys(scans: pd.DataFrame, targets: Mapping[str, str], config: PreprocessCon
         own[row.scan].append(row.normalise)
     for row in scans[scans["trust"] != ""].itertuples():
         own[row.scan].append(f"trust: {row.trust}")
+    for row in scans[scans["bits"] != ""].itertuples():
+        own[row.scan].append({"bits": row.bits})
     partner = {scan: [own[target]] for scan, target in targets.items()}
     return {scan: digest([material, *facts, *partner.get(scan, ())]) for scan, facts in own.items()}

@@ -23,8 +23,8 @@ class CohortTables(Artifact):
     """Tables of the stage cohort: `scans.csv`, one row per scan, with its hash; `classes.json`; `left_out.json`."""
 
     COLUMNS: ClassVar = (
-        "scan", "subject", "session", "observation", "modality", "kind", "skull_strip", "normalise", "trust", "path",
-        "label", "sha256",
+        "scan", "subject", "session", "observation", "modality", "kind", "skull_strip", "normalise", "trust", "bits",
+        "path", "label", "sha256",
     )  # fmt: skip
 
     FILES: ClassVar = ("scans.csv", "classes.json", "files.json")

@@ -65,7 +65,7 @@ class VolumeSet(ScanSet):
         """Load a picture (H, W, 3), uint8."""
         self.check(scan)
         try:
-            return read_picture(self.folder_of(scan) / "picture.png")
+            return read_picture(self.folder_of(scan) / "picture.png").pixels
         except (ScanError, FileNotFoundError) as error:
             self.damage(scan, str(error))
 

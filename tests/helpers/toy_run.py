@@ -38,6 +38,7 @@ def scans(subjects: int = 60) -> pd.DataFrame:
                 "skull_strip": str(modality != "US"),
                 "normalise": "minmax",
                 "trust": "",
+                "bits": "",
                 "path": f"/scans/{number}_{modality}.nii",
             }
             rows.append(row | {"label": CLASSES[number % 3 == 0], "sha256": f"hash of {number} {modality}"})

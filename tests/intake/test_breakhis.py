@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from cohort.manifest import CohortConfig, ModalityConfig, check_manifest
+from cohort.manifest import CohortConfig, ManifestError, ModalityConfig, check_manifest
 from cohort.splits import SplitConfig, make_splits, subjects_of
-from intake.breakhis import breakhis_manifest
+from intake.breakhis import breakhis_folder, breakhis_manifest
 
 SLIDES = [
     "B_A-14-22549AB", "B_A-14-22549CD", "B_F-14-25197", "B_TA-14-16184", "B_PT-14-21998AB",
     "M_DC-14-13412", "M_LC-14-13412", "M_PC-14-15704", "M_DC-14-2773", "M_MC-14-10147",
 ]  # fmt: skip
+
+SLIDE_NAME = "SOB_B_A-14-22549AB-40-001.png"
 
 
 def tree(slides: list[str] = SLIDES, magnifications: tuple[int, ...] = (40, 400), pictures: int = 2) -> list[str]:
@@ -79,7 +82,7 @@ def test_a_slide_is_one_subject_whatever_its_letters_and_tumour_types(tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("Thumbs.db", "not a BreakHis name; expected one such as SOB_B_A-14-22549AB-40-001.png"),
+        ("Thumbs.png", "not a BreakHis name; expected one such as SOB_B_A-14-22549AB-40-001.png"),
         ("SOB_B_A-14-22549AB-40-001 (1).png", "not a BreakHis name"),
         ("SOB_X_A-14-22549AB-40-001.png", "class 'X' is neither B (benign) nor M (malignant)"),
         ("SOB_B_TO-14-22549AB-40-001.png", "tumour type 'TO' is unknown (there is: A, DC, F, LC, MC, PC, PT, TA)"),
@@ -93,6 +96,98 @@ def test_what_cannot_be_used_is_left_out_with_a_reason(name: str, reason: str):
     assert list(result.left_out["path"]) == [name]
     assert reason in result.left_out["reason"].iloc[0]
     pd.testing.assert_frame_equal(result.scans, breakhis_manifest(tree()).scans)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SOB_B_A-14-22549AB-40-001.PNG", "sob_b_a-14-22549ab-40-001.png", "BREAST/40x/SOB_B_A-14-22549AB-40x-001.Png",
+        "SOB_B_A-14-22549AB-40-1.jpg", "SOB_B_A-14-22549AB-40-001.TIF", "Sob_b_A-14-22549AB-40X-001.jpeg",
+    ],
+)  # fmt: skip
+def test_upper_and_lower_case_and_other_formats_are_the_same_picture(name: str) -> None:
+    """Windows and converters write names anew."""
+    usual = breakhis_manifest(["SOB_B_A-14-22549AB-40-001.png"]).scans.drop(columns="path")
+    pd.testing.assert_frame_equal(breakhis_manifest([name]).scans.drop(columns="path"), usual)
+    both = breakhis_manifest(["0/SOB_B_A-14-22549AB-40-001.png", name])
+    assert len(both.scans) == len(both.left_out) == 1
+    assert both.left_out["reason"].iloc[0].startswith("a second copy: the same picture as")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("__MACOSX/._SOB_B_A-14-22549AB-40-001.png", "a companion file of macOS, no picture"),
+        ("README.txt", "not a picture (.png, .jpg, .jpeg, .tif, .tiff)"),
+        ("copy/sob_b_f-14-25197-40-1.PNG", "a second copy: the same picture as breast/B/SOB/SOB_B_F_14-25197/40X/SOB_"),
+    ],
+)
+def test_every_other_file_is_left_out_by_name(name: str, reason: str) -> None:
+    result = breakhis_manifest([*tree(), name])
+    assert list(result.left_out["path"]) == [name]
+    assert result.left_out["reason"].iloc[0].startswith(reason)
+
+
+def test_notes_count_what_was_not_used_and_say_why() -> None:
+    paths = [*tree(), *(f"copy/{path}" for path in tree(SLIDES[:2])), "a.txt", *(f"{n:02d}.PNG" for n in range(23))]
+    notes = breakhis_manifest(paths).notes()
+    listed = ", ".join(f"{n:02d}.PNG" for n in range(20))
+    assert (
+        notes[0] == f"23 files left out: not a BreakHis name; expected one such as {SLIDE_NAME}: {listed}, and 3 more"
+    )
+    assert notes[1] == "a.txt left out: not a picture (.png, .jpg, .jpeg, .tif, .tiff)"
+    assert notes[2].startswith("8 files left out: a second copy: copy/breast/B/SOB/")
+    assert len(notes) == 3
+    sampled = breakhis_manifest(many(3, 5), balanced=(2, 2)).notes()
+    assert sampled == ["cohort.balanced: 4 of 8 pictures are not taken"]
+
+
+def test_a_slide_in_both_classes_is_named() -> None:
+    paths = tree(["B_A-14-22549AB", "M_DC-14-22549AB", "M_DC-14-13412", "M_LC-14-13412"])
+    (note,) = breakhis_manifest(paths).notes()
+    assert note.startswith("slide 14-22549: by their names 4 of its pictures are benign, 4 malignant (A-AB, DC-AB);")
+
+
+def test_a_folder_is_read_whatever_its_endings_are(tmp_path: Path) -> None:
+    for path in tree():
+        place = tmp_path / path.upper().replace(".PNG", ".PNG" if "-001" in path else ".png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "BREAST")
+    found = breakhis_folder(tmp_path)
+    assert len(found.scans) == len(tree())
+    assert found.notes() == ["elsewhere left out: not a picture (.png, .jpg, .jpeg, .tif, .tiff)"]
+
+
+def test_a_folder_without_a_picture_of_breakhis_is_refused(tmp_path: Path) -> None:
+    for name in ("one.png", "two.png", "Thumbs.db"):
+        (tmp_path / name).touch()
+    with pytest.raises(ManifestError) as refused:
+        breakhis_folder(tmp_path)
+    assert str(refused.value).splitlines() == [
+        f"none of the 3 files in it is a picture of BreakHis; expected {SLIDE_NAME}",
+        "Thumbs.db left out: not a picture (.png, .jpg, .jpeg, .tif, .tiff)",
+        f"2 files left out: not a BreakHis name; expected one such as {SLIDE_NAME}: one.png, two.png",
+    ]
+    (tmp_path / SLIDE_NAME).touch()
+    with pytest.raises(ManifestError, match=r"cohort.balanced: balanced asks for 3 benign patients; there are 1"):
+        breakhis_folder(tmp_path, balanced=(3, 3))
+
+
+def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read all, so `os.scandir` stands for the closed folder."""
+    (tmp_path / SLIDE_NAME).touch()
+    (tmp_path / "closed").mkdir()
+    usual = os.scandir
+
+    def closed(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return usual(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(PermissionError, match="Permission denied.*closed"):
+        breakhis_folder(tmp_path)
 
 
 def test_order_of_paths_and_their_type_do_not_matter():

@@ -90,7 +90,13 @@ def candidates(annotation: Any, now: Any) -> list[Any]:
         return [not now]
     if isinstance(now, int | float):
         return [now + 1, now * 2, now / 2, now + 0.05]
-    return [*found, *(7 for kind in kinds if kind in (int, float)), f"{now}x", Path("elsewhere"), "1.0.1"]
+    return [
+        *found,
+        *(number for kind in kinds if kind in (int, float) for number in (7, 12)),
+        f"{now}x",
+        Path("elsewhere"),
+        "1.0.1",
+    ]
 
 
 def changed(settings: Settings, path: tuple[str, ...], value: Any = None) -> Settings:
@@ -107,6 +113,8 @@ def changed(settings: Settings, path: tuple[str, ...], value: Any = None) -> Set
         for name in path[:-1]:
             place = place[name]
         place[path[-1]] = choice
+        if path[-1] == "bits":
+            place["kind"] = "image"  # volumes have none
         try:
             if len(path) == 1:
                 return settings.model_copy(update={path[0]: choice})
@@ -330,6 +338,7 @@ def test_the_version_is_in_the_key_of_every_scan(workspace: Path, monkeypatch: p
         ("s04_PET", "skull_strip", "False", False, {"s04_PET"}),
         ("s04_MRI", "skull_strip", "False", True, {"s04_MRI", "s04_PET"}),
         ("s04_PET", "kind", "image", False, {"s04_PET"}),
+        ("s04_PET", "bits", "12", False, {"s04_PET"}),
         ("s04_MRI", "observation", "s04_later", True, {"s04_PET"}),  # its partner is gone
         ("s04_MRI", "path", "/elsewhere/scan.nii", True, set()),
         ("s04_MRI", "label", "other", True, set()),

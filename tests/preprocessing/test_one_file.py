@@ -151,7 +151,8 @@ def test_a_volume_that_is_not_the_one_that_was_hashed(tmp_path: Path, name: str,
 def test_a_picture_that_is_not_the_one_that_was_hashed(tmp_path: Path) -> None:
     content = picture(Image.fromarray(PICTURE), "PNG")
     (tmp_path / "a.png").write_bytes(content)
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png", sha256=hashlib.sha256(content).hexdigest()), PICTURE)
+    read = read_picture(tmp_path / "a.png", sha256=hashlib.sha256(content).hexdigest())
+    np.testing.assert_array_equal(read.pixels, PICTURE)
     with pytest.raises(ChangedFileError):
         read_picture(tmp_path / "a.png", sha256=hashlib.sha256(b"").hexdigest())
 
@@ -172,7 +173,10 @@ def test_a_file_that_changes_as_soon_as_it_is_opened(tmp_path: Path, monkeypatch
 
         monkeypatch.setattr(module, "read_bytes", then_replaced)
         sha256 = hashlib.sha256(content).hexdigest()
-        got = read_picture(path, sha256=sha256) if name.endswith("png") else read_volume(path, sha256=sha256)[0].numpy()
+        if name.endswith("png"):
+            got = read_picture(path, sha256=sha256).pixels
+        else:
+            got = read_volume(path, sha256=sha256)[0].numpy()
         assert got.shape in ((20, 30, 3), (12, 11, 10), (10, 11, 12))
         assert path.read_bytes() == b"something else"
 

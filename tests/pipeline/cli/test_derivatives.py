@@ -18,7 +18,15 @@ AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 def test_preprocessed_scans_become_derivatives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables, volumes = CohortTables(tmp_path / "run" / "cohort"), VolumeSet(tmp_path / "run" / "preprocess")
     row = {"scan": "p1_MRI", "subject": "p1", "session": "", "observation": "p1", "modality": "MRI", "kind": "volume"}
-    row |= {"skull_strip": "True", "normalise": "minmax", "trust": "", "path": "x", "label": "CN", "sha256": ""}
+    row |= {
+        "skull_strip": "True",
+        "normalise": "minmax",
+        "trust": "",
+        "bits": "",
+        "path": "x",
+        "label": "CN",
+        "sha256": "",
+    }
     tables.save(pd.DataFrame([row]), ("CN", "AD"))
     out = tmp_path / "derivatives"
     argv = [str(tmp_path / "run"), str(out), "--kind", "MRI=T1w"]

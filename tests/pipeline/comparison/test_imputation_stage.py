@@ -55,6 +55,7 @@ def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
                 "skull_strip": "True",
                 "normalise": "minmax",
                 "trust": "",
+                "bits": "",
                 "path": "/x",
                 "sha256": "0",
                 "label": ("well", "sick")[n % 2],

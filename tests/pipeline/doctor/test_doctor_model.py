@@ -1,6 +1,7 @@
 """The doctor before a night with an exported model: the model, the room, the manifest; and no patient in its lines."""
 
 import csv
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -297,10 +298,10 @@ def test_which_findings_of_the_doctor_stop_a_prediction(
 def test_a_folder_that_cannot_be_read(
     asked: Callable[..., CheckContext], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: Path, pattern: str) -> list[Path]:
+    def broken(*_: object, **__: object) -> list[Path]:
         raise OSError(5, "Input/output error", "/data/Hopper")
 
-    monkeypatch.setattr(Path, "rglob", broken)
+    monkeypatch.setattr(os, "walk", broken)
     examined = asked(model, tmp_path, cohort__layout="breakhis")
     (finding,) = run.manifest(examined)
     (room,) = machine.free_disk(examined)

@@ -33,6 +33,7 @@ def tables(tmp_path: Path) -> tuple[CohortTables, SplitTables, FeatureStore]:
                 "skull_strip": "True",
                 "normalise": "minmax",
                 "trust": "",
+                "bits": "",
                 "path": "/x",
                 "sha256": "0",
             }
