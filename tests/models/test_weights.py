@@ -160,7 +160,10 @@ def test_half_a_download_leaves_nothing(monkeypatch: pytest.MonkeyPatch, hub: Pa
 def test_wrong_download_is_refused(monkeypatch: pytest.MonkeyPatch, hub: Path, content: bytes) -> None:
     _serve(monkeypatch, lambda: _Prediction(content))
     found = hashlib.sha256(content).hexdigest()
-    with pytest.raises(WeightsError, match=f"is not the published net.pth: its SHA-256 is {found}, expected {SHA[:8]}"):
+    expected = f"one that begins with the short hash {SHA[:8]}. Fetch it"
+    with pytest.raises(
+        WeightsError, match=f"is not the published net.pth: its SHA-256 is {found}, expected {expected}"
+    ):
         find_weights(SOURCE)
     assert list(hub.iterdir()) == []
 
