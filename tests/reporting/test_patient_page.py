@@ -133,11 +133,11 @@ def test_what_cannot_be_told_is_not_called_usual() -> None:
     for name, said in (("m", "12 held-out scans are too few"), ("p", "1 held-out scan is too few")):
         remark = page.row(name, columns=4)[3]
         assert remark == f"Not known whether it is unlike the training scans: {said} to compare with."
-    for absent in ("Like those", "Unlike those", "Warning", "The others are scans"):
+    for absent in ("Like the training", "Unlike the training", "Warning", "Held-out scans are"):
         assert absent not in page.text
     assert not [attrs for tag, attrs in page.tags if attrs.get("class") == "flagged"]
     few["scans"][0]["outlier"] |= {"n": 40, "flag": False}
-    assert "The others are scans" in page_of(night(few)).text
+    assert "Held-out scans are" in page_of(night(few)).text
     assert patients_csv(night(few))["out_of_distribution"].to_list() == [False]
 
 
