@@ -176,8 +176,9 @@ def _verify(file: Path, source: WeightsSource) -> None:
     digest = file_sha256(file)
     if not digest.startswith(source.sha256):
         raise WeightsError(
-            f"{file} is not the published {source.file}: its SHA-256 is {digest}, expected {source.sha256}"
-            f"{'' if len(source.sha256) == WHOLE else '…'}. Fetch it again. {_recipe(source)}"
+            f"{file} is not the published {source.file}: its SHA-256 is {digest}, expected "
+            f"{'' if len(source.sha256) == WHOLE else 'one that begins with the short hash '}{source.sha256}. Fetch it "
+            f"again. {_recipe(source)}"
         )
     if len(source.sha256) < WHOLE:
         _compare_with_first(file, digest, source)

@@ -32,3 +32,8 @@ def png_bytes(picture: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="PNG", compress_level=6)
     return stream.getvalue()
+
+
+def png_pixels(content: bytes) -> NDArray[np.uint8]:
+    """Return the pixels that `png_bytes` encoded."""
+    return np.array(Image.open(io.BytesIO(content)))

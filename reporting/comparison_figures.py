@@ -14,7 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
+from preprocessing.qc import DIRECTIONS
 from reporting.figures import FAINT, INK, PALETTE, as_svg
 
 WHERE_TITLES = {"test": "hidden in the test split", "both": "hidden in training and test"}
@@ -62,7 +64,10 @@ def robustness_figure(figure: Figure, points: pd.DataFrame) -> None:
 
 
 def imputation_figure(
-    rows: Mapping[str, Mapping[str, Volume]], *, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    rows: Mapping[str, Mapping[str, Volume]],
+    *,
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    convention: str = "radiological",
 ) -> bytes:
     """Show imputed scans beside the real one, in three planes, as figure 3 of the paper does in one.
 
@@ -73,9 +78,11 @@ def imputation_figure(
         rows: name of the row (a modality) → title of the column → volume (X, Y, Z) in RAS+ order; the first column is
             the real scan. Columns are the same in every row, volumes of a row have the same shape.
         spacing_mm: voxel size.
+        convention: "radiological", with the patient's right on the left of the picture and the face to the left, or
+            "neurological", the other way round; letters say so.
 
     Returns:
-        PNG. The subject's left is on the left.
+        PNG.
 
     Raises:
         ValueError: there are no rows or columns, rows have different columns, a volume is not 3-D, has another shape
@@ -98,7 +105,10 @@ def imputation_figure(
                     axes.imshow(
                         plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=up / across
                     )
+                    if convention == "radiological":
+                        axes.invert_xaxis()
                     _bare(axes)
+                    _letter(axes, axis, convention)
                     if line == 0 and axis == 1:
                         axes.set_title(title, color=INK)
             grid[line, 0].set_ylabel(name, color=INK)
@@ -147,6 +157,17 @@ def _bare(axes: Axes) -> None:
     """Remove ticks and frame."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+
+
+def _letter(axes: Axes, axis: int, convention: str) -> None:
+    """Write the directions of a plane at its four sides."""
+    across, up = (DIRECTIONS[other] for other in range(3) if other != axis)
+    left, right = across[::-1] if convention == "radiological" else across
+    for name, x, y in ((left, 0.04, 0.5), (right, 0.96, 0.5), (up[1], 0.5, 0.95), (up[0], 0.5, 0.05)):
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": "white"}
+        axes.text(
+            x, y, name, transform=axes.transAxes, path_effects=[withStroke(linewidth=1.5, foreground="black")], **style
+        )
 
 
 def _centre(volume: npt.NDArray[np.float64]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from reporting import patient_text
 from reporting.formatting import count, percent
 from reporting.pages import data_uri, environment
 from reporting.patient_table import check_content, missing_modalities
+from reporting.quality import CONVENTIONS
 from reporting.tables import Table
 
 MAX_CONTRIBUTION_CLASSES = 5  # columns of bars that fit an A4 page
@@ -41,7 +42,12 @@ class WorklistRow:
 
 
 def patient_page(
-    content: Mapping[str, Any], patient: Mapping[str, Any], *, pictures: Mapping[str, bytes], worklist_link: str = ""
+    content: Mapping[str, Any],
+    patient: Mapping[str, Any],
+    *,
+    pictures: Mapping[str, bytes],
+    worklist_link: str = "",
+    convention: str = "radiological",
 ) -> str:
     """Render the page of one patient as self-contained HTML.
 
@@ -50,6 +56,7 @@ def patient_page(
         patient: one of its patients.
         pictures: scan id → PNG bytes of its quality-control picture; scans may be left out.
         worklist_link: path of the worklist, relative to this page; "" for none.
+        convention: of the pictures, "radiological" or "neurological".
 
     Raises:
         ValueError: the content is of another schema or lacks something, or a picture is of a scan the patient has not.
@@ -89,6 +96,7 @@ def patient_page(
             missing=_missing_table(patient, content),
             qc=[(s["scan"], s["modality"], data_uri(pictures[s["scan"]], "image/png"))
                 for s in scans if s["scan"] in pictures],
+            convention=CONVENTIONS[convention],
             provenance=_provenance(content, patient),
         )
     )  # fmt: skip
@@ -132,7 +140,7 @@ def worklist_page(content: Mapping[str, Any], links: Mapping[str, str]) -> str:
             tiles=_tiles(content, lost=len(lost)),
             groups=[
                 ("look", "Look at these first", [row for urgency, row in rows if urgency < _CALM]),
-                ("answered", "Predicted, nothing to remark", [row for urgency, row in rows if urgency == _CALM]),
+                ("answered", "Predicted, no remarks", [row for urgency, row in rows if urgency == _CALM]),
             ],
             refused=Table(
                 ("Patient", "Observation", "Reason"),
@@ -164,10 +172,14 @@ def _tiles(content: Mapping[str, Any], *, lost: int) -> list[tuple[str, int, str
         (
             "Unlike training",
             warned,
-            f"cannot be told of {not_compared:,} more" if not_compared else "of those predicted or abstained",
+            f"not known for {not_compared:,} more" if not_compared else "of those predicted or abstained",
         ),
         ("Refused", refused, "no prediction was tried"),
-        ("Scans not used", lost, f"of {sum(len(p['scans']) for p in patients):,} scans; patients refused not counted"),
+        (
+            "Scans not used",
+            lost,
+            f"of {sum(len(p['scans']) for p in patients):,} scans, those of refused patients not counted",
+        ),
     ]
 
 
@@ -244,7 +256,7 @@ def _missing_table(patient: Mapping[str, Any], content: Mapping[str, Any]) -> Ta
         )
     rates = sorted({row["error_rate"] for row in by_modality.values()})
     resolved_at = " or ".join(percent(rate) for rate in rates)
-    headers = ("Modality added", "Subjects", "Probability moved by", "Another prediction",
+    headers = ("Modality added", "Subjects", "Probability moved by", "Other class leads",
                f"Abstentions resolved at {resolved_at}" if rates else "Abstentions resolved")  # fmt: skip
     return Table(headers, tuple(rows), numeric=frozenset(range(1, 5)))
 
@@ -256,7 +268,7 @@ def _provenance(content: Mapping[str, Any], patient: Mapping[str, Any] | None = 
     rows = [("Observation", patient["observation"])] if patient else []
     rows += [
         ("Model", f"{made['model']}, version {made['model_version']}"),
-        ("SHA-256 of the model", str(made["model_sha256"])),
+        ("SHA-256 of the model’s checksums.json", str(made["model_sha256"])),
         ("Made", str(made["time"])),
         ("Schema", content["schema"]),
         ("Classes", ", ".join(content["classes"])),

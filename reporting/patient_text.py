@@ -82,9 +82,10 @@ def describe_distance(scan: Mapping[str, Any]) -> str:
     outlier = scan["outlier"]
     if outlier["flag"] is None:
         few = f"{count(outlier['n'], 'held-out scan')} {'is' if outlier['n'] == 1 else 'are'} too few"
-        return f"Whether it is unlike those of the training cannot be told: {few}."
+        return f"Not known whether it is unlike the training scans: {few} to compare with."
     likeness, share = "Unlike" if outlier["flag"] else "Like", f"{100 * outlier['share_farther']:.2g}"
-    return f"{likeness} those of the training: of it and {outlier['n']:,} others, {share} % lie as far away or farther."
+    others = count(outlier["n"], "held-out scan")
+    return f"{likeness} the training scans: of it and {others}, {share} % lie as far from them or farther."
 
 
 def patient_name(patient: Mapping[str, Any]) -> str:

@@ -13,8 +13,11 @@ from reporting import figures, tables
 from reporting.comparison_page import Comparison, comparison_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
 from reporting.pages import data_uri, environment
+from reporting.quality import COLUMNS as QUALITY
+from reporting.quality import CONVENTIONS, quality_tables
 
 MAX_PREDICTION_ROWS = 500
+MAX_QUALITY_ROWS = 500
 MAX_FOREST_ROWS = 31  # of each group: every subset of five modalities
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -25,6 +28,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "predictions": ("repeat", "subject", "observation", "scans_used", "truth"),
     "subsets": ("modalities", "subjects", "n", "auc_mean", "auc_low", "auc_high"),
     "failures": ("stage", "scan", "subject", "modality", "reason"),
+    "quality": QUALITY,
 }
 _HISTORY_COLUMNS = ("repeat", "epoch", "train_loss", "validation_loss", "best")
 
@@ -41,6 +45,7 @@ class ReportData:
         observations: observation, subject, label, and any covariates.
         availability: observation, modality, state (used, hidden, failed); what is not listed is absent.
         splits: repeat, subject, split (train, validation, test).
+        quality: as `quality.quality_of` returns it.
         qc: scan id and PNG bytes of its quality-control picture.
         histories: stage name → repeat, epoch, train_loss, validation_loss, best (True at the epoch kept).
         predictions: test rows: repeat, subject, observation, scans_used (ids joined by semicolons), truth, p_0, p_1, …
@@ -52,8 +57,9 @@ class ReportData:
         notes: warnings of the stages.
         settings_yaml: the settings of the run.
         versions: what → version.
-        hashes: what → hash.
+        hashes: what → hash, whole, or a short one that is named so.
         run_note: one line about the run, such as machine and duration.
+        convention: of the pictures in `qc`, "radiological" or "neurological".
         comparison: with other methods; None leaves the section out.
     """
 
@@ -64,6 +70,7 @@ class ReportData:
     observations: pd.DataFrame
     availability: pd.DataFrame
     splits: pd.DataFrame
+    quality: pd.DataFrame
     qc: tuple[tuple[str, bytes], ...]
     histories: Mapping[str, pd.DataFrame]
     predictions: pd.DataFrame
@@ -75,6 +82,7 @@ class ReportData:
     versions: Mapping[str, str]
     hashes: Mapping[str, str]
     run_note: str
+    convention: str = "radiological"
     comparison: Comparison | None = None
 
 
@@ -123,6 +131,8 @@ def _sections(data: ReportData) -> dict[str, Any]:
         data.splits[data.splits["repeat"] == first].astype({"subject": str}).set_index("subject")["split"].to_dict()
     )
     drawn = len(data.predictions) > 0
+    shown = data.quality[data.quality["scan"].isin([scan for scan, _ in data.qc])]
+    remarks = dict(zip(shown["scan"], shown["remarks"], strict=True))
     drawn_subsets = data.subsets.groupby("subjects").head(MAX_FOREST_ROWS)
     return {
         "results": tables.results_table(half, tuned),
@@ -143,7 +153,10 @@ def _sections(data: ReportData) -> dict[str, Any]:
         ),
         "availability_repeat": first,
         "excluded": excluded,
-        "qc": [(scan, data_uri(png, "image/png")) for scan, png in data.qc],
+        "quality": quality_tables(data.quality, limit=MAX_QUALITY_ROWS),
+        "qc": [(scan, remarks.get(scan, ""), data_uri(png, "image/png")) for scan, png in data.qc],
+        "qc_planes": bool((shown["kind"] != "image").any()),
+        "convention": CONVENTIONS[data.convention],
         "curves": [
             (name, data_uri(figures.learning_curves(rows)), _kept(rows))
             for name, rows in data.histories.items()

@@ -32,6 +32,7 @@ from pipeline.core.progress import LINE_EVERY_S
 from pipeline.specs.baselines import GanConfig
 from pipeline.store.volumes import VolumeSet
 from preprocessing.encoding import png_bytes
+from preprocessing.qc import axial_slices
 from preprocessing.resample import resample
 from preprocessing.volumes import read_volume, write_volume
 
@@ -172,7 +173,8 @@ def _train(
         log.info("%s: resuming after epoch %d of %d", pair_folder.name, trainer.epoch, common["epochs"])
     for epoch in trainer.epochs():
         rows.append(epoch.row)
-        (pair_folder / f"epoch-{trainer.epoch:03d}.png").write_bytes(png_bytes((255 * epoch.picture).byte().numpy()))
+        sheet = axial_slices((255 * epoch.picture).byte().numpy(), trainer.gan.size)
+        (pair_folder / f"epoch-{trainer.epoch:03d}.png").write_bytes(png_bytes(sheet))
         with replacing(history) as partial:
             pd.DataFrame(rows).to_csv(partial, index=False)
         with replacing(checkpoint) as partial:

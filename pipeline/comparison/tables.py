@@ -19,6 +19,7 @@ from pipeline.store.comparison import ComparisonSet
 from pipeline.store.volumes import VolumeSet
 from reporting.comparison_figures import imputation_figure
 from reporting.comparison_page import comparison_markdown
+from reporting.quality import CONVENTIONS
 
 PICTURE_SPACING_MM = 1.5  # between the slices of imputed.png
 
@@ -199,9 +200,11 @@ def _pictures(
         rows[chosen["to"]] = compared(volumes, dict(chosen[["source", "real"]]), made, gan, PICTURE_SPACING_MM)
         shown.append(f"{chosen['to']} of {chosen['observation']}")
     if rows and len({tuple(columns) for columns in rows.values()}) == 1:
-        with replacing(out.folder / "imputed.png") as partial:
-            partial.write_bytes(imputation_figure(rows))
-        caption = f"Real and imputed scans of test subjects, hidden from training: {', '.join(shown)}."
-        write_json(
-            out.folder / "pictures.json", {"imputed.png": f"{caption} {describe_quality(quality)} {gan.describe()}."}
-        )
+        words = f"Real and imputed scans of test subjects, hidden from training: {', '.join(shown)}; "
+        pictures = {}
+        for convention, left_or_right in CONVENTIONS.items():
+            name = "imputed.png" if convention == "radiological" else f"imputed-{convention}.png"
+            with replacing(out.folder / name) as partial:
+                partial.write_bytes(imputation_figure(rows, convention=convention))
+            pictures[convention] = {name: f"{words}{left_or_right}. {describe_quality(quality)} {gan.describe()}."}
+        write_json(out.folder / "pictures.json", pictures)

@@ -86,7 +86,7 @@ class Bundle:
         stage_versions: of the same stages, in training.
         kinds: modality → kind, skull_strip, normalise, trust and bits, as in cohort.modalities.
         temperature: T of the calibrated probabilities softmax(logits / T).
-        fingerprint: hash of the whole content.
+        fingerprint: SHA-256 of its checksums.json, and so of the whole content, hex.
         network_arguments: of `models.set_model.SetModel`.
         calibration: the content of calibration.json.
         known: the content of seen.json.
@@ -155,7 +155,7 @@ class Bundle:
             stage_versions={name: stage["version"] for name, stage in model["made_with"].items()},
             kinds=model["kinds"],
             temperature=float(calibration["temperature"]["value"]),
-            fingerprint=digest(sums),
+            fingerprint=hashlib.sha256(listing).hexdigest(),
             network_arguments=model["network"],
             calibration=calibration,
             known=content_of(folder / SEEN, contents[SEEN], SeenContent),

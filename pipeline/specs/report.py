@@ -1,5 +1,7 @@
 """One page with the results of a run."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.runner.stage import ALL, Stage
@@ -18,11 +20,17 @@ class ReportConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(default="HyperMM run", description="headline of the page")
-    qc_pictures: int = Field(default=24, ge=0, description="QC pictures shown, the first of each modality in turn")
+    qc_pictures: int = Field(default=24, ge=0, description="QC pictures shown, of the scans to look at first")
+    convention: Literal["radiological", "neurological"] = Field(
+        default="radiological",
+        description="of QC pictures and imputed scans on the pages of report and predict: radiological has the "
+        "patient's right on the left of the picture, neurological the left; files in preprocess/ are radiological",
+    )
     csv_safe: bool = Field(
         default=False,
-        description="in failures.csv and predict/predictions.csv, an apostrophe before text that spreadsheets take for "
-        "a formula; for what is written from then on; tables that the pipeline reads again are left as they are",
+        description="in failures.csv, report/qc.csv and predict/predictions.csv, an apostrophe before text that "
+        "spreadsheets take for a formula; for what is written from then on; tables that the pipeline reads again are "
+        "left as they are",
         json_schema_extra={"changes_results": False},
     )
 
@@ -32,7 +40,7 @@ STAGE = Stage(
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.fitted:ReportPage",
-    version=1,
+    version=2,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

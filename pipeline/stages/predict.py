@@ -33,6 +33,7 @@ def predict(
     preprocess: VolumeSet,
     features: FeatureStore,
     csv_safe: bool,
+    convention: str,
     out: PredictionSet,
     config: PredictConfig,
     runtime: Runtime,
@@ -75,7 +76,8 @@ def predict(
                 patients.append({**names, **prediction})
             progress.advance()
     content = {**_made_with(bundle, config), "patients": patients, "refused": refused}
-    for observation, reason in _write(out, content, preprocess, csv_safe=csv_safe).items():
+    failed_pages = _write(out, content, preprocess, csv_safe=csv_safe, convention=convention)
+    for observation, reason in failed_pages.items():
         runtime.note(f"the page of {observation} could not be made ({reason}); the prediction is in predictions.json")
     runtime.results |= {
         "counts": {
@@ -124,7 +126,9 @@ def _made_with(bundle: Bundle, config: PredictConfig) -> dict[str, Any]:
     }
 
 
-def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *, csv_safe: bool) -> dict[str, str]:
+def _write(
+    out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *, csv_safe: bool, convention: str
+) -> dict[str, str]:
     """Write predictions as JSON, CSV and pages; return the observations without a page, with the reason."""
     out.save(content, patients_csv(content), csv_safe=csv_safe)
     links = out.page_names([patient["observation"] for patient in content["patients"]])
@@ -135,8 +139,10 @@ def _write(out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *
         for patient in content["patients"]:
             try:
                 names = [scan["scan"] for scan in patient["scans"] if scan["scan"] in done]
-                pictures = {name: png for name in names if (png := preprocess.qc_picture(name))}
-                page = patient_page(content, patient, pictures=pictures, worklist_link="../index.html")
+                pictures = {name: png for name in names if (png := preprocess.qc_picture(name, convention))}
+                page = patient_page(
+                    content, patient, pictures=pictures, worklist_link="../index.html", convention=convention
+                )
             except DamagedError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one page, the others are written
@@ -202,12 +208,8 @@ def check_settings(settings: Any) -> None:
     for name in sorted(kinds.keys() & bundle.kinds.keys()):
         if bundle.kinds[name].get("bits") is None:  # it has learnt from no picture that needs them
             kinds[name]["bits"] = None
-        if kinds[name] != {
-            "normalise": PUBLISHED,
-            "trust": None,
-            "bits": None,
-            **bundle.kinds[name],
-        }:  # as in older models
+        as_in_older_models = {"normalise": PUBLISHED, "trust": None, "bits": None}
+        if kinds[name] != as_in_older_models | bundle.kinds[name]:
             raise InputError(
                 f"the model {bundle.name} was trained with {name} as {shown(bundle.kinds[name])}, not {kinds[name]}"
             )

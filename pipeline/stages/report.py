@@ -19,6 +19,7 @@ from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.scores import as_scored
 from reporting.comparison_page import Comparison
+from reporting.quality import quality_of
 from reporting.report import ReportData, render_report
 
 
@@ -35,9 +36,9 @@ def report(
     config: ReportConfig,
     runtime: Runtime,
 ) -> None:
-    """Write `report.html`."""
+    """Write `report.html` and `qc.csv`."""
     stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify)
-    comparison = _comparison(baselines, {stage.folder.name: stage.fingerprint for stage in stages})
+    comparison = _comparison(baselines, config.convention, {stage.folder.name: stage.fingerprint for stage in stages})
     if comparison is not None:
         stages += (baselines,)
     elif baselines.manifest is not None:
@@ -70,6 +71,7 @@ def report(
             observed[name] = numbers
         else:
             observed[name] = observed[name].mask(observed[name] == "")  # counted as missing, not as a category
+    quality = quality_of_scans(scans, preprocess)
     page = render_report(
         ReportData(
             title=config.title,
@@ -89,7 +91,9 @@ def report(
             observations=observed,
             availability=state[["observation", "modality", "state"]],
             splits=split.splits(),
-            qc=_qc_pictures(scans, preprocess, config.qc_pictures),
+            quality=quality,
+            qc=qc_pictures(quality, preprocess, config),
+            convention=config.convention,
             histories={stage.folder.name: stage.histories() for stage in (pretrain, classify)},
             predictions=as_scored(classify.predictions(), classes),
             metrics=classify.metrics(),
@@ -99,15 +103,16 @@ def report(
             notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
             settings_yaml=settings_yaml(settings),
             versions=versions() | {"git commit": git_commit()},
-            hashes={name: manifest.get("key", "") for name, manifest in manifests.items()},
+            hashes={f"key of {name} (short hash)": manifest.get("key", "") for name, manifest in manifests.items()},
             run_note=", ".join(f"{k} {v}" for k, v in machine().items()) + f", device {runtime.device}",
         )
     )
+    out.save_quality(quality, csv_safe=config.csv_safe)
     with replacing(out.page) as partial:
         partial.write_text(page, "utf-8")
 
 
-def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> Comparison | None:
+def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) -> Comparison | None:
     """Return the comparison with baselines; None if it was not made from the data of this report."""
     manifest = baselines.manifest
     if manifest is None or any(now.get(name) != seen for name, seen in manifest["made_from"]["inputs"].items()):
@@ -118,15 +123,23 @@ def _comparison(baselines: ComparisonSet, now: dict[str, str]) -> Comparison | N
         published=published_beside(manifest["published"], manifest["scenario_names"]),
         reference=manifest["reference"],
         robustness=baselines.robustness(),
-        imputations=baselines.pictures(),
+        imputations=baselines.pictures(convention),
     )
 
 
-def _qc_pictures(scans: pd.DataFrame, preprocess: VolumeSet, most: int) -> tuple[tuple[str, bytes], ...]:
-    """Return QC pictures of scans, the first of each modality in turn."""
-    turn = scans.groupby("modality").cumcount()
+def quality_of_scans(scans: pd.DataFrame, preprocess: VolumeSet) -> pd.DataFrame:
+    """Return what is known of every scan that was preprocessed, those to look at first on top."""
+    done = preprocess.scans()
+    named = scans.loc[scans["scan"].isin(done), ["scan", "subject", "modality", "kind"]].to_dict("records")
+    return quality_of({**(preprocess.record(row["scan"]) or {}), **row} for row in named)
+
+
+def qc_pictures(quality: pd.DataFrame, preprocess: VolumeSet, config: ReportConfig) -> tuple[tuple[str, bytes], ...]:
+    """Return QC pictures of the scans to look at first."""
     chosen: list[tuple[str, bytes]] = []
-    for scan in scans.assign(turn=turn).sort_values("turn", kind="stable")["scan"]:
-        if len(chosen) < most and (picture := preprocess.qc_picture(scan)) is not None:
+    for scan in quality["scan"]:
+        if len(chosen) == config.qc_pictures:
+            break
+        if (picture := preprocess.qc_picture(scan, config.convention)) is not None:
             chosen.append((scan, picture))
     return tuple(chosen)

@@ -86,9 +86,9 @@ class ComparisonSet(Artifact):
         path = self.folder / "robustness.csv"
         return pd.read_csv(path, dtype=TEXT) if path.exists() else None
 
-    def pictures(self) -> tuple[tuple[str, bytes], ...]:
-        """Return caption and PNG of every picture of imputed scans."""
-        captions = read_json(self.folder / "pictures.json") or {}
+    def pictures(self, convention: str = "radiological") -> tuple[tuple[str, bytes], ...]:
+        """Return caption and PNG of every picture of imputed scans in a convention."""
+        captions = (read_json(self.folder / "pictures.json") or {}).get(convention) or {}
         return tuple((caption, (self.folder / name).read_bytes()) for name, caption in captions.items())
 
 

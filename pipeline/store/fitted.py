@@ -9,6 +9,7 @@ import safetensors.torch
 from torch import Tensor
 
 from files.reading import file_sha256
+from files.tables import write_table
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, ArtifactError, DamagedError, read_json, read_record, write_record
@@ -120,11 +121,15 @@ class ClassifierSet(RepeatSet):
 
 
 class ReportPage(Artifact):
-    """Artifact of the stage report: `report.html`."""
+    """Artifact of the stage report: `report.html`, and `qc.csv` with one row per preprocessed scan."""
 
-    FILES: ClassVar = ("report.html",)
+    FILES: ClassVar = ("report.html", "qc.csv")
 
     @property
     def page(self) -> Path:
         """Path of the page."""
         return self.folder / "report.html"
+
+    def save_quality(self, quality: pd.DataFrame, *, csv_safe: bool) -> None:
+        """Write `qc.csv`; it is not read again, so it may be made safe for spreadsheets."""
+        write_table(self.folder / "qc.csv", quality, for_spreadsheets=csv_safe)

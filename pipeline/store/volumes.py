@@ -6,8 +6,10 @@ from torch import Tensor
 
 from pipeline.store.base import ArtifactError
 from pipeline.store.scan_set import ScanSet
+from preprocessing.encoding import png_bytes, png_pixels
 from preprocessing.errors import ScanError
 from preprocessing.pictures import read_picture
+from preprocessing.qc import mirrored
 from preprocessing.resample import voxel_size_mm
 from preprocessing.volumes import read_volume, write_volume
 
@@ -69,8 +71,8 @@ class VolumeSet(ScanSet):
         except (ScanError, FileNotFoundError) as error:
             self.damage(scan, str(error))
 
-    def qc_picture(self, scan: str) -> bytes | None:
-        """Return the QC picture, or the picture itself; None if the scan has neither.
+    def qc_picture(self, scan: str, convention: str = "radiological") -> bytes | None:
+        """Return the QC picture in a convention, or the picture itself as it is; None if the scan has neither.
 
         Raises:
             DamagedError: the files are not as they were written.
@@ -78,5 +80,7 @@ class VolumeSet(ScanSet):
         for name in ("qc.png", "picture.png"):
             if (self.folder_of(scan) / name).exists():
                 self.check(scan)
-                return (self.folder_of(scan) / name).read_bytes()
+                png = (self.folder_of(scan) / name).read_bytes()
+                turn = name == "qc.png" and convention == "neurological"
+                return png_bytes(mirrored(png_pixels(png))) if turn else png
         return None

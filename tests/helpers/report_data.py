@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from PIL import Image
 
 from evaluation.intervals import summarise
 from evaluation.metrics import best_threshold, score
+from reporting.quality import quality_of
 from reporting.report import ReportData
 
 CLASSES = ("CN", "AD", "MCI")
@@ -97,6 +99,7 @@ def make_report_data(
         observations=pd.DataFrame(observations, columns=["observation", "subject", "label", "age", "sex"]),
         availability=pd.DataFrame(availability, columns=["observation", "modality", "state"]),
         splits=pd.DataFrame(splits, columns=["repeat", "subject", "split"]),
+        quality=_quality(generator, modalities),
         qc=tuple((f"sub-{i:03d}_v0_{modalities[i % len(modalities)]}", _picture(generator)) for i in range(8)),
         histories={
             stage: _history(generator, repeats, start) for stage, start in (("pretrain", 1.6), ("classify", 0.72))
@@ -130,6 +133,22 @@ def make_report_data(
         hashes={"manifest.csv": "9f2c" * 16, "settings": "01ab" * 16, "vgg11 weights": "77de" * 16},
         run_note="Ran on CPU (2 cores) in 1 h 17 min; seed 0.",
     )
+
+
+def _quality(generator: np.random.Generator, modalities: tuple[str, ...]) -> pd.DataFrame:
+    """Records of the scans of twenty subjects: two with remarks, one of an earlier version."""
+    records: list[dict[str, Any]] = [
+        {
+            "scan": f"sub-{i:03d}_v0_{modality}", "subject": f"sub-{i:03d}", "modality": modality, "kind": "volume",
+            "orientation": "RAS" if i % 3 else "PSR", "voxel_mm": [1.0, 1.0, 1.2], "space_from": "sform",
+            "brain_ml": float(generator.normal(1380, 110)), "range_used": [-2.5, 1870.0], "remarks": [],
+        }
+        for i in range(20) for modality in modalities
+    ]  # fmt: skip
+    records[0] |= {"brain_ml": 61.0, "remarks": ["unusual brain volume: 61 ml; 500 to 2,500 are usual"]}
+    records[3]["remarks"] = ["few voxels decide the range: the brightest 0.01 % take more than half of it"]
+    records[5] = {name: records[5][name] for name in ("scan", "subject", "modality", "kind", "brain_ml")}
+    return quality_of(records)
 
 
 def _picture(generator: np.random.Generator) -> bytes:

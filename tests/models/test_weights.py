@@ -96,7 +96,8 @@ def test_wrong_file_names_both_hashes(tmp_path: Path) -> None:
     file = tmp_path / "net.pth"
     file.write_bytes(b"something else")
     found = hashlib.sha256(b"something else").hexdigest()
-    with pytest.raises(WeightsError, match=f"net.pth is not the published net.pth: .*{found}, expected {SHA[:8]}…"):
+    expected = f"one that begins with the short hash {SHA[:8]}"
+    with pytest.raises(WeightsError, match=f"net.pth is not the published net.pth: .*{found}, expected {expected}"):
         find_weights(SOURCE, file)
     whole = WeightsSource(file="net.pth", sha256=SHA, credit="us", url=URL)
     with pytest.raises(WeightsError, match=f"{found}, expected {SHA}\\. "):
@@ -160,7 +161,10 @@ def test_half_a_download_leaves_nothing(monkeypatch: pytest.MonkeyPatch, hub: Pa
 def test_wrong_download_is_refused(monkeypatch: pytest.MonkeyPatch, hub: Path, content: bytes) -> None:
     _serve(monkeypatch, lambda: _Prediction(content))
     found = hashlib.sha256(content).hexdigest()
-    with pytest.raises(WeightsError, match=f"is not the published net.pth: its SHA-256 is {found}, expected {SHA[:8]}"):
+    expected = f"one that begins with the short hash {SHA[:8]}. Fetch it"
+    with pytest.raises(
+        WeightsError, match=f"is not the published net.pth: its SHA-256 is {found}, expected {expected}"
+    ):
         find_weights(SOURCE)
     assert list(hub.iterdir()) == []
 

@@ -159,7 +159,10 @@ def stale(finished: SimpleNamespace, settings: Settings) -> dict[str, tuple[str,
 # --- stages ---
 
 
-ALSO_READ_BY = {"name": ["export"], "demo": ["cohort"], "preprocess": ["baselines"], "features": ["baselines"]}
+ALSO_READ_BY = {
+    "name": ["export"], "demo": ["cohort"], "preprocess": ["baselines"], "features": ["baselines"],
+    "report.convention": ["predict"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", FIELDS, ids=".".join)
@@ -173,7 +176,8 @@ def test_a_setting_makes_stale_what_reads_it_and_no_other(
         "export.signing_key": finished.folder / "copy",
     }
     found = stale(finished, changed(finished.settings, path, made_here.get(".".join(path))))
-    readers = [*([path[0]] if path[0] in BY_NAME else []), *ALSO_READ_BY.get(path[0], [])]
+    also = ALSO_READ_BY.get(path[0], ALSO_READ_BY.get(".".join(path), []))
+    readers = [*([path[0]] if path[0] in BY_NAME else []), *also]
     assert list(found) == ([] if ".".join(path) in NO_RESULT else readers)
     for reasons in found.values():
         assert any(reason.startswith(".".join(path[:2])) and " changed from " in reason for reason in reasons)

@@ -439,6 +439,20 @@ def test_imputed_scans_stand_beside_the_real_one_in_its_greys() -> None:
     assert png != imputation_figure({name: {"real": real, "pix2pix": real} for name in rows})
 
 
+def test_imputed_scans_are_shown_as_radiologists_look_at_them() -> None:
+    """A volume that is bright on the patient's left: on the right of the coronal and axial plane, with letters."""
+    half = np.tile(np.linspace(255, 0, 24)[:, None, None], (1, 20, 16))  # RAS: left is the first voxel
+    for convention, sign in (("radiological", 1), ("neurological", -1)):
+        pixels = _pixels(imputation_figure({"MRI": {"real": half}}, convention=convention))
+        axial = pixels[:, pixels.shape[1] * 3 // 4 :].astype(float)
+        rows = axial[len(axial) // 3 : len(axial) // 2 - 8]
+        middle = rows.shape[1] // 2
+        assert sign * (rows[:, middle + 5 : middle + 30].mean() - rows[:, middle - 30 : middle - 5].mean()) > 20
+    dark = {"MRI": {"real": np.zeros((24, 20, 16))}}
+    plain, turned = (_pixels(imputation_figure(dark, convention=c)) for c in ("radiological", "neurological"))
+    assert ((plain > 200) & (turned < 100)).any()  # R and L, A and P have changed places
+
+
 def test_voxels_that_are_not_cubes_are_drawn_in_millimetres() -> None:
     def box(png: bytes) -> tuple[int, int]:
         """Height and width of the dark frame of the last plane, (x, y) of 24 by 20 voxels."""

@@ -118,7 +118,10 @@ def test_answer_and_warning_stand_before_everything_else() -> None:
                       "At an error rate of 10 % the set", "not a medical device", "Scans: 2 of 3 used")
     ]  # fmt: skip
     assert order == sorted(order)
-    assert "s1_MRI (MRI): Unlike those of the training: of it and 40 others, 2.4 % lie as far" in page.text
+    assert (
+        "s1_MRI (MRI): Unlike the training scans: of it and 40 held-out scans, 2.4 % lie as far from them or farther"
+        in page.text
+    )
     assert "s1_MRI2 (MRI): Unlike" not in page.text
 
 
@@ -129,12 +132,12 @@ def test_what_cannot_be_told_is_not_called_usual() -> None:
     page = page_of(night(few))
     for name, said in (("m", "12 held-out scans are too few"), ("p", "1 held-out scan is too few")):
         remark = page.row(name, columns=4)[3]
-        assert remark == f"Whether it is unlike those of the training cannot be told: {said}."
-    for absent in ("Like those", "Unlike those", "Warning", "The others are scans"):
+        assert remark == f"Not known whether it is unlike the training scans: {said} to compare with."
+    for absent in ("Like the training", "Unlike the training", "Warning", "Held-out scans are"):
         assert absent not in page.text
     assert not [attrs for tag, attrs in page.tags if attrs.get("class") == "flagged"]
     few["scans"][0]["outlier"] |= {"n": 40, "flag": False}
-    assert "The others are scans" in page_of(night(few)).text
+    assert "Held-out scans are" in page_of(night(few)).text
     assert patients_csv(night(few))["out_of_distribution"].to_list() == [False]
 
 
@@ -215,6 +218,11 @@ def test_pictures_are_in_the_page_with_words() -> None:
     ]  # fmt: skip
     assert all((attrs["src"] or "").startswith("data:image/png;base64,") for attrs in pictures)
     assert "No picture was made" in page_of(night(FULL)).text
+    assert (
+        "the patient’s right is on the left of the picture (radiological convention), as the letters say" in page.text
+    )
+    other = page_of(night(FULL), pictures={"s1_PET": PNG}, convention="neurological")
+    assert "the patient’s left is on the left of the picture (neurological convention)" in other.text
 
 
 def test_the_picture_of_another_patient_is_refused() -> None:
@@ -244,7 +252,7 @@ def test_more_classes_than_fit_are_cut_and_said() -> None:
     scans = [scan(f"s{i}", "MRI", contribution=dict.fromkeys(classes, 0.0)) for i in range(2)]
     one = patient("s1", "c7", probabilities=chances, uncalibrated=chances, scans=scans)
     text = page_of(night(one, classes=classes)).text
-    assert "The likeliest 5 classes; 3 more are in predictions.json" in text
+    assert "The most probable 5 classes; 3 more are in predictions.json" in text
 
 
 @pytest.mark.parametrize("page", ["patient", "night"])
@@ -292,7 +300,7 @@ def test_provenance_says_which_model_and_software() -> None:
     page = page_of(night(FULL))
     rows = {row[0]: row[1] for row in page.rows if len(row) == 2}
     assert rows["Model"] == "demo, version 3"
-    assert rows["SHA-256 of the model"] == "9f" * 32
+    assert rows["SHA-256 of the model’s checksums.json"] == "9f" * 32
     assert rows["Versions"] == "torch 2.13.0"
     assert "2026-11-24 03:12 UTC" in page.text
 
@@ -364,7 +372,7 @@ def test_the_list_counts() -> None:
         "Scans not used": "1",
     }  # fmt: skip
     assert "<a " not in html  # no link is made up
-    assert "cannot be told of 5 more" in html  # no scan of these was compared
+    assert "not known for 5 more" in html  # no scan of these was compared
 
 
 def test_the_list_says_of_how_many_nothing_can_be_told() -> None:
@@ -374,7 +382,7 @@ def test_the_list_says_of_how_many_nothing_can_be_told() -> None:
     usual, few = (patient(n, scans=[scan("m", "MRI", outlier=outlier(f))]) for n, f in (("a", False), ("b", None)))
     odd = patient("c", scans=[scan("m", "MRI", outlier=outlier(True)), scan("p", "PET")], out_of_distribution=True)
     tile = 'Unlike training</dt><dd class="value">1</dd><dd>'
-    assert f"{tile}cannot be told of 1 more</dd>" in worklist_page(night(usual, few, odd), {})
+    assert f"{tile}not known for 1 more</dd>" in worklist_page(night(usual, few, odd), {})
     assert f"{tile}of those predicted or abstained</dd>" in worklist_page(night(usual, odd), {})
 
 

@@ -98,6 +98,7 @@ def test_markup_in_names_is_text(report_data) -> None:
         predictions=data.predictions.assign(subject=evil),
         failures=data.failures.assign(reason="<script>alert(1)</script>"),
         notes=(evil,),
+        quality=data.quality.assign(scan=evil, remarks=evil),
         qc=((evil, data.qc[0][1]),),
         settings_yaml=evil,
     )
@@ -111,7 +112,8 @@ def test_wrong_predictions_are_marked_in_words_and_shade(html: str, report_data)
     rows = report_data().predictions
     wrong = int(((rows["p_1"] >= 0.5) != (rows["truth"] == 1)).sum())
     assert wrong > 0
-    assert html.count('class="flagged"') == wrong
+    predictions = html[html.index('id="predictions"') :]
+    assert predictions.count('class="flagged"') == wrong
     assert html.count("✗") >= wrong
 
 
@@ -122,9 +124,49 @@ def test_long_prediction_tables_are_cut_and_say_so(report_data) -> None:
     assert f"The first 500 of {len(many)} test predictions" in html
 
 
+def test_every_scan_is_in_the_table_of_quality_the_worst_on_top(html: str) -> None:
+    section = html[html.index('<section id="qc">') : html.index('<section id="learning">')]
+    text = Page(section).text
+    assert section.count('<th scope="row"') == 40
+    assert text.index("sub-000_v0_MRI") < text.index("sub-001_v0_PET") < text.index("sub-019")
+    for words in (
+        "Place read from",
+        "sform",
+        "PSR",
+        "1 × 1 × 1.2",
+        "−2.5 to 1,870",
+        "40 volumes, those to look at first",
+    ):
+        assert words in text
+    assert "sub-000_v0_MRI: Unusual brain volume: 61 ml; 500 to 2,500 are usual." in text  # under its picture
+    assert section.count('class="flagged"') == 2
+
+
+@pytest.mark.parametrize(
+    ("convention", "words"),
+    [
+        ("radiological", "the patient’s right is on the left of the picture (radiological convention)"),
+        ("neurological", "the patient’s left is on the left of the picture (neurological convention)"),
+    ],
+)
+def test_the_convention_of_the_pictures_is_said(convention: str, words: str, report_data) -> None:
+    data = dataclasses.replace(report_data(), convention=convention)
+    assert words in Page(render_report(data)).text
+    pictures = dataclasses.replace(data, quality=data.quality.assign(kind="image"))
+    assert "convention" not in Page(render_report(pictures)).text.replace(data.settings_yaml, "")
+
+
+def test_ten_thousand_scans_make_a_page_of_a_few_megabytes(report_data) -> None:
+    data = report_data()
+    many = pd.concat([data.quality] * 250, ignore_index=True)
+    html = render_report(dataclasses.replace(data, quality=many))
+    assert "10,000 volumes, those to look at first on top; the first 500 here, all in qc.csv beside this page" in html
+    assert len(html) < 5_000_000
+
+
 def empty_run(data):
     """The run that got nowhere: frames with columns and no rows."""
-    names = ("plan", "observations", "availability", "splits", "predictions", "subsets", "failures")
+    names = ("plan", "observations", "availability", "splits", "predictions", "subsets", "failures", "quality")
     frames = {name: getattr(data, name).iloc[:0] for name in names}
     summary = dict.fromkeys(("mean", "std", "low", "high"), None) | {"n_undefined": 0}
     metrics = {"threshold_half": dict.fromkeys(data.metrics["threshold_half"], summary)}

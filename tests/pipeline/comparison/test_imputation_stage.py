@@ -104,6 +104,10 @@ def test_imputing_methods_stand_in_the_tables_where_something_is_hidden(compare:
     ((caption, picture),) = out.pictures()
     assert picture.startswith(b"\x89PNG")
     assert "32×32 pixels" in caption
+    assert "the patient’s right is on the left of the picture (radiological convention)" in caption
+    ((neurological, mirrored),) = out.pictures("neurological")
+    assert "(neurological convention)" in neurological
+    assert mirrored != picture
     page = (out.folder / "comparison.md").read_text("utf-8")
     assert "32×32 pixels" in page
     for text in ("PET by pix2pix from MRI: SSIM", "MRI by cycleGAN from PET: SSIM"):
