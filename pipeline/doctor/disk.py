@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from cohort.manifest import ManifestError, read_table
+from cohort.manifest import ManifestError, read_rows
 from console.errors import InputError
 from demo import load_generator
 from models.weights import PUBLISHED
@@ -53,7 +53,7 @@ def count_scans(config: Settings) -> Scans:
     if config.cohort.layout == "breakhis":
         kinds, rows = {"": "image"}, [("", path) for path in manifest.rglob("*.png")]
     else:
-        table = read_table(manifest)
+        table, _ = read_rows(manifest)
         if not {"subject", "modality", "path"} <= set(table):
             raise ManifestError("column 'subject', 'modality' or 'path' is missing")
         table = table[table["subject"].isin(table["subject"].drop_duplicates()[: config.cohort.limit])]

@@ -32,7 +32,7 @@ STAGE = Stage(
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.fitted:ReportPage",
-    version=1,
+    version=2,
     reads={
         "cohort": COHORT,
         "split": SPLIT,
