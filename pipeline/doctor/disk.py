@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from cohort.manifest import ManifestError, read_table
+from cohort.manifest import ManifestError, read_rows
 from console.errors import InputError
 from demo import load_generator
 from intake.breakhis import files_in, is_picture
@@ -54,7 +54,7 @@ def count_scans(config: Settings) -> Scans:
     if config.cohort.layout == "breakhis":
         kinds, rows = {"": "image"}, [("", manifest / path) for path in files_in(manifest) if is_picture(path)]
     else:
-        table = read_table(manifest)
+        table, _ = read_rows(manifest)
         if not {"subject", "modality", "path"} <= set(table):
             raise ManifestError("column 'subject', 'modality' or 'path' is missing")
         table = table[table["subject"].isin(table["subject"].drop_duplicates()[: config.cohort.limit])]
