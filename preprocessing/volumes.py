@@ -111,7 +111,7 @@ def read_volume(
 def _refuse_lost_slices(nan: NDArray[np.bool_]) -> None:
     """Refuse volumes that are NaN everywhere, or in a whole slice between others."""
     for axis in range(3):
-        lost = nan.all(axis=tuple(other for other in range(3) if other != axis))
+        lost = np.asarray(nan.all(axis=tuple(other for other in range(3) if other != axis)))
         kept = np.flatnonzero(~lost)
         if kept.size == 0:
             raise ScanError("every voxel is NaN; the export may have failed")
