@@ -289,7 +289,7 @@ def test_every_option_and_setting_that_the_pages_name_exists():
     cohorts = [demo.parser(name, load_generator(name).config) for name in generator_names()]
     options |= {o for cohort in cohorts for action in cohort._actions for o in action.option_strings}
     known = {*known_keys(), *(key for name in generator_names() for key in demo_keys(name))}
-    known |= {"split.missing.PET", "cohort.modalities.PET.normalise"}
+    known |= {"split.missing.PET", "cohort.modalities.PET.normalise", "cohort.modalities.PET.trust"}
     for name, page in PAGES.items():
         for word in re.findall(r"(?<![\w-])--[a-z][\w.-]*", page):
             key = word.removeprefix("--").rstrip(".")
