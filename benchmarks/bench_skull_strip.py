@@ -97,7 +97,7 @@ def whole_stage(subjects: int) -> dict[str, Any]:
                 name = f"sub-{index}_{modality}"
                 row = {"scan": name, "observation": f"sub-{index}", "subject": f"sub-{index}", "session": "", "row": ""}
                 facts = {"path": str(path), "sha256": file_sha256(path), "kind": "volume", "skull_strip": "True"}
-                facts |= {"normalise": "minmax", "bits": ""}
+                facts |= {"normalise": "minmax", "trust": "", "bits": ""}
                 rows.append(row | facts | {"modality": modality, "label": "CN", "split": ""})
         tables, out = CohortTables(Path(folder) / "cohort"), VolumeSet(Path(folder) / "preprocess")
         tables.save(pd.DataFrame(rows), ("CN", "AD"))

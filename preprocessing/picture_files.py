@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,11 @@ SIGNATURES = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"II": "TIFF", b"MM": "TIF
 FILE_COPIES = 5  # that Pillow makes of a file that is all text: measured
 DAMAGE = (
     Image.DecompressionBombError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError,
-    struct.error, zlib.error,
+    struct.error, zlib.error, UserWarning,
 )  # fmt: skip
+# Pillow goes on without tags that it cannot read, and depth and orientation may be among them.
+for message in ("Corrupt EXIF", "Possibly corrupt EXIF", "Truncated File Read", "Tag data larger than file"):
+    warnings.filterwarnings("error", message, UserWarning)
 Image.MAX_IMAGE_PIXELS = None  # `Limits.check_picture` is the limit
 
 ORIENTATION = 0x112  # of EXIF and TIFF

@@ -57,7 +57,13 @@ class Place:
             {
                 **dict.fromkeys(("subject", "observation"), f"head-{number}"),
                 **{"scan": f"head-{number}_MRI", "session": "", "modality": "MRI", "kind": "volume"},
-                **{"skull_strip": "True", "normalise": "minmax", "label": ("CN", "AD")[number % 2]},
+                **{
+                    "skull_strip": "True",
+                    "normalise": "minmax",
+                    "trust": "",
+                    "bits": "",
+                    "label": ("CN", "AD")[number % 2],
+                },
                 **{"path": str(path), "sha256": file_sha256(path)},
             }
             for number, path in enumerate(self.heads)

@@ -48,7 +48,8 @@ def fill(workspace: Path, *, subjects: int) -> None:
     for scan, (number, modality) in enumerate(zip(made.observation.tolist(), made.modality.tolist(), strict=True)):
         name, kind = f"s{number:03d}", MODALITIES[modality]
         row = {"scan": f"{name}_{kind}", "subject": name, "session": "", "observation": name, "modality": kind}
-        row |= {"kind": "volume", "skull_strip": "True", "normalise": "minmax", "path": "", "sha256": ""}
+        row |= {"kind": "volume", "skull_strip": "True", "normalise": "minmax", "trust": "", "bits": ""}
+        row |= {"path": "", "sha256": ""}
         rows.append(row | {"label": CLASSES[int(made.target[number])]})
         store.save(row["scan"], made.feature_maps[scan])
         store.finish(row["scan"], "made up", {})

@@ -54,7 +54,7 @@ def test_a_table_of_patients_that_lost_zeros_is_refused(tmp_path: Path, capsys: 
     assert main([*argv, "--patients", str(tmp_path / "patients.csv"), "--keep", "diagnosis"]) == 2
     said = capsys.readouterr().err
     assert "not one of the 1 patients of the table is among the 1 of the export" in said
-    assert "only in zeros in front (rows 2)" in said
+    assert "only in zeros in front (row 2)" in said
     assert "12345" not in said
 
 
