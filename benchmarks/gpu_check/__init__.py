@@ -4,11 +4,12 @@ On a machine without SimpleITK a stand-in is imported in its place: its wheel is
 it (registration, MetaImage and NRRD files) runs on the CPU and is not checked here.
 """
 
-import importlib.util
 import os
 import sys
 from unittest.mock import MagicMock
 
-if importlib.util.find_spec("SimpleITK") is None:
+try:
+    import SimpleITK  # noqa: F401
+except ImportError:
     sys.modules["SimpleITK"] = MagicMock(name="SimpleITK")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; else cuBLAS gives no same bytes

@@ -1,6 +1,7 @@
 """Does the device give what the CPU gives? The product's stages run on both."""
 
 import contextlib
+import gc
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -111,6 +112,7 @@ def _differing(place: Place, reference: Path, mode: str) -> dict[str, int]:
 @contextlib.contextmanager
 def little_memory(device: torch.device, megabytes: float) -> Iterator[None]:
     """Leave this process so much GPU memory beyond what it holds."""
+    gc.collect()  # networks of an earlier run would make room when they go
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + 1e6 * megabytes) / total, device)

@@ -110,10 +110,15 @@ class Stripped:
     seconds: float
 
 
+def _preprocess_config(precision: str) -> PreprocessConfig:
+    """Return the settings; heads of a quick check are too small for the usual limits of a brain."""
+    return PreprocessConfig.model_validate({"precision": precision, "brain_ml": (0.0, 4000.0)})
+
+
 def strip(workspace: Path, device: torch.device, precision: str) -> list[Stripped]:
     """Run the stage preprocess and return the masks of its heads, on their own grids."""
     with _masks() as found:
-        run(PREPROCESS, workspace, device, PreprocessConfig.model_validate({"precision": precision}))
+        run(PREPROCESS, workspace, device, _preprocess_config(precision))
     return found
 
 

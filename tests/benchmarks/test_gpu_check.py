@@ -218,7 +218,7 @@ runpy.run_module("benchmarks.gpu_check", run_name="__main__", alter_sys=True)
 @pytest.mark.slow
 def test_the_check_runs_from_its_kit_alone(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "benchmarks.gpu_kit", str(tmp_path / "kit")]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     files = [path for path in (tmp_path / "kit").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 50_000_000  # some 8 MB of wheels are still to come
@@ -227,7 +227,7 @@ def test_the_check_runs_from_its_kit_alone(tmp_path: Path) -> None:
     out = tmp_path / "check.json"
     given = ["--device", "cpu", "--quick", "--kit", str(tmp_path / "kit"), "--json", str(out)]
     done = subprocess.run(
-        [sys.executable, "-c", GUARD, *given], cwd=REPOSITORY, capture_output=True, text=True, timeout=500,
+        [sys.executable, "-c", GUARD, *given], cwd=REPOSITORY, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
