@@ -64,8 +64,6 @@ class ModalityConfig(BaseModel):
     def _bits_are_of_pictures(self) -> Self:
         if self.kind != "image" and self.bits is not None:
             raise ValueError(f"bits: {self.bits} is for pictures (kind: image); leave it away")
-        if self.kind == "image" and self.trust is not None:
-            raise ValueError(f"trust: {self.trust} is for volumes; leave it away")
         return self
 
     @model_validator(mode="after")
