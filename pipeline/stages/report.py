@@ -46,6 +46,7 @@ def report(
     manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
     scans, classes = cohort.scans(), cohort.classes()
     named = scans.set_index("scan")
+    quality = quality_of_scans(scans, preprocess)
     failures = pd.DataFrame(
         [
             {
@@ -69,7 +70,6 @@ def report(
         numbers = pd.to_numeric(observed[name], errors="coerce")
         if numbers.notna().any() and (numbers.notna() | (observed[name] == "")).all():
             observed[name] = numbers
-    quality = quality_of_scans(scans, preprocess)
     page = render_report(
         ReportData(
             title=config.title,
