@@ -31,7 +31,7 @@ def quality_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     Args:
         records: `scan`, `subject` and `modality`, and what the scan's record has of `kind`, `remarks`, `orientation`,
             `voxel_mm` (x, y, z), `space_from`, `brain_ml`, `range_used` (low, high), `not_registered`; of pictures
-            `pixels` (height, width), `bits`, `turned`.
+            `pixels` (height, width), `bits`, `turned` (how; "" for not at all).
 
     Returns:
         `COLUMNS`; NaN or "" where a record does not say. `brain_deviation`: distance of `brain_ml` from the median of
@@ -48,7 +48,8 @@ def quality_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         rows.append(
             {
                 **{name: record[name] for name in ("scan", "subject", "modality")},
-                **{name: _text(record.get(name)) for name in ("kind", "orientation", "space_from", "bits", "turned")},
+                **{name: _text(record.get(name)) for name in ("kind", "orientation", "space_from", "bits")},
+                "turned": "no" if record.get("turned") == "" else _text(record.get("turned")),
                 **dict(zip(("voxel_x_mm", "voxel_y_mm", "voxel_z_mm"), voxel, strict=True)),
                 **dict(zip(("range_low", "range_high"), used, strict=True)),
                 **{"width": width, "height": height, "brain_ml": record.get("brain_ml"), "remarks": " ".join(remarks)},
@@ -150,4 +151,4 @@ def _sentence(text: Any) -> str:
 
 def _text(value: Any) -> str:
     """Write a value of a record as text; "" if it does not say."""
-    return "" if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
+    return "" if value is None else str(value)

@@ -46,6 +46,7 @@ def report(
     manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
     scans, classes = cohort.scans(), cohort.classes()
     named = scans.set_index("scan")
+    quality = quality_of_scans(scans, preprocess)
     failures = pd.DataFrame(
         [
             {
@@ -71,7 +72,6 @@ def report(
             observed[name] = numbers
         else:
             observed[name] = observed[name].mask(observed[name] == "")  # counted as missing, not as a category
-    quality = quality_of_scans(scans, preprocess)
     page = render_report(
         ReportData(
             title=config.title,

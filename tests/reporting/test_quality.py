@@ -41,10 +41,18 @@ def test_what_a_record_does_not_say_is_a_dash(empty: dict[str, object]) -> None:
 def test_a_picture_says_its_pixels_depth_and_turn() -> None:
     picture = {
         "scan": "s1", "subject": "s", "modality": "40X", "kind": "image", "pixels": [460, 700], "bits": 12,
-        "turned": True, "remarks": ["scaled by 12 of 16 bits"],
+        "turned": "by 180°", "remarks": ["scaled by 12 of 16 bits"],
     }  # fmt: skip
-    assert list(cells([picture])["s1"].values()) == ["s1", "40X", "700 × 460", "12", "yes", "Scaled by 12 of 16 bits."]
-    assert cells([picture | {"turned": 90}])["s1"]["Turned"] == "90"
+    assert list(cells([picture])["s1"].values()) == [
+        "s1",
+        "40X",
+        "700 × 460",
+        "12",
+        "by 180°",
+        "Scaled by 12 of 16 bits.",
+    ]
+    for turned, said in (("by 90°", "by 90°"), ("", "no"), (None, "–")):
+        assert cells([picture | {"turned": turned}])["s1"]["Turned"] == said
 
 
 def test_most_remarks_come_first_then_unusual_brains_of_each_modality_then_names() -> None:
