@@ -1,13 +1,12 @@
 """16-bit pictures that do not say their depth: the cohort's largest value decides, the setting and the model too."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from helpers.small_study import SmallStudy
 from PIL import Image
 
 from pipeline.deployment.bundle import Bundle
@@ -16,7 +15,7 @@ from pipeline.settings import load_settings
 from run_pipeline import main
 
 
-class Study:
+class Study(SmallStudy):
     """Eight patients with 12-bit pictures of 16 bits, 14 bits in another modality; two have 8-bit pictures as well."""
 
     def __init__(self, folder: Path) -> None:
@@ -32,25 +31,12 @@ class Study:
                 rows.append(self._row(number, modality, values))
             if number < 2:
                 rows.append(self._row(number, "red", random.integers(0, 256, (24, 24, 3)).astype(np.uint8), "_8"))
-        pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
-        cohort = {"label": "class", "manifest": str(folder / "cohort.csv")}
-        cohort |= {"modalities": {name: {"kind": "image"} for name in ("red", "blue")}}
-        (folder / "run.yaml").write_text(yaml.safe_dump({"name": "bits", "cohort": cohort}))
+        super().__init__(folder, rows, {name: {"kind": "image"} for name in ("red", "blue")})
 
     def _row(self, number: int, modality: str, values: np.ndarray, more: str = "") -> dict[str, object]:
         name = f"p{number}_{modality}{more}.png"
         Image.fromarray(values).save(self.folder / name)
         return {"subject": f"p{number}", "modality": modality, "path": name, "class": "ab"[number % 2]}
-
-    def run(self, *words: str) -> int:
-        """Preprocess."""
-        place = ["--config", str(self.folder / "run.yaml"), "--workspace", str(self.folder / "run"), "--quiet"]
-        return main([*place, "--stages", "preprocess", *words])
-
-    def records(self) -> dict[str, dict]:
-        """Scan → its record, and when that was written."""
-        found = sorted((self.folder / "run" / "preprocess").glob("*/record.json"))
-        return {p.parent.name: json.loads(p.read_text()) | {"written": p.stat().st_mtime_ns} for p in found}
 
     def picture(self, scan: str) -> np.ndarray:
         return np.asarray(Image.open(self.folder / "run" / "preprocess" / scan / "picture.png"))

@@ -1,7 +1,6 @@
 """Headers that contradict themselves in a run: `cohort.modalities.PET.trust`, and remarks that reach the person."""
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from helpers.small_study import SmallStudy, two_patients
 
 from pipeline.cli.main import main
 from pipeline.deployment.bundle import Bundle
@@ -20,60 +19,29 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TRUST = ("--cohort.modalities.PET.trust", "qform")
 
 
-class Study:
-    """Two patients, stripped already: MRI of 6 mm, and PET whose sform of 1 mm is stale."""
-
-    def __init__(self, folder: Path, head: Callable[..., np.ndarray]) -> None:
-        self.folder = folder
-        rows = []
-        for number, (subject, modality) in enumerate((s, m) for s in ("p1", "p2") for m in ("MRI", "PET")):
-            path = folder / f"{subject}_{modality}.nii.gz"
-            self.save(path, head(seed=number // 2), stale=modality == "PET")
-            rows.append({"subject": subject, "modality": modality, "path": path.name})
-        pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
-        modalities = {name: {"kind": "volume", "skull_strip": False} for name in ("MRI", "PET")}
-        settings = {
-            "name": "trust",
-            "cohort": {
-                "manifest": str(folder / "cohort.csv"),
-                "label": None,
-                "modalities": modalities | {"drawing": {"kind": "image"}},
-            },
-            "preprocess": {"spacing_mm": 6.0},
-        }
-        (folder / "run.yaml").write_text(yaml.safe_dump(settings))
-
-    @staticmethod
-    def save(path: Path, voxels: np.ndarray, *, stale: bool = False) -> None:
-        image = nibabel.Nifti1Image(voxels, np.diag([6.0, 6, 6, 1]))
-        image.set_qform(image.affine, 1)
-        if stale:
-            image.header.set_sform(np.eye(4), 1)
-            image._affine = np.eye(4)
-        image.to_filename(path)
-        header = nibabel.load(path).header
-        assert (header.get_sform()[0, 0], header.get_qform()[0, 0]) == (1 if stale else 6, 6)
-
-    def run(self, *words: str) -> int:
-        """Preprocess."""
-        place = ["--config", str(self.folder / "run.yaml"), "--workspace", str(self.folder / "run"), "--quiet"]
-        return main([*place, "--stages", "preprocess", *words])
-
-    def records(self) -> dict[str, dict]:
-        """Scan → its record, and when that was written."""
-        found = sorted((self.folder / "run" / "preprocess").glob("*/record.json"))
-        return {p.parent.name: json.loads(p.read_text()) | {"written": p.stat().st_mtime_ns} for p in found}
-
-    def notes(self) -> list[str]:
-        return json.loads((self.folder / "run" / "preprocess" / "manifest.json").read_text())["notes"]
+def save(path: Path, voxels: np.ndarray, *, stale: bool = False) -> None:
+    """Write a scan of 6 mm; a stale one has a sform of 1 mm."""
+    image = nibabel.Nifti1Image(voxels, np.diag([6.0, 6, 6, 1]))
+    image.set_qform(image.affine, 1)
+    if stale:
+        image.header.set_sform(np.eye(4), 1)
+        image._affine = np.eye(4)
+    image.to_filename(path)
+    header = nibabel.load(path).header
+    assert (header.get_sform()[0, 0], header.get_qform()[0, 0]) == (1 if stale else 6, 6)
 
 
 @pytest.fixture
-def study(tmp_path: Path, head: Callable[..., np.ndarray]) -> Study:
-    return Study(tmp_path, head)
+def study(tmp_path: Path, head: Callable[..., np.ndarray]) -> SmallStudy:
+    """The sform of each PET is stale."""
+
+    def save_scan(path: Path, patient: int, modality: str) -> None:
+        save(path, head(seed=patient), stale=modality == "PET")
+
+    return two_patients(tmp_path, save_scan, spacing_mm=6.0)
 
 
-def test_headers_that_contradict_themselves_fail_until_one_affine_is_trusted(study: Study) -> None:
+def test_headers_that_contradict_themselves_fail_until_one_affine_is_trusted(study: SmallStudy) -> None:
     assert study.run() == 3
     with (study.folder / "run" / "failures.csv").open(encoding="utf-8", newline="") as stream:
         failed = {row["scan"]: row["reason"] for row in csv.DictReader(stream)}
@@ -93,21 +61,21 @@ def test_headers_that_contradict_themselves_fail_until_one_affine_is_trusted(stu
     assert "the whole frame has 17.5 ml" in (study.folder / "run" / "failures.csv").read_text()
 
 
-def test_what_cannot_be_trusted_is_said(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_trusted_is_said(study: SmallStudy, capsys: pytest.CaptureFixture[str]) -> None:
     assert study.run("--cohort.modalities.drawing.trust", "qform", "--dry-run") == 2
     assert "trust: qform is for volumes; a picture has no affine" in capsys.readouterr().err
     assert study.run("--cohort.modalities.PET.trust", "both", "--dry-run") == 2
     assert "cohort.modalities.PET.trust" in capsys.readouterr().err
 
 
-def test_remarks_are_summed_up_at_the_end_of_the_run(study: Study, head: Callable[..., np.ndarray]) -> None:
+def test_remarks_are_summed_up_at_the_end_of_the_run(study: SmallStudy, head: Callable[..., np.ndarray]) -> None:
     """A line for each kind, with the first scans; their records say more."""
     voxels = head(seed=0)
     voxels[12, 14, 13] = 1e4
-    Study.save(study.folder / "p1_MRI.nii.gz", voxels)
+    save(study.folder / "p1_MRI.nii.gz", voxels)
     rows = pd.read_csv(study.folder / "cohort.csv")
     for number in range(3, 10):
-        Study.save(study.folder / f"p{number}.nii.gz", np.where(head(seed=number) == 0, np.nan, head(seed=number)))
+        save(study.folder / f"p{number}.nii.gz", np.where(head(seed=number) == 0, np.nan, head(seed=number)))
         rows.loc[len(rows)] = [f"p{number}", "MRI", f"p{number}.nii.gz"]
     rows.to_csv(study.folder / "cohort.csv", index=False)
     assert study.run(*TRUST) == 0
@@ -119,7 +87,9 @@ def test_remarks_are_summed_up_at_the_end_of_the_run(study: Study, head: Callabl
     assert study.records()["p2_MRI"]["remarks"] == []
 
 
-def test_the_limits_of_a_brain_are_settings_that_redo_nothing(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_limits_of_a_brain_are_settings_that_redo_nothing(
+    study: SmallStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert study.run(*TRUST) == 0
     before = study.records()
     assert study.run(*TRUST, "--preprocess.brain_ml", "[1000, 3000]") == 0
@@ -133,7 +103,7 @@ def test_the_limits_of_a_brain_are_settings_that_redo_nothing(study: Study, caps
 
 
 def test_a_model_carries_the_affine_to_trust(
-    study: Study, small_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    study: SmallStudy, small_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = pd.read_csv(study.folder / "cohort.csv")
     table.assign(modality=table["modality"].map({"MRI": "t1", "PET": "pet"})).to_csv(study.folder / "new.csv")
@@ -148,6 +118,6 @@ def test_a_model_carries_the_affine_to_trust(
         assert main([*words, f"--cohort.modalities.{name}.trust", other]) == 2
         said = capsys.readouterr().err
         assert f"the model small was trained with {name} as" in said
-        assert f"'trust': '{other}'}}" in said
+        assert f"'trust': '{other}', " in said
     main([*words, "--dry-run"])
     assert "was trained with pet as" not in capsys.readouterr().err

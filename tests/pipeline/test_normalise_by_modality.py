@@ -1,6 +1,5 @@
 """`cohort.modalities.PET.normalise`: what it reaches, what it redoes, and what is refused."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from helpers.small_study import SmallStudy, two_patients
 
 from pipeline.cli.main import main
 from pipeline.deployment.bundle import Bundle
@@ -21,51 +20,22 @@ VOXEL_MM = 6.0
 ROBUST = ("--cohort.modalities.PET.normalise", "minmax_robust")
 
 
-class Study:
-    """Two patients with MRI and PET, all stripped already, and a drawing of each."""
-
-    def __init__(self, folder: Path, head: Callable[..., np.ndarray], save_nifti: Callable[..., Path]) -> None:
-        self.folder = folder
-        rows = []
-        for number, (subject, modality) in enumerate((s, m) for s in ("p1", "p2") for m in ("MRI", "PET")):
-            path = save_nifti(folder / f"{subject}_{modality}.nii.gz", head(seed=number // 2), VOXEL_MM)
-            rows.append({"subject": subject, "modality": modality, "path": path.name})
-        pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
-        modalities = {name: {"kind": "volume", "skull_strip": False} for name in ("MRI", "PET")}
-        settings = {
-            "name": "normalise",
-            "cohort": {
-                "manifest": str(folder / "cohort.csv"),
-                "label": None,
-                "modalities": modalities | {"drawing": {"kind": "image"}},
-            },
-            "preprocess": {"spacing_mm": VOXEL_MM},
-        }
-        (folder / "run.yaml").write_text(yaml.safe_dump(settings))
-
-    def run(self, *words: str) -> int:
-        """Preprocess."""
-        place = ["--config", str(self.folder / "run.yaml"), "--workspace", str(self.folder / "run"), "--quiet"]
-        return main([*place, "--stages", "preprocess", *words])
-
-    def records(self) -> dict[str, dict]:
-        """Scan → its record, and when that was written."""
-        found = sorted((self.folder / "run" / "preprocess").glob("*/record.json"))
-        return {p.parent.name: json.loads(p.read_text()) | {"written": p.stat().st_mtime_ns} for p in found}
-
-    def volume(self, scan: str) -> np.ndarray:
-        return nibabel.load(self.folder / "run" / "preprocess" / scan / "volume.nii.gz").get_fdata(dtype=np.float32)
+def volume_of(study: SmallStudy, scan: str) -> np.ndarray:
+    return nibabel.load(study.folder / "run" / "preprocess" / scan / "volume.nii.gz").get_fdata(dtype=np.float32)
 
 
 @pytest.fixture
-def study(tmp_path: Path, head: Callable[..., np.ndarray], save_nifti: Callable[..., Path]) -> Study:
-    return Study(tmp_path, head, save_nifti)
+def study(tmp_path: Path, head: Callable[..., np.ndarray], save_nifti: Callable[..., Path]) -> SmallStudy:
+    def save_scan(path: Path, patient: int, modality: str) -> None:
+        save_nifti(path, head(seed=patient), VOXEL_MM)
+
+    return two_patients(tmp_path, save_scan, spacing_mm=VOXEL_MM)
 
 
 @pytest.mark.parametrize("registered", [(), ("--preprocess.register_to", "{PET: MRI}")], ids=["alone", "registered"])
-def test_another_normalisation_of_pet_redoes_pet_alone(study: Study, registered: tuple[str, ...]) -> None:
+def test_another_normalisation_of_pet_redoes_pet_alone(study: SmallStudy, registered: tuple[str, ...]) -> None:
     assert study.run(*registered) == 0
-    before, volumes = study.records(), {scan: study.volume(scan) for scan in study.records()}
+    before, volumes = study.records(), {scan: volume_of(study, scan) for scan in study.records()}
     assert {record["normalise"] for record in before.values()} == {"minmax"}
     assert study.run(*registered, *ROBUST) == 0
     after = study.records()
@@ -74,25 +44,25 @@ def test_another_normalisation_of_pet_redoes_pet_alone(study: Study, registered:
         "p1_MRI": "minmax", "p1_PET": "minmax_robust", "p2_MRI": "minmax", "p2_PET": "minmax_robust",
     }  # fmt: skip
     assert ("registered_to" in after["p1_PET"]) == bool(registered)
-    assert not np.array_equal(study.volume("p1_PET"), volumes["p1_PET"])
+    assert not np.array_equal(volume_of(study, "p1_PET"), volumes["p1_PET"])
     scans = pd.read_csv(study.folder / "run" / "cohort" / "scans.csv")
     assert dict(zip(scans["modality"], scans["normalise"], strict=True)) == {"MRI": "minmax", "PET": "minmax_robust"}
     assert study.run(*registered) == 0
     for scan, volume in volumes.items():
-        np.testing.assert_array_equal(study.volume(scan), volume)
+        np.testing.assert_array_equal(volume_of(study, scan), volume)
 
 
 @pytest.mark.parametrize("registered", [(), ("--preprocess.register_to", "{PET: MRI}")], ids=["alone", "registered"])
 def test_a_new_name_reaches_the_volume(
-    study: Study, registered: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    study: SmallStudy, registered: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recipe of docs/extend.md."""
     assert study.run(*registered) == 0
-    before = {scan: study.volume(scan) for scan in study.records()}
+    before = {scan: volume_of(study, scan) for scan in study.records()}
     monkeypatch.setitem(NORMALISATIONS, "half", lambda volume, mask: rescale(volume, mask) / 2)
     assert study.run(*registered, "--cohort.modalities.PET.normalise", "half") == 0
     for scan, volume in before.items():
-        np.testing.assert_allclose(study.volume(scan), volume / (2 if "PET" in scan else 1), atol=1e-6)
+        np.testing.assert_allclose(volume_of(study, scan), volume / (2 if "PET" in scan else 1), atol=1e-6)
     assert study.records()["p1_PET"]["normalise"] == "half"
 
 
@@ -105,13 +75,13 @@ def test_a_new_name_reaches_the_volume(
     ],
 )
 def test_what_cannot_be_chosen_is_said(
-    study: Study, modality: str, name: str, message: str, capsys: pytest.CaptureFixture[str]
+    study: SmallStudy, modality: str, name: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert study.run(f"--cohort.modalities.{modality}.normalise", name, "--dry-run") == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_settings_of_a_run_can_be_given_again(study: Study) -> None:
+def test_the_settings_of_a_run_can_be_given_again(study: SmallStudy) -> None:
     assert study.run(*ROBUST) == 0
     again = load_settings(study.folder / "run" / "settings.yaml", {})
     assert {name: each.normalise for name, each in again.cohort.modalities.items()} == {
@@ -120,7 +90,7 @@ def test_the_settings_of_a_run_can_be_given_again(study: Study) -> None:
 
 
 def test_a_model_refuses_scans_that_were_normalised_otherwise(
-    study: Study, small_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    study: SmallStudy, small_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = pd.read_csv(study.folder / "cohort.csv")
     table.assign(modality=table["modality"].map({"MRI": "t1", "PET": "pet"})).to_csv(study.folder / "new.csv")
