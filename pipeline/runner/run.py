@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from console.errors import PreconditionError
+from devices.allocator import release_freed_memory
 from files.writing import real_folder
 from pipeline.core.provenance import digest, git_commit, machine, versions
 from pipeline.core.runtime import Runtime
@@ -90,6 +91,8 @@ def run_stage(stage: Stage, settings: Any, workspace: Path, *, device: str, exec
         if before is not None:
             write_record(folder / "manifest.json", before)
         raise
+    finally:
+        release_freed_memory()
     taken = time.monotonic() - started
     contents = {"fingerprint": runtime.key, "counts": {}, **out.contents(), **runtime.results}
     write_record(

@@ -1,0 +1,51 @@
+"""Freed memory stays within the process, unless somebody wants it otherwise."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from devices.allocator import _glibc
+
+SCRIPT = """
+import resource
+from devices.allocator import keep_freed_memory, release_freed_memory
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
+
+kept, before = keep_freed_memory(), resident_mb()
+b"x" * 100_000_000
+held = resident_mb() - before
+release_freed_memory()
+print(kept, held, resident_mb() - before)
+"""
+
+
+def measured(**environment: str) -> tuple[bool, float, float]:
+    """Whether freed memory is kept, and MB still held after 100 were freed, and after their release."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "HYPERMM_"))}
+    words = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=variables | environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    return words[0] == "True", float(words[1]), float(words[2])
+
+
+needs_glibc = pytest.mark.skipif(_glibc() is None, reason="only glibc's allocator is set")
+
+
+@needs_glibc
+def test_freed_memory_is_kept_until_it_is_released() -> None:
+    kept, held, released = measured()
+    assert kept
+    assert held > 90
+    assert released < 10
+
+
+@needs_glibc
+@pytest.mark.parametrize("variables", [{"HYPERMM_ALLOCATOR": "system"}, {"MALLOC_ARENA_MAX": "4"}])
+def test_the_environment_decides(variables: dict[str, str]) -> None:
+    kept, held, _ = measured(**variables)
+    assert not kept
+    assert held < 10
