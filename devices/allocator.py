@@ -1,30 +1,29 @@
-"""Memory that a layer of a network freed is kept for the next one, instead of being handed back to the kernel.
+"""Keep memory that a layer of a network freed for the next one, instead of handing it back to the kernel; on request.
 
-Source: mallopt(3) of glibc. Other C libraries are left as they are.
+Faster, and takes more memory: docs/benchmarks.md has both. Source: mallopt(3) of glibc; other C libraries are left as
+they are.
 """
 
 import ctypes
 import os
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
-TOP_PAD_BYTES = 256 * 1024**2
-SWITCH = "HYPERMM_ALLOCATOR"  # set to "system", memory is handed back at once
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
+SWITCH = "KEEP_FREED_MEMORY"
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed memory within the process until `release_freed_memory`; call it before large arrays are made.
+    """Keep freed memory within the process until `release_freed_memory`, if `KEEP_FREED_MEMORY=1` is set.
 
-    Nothing is changed if `HYPERMM_ALLOCATOR=system` or a variable of glibc's own (`MALLOC_…`) is set.
+    Call it before large arrays are made.
 
     Returns:
         Whether it is kept.
     """
-    chosen = os.environ.get(SWITCH) == "system" or any(name.startswith("MALLOC_") for name in os.environ)
-    libc = None if chosen else _glibc()
+    libc = _glibc() if os.environ.get(SWITCH) == "1" else None
     if libc is None:
         return False
     never = -1  # as an unsigned number, the largest
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, never), (M_TOP_PAD, TOP_PAD_BYTES))
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, never), (M_ARENA_MAX, 1))
     return all(libc.mallopt(option, value) for option, value in settings)
 
 
