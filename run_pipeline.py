@@ -5,14 +5,14 @@ import os
 import sys
 
 from console.messages import make_streams_safe, show_warnings_safely
-from devices.allocator import keep_freed_memory
+from devices.allocator import prepare_allocator
 from pipeline.cli.main import main
 
 # Before torch is imported: docs/decisions/0006-idle-threads-sleep.md
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if __name__ == "__main__":
-    keep_freed_memory()
+    prepare_allocator()
     make_streams_safe()
     show_warnings_safely()
     sys.exit(main(sys.argv[1:]))

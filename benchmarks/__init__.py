@@ -2,4 +2,7 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as run_pipeline.py does
+from devices.allocator import prepare_allocator
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # this and the next as run_pipeline.py does
+prepare_allocator()

@@ -1,25 +1,31 @@
-"""Keep memory that a layer of a network freed for the next one, instead of handing it back to the kernel; on request.
+"""How main memory is handed out: large tensors on huge pages, and freed memory kept on request.
 
-Faster, and takes more memory: docs/benchmarks.md has both. Source: mallopt(3) of glibc; other C libraries are left as
-they are.
+A network's layers each make tensors of up to hundreds of megabytes, whose pages the kernel prepares one by one at first
+touch. Pages of 2 MB instead of 4 kB take no more memory. To keep freed memory for the next layer is faster still, but
+takes up to twice as much: docs/benchmarks.md has both.
+
+Source: torch's THP_MEM_ALLOC_ENABLE (Linux, where transparent huge pages are "madvise" or "always"); mallopt(3) of
+glibc. Elsewhere nothing changes.
 """
 
 import ctypes
 import os
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
-SWITCH = "KEEP_FREED_MEMORY"
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+KEEP = "KEEP_FREED_MEMORY"
 
 
-def keep_freed_memory() -> bool:
-    """Keep freed memory within the process until `release_freed_memory`, if `KEEP_FREED_MEMORY=1` is set.
+def prepare_allocator() -> bool:
+    """Put large tensors on huge pages, unless `THP_MEM_ALLOC_ENABLE=0` is set, and keep freed memory on request.
 
-    Call it before large arrays are made.
+    Call it before the first tensor is made: torch reads the variable once.
 
     Returns:
-        Whether it is kept.
+        Whether freed memory is kept until `release_freed_memory`: with `KEEP_FREED_MEMORY=1`.
     """
-    libc = _glibc() if os.environ.get(SWITCH) == "1" else None
+    os.environ.setdefault(HUGE_PAGES, "1")
+    libc = _glibc() if os.environ.get(KEEP) == "1" else None
     if libc is None:
         return False
     never = -1  # as an unsigned number, the largest

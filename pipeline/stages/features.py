@@ -10,7 +10,7 @@ from torch import Tensor
 
 from console.errors import InputError
 from devices.out_of_memory import Fallback, run_with_oom_fallback
-from devices.precision import half_precision
+from devices.precision import float_type
 from models.backbone import Backbone, load_backbone, pool_slices
 from models.weights import WeightsError
 from pipeline.core.provenance import digest, result_settings
@@ -95,8 +95,7 @@ def loaded_backbone(config: FeaturesConfig, runtime: Runtime) -> Backbone:
         backbone = load_backbone(config.backbone, weights=path, random_seed=seed)
     except WeightsError as error:
         raise InputError(str(error)) from error
-    if config.precision == "auto":
-        backbone.layers.to(half_precision(runtime.device))
+    backbone.layers.to(float_type(runtime.device, config.precision))
     return backbone.to(runtime.device)
 
 

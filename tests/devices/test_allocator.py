@@ -10,12 +10,12 @@ from devices.allocator import _glibc
 
 SCRIPT = """
 import resource
-from devices.allocator import keep_freed_memory, release_freed_memory
+from devices.allocator import prepare_allocator, release_freed_memory
 
 def resident_mb():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 
-kept, before = keep_freed_memory(), resident_mb()
+kept, before = prepare_allocator(), resident_mb()
 b"x" * 100_000_000
 held = resident_mb() - before
 release_freed_memory()

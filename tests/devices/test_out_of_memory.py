@@ -31,6 +31,7 @@ def _fails(error: Exception) -> Fallback[str]:
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), False),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (MemoryError("out of memory"), False),

@@ -12,6 +12,7 @@ from preprocessing.brains import Brain, RegistrationTarget, VolumePipeline, prep
 from preprocessing.errors import ScanError
 from preprocessing.limits import Limits
 from preprocessing.registration import Rigid
+from preprocessing.skull_strip import SkullStripper
 from preprocessing.volumes import read_volume
 
 SIDE = 24
@@ -134,10 +135,11 @@ def test_nan_around_the_brain_changes_nothing(tmp_path: Path, ball: np.ndarray, 
 class _Mask:
     """Stands for HD-BET: the ball, whatever the voxels are."""
 
-    device, dtype = torch.device("cpu"), torch.float32
+    device, used_dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, mask: np.ndarray) -> None:
         self.found = torch.from_numpy(mask)
+        self.on_cpu = SkullStripper()
 
     def mask(self, volume: torch.Tensor, affine: np.ndarray) -> torch.Tensor:
         return self.found

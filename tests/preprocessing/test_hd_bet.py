@@ -1,6 +1,7 @@
 """HD-BET's network as it is run here is the published one."""
 
 import importlib.resources
+import weakref
 
 import torch
 from torch import nn
@@ -28,6 +29,27 @@ def test_the_network_gives_what_the_published_one_gives() -> None:
     assert float(ours[:, 1].std()) > 0.1  # not one value everywhere
     assert float(difference.max()) < 1e-3
     assert float(difference.mean()) < 1e-5
+
+
+def test_a_skip_connection_is_freed_once_it_is_used() -> None:
+    network = load_network(0, device=torch.device("cpu"), dtype=torch.float32)
+    skips: dict[str, weakref.ref[torch.Tensor]] = {}
+    held: dict[str, list[str]] = {}
+
+    def remember(level: str, out: tuple[torch.Tensor, torch.Tensor]) -> None:
+        skips[level] = weakref.ref(out[0])
+
+    def look(layer: str) -> None:
+        held[layer] = [level for level, skip in skips.items() if skip() is not None]
+
+    for level in ("down1", "down2", "down3", "down4"):
+        network.layers[level].register_forward_hook(lambda _, given, out, level=level: remember(level, out))
+    for layer in ("loc1", "loc2", "loc3", "end_conv_1"):
+        network.layers[layer].register_forward_pre_hook(lambda _, given, layer=layer: look(layer))
+    with torch.inference_mode():
+        network(torch.randn(1, 1, 32, 32, 32))
+    assert held == {"loc1": ["down1", "down2", "down3"], "loc2": ["down1", "down2"], "loc3": ["down1"],
+                    "end_conv_1": []}  # fmt: skip
 
 
 def test_scan_norm_is_instance_normalisation_of_one_scan() -> None:

@@ -122,7 +122,7 @@ def test_an_ordinary_head_fits_a_small_machine() -> None:
     from preprocessing.brains import _bytes_of
 
     pipeline.limits.check_work(
-        _bytes_of(MetaTensor(torch.zeros(1).expand(1, 256, 256, 200), affine), skull_strip=True), "x"
+        _bytes_of(MetaTensor(torch.zeros(1).expand(1, 256, 256, 200), affine), torch.float32), "x"
     )
 
 

@@ -128,14 +128,20 @@ def test_a_full_gpu_hands_one_scan_to_the_cpu(
     volume = torch.zeros(30, 34, 32)
     volume[8:20, 9:25, 10:22] = 900
     stripper = SkullStripper(parameters=tmp_path)
-    masks = [stripper.mask(volume, np.eye(4)) for _ in range(3)]
+    stripper.on_cpu.dtype = torch.float64  # so that it shows which one was used
+    masks, used = [], []
+    for _ in range(3):
+        masks.append(stripper.mask(volume, np.eye(4)))
+        used.append(stripper.used_dtype)
+    assert used == [stripper.dtype, torch.float64, stripper.dtype]
     assert full == []  # the third scan was tried on the GPU again
     assert all(torch.equal(mask, masks[0]) for mask in masks)
     assert masks[0][9:19, 10:24, 11:21].all()
     assert int(masks[0].sum()) == int(masks[0][6:22, 7:27, 8:24].sum())
+    dtypes = (half_precision(torch.device("cpu")), torch.float64)
     assert [(each["number"], each["folder"], each["dtype"]) for each in loaded] == [
-        (0, tmp_path, half_precision(torch.device("cpu")))
-    ] * 2
+        (0, tmp_path, dtype) for dtype in dtypes
+    ]
     (message,) = caplog.messages
     assert message.startswith(
         "skull stripping of 30×34×32 voxels: out of memory with HD-BET on cpu; this scan goes on with HD-BET on the CPU"
