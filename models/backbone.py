@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from devices.out_of_memory import Fallback, copy_on_cpu, run_with_oom_fallback
 from devices.precision import few_multiplications_win, half_precision
+from devices.winograd import WinogradConv2d
 from models.weights import VGG11_IMAGENET, VGG16_IMAGENET, WeightsError, check_timm_name, find_weights
-from models.winograd import WinogradConv2d
 
 SLICE_SIZE = 224  # pixels, both sides
 CPU_BATCH = 4  # slices a pass where the CPU takes over; they fit its caches

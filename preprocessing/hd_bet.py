@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from devices.precision import few_multiplications_win
+from devices.winograd import WinogradConv3d
 from preprocessing.parameters import read_parameters
 
 
@@ -64,7 +66,14 @@ def load_network(number: int, *, device: torch.device, dtype: torch.dtype, folde
                 setattr(parent, name, ScanNorm(child))
             elif isinstance(child, nn.Conv3d):
                 child.to(dtype)
+                if few_multiplications_win(device, dtype) and _suits_winograd(child):
+                    setattr(parent, name, WinogradConv3d(child))
     return network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def _suits_winograd(layer: nn.Conv3d) -> bool:
+    """Whether it has so many channels that the transforms do not cost more; HD-BET pads all of 3×3×3 by one."""
+    return layer.kernel_size == (3, 3, 3) and layer.stride == (1, 1, 1) and layer.in_channels >= 42
 
 
 def _empty_network() -> nn.Module:

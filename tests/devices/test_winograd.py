@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from devices import winograd
 from devices.precision import few_multiplications_win
+from devices.winograd import WinogradConv2d, WinogradConv3d
 from models import backbone as backbones
-from models import winograd
 from models.backbone import load_backbone, make_ready, pool_slices
-from models.winograd import WinogradConv2d
 
 CPU = torch.device("cpu")
 
@@ -42,6 +42,26 @@ def test_channels_last_or_first_and_no_bias() -> None:
     found = WinogradConv2d(layer)(features.to(memory_format=torch.channels_last))
     torch.testing.assert_close(found, WinogradConv2d(layer)(features), rtol=0, atol=0)
     torch.testing.assert_close(found, layer(features), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 9), (3, 8, 8), (5, 17, 6), (4, 20, 40)])
+@pytest.mark.parametrize("tiles", [1, 200])
+def test_volumes_equal_the_direct_sum_in_float64(
+    shape: tuple[int, int, int], tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "TILES", tiles)
+    torch.manual_seed(5)
+    layer = nn.Conv3d(6, 5, 3, padding=1).requires_grad_(False)
+    volume = torch.randn(1, 6, *shape)
+    found = WinogradConv3d(layer)(volume)
+    exact = layer.double()(volume.double())
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5 * float(exact.abs().max()))
+
+
+def test_takes_one_volume_only() -> None:
+    with pytest.raises(ValueError, match="too many values"):
+        WinogradConv3d(nn.Conv3d(2, 2, 3, padding=1))(torch.zeros(2, 2, 4, 4, 4))
 
 
 @pytest.mark.parametrize(
