@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import MATRIX_GFLOP, finish, in_turns, matrix_product, options
 from devices.precision import half_precision
-from models.backbone import Backbone, HalfMax, load_backbone, pool_slices
+from models.backbone import Backbone, HalfMax, load_backbone, make_ready, pool_slices
 from pipeline.core.runtime import Runtime
 from pipeline.specs.features import FeaturesConfig
 from pipeline.stages.features import features
@@ -59,7 +59,7 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
     slices = torch.rand(BATCH, 224, 224, generator=torch.Generator().manual_seed(0))
     ours = load_backbone(name, random_seed=0)
     gflop = gflop_a_slice(ours)
-    ours.layers.to(dtype)
+    make_ready(ours, torch.device("cpu"))
     other = load_backbone(name, random_seed=0)
     layers = as_published(other)
     feature_map = pool_slices(ours, slices, batch_slices=PASS)

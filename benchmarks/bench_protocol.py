@@ -11,8 +11,7 @@ import torch
 from benchmarks.bench_features import PASS, as_published, plain_loop
 from benchmarks.bench_training import step_one, step_two
 from benchmarks.common import finish, in_turns, options
-from devices.precision import half_precision
-from models.backbone import load_backbone, pool_slices
+from models.backbone import load_backbone, make_ready, pool_slices
 from pipeline.specs.classify import ClassifyConfig
 from pipeline.specs.pretrain import PretrainConfig
 
@@ -26,7 +25,7 @@ def main() -> None:
     rounds = 1 if arguments.quick else 7
     slices = torch.rand(16, 224, 224)
     ours, other = load_backbone("vgg11", random_seed=0), load_backbone("vgg11", random_seed=0)
-    ours.layers.to(half_precision(torch.device("cpu")))
+    make_ready(ours, torch.device("cpu"))
     layers = as_published(other)
     taken = in_turns(
         {

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from devices.out_of_memory import Fallback, copy_on_cpu, run_with_oom_fallback
+from devices.precision import Precision, few_multiplications_win, float_type
+from devices.winograd import WinogradConv2d
 from models.weights import VGG11_IMAGENET, VGG16_IMAGENET, WeightsError, check_timm_name, find_weights
 
 SLICE_SIZE = 224  # pixels, both sides
@@ -191,6 +193,34 @@ def load_backbone(name: str, *, weights: Path | None = None, random_seed: int | 
     if name not in BACKBONES:
         raise ValueError(f"no backbone {name!r}; there are {', '.join(BACKBONES)} and timm:<name>")
     return BACKBONES[name](weights, random_seed=random_seed)
+
+
+def make_ready(backbone: Backbone, device: torch.device, precision: Precision = "auto") -> Backbone:
+    """Move a backbone to a device, with the precision and the convolutions that are fast there.
+
+    Args:
+        backbone: is changed.
+        device: where it will run.
+        precision: as `devices.precision.float_type`.
+
+    Returns:
+        The same backbone.
+    """
+    dtype = float_type(device, precision)
+    backbone.layers.to(dtype)
+    if few_multiplications_win(device, dtype):
+        for name, layer in backbone.layers.named_children():
+            if _suits_winograd(layer):
+                setattr(backbone.layers, name, WinogradConv2d(layer))  # type: ignore[arg-type]
+    return backbone.to(device)
+
+
+def _suits_winograd(layer: nn.Module) -> bool:
+    """Whether it is one of VGG's convolutions with so many channels that the transforms do not cost more."""
+    if type(layer) is not nn.Conv2d or layer.in_channels < 64 or layer.out_channels < 128:
+        return False
+    form = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode)
+    return form == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
 def pool_slices(

@@ -10,11 +10,14 @@ import io
 import os
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from devices.precision import few_multiplications_win
+from devices.winograd import WinogradConv3d
 from preprocessing.parameters import read_parameters
 
 
@@ -50,7 +53,7 @@ class UNet(nn.Module):
     def __init__(self, published: nn.Module) -> None:
         super().__init__()
         self.layers = nn.ModuleDict(dict(published.named_children()))
-        self.activation = nn.LeakyReLU(float(published.leakiness), inplace=True)  # its blocks have another one inside
+        self.activation = nn.LeakyReLU(cast(float, published.leakiness), inplace=True)  # its blocks have another one inside
 
     def forward(self, volume: Tensor) -> Tensor:
         """Return logits (1, 2, Z, Y, X) of a volume (1, 1, Z, Y, X), sides divisible by 16."""
@@ -98,7 +101,14 @@ def load_network(number: int, *, device: torch.device, dtype: torch.dtype, folde
                 setattr(parent, name, ScanNorm(child))
             elif isinstance(child, nn.Conv3d):
                 child.to(dtype)
+                if few_multiplications_win(device, dtype) and _suits_winograd(child):
+                    setattr(parent, name, WinogradConv3d(child))
     return network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def _suits_winograd(layer: nn.Conv3d) -> bool:
+    """Whether it has so many channels that the transforms do not cost more; HD-BET pads all of 3×3×3 by one."""
+    return layer.kernel_size == (3, 3, 3) and layer.stride == (1, 1, 1) and layer.in_channels >= 42
 
 
 def _empty_network() -> nn.Module:

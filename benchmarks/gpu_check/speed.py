@@ -21,7 +21,7 @@ from benchmarks.gpu_check.place import Place, encode, strip, synchronise
 from benchmarks.gpu_check.report import Report
 from benchmarks.gpu_check.training import fill, sample, train
 from devices.precision import half_precision
-from models.backbone import load_backbone, pool_slices
+from models.backbone import load_backbone, make_ready, pool_slices
 from models.settings import Training
 from pipeline.specs.baselines import GanConfig
 from preprocessing.resample import resample
@@ -116,9 +116,7 @@ def _vgg(report: Report, place: Place, tflops: float) -> None:
     slices = torch.rand(batch if place.quick else 4 * batch, 224, 224, generator=torch.Generator().manual_seed(0))
     for name in ("vgg11",) if place.quick else ("vgg11", "vgg16"):
         gflop = gflop_a_slice(load_backbone(name, random_seed=0))
-        backbone = load_backbone(name, random_seed=0)
-        backbone.layers.to(half_precision(place.device))
-        backbone.to(place.device)
+        backbone = make_ready(load_backbone(name, random_seed=0), place.device)
         _reset_peak(place)
         for where, given in (("from main memory", slices), ("already on the device", slices.to(place.device))):
             work = partial(pool_slices, backbone, given, batch_slices=batch)

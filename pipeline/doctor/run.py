@@ -13,9 +13,8 @@ import torch
 from cohort.manifest import ManifestError, Problem, check_manifest, drop_unusable, read_rows, read_table
 from cohort.splits import SPLITS
 from console.errors import InputError
-from devices.precision import float_type
 from intake.breakhis import breakhis_folder
-from models.backbone import SLICE_SIZE, load_backbone, pool_slices
+from models.backbone import SLICE_SIZE, load_backbone, make_ready, pool_slices
 from models.extractor import UniversalExtractor
 from models.set_classifier import SetClassifier
 from models.weights import PUBLISHED, WeightsError, present_weights
@@ -221,9 +220,9 @@ def _feature_map(context: CheckContext, device: torch.device) -> torch.Tensor:
         weights=config.weights if isinstance(config.weights, Path) and not use_random else None,
         random_seed=config.random_seed if use_random else None,
     )
-    backbone.layers.to(float_type(device, config.precision))
+    make_ready(backbone, device, config.precision)
     slices = torch.rand(SMOKE_SLICES, SLICE_SIZE, SLICE_SIZE, generator=torch.Generator().manual_seed(0))
-    feature_map = pool_slices(backbone.to(device), slices, batch_slices=SMOKE_SLICES, name="the smoke run").cpu()
+    feature_map = pool_slices(backbone, slices, batch_slices=SMOKE_SLICES, name="the smoke run").cpu()
     _finite(f"backbone {config.backbone}", feature_map)
     return feature_map
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from console.errors import InputError
 from devices.out_of_memory import Fallback, run_with_oom_fallback
-from devices.precision import float_type
-from models.backbone import Backbone, load_backbone, pool_slices
+from models.backbone import Backbone, load_backbone, make_ready, pool_slices
 from models.weights import WeightsError
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
@@ -95,8 +94,7 @@ def loaded_backbone(config: FeaturesConfig, runtime: Runtime) -> Backbone:
         backbone = load_backbone(config.backbone, weights=path, random_seed=seed)
     except WeightsError as error:
         raise InputError(str(error)) from error
-    backbone.layers.to(float_type(runtime.device, config.precision))
-    return backbone.to(runtime.device)
+    return make_ready(backbone, runtime.device, config.precision)
 
 
 def feature_map_maker(config: FeaturesConfig, runtime: Runtime) -> Callable[[Tensor, Tensor, SpacingMm], Tensor]:

