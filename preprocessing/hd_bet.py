@@ -53,7 +53,8 @@ class UNet(nn.Module):
     def __init__(self, published: nn.Module) -> None:
         super().__init__()
         self.layers = nn.ModuleDict(dict(published.named_children()))
-        self.activation = nn.LeakyReLU(cast(float, published.leakiness), inplace=True)  # its blocks have another one inside
+        slope = cast(float, published.leakiness)  # the published blocks have another one inside
+        self.activation = nn.LeakyReLU(slope, inplace=True)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Return logits (1, 2, Z, Y, X) of a volume (1, 1, Z, Y, X), sides divisible by 16."""
