@@ -33,7 +33,7 @@ def float_type(device: torch.device, precision: Precision) -> torch.dtype:
 def few_multiplications_win(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether Winograd's convolutions are faster on `device` than oneDNN's: float32 on a CPU that ends at AVX2.
 
-    With AVX-512 oneDNN's are as fast or faster; measured in docs/benchmarks.md.
+    Measured in docs/benchmarks.md; float32 with AVX-512 was not.
     """
     avx2 = torch.backends.cpu.get_cpu_capability() == "AVX2" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return device.type == "cpu" and dtype == torch.float32 and avx2

@@ -7,7 +7,10 @@ from the direct sum by some millionths of its size.
 Source: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.3.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import torch
 import torch.nn.functional as F
@@ -41,13 +44,15 @@ class WinogradConv2d(nn.Module):
         together = max(1, TILES // (-(-height // 4) * -(-width // 4)))
         channels_last = features.permute(0, 2, 3, 1)
         out = features.new_empty(images, height, width, len(self.bias))
-        for start, stop in _bands(height, width):
-            for first in range(0, images, together):
-                some = slice(first, first + together)
-                shape, tiles = _tiles(channels_last[some], start, stop)
-                out[some, start:stop] = _pixels(torch.bmm(tiles, self.kernel), self.bias, shape)[
-                    :, : height - start, :width
-                ]
+
+        def compute(first: int, start: int, stop: int) -> None:
+            some = slice(first, first + together)
+            shape, tiles = _tiles(channels_last[some], start, stop)
+            pixels = _pixels(torch.bmm(tiles, self.kernel), self.bias, shape)
+            out[some, start:stop] = pixels[:, : height - start, :width]
+
+        firsts = range(0, images, together)
+        _side_by_side(compute, [(first, *band) for band in _bands(height, width) for first in firsts])
         return out.permute(0, 3, 1, 2)
 
 
@@ -75,10 +80,11 @@ class WinogradConv3d(nn.Module):
         depth, height, width, _ = planes.shape
         below, middle, above = self.kernel.view(3, 36, *self.kernel.shape[1:])
         out = volume.new_empty(1, depth, height, width, len(self.bias))
-        for start, stop in _bands(height, width):
-            shape, here = _tiles(planes[:1], start, stop)
-            before = None
-            for z in range(depth):
+
+        def compute(first: int, behind: int, start: int, stop: int) -> None:
+            before = _tiles(planes[first - 1 : first], start, stop)[1] if first else None
+            shape, here = _tiles(planes[first : first + 1], start, stop)
+            for z in range(first, behind):
                 after = _tiles(planes[z + 1 : z + 2], start, stop)[1] if z + 1 < depth else None
                 products = torch.bmm(here, middle)
                 if before is not None:
@@ -87,7 +93,42 @@ class WinogradConv3d(nn.Module):
                     products.baddbmm_(after, above)
                     before, here = here, after
                 out[:, z, start:stop] = _pixels(products, self.bias, shape)[:, : height - start, :width]
+
+        step = -(-depth // torch.get_num_threads())
+        slabs = [(first, min(first + step, depth)) for first in range(0, depth, step)]
+        _side_by_side(compute, [(*slab, *band) for band in _bands(height, width) for slab in slabs])
         return out.permute(0, 4, 1, 2, 3)
+
+
+def _side_by_side(compute: Callable[..., None], parts: Sequence[tuple[int, ...]]) -> None:
+    """Compute independent parts, each in one thread: their operations are too small to be shared out among threads."""
+    if torch.get_num_threads() == 1 or len(parts) == 1:
+        for part in parts:
+            compute(*part)
+    else:
+        list(_pool(torch.get_num_threads()).map(lambda part: _without_gradients(compute, part), parts))
+
+
+@torch.inference_mode()  # holds for one thread only
+def _without_gradients(compute: Callable[..., None], part: tuple[int, ...]) -> None:
+    compute(*part)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return a pool whose threads compute alone; the number of threads of all others stays."""
+    ready = Barrier(threads + 1)
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(threads, "winograd")
+    for _ in range(threads):
+        pool.submit(alone)
+    ready.wait()
+    torch.set_num_threads(threads)  # torch sets that of MKL for the whole process
+    return pool
 
 
 def _kernel(weight: Tensor) -> Tensor:

@@ -60,6 +60,23 @@ def test_volumes_equal_the_direct_sum_in_float64(
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5 * float(exact.abs().max()))
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_share_the_work_and_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "TILES", 8)
+    pages, volume = torch.randn(3, 6, 20, 12), torch.randn(1, 6, 5, 20, 12)
+    flat, solid = WinogradConv2d(_layer(6, 5)), WinogradConv3d(nn.Conv3d(6, 5, 3, padding=1))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = flat(pages), solid(volume)
+        torch.set_num_threads(threads)
+        assert torch.equal(flat(pages), expected[0])
+        assert torch.equal(solid(volume), expected[1])
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_takes_one_volume_only() -> None:
     with pytest.raises(ValueError, match="too many values"):
         WinogradConv3d(nn.Conv3d(2, 2, 3, padding=1))(torch.zeros(2, 2, 4, 4, 4))
