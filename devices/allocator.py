@@ -11,15 +11,18 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
 SWITCH = "KEEP_FREED_MEMORY"
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(*, asked: bool = False) -> bool:
     """Keep freed memory within the process until `release_freed_memory`, if `KEEP_FREED_MEMORY=1` is set.
 
     Call it before large arrays are made.
 
+    Args:
+        asked: keep it whatever the variable says, unless that is 0.
+
     Returns:
         Whether it is kept.
     """
-    libc = _glibc() if os.environ.get(SWITCH) == "1" else None
+    libc = _glibc() if os.environ.get(SWITCH, "1" if asked else "0") == "1" else None
     if libc is None:
         return False
     never = -1  # as an unsigned number, the largest
