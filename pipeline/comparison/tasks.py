@@ -161,8 +161,9 @@ class ComparisonTasks:
         }
         if rates := self._rates(unit.scenario):
             tables["curve.csv"] = _curve(
-                fitted, sample, scenario_sample, unit.repeat, rates, self.modalities, self.config.seed
-            )
+                fitted, sample, scenario_sample, unit.repeat, rates, self.modalities, self.config.seed,
+                predictions=tables["predictions.csv"],
+            )  # fmt: skip
         return tables, facts
 
     def _named(self, text: str) -> str:
@@ -231,8 +232,13 @@ def _curve(
     rates: tuple[float, ...],
     modalities: tuple[str, ...],
     seed: int,
+    *,
+    predictions: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Predict with one trained baseline while rising shares of the test scans are hidden."""
+    """Predict with one trained baseline while rising shares of the test scans are hidden.
+
+    `predictions` are those with nothing hidden.
+    """
     tested = scenario_sample.scans[scenario_sample.scans["split"] == "test"]
     frames = []
     for modality in modalities if len(modalities) > 1 and len(tested) else ():
@@ -242,7 +248,9 @@ def _curve(
             hidden = torch.tensor(
                 [scan in hidden_names for scan in scenario_sample.scans["scan"]], device=sample.feature_maps.device
             )
-            frame = predictions_of(fitted, sample.without(hidden), scenario_sample, repeat)
+            frame = (
+                predictions_of(fitted, sample.without(hidden), scenario_sample, repeat) if hidden_names else predictions
+            )
             frames.append(frame.assign(hidden_modality=modality, rate=rate, where="test"))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

@@ -63,9 +63,9 @@ Make = Callable[..., tuple[Faulty, list[Unit]]]
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cohort, split and feature maps of 20 subjects, two repeats."""
+    """Cohort, split and feature maps of 60 subjects, two repeats."""
     folder = tmp_path_factory.mktemp("toy")
-    toy_run.fill(folder, toy_run.scans(20))
+    toy_run.fill(folder, toy_run.scans())
     return folder
 
 
