@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from logging.handlers import QueueHandler, QueueListener
 from multiprocessing.connection import Connection
 from typing import Any
@@ -178,6 +178,7 @@ def _interrupts_held() -> Iterator[None]:
 # --- in the other process ---
 
 _run: list[ComparisonTasks] = []  # of this process: one, for as long as it lives
+_for_ever = ExitStack()
 
 
 def _begin(run: ComparisonTasks, messages: Any, alive: Connection) -> None:
@@ -188,7 +189,7 @@ def _begin(run: ComparisonTasks, messages: Any, alive: Connection) -> None:
     log.handlers = [QueueHandler(messages)]
     log.setLevel(logging.DEBUG)
     log.propagate = False
-    one_thread().__enter__()
+    _for_ever.enter_context(one_thread())
     _run.append(run)
 
 

@@ -87,7 +87,8 @@ def baselines(
                     run, scenario, repeat, key, remaining, all_scans=data[repeat].scans, preprocess=preprocess,
                     encoder=imputed_scan_encoder, wanted=key in keys,
                 )  # fmt: skip
-                progress.advance(key in keys)
+                if key in keys:
+                    progress.advance()
     published_methods = [method.name for method in methods if method not in ABLATIONS]
     runtime.results |= write_tables(
         out,
