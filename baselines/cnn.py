@@ -161,12 +161,17 @@ def fit_uni_cnn(sample: Sample, training: Training, *, modality: int) -> ScanSco
     if len(train) == 0:
         raise CannotFit(f"modality {modality} has no training scan; leave it out")
     require_two_classes(labels[train], f"training scans of modality {modality}")
-    network = _uni_cnn(sample, training)
 
-    def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(network(sample.feature_maps[batch]), labels[batch])}
+    def trained() -> UniCNN:
+        network = _uni_cnn(sample, training)
 
-    run_fit(network, loss, train=train, validation=validation, training=training)
+        def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
+            return {"ce": F.cross_entropy(network(sample.feature_maps[batch]), labels[batch])}
+
+        run_fit(network, loss, train=train, validation=validation, training=training)
+        return network
+
+    network = sample.once(("Uni-CNN", modality, training), trained)
     return ScanScores(network, (modality,), count_parameters(network))
 
 
@@ -213,10 +218,13 @@ def train_multi_cnn(
 ) -> MultiCNN:
     """Train a Multi-CNN on feature maps that are given, real or filled in.
 
+    Where nothing had to be filled in, all methods that fill train the same network on the same feature maps.
+
     Args:
         sample: gives labels, and which feature maps are real.
         training: settings of the fit loop.
-        grid: (B, M, C, H, W), float32. Rows that are neither in `train` nor in `validation` are not read.
+        grid: (B, M, C, H, W), float32, `Sample.grid` but for what was filled in. Rows that are neither in `train` nor
+            in `validation` are not read.
         train: (T,) int64, observations to learn from.
         validation: (V,) int64, observations that decide when to stop.
         mask: as in `MultiCNN`.
@@ -225,14 +233,20 @@ def train_multi_cnn(
         CannotFit: the loss diverged.
     """
     modality_mask, shape = sample.modality_mask, (grid.shape[2], grid.shape[3], grid.shape[4])
-    torch.manual_seed(training.seed)
-    network = MultiCNN(shape, sample.modalities, sample.classes, mask=mask).to(grid.device)
 
-    def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(network(grid[batch], modality_mask[batch]), sample.target[batch])}
+    def trained() -> MultiCNN:
+        torch.manual_seed(training.seed)
+        network = MultiCNN(shape, sample.modalities, sample.classes, mask=mask).to(grid.device)
 
-    run_fit(network, loss, train=train, validation=validation, training=training)
-    return network
+        def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
+            return {"ce": F.cross_entropy(network(grid[batch], modality_mask[batch]), sample.target[batch])}
+
+        run_fit(network, loss, train=train, validation=validation, training=training)
+        return network
+
+    filled_in = not bool(modality_mask[torch.cat([train, validation])].all())
+    key = ("Multi-CNN", mask, training, tuple(train.tolist()), tuple(validation.tolist()))
+    return trained() if filled_in else sample.once(key, trained)
 
 
 def fit_incremental_cnn(sample: Sample, training: Training) -> ScanScores:

@@ -6,6 +6,7 @@ starts from, whether φ stays frozen.
 Source: HyperMM, sections 2.2 and 2.3; "w/o 2 steps" is the row of that name in table 1.
 """
 
+import copy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -97,14 +98,7 @@ def fit_hypermm(sample: Sample, training: Training, variant: Variant | None = No
 
 def _fit(sample: Sample, training: Training, variant: Variant) -> FittedHyperMM:
     device = sample.feature_maps.device
-    channels, height, width = sample.feature_maps.shape[1:]
-    network = new_extractor(
-        variant.one,
-        modalities=sample.modalities,
-        feature_map_shape=(channels, height, width),
-        classes=sample.classes,
-        seed=training.seed,
-    ).to(device)
+    shape = sample.feature_maps.shape[1:]
     scans = Scans(
         feature_maps=sample.feature_maps,
         modality=sample.modality,
@@ -112,11 +106,24 @@ def _fit(sample: Sample, training: Training, variant: Variant) -> FittedHyperMM:
         train=sample.scans_of(sample.train),
         validation=sample.scans_of(sample.validation),
     )
-    extractor = network.extractor
-    if variant.two_steps:
-        fit_extractor(network, scans, variant.one, training)
-    else:
-        extractor.fit_normalisation(scans.batches, variant.one.feature_scale)
+
+    def trained() -> UniversalExtractor:
+        network = new_extractor(
+            variant.one,
+            modalities=sample.modalities,
+            feature_map_shape=(shape[0], shape[1], shape[2]),
+            classes=sample.classes,
+            seed=training.seed,
+        ).to(device)
+        if variant.two_steps:
+            fit_extractor(network, scans, variant.one, training)
+        else:
+            network.extractor.fit_normalisation(scans.batches, variant.one.feature_scale)
+        return network.extractor
+
+    extractor = sample.once(("φ", variant.one, training), trained) if variant.two_steps else trained()
+    if variant.two_steps and variant.fine_tune:
+        extractor = copy.deepcopy(extractor)  # trained on below
     learnt = torch.zeros(sample.modalities, dtype=torch.bool, device=device)
     learnt[sample.modality[scans.train]] = True
 
@@ -125,8 +132,9 @@ def _fit(sample: Sample, training: Training, variant: Variant) -> FittedHyperMM:
     has = groups.starts.diff() > 0
     sets = Sets(groups, sample.target, sample.train[has[sample.train]], sample.validation[has[sample.validation]])
     second = replace(training, batch_size=variant.batch_size or training.batch_size)
-    features = channels * height * width
-    classifier = new_classifier(variant.two, features=features, classes=sample.classes, seed=training.seed).to(device)
+    classifier = new_classifier(variant.two, features=shape.numel(), classes=sample.classes, seed=training.seed).to(
+        device
+    )
     if variant.two_steps and not variant.fine_tune:
         fit_classifier(classifier, _phi(extractor, sample, known), sets, variant.two, second)
     else:

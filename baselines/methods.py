@@ -1,6 +1,6 @@
 """All baselines in one list, with their names and fit functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
@@ -25,6 +25,8 @@ class Baseline:
         standardised: whether it wants the sample standardised; HyperMM does that itself, or not at all as published.
         batch_size: another batch size than the run's; None for the same.
         published: the paper's rate, whatever the run's is.
+        shares: methods with the same word have a network in common, which one process then trains once for all of them.
+        shares_if_whole: the same, but only where no training or validation observation lacks a modality.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Baseline:
     standardised: bool = True
     batch_size: int | None = None
     published: bool = False
+    shares: str = ""
+    shares_if_whole: str = ""
 
     def training(self, training: Training) -> Training:
         """Return the settings of the fit loop for this method."""
@@ -51,7 +55,8 @@ def _hypermm(name: str, *, batch_size: int | None = None, published: bool = Fals
     def fit(sample: Sample, training: Training) -> Fitted:
         return fit_hypermm(sample, training, variant)
 
-    return Baseline(name, fit, standardised=False, batch_size=batch_size, published=published)
+    shares = f"φ {variant.one}" if variant.two_steps and batch_size is None else ""
+    return Baseline(name, fit, standardised=False, batch_size=batch_size, published=published, shares=shares)
 
 
 def _of_modality(modality: int) -> Fit:
@@ -73,13 +78,18 @@ _FITS: dict[str, Fit] = {
     "nearest": _imputed("nearest"),
     "ridge": _imputed("ridge"),
 }
+_SHARES = {"late_fusion": "Uni-CNN", "averaged_probes": "linear", "linear_set": "linear"}  # linear: short tasks
+_SHARES_IF_WHOLE = dict.fromkeys(("multi_cnn", "mean", "nearest", "ridge"), "Multi-CNN")
 THREE_LAYERS = StepTwo(hidden=(512, 128))
 _HYPERMM: dict[str, Callable[[str], Baseline]] = {
     "hypermm": _hypermm,
     "hypermm_one_step": lambda name: _hypermm(name, two=THREE_LAYERS, two_steps=False),
 }
 SIMPLE: dict[str, Baseline] = {
-    key: _HYPERMM[key](name) if key in _HYPERMM else Baseline(name, _fit_of(key)) for key, name in SIMPLE_NAMES.items()
+    key: _HYPERMM[key](name)
+    if key in _HYPERMM
+    else Baseline(name, _fit_of(key), shares=_SHARES.get(key, ""), shares_if_whole=_SHARES_IF_WHOLE.get(key, ""))
+    for key, name in SIMPLE_NAMES.items()
 }
 """The methods that need nothing but feature maps, by key."""
 
@@ -107,6 +117,20 @@ ABLATIONS: tuple[Baseline, ...] = (
 """One change each against the project's HyperMM; the last is everything as published."""
 
 
+def units_of(methods: Iterable[Baseline], *, whole: bool) -> list[tuple[Baseline, ...]]:
+    """Group methods by the networks that they have in common; a unit is fitted on one `SharingSample`.
+
+    Args:
+        methods: in the order of the table.
+        whole: no training or validation observation lacks a modality.
+    """
+    units: dict[str, list[Baseline]] = {}
+    for method in methods:
+        common = method.shares or (method.shares_if_whole if whole else "")
+        units.setdefault(common or method.name, []).append(method)
+    return [tuple(unit) for unit in units.values()]
+
+
 def chosen_baselines(keys: tuple[str, ...], modalities: tuple[str, ...], *, pictures: bool) -> tuple[Baseline, ...]:
     """Return the methods of some keys that need nothing but feature maps, in the order of the table.
 
@@ -118,6 +142,8 @@ def chosen_baselines(keys: tuple[str, ...], modalities: tuple[str, ...], *, pict
     methods: list[Baseline] = []
     if "uni_cnn" in keys:
         prefix = "CNN" if pictures else "Uni-CNN"
-        methods += [Baseline(f"{prefix} {name}", _of_modality(m)) for m, name in enumerate(modalities)]
+        methods += [
+            Baseline(f"{prefix} {name}", _of_modality(m), shares="Uni-CNN") for m, name in enumerate(modalities)
+        ]
     methods += [method for key, method in SIMPLE.items() if key in keys]
     return tuple(methods) + (ABLATIONS if "ablations" in keys else ())

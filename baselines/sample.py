@@ -1,12 +1,16 @@
 """The input of every baseline: the cached feature maps of one repeat with their observations and labels."""
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from models.scale import feature_scale
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,53 @@ class Sample:
             modality=self.modality[~hidden],
             observation=self.observation[~hidden],
         )
+
+    def once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
+        """Return what `compute` gives; a `SharingSample` computes it once for all methods that ask for the same.
+
+        Args:
+            key: all that the result is made from beside the sample.
+            compute: makes it. The result is not changed afterwards: who trains it on takes a copy.
+        """
+        return compute()
+
+    def reused_seconds(self) -> float:
+        """Return how long it took to compute, the first time, what `once` then gave again; 0 if nothing is kept."""
+        return 0.0
+
+    def sharing(self) -> "SharingSample":
+        """Return the same sample as one that computes once what several methods have in common."""
+        return SharingSample(**{item.name: getattr(self, item.name) for item in fields(Sample)})
+
+
+@dataclass(frozen=True)
+class SharingSample(Sample):
+    """A sample that keeps what several methods train or compute alike, for as long as it lives itself.
+
+    A changed copy (`standardised`, `without`) starts with nothing kept, since it has other data.
+
+    Attributes:
+        kept: key → result and the seconds it took.
+        reused: seconds of each result that was given again.
+    """
+
+    kept: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    reused: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
+        """As `Sample.once`. What raises is not kept."""
+        if key in self.kept:
+            result, seconds = self.kept[key]
+            self.reused.append(seconds)
+            return result
+        started = time.monotonic()
+        result = compute()
+        self.kept[key] = result, time.monotonic() - started
+        return result
+
+    def reused_seconds(self) -> float:
+        """As `Sample.reused_seconds`."""
+        return sum(self.reused)
 
 
 class Fitted(Protocol):

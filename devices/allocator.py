@@ -16,16 +16,19 @@ HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 KEEP = "KEEP_FREED_MEMORY"
 
 
-def prepare_allocator() -> bool:
+def prepare_allocator(*, keep: bool = False) -> bool:
     """Put large tensors on huge pages, unless `THP_MEM_ALLOC_ENABLE=0` is set, and keep freed memory on request.
 
     Call it before the first tensor is made: torch reads the variable once.
 
+    Args:
+        keep: keep freed memory, unless `KEEP_FREED_MEMORY=0` is set.
+
     Returns:
-        Whether freed memory is kept until `release_freed_memory`: with `KEEP_FREED_MEMORY=1`.
+        Whether freed memory is kept until `release_freed_memory`; `KEEP_FREED_MEMORY=1` asks for it.
     """
     os.environ.setdefault(HUGE_PAGES, "1")
-    libc = _glibc() if os.environ.get(KEEP) == "1" else None
+    libc = _glibc() if os.environ.get(KEEP, "1" if keep else "0") == "1" else None
     if libc is None:
         return False
     never = -1  # as an unsigned number, the largest

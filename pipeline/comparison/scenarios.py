@@ -88,9 +88,14 @@ class ScenarioSample:
         return {"train": self.sample.train, "validation": self.sample.validation, "test": self.sample.test}[split]
 
 
+def in_order(scans: pd.DataFrame) -> pd.DataFrame:
+    """Sort scans as a sample has them."""
+    return scans.sort_values(["observation", "scan"]).reset_index(drop=True)
+
+
 def build_sample(scans: pd.DataFrame, data: RepeatData, features: FeatureStore, device: torch.device) -> ScenarioSample:
     """Load the feature maps of some scans of a repeat, with their modalities and classes."""
-    scans = scans.sort_values(["observation", "scan"]).reset_index(drop=True)
+    scans = in_order(scans)
     of_observation = scans.drop_duplicates("observation").set_index("observation")
     names = tuple(of_observation.index)
     number = {name: i for i, name in enumerate(names)}

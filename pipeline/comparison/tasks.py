@@ -4,35 +4,53 @@ import dataclasses
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from baselines.imputers import TableImputer, fit_imputed
-from baselines.methods import Baseline
-from baselines.names import TRANSLATION_BASELINES
+from baselines.methods import Baseline, chosen_baselines, units_of
+from baselines.names import KEYS
 from baselines.sample import CannotFit, Fitted, Sample
 from cohort.missingness import hide_scans
 from console.errors import DISK_FULL, InputError
-from models.settings import seed_of_repeat
-from pipeline.comparison.imputation import Kind, impute
-from pipeline.comparison.scenarios import Scenario, ScenarioSample, build_sample, scans_in
+from devices.allocator import release_freed_memory
+from evaluation.published import COMPLETE
+from pipeline.comparison.scenarios import Scenario, ScenarioSample, build_sample, in_order, scans_in
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import BaselinesConfig
 from pipeline.store.base import DamagedError
 from pipeline.store.comparison import ComparisonSet
 from pipeline.store.features import FeatureStore
-from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import RepeatData
 
 log = logging.getLogger("hypermm")
 FAILED = "failed "  # prefix of the key of a task that raised: the task is run again
+SHARED = "a network was trained by an earlier task"
+TaskResult = tuple[dict[str, pd.DataFrame], dict[str, Any]]  # file → table, facts of the record
 NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "bootstrap_draws", "curve_rates")
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Tasks of one scenario and repeat that one process does one after the other, since they have networks in common.
+
+    Attributes:
+        scenario: which.
+        repeat: its number.
+        data: the scans that the scenario leaves, in the order of the sample.
+        tasks: name of the method and key of each.
+    """
+
+    scenario: Scenario
+    repeat: int
+    data: RepeatData
+    tasks: tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass
@@ -40,137 +58,133 @@ class ComparisonTasks:
     """The inputs that all tasks share.
 
     Attributes:
-        preprocess: volumes, for image translation.
         features: feature maps.
         out: folders of the results.
         config: of the stage.
         runtime: of the stage.
         modalities: names.
+        pictures: the scans are pictures.
         version: of the stage.
-        imputed_scan_encoder: gives the function from an imputed volume to its feature map, and real volumes' voxel
-            size.
         keys: folder of a task → hash of the inputs of a valid result.
     """
 
-    preprocess: VolumeSet
     features: FeatureStore
     out: ComparisonSet
     config: BaselinesConfig
     runtime: Runtime
     modalities: tuple[str, ...]
+    pictures: bool
     version: int
-    imputed_scan_encoder: Callable[[], tuple[Any, float]]
     keys: dict[Path, str] = dataclasses.field(default_factory=dict)
 
-    def build_sample(self, scenario: Scenario, data: RepeatData) -> tuple[ScenarioSample, list[str]]:
-        """Build the sample of a scenario and repeat."""
+    def left(self, scenario: Scenario, data: RepeatData) -> tuple[RepeatData, list[str]]:
+        """Return a repeat with the scans that a scenario leaves, and notes on shares that could not be hidden."""
         scans, notes = scans_in(scenario, data, self.config.seed)
-        return build_sample(scans, data, self.features, self.runtime.device), notes
+        return dataclasses.replace(data, scans=in_order(scans)), notes
 
-    def key(self, scenario: Scenario, repeat: int, scenario_sample: ScenarioSample, *more: Any) -> str:
-        """Return the hash of all inputs of a task."""
+    def sample(self, data: RepeatData) -> ScenarioSample:
+        """Load the feature maps of the scans that a scenario leaves."""
+        return build_sample(data.scans, data, self.features, self.runtime.device)
+
+    def key(self, scenario: Scenario, repeat: int, data: RepeatData, *more: Any) -> str:
+        """Return the hash of all inputs of a task; `data` as `left` gives it."""
+        return digest([*self._inputs(scenario, repeat, data), more])
+
+    def _inputs(self, scenario: Scenario, repeat: int, data: RepeatData) -> list[Any]:
+        """Return the inputs that all tasks of a scenario and repeat have."""
         settings = {k: v for k, v in result_settings(self.config).items() if k not in NOT_IN_A_TASK}
         content = self.features.scans()
-        rows = scenario_sample.scans.assign(content=[content[s] for s in scenario_sample.scans["scan"]]).to_dict(
-            "split"
-        )
-        numbers = [
-            self.modalities,
-            scenario_sample.sample.classes,
-            scenario_sample.sample.target.tolist(),
-        ]  # for names, in predictions
-        return digest([self.version, settings, dataclasses.asdict(scenario), repeat, rows, numbers, more])
+        rows = data.scans.assign(content=[content[s] for s in data.scans["scan"]]).to_dict("split")
+        labels = data.scans.drop_duplicates("observation")["label"]
+        numbers = [self.modalities, len(data.classes), [data.classes.index(c) for c in labels]]
+        # the numbers stand for names, in predictions
+        return [self.version, settings, dataclasses.asdict(scenario), repeat, rows, numbers]
 
-    def simple(
-        self, scenario: Scenario, repeat: int, method: Baseline, scenario_sample: ScenarioSample, *, wanted: bool
-    ) -> None:
-        """Run a baseline that needs only feature maps."""
-        rates = self.config.curve_rates if scenario.name == "complete" else ()
-        key = self.key(scenario, repeat, scenario_sample, method.name, rates)
-        folder = self.out.folder_of(scenario.name, method.name, repeat)
-        self.keys[folder] = key
-        if not wanted or self.out.record(folder, key) is not None:
-            return
+    def units(
+        self, scenario: Scenario, repeat: int, data: RepeatData, methods: Sequence[Baseline], wanted: Collection[str]
+    ) -> list[Unit]:
+        """Note the keys of baselines that need only feature maps; return those that are wanted and not finished.
 
-        def fit() -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-            started = time.monotonic()
-            sample = scenario_sample.sample.standardised() if method.standardised else scenario_sample.sample
-            fitted = method.fit(sample, method.training(self.config.training(repeat)))
-            tables = {"predictions.csv": _predictions(fitted, sample, scenario_sample, repeat)}
-            facts = {"trained_parameters": fitted.parameters, "notes": list(getattr(fitted, "notes", ()))}
-            facts["classification_seconds"] = round(time.monotonic() - started, 3)
-            if rates:
-                tables["curve.csv"] = _curve(
-                    fitted, sample, scenario_sample, repeat, rates, self.modalities, self.config.seed
-                )
-            return tables, facts
-
-        self._task(folder, key, f"{scenario.name}, {method.name}, repeat {repeat}", fit)
-
-    def translated(
-        self,
-        scenario: Scenario,
-        repeat: int,
-        key: Kind,
-        scenario_sample: ScenarioSample,
-        data: RepeatData,
-        *,
-        wanted: bool,
-    ) -> None:
-        """Impute whole scans, compute their feature maps, then fit Multi-CNN on the filled sample."""
-        if not scenario.hidden and bool(scenario_sample.sample.modality_mask.all()):
-            return  # nothing to impute
-        gan = self.config.gan
-        sizes = gan.model_dump(
-            mode="json", exclude={f"{other}_epochs" for other in TRANSLATION_BASELINES if other != key}
-        )
-        task = self.key(scenario, repeat, scenario_sample, key, sizes, self.preprocess.fingerprint)
-        folder = self.out.folder_of(scenario.name, TRANSLATION_BASELINES[key], repeat)
-        self.keys[folder] = task
-        if not wanted or self.out.record(folder, task) is not None:
-            return
-        available = set(scenario_sample.scans["scan"])
-        hidden_scans = data.scans[
-            ~data.scans["scan"].isin(available) & data.scans["observation"].isin(scenario_sample.observations)
+        Args:
+            scenario: which.
+            repeat: its number.
+            data: as `left` gives it.
+            methods: all of them.
+            wanted: names of those to be fitted.
+        """
+        keys: dict[str, str] = {}
+        inputs = self._inputs(scenario, repeat, data)
+        for method in methods:
+            folder = self.out.folder_of(scenario.name, method.name, repeat)
+            self.keys[folder] = digest([*inputs, (method.name, self._rates(scenario))])
+            if method.name in wanted and self.out.record(folder, self.keys[folder]) is None:
+                keys[method.name] = self.keys[folder]
+        learning = data.scans[data.scans["split"] != "test"]
+        whole = bool((learning.groupby("observation")["modality"].nunique() == len(self.modalities)).all())
+        return [
+            Unit(scenario, repeat, data, tuple((method.name, keys[method.name]) for method in unit))
+            for unit in units_of((method for method in methods if method.name in keys), whole=whole)
         ]
-        hidden = {(row.observation, row.modality): row.scan for row in hidden_scans.itertuples()}
 
-        def fit() -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-            maker, spacing_mm = self.imputed_scan_encoder()
-            imputed = impute(
-                key, scenario_sample, self.modalities, hidden=hidden, volumes=self.preprocess, folder=folder,
-                config=gan, feature_map_of=maker, spacing_mm=spacing_mm, device=self.runtime.device,
-                seed=seed_of_repeat(self.config.seed, repeat),
+    def fit(self, unit: Unit, advance: Callable[[], None]) -> None:
+        """Fit the baselines of a unit that are not finished; call `advance` after each of them."""
+        scenario_sample = self.sample(unit.data)
+        raw, standardised = (
+            sample.sharing() for sample in (scenario_sample.sample, scenario_sample.sample.standardised())
+        )
+        methods = {method.name: method for method in chosen_baselines(KEYS, self.modalities, pictures=self.pictures)}
+        peak_mb = 0.0
+        for name, key in unit.tasks:
+            folder = self.out.folder_of(unit.scenario.name, name, unit.repeat)
+            if self.out.record(folder, key) is None:
+                method, label = methods[name], f"{unit.scenario.name}, {name}, repeat {unit.repeat}"
+                given = standardised if method.standardised else raw
+                fit = partial(self._simple, unit, method, dataclasses.replace(scenario_sample, sample=given))
+                peak_mb = self.task(folder, key, label, fit, shared_peak_mb=peak_mb)
+            advance()
+
+    def _rates(self, scenario: Scenario) -> tuple[float, ...]:
+        return self.config.curve_rates if scenario.name == COMPLETE else ()
+
+    def _simple(self, unit: Unit, method: Baseline, scenario_sample: ScenarioSample) -> TaskResult:
+        """Fit a baseline that needs only feature maps, and predict with it."""
+        started, sample = time.monotonic(), scenario_sample.sample
+        before = sample.reused_seconds()
+        fitted = method.fit(sample, method.training(self.config.training(unit.repeat)))
+        tables = {"predictions.csv": predictions_of(fitted, sample, scenario_sample, unit.repeat)}
+        reused = sample.reused_seconds() - before
+        facts = {
+            "trained_parameters": fitted.parameters,
+            "notes": list(getattr(fitted, "notes", ())),
+            "classification_seconds": round(time.monotonic() - started + reused, 3),
+            SHARED: reused > 0,
+        }
+        if rates := self._rates(unit.scenario):
+            tables["curve.csv"] = _curve(
+                fitted, sample, scenario_sample, unit.repeat, rates, self.modalities, self.config.seed,
+                predictions=tables["predictions.csv"],
             )  # fmt: skip
-            started = time.monotonic()
-            centre, spread = (t.cpu() for t in scenario_sample.sample.scale())
-            table = {
-                (o, m): (feature_map - centre[m]) / spread[m] for (o, m), feature_map in imputed.feature_maps.items()
-            }
-            sample = scenario_sample.sample.standardised()
-            fitted = fit_imputed(sample, self.config.training(repeat), TableImputer(table))
-            tables = {
-                "predictions.csv": _predictions(fitted, sample, scenario_sample, repeat),
-                "quality.csv": pd.DataFrame(imputed.quality),
-            }
-            facts = {
-                "trained_parameters": fitted.parameters + imputed.parameters,
-                "notes": [*imputed.notes, *fitted.notes],
-                "imputation_seconds": round(imputed.seconds, 3),
-                "classification_seconds": round(time.monotonic() - started, 3),
-            }
-            return tables, facts
-
-        self._task(folder, task, f"{scenario.name}, {TRANSLATION_BASELINES[key]}, repeat {repeat}", fit)
+        return tables, facts
 
     def _named(self, text: str) -> str:
         """Replace modality numbers, as baselines write them, by names."""
         return re.sub(r"\bmodality (\d+)\b", lambda match: self.modalities[int(match[1])], text)
 
-    def _task(
-        self, folder: Path, key: str, label: str, fit: Callable[[], tuple[dict[str, pd.DataFrame], dict[str, Any]]]
-    ) -> None:
-        """Fit one baseline and write its result; record and log a failure, and continue with the others."""
+    def task(
+        self, folder: Path, key: str, label: str, fit: Callable[[], TaskResult], *, shared_peak_mb: float = 0.0
+    ) -> float:
+        """Fit one baseline and write its result; record and log a failure, and continue with the others.
+
+        Args:
+            folder: of the result.
+            key: hash of the inputs.
+            label: scenario, method and repeat, for messages.
+            fit: returns tables and facts; its `SHARED` tells that a network was trained by an earlier task.
+            shared_peak_mb: most memory that the earlier tasks of the unit took.
+
+        Returns:
+            The most memory that this and the earlier tasks of the unit took, MB.
+        """
         self.out.begin(folder, key)
         try:
             with _peak_memory(self.runtime) as peak:
@@ -190,10 +204,12 @@ class ComparisonTasks:
         else:
             for note in facts["notes"]:
                 self.runtime.note(f"{label}: {self._named(note)}")
-            self.out.finish(folder, key, tables, facts | {"peak_memory_mb": peak["mb"]})
+            taken = max(peak["mb"], shared_peak_mb) if facts.pop(SHARED, False) else peak["mb"]
+            self.out.finish(folder, key, tables, facts | {"peak_memory_mb": taken})
+        return max(peak["mb"], shared_peak_mb)
 
 
-def _predictions(fitted: Fitted, sample: Sample, scenario_sample: ScenarioSample, repeat: int) -> pd.DataFrame:
+def predictions_of(fitted: Fitted, sample: Sample, scenario_sample: ScenarioSample, repeat: int) -> pd.DataFrame:
     """Return one row per test observation; NaN where the baseline cannot predict it."""
     test = scenario_sample.observed("test").tolist()
     probabilities = fitted.probabilities(sample)[scenario_sample.observed("test")].cpu()
@@ -216,8 +232,13 @@ def _curve(
     rates: tuple[float, ...],
     modalities: tuple[str, ...],
     seed: int,
+    *,
+    predictions: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Predict with one trained baseline while rising shares of the test scans are hidden."""
+    """Predict with one trained baseline while rising shares of the test scans are hidden.
+
+    `predictions` are those with nothing hidden.
+    """
     tested = scenario_sample.scans[scenario_sample.scans["split"] == "test"]
     frames = []
     for modality in modalities if len(modalities) > 1 and len(tested) else ():
@@ -227,7 +248,9 @@ def _curve(
             hidden = torch.tensor(
                 [scan in hidden_names for scan in scenario_sample.scans["scan"]], device=sample.feature_maps.device
             )
-            frame = _predictions(fitted, sample.without(hidden), scenario_sample, repeat)
+            frame = (
+                predictions_of(fitted, sample.without(hidden), scenario_sample, repeat) if hidden_names else predictions
+            )
             frames.append(frame.assign(hidden_modality=modality, rate=rate, where="test"))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -241,6 +264,7 @@ def _peak_memory(runtime: Runtime) -> Iterator[dict[str, float]]:
         yield peak
         peak["mb"] = round(torch.cuda.max_memory_allocated(runtime.device) / 1e6, 1)
         return
+    release_freed_memory()  # of earlier tasks, where it is kept
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the kernel counts the largest resident set anew
     except OSError:  # another system, or /proc may not be written to

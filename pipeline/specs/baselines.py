@@ -58,6 +58,12 @@ class BaselinesConfig(FitConfig):
     published: Literal["ADNI", "BreakHis"] | None = Field(
         default=None, description="cohort whose published figures are shown beside ours"
     )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="processes that train baselines side by side on the CPU; null: one per core, as far as memory goes",
+        json_schema_extra={"changes_results": False},
+    )
     gan: GanConfig = Field(default=GanConfig(), description="pix2pix and cycleGAN")
     bootstrap_draws: int = Field(default=2000, ge=100, description="bootstrap samples of subjects for the intervals")
 
@@ -82,7 +88,7 @@ STAGE = Stage(
     function="pipeline.stages.baselines:baselines",
     config=BaselinesConfig,
     artifact="pipeline.store.comparison:ComparisonSet",
-    version=1,
+    version=2,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
     settings={"preprocess_config": "preprocess", "features_config": "features"},
 )

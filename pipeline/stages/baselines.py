@@ -1,20 +1,24 @@
 """The paper's tables on any cohort: every baseline in every scenario, from the cached feature maps.
 
-Each (scenario, baseline, repeat) is one task (`pipeline.comparison.tasks`). Finished tasks are skipped, a failed task
-does not stop the others, and `baselines.only` selects baselines.
+Each (scenario, baseline, repeat) is one task (`pipeline.comparison.tasks`), and tasks run side by side in processes
+(`pipeline.comparison.processes`). Finished tasks are skipped, a failed task does not stop the others, and
+`baselines.only` selects baselines.
 """
 
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from baselines.methods import ABLATIONS, chosen_baselines
 from baselines.names import KEYS, TRANSLATION_BASELINES
 from console.errors import PreconditionError
-from pipeline.comparison.scenarios import scans_in, scenarios_of
+from pipeline.comparison.imputation import Kind
+from pipeline.comparison.processes import do_units
+from pipeline.comparison.scenarios import Scenario, scans_in, scenarios_of
 from pipeline.comparison.tables import write_tables
-from pipeline.comparison.tasks import ComparisonTasks
+from pipeline.comparison.tasks import ComparisonTasks, Unit
+from pipeline.comparison.translated import translated
 from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import STAGE, BaselinesConfig
 from pipeline.specs.features import FeaturesConfig
@@ -24,7 +28,7 @@ from pipeline.store.comparison import ComparisonSet
 from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
-from pipeline.training.repeat_data import data_of_repeat, repeats_of
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 
 
 def baselines(
@@ -50,8 +54,8 @@ def baselines(
     }
     scenarios = scenarios_of(config.scenarios, config.rates, modalities)
     for scenario in scenarios:
-        remaining = [scans_in(scenario, each, config.seed)[0] for each in data.values()]
-        if not any((scans["split"] == "test").any() for scans in remaining):
+        used = [scans_in(scenario, each, config.seed)[0] for each in data.values()]
+        if not any((scans["split"] == "test").any() for scans in used):
             raise PreconditionError(
                 f"scenario {scenario.name!r}: no test subject has every modality; set baselines.scenarios to [as_it_is]"
             )
@@ -63,31 +67,28 @@ def baselines(
         """Return the function from an imputed volume to its feature map, and the voxel size of real volumes."""
         return feature_map_maker(features_config, runtime), preprocess_config.spacing_mm
 
-    run = ComparisonTasks(
-        preprocess,
-        features,
-        out,
-        config,
-        runtime,
-        modalities,
-        STAGE.version,
-        imputed_scan_encoder,
-    )
-    tasks = len(scenarios) * len(data) * (len(wanted) + sum(key in keys for key in TRANSLATION_BASELINES))
-    with runtime.progress(tasks, "baseline") as progress:
-        for scenario in scenarios:
-            for repeat, all_scans in data.items():
-                scenario_sample, notes = run.build_sample(scenario, all_scans)
-                for note in notes if repeat == min(data) else ():
-                    runtime.note(f"{scenario.name}: {note}")
-                for method in methods:
-                    run.simple(scenario, repeat, method, scenario_sample, wanted=method.name in wanted)
-                    if method.name in wanted:
-                        progress.advance()
-                for key in TRANSLATION_BASELINES:
-                    run.translated(scenario, repeat, key, scenario_sample, all_scans, wanted=key in keys)  # type: ignore[arg-type]
-                    if key in keys:
-                        progress.advance()
+    run = ComparisonTasks(features, out, config, runtime, modalities, pictures, STAGE.version)
+    units: list[Unit] = []
+    left: list[tuple[Scenario, int, RepeatData]] = []
+    for scenario in scenarios:
+        for repeat, all_scans in data.items():
+            remaining, notes = run.left(scenario, all_scans)
+            left.append((scenario, repeat, remaining))
+            for note in notes if repeat == min(data) else ():
+                runtime.note(f"{scenario.name}: {note}")
+            units += run.units(scenario, repeat, remaining, methods, wanted)
+    translations = [key for key in TRANSLATION_BASELINES if key in keys]
+    todo = sum(len(unit.tasks) for unit in units)
+    with runtime.progress(todo + len(left) * len(translations), "baseline") as progress:
+        do_units(run, units, progress.advance)
+        for scenario, repeat, remaining in left:
+            for key in get_args(Kind):
+                translated(
+                    run, scenario, repeat, key, remaining, all_scans=data[repeat].scans, preprocess=preprocess,
+                    encoder=imputed_scan_encoder, wanted=key in keys,
+                )  # fmt: skip
+                if key in keys:
+                    progress.advance()
     published_methods = [method.name for method in methods if method not in ABLATIONS]
     runtime.results |= write_tables(
         out,

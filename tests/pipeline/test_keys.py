@@ -19,6 +19,7 @@ from evaluation.conformal import ONE_MINUS_P, SCORES
 from models import weights
 from pipeline.comparison.scenarios import AS_IT_IS, Scenario
 from pipeline.comparison.tasks import ComparisonTasks
+from pipeline.comparison.translated import translated
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.signing import new_key
 from pipeline.runner.per_scan import scan_contents
@@ -41,6 +42,7 @@ NO_RESULT = {
     "preprocess.largest_extent_mm", "preprocess.brain_ml", "preprocess.memory_gb", "preprocess.weights",
     "features.weights", "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe",
     "export.memory_mb", "export.signing_key", "predict.trusted",
+    "baselines.workers",
 }  # fmt: skip
 OTHER: dict[str, Any] = {
     "export.conformal_score": "another",  # where no other value can be made up from the kind of the setting
@@ -442,21 +444,24 @@ def task_keys(workspace: Path, settings: Settings, **changes: Any) -> dict[tuple
     usable = data_of_repeat(cohort, split, feature_maps, 1)
     usable = dataclasses.replace(usable, modalities=(*usable.modalities, *changes.get("more", ())))
     run = ComparisonTasks(
-        VolumeSet(workspace / "preprocess"), feature_maps,
-        ComparisonSet(workspace / "baselines"), settings.baselines,
+        feature_maps, ComparisonSet(workspace / "baselines"), settings.baselines,
         Runtime(stage="baselines", key="", device_name="cpu", workspace=workspace),
-        usable.modalities, changes.get("version", 1), lambda: (None, 0.0),
+        usable.modalities, False, changes.get("version", 1),
     )  # fmt: skip
+    volumes = VolumeSet(workspace / "preprocess")
     hidden = Scenario("hidden", (("PET", changes.get("rate", 0.5)),))
     as_it_is = Scenario(AS_IT_IS, complete_only=False)
     repeat, found = changes.get("repeat", 1), {}
     for scenario in (as_it_is,) if "more" in changes else (Scenario("complete"), hidden, as_it_is):
-        drawn, _ = run.build_sample(scenario, usable)
+        left, _ = run.left(scenario, usable)
         for name, key in TASKS:
             if name == scenario.name and key in SIMPLE:
-                run.simple(scenario, repeat, SIMPLE[key], drawn, wanted=False)
+                run.units(scenario, repeat, left, [SIMPLE[key]], ())
             elif name == scenario.name:
-                run.translated(scenario, repeat, key, drawn, usable, wanted=False)  # type: ignore[arg-type]
+                translated(
+                    run, scenario, repeat, key, left, all_scans=usable.scans, preprocess=volumes,  # type: ignore[arg-type]
+                    encoder=lambda: (None, 0.0), wanted=False,
+                )  # fmt: skip
             else:
                 continue
             found[name, key] = list(run.keys.values())[-1]
@@ -485,7 +490,7 @@ def tasks(tmp_path: Path) -> Callable[..., set[tuple[str, str]]]:
 
 
 IN_SOME_TASKS = {
-    **dict.fromkeys(("only", "scenarios", "rates", "published", "bootstrap_draws"), set()),
+    **dict.fromkeys(("only", "scenarios", "rates", "published", "bootstrap_draws", "workers"), set()),
     "curve_rates": {task for task in TASKS if task[0] == "complete"},
     "gan.pix2pix_epochs": {("hidden", "pix2pix")},
     "gan.cyclegan_epochs": {("hidden", "cyclegan")},

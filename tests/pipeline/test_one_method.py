@@ -29,7 +29,7 @@ def finished(picture_cohort: Callable[..., Path], tmp_path_factory: pytest.TempP
 
 def words(config: Path, workspace: Path, *more: str) -> list[str]:
     given = ["--config", str(config), "--workspace", str(workspace), "--quiet", *SMALL, *SHORT]
-    scenario = ["--baselines.scenarios", "[as_it_is]", "--only", "hypermm,multi_cnn,mean"]
+    scenario = ["--baselines.scenarios", "[as_it_is]", "--only", "hypermm,multi_cnn,mean", "--baselines.workers", "1"]
     return [*given, *scenario, *more, "--stages", "classify,baselines"]
 
 

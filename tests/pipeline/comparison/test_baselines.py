@@ -22,7 +22,7 @@ SCENARIOS = ("complete", "100% high + 50% low", "100% low + 50% high")
 METHODS = {"hypermm": "HyperMM", "multi_cnn": "Multi-CNN", "averaged_probes": "linear probes, averaged"}
 ONLY = ["--only", ",".join(METHODS)]
 QUICK = ["--pretrain.epochs", "1", "--classify.epochs", "1", "--baselines.epochs", "1"]
-QUICK += ["--baselines.bootstrap_draws", "100", "--baselines.curve_rates", "[0, 0.5]"]
+QUICK += ["--baselines.bootstrap_draws", "100", "--baselines.curve_rates", "[0, 0.5]", "--baselines.workers", "1"]
 SECTION = 'id="comparison"'
 
 
