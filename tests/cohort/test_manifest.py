@@ -12,18 +12,14 @@ from pydantic import ValidationError
 
 from cohort.manifest import (
     CohortConfig,
-    ManifestError,
     ModalityConfig,
-    Problem,
     check_manifest,
     class_names,
     observations,
-    read_rows,
-    read_table,
     reading_notes,
-    suggest,
     usable_rows,
 )
+from cohort.tables import ManifestError, Problem, read_rows, read_table, suggest
 
 MODALITIES = {"MRI": ModalityConfig(), "PET": ModalityConfig(), "H&E 40×": ModalityConfig(kind="image")}
 

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cohort.manifest import CohortConfig, ManifestError, ModalityConfig, check_manifest
+from cohort.manifest import CohortConfig, ModalityConfig, check_manifest
+from cohort.tables import ManifestError
 from intake.bids.derivatives import bids_derivatives, dataset_description
 from intake.bids.read import read_bids, tracer_modality
 
