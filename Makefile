@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	$(BIN)/python run_pipeline.py --stages preprocess,pretrain,classify,report
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -113,7 +113,7 @@ def _spellings(rows: pd.DataFrame, column: str, *, one_by_one: bool = False) -> 
             continue
         each = " and ".join(f"{name!r} (row {row})" for name, row in first.items())
         what = f"differ only in {difference(*first.index[:2])}"
-        hint = {"subject": ", or, for two people, ids that differ in more", "session": ""}.get(column, "")
+        hint = ", or, for two people, ids that differ in more" if column == "subject" else ""
         text = f"{column}s {each} {what}; use one spelling{hint}"
         kind = f"{column}s {what}" if column in ("subject", "session", "label") else "one category in two spellings"
         yield from (Problem(text, kind, row) for row in (group["row"] if one_by_one else [None]))

@@ -22,9 +22,6 @@ from cohort.checks import OVERRULE, class_problems, names_no_file, problems
 from cohort.names import are_numbers, may_be_thousands, missing, without_missing
 from cohort.splits import SPLITS
 from cohort.tables import CONTROL, ManifestError, Problem, shortened
-from cohort.tables import read_rows as read_rows  # a manifest is read by these
-from cohort.tables import read_table as read_table
-from cohort.tables import suggest as suggest
 from files.naming import as_on_disk
 
 # Columns of scans, not of observations.

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from cohort.manifest import suggest
 from cohort.splits import shuffled
+from cohort.tables import suggest
 
 
 class Availability(NamedTuple):

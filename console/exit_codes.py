@@ -16,7 +16,7 @@ DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 USER_ERRORS = (  # with a message for the user; by name, since importing them all would take seconds
     "console.errors.InputError",
     "pipeline.store.base.ArtifactError",
-    "cohort.manifest.ManifestError",
+    "cohort.tables.ManifestError",
     "preprocessing.errors.ScanError",
     "intake.pseudonyms.KeyFileError",
     "preprocessing.parameters.ParametersError",

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cohort.manifest import suggest
+from cohort.tables import suggest
 from console.errors import InputError
 from console.exit_codes import exit_code
 from console.messages import say, say_as_it_stands, show_warnings_safely

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from cohort.manifest import ManifestError, Problem, suggest
 from cohort.splits import shuffled
+from cohort.tables import ManifestError, Problem, suggest
 
 TUMOURS = {"B": "benign", "M": "malignant"}
 TYPES = {"A": "B", "F": "B", "PT": "B", "TA": "B", "DC": "M", "LC": "M", "MC": "M", "PC": "M"}

@@ -19,8 +19,9 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from cohort.manifest import CohortConfig, suggest
+from cohort.manifest import CohortConfig
 from cohort.splits import SplitConfig
+from cohort.tables import suggest
 from console.errors import InputError
 from demo import generator_names, load_generator
 from files.reading import UnusableFileError, read_bytes

@@ -23,6 +23,12 @@ _STATE = tempfile.TemporaryDirectory(prefix="hypermm-tests-")
 os.environ["XDG_STATE_HOME"] = _STATE.name  # hashes of made-up weights do not belong into anybody's record
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, so that none is left to one core alone in the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Layers of a few numbers only wait for each other on several cores; of a module, so that its fixtures agree."""

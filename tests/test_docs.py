@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from baselines.names import KEYS, SIMPLE_NAMES
-from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
+from cohort.manifest import CohortConfig, ModalityConfig, check_manifest
+from cohort.tables import read_table
 from console.exit_codes import BAD_INPUT, BUG, DONE, SOME_SCANS_FAILED
 from demo import __main__ as demo
 from demo import generator_names, load_generator

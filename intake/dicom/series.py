@@ -25,12 +25,10 @@ from pydicom.uid import (
 
 from files.reading import open_regular
 from intake.dicom import header as header_of
-from intake.dicom.images import Image, different, image_of, pixel_bytes, quiet, set_aside, slice_positions
+from intake.dicom.images import Image, different, image_of, pixel_bytes, quiet, set_aside
 from intake.dicom.suv import PetFacts
 from intake.dicom.words import is_agent, is_missing, nobody
 from preprocessing.errors import ScanError
-
-__all__ = ["DEFLATED", "DicomFolder", "Image", "Series", "read_dicom_folder", "slice_positions"]
 
 DEFLATED = "deflated DICOM, which dcm2niix does not read; export it otherwise, or unpack it (dcmconv +te)"
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)  # the length of pixels is known

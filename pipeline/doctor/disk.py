@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from cohort.manifest import ManifestError, read_rows
+from cohort.tables import ManifestError, read_rows
 from console.errors import InputError
 from demo import load_generator
 from intake.breakhis import files_in, is_picture

@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import torch
 
-from cohort.manifest import ManifestError, Problem, check_manifest, drop_unusable, read_rows, read_table
+from cohort.manifest import check_manifest, drop_unusable
 from cohort.splits import SPLITS
+from cohort.tables import ManifestError
 from console.errors import InputError
-from intake.breakhis import breakhis_folder
 from models.backbone import SLICE_SIZE, load_backbone, make_ready, pool_slices
 from models.extractor import UniversalExtractor
 from models.set_classifier import SetClassifier
@@ -22,6 +21,7 @@ from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle import Bundle
 from pipeline.doctor.checks import CheckContext, Finding
 from pipeline.settings import Settings
+from pipeline.stages.cohort import read_manifest
 from pipeline.stages.predict import check_settings
 from pipeline.store.features import FeatureStore
 from preprocessing.parameters import ParametersError, numbers_of, parameter_file, read_parameters
@@ -118,14 +118,12 @@ def manifest(context: CheckContext) -> Iterator[Finding]:
     except ManifestError as error:
         count, first = len(error.problems), error.problems[0].anonymous
         message = f"manifest {path}: {count} problem{'s' if count > 1 else ''}, the first: {first}"
-        balanced = first.startswith("cohort.balanced")
-        yield Finding("fail", message, "correct cohort.balanced" if balanced else "correct the manifest; "
-                      "--stages cohort lists all")  # fmt: skip
-        return
-    except OSError as error:  # its message may name a scan
-        yield Finding(
-            "fail", f"manifest {path}: cannot be read: {error.strerror}", "correct the permissions, or check the disk"
-        )
+        remedy = "correct the manifest; --stages cohort lists all"
+        if first.startswith("cohort.balanced"):
+            remedy = "correct cohort.balanced"
+        elif isinstance(error.__cause__, OSError):
+            remedy = "correct the path or the permissions, or check the disk"
+        yield Finding("fail", message, remedy)
         return
     kinds = ", ".join(f"{count} {name}" for name, count in Counter(scan["modality"] for scan in scans).items())
     people = len({scan["subject"] for scan in scans})
@@ -145,9 +143,9 @@ def _scans(path: Path, config: Settings) -> tuple[list[dict[str, str]], list[str
 
     Raises:
         ManifestError: a run would be refused.
-        OSError: a folder cannot be read.
     """
-    (table, unreadable), folder = _table(path, config), path if path.is_dir() else path.parent
+    table, unreadable, _ = read_manifest(path, config.cohort)
+    folder = path if path.is_dir() else path.parent
     if config.cohort.label is not None:
         checked = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(SPLITS))
         return checked.to_dict("records"), []
@@ -158,17 +156,6 @@ def _scans(path: Path, config: Settings) -> tuple[list[dict[str, str]], list[str
     scans = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(SPLITS)).to_dict("records")
     existing = [scan for scan in scans if os.path.exists(scan["path"])]  # the stage preprocess leaves the others out
     return existing, left_out + ["its file is not there"] * (len(scans) - len(existing))
-
-
-def _table(path: Path, config: Settings) -> tuple[pd.DataFrame, list[Problem]]:
-    """Read the manifest, or make it from the file names of a folder; return the rows that a run would go on without.
-
-    Raises:
-        ManifestError: the manifest cannot be read, or lacks the requested patients.
-    """
-    if config.cohort.layout == "table":
-        return read_rows(path) if config.cohort.label is None else (read_table(path), [])
-    return breakhis_folder(path, balanced=config.cohort.balanced).scans, []
 
 
 def smoke_run(context: CheckContext) -> Iterator[Finding]:

@@ -8,19 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from cohort.manifest import (
-    CohortConfig,
-    ManifestError,
-    Problem,
-    check_manifest,
-    class_names,
-    first_subjects,
-    read_rows,
-    read_table,
-    reading_notes,
-    usable_rows,
-)
+from cohort.manifest import CohortConfig, check_manifest, class_names, first_subjects, reading_notes, usable_rows
 from cohort.splits import SPLITS
+from cohort.tables import ManifestError, Problem, read_rows, read_table
 from console.errors import InputError, PreconditionError
 from demo import load_generator
 from files.naming import as_on_disk
@@ -48,7 +38,7 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     check_manifest_given(config)
     manifest = config.manifest if isinstance(config.manifest, Path) else _demo(str(config.manifest), demo, runtime)
     try:
-        table, unreadable, notes = _table(manifest, config)
+        table, unreadable, notes = read_manifest(manifest, config)
         for note in notes:
             runtime.note(note)
         folder = manifest if manifest.is_dir() else manifest.parent
@@ -83,21 +73,22 @@ def _demo(name: str, options: Mapping[str, Any], runtime: Runtime) -> Path:
     return generator.write(folder, generator.config(**options), runtime.progress)
 
 
-def _table(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, list[Problem], list[str]]:
+def read_manifest(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, list[Problem], list[str]]:
     """Read the manifest, or make it from file names; return it, unreadable rows, and notes on files left out.
 
     Only where nothing is learnt does the table go on without rows that cannot be read.
 
     Raises:
-        ManifestError: it cannot be read, has no picture, or does not have the requested patients.
+        ManifestError: It cannot be read, has no picture, or does not have the requested patients.
     """
     if config.layout == "table":
         return (*read_rows(manifest), []) if config.label is None else (read_table(manifest), [], [])
     try:
         found = breakhis_folder(manifest, balanced=config.balanced)
     except OSError as error:
-        raise ManifestError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return found.scans.assign(row=[str(number) for number in range(1, len(found.scans) + 1)]), [], found.notes()
+        reason = f"cannot be read: {error.strerror}"
+        raise ManifestError(Problem(f"{error.filename} {reason}", f"a folder {reason}")) from error
+    return found.scans, [], found.notes()
 
 
 def _check_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
@@ -183,12 +174,11 @@ def manifest_state(config: CohortConfig) -> Any:
     """Return the content of the manifest, and a hash of size and time of every file that it names."""
     if not isinstance(config.manifest, Path):
         return None
-
     try:
-        table, unreadable, _ = _table(config.manifest, config)
+        table, unreadable, _ = read_manifest(config.manifest, config)
         content = digest([table.to_dict("split"), *map(str, unreadable)])
         paths = table.get("path", ())
-    except (OSError, ManifestError):
+    except ManifestError:
         return None  # the stage itself reports the error
     root = config.manifest if config.manifest.is_dir() else config.manifest.parent
     state = hashlib.sha256()

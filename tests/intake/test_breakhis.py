@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cohort.manifest import CohortConfig, ManifestError, ModalityConfig, check_manifest
+from cohort.manifest import CohortConfig, ModalityConfig, check_manifest
 from cohort.splits import SplitConfig, make_splits, subjects_of
+from cohort.tables import ManifestError
 from intake.breakhis import breakhis_folder, breakhis_manifest
 
 SLIDES = [

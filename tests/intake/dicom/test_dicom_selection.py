@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from intake.dicom import selection
+from intake.dicom.images import Image, slice_positions
 from intake.dicom.rules import DicomConfig, SeriesRule, clean_description
 from intake.dicom.selection import select_series, session_names
-from intake.dicom.series import Image, Series, slice_positions
+from intake.dicom.series import Series
 from intake.dicom.suv import PetFacts
 
 

@@ -10,9 +10,10 @@ from helpers.dicom_series import converted, reasons, write_series
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from intake.dicom.images import Image
 from intake.dicom.rules import DicomConfig
 from intake.dicom.selection import select_series
-from intake.dicom.series import Image, Series
+from intake.dicom.series import Series
 from intake.dicom.suv import PetFacts
 
 

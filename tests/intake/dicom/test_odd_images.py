@@ -7,26 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.dicom_series import (
-    AXIAL,
-    COLUMNS,
-    KEY,
-    ROWS,
-    SAGITTAL,
-    SLICES,
-    converted,
-    only_volume,
-    reasons,
-    truth,
-    write_series,
-)
+from helpers import dicom_series as made
+from helpers.dicom_series import converted, only_volume, reasons, truth, write_series
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
-    SecondaryCaptureImageStorage,
-)
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from intake.__main__ import main as intake
 from intake.dicom.series import PACKED, read_dicom_folder
@@ -45,11 +30,11 @@ def coloured(image: Dataset) -> None:
     image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
     image.BitsAllocated = image.BitsStored = 8
     image.HighBit = 7
-    image.PixelData = bytes(3 * ROWS * COLUMNS)
+    image.PixelData = bytes(3 * made.ROWS * made.COLUMNS)
 
 
 def smaller(image: Dataset) -> None:
-    image.Rows, image.PixelData = ROWS // 2, image.PixelData[: ROWS * COLUMNS]
+    image.Rows, image.PixelData = made.ROWS // 2, image.PixelData[: made.ROWS * made.COLUMNS]
 
 
 def finer(image: Dataset) -> None:
@@ -57,7 +42,7 @@ def finer(image: Dataset) -> None:
 
 
 def turned(image: Dataset) -> None:
-    image.ImageOrientationPatient = list(SAGITTAL)
+    image.ImageOrientationPatient = list(made.SAGITTAL)
 
 
 def placeless(image: Dataset) -> None:
@@ -100,7 +85,7 @@ def test_one_odd_image_is_set_aside(tmp_path: Path, change: Callable[[Dataset], 
     write_odd(tmp_path / "in", change, name)
     result = converted(tmp_path / "in")
     volume = only_volume(result, tmp_path / "in")
-    np.testing.assert_array_equal(volume.get_fdata(), truth(volume.affine, volume.shape, AXIAL))
+    np.testing.assert_array_equal(volume.get_fdata(), truth(volume.affine, volume.shape, made.AXIAL))
     assert result.scans["remarks"][0] == f"without 1 image ({words}) in this series"
     assert dict(result.skipped) == {"in a series that is used, but not part of its volume; see the column remarks": 1}
 
@@ -116,7 +101,7 @@ def test_pet_without_attenuation_correction_is_not_averaged_with_the_corrected_o
     assert result.scans["remarks"][0].startswith("without 12 images (PET not corrected for attenuation) in this series")
 
 
-@pytest.mark.parametrize("several", [1, SLICES])
+@pytest.mark.parametrize("several", [1, made.SLICES])
 def test_copies_with_a_uid_of_their_own(tmp_path: Path, several: int) -> None:
     write_series(tmp_path / "in" / "a", **UIDS)
     write_series(tmp_path / "in" / "b", slices=several, **UIDS)
@@ -145,7 +130,7 @@ def test_two_patients_with_the_same_uids_stay_two(tmp_path: Path) -> None:
     for patient in ("A", "B"):
         write_series(tmp_path / "in" / patient, patient=patient, **UIDS)
     result = converted(tmp_path / "in")
-    assert set(result.scans["subject"]) == {pseudonym(patient, KEY) for patient in ("A", "B")}
+    assert set(result.scans["subject"]) == {pseudonym(patient, made.KEY) for patient in ("A", "B")}
 
 
 # --- files that are DICOM, and files that are not ---

@@ -7,21 +7,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from helpers.dicom_series import (
-    AXIAL,
-    COLUMNS,
-    OBLIQUE,
-    ROWS,
-    SAGITTAL,
-    SLICES,
-    converted,
-    only_volume,
-    reasons,
-    truth,
-    voxels,
-    write_enhanced,
-    write_series,
-)
+from helpers import dicom_series as made
+from helpers.dicom_series import converted, only_volume, reasons, truth, voxels, write_enhanced, write_series
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
@@ -40,9 +27,9 @@ def one_after_the_other(number: int) -> tuple[str, int]:
     return str(1 + number // 6), number % 6 + 1
 
 
-@pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, OBLIQUE], ids=["axial", "sagittal", "oblique"])
+@pytest.mark.parametrize("orientation", [made.AXIAL, made.SAGITTAL, made.OBLIQUE], ids=["axial", "sagittal", "oblique"])
 @pytest.mark.parametrize("stacks", [interleaved, one_after_the_other])
-@pytest.mark.parametrize("order", [None, list(range(SLICES))[::-1], RANDOM], ids=["up", "down", "random"])
+@pytest.mark.parametrize("order", [None, list(range(made.SLICES))[::-1], RANDOM], ids=["up", "down", "random"])
 def test_two_stacks_of_philips_are_put_where_their_positions_say(
     tmp_path: Path, orientation: tuple[float, ...], stacks: Callable[[int], tuple[str, int]], order: list[int] | None
 ) -> None:
@@ -58,14 +45,14 @@ def test_frames_of_other_makers_in_no_order(tmp_path: Path) -> None:
     write_enhanced(tmp_path / "in", order=RANDOM, Manufacturer="SIEMENS")
     result = converted(tmp_path / "in")
     volume = only_volume(result, tmp_path / "in")
-    np.testing.assert_array_equal(volume.get_fdata(), truth(volume.affine, volume.shape, OBLIQUE))
+    np.testing.assert_array_equal(volume.get_fdata(), truth(volume.affine, volume.shape, made.OBLIQUE))
     assert result.scans["remarks"][0] == MOVED
 
 
 def test_a_slope_of_its_own_for_every_frame(tmp_path: Path) -> None:
     write_enhanced(tmp_path / "in", slope=lambda number: 1.0 + number % 3, Manufacturer="GE MEDICAL SYSTEMS")
     volume = only_volume(converted(tmp_path / "in"), tmp_path / "in")
-    expected = truth(volume.affine, volume.shape, OBLIQUE)
+    expected = truth(volume.affine, volume.shape, made.OBLIQUE)
     np.testing.assert_allclose(volume.get_fdata(), expected, atol=1.51)  # half the coarsest step
 
 
@@ -77,7 +64,7 @@ def test_tiny_slopes_that_differ_between_slices(tmp_path: Path, unit: float) -> 
     write_series(tmp_path / "in", modality="PT", Units="PCNT", each=tiny)
     result = converted(tmp_path / "in")
     volume = only_volume(result, tmp_path / "in")
-    slopes = 1 + 0.1 * np.arange(SLICES)
+    slopes = 1 + 0.1 * np.arange(made.SLICES)
     np.testing.assert_allclose(volume.get_fdata() / unit, truth(volume.affine, volume.shape) * slopes, rtol=1e-5)
     assert "scaled 11 of 12 slices otherwise than DICOM says; corrected" in result.scans["remarks"][0]
 
@@ -89,7 +76,7 @@ def test_an_intercept_of_its_own_for_every_slice(tmp_path: Path) -> None:
     write_series(tmp_path / "in", each=lower)
     volume = only_volume(converted(tmp_path / "in"), tmp_path / "in")
     np.testing.assert_allclose(
-        volume.get_fdata(), truth(volume.affine, volume.shape) - 10.0 * np.arange(SLICES), atol=1e-3
+        volume.get_fdata(), truth(volume.affine, volume.shape) - 10.0 * np.arange(made.SLICES), atol=1e-3
     )
 
 
@@ -168,7 +155,7 @@ def test_the_order_of_instance_numbers_does_not_count(tmp_path: Path) -> None:
         (lambda volume: volume[:, :, ::-1], MOVED),
         (lambda volume: volume[::-1], MOVED),
         (
-            lambda volume: volume * np.linspace(1, 2, SLICES)[:, None],
+            lambda volume: volume * np.linspace(1, 2, made.SLICES)[:, None],
             "dcm2niix scaled 11 of 12 slices otherwise than DICOM",
         ),
         (lambda volume: np.roll(volume, 3, axis=0), MOVED),
@@ -180,10 +167,10 @@ def test_any_mistake_of_the_converter_in_place_or_scale_is_corrected(
 ) -> None:
     made = convert._made
     monkeypatch.setattr(convert, "_made", lambda path, limits: (change(made(path, limits)[0]), made(path, limits)[1]))
-    write_series(tmp_path / "in", orientation=OBLIQUE)
+    write_series(tmp_path / "in", orientation=made.OBLIQUE)
     result = converted(tmp_path / "in")
     volume = only_volume(result, tmp_path / "in")
-    np.testing.assert_array_equal(volume.get_fdata(), truth(volume.affine, volume.shape, OBLIQUE))
+    np.testing.assert_array_equal(volume.get_fdata(), truth(volume.affine, volume.shape, made.OBLIQUE))
     assert expected in result.scans["remarks"][0]
 
 
@@ -196,7 +183,7 @@ def test_other_pixels_than_the_files_have_are_refused(tmp_path: Path, monkeypatc
         return volume, affine
 
     monkeypatch.setattr(convert, "_made", wrong)
-    write_series(tmp_path / "in", orientation=OBLIQUE)
+    write_series(tmp_path / "in", orientation=made.OBLIQUE)
     (reason,) = reasons(converted(tmp_path / "in"))
     assert reason.startswith("1 of 12 slices that dcm2niix made differ from the DICOM files in more than order, place")
 
@@ -264,7 +251,7 @@ def test_frames_of_which_some_have_no_duration_are_left_out(tmp_path: Path, seco
 
 def test_pet_that_lost_its_last_slices(tmp_path: Path) -> None:
     def stated(image: Dataset, number: int, frame: int) -> None:
-        image.NumberOfSlices = SLICES + 2
+        image.NumberOfSlices = made.SLICES + 2
 
     write_series(tmp_path / "in", modality="PT", each=stated)
     assert reasons(converted(tmp_path / "in")) == ["NumberOfSlices is 14, 12 are there; export the series again"]
@@ -277,13 +264,13 @@ def test_a_series_that_fails_gives_way_to_the_next_one(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "a", StudyInstanceUID="1.2", slices=20, each=tilted, SeriesNumber=1)
     write_series(tmp_path / "in" / "b", StudyInstanceUID="1.2", SeriesNumber=2)
     result = converted(tmp_path / "in")
-    assert nibabel.load(tmp_path / "out" / result.scans["path"][0]).shape == (COLUMNS, ROWS, SLICES)
+    assert nibabel.load(tmp_path / "out" / result.scans["path"][0]).shape == (made.COLUMNS, made.ROWS, made.SLICES)
     assert [text.split(",")[0] for text in reasons(result)] == ["slices are shifted against each other"]
 
 
 def test_values_are_those_of_the_files(tmp_path: Path) -> None:
-    write_series(tmp_path / "in", orientation=SAGITTAL)
+    write_series(tmp_path / "in", orientation=made.SAGITTAL)
     volume = only_volume(converted(tmp_path / "in"), tmp_path / "in")
     assert volume.get_data_dtype() == np.uint16
-    np.testing.assert_array_equal(volume.get_fdata(), truth(volume.affine, volume.shape, SAGITTAL))
+    np.testing.assert_array_equal(volume.get_fdata(), truth(volume.affine, volume.shape, made.SAGITTAL))
     assert volume.get_fdata().sum() == voxels().sum()

@@ -275,6 +275,7 @@ def test_every_kind_that_is_named_is_there() -> None:
         module, _, kind = name.rpartition(".")
         imported = sys.modules.get(module) or importlib.import_module(module)
         assert issubclass(getattr(imported, kind), Exception), name
+        assert f"{getattr(imported, kind).__module__}.{kind}" == name  # explained() compares these
 
 
 def damaged_safetensors(folder: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from cohort.manifest import CohortConfig, ManifestError, Problem, check_manifest, read_table
+from cohort.manifest import CohortConfig, check_manifest
+from cohort.tables import ManifestError, Problem, read_table
 from console.errors import InputError
 from models.set_model import SetModel
 from pipeline.cli.main import main
@@ -306,7 +307,8 @@ def test_a_folder_that_cannot_be_read(
     (finding,) = run.manifest(examined)
     (room,) = machine.free_disk(examined)
     assert (finding.status, room.status) == ("fail", "warn")
-    assert finding.message.endswith(": cannot be read: Input/output error")
+    assert finding.message.endswith(": a folder cannot be read: Input/output error")
+    assert finding.remedy == "correct the path or the permissions, or check the disk"
     assert "is unknown without the manifest" in room.message
     assert _named(str(finding) + str(room)) == []
 
