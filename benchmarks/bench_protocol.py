@@ -22,8 +22,8 @@ TRAINING, VALIDATION, TEST = 180, 30, 90
 def main() -> None:
     """Run it."""
     arguments = options(__doc__ or "").parse_args()
-    rounds = 1 if arguments.quick else 7
-    slices = torch.rand(16, 224, 224)
+    rounds, batch = (1, 2) if arguments.quick else (7, 16)
+    slices = torch.rand(batch, 224, 224)
     ours, other = load_backbone("vgg11", random_seed=0), load_backbone("vgg11", random_seed=0)
     make_ready(ours, torch.device("cpu"))
     layers = as_published(other)
@@ -34,7 +34,7 @@ def main() -> None:
         },
         rounds,
     )
-    slice_ours, slice_theirs = taken["ours"] / 16, taken["theirs"] / 16
+    slice_ours, slice_theirs = taken["ours"] / batch, taken["theirs"] / batch
     scans, subjects = (32, 16) if arguments.quick else (120, 60)
     one_theirs, one_ours = (step_one(size, scans, 1) / scans for size in (1, PretrainConfig().batch_size))
     two_theirs, two_ours = (

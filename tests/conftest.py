@@ -40,6 +40,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def thin_backbone() -> Iterator[None]:
+    """VGG11 with few channels: feature maps of the usual shape in a small part of the time, where only that counts."""
+    import models.backbone
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.backbone, "_VGG11", (8, "M", 16, "M", 32, 32, "M", 32, 32, "M", 32, 512, "M"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def picture_cohort() -> Callable[..., Path]:
     """Writes a cohort of small pictures in two modalities whose brightness tells the class; returns its config file."""
@@ -70,7 +80,7 @@ def picture_cohort() -> Callable[..., Path]:
                 "manifest": str(folder / "cohort.csv"),
             },
             "split": {"repeats": 2},
-            "features": {"backbone": "vgg16"},
+            "features": {"backbone": "vgg11", "weights": "random"},
             "pretrain": {"epochs": 4},
             "classify": {"epochs": 4, "bootstrap_draws": 200},
         }

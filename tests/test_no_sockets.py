@@ -14,6 +14,8 @@ import urllib3.util.connection  # noqa: F401 - asks this machine for IPv6 by bin
 
 from pipeline.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("thin_backbone")
+
 NETWORK_EVENTS = {"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
 
 

@@ -14,6 +14,8 @@ from pipeline.cli.main import main
 from pipeline.store.features import FeatureStore
 from pipeline.store.tables import SplitTables
 
+pytestmark = pytest.mark.usefixtures("thin_backbone")
+
 RESULTS = (
     "classify/predictions.csv",
     "classify/metrics.json",

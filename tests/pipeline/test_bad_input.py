@@ -15,6 +15,8 @@ import yaml
 
 from pipeline.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("thin_backbone")
+
 VOXEL_MM = 6.0
 BAD = {
     "truncated": "truncated or damaged",
@@ -72,7 +74,7 @@ def test_bad_scans_are_named_and_the_rest_goes_on(
         "name": "bad",
         "cohort": {"modalities": {"T1": {"skull_strip": False}}},
         "preprocess": {"spacing_mm": VOXEL_MM},
-        "features": {"backbone": "vgg16", "slice_spacing_mm": 40},
+        "features": {"backbone": "vgg11", "weights": "random", "slice_spacing_mm": 40},
         "split": {"repeats": 1},
         "pretrain": {"epochs": 1},
         "classify": {"epochs": 1, "bootstrap_draws": 100},

@@ -9,13 +9,15 @@ from files.reading import file_sha256
 from pipeline.cli.main import main
 from pipeline.store.feature_buffer import FeatureBuffer
 
+pytestmark = pytest.mark.usefixtures("thin_backbone")
+
 
 def test_streamed_and_held_feature_maps_give_the_same_bytes(
     tmp_path: Path, picture_cohort: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = picture_cohort(tmp_path / "cohort", subjects=24)
     held = tmp_path / "held"
-    assert main(["--config", str(config), "--workspace", str(held), "--quiet"]) == 0
+    assert main(["--config", str(config), "--workspace", str(held), "--stages", "classify", "--quiet"]) == 0
     names = ["pretrain/repeat-1/weights.safetensors", "classify/repeat-1/weights.safetensors"]
     names += ["classify/predictions.csv", "classify/subsets.csv"]
     before = {name: file_sha256(held / name) for name in names}

@@ -13,6 +13,8 @@ from PIL import Image
 
 from pipeline.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("thin_backbone")
+
 
 def words_of(config: Path, workspace: Path) -> list[str]:
     return ["--config", str(config), "--workspace", str(workspace), "--quiet"]

@@ -14,6 +14,8 @@ from pipeline.cli.options import STAGE_NAMES
 from pipeline.specs.registry import STAGES
 from pipeline.store.base import read_record, write_record
 
+pytestmark = pytest.mark.usefixtures("thin_backbone")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, picture_cohort: Callable[..., Path]) -> tuple[Path, Path]:

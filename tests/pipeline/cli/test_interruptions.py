@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from files.reading import file_sha256
+from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
 
 TIME_STAMPED = ("manifest.json", "record.json", "report.html", "settings.yaml", ".lock")
@@ -23,16 +24,11 @@ FIRST_TRACE = {  # what shows that a stage is in the middle of its work
 }
 
 
+LONG = ["--pretrain.epochs", "10", "--classify.epochs", "300", "--classify.patience", "300"]  # time to be hit in
+
+
 def start(config: Path, workspace: Path) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "run_pipeline.py", "--config", str(config), "--workspace", str(workspace), "--quiet"]
-    argv += [
-        "--pretrain.epochs",
-        "10",
-        "--classify.epochs",
-        "1000",
-        "--classify.patience",
-        "1000",
-    ]  # time to be hit in
+    argv = [sys.executable, "run_pipeline.py", "--config", str(config), "--workspace", str(workspace), "--quiet", *LONG]
     return subprocess.Popen(argv, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -60,7 +56,7 @@ def stop_within(process: subprocess.Popen[bytes], stage_folder: Path, trace: str
 
 @pytest.mark.slow
 def test_killed_in_every_stage_and_the_same_in_the_end(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
-    config = picture_cohort(tmp_path / "data", side=400)
+    config = picture_cohort(tmp_path / "data", subjects=12, second=1.0, side=400)
     assert finish(start(config, tmp_path / "undisturbed")) == 0
     for number, (stage, trace) in enumerate(FIRST_TRACE.items()):
         how = signal.SIGINT if number % 2 else signal.SIGKILL
@@ -85,7 +81,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
     limited = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True)
     assert limited.returncode == 2
     assert "the disk is full" in limited.stderr
-    assert finish(start(config, tmp_path / "run")) == 0
+    assert main(["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet"]) == 0
     with (tmp_path / "run" / "failures.csv").open() as stream:
         assert list(csv.DictReader(stream)) == []
 

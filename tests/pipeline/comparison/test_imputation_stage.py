@@ -23,6 +23,8 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 
+pytestmark = pytest.mark.usefixtures("thin_backbone")
+
 SUBJECTS = "abcdehijkl"
 SPLITS = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
 TINY = GanConfig(

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from files.reading import file_sha256
+from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
 from pipeline.executors import certificate
 from pipeline.executors.config import ExecutorConfig
@@ -300,14 +301,14 @@ def test_a_run_through_slurm_ends_as_one_in_this_process_and_leaves_no_key(
 ) -> None:
     config = picture_cohort(tmp_path / "data", subjects=6)
     run, local = tmp_path / "two words", tmp_path / "local"
-    argv = ["run_pipeline.py", "--config", str(config), "--stages", "preprocess", "--device", "cpu", "--quiet"]
+    argv = ["--config", str(config), "--stages", "preprocess", "--device", "cpu", "--quiet", "--workspace"]
+    assert main([*argv, str(local)]) == 0
     slurm = ["--executor", "slurm", "--workers", "1", "--worker-memory", "1GB", "--executor.slurm.interface", "lo"]
     (tmp_path / "slurm").mkdir()
     environment = {**os.environ, "SLURM_STAND_IN": str(tmp_path / "slurm"), "PYTHONSAFEPATH": ""}
-    for workspace, more in ((run, slurm), (local, [])):
-        given = [sys.executable, *argv, "--workspace", str(workspace), *more]
-        done = subprocess.run(given, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    given = [sys.executable, "run_pipeline.py", *argv, str(run), *slurm]
+    done = subprocess.run(given, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     made = [{path.parent.name: file_sha256(path) for path in (w / "preprocess").glob("*/*.png")} for w in (run, local)]
     assert len(made[0]) > 6
     assert made[0] == made[1]
