@@ -22,7 +22,7 @@ GAIN_IN_AUC = 0.05  # at least, of both modalities over either one
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, thin_backbone: None) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """More phantoms than in the demo, in coarser voxels, stripped by their true masks, all with both scans.
 
     Each sign is shown by 60 % of the AD phantoms, so that neither modality alone can do well.
@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, thin_backbone: None) -> Path:
         "split": {"repeats": 5},
         "cohort": {"positive": "AD", "modalities": {"MRI": stripped_already, "PET": stripped_already}},
         "preprocess": {"spacing_mm": VOXEL_MM},
-        "features": {"backbone": "vgg11", "weights": "random", "slice_spacing_mm": 15},
+        "features": {"backbone": "vgg16", "slice_spacing_mm": 15},
         "pretrain": {"epochs": 10},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
