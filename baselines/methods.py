@@ -108,7 +108,7 @@ ABLATIONS: tuple[Baseline, ...] = (
     _hypermm("HyperMM, batches of 64", batch_size=64),
     _hypermm(
         "HyperMM, paper protocol",
-        one=StepOne(initialisation="default", feature_scale="none"),
+        one=StepOne(initialisation="default", feature_scale="none", stop_on="loss"),
         two=THREE_LAYERS,
         batch_size=1,
         published=True,

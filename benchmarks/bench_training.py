@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from torch import Tensor
 from benchmarks.common import finish, options
 from models.extractor import PretrainNetwork, UniversalExtractor
 from models.fit import fit
+from models.hypermm import Scans, fit_extractor, new_extractor
 from models.set_classifier import SetClassifier
 from models.sets import Groups
-from models.settings import Training
+from models.settings import StepOne, Training
 from pipeline.core.provenance import REPOSITORY
 from pipeline.specs.classify import ClassifyConfig
 from pipeline.specs.pretrain import PretrainConfig
+from pipeline.store.features import FeatureStore
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.training.repeat_data import data_of_repeat
 
 SHAPE = (512, 7, 7)
 SCANS, SUBJECTS = 360, 180  # the training split of the paper's 300 subjects with two scans each
@@ -127,6 +132,55 @@ def curves(workspace: Path, out: Path) -> dict[str, Any]:
     return results
 
 
+def _note_end(ends: list[float], row: object) -> None:
+    ends.append(time.process_time())
+
+
+COST_EPOCHS = 10
+WAYS = ((16, 1e-4), (16, 3e-4), (64, 1e-3), (256, 1e-3))
+"""Batch size and rate of Adam of step 1, compared by their cost."""
+
+
+def cost(workspace: Path, out: Path) -> dict[str, Any]:
+    """Compare batch sizes and rates of step 1 by CPU-seconds and validation loss, on a finished run's feature maps.
+
+    The first repeat is trained for a few epochs each way. The figure has both terms of the validation loss, since the
+    mean squared error goes on falling long after the cross-entropy rises.
+    """
+    matplotlib.use("agg")
+    store = FeatureStore(workspace / "features")
+    data = data_of_repeat(CohortTables(workspace / "cohort"), SplitTables(workspace / "split"), store, 1)
+    feature_maps = store.load(data.scans["scan"].to_list())
+    scans = Scans(feature_maps, data.modality(), data.target(), data.rows("train"), data.rows("validation"))
+    step = StepOne(stop_on="loss")
+    channels, height, width = feature_maps.shape[1:]
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    results: dict[str, Any] = {}
+    for batch_size, rate in WAYS:
+        network = new_extractor(
+            step,
+            modalities=len(data.modalities),
+            feature_map_shape=(channels, height, width),
+            classes=len(data.classes),
+            seed=1,
+        )
+        ends = [time.process_time()]
+        training = Training(epochs=COST_EPOCHS, batch_size=batch_size, learning_rate=rate, seed=1)
+        rows = fit_extractor(network, scans, step, training, on_epoch=partial(_note_end, ends)).rows
+        seconds = [end - ends[0] for end in ends[1:]]
+        way = f"batches of {batch_size}, rate {rate:g}"
+        for axis, term, name in zip(axes, ("mse", "ce"), ("mean squared error", "cross-entropy"), strict=True):
+            values = [float(row[f"validation_{term}"]) for row in rows]
+            axis.plot(seconds, values, ".-", label=way)
+            axis.set(title=name, xlabel="CPU-seconds", ylabel="on validation scans", xscale="log")
+            best = min(range(len(values)), key=values.__getitem__)
+            results[f"step 1, {way}: lowest validation {name}"] = values[best]
+            results[f"step 1, {way}: CPU-seconds until then, epoch {best + 1}"] = seconds[best]
+    axes[0].legend(frameon=False)
+    figure.savefig(out / "step_one_cost.svg", metadata={"Date": None})
+    return results
+
+
 def main() -> None:
     """Run it."""
     parser = options(__doc__ or "")
@@ -140,6 +194,7 @@ def main() -> None:
         results |= epochs()
     if arguments.workspace is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
+        results |= cost(arguments.workspace, arguments.out)
         results |= curves(arguments.workspace, arguments.out)
     finish("training", results, arguments)
 

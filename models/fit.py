@@ -4,6 +4,7 @@ Source: HyperMM, section 3.1: Adam, at most 100 epochs, stop after 10 without a 
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -42,6 +43,7 @@ def fit(
     train: Tensor,
     validation: Tensor,
     training: Training,
+    stop_on: str = "loss",
     on_epoch: OnEpoch = ignore,
 ) -> History:
     """Train `network` in place and leave it with the weights of its best validation epoch.
@@ -56,6 +58,7 @@ def fit(
         train: (N,) int64 item indices, N >= 1.
         validation: (V,) int64 item indices, V >= 0.
         training: epochs, batch size, rate and patience; its seed is that of the order of items.
+        stop_on: the term of the loss whose validation value chooses the epoch; "loss" is their sum.
         on_epoch: called with each finished row of the history.
 
     Raises:
@@ -79,10 +82,11 @@ def fit(
             _add(sums, losses, len(batch))
         row = _row(epoch, "train", sums, len(train))
         row |= evaluate(network, loss, validation, batch_size=training.batch_size)
-        decisive = float(row["validation_loss"] if len(validation) else row["train_loss"])
-        if decisive != decisive or decisive == float("inf"):
+        split = "validation" if len(validation) else "train"
+        if not math.isfinite(whole := float(row[f"{split}_loss"])):
             rate = training.learning_rate
-            raise FloatingPointError(f"the loss of epoch {epoch} is {decisive}; lower learning_rate ({rate})")
+            raise FloatingPointError(f"the loss of epoch {epoch} is {whole}; lower learning_rate ({rate})")
+        decisive = float(row[f"{split}_{stop_on}"])
         history.rows.append(row)
         if decisive < best:
             best, history.best_epoch = decisive, epoch

@@ -110,12 +110,12 @@ def fit_extractor(
     balance_classes: bool = False,
     on_epoch: OnEpoch = ignore,
 ) -> History:
-    """Train φ in place on single scans: MSE(z, dec(φ)) + CE(y, cls(φ)); the best validation epoch stays.
+    """Train φ in place on single scans: MSE(z, dec(φ)) + CE(y, cls(φ)); the epoch that is best by `step.stop_on` stays.
 
     Args:
         network: of `new_extractor`, on the device of the scans.
         scans: training and validation scans.
-        step: losses and scale of the feature maps.
+        step: losses, scale of the feature maps, and what chooses the epoch.
         training: of the fit loop.
         balance_classes: weight classes by the inverse of their frequency among the training scans.
         on_epoch: called with each finished row of the history.
@@ -133,7 +133,11 @@ def fit_extractor(
         losses = {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, scans.target[items], weights)}
         return {name: value for name, value in losses.items() if name != excluded}
 
-    return fit(network, loss, train=scans.train, validation=scans.stopping(), training=training, on_epoch=on_epoch)
+    stop_on = "ce" if step.stop_on == "classification" and step.losses != "reconstruction" else "loss"
+    validation = scans.stopping()
+    return fit(
+        network, loss, train=scans.train, validation=validation, training=training, stop_on=stop_on, on_epoch=on_epoch
+    )
 
 
 def new_classifier(step: StepTwo, *, features: int, classes: int, seed: int) -> SetClassifier:

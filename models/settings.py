@@ -6,6 +6,7 @@ from typing import Literal
 CHUNK = 256  # scans or sets handled at once where all are gone through; 25 MB of VGG feature maps
 Losses = Literal["both", "classification", "reconstruction"]
 Initialisation = Literal["principled", "default"]
+StopOn = Literal["classification", "loss"]
 FeatureScale = Literal["standardise", "scale", "none"]
 Aggregate = Literal["mean", "sum", "max"]
 
@@ -43,6 +44,8 @@ class StepOne:
         hidden: width of the hypernetwork's hidden layer.
         initialisation: of the hypernetwork.
         feature_scale: of feature maps, learnt from training scans; as published: none.
+        stop_on: what chooses the epoch on validation scans: the cross-entropy alone, which is what φ is for, or the
+            whole loss, as published; without a cross-entropy it is the loss.
     """
 
     losses: Losses = "both"
@@ -50,6 +53,7 @@ class StepOne:
     hidden: int = 20
     initialisation: Initialisation = "principled"
     feature_scale: FeatureScale = "standardise"
+    stop_on: StopOn = "classification"
 
 
 @dataclass(frozen=True)

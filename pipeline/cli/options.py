@@ -16,6 +16,7 @@ ONLY_IF_NAMED = ("baselines", "export", "predict")  # nothing needs them
 PAPER_PROTOCOL = {
     "pretrain.batch_size": "1", "pretrain.learning_rate": "1e-4", "pretrain.weight_decay": "5e-4",
     "pretrain.feature_scale": "none", "pretrain.initialisation": "default", "pretrain.losses": "both",
+    "pretrain.stop_on": "loss",
     "pretrain.patience": "10", "pretrain.balance_classes": "false", "pretrain.embedding": "5", "pretrain.hidden": "20",
     "classify.batch_size": "1", "classify.learning_rate": "1e-4", "classify.weight_decay": "5e-4",
     "classify.hidden": "[512, 128]", "classify.aggregate": "mean", "classify.dropout": "0",

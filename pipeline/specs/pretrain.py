@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from models.settings import FeatureScale, Initialisation, Losses, StepOne
+from models.settings import FeatureScale, Initialisation, Losses, StepOne, StopOn
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
@@ -21,10 +21,14 @@ class PretrainConfig(TrainingConfig):
         default=StepOne.feature_scale, description="of feature maps, learnt from training scans (docs/decisions/0004)"
     )
 
+    stop_on: StopOn = Field(
+        default=StepOne.stop_on, description="what chooses the epoch; as published: loss (docs/decisions/0004)"
+    )
+
     @property
     def step(self) -> StepOne:
         """Return the settings of the method."""
-        return StepOne(self.losses, self.embedding, self.hidden, self.initialisation, self.feature_scale)
+        return StepOne(self.losses, self.embedding, self.hidden, self.initialisation, self.feature_scale, self.stop_on)
 
 
 STAGE = Stage(
@@ -32,6 +36,6 @@ STAGE = Stage(
     function="pipeline.stages.pretrain:pretrain",
     config=PretrainConfig,
     artifact="pipeline.store.fitted:ExtractorSet",
-    version=2,
+    version=3,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
 )

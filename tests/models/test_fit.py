@@ -133,6 +133,22 @@ def test_a_second_rise_within_patience_does_not_end_it() -> None:
     assert (history.best_epoch, len(history.rows)) == (5, 8)
 
 
+def test_the_named_term_chooses_the_epoch() -> None:
+    """Validation terms given by hand: the sum is lowest in epoch 5, the term "ce" in epoch 2; two more, stop."""
+    network, script = nn.Linear(1, 1), iter([(9.0, 3.0), (8, 1), (7, 2), (6, 3), (1, 4), (5, 5), (5, 5), (5, 5)])
+
+    def loss(batch: Tensor, training: bool) -> dict[str, Tensor]:
+        mse, ce = (
+            (network.weight.sum() ** 2, network.weight.sum() ** 2) if training else map(torch.tensor, next(script))
+        )
+        return {"mse": mse, "ce": ce}
+
+    one = torch.zeros(1, dtype=torch.int64)
+    training = replace(TRAINING, epochs=50, patience=2)
+    history = fit(network, loss, train=one, validation=one, training=training, stop_on="ce")
+    assert (history.best_epoch, len(history.rows)) == (2, 4)
+
+
 def test_without_validation_the_training_loss_decides() -> None:
     network, loss, *_ = _regression()
     history = fit(network, loss, train=torch.arange(12), validation=NONE, training=TRAINING)

@@ -12,14 +12,23 @@ from pipeline.settings import Settings, load_settings
 TRAINING = {"batch_size": 1, "learning_rate": 1e-4, "weight_decay": 5e-4, "patience": 10, "balance_classes": False}
 PUBLISHED = {
     "pretrain": TRAINING
-    | {"losses": "both", "initialisation": "default", "feature_scale": "none", "embedding": 5, "hidden": 20},
+    | {
+        "losses": "both",
+        "initialisation": "default",
+        "feature_scale": "none",
+        "stop_on": "loss",
+        "embedding": 5,
+        "hidden": 20,
+    },
     "classify": TRAINING | {"hidden": (512, 128), "aggregate": "mean", "dropout": 0, "modality_dropout": 0},
 }
 NOT_PUBLISHED = {"epochs", "seed", "memory_mb", "bootstrap_draws"}  # epochs: 100 for ADNI, 50 for BreakHis
 OTHERWISE = {
     "pretrain": {
         "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0, "patience": 3, "balance_classes": True,
-        "losses": "classification", "initialisation": "principled", "feature_scale": "scale", "embedding": 2,
+        "losses": "classification", "initialisation": "principled", "feature_scale": "scale",
+        "stop_on": "classification",
+        "embedding": 2,
         "hidden": 10,
     },
     "classify": {
