@@ -1,1 +1,1 @@
-"""Import of DICOM, BIDS and BreakHis data to a manifest; pseudonyms."""
+"""Import of DICOM, BIDS, BreakHis and LGG data to a manifest; pseudonyms."""

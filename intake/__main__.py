@@ -1,8 +1,9 @@
-"""Convert DICOM or BIDS folders to a manifest.
+"""Convert DICOM or BIDS folders, or the LGG Segmentation Dataset, to a manifest.
 
 python -m intake dicom EXPORT OUT --key FILE [--patients CSV --keep diagnosis] [--name T1w=MRI …]
 python -m intake pseudonym ID [ID …] --key FILE
 python -m intake bids DATASET MANIFEST.csv [--label diagnosis] [--name T1w=MRI …]
+python -m intake lgg FOLDER OUT [--voxel-mm X Y Z] [--patients CSV --keep idh]
 """
 
 import argparse
@@ -23,14 +24,15 @@ from files.writing import FOR_THE_GROUP, PRIVATE, readable_by
 from intake.bids.read import read_bids
 from intake.dicom.convert import import_dicom
 from intake.dicom.rules import DicomConfig
+from intake.lgg import import_lgg, manifest_of
 from intake.pseudonyms import pseudonym, read_or_make_key
 from preprocessing.limits import Limits
 
 
 def parser() -> Parser:
     """Build the parser of the options."""
-    options = Parser(prog="python -m intake", description="DICOM or BIDS to a manifest.")
-    ways = options.add_subparsers(dest="way", required=True, metavar="dicom|pseudonym|bids")
+    options = Parser(prog="python -m intake", description="DICOM, BIDS or LGG to a manifest.")
+    ways = options.add_subparsers(dest="way", required=True, metavar="dicom|pseudonym|bids|lgg")
     way = ways.add_parser("dicom", help="convert a folder of DICOM files; patients get pseudonyms")
     way.add_argument("export", type=typed_path, help="folder of DICOM files; nothing is written there")
     way.add_argument("out", type=typed_path, help="where volumes, manifest.csv and left_out.csv go")
@@ -58,6 +60,19 @@ def parser() -> Parser:
     _not_missing(way)
     way.add_argument("--runs", choices=("first", "last", "all"), default="first", help="which runs of a scan")
     _names(way)
+    way = ways.add_parser("lgg", help="convert the LGG Segmentation Dataset, slices as tif, to volumes")
+    way.add_argument("folder", type=typed_path, help="of the download, with kaggle_3m in it; nothing is written there")
+    way.add_argument("out", type=typed_path, help="where volumes, manifests and left_out.csv go")
+    way.add_argument(
+        "--voxel-mm",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="size of a pixel and distance of slices, which the files do not say; left out: invented",
+    )
+    way.add_argument("--patients", type=typed_path, help="CSV with patient_id (TCGA-CS-4941) and the columns to keep")
+    way.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="of --patients, such as idh")
+    _not_missing(way)
     for name, way in ways.choices.items():
         if name != "pseudonym":
             way.add_argument("--group-readable", action="store_true", help="let your group read it; else you alone")
@@ -90,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    ways = {"dicom": dicom, "pseudonym": pseudonyms, "bids": bids}
+    ways = {"dicom": dicom, "pseudonym": pseudonyms, "bids": bids, "lgg": lgg}
     options = parser().parse_args(argv)
     with readable_by(FOR_THE_GROUP if getattr(options, "group_readable", False) else PRIVATE):
         try:
@@ -171,6 +186,43 @@ def bids(options: argparse.Namespace) -> None:
     scans = result.scans.assign(path=[str((options.dataset / path).resolve()) for path in result.scans["path"]])
     write_table(real_path(options.manifest.parent) / options.manifest.name, scans)
     say(f"{len(scans)} scans → {options.manifest}; {len(result.left_out)} left out")
+
+
+def lgg(options: argparse.Namespace) -> None:
+    """Convert the LGG Segmentation Dataset to NIfTI volumes and a manifest for every label."""
+    if options.voxel_mm is not None and not all(0.05 <= size <= 50 for size in options.voxel_mm):
+        raise InputError(f"--voxel-mm {options.voxel_mm}: expected three sizes of .05 to 50 mm, such as 0.9 0.9 5")
+    if options.keep and options.patients is None:
+        raise InputError("--keep names columns of the table of patients; give that, too, with --patients")
+    out = real_path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    result = import_lgg(
+        options.folder,
+        out,
+        voxel_mm=None if options.voxel_mm is None else tuple(options.voxel_mm),
+        patients=None if options.patients is None else read_table(options.patients),
+        keep=options.keep,
+        not_missing=tuple(options.not_missing),
+    )
+    write_table(out / "all.csv", result.scans)
+    write_table(out / "left_out.csv", result.left_out)
+    for row in result.left_out.itertuples():
+        say(f"left out: {' '.join(filter(None, (row.subject, row.modality)))}: {row.reason}")
+    for note in result.notes:
+        say(f"note: {note}")
+    if result.scans.empty:
+        raise InputError(f"no patient of {options.folder} could be used; reasons are in {options.out / 'left_out.csv'}")
+    invented = "0.9 × 0.9 mm, 140 mm over the number of slices" if options.voxel_mm is None else "that of --voxel-mm"
+    say(
+        f"note: the files do not say how large voxels are and which way the head lies: voxel size is {invented}, axes "
+        "are as radiologists show them; the headers have code 0 (unknown), so configs need trust: sform"
+    )
+    counts = ", ".join(f"{count} {name}" for name, count in result.scans["modality"].value_counts().items())
+    say(f"{len(result.scans)} volumes ({counts}) → {options.out / 'all.csv'}; {len(result.left_out)} left out")
+    for label in ("grade", *options.keep):
+        manifest = manifest_of(result.scans, label)
+        write_table(out / f"{label}.csv", manifest)
+        say(f"{manifest['subject'].nunique()} patients with {label} → {options.out / f'{label}.csv'}")
 
 
 if __name__ == "__main__":

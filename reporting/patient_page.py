@@ -46,6 +46,7 @@ def patient_page(
     patient: Mapping[str, Any],
     *,
     pictures: Mapping[str, bytes],
+    slices: Mapping[str, str] | None = None,
     worklist_link: str = "",
     convention: str = "radiological",
 ) -> str:
@@ -55,6 +56,7 @@ def patient_page(
         content: of `predictions.json`, schema `hypermm-predictions/1`.
         patient: one of its patients.
         pictures: scan id → PNG bytes of its quality-control picture; scans may be left out.
+        slices: scan id → path of the page with its slices, relative to this page; scans may be left out.
         worklist_link: path of the worklist, relative to this page; "" for none.
         convention: of the pictures, "radiological" or "neurological".
 
@@ -94,7 +96,8 @@ def patient_page(
             compared=any(scan["used"] and not patient_text.not_compared(scan) for scan in scans),
             contributions=_contributions(patient, [name for name, _ in ranked]),
             missing=_missing_table(patient, content),
-            qc=[(s["scan"], s["modality"], data_uri(pictures[s["scan"]], "image/png"))
+            qc=[(s["scan"], s["modality"], data_uri(pictures[s["scan"]], "image/png"),
+                 quote((slices or {}).get(s["scan"], "")))
                 for s in scans if s["scan"] in pictures],
             convention=CONVENTIONS[convention],
             provenance=_provenance(content, patient),

@@ -1,10 +1,14 @@
-"""Write one HTML page with all results of a run: no script, nothing to load, readable on screen and paper."""
+"""Write one HTML page with all results of a run: no script, nothing to load, readable on screen and paper.
+
+Slices of scans have pages of their own (`reporting.viewer`), which this one links.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -13,8 +17,10 @@ from reporting import figures, tables
 from reporting.comparison_page import Comparison, comparison_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
 from reporting.pages import data_uri, environment
+from reporting.patient_text import chance
 from reporting.quality import COLUMNS as QUALITY
 from reporting.quality import CONVENTIONS, quality_tables
+from reporting.telling_patients import KINDS, TellingPatient
 
 MAX_PREDICTION_ROWS = 500
 MAX_QUALITY_ROWS = 500
@@ -61,6 +67,7 @@ class ReportData:
         run_note: one line about the run, such as machine and duration.
         convention: of the pictures in `qc`, "radiological" or "neurological".
         comparison: with other methods; None leaves the section out.
+        patients: test patients to look at, as `telling_patients` returns them, with their scans.
     """
 
     title: str
@@ -84,6 +91,7 @@ class ReportData:
     run_note: str
     convention: str = "radiological"
     comparison: Comparison | None = None
+    patients: tuple[TellingPatient, ...] = ()
 
 
 def render_report(data: ReportData) -> str:
@@ -143,6 +151,11 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "comparison": comparison_section(data.comparison) if data.comparison else None,
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
+        "patients": [
+            (title, words, [_told(patient, data.classes) for patient in data.patients if patient.kind == kind])
+            for kind, (title, words) in KINDS.items()
+        ],
+        "slices_linked": any(scan.link for patient in data.patients for scan in patient.scans),
         "cohort": tables.cohort_table(data.observations, data.splits),
         "covariates": tables.covariate_table(data.observations),
         "modalities": tables.modality_table(data.availability, data.observations["observation"].nunique()),
@@ -171,6 +184,22 @@ def _sections(data: ReportData) -> dict[str, Any]:
         ),
         "plan": tables.plan_table(data.plan),
         "total_time": seconds(data.plan["seconds"].sum()),
+    }
+
+
+def _told(patient: TellingPatient, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the page says of a patient and shows of the scans."""
+    chances = ", ".join(f"{name} {chance(p)}" for name, p in zip(classes, patient.probabilities, strict=True))
+    right = "right" if patient.decision == patient.truth else "wrong"
+    return {
+        "name": patient.observation,
+        "subject": patient.subject if patient.subject != patient.observation else "",
+        "words": f"Truth {classes[patient.truth]}, decision {classes[patient.decision]} ({right}): {chances}"
+        + (f"; mean of {patient.repeats} repeats." if patient.repeats > 1 else "."),
+        "scans": [
+            (scan.scan, scan.modality, data_uri(scan.png, "image/png") if scan.png else "", quote(scan.link))
+            for scan in patient.scans
+        ],
     }
 
 

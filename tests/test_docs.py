@@ -328,7 +328,7 @@ def test_every_intake_command_of_the_pages_is_understood():
         if line.startswith("python -m intake")
     ]
     ways = {intake.parser().parse_args(shlex.split(line)[3:]).way for line in lines}
-    assert ways == {"dicom", "pseudonym", "bids"}
+    assert ways == {"dicom", "pseudonym", "bids", "lgg"}
 
 
 def test_every_demo_command_of_the_pages_is_understood():

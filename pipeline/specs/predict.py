@@ -42,9 +42,9 @@ STAGE = Stage(
     function="pipeline.stages.predict:predict",
     config=PredictConfig,
     artifact="pipeline.store.predictions:PredictionSet",
-    version=2,
+    version=3,
     reads={"cohort": COHORT, "preprocess": PREPROCESS, "features": FEATURES},
-    settings={"csv_safe": "report.csv_safe", "convention": "report.convention"},
+    settings={"csv_safe": "report.csv_safe", "convention": "report.convention", "viewer": "report.viewer"},
     external_inputs="pipeline.stages.predict:model_fingerprint",
     check_requirements="pipeline.stages.predict:check_model",
 )

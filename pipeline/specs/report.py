@@ -21,6 +21,16 @@ class ReportConfig(BaseModel):
 
     title: str = Field(default="HyperMM run", description="headline of the page")
     qc_pictures: int = Field(default=24, ge=0, description="QC pictures shown, of the scans to look at first")
+    patients: int = Field(
+        default=2,
+        ge=0,
+        description="test patients shown with their scans of each kind: most wrong, most unsure, most certain",
+    )
+    viewer: bool = Field(
+        default=True,
+        description="a page with all slices of each volume of the patients shown, on the pages of report and predict; "
+        "some 100 kB a scan",
+    )
     convention: Literal["radiological", "neurological"] = Field(
         default="radiological",
         description="of QC pictures and imputed scans on the pages of report and predict: radiological has the "
@@ -40,7 +50,7 @@ STAGE = Stage(
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.fitted:ReportPage",
-    version=2,
+    version=3,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

@@ -34,6 +34,7 @@ def predict(
     features: FeatureStore,
     csv_safe: bool,
     convention: str,
+    viewer: bool,
     out: PredictionSet,
     config: PredictConfig,
     runtime: Runtime,
@@ -76,7 +77,7 @@ def predict(
                 patients.append({**names, **prediction})
             progress.advance()
     content = {**_made_with(bundle, config), "patients": patients, "refused": refused}
-    failed_pages = _write(out, content, preprocess, csv_safe=csv_safe, convention=convention)
+    failed_pages = _write(out, content, preprocess, csv_safe=csv_safe, convention=convention, viewer=viewer)
     for observation, reason in failed_pages.items():
         runtime.note(f"the page of {observation} could not be made ({reason}); the prediction is in predictions.json")
     runtime.results |= {
@@ -127,7 +128,13 @@ def _made_with(bundle: Bundle, config: PredictConfig) -> dict[str, Any]:
 
 
 def _write(
-    out: PredictionSet, content: dict[str, Any], preprocess: VolumeSet, *, csv_safe: bool, convention: str
+    out: PredictionSet,
+    content: dict[str, Any],
+    preprocess: VolumeSet,
+    *,
+    csv_safe: bool,
+    convention: str,
+    viewer: bool,
 ) -> dict[str, str]:
     """Write predictions as JSON, CSV and pages; return the observations without a page, with the reason."""
     out.save(content, patients_csv(content), csv_safe=csv_safe)
@@ -140,8 +147,17 @@ def _write(
             try:
                 names = [scan["scan"] for scan in patient["scans"] if scan["scan"] in done]
                 pictures = {name: png for name in names if (png := preprocess.qc_picture(name, convention))}
+                slices = {}
+                if viewer:
+                    back = f"../{links[patient['observation']]}"
+                    slices = _write_slices(out, patient, preprocess, names, convention, back)
                 page = patient_page(
-                    content, patient, pictures=pictures, worklist_link="../index.html", convention=convention
+                    content,
+                    patient,
+                    pictures=pictures,
+                    slices=slices,
+                    worklist_link="../index.html",
+                    convention=convention,
                 )
             except DamagedError:
                 raise
@@ -153,6 +169,28 @@ def _write(
 
     out.save_pages(worklist_page(content, links), pages())
     return failed_pages
+
+
+def _write_slices(
+    out: PredictionSet, patient: dict[str, Any], preprocess: VolumeSet, names: list[str], convention: str, back: str
+) -> dict[str, str]:
+    """Write the pages of slices of a patient's volumes; return scan → address of its page, seen from the patient's."""
+    likeliest = max(patient["probabilities"], key=patient["probabilities"].get)
+    addresses = {}
+    for scan in patient["scans"]:
+        if scan["scan"] not in names:
+            continue
+        path = out.save_viewer(
+            scan["scan"],
+            preprocess,
+            convention=convention,
+            back=back,
+            occlusion=out.load_map(scan.get("map") or ""),
+            occlusion_of=likeliest,
+        )
+        if path:
+            addresses[scan["scan"]] = f"../{path}"
+    return addresses
 
 
 def _patient(

@@ -1,6 +1,7 @@
 """One self-contained HTML page on the whole run."""
 
 import datetime
+from dataclasses import replace
 
 import pandas as pd
 from pydantic import BaseModel
@@ -21,6 +22,7 @@ from pipeline.training.scores import as_scored
 from reporting.comparison_page import Comparison
 from reporting.quality import quality_of
 from reporting.report import ReportData, render_report
+from reporting.telling_patients import Scan, TellingPatient, telling_patients
 
 
 def report(
@@ -36,7 +38,7 @@ def report(
     config: ReportConfig,
     runtime: Runtime,
 ) -> None:
-    """Write `report.html` and `qc.csv`."""
+    """Write `report.html`, `qc.csv`, and a page of slices for every volume of the patients shown."""
     stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify)
     comparison = _comparison(baselines, config.convention, {stage.folder.name: stage.fingerprint for stage in stages})
     if comparison is not None:
@@ -72,6 +74,8 @@ def report(
             observed[name] = numbers
         else:
             observed[name] = observed[name].mask(observed[name] == "")  # counted as missing, not as a category
+    predictions = as_scored(classify.predictions(), classes)
+    out.remove_viewers()
     page = render_report(
         ReportData(
             title=config.title,
@@ -95,7 +99,8 @@ def report(
             qc=qc_pictures(quality, preprocess, config),
             convention=config.convention,
             histories={stage.folder.name: stage.histories() for stage in (pretrain, classify)},
-            predictions=as_scored(classify.predictions(), classes),
+            predictions=predictions,
+            patients=patients_to_look_at(predictions, named["modality"], preprocess, out, config),
             metrics=classify.metrics(),
             subsets=classify.subsets().query("threshold == '0.5'"),
             failures=failures,
@@ -143,3 +148,33 @@ def qc_pictures(quality: pd.DataFrame, preprocess: VolumeSet, config: ReportConf
         if (picture := preprocess.qc_picture(scan, config.convention)) is not None:
             chosen.append((scan, picture))
     return tuple(chosen)
+
+
+def patients_to_look_at(
+    predictions: pd.DataFrame, modality: pd.Series, preprocess: VolumeSet, out: ReportPage, config: ReportConfig
+) -> tuple[TellingPatient, ...]:
+    """Return the test patients to look at with pictures of their scans; write the pages of slices.
+
+    Args:
+        predictions: as in `evaluation.intervals`, with `scans_used`.
+        modality: of each scan, by its id.
+        preprocess: the scans.
+        out: where pages of slices go.
+        config: how many patients, and whether slices are wanted.
+    """
+    done = preprocess.scans()
+
+    def shown(scan: Scan) -> Scan:
+        if scan.scan not in done:
+            return scan
+        link = ""
+        if config.viewer:
+            back = "../report.html#patients"
+            link = out.save_viewer(scan.scan, preprocess, convention=config.convention, back=back)
+        picture = preprocess.qc_picture(scan.scan, config.convention)
+        return replace(scan, modality=str(modality.get(scan.scan, "")), png=picture, link=link)
+
+    return tuple(
+        replace(patient, scans=tuple(map(shown, patient.scans)))
+        for patient in telling_patients(predictions, config.patients)
+    )

@@ -13,6 +13,7 @@ from files.tables import write_table
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, ArtifactError, DamagedError, read_json, read_record, write_record
+from pipeline.store.viewers import WithViewers
 
 
 class RepeatSet(Artifact):
@@ -120,8 +121,8 @@ class ClassifierSet(RepeatSet):
         return read_json(self.folder / "metrics.json") or {}
 
 
-class ReportPage(Artifact):
-    """Artifact of the stage report: `report.html`, and `qc.csv` with one row per preprocessed scan."""
+class ReportPage(WithViewers):
+    """Artifact of the stage report: `report.html`, `qc.csv` with one row per preprocessed scan, and pages of slices."""
 
     FILES: ClassVar = ("report.html", "qc.csv")
 

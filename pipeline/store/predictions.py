@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from files.tables import write_table
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
-from pipeline.store.base import Artifact, read_json, write_json
-from preprocessing.volumes import write_volume
+from pipeline.store.base import read_json, write_json
+from pipeline.store.viewers import WithViewers
+from preprocessing.errors import ScanError
+from preprocessing.volumes import read_volume, write_volume
 
 LONGEST_NAME = 80  # characters of an observation in a file name
 
 
-class PredictionSet(Artifact):
-    """Predictions for new patients: `predictions.json` (complete), `predictions.csv`, and pages with `index.html`."""
+class PredictionSet(WithViewers):
+    """Predictions for new patients: `predictions.json` (complete), `predictions.csv`, `index.html`, pages."""
 
     FILES: ClassVar = ("predictions.json", "predictions.csv", "index.html")
     PAGES, MAPS = "patients", "maps"
@@ -43,6 +45,7 @@ class PredictionSet(Artifact):
             PlantedLinkError: the folder, or that of the pages, is a symbolic link.
         """
         self._remove_folder(self.PAGES)
+        self.remove_viewers()
         for name, page in itertools.chain(pages, [("index.html", worklist)]):
             with replacing(self.folder / name) as partial:
                 partial.write_text(page, "utf-8")
@@ -71,6 +74,13 @@ class PredictionSet(Artifact):
         with replacing(self.folder / name) as partial:
             write_volume(partial, volume, affine, description)
         return name
+
+    def load_map(self, path: str) -> NDArray[np.float32] | None:
+        """Load an occlusion map by its path below the folder; None for no path, or a map without a difference."""
+        try:
+            return read_volume(self.folder / path)[0].numpy() if path else None
+        except ScanError:
+            return None
 
     def predictions(self) -> dict[str, Any]:
         """Return the content of `predictions.json`."""

@@ -164,7 +164,7 @@ def stale(finished: SimpleNamespace, settings: Settings) -> dict[str, tuple[str,
 
 ALSO_READ_BY = {
     "name": ["export"], "demo": ["cohort"], "preprocess": ["baselines"], "features": ["baselines"],
-    "report.convention": ["predict"],
+    "report.convention": ["predict"], "report.viewer": ["predict"],
 }  # fmt: skip
 
 

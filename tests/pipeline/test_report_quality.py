@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.specs.report import ReportConfig
-from pipeline.stages.report import qc_pictures, quality_of_scans
+from pipeline.stages.report import patients_to_look_at, qc_pictures, quality_of_scans
 from pipeline.store.base import write_record
 from pipeline.store.fitted import ReportPage
 from pipeline.store.volumes import VolumeSet
@@ -24,6 +24,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> VolumeSet:
     """a and b as usual, c with a remark, d a picture, e failed."""
     out = VolumeSet(tmp_path_factory.mktemp("run") / "preprocess")
     mask = np.ones(SHAPE, bool)
+    mask[0] = False
     for number, scan in enumerate("abc"):
         volume = np.random.default_rng(number).random(SHAPE, np.float32)
         out.save_volume(scan, volume, mask, np.eye(4), png_bytes(three_planes(volume, mask, (1.0, 1.0, 1.0))))
@@ -73,3 +74,25 @@ def test_qc_csv_can_be_made_safe_for_spreadsheets(
     read = pd.read_csv(page.folder / "qc.csv")
     assert list(read["subject"]) == [written] * 4
     assert "qc.csv" in ReportPage.FILES
+
+
+@pytest.mark.parametrize("viewer", [True, False])
+def test_patients_to_look_at_come_with_pictures_and_slices(viewer: bool, tmp_path: Path, volumes: VolumeSet) -> None:
+    row = {"repeat": 1, "subject": "s", "observation": "s", "truth": 0, "scans_used": "a;d;e", "p_0": 0.1, "p_1": 0.9}
+    modality = pd.Series({"a": "MRI", "d": "40X", "e": "MRI"})
+    page = ReportPage(tmp_path / "report")
+    page.remove_viewers()
+    config = ReportConfig(patients=1, viewer=viewer)
+    (patient,) = patients_to_look_at(pd.DataFrame([row]), modality, volumes, page, config)
+    assert patient.kind == "wrong"
+    a, d, e = patient.scans
+    assert (a.modality, a.png) == ("MRI", volumes.qc_picture("a"))
+    assert (d.png, d.link) == (volumes.qc_picture("d"), "")  # a picture has no slices
+    assert (e.png, e.link) == (None, "")  # it failed
+    assert a.link == ("viewer/a.html" if viewer else "")
+    assert (page.folder / "viewer" / "a.html").exists() == viewer
+    if viewer:
+        assert 'data-shape="8 9 10"' in (page.folder / a.link).read_text()
+        assert 'href="../report.html#patients"' in (page.folder / a.link).read_text()
+        page.remove_viewers()
+        assert not (page.folder / "viewer").exists()

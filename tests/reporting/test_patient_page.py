@@ -443,3 +443,12 @@ def test_content_of_another_shape_is_refused_in_words(change: dict[str, Any], sa
         patients_csv(night(FULL) | change)
     with pytest.raises(ValueError, match=said):
         worklist_page(night(FULL) | change, {})
+
+
+def test_a_scan_with_slices_is_linked() -> None:
+    one = patient("sub-1")
+    name = one["scans"][0]["scan"]
+    made = night(one)
+    html = patient_page(made, one, pictures={name: PNG}, slices={name: "../viewer/a b.html"})
+    assert '<a href="../viewer/a%20b.html">all slices</a>' in html
+    assert "all slices" not in patient_page(made, one, pictures={name: PNG})

@@ -13,8 +13,8 @@ import pytest
 from reporting.report import render_report
 
 SECTIONS = {
-    "Test results", "Subsets of scans", "ROC and calibration", "Cohort and missing scans", "Quality control",
-    "Learning curves", "Predictions", "Failures", "Notes", "Plan", "Settings", "Versions and hashes",
+    "Test results", "Subsets of scans", "ROC and calibration", "Patients to look at", "Cohort and missing scans",
+    "Quality control", "Learning curves", "Predictions", "Failures", "Notes", "Plan", "Settings", "Versions and hashes",
 }  # fmt: skip
 VOID = {"meta", "img", "br", "link"}
 

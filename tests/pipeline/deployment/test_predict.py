@@ -385,6 +385,11 @@ def test_a_map_lies_on_its_scan_and_shows_where_the_classes_differ(tmp_path: Pat
         np.testing.assert_array_equal(found.affine, volume.affine)
         assert found.shape == volume.shape
         top = max(patient["probabilities"], key=patient["probabilities"].get)
+        slices = (folder / "viewer" / f"{scan['scan']}.html").read_text()
+        assert f"lowers the odds of {top}" in slices
+        page = folder / "patients" / f"{patient['observation']}.html"
+        assert f'<a href="../viewer/{scan["scan"]}.html">all slices</a>' in page.read_text()
+        assert f'<a href="../patients/{page.name}">Back</a>' in slices
         assert bytes(found.header["descrip"]).rstrip(b"\0").decode() == f"HyperMM occlusion: fall of log odds of {top}"
         if int(patient["subject"][1:]) % 2:  # what speaks for the illness is where it is
             strength = np.abs(found.get_fdata())
