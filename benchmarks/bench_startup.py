@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import simulated
 from benchmarks.common import finish, in_turns, options
 from pipeline.core.provenance import REPOSITORY
+from pipeline.store.tables import CohortTables
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
             },
             1 if arguments.quick else 5,
         )
-        scans = sum(1 for _ in (folder / "run" / "cohort" / "scans.csv").open()) - 1
+        scans = len(CohortTables(folder / "run" / "cohort").scans())
     results: dict[str, Any] = {"scans": scans} | {f"seconds, {name}": value for name, value in seconds.items()}
     finish("startup", results, arguments)
 

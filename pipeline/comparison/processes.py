@@ -5,6 +5,7 @@ processes and cores. Messages of the processes come to this one as they are logg
 order of the units.
 """
 
+import copy
 import dataclasses
 import logging
 import math
@@ -158,6 +159,18 @@ def _side_by_side(
         listener.stop()
 
 
+class _Sender(QueueHandler):
+    """Send a record with its traceback as text, apart from the message; Python's own adds it to the message."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        record = copy.copy(record)
+        record.msg, record.args = record.getMessage(), None
+        if record.exc_info:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        record.exc_info = record.stack_info = None
+        return record
+
+
 class _Relay(logging.Handler):
     """Log a message of another process in this one."""
 
@@ -186,7 +199,7 @@ def _begin(run: ComparisonTasks, messages: Any, alive: Connection) -> None:
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
     prepare_allocator(keep=True)
     show_warnings_safely()
-    log.handlers = [QueueHandler(messages)]
+    log.handlers = [_Sender(messages)]
     log.setLevel(logging.DEBUG)
     log.propagate = False
     _for_ever.enter_context(one_thread())

@@ -165,8 +165,10 @@ def test_the_order_of_instance_numbers_does_not_count(tmp_path: Path) -> None:
 def test_any_mistake_of_the_converter_in_place_or_scale_is_corrected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], np.ndarray], expected: str
 ) -> None:
-    made = convert._made
-    monkeypatch.setattr(convert, "_made", lambda path, limits: (change(made(path, limits)[0]), made(path, limits)[1]))
+    original = convert._made
+    monkeypatch.setattr(
+        convert, "_made", lambda path, limits: (change(original(path, limits)[0]), original(path, limits)[1])
+    )
     write_series(tmp_path / "in", orientation=made.OBLIQUE)
     result = converted(tmp_path / "in")
     volume = only_volume(result, tmp_path / "in")
@@ -175,10 +177,10 @@ def test_any_mistake_of_the_converter_in_place_or_scale_is_corrected(
 
 
 def test_other_pixels_than_the_files_have_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = convert._made
+    original = convert._made
 
     def wrong(path: Path, limits: Any) -> tuple[np.ndarray, np.ndarray]:
-        volume, affine = made(path, limits)
+        volume, affine = original(path, limits)
         volume[4, 5, 6] += 1
         return volume, affine
 
@@ -205,8 +207,10 @@ def test_where_pixels_cannot_be_decoded_geometry_is_compared_and_that_is_said(
     assert result.scans["remarks"][0] == (
         "only the geometry was compared with DICOM: no package that is installed decodes RLE Lossless"
     )
-    made = convert._made
-    monkeypatch.setattr(convert, "_made", lambda path, limits: (made(path, limits)[0], made(path, limits)[1] * 1.5))
+    original = convert._made
+    monkeypatch.setattr(
+        convert, "_made", lambda path, limits: (original(path, limits)[0], original(path, limits)[1] * 1.5)
+    )
     assert reasons(converted(tmp_path / "in")) == [
         "dcm2niix put slices elsewhere than the DICOM files say, and no package that is installed decodes RLE Lossless"
     ]
