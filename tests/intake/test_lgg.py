@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cohort.manifest import CohortConfig, ModalityConfig, check_manifest, read_table
+from cohort.manifest import CohortConfig, ModalityConfig, check_manifest
+from cohort.tables import read_table
 from intake.__main__ import main
 from intake.lgg import COLUMNS, mean_difference
 from preprocessing.errors import ScanError
