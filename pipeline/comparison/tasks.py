@@ -71,9 +71,8 @@ class ComparisonTasks:
         """Return the hash of all inputs of a task."""
         settings = {k: v for k, v in result_settings(self.config).items() if k not in NOT_IN_A_TASK}
         content = self.features.scans()
-        rows = scenario_sample.scans.assign(content=[content[s] for s in scenario_sample.scans["scan"]]).to_dict(
-            "split"
-        )
+        names = scenario_sample.scans["scan"]  # a table has its values among them, and no file
+        rows = scenario_sample.scans.assign(content=[content.get(name, "") for name in names]).to_dict("split")
         numbers = [
             self.modalities,
             scenario_sample.sample.classes,
