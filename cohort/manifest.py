@@ -88,7 +88,7 @@ class ModalityConfig(BaseModel):
         for name in self.columns:
             if name in RESERVED or name != name.strip() or not name or re.search(CONTROL, name):
                 raise ValueError(
-                    f"columns: {name!r} cannot be a column of a table; it is empty, or has a fixed meaning"
+                    f"columns: {name!r} cannot be a value; it is empty, or has a meaning of its own"
                 )
         for name, default in (("normalise", "minmax"), ("trust", None)):
             if getattr(self, name) != default:

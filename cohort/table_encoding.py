@@ -128,7 +128,8 @@ class TableEncoder:
         blocks = [column.encode([values.get(column.name) for values in members]) for column in self.columns]
         speaking = sum(column.spread > 0 or 0 < column.missing < 1 for column in self.columns)
         scale = np.sqrt(channels / max(speaking, 1))
-        return (scale * np.concatenate(blocks, axis=1) @ directions(width, channels)).astype(np.float32)
+        with np.errstate(over="ignore"):  # a value out of all bounds becomes infinite, and is refused as such
+            return (scale * np.concatenate(blocks, axis=1) @ directions(width, channels)).astype(np.float32)
 
     def unseen(self, values: Values) -> dict[str, str]:
         """Return the columns of a member whose category training does not have, with it."""

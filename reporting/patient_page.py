@@ -67,7 +67,7 @@ def patient_page(
     scans = patient["scans"]
     if strange := sorted({*pictures, *(values or {})} - {scan["scan"] for scan in scans}):
         raise ValueError(
-            f"patient {patient['observation']}: picture or values of {', '.join(strange)}, which is none of the patient's "
+            f"patient {patient['observation']}: picture or values of {', '.join(strange)}, none of the patient's "
             f"scans ({', '.join(scan['scan'] for scan in scans) or 'none'}); is it another patient's?"
         )
     ranked = _ranked(patient)
