@@ -87,9 +87,7 @@ class ModalityConfig(BaseModel):
             raise ValueError("columns: a table needs at least one, such as {mmse: number, methylation: category}")
         for name in self.columns:
             if name in RESERVED or name != name.strip() or not name or re.search(CONTROL, name):
-                raise ValueError(
-                    f"columns: {name!r} cannot be a value; it is empty, or has a meaning of its own"
-                )
+                raise ValueError(f"columns: {name!r} cannot be a value; it is empty, or has a meaning of its own")
         for name, default in (("normalise", "minmax"), ("trust", None)):
             if getattr(self, name) != default:
                 raise ValueError(f"{name}: {getattr(self, name)} is for volumes; a table has none. Leave it away")

@@ -102,7 +102,7 @@ class TableEncoder:
     @classmethod
     def fit(cls, members: Sequence[Values]) -> Self:
         """Learn the code from training members, at least one, all with the same columns."""
-        return cls(tuple(Column.fit(name, [values[name] for values in members]) for name in members[0]))
+        return cls(tuple(Column.fit(name, [values.get(name) for values in members]) for name in members[0]))
 
     def encode(self, members: Sequence[Values], channels: int) -> NDArray[np.float32]:
         """Return the channels of members' feature maps; they are the same at every position.

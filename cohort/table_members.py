@@ -67,11 +67,25 @@ def _value(cells: pd.Series, kind: ColumnKind) -> float | str | None:
 
 
 def values_of(scans: pd.DataFrame) -> dict[str, Values]:
-    """Return the values of each table in a table of scans: scan → column → value; {} if it has none."""
+    """Return the values of each table in a table of scans: scan → column → value; {} if it has none.
+
+    Raises:
+        ValueError: they are not as `member_rows` wrote them.
+    """
     if "values" not in scans:
         return {}
     given = scans[scans["values"] != ""]
-    return {scan: json.loads(text) for scan, text in zip(given["scan"], given["values"], strict=True)}
+    return {scan: _parsed(scan, text) for scan, text in zip(given["scan"], given["values"], strict=True)}
+
+
+def _parsed(scan: str, text: str) -> Values:
+    values = json.loads(text)
+    if not isinstance(values, dict) or not all(
+        each is None or isinstance(each, str) or (type(each) is float and abs(each) <= LARGEST)
+        for each in values.values()
+    ):
+        raise ValueError(f"the values of {scan} are no mapping from columns to numbers and words")
+    return values
 
 
 def value_notes(scans: pd.DataFrame, tables: Tables) -> Iterator[str]:

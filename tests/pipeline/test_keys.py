@@ -46,6 +46,9 @@ OTHER: dict[str, Any] = {
     "export.conformal_score": "another",  # where no other value can be made up from the kind of the setting
     "demo": {"subjects": 41},
     "cohort.modalities": {"MRI": {}},
+    "cohort.modalities.MRI.columns": {"mmse": "number"},
+    "cohort.modalities.PET.columns": {"mmse": "number"},
+    "cohort.modalities.US.columns": {"mmse": "number"},
     "cohort.covariates": ("age",),
     "cohort.balanced": (24, 29),
     "cohort.not_missing": ("none",),
@@ -116,6 +119,8 @@ def changed(settings: Settings, path: tuple[str, ...], value: Any = None) -> Set
         place[path[-1]] = choice
         if path[-1] == "bits":
             place["kind"] = "image"  # volumes have none
+        if path[-1] == "columns":
+            place["kind"] = "table"  # nor columns
         try:
             if len(path) == 1:
                 return settings.model_copy(update={path[0]: choice})
