@@ -158,7 +158,7 @@ class ModelContent(_Content):
         if set(self.tables) != {name for name in self.trained if self.kinds[name].kind == "table"}:
             raise ValueError("tables and the trained modalities of kind table have different names")
         for name, columns in self.tables.items():
-            if [column.name for column in columns] != list(self.kinds[name].columns):
+            if sorted(column.name for column in columns) != sorted(self.kinds[name].columns):
                 raise ValueError(f"tables and kinds have different columns of {shown(name)}")
             if sum(len(column.centre) + 1 for column in columns) > self.network.feature_map_shape[0]:
                 raise ValueError(f"{shown(name)} has more numbers than a feature map has channels")
