@@ -226,9 +226,7 @@ def test_pictures_are_in_the_page_with_words() -> None:
 
 
 def test_the_picture_of_another_patient_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"patient s1: picture or values of s2_MRI, .* \(s1_MRI\); is it"
-    ):
+    with pytest.raises(ValueError, match=r"patient s1: picture or values of s2_MRI, .* \(s1_MRI\); is it"):
         patient_page(night(patient("s1")), patient("s1"), pictures={"s2_MRI": PNG})
 
 
