@@ -18,6 +18,7 @@ from cohort.names import (
     spelt_otherwise,
 )
 from cohort.splits import SPLITS, given_split_problems, subjects_of
+from cohort.table_members import Tables, as_number, without_file
 from cohort.tables import CONTROL, MOST_LISTED, Problem, suggest
 
 OVERRULE = " (if it is a name here: cohort.not_missing)"
@@ -30,6 +31,7 @@ def problems(
     label: str | None,
     modalities: Iterable[str],
     covariates: Sequence[str],
+    tables: Tables,
     not_missing: tuple[str, ...],
     data_root: Path | None,
 ) -> Iterator[list[Problem]]:
@@ -41,17 +43,25 @@ def problems(
         label: Column of the class; None if nothing is learnt.
         modalities: The known ones.
         covariates: Columns whose categories are compared.
+        tables: Modalities whose values are columns of the manifest: name → column → kind.
         not_missing: Words such as NA that are names here.
         data_root: Folder that no scan may lie outside of.
     """
     learning = label is not None
-    required = ("subject", "modality", "path", *([label] if label else []))
+    no_file = without_file(rows, tables)
+    of_files = ("modality", "path") if set(modalities) - set(tables) else ()
+    required = ("subject", *of_files, *([label] if label else []))
     yield list(_control_characters(columns))
-    yield list(_column_problems(columns, required, not_missing, some=learning))
+    yield list(_column_problems(columns, required, not_missing, some=learning, no_file=no_file))
     yield list(_id_problems(columns, not_missing))
     yield list(_spellings(rows, "subject", one_by_one=not learning))
     yield list(_spellings(rows, "session", one_by_one=not learning))
     yield list(_unknown(rows, "modality", modalities))
+    yield list(_table_columns(columns, tables, required=learning))
+    yield list(_rows_of_tables(rows, tables, no_file))
+    for kinds in tables.values():
+        for name, kind in kinds.items():
+            yield list(_value_problems(rows, name, kind, one_by_one=not learning))
     yield from _file_problems(rows[rows["path"] != ""], data_root, required=learning)
     if learning:
         for name in covariates:
@@ -60,12 +70,12 @@ def problems(
         yield list(_conflicts(rows[rows["label"] != ""], ["subject", "session"], "label"))
         yield list(_conflicts(rows[rows["subject"] != ""], ["subject"], "split"))
         split = given_split_problems(subjects_of(rows[rows["subject"] != ""]))
-        kind = "the split is not given for all subjects, or leaves a split or class out"
-        yield [Problem(text, kind) for text in split]
+        what = "the split is not given for all subjects, or leaves a split or class out"
+        yield [Problem(text, what) for text in split]
 
 
 def _column_problems(
-    columns: pd.DataFrame, required: Iterable[str], not_missing: tuple[str, ...], *, some: bool
+    columns: pd.DataFrame, required: Iterable[str], not_missing: tuple[str, ...], *, some: bool, no_file: pd.Series
 ) -> Iterator[Problem]:
     if some and columns.empty:
         yield Problem("there are no scans below the header", "there are no scans below the header")
@@ -79,6 +89,8 @@ def _column_problems(
         absent = (
             columns[name].map(names_no_file).astype(bool) if name == "path" else missing(columns[name], not_missing)
         )
+        if name in ("modality", "path"):
+            absent &= ~no_file
         for index, cell in columns.loc[absent, name].items():
             if cell == "":
                 yield Problem(f"{name} is empty", kind, index + 2)
@@ -86,6 +98,41 @@ def _column_problems(
                 hint = "" if name == "path" else OVERRULE
                 text = f"{name} {cell!r} stands for no value; fill it in, or leave the row out{hint}"
                 yield Problem(text, kind, index + 2)
+
+
+def _table_columns(columns: pd.DataFrame, tables: Tables, *, required: bool) -> Iterator[Problem]:
+    """Yield the columns of tables that the manifest lacks; patients to predict may lack them all (`reading_notes`)."""
+    for modality, kinds in tables.items():
+        for name in kinds if required else ():
+            if name not in columns:
+                what = f"column {name!r} (cohort.modalities.{modality}.columns) is missing"
+                yield Problem(f"{what} {suggest(name, columns.columns)}", "a column of a table is missing")
+
+
+def _rows_of_tables(rows: pd.DataFrame, tables: Tables, no_file: pd.Series) -> Iterator[Problem]:
+    """Yield rows of a table that name a file, and rows without a file that hold no value of any table."""
+    for row, name in rows.loc[rows["modality"].isin(tables) & ~no_file, ["row", "modality"]].itertuples(index=False):
+        what = "is a table and has no file; its values are columns of the manifest"
+        yield Problem(f"{name} {what}: leave path empty", f"its modality {what}", row)
+    names = [name for kinds in tables.values() for name in kinds]
+    for row in rows.loc[no_file & (rows[names] == "").all(axis=1), "row"] if names else ():
+        text = f"has neither a scan nor a value of {', '.join(tables)}; leave the row out"
+        yield Problem(text, "it has neither a scan nor a value of a table", row)
+
+
+def _value_problems(rows: pd.DataFrame, name: str, kind: str, *, one_by_one: bool) -> Iterator[Problem]:
+    """Yield cells of a table that are no number, categories in two spellings, and patients with two values."""
+    given = rows[rows[name] != ""]
+    if kind == "category":
+        yield from _spellings(rows, name, one_by_one=one_by_one)
+    else:
+        values = given[name].map(as_number)
+        for row, cell in given.loc[values.isna(), ["row", name]].itertuples(index=False):
+            hint = "leave the cell empty where there is none, or make the column a category"
+            yield Problem(f"{name} {cell!r} is no number; {hint}", "a value of a table is no number", row)
+        yield from _thousands(given[values.notna()], name)
+        given = given[values.notna()].assign(**{name: values.dropna().astype(str)})
+    yield from _conflicts(given[given["subject"] != ""], ["subject", "session"], name, one_by_one=one_by_one)
 
 
 def _id_problems(columns: pd.DataFrame, not_missing: tuple[str, ...]) -> Iterator[Problem]:
@@ -124,6 +171,10 @@ def _covariate_problems(rows: pd.DataFrame, name: str) -> Iterator[Problem]:
     if not are_numbers(rows[name]):
         yield from _spellings(rows, name)
         return
+    yield from _thousands(rows, name)
+
+
+def _thousands(rows: pd.DataFrame, name: str) -> Iterator[Problem]:
     for row, cell in rows.loc[rows[name].map(may_be_thousands).astype(bool), ["row", name]].itertuples(index=False):
         whole, point = cell.replace(",", ""), cell.replace(",", ".", 1)
         text = f"{name} {cell!r} may be {point} or {whole}; write it with a point, or without the comma"
@@ -177,12 +228,15 @@ def _near(path: str) -> str:
     return f" (there is {' and '.join(map(repr, near))})" if near else ""
 
 
-def _conflicts(rows: pd.DataFrame, by: list[str], column: str) -> Iterator[Problem]:
+def _conflicts(rows: pd.DataFrame, by: list[str], column: str, *, one_by_one: bool = False) -> Iterator[Problem]:
+    """Yield subjects or sessions with two values: one problem each, or one for each of their rows."""
     values = rows.drop_duplicates([*by, column])
     for key, group in values[values.duplicated(by, keep=False)].groupby(by, sort=False):
         each = " and ".join(f"{value!r} (row {row})" for value, row in zip(group[column], group["row"], strict=True))
         kind = f"one subject has different {column}s (rows {', '.join(map(str, group['row']))})"
-        yield Problem(f"{' '.join(filter(None, key))}: {column} is {each}", kind)
+        text = f"{' '.join(filter(None, key))}: {column} is {each}"
+        own = rows.loc[(rows[by] == pd.Series(key, index=by)).all(axis=1), "row"]
+        yield from (Problem(text, kind, row) for row in (own if one_by_one else [None]))
 
 
 def names_no_file(path: str) -> bool:

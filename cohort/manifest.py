@@ -21,16 +21,20 @@ from pydantic import (
 from cohort.checks import OVERRULE, class_problems, names_no_file, problems
 from cohort.names import are_numbers, may_be_thousands, missing, without_missing
 from cohort.splits import SPLITS
+from cohort.table_members import ColumnKind, member_rows, without_file
 from cohort.tables import CONTROL, ManifestError, Problem, shortened
 from files.naming import as_on_disk
 
 # Columns of scans, not of observations.
-OF_ONE_SCAN = ["scan", "modality", "kind", "skull_strip", "normalise", "trust", "bits", "path", "sha256", "row"]
+OF_ONE_SCAN = [
+    "scan", "modality", "kind", "skull_strip", "normalise", "trust", "bits", "path", "sha256", "values", "row",
+]  # fmt: skip
 IDS = ["scan", "subject", "session", "observation", "modality", "kind", "path", "label"]
 LONGEST_NAME = 100  # characters of a scan id, before hashes are appended
 UNSAFE = "[^A-Za-z0-9_-]|^-"  # what no scan id may have; "_" takes its place
 MODALITY = r"[^./\\\s](?:[^/\\]{0,58}[^/\\\s])?"  # folders and pages are named after modalities
 DEMO_NAME = r"^[A-Za-z]\w*$"  # names of demo cohorts; other text is a path
+RESERVED = {"scan", "subject", "session", "observation", "modality", "kind", "path", "label", "split", "row", "values"}
 SEPARATOR = "\x1f"  # between the fields of a key, ASCII's unit separator; NumPy would drop a NUL
 
 
@@ -39,8 +43,15 @@ class ModalityConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["volume", "image"] = Field(default="volume", description="volume: 3-D scan; image: 2-D picture")
-    skull_strip: bool = Field(default=True, description="remove all but the brain; ignored for images")
+    kind: Literal["volume", "image", "table"] = Field(
+        default="volume",
+        description="volume: 3-D scan; image: 2-D picture; table: columns of the manifest, one value a patient and "
+        "session",
+    )
+    columns: dict[str, ColumnKind] = Field(
+        default={}, description="of a table: column of the manifest → category or number"
+    )
+    skull_strip: bool = Field(default=True, description="remove all but the brain; ignored for images and tables")
     normalise: str = Field(
         default="minmax",
         description="how intensities are brought to [0, 1]: minmax, as published; minmax_robust; volumes only",
@@ -61,6 +72,22 @@ class ModalityConfig(BaseModel):
     def _bits_are_of_pictures(self) -> Self:
         if self.kind != "image" and self.bits is not None:
             raise ValueError(f"bits: {self.bits} is for pictures (kind: image); leave it away")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_of_tables(self) -> Self:
+        if self.kind != "table":
+            if self.columns:
+                raise ValueError(f"columns: {', '.join(self.columns)}: only a table has columns; set kind: table")
+            return self
+        if not self.columns:
+            raise ValueError("columns: a table needs at least one, such as {mmse: number, methylation: category}")
+        for name in self.columns:
+            if name in RESERVED or name != name.strip() or not name or re.search(CONTROL, name):
+                raise ValueError(f"columns: {name!r} cannot be a value; it is empty, or has a meaning of its own")
+        for name, default in (("normalise", "minmax"), ("trust", None)):
+            if getattr(self, name) != default:
+                raise ValueError(f"{name}: {getattr(self, name)} is for volumes; a table has none. Leave it away")
         return self
 
     @model_validator(mode="after")
@@ -88,7 +115,7 @@ class CohortConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modalities: dict[str, ModalityConfig] = Field(
-        min_length=1, description="name → {kind, skull_strip, normalise, trust, bits}"
+        min_length=1, description="name → {kind, columns, skull_strip, normalise, trust, bits}"
     )
     manifest: Annotated[str, StringConstraints(pattern=DEMO_NAME)] | Path | None = Field(
         default=None,
@@ -126,6 +153,25 @@ class CohortConfig(BaseModel):
                 )
         return modalities
 
+    @model_validator(mode="after")
+    def _tables_do_not_hold_the_class(self) -> Self:
+        owner: dict[str, str] = {}
+        for modality, columns in self.tables().items():
+            for name in columns:
+                if name == self.label:
+                    raise ValueError(
+                        f"modalities.{modality}.columns: {name!r} is the class (cohort.label); a model that is given "
+                        "it has nothing to learn. Take it out of the table"
+                    )
+                if name in owner:
+                    raise ValueError(f"modalities.{modality}.columns: {name!r} is in {owner[name]} already; keep one")
+                owner[name] = modality
+        return self
+
+    def tables(self) -> dict[str, dict[str, ColumnKind]]:
+        """Return the modalities that are tables: name → column → kind."""
+        return {name: dict(each.columns) for name, each in self.modalities.items() if each.kind == "table"}
+
 
 def check_manifest(
     table: pd.DataFrame,
@@ -147,11 +193,12 @@ def check_manifest(
         smallest_class: Subjects a class needs at least.
 
     Returns:
-        One row a scan in the order of the manifest, all str but `row`: `scan` (unique even where case is ignored, safe
-        as a file name), `subject`, `session` (or ""), `observation` (subject or subject_session, unique), `modality`,
-        `kind`, `path` (absolute), `label` ("" if config.label is None), the covariates present, `split` ("" or one of
-        `SPLITS`), `row` (int64). If config.label is None, nothing is trained, and files may be missing: predictions go
-        on without them.
+        One row a scan in the order of the manifest, then one for each table of an observation that has a value in it
+        (`cohort.table_members`). All str but `row`: `scan` (unique even where case is ignored, safe as a file name),
+        `subject`, `session` (or ""), `observation` (subject or subject_session, unique), `modality`, `kind`, `path`
+        (absolute), `label` ("" if config.label is None), the covariates present, `split` ("" or one of `SPLITS`),
+        `row` (int64), with tables also `values`. If config.label is None, nothing is trained, and files may be
+        missing: predictions go on without them.
 
     Raises:
         ManifestError: Anything is wrong; it lists all problems with their rows, at most 20 of one kind.
@@ -164,18 +211,25 @@ def check_manifest(
         checks.append(list(class_problems(labelled, config.positive, smallest_class)))
     if listed := [problem for check in checks for problem in shortened(check)]:
         raise ManifestError(*listed)
-    rows = _with_ids(rows).assign(
-        kind=rows["modality"].map({name: each.kind for name, each in config.modalities.items()})
-    )
-    names = [*IDS, *_covariates(columns, config), "split", "row"]
+    tables = config.tables()
+    if tables:
+        of_files = rows[~without_file(rows, tables)].assign(values="")
+        rows = pd.concat([of_files, member_rows(rows, tables)], ignore_index=True)
+    rows = _with_ids(rows)
+    rows["kind"] = rows["modality"].map({name: each.kind for name, each in config.modalities.items()})
+    names = [*IDS, *_covariates(columns, config), "split", "row", *(["values"] if tables else [])]
     return rows[names].reset_index(drop=True)
 
 
 def reading_notes(table: pd.DataFrame, config: CohortConfig) -> list[str]:
-    """Describe the covariates that `check_manifest` does not take as they are written."""
+    """Describe the covariates and columns of tables that `check_manifest` does not take as they are written."""
     columns = _columns(table)
     notes = []
-    for name in _covariates(columns, config):
+    of_tables = [name for kinds in config.tables().values() for name in kinds]
+    for name in dict.fromkeys([*_covariates(columns, config), *of_tables]):
+        if name not in columns:
+            notes.append(f"the manifest has no column {name!r}; it counts as empty for every patient")
+            continue
         cells = columns[name].str.normalize("NFC")
         words = cells[(cells != "") & missing(cells, config.not_missing)]
         if len(words):
@@ -272,7 +326,11 @@ def _rows(columns: pd.DataFrame, folder: Path, config: CohortConfig) -> pd.DataF
     rows["path"] = columns.get("path", empty).map(
         lambda path: "" if names_no_file(path) else str(as_on_disk(folder.absolute() / path))
     )
-    covariates = {name: _covariate(columns[name], config.not_missing) for name in _covariates(columns, config)}
+    of_tables = [name for kinds in config.tables().values() for name in kinds]
+    covariates = {
+        name: _covariate(columns.get(name, empty), config.not_missing)
+        for name in dict.fromkeys([*_covariates(columns, config), *of_tables])
+    }
     return rows.assign(**covariates, row=rows.index + 2)
 
 
@@ -283,6 +341,7 @@ def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -
         label=config.label,
         modalities=config.modalities,
         covariates=_covariates(columns, config),
+        tables=config.tables(),
         not_missing=config.not_missing,
         data_root=config.data_root,
     )

@@ -47,6 +47,7 @@ def patient_page(
     *,
     pictures: Mapping[str, bytes],
     slices: Mapping[str, str] | None = None,
+    values: Mapping[str, Mapping[str, float | str | None]] | None = None,
     worklist_link: str = "",
     convention: str = "radiological",
 ) -> str:
@@ -57,6 +58,7 @@ def patient_page(
         patient: one of its patients.
         pictures: scan id → PNG bytes of its quality-control picture; scans may be left out.
         slices: scan id → path of the page with its slices, relative to this page; scans may be left out.
+        values: scan id that is a table → column → value, None where there is none; shown in place of a picture.
         worklist_link: path of the worklist, relative to this page; "" for none.
         convention: of the pictures, "radiological" or "neurological".
 
@@ -65,10 +67,10 @@ def patient_page(
     """
     check_content({**content, "patients": [patient]})
     scans = patient["scans"]
-    if strange := sorted(set(pictures) - {scan["scan"] for scan in scans}):
+    if strange := sorted({*pictures, *(values or {})} - {scan["scan"] for scan in scans}):
         raise ValueError(
-            f"patient {patient['observation']}: picture of {', '.join(strange)}, which is none of the patient's scans "
-            f"({', '.join(scan['scan'] for scan in scans) or 'none'}); is it another patient's?"
+            f"patient {patient['observation']}: picture or values of {', '.join(strange)}, none of the patient's "
+            f"scans ({', '.join(scan['scan'] for scan in scans) or 'none'}); is it another patient's?"
         )
     ranked = _ranked(patient)
     return (
@@ -99,6 +101,7 @@ def patient_page(
             qc=[(s["scan"], s["modality"], data_uri(pictures[s["scan"]], "image/png"),
                  quote((slices or {}).get(s["scan"], "")))
                 for s in scans if s["scan"] in pictures],
+            values=_values_table(scans, values or {}),
             convention=CONVENTIONS[convention],
             provenance=_provenance(content, patient),
         )
@@ -262,6 +265,16 @@ def _missing_table(patient: Mapping[str, Any], content: Mapping[str, Any]) -> Ta
     headers = ("Modality added", "Subjects", "Probability moved by", "Other class leads",
                f"Abstentions resolved at {resolved_at}" if rates else "Abstentions resolved")  # fmt: skip
     return Table(headers, tuple(rows), numeric=frozenset(range(1, 5)))
+
+
+def _values_table(scans: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[str, float | str | None]]) -> Table:
+    """Return the values of the patient's tables, one row a column."""
+    rows = [
+        (scan["modality"], name, "missing" if value is None else f"{value:g}" if isinstance(value, float) else value)
+        for scan in scans
+        for name, value in values.get(scan["scan"], {}).items()
+    ]
+    return Table(("Table", "Column", "Value"), tuple(rows))
 
 
 def _provenance(content: Mapping[str, Any], patient: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from baselines.translation.frames import Frame, aligned, brain_frame, from_frame
 from baselines.translation.pix2pix import Pix2Pix, Pix2PixSettings
 from baselines.translation.quality import ssim_psnr
 from baselines.translation.training import Trainer, translate
+from cohort.table_members import values_of
 from devices.precision import half_precision
 from files.writing import replacing
 from pipeline.comparison.scenarios import ScenarioSample
@@ -98,8 +99,10 @@ def impute(
         seed: of weights and order.
 
     Raises:
-        CannotFit: there are no training scans for a needed translation.
+        CannotFit: there are no training scans for a needed translation, or the sets have tables.
     """
+    if tables := values_of(scenario_sample.scans):
+        raise CannotFit(f"{next(iter(tables))} is a table; pix2pix and cycleGAN translate volumes")
     started = time.monotonic()
     present = scenario_sample.sample.modality_mask.cpu()
     needed: dict[tuple[int, int], list[int]] = {}  # (source, target) → observations

@@ -1,5 +1,6 @@
 """Scenarios of a comparison: all scans, or a share of one modality hidden in training and test."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,6 +11,7 @@ from baselines.sample import Sample
 from cohort.missingness import hide_scans
 from evaluation.published import AS_IT_IS, COMPLETE
 from pipeline.store.features import FeatureStore
+from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.repeat_data import RepeatData
 
 
@@ -94,8 +96,12 @@ def in_order(scans: pd.DataFrame) -> pd.DataFrame:
 
 
 def build_sample(scans: pd.DataFrame, data: RepeatData, features: FeatureStore, device: torch.device) -> ScenarioSample:
-    """Load the feature maps of some scans of a repeat, with their modalities and classes."""
+    """Load the feature maps of some scans of a repeat, with their modalities and classes.
+
+    Tables are coded as the training members that the scenario leaves say.
+    """
     scans = in_order(scans)
+    maps = feature_maps_of(dataclasses.replace(data, scans=scans), features)
     of_observation = scans.drop_duplicates("observation").set_index("observation")
     names = tuple(of_observation.index)
     number = {name: i for i, name in enumerate(names)}
@@ -104,7 +110,7 @@ def build_sample(scans: pd.DataFrame, data: RepeatData, features: FeatureStore, 
         for split in ("train", "validation", "test")
     }
     sample = Sample(
-        feature_maps=features.load(scans["scan"].to_list()),
+        feature_maps=maps.load(scans["scan"].to_list()),
         modality=torch.tensor([data.modalities.index(m) for m in scans["modality"]]),
         observation=torch.tensor([number[o] for o in scans["observation"]]),
         target=torch.tensor([data.classes.index(c) for c in of_observation["label"]]),

@@ -94,7 +94,8 @@ class ComparisonTasks:
         """Return the inputs that all tasks of a scenario and repeat have."""
         settings = {k: v for k, v in result_settings(self.config).items() if k not in NOT_IN_A_TASK}
         content = self.features.scans()
-        rows = data.scans.assign(content=[content[s] for s in data.scans["scan"]]).to_dict("split")
+        names = data.scans["scan"]  # a table has its values among them, and no file
+        rows = data.scans.assign(content=[content.get(name, "") for name in names]).to_dict("split")
         labels = data.scans.drop_duplicates("observation")["label"]
         numbers = [self.modalities, len(data.classes), [data.classes.index(c) for c in labels]]
         # the numbers stand for names, in predictions

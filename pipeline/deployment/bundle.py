@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cohort.names import canonical
+from cohort.table_encoding import TableEncoder
 from evaluation.outliers import Reference, distances, share_farther
 from models.set_model import SetModel, set_model_from
 from pipeline.core.provenance import digest
@@ -84,7 +85,8 @@ class Bundle:
         settings: sections `preprocess` and `features`, the settings that results depend on, as they were in training.
         weights: of the same stages, identity of the weights of their frozen networks.
         stage_versions: of the same stages, in training.
-        kinds: modality → kind, skull_strip, normalise, trust and bits, as in cohort.modalities.
+        kinds: modality → kind, columns, skull_strip, normalise, trust and bits, as in cohort.modalities.
+        tables: modality → what its values are coded with, of modalities that are tables.
         temperature: T of the calibrated probabilities softmax(logits / T).
         fingerprint: SHA-256 of its checksums.json, and so of the whole content, hex.
         network_arguments: of `models.set_model.SetModel`.
@@ -105,6 +107,7 @@ class Bundle:
     weights: dict[str, Any]
     stage_versions: dict[str, int]
     kinds: dict[str, dict[str, Any]]
+    tables: dict[str, TableEncoder]
     temperature: float
     fingerprint: str
     network_arguments: dict[str, Any]
@@ -154,6 +157,7 @@ class Bundle:
             weights=model["weights"],
             stage_versions={name: stage["version"] for name, stage in model["made_with"].items()},
             kinds=model["kinds"],
+            tables={name: TableEncoder.from_json(columns) for name, columns in model.get("tables", {}).items()},
             temperature=float(calibration["temperature"]["value"]),
             fingerprint=hashlib.sha256(listing).hexdigest(),
             network_arguments=model["network"],

@@ -91,11 +91,26 @@ class _Network(_Exactly):
 
 
 class _Kind(_Exactly):
-    kind: Literal["volume", "image"]
+    kind: Literal["volume", "image", "table"]
+    columns: dict[Name, Literal["category", "number"]] = {}  # older exported models do not have it
     skull_strip: bool
-    normalise: Name = "minmax"  # older exported models do not have it
+    normalise: Name = "minmax"  # nor this
     trust: Literal["sform", "qform"] | None = None  # nor this
     bits: Annotated[int, Field(ge=8, le=16)] | None = None  # nor this
+
+
+class _Column(_Exactly):
+    name: Name
+    categories: Names
+    centre: Annotated[list[float], FailFast()]
+    spread: Annotated[float, Field(ge=0)]
+    missing: Share
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.centre) != (len(self.categories) or len(self.centre[:1])):
+            raise ValueError("centre needs one number for each category, or one alone")
+        return self
 
 
 class _Sections(_Exactly):
@@ -127,6 +142,7 @@ class ModelContent(_Content):
     trained: Annotated[Names, Field(min_length=1)]
     network: _Network
     kinds: dict[Name, _Kind]
+    tables: dict[Name, Annotated[list[_Column], Field(min_length=1, max_length=10_000)]] = {}
     settings: _Sections
     weights: _Weights
     made_with: _MadeWith
@@ -139,6 +155,13 @@ class ModelContent(_Content):
             raise ValueError("kinds and modalities have different names")
         if (self.network.modalities, self.network.classes) != (len(self.modalities), len(self.classes)):
             raise ValueError("network has other numbers of modalities and classes than names")
+        if set(self.tables) != {name for name in self.trained if self.kinds[name].kind == "table"}:
+            raise ValueError("tables and the trained modalities of kind table have different names")
+        for name, columns in self.tables.items():
+            if sorted(column.name for column in columns) != sorted(self.kinds[name].columns):
+                raise ValueError(f"tables and kinds have different columns of {shown(name)}")
+            if sum(len(column.centre) + 1 for column in columns) > self.network.feature_map_shape[0]:
+                raise ValueError(f"{shown(name)} has more numbers than a feature map has channels")
         return self
 
 

@@ -1,5 +1,6 @@
 """Write an exported model: the files that `pipeline.deployment.bundle` reads, and those that MONAI reads."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -58,7 +59,7 @@ class Export:
         modalities: names, in the order of φ's layers.
         trained: those that φ was trained on.
         network: arguments of `models.set_model.SetModel`.
-        kinds: modality → kind, skull_strip, normalise, trust and bits, as in cohort.modalities.
+        kinds: modality → kind, columns, skull_strip, normalise, trust and bits, as in cohort.modalities.
         settings: sections preprocess and features, as recorded by these stages.
         weights: of the stages preprocess and features, identity of their frozen networks' weights.
         stage_versions: of the same stages.
@@ -67,6 +68,7 @@ class Export:
         test: metric → mean, low, high of the exported model on its test split.
         subjects: subject → role.
         scans: SHA-256 of a scan's file → role.
+        tables: modality → columns with what they are coded with, as `cohort.table_encoding` gives them.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Export:
     test: Mapping[str, Mapping[str, Any]]
     subjects: Mapping[str, str]
     scans: Mapping[str, str]
+    tables: Mapping[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
 
 def write_bundle(
@@ -207,7 +210,7 @@ def _facts(export: Export) -> dict[str, Any]:
         "authors": export.authors,
         "copyright": export.copyright,
         "intended_use": INTENDED_USE,
-        "data_type": "volumes (NIfTI) or pictures, by modality; see docs/README.md",
+        "data_type": "volumes (NIfTI), pictures or tables, by modality; see docs/README.md",
         "image_classes": "feature maps of the frozen network, one a scan, of any number of scans",
         "label_classes": " | ".join(f"{k} is {name}" for k, name in enumerate(export.classes)),
         "pred_classes": "logits, one a class; softmax(logits / temperature) are calibrated probabilities",
@@ -276,6 +279,7 @@ def _model(export: Export) -> dict[str, Any]:
         "trained": export.trained,
         "network": dict(export.network),
         "kinds": dict(export.kinds),
+        "tables": dict(export.tables),
         "settings": _without_paths(export),
         "weights": dict(export.weights),
         "made_with": {name: {"version": version} for name, version in export.stage_versions.items()},

@@ -25,7 +25,7 @@ from models.settings import CHUNK
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import ArtifactError
 from pipeline.store.feature_buffer import FeatureBuffer
-from pipeline.store.features import FeatureStore
+from pipeline.training.feature_maps import FeatureMaps
 from pipeline.training.repeat_data import RepeatData, Sets
 from pipeline.training.scores import probabilities_of, subsets_of
 
@@ -99,7 +99,7 @@ class CalibrationSet:
 
 @contextmanager
 def read_calibration_set(
-    model: SetModel, data: RepeatData, features: FeatureStore, runtime: Runtime, *, memory_mb: int
+    model: SetModel, data: RepeatData, features: FeatureMaps, runtime: Runtime, *, memory_mb: int
 ) -> Iterator[CalibrationSet]:
     """Compute φ of every calibration scan; beyond `memory_mb` it is kept in a temporary file in the stage's folder."""
     scans = data.scans[data.scans["split"].isin(CALIBRATION_SPLITS)].reset_index(drop=True)
@@ -118,7 +118,7 @@ def read_calibration_set(
         yield CalibrationSet(model, calibration_data, phi)
 
 
-def channel_means(features: FeatureStore, scans: list[str]) -> NDArray[np.float64]:
+def channel_means(features: FeatureMaps, scans: list[str]) -> NDArray[np.float64]:
     """Return the means over the positions of each scan's feature map, (N, C).
 
     Raises:
@@ -214,7 +214,7 @@ def change_facts(
 
 
 def outlier_facts(
-    data: RepeatData, features: FeatureStore, trained: tuple[str, ...], splits: tuple[str, ...]
+    data: RepeatData, features: FeatureMaps, trained: tuple[str, ...], splits: tuple[str, ...]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Reference]]:
     """Fit the cloud of training scans of every modality; return distances of calibration scans, one per subject.
 

@@ -73,6 +73,7 @@ def model_card(export: Export, trained: Trained, *, onnx: str) -> str:
     sections = (
         _head(export),
         _data(export, trained),
+        *([_tables(export)] if export.tables else []),
         _figures(export, trained),
         _calibration(export),
         _conformal(export),
@@ -105,6 +106,26 @@ def _data(export: Export, trained: Trained) -> str:
         "φ and ρ were fitted on train; validation chose the epoch and the temperature; test was used for the figures "
         "below, and after that for the sections on error rates and unusual scans, where `held out` says so."
     )
+
+
+def _tables(export: Export) -> str:
+    rows = [
+        f"| {text(name)} | {text(c['name'])} | {_learnt(c)} | {100 * c['missing']:.0f} % |"
+        for name, columns in export.tables.items()
+        for c in columns
+    ]
+    table = "\n".join(["| table | column | in training | missing there |", "|---|---|---|---|", *rows])
+    return (
+        f"## Tables\n\n{table}\n\nThese values are read from columns of the manifest with the same names. A category "
+        "that is not listed counts as missing. `configs/model.json` has what values are compared with, means and names "
+        "of categories among it: these leave the site with the model."
+    )
+
+
+def _learnt(column: Mapping[str, Any]) -> str:
+    if column["categories"]:
+        return text(", ".join(column["categories"]))
+    return f"{column['centre'][0]:.4g} ± {column['spread']:.4g}" if column["centre"] else "no value"
 
 
 def _counts(counts: Mapping[str, int], classes: tuple[str, ...]) -> str:

@@ -10,9 +10,9 @@ from torch import Tensor
 from models.occlusion import occlusion_map
 from pipeline.deployment.predictor import Predictor
 from pipeline.store.base import ArtifactError
-from pipeline.store.features import FeatureStore
 from pipeline.store.predictions import PredictionSet
 from pipeline.store.volumes import VolumeSet
+from pipeline.training.feature_maps import FeatureMaps
 from preprocessing.resample import voxel_size_mm
 from preprocessing.slices import map_to_volume
 
@@ -21,7 +21,7 @@ def write_maps(
     predictor: Predictor,
     patient: dict[str, Any],
     preprocess: VolumeSet,
-    features: FeatureStore,
+    features: FeatureMaps,
     out: PredictionSet,
 ) -> dict[str, str]:
     """Write an occlusion map for every volume used in a prediction.
@@ -31,7 +31,7 @@ def write_maps(
     1 would hardly change whatever is left out.)
 
     Returns:
-        Scan → path of its map below the folder of the predictions. Pictures have none.
+        Scan → path of its map below the folder of the predictions. Pictures and tables have none.
 
     The map is in the scan's own world coordinates: if its volume was registered to another scan, it is moved back.
 
@@ -43,12 +43,12 @@ def write_maps(
     feature_maps = features.load([scan["scan"] for scan in used])
     modality = [predictor.bundle.modalities.index(scan["modality"]) for scan in used]
     top = max(patient["probabilities"], key=patient["probabilities"].get)
-    options = (features.manifest or {})["made_from"]["settings"]
+    options = (features.store.manifest or {})["made_from"]["settings"]
     paths = {}
     for number, scan in enumerate(used):
         if scan["scan"] not in volumes:
             continue
-        slices = features.slices(scan["scan"])
+        slices = features.store.slices(scan["scan"])
         if slices is None:
             raise ArtifactError(f"the features of {scan['scan']} hold no slices; rerun with --force features")
         if not slices.isfinite().all():

@@ -55,6 +55,8 @@ def count_scans(config: Settings) -> Scans:
         kinds, rows = {"": "image"}, [("", manifest / path) for path in files_in(manifest) if is_picture(path)]
     else:
         table, _ = read_rows(manifest)
+        if set(kinds.values()) == {"table"}:
+            return Scans(0, 0, 0, f"{manifest.name} has tables only")
         if not {"subject", "modality", "path"} <= set(table):
             raise ManifestError("column 'subject', 'modality' or 'path' is missing")
         table = table[table["subject"].isin(table["subject"].drop_duplicates()[: config.cohort.limit])]

@@ -154,7 +154,9 @@ def _scans(path: Path, config: Settings) -> tuple[list[dict[str, str]], list[str
     if table.empty:
         return [], left_out
     scans = check_manifest(table, folder=folder, config=config.cohort, smallest_class=len(SPLITS)).to_dict("records")
-    existing = [scan for scan in scans if os.path.exists(scan["path"])]  # the stage preprocess leaves the others out
+    existing = [
+        scan for scan in scans if scan["kind"] == "table" or os.path.exists(scan["path"])
+    ]  # the stage preprocess leaves the others out
     return existing, left_out + ["its file is not there"] * (len(scans) - len(existing))
 
 

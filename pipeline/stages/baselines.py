@@ -45,8 +45,11 @@ def baselines(
     """Write the predictions of every baseline and the tables over all of them. Source: HyperMM, tables 1 and 2."""
     scans = cohort.scans()
     modalities = in_order(scans["modality"].unique())
-    pictures = bool((scans["kind"] == "image").all())
-    not_applicable = {"ablations", *(TRANSLATION_BASELINES if pictures else ("incremental_cnn",))}
+    tables = "table" in set(scans["kind"])
+    pictures = set(scans["kind"]) - {"table"} == {"image"}
+    not_applicable = {"ablations"}
+    not_applicable |= set(TRANSLATION_BASELINES) if pictures or tables else set()
+    not_applicable |= {"incremental_cnn"} if tables or not pictures else set()
     keys = config.only or tuple(key for key in KEYS if key not in not_applicable)
     data = {
         repeat: dataclasses.replace(data_of_repeat(cohort, split, features, repeat), modalities=modalities)

@@ -1,5 +1,6 @@
 """Step 2: train ρ on frozen φ, then test it on all scans of every subject and on every subset of modalities."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from pipeline.store.feature_buffer import FeatureBuffer
 from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.repeat_data import RepeatData, Sets, data_of_repeat, repeats_of
 from pipeline.training.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
 from reporting.figures import learning_curves
@@ -110,10 +112,9 @@ def _model_of_repeat(
         pretrain.state(repeat), modalities=len(record["modalities"]), feature_map_shape=feature_map_shape
     )
     modality = torch.tensor([record["modalities"].index(m) for m in data.scans["modality"]], dtype=torch.int64)
-    names = data.scans["scan"].to_list()
+    names, maps = data.scans["scan"].to_list(), feature_maps_of(data, features)
     batches = (
-        (features.load([names[i] for i in rows.tolist()]), modality[rows])
-        for rows in torch.arange(len(names)).split(CHUNK)
+        (maps.load([names[i] for i in rows.tolist()]), modality[rows]) for rows in torch.arange(len(names)).split(CHUNK)
     )
     most_bytes = 1_000_000 * config.memory_mb
     phi_of_all = extract(extractor.to(device), batches, device)
@@ -158,7 +159,7 @@ def _only_trained(data: RepeatData, trained: list[str], repeat: int) -> tuple[Re
         for row in unknown.itertuples()
     ]
     trained_scans = data.scans.drop(unknown.index).reset_index(drop=True)
-    return RepeatData(trained_scans, data.modalities, data.classes), left_out
+    return dataclasses.replace(data, scans=trained_scans), left_out
 
 
 def _fit(

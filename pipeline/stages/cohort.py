@@ -10,6 +10,7 @@ import pandas as pd
 
 from cohort.manifest import CohortConfig, check_manifest, class_names, first_subjects, reading_notes, usable_rows
 from cohort.splits import SPLITS
+from cohort.table_members import value_notes
 from cohort.tables import ManifestError, Problem, read_rows, read_table
 from console.errors import InputError, PreconditionError
 from demo import load_generator
@@ -51,7 +52,7 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
             scans = check_manifest(table, folder=folder, config=config, smallest_class=smallest_class)
     except ManifestError as error:
         raise PreconditionError(f"the manifest {manifest} cannot be used:\n{error}") from error
-    for note in reading_notes(table, config):
+    for note in (*reading_notes(table, config), *(value_notes(scans, config.tables()) if config.label else ())):
         runtime.note(note)
     if config.limit is not None:
         scans = first_subjects(scans, config.limit)
@@ -60,7 +61,9 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     normalise = {name: each.normalise if each.kind == "volume" else "" for name, each in config.modalities.items()}
     scans["normalise"] = [normalise[m] for m in scans["modality"]]
     scans["trust"] = [config.modalities[m].trust or "" for m in scans["modality"]]
-    scans["sha256"] = _hashes([Path(path) for path in scans["path"]], out, runtime)
+    files = scans["kind"] != "table"
+    scans["sha256"] = ""
+    scans.loc[files, "sha256"] = _hashes([Path(path) for path in scans.loc[files, "path"]], out, runtime)
     scans["bits"] = _bits(scans, out, config, runtime)
     _check_same_content(scans, runtime)
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive), unusable)
@@ -97,7 +100,7 @@ def _check_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:
     Raises:
         PreconditionError: the two subjects have different labels.
     """
-    for _, group in scans[scans["sha256"] != UNREADABLE].groupby("sha256"):
+    for _, group in scans[~scans["sha256"].isin(["", UNREADABLE])].groupby("sha256"):
         if group["subject"].nunique() > 1:
             names = ", ".join(group["scan"])
             if group["label"].nunique() > 1:

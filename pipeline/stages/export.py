@@ -1,5 +1,6 @@
 """Pack the model of one repeat, with all that prediction needs, into one folder: a MONAI Bundle."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
+from pipeline.training.feature_maps import FeatureMaps, feature_maps_of, table_encoders
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 from pipeline.training.scores import as_scored
 
@@ -54,12 +56,13 @@ def export(
     record, repeats = _record(pretrain, split, config.repeat)
     trained = tuple(record["modalities_trained"])
     data = _trained_scans(data_of_repeat(cohort, split, features, config.repeat), trained)
+    maps = feature_maps_of(data, features)
     network = _network_arguments(pretrain, classify, config.repeat)
     model = _model(network, pretrain, classify, config.repeat)
-    with read_calibration_set(model, data, features, runtime, memory_mb=config.memory_mb) as calibration_set:
-        calibration, references = _calibration(calibration_set, data, features, trained, config)
+    with read_calibration_set(model, data, maps, runtime, memory_mb=config.memory_mb) as calibration_set:
+        calibration, references = _calibration(calibration_set, data, maps, trained, config)
     model.cpu()
-    onnx, no_onnx = _onnx(model, data, features, calibration["temperature"]["value"])
+    onnx, no_onnx = _onnx(model, data, maps, calibration["temperature"]["value"])
     roles = _roles(data, config)
     prepared: dict[str, Any] = {"preprocess": preprocess, "features": features}
     material = Export(
@@ -72,6 +75,7 @@ def export(
         trained=trained,
         network=network,
         kinds=_kinds(cohort),
+        tables={name: encoder.to_json() for name, encoder in table_encoders(data).items()},
         settings={name: _settings_of(artifact) for name, artifact in prepared.items()},
         weights={name: _made_from(artifact)["external"] for name, artifact in prepared.items()},
         stage_versions={name: _made_from(artifact)["version"] for name, artifact in prepared.items()},
@@ -104,7 +108,7 @@ def _record(pretrain: ExtractorSet, split: SplitTables, repeat: int) -> tuple[di
 def _trained_scans(data: RepeatData, trained: tuple[str, ...]) -> RepeatData:
     """Return the data without scans of modalities that φ was not trained on."""
     scans = data.scans[data.scans["modality"].isin(trained)].reset_index(drop=True)
-    return RepeatData(scans, data.modalities, data.classes)
+    return dataclasses.replace(data, scans=scans)
 
 
 def _network_arguments(pretrain: ExtractorSet, classify: ClassifierSet, repeat: int) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def _model(network: dict[str, Any], pretrain: ExtractorSet, classify: Classifier
 def _calibration(
     calibration_set: CalibrationSet,
     data: RepeatData,
-    features: FeatureStore,
+    features: FeatureMaps,
     trained: tuple[str, ...],
     config: ExportConfig,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -151,7 +155,7 @@ def _calibration(
     }, references
 
 
-def _onnx(model: SetModel, data: RepeatData, features: FeatureStore, temperature: float) -> tuple[bytes | None, str]:
+def _onnx(model: SetModel, data: RepeatData, features: FeatureMaps, temperature: float) -> tuple[bytes | None, str]:
     """Return the network in ONNX, or the reason why it is left out: it must agree with torch on sets of real scans."""
     try:
         import onnx  # noqa: F401 - of the extra "demo"
@@ -186,9 +190,12 @@ def _roles(data: RepeatData, config: ExportConfig) -> dict[str, str]:
 
 
 def _scan_roles(cohort: CohortTables, roles: dict[str, str]) -> dict[str, str]:
-    """Map the hash of every scan of these subjects, used or not, to the strictest role of its subjects."""
+    """Map the hash of every scan of these subjects, used or not, to the strictest role of its subjects.
+
+    Tables have no hash: two patients may have the same values, and few values are easily guessed from one.
+    """
     scans = cohort.scans()
-    scans = scans[scans["subject"].isin(roles) & (scans["sha256"] != UNREADABLE)]
+    scans = scans[scans["subject"].isin(roles) & ~scans["sha256"].isin(["", UNREADABLE])]
     return {
         str(sha256): strictest(roles[s] for s in subjects) for sha256, subjects in scans.groupby("sha256")["subject"]
     }

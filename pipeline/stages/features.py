@@ -30,6 +30,8 @@ def features(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfig, r
     job = features_job(preprocess, out, config, runtime)
     each_scan(job, out, runtime)
     runtime.results |= scan_contents(out, job.keys)
+    if not job.keys:  # tables only: they take the shape that images would have
+        runtime.results["feature_map_shape"] = list(loaded_backbone(config, runtime).feature_map_shape)
 
 
 def features_job(preprocess: VolumeSet, out: FeatureStore, config: FeaturesConfig, runtime: Runtime) -> ScanJob:

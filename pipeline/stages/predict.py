@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from cohort.table_members import Values, values_of
 from console.errors import InputError, PreconditionError
 from pipeline.core.provenance import digest, git_commit, result_settings, versions
 from pipeline.core.runtime import Runtime, log
@@ -21,6 +22,7 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.predictions import PredictionSet
 from pipeline.store.tables import CohortTables
 from pipeline.store.volumes import VolumeSet
+from pipeline.training.feature_maps import FeatureMaps, coded
 from preprocessing.normalise import PUBLISHED
 from reporting.patient_page import missing_page, patient_page, worklist_page
 from reporting.patient_table import SCHEMA, patients_csv
@@ -52,6 +54,8 @@ def predict(
     roles = {subject: bundle.seen(subject, list(rows["sha256"])) for subject, rows in scans.groupby("subject")}
     patients: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
+    channels, height, width = bundle.network_arguments["feature_map_shape"]
+    feature_maps = coded(features, _tables(scans, bundle), bundle.tables, (channels, height, width))
     out.remove_maps()
     groups = list(scans.groupby("observation", sort=True))
     with runtime.progress(len(groups), "patient") as progress:
@@ -60,10 +64,10 @@ def predict(
             names = {"observation": observation, "subject": first["subject"], "session": first["session"]}
             try:
                 prediction = _patient(
-                    predictor, rows, features, role=roles[first["subject"]], known=config.known_patients
+                    predictor, rows, feature_maps, role=roles[first["subject"]], known=config.known_patients
                 )
                 if config.maps and "reason" not in prediction:
-                    maps = write_maps(predictor, prediction, preprocess, features, out)
+                    maps = write_maps(predictor, prediction, preprocess, feature_maps, out)
                     prediction["scans"] = [{**scan, "map": maps.get(scan["scan"], "")} for scan in prediction["scans"]]
             except DamagedError:
                 raise  # the scan is made again, then every patient is predicted
@@ -77,7 +81,8 @@ def predict(
                 patients.append({**names, **prediction})
             progress.advance()
     content = {**_made_with(bundle, config), "patients": patients, "refused": refused}
-    failed_pages = _write(out, content, preprocess, csv_safe=csv_safe, convention=convention, viewer=viewer)
+    values = values_of(scans)
+    failed_pages = _write(out, content, preprocess, values, csv_safe=csv_safe, convention=convention, viewer=viewer)
     for observation, reason in failed_pages.items():
         runtime.note(f"the page of {observation} could not be made ({reason}); the prediction is in predictions.json")
     runtime.results |= {
@@ -109,6 +114,15 @@ def _scans(cohort: CohortTables, preprocess: VolumeSet, features: FeatureStore) 
     return pd.DataFrame(everything, columns=[*scans.columns], dtype=object).fillna("").sort_values("scan")
 
 
+def _tables(scans: pd.DataFrame, bundle: Bundle) -> dict[str, dict[str, Values]]:
+    """Return the values of the tables that the model reads: modality → scan → values."""
+    values = values_of(scans)
+    return {
+        modality: {scan: values[scan] for scan in scans.loc[scans["modality"] == modality, "scan"] if scan in values}
+        for modality in bundle.tables
+    }
+
+
 def _made_with(bundle: Bundle, config: PredictConfig) -> dict[str, Any]:
     """Return the head of predictions.json."""
     return {
@@ -131,6 +145,7 @@ def _write(
     out: PredictionSet,
     content: dict[str, Any],
     preprocess: VolumeSet,
+    values: Mapping[str, Values],
     *,
     csv_safe: bool,
     convention: str,
@@ -156,6 +171,7 @@ def _write(
                     patient,
                     pictures=pictures,
                     slices=slices,
+                    values={scan["scan"]: values[scan["scan"]] for scan in patient["scans"] if scan["scan"] in values},
                     worklist_link="../index.html",
                     convention=convention,
                 )
@@ -194,7 +210,7 @@ def _write_slices(
 
 
 def _patient(
-    predictor: Predictor, rows: pd.DataFrame, features: FeatureStore, *, role: str, known: bool
+    predictor: Predictor, rows: pd.DataFrame, features: FeatureMaps, *, role: str, known: bool
 ) -> dict[str, Any]:
     """Predict one observation; return only `reason` if that is not possible."""
     bundle = predictor.bundle
@@ -222,6 +238,10 @@ def _patient(
         "the prediction looks better than it is" if used_in_training else "the error rate is not promised for those"
     )
     notes = [f"the model knows this patient ({role} split): {warning}"] if role else []
+    modality_of = dict(scans)
+    for scan, values in values_of(used).items():
+        for name, value in bundle.tables[modality_of[scan]].unseen(values).items():
+            notes.append(f"{scan}: {name} {value!r} is not in training, and counts as missing")
     return {**prediction, "scans": used_scans + [{**nothing, **scan} for scan in unused], "notes": notes}
 
 
@@ -246,7 +266,7 @@ def check_settings(settings: Any) -> None:
     for name in sorted(kinds.keys() & bundle.kinds.keys()):
         if bundle.kinds[name].get("bits") is None:  # it has learnt from no picture that needs them
             kinds[name]["bits"] = None
-        as_in_older_models = {"normalise": PUBLISHED, "trust": None, "bits": None}
+        as_in_older_models: dict[str, Any] = {"columns": {}, "normalise": PUBLISHED, "trust": None, "bits": None}
         if kinds[name] != as_in_older_models | bundle.kinds[name]:
             raise InputError(
                 f"the model {bundle.name} was trained with {name} as {shown(bundle.kinds[name])}, not {kinds[name]}"

@@ -39,7 +39,7 @@ def preprocess(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, r
 def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfig, runtime: Runtime) -> ScanJob:
     """Return the job that preprocesses each scan."""
     limits = Limits(config.largest_extent_mm, config.memory_gb, config.brain_ml)
-    scans = cohort.scans().set_index("scan", drop=False)
+    scans = cohort.scans().query("kind != 'table'").set_index("scan", drop=False)
     targets = _targets(scans, config)
     keys = _keys(scans, targets, config)
 

@@ -9,10 +9,10 @@ from files.writing import replacing
 from models.hypermm import Scans, fit_extractor, new_extractor
 from pipeline.core.runtime import Runtime
 from pipeline.specs.pretrain import PretrainConfig
-from pipeline.store.feature_buffer import FeatureBuffer
 from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ExtractorSet
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.training.feature_maps import FeatureMapView, encoding_notes, feature_maps_of
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 from reporting.figures import learning_curves
 
@@ -29,13 +29,15 @@ def pretrain(
     repeats = repeats_of(split)
     out.keep_only(repeats)
     data = {repeat: data_of_repeat(cohort, split, features, repeat) for repeat in repeats}
+    maps = {repeat: feature_maps_of(each, features) for repeat, each in data.items()}
     with (
         runtime.progress(len(repeats) * config.epochs, "epoch") as progress,
-        features.rows(device=runtime.device, memory_mb=config.memory_mb, folder=out.folder) as feature_maps,
+        features.rows(device=runtime.device, memory_mb=config.memory_mb, folder=out.folder) as of_images,
     ):
         for done, repeat in enumerate(repeats, 1):
             if not out.has(repeat, runtime.key):
-                _fit_repeat(data[repeat], feature_maps, out, config, runtime, repeat, lambda row: progress.advance())
+                view = maps[repeat].of(of_images, data[repeat].scans["scan"])
+                _fit_repeat(data[repeat], view, out, config, runtime, repeat, lambda row: progress.advance())
             progress.advance(done * config.epochs - progress.done)
     with replacing(out.folder / "curves.svg") as partial:
         partial.write_bytes(learning_curves(out.histories()))
@@ -49,7 +51,7 @@ def pretrain(
 
 def _fit_repeat(
     data: RepeatData,
-    all_feature_maps: FeatureBuffer,
+    feature_maps: FeatureMapView,
     out: ExtractorSet,
     config: PretrainConfig,
     runtime: Runtime,
@@ -58,7 +60,7 @@ def _fit_repeat(
 ) -> None:
     if not len(data.rows("train")):
         raise InputError(f"repeat {repeat} has no training scan left; see failures.csv and split/splits.csv")
-    device, feature_maps, training = runtime.device, all_feature_maps.of(data.scans["scan"]), config.training(repeat)
+    device, training = runtime.device, config.training(repeat)
     channels, height, width = feature_maps.shape
     network = new_extractor(
         config.step,
@@ -78,7 +80,7 @@ def _fit_repeat(
     except FloatingPointError as error:
         raise InputError(f"repeat {repeat}: {error}") from error
     validation = scans.stopping()
-    notes = []
+    notes = encoding_notes(data)
     if len(validation) == 0:
         notes.append("no validation scan; the training loss chose the epoch")
     elif len(target[validation].unique()) < 2:

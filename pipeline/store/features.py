@@ -55,6 +55,18 @@ class FeatureStore(ScanSet):
             feature_maps.append(feature_map)
         return torch.stack(feature_maps)
 
+    def feature_map_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of the finished stage, which also knows it without a single scan.
+
+        Raises:
+            ArtifactError: the stage is not finished.
+        """
+        recorded = (self.manifest or {}).get("feature_map_shape")
+        shape = next(((self.record(scan) or {}).get("shape") for scan in self.scans()), recorded)
+        if not isinstance(shape, list) or len(shape) != 3:
+            raise ArtifactError(f"{self.folder} is not finished; run --stages features first")
+        return int(shape[0]), int(shape[1]), int(shape[2])
+
     def _tensor(self, scan: str, name: str) -> Tensor | None:
         """Read one tensor of a scan, after comparing its file with the record; None if the file has no such tensor.
 

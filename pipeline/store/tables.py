@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from cohort.table_members import values_of
 from files.reading import file_sha256
 from pipeline.core.provenance import digest
 from pipeline.store.base import (
@@ -59,11 +60,15 @@ class CohortTables(Artifact):
         """Return the table of scans, one row per scan, all text.
 
         Raises:
-            ArtifactError: the table cannot be read, or an id is invalid or not unique.
+            ArtifactError: the table cannot be read, an id is invalid or not unique, or values are damaged.
         """
         scans = self.table("scans.csv", self.COLUMNS)
         if scans["scan"].map(safe_id).str.lower().duplicated().any():
             raise ArtifactError(f"{self.folder / 'scans.csv'} names a scan twice; rerun with --force cohort")
+        try:
+            values_of(scans)
+        except ValueError as error:
+            raise ArtifactError(f"{self.folder / 'scans.csv'}: {error}; rerun with --force cohort") from error
         return scans
 
     def classes(self) -> tuple[str, ...]:

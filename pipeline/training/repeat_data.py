@@ -20,7 +20,8 @@ class RepeatData:
     """The scans of a repeat, one row each, and their modality and class indices.
 
     Attributes:
-        scans: scan, observation, subject, modality, label, split; index 0…N-1 is the row of the tensors.
+        scans: scan, observation, subject, modality, label, split, and with tables values; index 0…N-1 is the row of
+            the tensors.
         modalities: names; a modality is numbered by its index.
         classes: names; a class is numbered by its index.
     """
@@ -91,17 +92,18 @@ def repeats_of(split: SplitTables) -> list[int]:
 
 
 def data_of_repeat(cohort: CohortTables, split: SplitTables, feature_maps: FeatureStore, repeat: int) -> RepeatData:
-    """Return the scans that are available, have a feature map, and whose subject is in the repeat's split."""
+    """Return the scans that are available, have a feature map or values, and whose subject is in the repeat's split."""
     scans = cohort.scans()
     splits = split.splits()
     split_of = splits[splits["repeat"] == repeat].set_index("subject")["split"]
     available = split.availability().set_index("scan")["available"]
     with_feature_map = set(feature_maps.scans())
     scans = scans[
-        scans["scan"].isin(with_feature_map)
+        (scans["scan"].isin(with_feature_map) | (scans["kind"] == "table"))
         & scans["scan"].map(available).fillna(False).astype(bool)
         & scans["subject"].isin(split_of.index)
     ]
-    table = scans[["scan", "observation", "subject", "modality", "label"]].assign(split=scans["subject"].map(split_of))
+    names = ["scan", "observation", "subject", "modality", "label", *(["values"] if "values" in scans else [])]
+    table = scans[names].assign(split=scans["subject"].map(split_of))
     modalities = tuple(sorted(cohort.scans()["modality"].unique()))
     return RepeatData(table.sort_values(["observation", "scan"]).reset_index(drop=True), modalities, cohort.classes())

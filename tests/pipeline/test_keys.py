@@ -48,6 +48,9 @@ OTHER: dict[str, Any] = {
     "export.conformal_score": "another",  # where no other value can be made up from the kind of the setting
     "demo": {"subjects": 41},
     "cohort.modalities": {"MRI": {}},
+    "cohort.modalities.MRI.columns": {"mmse": "number"},
+    "cohort.modalities.PET.columns": {"mmse": "number"},
+    "cohort.modalities.US.columns": {"mmse": "number"},
     "cohort.covariates": ("age",),
     "cohort.balanced": (24, 29),
     "cohort.not_missing": ("none",),
@@ -118,6 +121,8 @@ def changed(settings: Settings, path: tuple[str, ...], value: Any = None) -> Set
         for name in path[:-1]:
             place = place[name]
         place[path[-1]] = choice
+        if path[-1] == "columns":
+            place["kind"] = "table"  # volumes have none
         try:
             if len(path) == 1:
                 return settings.model_copy(update={path[0]: choice})

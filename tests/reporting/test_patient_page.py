@@ -226,8 +226,21 @@ def test_pictures_are_in_the_page_with_words() -> None:
 
 
 def test_the_picture_of_another_patient_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"patient s1: picture of s2_MRI, .* \(s1_MRI\); is it another patient's"):
+    with pytest.raises(ValueError, match=r"patient s1: picture or values of s2_MRI, .* \(s1_MRI\); is it"):
         patient_page(night(patient("s1")), patient("s1"), pictures={"s2_MRI": PNG})
+
+
+def test_a_table_shows_its_values_in_place_of_a_picture() -> None:
+    one = patient("s1", scans=[scan("s1_scores", "scores")])
+    html = patient_page(night(one), one, pictures={}, values={"s1_scores": {"mmse": 28.5, "<b>": None, "group": "K<1"}})
+    assert Page(html).text.count("Values of tables") == 1
+    assert "<b>" not in html
+    rows = re.findall(r"<tr>(.*?)</tr>", html[html.index('id="values"') :], flags=re.S)[1:4]
+    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
+    assert cells == [["scores", "mmse", "28.5"], ["scores", "&lt;b&gt;", "missing"], ["scores", "group", "K&lt;1"]]
+    assert 'id="values"' not in patient_page(night(FULL), FULL, pictures={})
+    with pytest.raises(ValueError, match="picture or values of s2_scores"):
+        patient_page(night(one), one, pictures={}, values={"s2_scores": {"mmse": 1.0}})
 
 
 def test_four_classes_and_twelve_scans() -> None:

@@ -104,6 +104,42 @@ def test_what_a_model_may_not_say(
     assert "\x1b" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("tables", {}, "tables and the trained modalities of kind table have different names"),
+        ("tables.pet.0.name", "other", "tables and kinds have different columns of 'pet'"),
+        ("tables.pet.0.centre", [0.5], "centre needs one number for each category, or one alone"),
+        ("tables.pet.0.centre.0", float("nan"), "input should be a finite number"),
+        ("tables.pet.0.spread", -1.0, "input should be greater than or equal to 0"),
+        ("tables.pet.0.missing", 2.0, "input should be less than or equal to 1"),
+        ("kinds.pet.columns", {"cluster": "text"}, "input should be 'category' or 'number'"),
+        (
+            "tables.pet.0",
+            {"name": "cluster", "categories": list("abcdef"), "centre": [0.1] * 6, "spread": 1.0, "missing": 0.0},
+            "'pet' has more numbers than a feature map has channels",
+        ),
+    ],
+)
+def test_what_a_table_of_a_model_may_not_say(
+    tmp_path: Path,
+    small_model: Callable[..., Path],
+    sums_anew: Callable[[Path], None],
+    key: str,
+    value: Any,
+    message: str,
+) -> None:
+    kinds = {"pet": {"kind": "table", "columns": {"cluster": "category"}, "skull_strip": True}}
+    kinds["t1"] = {"kind": "volume", "skull_strip": False}
+    column = {"name": "cluster", "categories": ["a", "b"], "centre": [0.5, 0.5], "spread": 0.7, "missing": 0.25}
+    folder = small_model(tmp_path / "bundle", kinds=kinds, tables={"pet": [column]})
+    assert Bundle.read(folder).tables["pet"].unseen({"cluster": "c"}) == {"cluster": "c"}
+    put(folder, MODEL, key, value)
+    sums_anew(folder)
+    with pytest.raises(BundleError, match=message):
+        Bundle.read(folder)
+
+
 def test_what_is_missing_is_named(folder: Path, sums_anew: Callable[[Path], None]) -> None:
     content = json.loads((folder / CALIBRATION).read_text("utf-8"))
     del content["outliers"], content["temperature"]["value"]

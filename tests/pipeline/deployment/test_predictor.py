@@ -16,6 +16,7 @@ from pipeline.deployment.calibration_set import channel_means
 from pipeline.deployment.occlusion_maps import write_maps
 from pipeline.deployment.predictor import NoPredictionError, Predictor, predict_patient
 from pipeline.store.base import ArtifactError
+from pipeline.training.feature_maps import FeatureMaps
 from pipeline.training.repeat_data import Sets
 from pipeline.training.scores import probabilities_of
 
@@ -79,4 +80,4 @@ def test_no_map_is_made_of_slices_that_are_not_finite(predictor: Predictor) -> N
     preprocess: Any = SimpleNamespace(record=lambda _: {"kind": "volume"})
     patient = {"scans": [{"scan": "p_t1", "modality": "t1", "used": True}], "probabilities": {"CN": 1.0}}
     with pytest.raises(ArtifactError, match="the slices of p_t1 hold numbers that are not finite"):
-        write_maps(predictor, patient, preprocess, features, None)  # type: ignore[arg-type]
+        write_maps(predictor, patient, preprocess, FeatureMaps(features, {}), None)  # type: ignore[arg-type]
