@@ -29,6 +29,7 @@ from pipeline.core.tracking_config import TrackingConfig
 from pipeline.executors.config import ExecutorConfig
 from pipeline.specs.baselines import BaselinesConfig
 from pipeline.specs.classify import ClassifyConfig
+from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.specs.export import ExportConfig
 from pipeline.specs.features import FeaturesConfig
 from pipeline.specs.predict import PredictConfig
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     features: FeaturesConfig = FeaturesConfig()
     pretrain: PretrainConfig = PretrainConfig()
     classify: ClassifyConfig = ClassifyConfig()
+    confounding: ConfoundingConfig = ConfoundingConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     report: ReportConfig = ReportConfig()
     executor: ExecutorConfig = ExecutorConfig()

@@ -11,6 +11,7 @@ import pandas as pd
 from evaluation.intervals import LEVEL, probability_columns
 from reporting import figures, tables
 from reporting.comparison_page import Comparison, comparison_section
+from reporting.confounding_page import Confounding, confounding_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
 from reporting.pages import data_uri, environment
 from reporting.quality import COLUMNS as QUALITY
@@ -61,6 +62,7 @@ class ReportData:
         run_note: one line about the run, such as machine and duration.
         convention: of the pictures in `qc`, "radiological" or "neurological".
         comparison: with other methods; None leaves the section out.
+        confounding: what else could explain the result; None leaves both sections out.
     """
 
     title: str
@@ -84,6 +86,7 @@ class ReportData:
     run_note: str
     convention: str = "radiological"
     comparison: Comparison | None = None
+    confounding: Confounding | None = None
 
 
 def render_report(data: ReportData) -> str:
@@ -141,6 +144,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "forest": data_uri(figures.subset_forest(drawn_subsets, groups)) if groups else "",
         "forest_cut": len(data.subsets) > len(drawn_subsets),
         "comparison": comparison_section(data.comparison) if data.comparison else None,
+        "confounding": confounding_section(data.confounding) if data.confounding else None,
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
         "cohort": tables.cohort_table(data.observations, data.splits),

@@ -9,13 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
+from baselines.covariates import fit_table, fused, fusion_weight
 from baselines.imputers import TableImputer, fit_imputed
 from baselines.methods import Baseline
-from baselines.names import TRANSLATION_BASELINES
+from baselines.names import SIMPLE_NAMES, TABLE_BASELINES, TRANSLATION_BASELINES
 from baselines.sample import CannotFit, Fitted, Sample
+from cohort.covariates import availability_of
 from cohort.missingness import hide_scans
 from console.errors import DISK_FULL, InputError
 from models.settings import seed_of_repeat
@@ -50,6 +54,7 @@ class ComparisonTasks:
         imputed_scan_encoder: gives the function from an imputed volume to its feature map, and real volumes' voxel
             size.
         keys: folder of a task → hash of the inputs of a valid result.
+        covariates: text columns, one row an observation; no columns where the manifest has none.
     """
 
     preprocess: VolumeSet
@@ -61,6 +66,7 @@ class ComparisonTasks:
     version: int
     imputed_scan_encoder: Callable[[], tuple[Any, float]]
     keys: dict[Path, str] = dataclasses.field(default_factory=dict)
+    covariates: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
 
     def build_sample(self, scenario: Scenario, data: RepeatData) -> tuple[ScenarioSample, list[str]]:
         """Build the sample of a scenario and repeat."""
@@ -96,7 +102,7 @@ class ComparisonTasks:
             started = time.monotonic()
             sample = scenario_sample.sample.standardised() if method.standardised else scenario_sample.sample
             fitted = method.fit(sample, method.training(self.config.training(repeat)))
-            tables = {"predictions.csv": _predictions(fitted, sample, scenario_sample, repeat)}
+            tables = _predictions(fitted.probabilities(sample), scenario_sample, repeat)
             facts = {"trained_parameters": fitted.parameters, "notes": list(getattr(fitted, "notes", ()))}
             facts["classification_seconds"] = round(time.monotonic() - started, 3)
             if rates:
@@ -149,10 +155,8 @@ class ComparisonTasks:
             }
             sample = scenario_sample.sample.standardised()
             fitted = fit_imputed(sample, self.config.training(repeat), TableImputer(table))
-            tables = {
-                "predictions.csv": _predictions(fitted, sample, scenario_sample, repeat),
-                "quality.csv": pd.DataFrame(imputed.quality),
-            }
+            tables = _predictions(fitted.probabilities(sample), scenario_sample, repeat)
+            tables["quality.csv"] = pd.DataFrame(imputed.quality)
             facts = {
                 "trained_parameters": fitted.parameters + imputed.parameters,
                 "notes": [*imputed.notes, *fitted.notes],
@@ -162,6 +166,61 @@ class ComparisonTasks:
             return tables, facts
 
         self._task(folder, task, f"{scenario.name}, {TRANSLATION_BASELINES[key]}, repeat {repeat}", fit)
+
+    def table(
+        self, scenario: Scenario, repeat: int, key: str, scenario_sample: ScenarioSample, *, wanted: bool
+    ) -> None:
+        """Fit a method that sees no image, or put HyperMM's probabilities on top of the covariates'.
+
+        HyperMM has to be fitted before: its probabilities are read from its folder.
+        """
+        names = list(scenario_sample.observations)
+        given = [self.covariates.reindex(names).fillna("")] if key != "availability" else []
+        given += [availability_of(scenario_sample.scans)] if "availability" in key else []
+        rows = pd.concat(given, axis=1)
+        hypermm = self.out.folder_of(scenario.name, SIMPLE_NAMES["hypermm"], repeat)
+        fuses, images = key == "covariates_images", self.keys.get(hypermm)
+        task = self.key(scenario, repeat, scenario_sample, key, rows.to_dict("split"), images if fuses else None)
+        name = TABLE_BASELINES[key]
+        folder = self.out.folder_of(scenario.name, name, repeat)
+        self.keys[folder] = task
+        if not wanted or self.out.record(folder, task) is not None:
+            return
+
+        def fit() -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+            if self.covariates.columns.empty and key != "availability":
+                raise CannotFit("the manifest has none of the columns of cohort.covariates")
+            started, sample = time.monotonic(), scenario_sample.sample
+            target, train = sample.target.cpu().numpy(), np.zeros(len(names), dtype=bool)
+            train[sample.train.cpu().numpy()] = True
+            fitted = fit_table(rows, target, pd.Series(scenario_sample.subjects), train, classes=sample.classes)
+            probabilities, notes, parameters = fitted.probabilities(rows), [], fitted.parameters
+            if fuses:
+                seen = self._probabilities_of(hypermm, images, scenario_sample)
+                held = scenario_sample.observed("validation").cpu().numpy()
+                held = held[~np.isnan(seen[held]).any(axis=1)]
+                weight, note = fusion_weight(probabilities[held], seen[held], target[held], fitted.prior)
+                probabilities = fused(probabilities, seen, fitted.prior, weight)
+                notes, parameters = [note] if note else [], parameters + 1
+            tables = _predictions(torch.from_numpy(probabilities), scenario_sample, repeat)
+            facts = {"trained_parameters": parameters, "notes": notes}
+            return tables, facts | {"classification_seconds": round(time.monotonic() - started, 3)}
+
+        self._task(folder, task, f"{scenario.name}, {name}, repeat {repeat}", fit)
+
+    def _probabilities_of(self, folder: Path, key: str | None, scenario_sample: ScenarioSample) -> np.ndarray:
+        """Return the validation and test probabilities of a fitted baseline, (B, K); NaN for other observations.
+
+        Raises:
+            CannotFit: it has not been fitted on these data.
+        """
+        record = self.out.record(folder, key) if key else None
+        if record is None or "reason" in record:
+            raise CannotFit("HyperMM has no predictions here; name hypermm too")
+        columns = [f"p_{k}" for k in range(scenario_sample.sample.classes)]
+        tables = [self.out.read(folder, name) for name in ("predictions.csv", "validation.csv")]
+        made = pd.concat([table for table in tables if table is not None]).set_index("observation")
+        return made.reindex(list(scenario_sample.observations))[columns].to_numpy(dtype=np.float64)
 
     def _named(self, text: str) -> str:
         """Replace modality numbers, as baselines write them, by names."""
@@ -193,19 +252,25 @@ class ComparisonTasks:
             self.out.finish(folder, key, tables, facts | {"peak_memory_mb": peak["mb"]})
 
 
-def _predictions(fitted: Fitted, sample: Sample, scenario_sample: ScenarioSample, repeat: int) -> pd.DataFrame:
-    """Return one row per test observation; NaN where the baseline cannot predict it."""
-    test = scenario_sample.observed("test").tolist()
-    probabilities = fitted.probabilities(sample)[scenario_sample.observed("test")].cpu()
+def _predictions(probabilities: Tensor, scenario_sample: ScenarioSample, repeat: int) -> dict[str, pd.DataFrame]:
+    """Return the rows of test and validation observations, from the probabilities of all, (B, K)."""
+    names = {"predictions.csv": "test", "validation.csv": "validation"}
+    return {name: _rows(probabilities, scenario_sample, repeat, split) for name, split in names.items()}
+
+
+def _rows(probabilities: Tensor, scenario_sample: ScenarioSample, repeat: int, split: str) -> pd.DataFrame:
+    """Return one row per observation of a split; NaN where the baseline cannot predict it."""
+    observed = scenario_sample.observed(split).cpu()
     frame = pd.DataFrame(
         {
             "repeat": repeat,
-            "subject": [scenario_sample.subjects[i] for i in test],
-            "observation": [scenario_sample.observations[i] for i in test],
-            "truth": sample.target[scenario_sample.observed("test")].tolist(),
+            "subject": [scenario_sample.subjects[i] for i in observed.tolist()],
+            "observation": [scenario_sample.observations[i] for i in observed.tolist()],
+            "truth": scenario_sample.sample.target.cpu()[observed].tolist(),
         }
     )
-    return frame.assign(**{f"p_{k}": probabilities[:, k].numpy() for k in range(sample.classes)})
+    predicted = probabilities.cpu()[observed]
+    return frame.assign(**{f"p_{k}": predicted[:, k].numpy() for k in range(scenario_sample.sample.classes)})
 
 
 def _curve(
@@ -227,7 +292,7 @@ def _curve(
             hidden = torch.tensor(
                 [scan in hidden_names for scan in scenario_sample.scans["scan"]], device=sample.feature_maps.device
             )
-            frame = _predictions(fitted, sample.without(hidden), scenario_sample, repeat)
+            frame = _rows(fitted.probabilities(sample.without(hidden)), scenario_sample, repeat, "test")
             frames.append(frame.assign(hidden_modality=modality, rate=rate, where="test"))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

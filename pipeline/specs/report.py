@@ -8,6 +8,7 @@ from pipeline.runner.stage import ALL, Stage
 from pipeline.specs.baselines import STAGE as BASELINES
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.confounding import STAGE as CONFOUNDING
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.pretrain import STAGE as PRETRAIN
@@ -40,7 +41,7 @@ STAGE = Stage(
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.fitted:ReportPage",
-    version=2,
+    version=3,
     reads={
         "cohort": COHORT,
         "split": SPLIT,
@@ -48,6 +49,7 @@ STAGE = Stage(
         "features": FEATURES,
         "pretrain": PRETRAIN,
         "classify": CLASSIFY,
+        "confounding": CONFOUNDING,
     },
     reads_if_present={"baselines": BASELINES},
     settings={"settings": ALL},

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from baselines.methods import ABLATIONS, chosen_baselines
-from baselines.names import KEYS, TRANSLATION_BASELINES
+from baselines.names import KEYS, TABLE_BASELINES, TRANSLATION_BASELINES
+from cohort.covariates import covariates_of
 from console.errors import PreconditionError
 from pipeline.comparison.scenarios import scans_in, scenarios_of
 from pipeline.comparison.tables import write_tables
@@ -42,7 +43,10 @@ def baselines(
     scans = cohort.scans()
     modalities = in_order(scans["modality"].unique())
     pictures = bool((scans["kind"] == "image").all())
+    covariates = covariates_of(scans)
     not_applicable = {"ablations", *(TRANSLATION_BASELINES if pictures else ("incremental_cnn",))}
+    if covariates.columns.empty:
+        not_applicable |= TABLE_BASELINES.keys() - {"availability"}
     keys = config.only or tuple(key for key in KEYS if key not in not_applicable)
     data = {
         repeat: dataclasses.replace(data_of_repeat(cohort, split, features, repeat), modalities=modalities)
@@ -72,8 +76,10 @@ def baselines(
         modalities,
         STAGE.version,
         imputed_scan_encoder,
+        covariates=covariates,
     )
-    tasks = len(scenarios) * len(data) * (len(wanted) + sum(key in keys for key in TRANSLATION_BASELINES))
+    others = sum(key in keys for key in (*TRANSLATION_BASELINES, *TABLE_BASELINES))
+    tasks = len(scenarios) * len(data) * (len(wanted) + others)
     with runtime.progress(tasks, "baseline") as progress:
         for scenario in scenarios:
             for repeat, all_scans in data.items():
@@ -88,16 +94,26 @@ def baselines(
                     run.translated(scenario, repeat, key, scenario_sample, all_scans, wanted=key in keys)  # type: ignore[arg-type]
                     if key in keys:
                         progress.advance()
+                for key in TABLE_BASELINES:
+                    run.table(scenario, repeat, key, scenario_sample, wanted=key in keys)
+                    if key in keys:
+                        progress.advance()
     published_methods = [method.name for method in methods if method not in ABLATIONS]
     runtime.results |= write_tables(
         out,
         run.keys,
         scenarios,
-        [*published_methods, *TRANSLATION_BASELINES.values(), *(method.name for method in ABLATIONS)],
+        [
+            *published_methods,
+            *TRANSLATION_BASELINES.values(),
+            *TABLE_BASELINES.values(),
+            *(method.name for method in ABLATIONS),
+        ],
         list(data),
         classes=cohort.classes(),
         volumes=preprocess,
         config=config,
+        covariates=tuple(covariates.columns),
     )
 
 
