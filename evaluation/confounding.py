@@ -98,7 +98,9 @@ def probe_category(
     one_hot = (truth[:, np.newaxis] == np.arange(len(names))).astype(np.float64)
     tables = []
     for repeat, assigned in enumerate(folds, 1):
-        scores = 1 / (1 + np.exp(-4 * (out_of_fold(gram, one_hot, assigned) - 0.5)))  # any rising function into [0, 1]
+        # Without the share of the category in training, which differs a little from fold to fold and would rank rows.
+        above, _ = out_of_fold(gram, one_hot, assigned)
+        scores = 1 / (1 + np.exp(-4 * above))  # any rising function into [0, 1]
         table = pd.DataFrame({"repeat": repeat, "subject": subjects.to_numpy(), "truth": truth})
         table["observation"] = [str(i) for i in range(len(truth))]
         tables.append(table.assign(**{f"p_{k}": scores[:, k] for k in range(len(names))}))
@@ -133,7 +135,7 @@ def probe_number(
     count = int(owner.max()) + 1
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)[:, owner]
     weights = np.vstack([np.ones(len(values)), weights]).astype(np.float64)
-    predicted = [out_of_fold(gram, values[:, np.newaxis], assigned)[:, 0] for assigned in folds]
+    predicted = [sum(out_of_fold(gram, values[:, np.newaxis], assigned))[:, 0] for assigned in folds]
     total = weights.sum(axis=1)
     variance = weights @ values**2 / total - (weights @ values / total) ** 2
     r2 = np.mean([1 - (weights @ (values - each) ** 2) / total / variance for each in predicted], axis=0)
@@ -141,7 +143,7 @@ def probe_number(
     return {"mean": float(r2[0]), "low": float(low), "high": float(high)}
 
 
-def out_of_fold(gram: FloatArray, targets: FloatArray, folds: IntArray) -> FloatArray:
+def out_of_fold(gram: FloatArray, targets: FloatArray, folds: IntArray) -> tuple[FloatArray, FloatArray]:
     """Predict every row by ridge regression on the rows of the other folds.
 
     The penalty is chosen by squared error inside of those: each of them is left out in turn.
@@ -152,7 +154,7 @@ def out_of_fold(gram: FloatArray, targets: FloatArray, folds: IntArray) -> Float
         folds: (n,), three different values at least.
 
     Returns:
-        (n, K).
+        How far each prediction is from the mean of the rows that it was learnt from, (n, K), and that mean, (n, K).
 
     Raises:
         ValueError: fewer than three folds.
@@ -160,22 +162,23 @@ def out_of_fold(gram: FloatArray, targets: FloatArray, folds: IntArray) -> Float
     names = np.unique(folds)
     if len(names) < 3:
         raise ValueError(f"{len(names)} folds; three are needed, one to predict, one to choose the penalty by")
-    result = np.full(targets.shape, np.nan)
+    result, means = np.full(targets.shape, np.nan), np.full(targets.shape, np.nan)
     for fold in names:
         errors = np.zeros(len(PENALTIES))
         for inner in names[names != fold]:
             rows, held = (folds != fold) & (folds != inner), folds == inner
             predicted = _ridge(gram, targets, rows, held)
-            errors += ((predicted - targets[held]) ** 2).sum(axis=(1, 2))
+            errors += ((predicted - (targets[held] - targets[rows].mean(axis=0))) ** 2).sum(axis=(1, 2))
         rows, held = folds != fold, folds == fold
         result[held] = _ridge(gram, targets, rows, held)[int(np.argmin(errors))]
-    return result
+        means[held] = targets[rows].mean(axis=0)
+    return result, means
 
 
 def _ridge(
     gram: FloatArray, targets: FloatArray, rows: npt.NDArray[np.bool_], held: npt.NDArray[np.bool_]
 ) -> FloatArray:
-    """Return predictions of the held rows for each penalty, (penalties, held, K); the intercept is free."""
+    """Return predictions of the held rows for each penalty, less the mean of the rows, (penalties, held, K)."""
     inner, across = gram[np.ix_(rows, rows)], gram[np.ix_(held, rows)]
     centre = inner.mean(axis=0)
     across = across - across.mean(axis=1, keepdims=True) - centre + inner.mean()
@@ -186,7 +189,7 @@ def _ridge(
     projected = across @ basis
     penalties = PENALTIES[:, np.newaxis] * size * len(inner)
     shrunk = turned / (np.clip(lengths, 0, None) + penalties)[:, :, np.newaxis]
-    return projected @ shrunk + mean
+    return projected @ shrunk
 
 
 def group_table(

@@ -21,7 +21,7 @@ def cohort(n: int = 120, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, pd.Se
 
 
 def test_age_tells_what_it_tells() -> None:
-    table, target, subjects, train = cohort()
+    table, target, subjects, train = cohort(400)
     fitted = fit_table(table, target, subjects, train, classes=2)
     found = fitted.probabilities(table[~train])
     np.testing.assert_allclose(found.sum(axis=1), 1)

@@ -21,7 +21,7 @@ def cohort(**sizes: tuple[int, int]) -> tuple[pd.DataFrame, pd.Series]:
 FOUR = {"A": (20, 10), "B": (8, 6), "C": (5, 5), "D": (4, 3)}
 
 
-def tested(splits: pd.DataFrame, sites: pd.Series) -> list[set[str]]:
+def parts_of(splits: pd.DataFrame, sites: pd.Series) -> list[set[str]]:
     return [set(sites[rows.loc[rows["split"] == "test", "subject"]]) for _, rows in splits.groupby("repeat")]
 
 
@@ -29,7 +29,7 @@ def tested(splits: pd.DataFrame, sites: pd.Series) -> list[set[str]]:
 def test_no_site_is_on_both_sides_and_everybody_is_tested_once(repeats: int) -> None:
     subjects, sites = cohort(**FOUR)
     splits = make_splits_by(subjects, sites, SplitConfig(by="site", repeats=repeats))
-    parts = tested(splits, sites)
+    parts = parts_of(splits, sites)
     assert len(parts) == min(repeats, 4)
     assert sum(map(len, parts)) == len(set().union(*parts)) == 4
     assert on_both_sides(splits, sites) == []
@@ -42,12 +42,15 @@ def test_no_site_is_on_both_sides_and_everybody_is_tested_once(repeats: int) -> 
 
 def test_few_repeats_take_sites_together_of_equal_size() -> None:
     subjects, sites = cohort(**FOUR)
-    assert tested(make_splits_by(subjects, sites, SplitConfig(by="site", repeats=2)), sites) == [{"A"}, {"B", "C", "D"}]
+    assert parts_of(make_splits_by(subjects, sites, SplitConfig(by="site", repeats=2)), sites) == [
+        {"A"},
+        {"B", "C", "D"},
+    ]
 
 
 def test_a_site_of_one_class_is_tested_with_another() -> None:
     subjects, sites = cohort(A=(9, 9), B=(6, 6), C=(5, 0))
-    parts = tested(make_splits_by(subjects, sites, SplitConfig(by="site", repeats=3)), sites)
+    parts = parts_of(make_splits_by(subjects, sites, SplitConfig(by="site", repeats=3)), sites)
     assert parts == [{"A"}, {"B", "C"}]
 
 

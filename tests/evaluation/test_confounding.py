@@ -26,7 +26,7 @@ def rows(n: int = 60, features: int = 200) -> tuple[np.ndarray, np.ndarray]:
 def test_each_row_is_predicted_by_ridge_regression_on_the_others() -> None:
     inputs, target = rows()
     folds = np.arange(60) % 5
-    ours = out_of_fold(inputs @ inputs.T, target[:, np.newaxis], folds)[:, 0]
+    ours = sum(out_of_fold(inputs @ inputs.T, target[:, np.newaxis], folds))[:, 0]
     train, held = folds != 2, folds == 2
     size = (np.square(inputs[train] - inputs[train].mean(0)).sum(1)).mean() * train.sum()
     theirs = [Ridge(alpha=p * size).fit(inputs[train], target[train]).predict(inputs[held]) for p in PENALTIES]
@@ -37,7 +37,7 @@ def test_the_target_of_a_row_does_not_reach_its_own_prediction() -> None:
     inputs, target = rows()
     folds = np.arange(60) % 5
     other = np.where(folds == 2, 1000.0, target)
-    before, after = (out_of_fold(inputs @ inputs.T, t[:, np.newaxis], folds)[folds == 2] for t in (target, other))
+    before, after = (sum(out_of_fold(inputs @ inputs.T, t[:, None], folds))[folds == 2] for t in (target, other))
     np.testing.assert_array_equal(before, after)
 
 
@@ -62,7 +62,7 @@ def test_a_number_that_shows_is_predicted() -> None:
     inputs, target = rows(80, 5)
     folds = np.arange(80)[np.newaxis] % 5
     found = probe_number(inputs @ inputs.T, target, subjects(80), folds, draws=200)
-    predicted = out_of_fold(inputs @ inputs.T, target[:, np.newaxis], folds[0])[:, 0]
+    predicted = sum(out_of_fold(inputs @ inputs.T, target[:, np.newaxis], folds[0]))[:, 0]
     assert found["mean"] == pytest.approx(1 - np.square(target - predicted).mean() / target.var())
     assert 0.7 < found["low"] < found["mean"] < found["high"] < 1
     noise = np.random.default_rng(3).normal(size=80)
