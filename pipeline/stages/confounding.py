@@ -10,6 +10,7 @@ from baselines.covariates import TableClassifier, fit_table, fused, fusion_weigh
 from baselines.names import SIMPLE_NAMES, TABLE_BASELINES
 from baselines.sample import CannotFit
 from cohort.covariates import as_numbers, availability_of, covariates_of, folds_of, kinds_of, patterns_of
+from cohort.splits import shuffled
 from console.errors import InputError
 from evaluation.comparison import comparison_table
 from evaluation.confounding import bands, gain_over_covariates, group_table, probe_category, probe_number
@@ -33,6 +34,7 @@ PREDICTED = ["repeat", "subject", "observation", "truth"]
 BESIDE_METRICS = ("auc", "balanced_accuracy")
 NOT_GIVEN = "not given"
 LOADED = 256  # feature maps at a time
+MOST_PROBED = 500  # subjects; more would take minutes, and their intervals are narrow enough
 
 
 def confounding(
@@ -141,7 +143,12 @@ def _probes(
     features: FeatureStore,
     config: ConfoundingConfig,
 ) -> Iterator[dict[str, Any]]:
-    """Yield what a linear function of one modality's feature maps tells: the class, and each covariate."""
+    """Yield what a linear function of one modality's feature maps tells: the class, and each covariate.
+
+    Of more than `MOST_PROBED` subjects so many are drawn.
+    """
+    chosen = shuffled(scans["subject"].unique(), "probed", config.seed)[:MOST_PROBED]
+    scans = scans[scans["subject"].isin(chosen)]
     names = sorted(set(scans["observation"]))
     subject = scans.drop_duplicates("observation").set_index("observation")["subject"].loc[names]
     gram = _gram(scans, names, features)
