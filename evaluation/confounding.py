@@ -26,6 +26,7 @@ GAIN_COLUMNS = (
     "n", "covariates_auc", "fused_auc", "difference", "low", "high", "availability_auc", "availability_low",
     "availability_high",
 )  # fmt: skip
+THE_CLASS = "the class"  # among the probes; all others are covariates
 GROUP_METRICS = ("auc", "balanced_accuracy")
 
 

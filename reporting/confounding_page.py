@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from evaluation.confounding import THE_CLASS
 from reporting.formatting import METRIC_LABELS, interval, is_number, number, spread
 from reporting.tables import Table
 
@@ -20,7 +21,7 @@ class Confounding:
 
     Attributes:
         comparison: of methods that see no image and the fusion with them, as `comparison.comparison_table` returns it.
-        probes: covariate ("class" for the class), kind ("number" or "category"), modality, n, subjects, mean, low,
+        probes: covariate (or `THE_CLASS`), kind ("number" or "category"), modality, n, subjects, mean, low,
             high (R² of numbers, AUC of categories; NaN for too few), remark.
         groups: as `confounding.group_table` returns it.
         splits: split ("subject" or a column), n, subjects, repeats, and `_mean`, `_std`, `_low`, `_high` of auc and
@@ -135,14 +136,14 @@ def _probes(probes: pd.DataFrame) -> Table:
             interval(row["low"], row["high"]) if is_number(row["mean"]) else "–",
         ]
         rows.append((*cells, str(row["remark"])))
-        told += [i] if _is_told(row) and row["covariate"] != "class" else []
+        told += [i] if _is_told(row) and row["covariate"] != THE_CLASS else []
     headers = ("What", "Scans", "Patients", "Measure", "Value", "Interval", "Remark")
     return Table(headers, tuple(rows), numeric=frozenset({2, 4, 5}), flagged=frozenset(told))
 
 
 def _told(probes: pd.DataFrame) -> str:
     """Say which covariates can be told from the feature maps."""
-    rows = [row for row in probes.to_dict("records") if row["covariate"] != "class"]
+    rows = [row for row in probes.to_dict("records") if row["covariate"] != THE_CLASS]
     known = [row for row in rows if is_number(row["mean"])]
     if not known:
         return ""

@@ -219,7 +219,9 @@ class ComparisonTasks:
             raise CannotFit("HyperMM has no predictions here; name hypermm too")
         columns = [f"p_{k}" for k in range(scenario_sample.sample.classes)]
         tables = [self.out.read(folder, name) for name in ("predictions.csv", "validation.csv")]
-        made = pd.concat([table for table in tables if table is not None]).set_index("observation")
+        if not (found := [table for table in tables if table is not None]):
+            raise CannotFit("HyperMM had nobody to predict")
+        made = pd.concat(found).set_index("observation")
         return made.reindex(list(scenario_sample.observations))[columns].to_numpy(dtype=np.float64)
 
     def _named(self, text: str) -> str:

@@ -13,7 +13,7 @@ from cohort.covariates import as_numbers, availability_of, covariates_of, folds_
 from cohort.splits import shuffled
 from console.errors import InputError
 from evaluation.comparison import comparison_table
-from evaluation.confounding import bands, gain_over_covariates, group_table, probe_category, probe_number
+from evaluation.confounding import THE_CLASS, bands, gain_over_covariates, group_table, probe_category, probe_number
 from evaluation.intervals import probability_columns, summarise
 from files.reading import file_sha256
 from pipeline.core.runtime import Runtime
@@ -27,7 +27,6 @@ from pipeline.training.scores import as_scored
 
 HYPERMM = SIMPLE_NAMES["hypermm"]
 COVARIATES, AVAILABILITY, BOTH, FUSED = TABLE_BASELINES.values()
-CLASS = "class"  # the row of the probes that is no covariate
 FOLDS, REPETITIONS = 5, 3  # of the probes
 PROBE_COLUMNS = ("covariate", "kind", "modality", "n", "subjects", "mean", "low", "high", "remark")
 PREDICTED = ["repeat", "subject", "observation", "truth"]
@@ -152,8 +151,8 @@ def _probes(
     names = sorted(set(scans["observation"]))
     subject = scans.drop_duplicates("observation").set_index("observation")["subject"].loc[names]
     gram = _gram(scans, names, features)
-    kinds = {CLASS: "category", **kinds_of(covariates)}
-    cells = covariates.assign(**{CLASS: label}) if CLASS not in covariates else covariates
+    kinds = {THE_CLASS: "category", **kinds_of(covariates)}
+    cells = covariates.assign(**{THE_CLASS: label}) if THE_CLASS not in covariates else covariates
     options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
     for name, kind in kinds.items():
         values = cells[name].loc[names]

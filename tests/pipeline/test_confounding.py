@@ -94,11 +94,11 @@ def test_covariates_of_tested_patients_reach_their_own_prediction_only(done: Pat
 
 def test_probes_say_what_was_told_and_what_could_not_be_asked(done: Path) -> None:
     probes = ConfoundingTables(done / "confounding").read("probes.csv").set_index(["covariate", "modality"])
-    assert set(probes.index.get_level_values(0)) == {"class", "age", "site", "sex"}
+    assert set(probes.index.get_level_values(0)) == {"the class", "age", "site", "sex"}
     assert (probes["remark"].xs("sex") == "too few").all()  # all are women
     assert probes["mean"].xs("site").between(0, 1).all()
     counts = scans().groupby("modality")["subject"].nunique()
-    assert (probes["n"].xs("class") == counts).all()
+    assert (probes["n"].xs("the class") == counts).all()
     assert (probes["n"].xs("age") == scans()[scans()["age"] != ""].groupby("modality")["subject"].nunique()).all()
 
 

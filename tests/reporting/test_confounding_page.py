@@ -52,7 +52,7 @@ def page(make_predictions: Callable[..., pd.DataFrame]) -> Confounding:
     )
     both = pd.concat([rows.assign(method=name, scenario="test") for name in ("HyperMM", "covariates only")])
     probes = [
-        ("class", "category", "MRI", 50, 50, 0.9, 0.8, 0.95, ""),
+        ("the class", "category", "MRI", 50, 50, 0.9, 0.8, 0.95, ""),
         ("site", "category", "MRI", 48, 48, 0.97, 0.9, 1.0, "left out, fewer than 10 patients: C"),
         ("age", "number", "MRI", 50, 50, 0.05, -0.2, 0.2, ""),
         ("sex", "category", "MRI", 8, 8, np.nan, np.nan, np.nan, "too few"),
