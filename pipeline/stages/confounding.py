@@ -152,7 +152,7 @@ def _probes(
     subject = scans.drop_duplicates("observation").set_index("observation")["subject"].loc[names]
     gram = _gram(scans, names, features)
     kinds = {THE_CLASS: "category", **kinds_of(covariates)}
-    cells = covariates.assign(**{THE_CLASS: label}) if THE_CLASS not in covariates else covariates
+    cells = covariates.assign(**{THE_CLASS: label})
     options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
     for name, kind in kinds.items():
         values = cells[name].loc[names]
