@@ -136,7 +136,7 @@ def probe_number(
     count = int(owner.max()) + 1
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)[:, owner]
     weights = np.vstack([np.ones(len(values)), weights]).astype(np.float64)
-    predicted = [sum(out_of_fold(gram, values[:, np.newaxis], assigned))[:, 0] for assigned in folds]
+    predicted = [np.sum(out_of_fold(gram, values[:, np.newaxis], assigned), axis=0)[:, 0] for assigned in folds]
     total = weights.sum(axis=1)
     variance = weights @ values**2 / total - (weights @ values / total) ** 2
     r2 = np.mean([1 - (weights @ (values - each) ** 2) / total / variance for each in predicted], axis=0)
