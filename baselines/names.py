@@ -36,5 +36,13 @@ SIMPLE_NAMES = {key: method.name for key, method in SIMPLE_BASELINES.items()}
 TRANSLATION_BASELINES = {"pix2pix": "pix2pix", "cyclegan": "cycleGAN"}
 """Key → name of the methods that impute whole scans; the pipeline computes their feature maps."""
 
-KEYS = ("uni_cnn", *SIMPLE_NAMES, *TRANSLATION_BASELINES, "ablations")
+TABLE_BASELINES = {
+    "covariates": "covariates only",
+    "availability": "availability only",
+    "covariates_availability": "covariates and availability",
+    "covariates_images": "covariates + HyperMM",
+}
+"""Key → name of the methods that see no image, and of the late fusion of one with HyperMM."""
+
+KEYS = ("uni_cnn", *SIMPLE_NAMES, *TRANSLATION_BASELINES, *TABLE_BASELINES, "ablations")
 """Everything that `baselines.only` takes, in the order of the table."""

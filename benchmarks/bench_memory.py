@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import simulated
 from benchmarks.common import finish, options
 
-STAGES = ("cohort", "split", "preprocess", "features", "pretrain", "classify", "report")
+STAGES = ("cohort", "split", "preprocess", "features", "pretrain", "classify", "confounding", "report")
 
 
 def main() -> None:

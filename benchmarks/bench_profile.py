@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.common import finish, options
 from pipeline.cli.main import main as run
 
-STAGES = ("cohort", "split", "preprocess", "features", "pretrain", "classify", "report")
+STAGES = ("cohort", "split", "preprocess", "features", "pretrain", "classify", "confounding", "report")
 SHOWN = 6  # functions a stage
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cohort.names import canonical
 
 SPLITS = ("train", "validation", "test")
+SUBJECT = "subject"
 
 Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -28,6 +29,12 @@ class SplitConfig(BaseModel):
     ratio: tuple[Share, Share, Share] = Field(default=(6, 1, 3), description="train : validation : test, each above 0")
     repeats: int = Field(default=3, ge=1, description="number of repeats, each with its own split")
     seed: int = Field(default=0, ge=0, description="another seed gives other splits")
+    by: str = Field(
+        default=SUBJECT,
+        min_length=1,
+        description="subject: at random; or a column of cohort.covariates, such as site, whose values are tested in "
+        "turn, by models that never saw them",
+    )
     missing: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
         default={}, description="modality → share of its subjects whose scans are hidden, in every split"
     )
@@ -96,6 +103,82 @@ def make_splits(subjects: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
         raise ValueError(f"class {sizes.idxmin()!r} has one subject; it needs one to train on and one to test on")
     none_held = pd.DataFrame({"label": [], "split": []}, dtype=str)
     return _table({repeat: _assign(subjects, none_held, config, repeat, spread=True) for repeat in repeats})
+
+
+def make_splits_by(subjects: pd.DataFrame, sites: pd.Series, config: SplitConfig) -> pd.DataFrame:
+    """Assign whole sites to the test part, each site in one repeat; no site is on both sides.
+
+    With as many repeats as sites or more, the test part of a repeat is one site, and there are as many repeats as
+    sites. With fewer, sites are grouped into parts of about equal numbers of subjects. A part without a subject of
+    every class is joined with the smallest other one. The other subjects are train and validation in the first two
+    shares of the ratio, stratified by label.
+
+    Args:
+        subjects: as for `make_splits`.
+        sites: subject (index) → site; "" for none.
+        config: `by` names the column, for messages; `repeats` is how many parts there are at most.
+
+    Raises:
+        ValueError: a subject has no site, there is a single site, the manifest gives the split, or no two parts have
+            subjects of every class.
+    """
+    if subjects["split"].ne("").any():
+        raise ValueError(f"the manifest gives the split, and split.by is {config.by}; leave one of them out")
+    site_of = sites.reindex(subjects["subject"]).fillna("")
+    if len(without := sorted(site_of.index[site_of == ""])):
+        raise ValueError(
+            f"split.by is {config.by}, and {len(without)} subjects have none: {_few(without)}; give it, or leave them "
+            "out"
+        )
+    if site_of.nunique() < 2:
+        raise ValueError(
+            f"split.by is {config.by}, and all subjects have the same ({site_of.iloc[0]}); it takes two, one to test on"
+        )
+    parts = _parts(subjects.set_index("subject")["label"], site_of, config)
+    two_way = config.model_copy(update={"ratio": (*config.ratio[:2], 0)})
+    none_held = pd.DataFrame({"label": [], "split": []}, dtype=str)
+    assigned = {}
+    for repeat, tested in enumerate(parts, 1):
+        here = subjects["subject"].map(site_of).isin(tested)
+        others = _assign(subjects[~here], none_held, two_way, repeat, spread=True)
+        assigned[repeat] = others | dict.fromkeys(subjects.loc[here, "subject"], "test")
+    return _table(assigned)
+
+
+def on_both_sides(splits: pd.DataFrame, sites: pd.Series) -> list[str]:
+    """Return the sites with subjects both in the test part and out of it in one repeat, sorted; expected to be none.
+
+    Args:
+        splits: as `make_splits_by` returns them.
+        sites: subject (index) → site.
+    """
+    sides = splits.assign(site=splits["subject"].map(sites), tested=splits["split"] == "test").dropna(subset="site")
+    counts = sides.groupby(["repeat", "site"])["tested"].nunique()
+    return sorted(set(counts.index[counts > 1].get_level_values("site")))
+
+
+def _parts(labels: pd.Series, site_of: pd.Series, config: SplitConfig) -> list[list[str]]:
+    """Group sites into the test parts of the repeats."""
+    sizes = site_of.value_counts()
+    by_size = sorted(sizes.index, key=lambda site: (-sizes[site], site))
+    parts: list[list[str]] = [[] for _ in range(min(config.repeats, len(by_size)))]
+    for site in by_size:
+        min(parts, key=lambda part: sizes[part].sum()).append(site)
+    classes = set(labels)
+
+    def lacks_a_class(part: list[str]) -> bool:
+        return set(labels[site_of.index[site_of.isin(part)]]) != classes
+
+    while lacking := [part for part in parts if lacks_a_class(part)]:
+        joined = lacking[0]
+        parts.remove(joined)
+        if len(parts) < 2:
+            raise ValueError(
+                f"split.by is {config.by}, and its values cannot be put into two parts that both have subjects of "
+                f"{', '.join(sorted(classes))}; split at random (split.by: {SUBJECT})"
+            )
+        min(parts, key=lambda part: sizes[part].sum()).extend(joined)
+    return [sorted(part) for part in parts]
 
 
 def given_split_problems(subjects: pd.DataFrame) -> list[str]:
@@ -202,8 +285,9 @@ def _assign(
     for label, members in subjects.groupby("label"):
         names = shuffled(members["subject"], config.seed, repeat)
         before = np.array([((held["label"] == label) & (held["split"] == split)).sum() for split in SPLITS])
+        first = _one_each(len(names)) * (np.array(config.ratio) > 0)
         quota = (before.sum() + len(names)) * np.array(config.ratio) / sum(config.ratio)
-        counts = before + _one_each(len(names)) * spread
+        counts = before + first * spread
         while counts.sum() < before.sum() + len(names):
             missing = np.round(quota - counts, 9)
             whole = missing >= 1

@@ -30,6 +30,7 @@ from pipeline.core.tracking_config import TrackingConfig
 from pipeline.executors.config import ExecutorConfig
 from pipeline.specs.baselines import BaselinesConfig
 from pipeline.specs.classify import ClassifyConfig
+from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.specs.export import ExportConfig
 from pipeline.specs.features import FeaturesConfig
 from pipeline.specs.predict import PredictConfig
@@ -62,6 +63,7 @@ class Settings(BaseSettings):
     features: FeaturesConfig = FeaturesConfig()
     pretrain: PretrainConfig = PretrainConfig()
     classify: ClassifyConfig = ClassifyConfig()
+    confounding: ConfoundingConfig = ConfoundingConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     report: ReportConfig = ReportConfig()
     executor: ExecutorConfig = ExecutorConfig()

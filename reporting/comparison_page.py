@@ -14,6 +14,7 @@ import pandas as pd
 from evaluation.comparison import COSTS, TESTED
 from evaluation.intervals import LEVEL
 from reporting.comparison_figures import robustness_figure
+from reporting.confounding_page import answers
 from reporting.formatting import METRIC_LABELS, count, is_number, number, percent, seconds, spread
 from reporting.pages import data_uri, markdown_text
 from reporting.tables import Table
@@ -45,6 +46,8 @@ class Comparison:
         reference: the method that others were compared with.
         robustness: as `comparison.robustness_table` returns it; None for no figure.
         imputations: caption and PNG bytes of pictures of imputed scans.
+        gains: `scenario`, `covariates` (their names, joined by commas) and the entries of
+            `confounding.gain_over_covariates`; None where no such method was compared.
     """
 
     table: pd.DataFrame
@@ -53,16 +56,18 @@ class Comparison:
     reference: str = "HyperMM"
     robustness: pd.DataFrame | None = None
     imputations: tuple[tuple[str, bytes], ...] = ()
+    gains: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
 class ScenarioSection:
-    """One scenario as text: a title, whose figures these are, tables with captions, and notes."""
+    """One scenario as text: a title, whose figures these are, tables with captions, notes, what the images add."""
 
     title: str
     lead: str
     tables: tuple[tuple[str, Table], ...]
     notes: tuple[str, ...]
+    answer: tuple[str, ...] = ()
 
 
 def comparison_markdown(
@@ -71,6 +76,7 @@ def comparison_markdown(
     *,
     cohort: str,
     reference: str = "HyperMM",
+    gains: pd.DataFrame | None = None,
 ) -> str:
     """Write a comparison as Markdown, a heading of third order for each scenario.
 
@@ -79,13 +85,15 @@ def comparison_markdown(
         published: as `published.published_rows` returns it; rows are matched by `scenario` and `method`.
         cohort: name of this cohort.
         reference: the method that others were compared with.
+        gains: as in `Comparison`.
 
     Raises:
         ValueError: the table lacks a column.
     """
     blocks = []
-    for section in scenario_sections(table, published, cohort=cohort, reference=reference):
+    for section in scenario_sections(table, published, cohort=cohort, reference=reference, gains=gains):
         blocks += [f"### {markdown_text(section.title)}", markdown_text(section.lead)]
+        blocks += [f"> {markdown_text(sentence)}" for sentence in section.answer]
         for caption, content in section.tables:
             blocks += [f"**{markdown_text(caption)}**", _markdown_table(content)]
         blocks.append("\n".join(f"- {markdown_text(note)}" for note in section.notes))
@@ -97,7 +105,11 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
     curves = comparison.robustness
     return {
         "sections": scenario_sections(
-            comparison.table, comparison.published, cohort=comparison.cohort, reference=comparison.reference
+            comparison.table,
+            comparison.published,
+            cohort=comparison.cohort,
+            reference=comparison.reference,
+            gains=comparison.gains,
         ),
         "robustness": data_uri(robustness_figure(curves)) if curves is not None and len(curves) else "",
         "imputations": [(caption, data_uri(png, "image/png")) for caption, png in comparison.imputations],
@@ -106,7 +118,12 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
 
 
 def scenario_sections(
-    table: pd.DataFrame, published: pd.DataFrame | None, *, cohort: str, reference: str
+    table: pd.DataFrame,
+    published: pd.DataFrame | None,
+    *,
+    cohort: str,
+    reference: str,
+    gains: pd.DataFrame | None = None,
 ) -> list[ScenarioSection]:
     """Turn a comparison into titles, tables of text and notes; arguments as in `comparison_markdown`.
 
@@ -128,8 +145,15 @@ def scenario_sections(
         if costs := _costs(rows):
             tables.append(("Costs of one run", costs))
         notes = _notes(rows, printed, reference=reference)
-        sections.append(ScenarioSection(str(scenario), _lead(rows, printed, cohort), tuple(tables), tuple(notes)))
+        lead, answer = _lead(rows, printed, cohort), _answer(gains, str(scenario))
+        sections.append(ScenarioSection(str(scenario), lead, tuple(tables), tuple(notes), answer))
     return sections
+
+
+def _answer(gains: pd.DataFrame | None, scenario: str) -> tuple[str, ...]:
+    """Say what the images add in a scenario; nothing where it was not looked at."""
+    rows = [] if gains is None else gains[gains["scenario"] == scenario].to_dict("records")
+    return tuple(sentence for row in rows for sentence in answers(row, [*filter(None, row["covariates"].split(", "))]))
 
 
 def _printed(published: pd.DataFrame | None, scenario: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import pandas as pd
 from evaluation.intervals import LEVEL, probability_columns
 from reporting import figures, tables
 from reporting.comparison_page import Comparison, comparison_section
+from reporting.confounding_page import Confounding, confounding_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
 from reporting.pages import data_uri, environment
 from reporting.patient_text import chance
@@ -68,6 +69,7 @@ class ReportData:
         convention: of the pictures in `qc`, "radiological" or "neurological".
         comparison: with other methods; None leaves the section out.
         patients: test patients to look at, as `telling_patients` returns them, with their scans.
+        confounding: what else could explain the result; None leaves both sections out.
     """
 
     title: str
@@ -92,6 +94,7 @@ class ReportData:
     convention: str = "radiological"
     comparison: Comparison | None = None
     patients: tuple[TellingPatient, ...] = ()
+    confounding: Confounding | None = None
 
 
 def render_report(data: ReportData) -> str:
@@ -149,6 +152,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "forest": data_uri(figures.subset_forest(drawn_subsets, groups)) if groups else "",
         "forest_cut": len(data.subsets) > len(drawn_subsets),
         "comparison": comparison_section(data.comparison) if data.comparison else None,
+        "confounding": confounding_section(data.confounding) if data.confounding else None,
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
         "patients": [

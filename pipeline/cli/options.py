@@ -10,7 +10,8 @@ from console.parser import Parser, real_path, typed_path
 from pipeline.executors.registry import EXECUTORS
 
 STAGE_NAMES = (
-    "cohort", "split", "preprocess", "features", "pretrain", "classify", "baselines", "report", "export", "predict",
+    "cohort", "split", "preprocess", "features", "pretrain", "classify", "confounding", "baselines", "report", "export",
+    "predict",
 )  # fmt: skip
 ONLY_IF_NAMED = ("baselines", "export", "predict")  # nothing needs them
 PAPER_PROTOCOL = {

@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from baselines.names import TABLE_BASELINES
 from console.errors import InputError
 from evaluation.comparison import COSTS, comparison_table, robustness_table
+from evaluation.confounding import GAIN_COLUMNS, gain_over_covariates
 from evaluation.published import published_beside
 from files.writing import replacing
 from pipeline.comparison.imputation import compared, imputed_path
@@ -34,6 +36,7 @@ def write_tables(
     classes: tuple[str, ...],
     volumes: VolumeSet,
     config: BaselinesConfig,
+    covariates: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Collect the results of all tasks and write the tables.
 
@@ -46,6 +49,7 @@ def write_tables(
         classes: names.
         volumes: preprocessed scans, for the picture of imputed ones.
         config: of the stage.
+        covariates: names.
 
     Returns:
         The entries for the stage's manifest.
@@ -69,13 +73,18 @@ def write_tables(
         out.save_table("robustness.csv", robustness_table(collected.curves, **options))
     else:
         (out.folder / "robustness.csv").unlink(missing_ok=True)
+    gains = _gains(collected.predictions, covariates, options)
+    if len(gains):
+        out.save_table("gains.csv", gains)
+    else:
+        (out.folder / "gains.csv").unlink(missing_ok=True)
     if len(collected.quality):
         out.save_table("imputation_quality.csv", collected.quality)
     else:
         (out.folder / "imputation_quality.csv").unlink(missing_ok=True)
     published = published_beside(config.published, [scenario.name for scenario in scenarios])
     title = describe_cohort(collected.predictions, classes)
-    page = comparison_markdown(table, published, cohort=title, reference=reference)
+    page = comparison_markdown(table, published, cohort=title, reference=reference, gains=gains)
     if len(collected.quality):
         page += f"\n{describe_quality(collected.quality)} ({config.gan.describe()}.)\n"
     with replacing(out.folder / "comparison.md") as partial:
@@ -88,6 +97,21 @@ def write_tables(
         "published": config.published,
         "scenario_names": [scenario.name for scenario in scenarios],
     }
+
+
+def _gains(predictions: pd.DataFrame, covariates: tuple[str, ...], options: dict[str, Any]) -> pd.DataFrame:
+    """Return what the images add in each scenario in which a method without images was fitted."""
+    rows = []
+    for scenario, frame in predictions.groupby("scenario", sort=False):
+        of = {name: frame[frame["method"] == TABLE_BASELINES[name]] for name in TABLE_BASELINES}
+        found = {name: table if len(table) else None for name, table in of.items()}
+        if found["covariates"] is None and found["availability"] is None:
+            continue
+        given = found["covariates"], found["covariates_images"], found["availability"]
+        rows.append(
+            {"scenario": scenario, "covariates": ", ".join(covariates), **gain_over_covariates(*given, **options)}
+        )
+    return pd.DataFrame(rows, columns=["scenario", "covariates", *GAIN_COLUMNS])
 
 
 def describe_quality(quality: pd.DataFrame) -> str:

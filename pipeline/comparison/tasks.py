@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from baselines.methods import Baseline, chosen_baselines, units_of
 from baselines.names import KEYS
@@ -129,10 +130,8 @@ class ComparisonTasks:
 
     def fit(self, unit: Unit, advance: Callable[[], None]) -> None:
         """Fit the baselines of a unit that are not finished; call `advance` after each of them."""
-        scenario_sample = self.sample(unit.data)
-        raw, standardised = (
-            sample.sharing() for sample in (scenario_sample.sample, scenario_sample.sample.standardised())
-        )
+        loaded = self.sample(unit.data).sample
+        raw, standardised = loaded.sharing(), loaded.standardised().sharing()
         methods = {method.name: method for method in chosen_baselines(KEYS, self.modalities, pictures=self.pictures)}
         peak_mb = 0.0
         for name, key in unit.tasks:
@@ -140,19 +139,19 @@ class ComparisonTasks:
             if self.out.record(folder, key) is None:
                 method, label = methods[name], f"{unit.scenario.name}, {name}, repeat {unit.repeat}"
                 given = standardised if method.standardised else raw
-                fit = partial(self._simple, unit, method, dataclasses.replace(scenario_sample, sample=given))
+                fit = partial(self._simple, unit, method, given)
                 peak_mb = self.task(folder, key, label, fit, shared_peak_mb=peak_mb)
             advance()
 
     def _rates(self, scenario: Scenario) -> tuple[float, ...]:
         return self.config.curve_rates if scenario.name == COMPLETE else ()
 
-    def _simple(self, unit: Unit, method: Baseline, scenario_sample: ScenarioSample) -> TaskResult:
+    def _simple(self, unit: Unit, method: Baseline, sample: Sample) -> TaskResult:
         """Fit a baseline that needs only feature maps, and predict with it."""
-        started, sample = time.monotonic(), scenario_sample.sample
+        started = time.monotonic()
         before = sample.reused_seconds()
         fitted = method.fit(sample, method.training(self.config.training(unit.repeat)))
-        tables = {"predictions.csv": predictions_of(fitted, sample, scenario_sample, unit.repeat)}
+        tables = predictions_of(fitted.probabilities(sample), unit.data, unit.repeat)
         reused = sample.reused_seconds() - before
         facts = {
             "trained_parameters": fitted.parameters,
@@ -162,7 +161,7 @@ class ComparisonTasks:
         }
         if rates := self._rates(unit.scenario):
             tables["curve.csv"] = _curve(
-                fitted, sample, scenario_sample, unit.repeat, rates, self.modalities, self.config.seed,
+                fitted, sample, unit.data, unit.repeat, rates, self.modalities, self.config.seed,
                 predictions=tables["predictions.csv"],
             )  # fmt: skip
         return tables, facts
@@ -210,25 +209,38 @@ class ComparisonTasks:
         return max(peak["mb"], shared_peak_mb)
 
 
-def predictions_of(fitted: Fitted, sample: Sample, scenario_sample: ScenarioSample, repeat: int) -> pd.DataFrame:
-    """Return one row per test observation; NaN where the baseline cannot predict it."""
-    test = scenario_sample.observed("test").tolist()
-    probabilities = fitted.probabilities(sample)[scenario_sample.observed("test")].cpu()
+def predictions_of(probabilities: Tensor, data: RepeatData, repeat: int) -> dict[str, pd.DataFrame]:
+    """Return the tables of test and validation predictions.
+
+    Args:
+        probabilities: of all observations in the order of `data`, (B, K); NaN where there is no prediction.
+        data: as `ComparisonTasks.left` gives it.
+        repeat: its number.
+    """
+    names = {"predictions.csv": "test", "validation.csv": "validation"}
+    return {name: _rows(probabilities, data, repeat, split) for name, split in names.items()}
+
+
+def _rows(probabilities: Tensor, data: RepeatData, repeat: int, split: str) -> pd.DataFrame:
+    """Return one row per observation of a split."""
+    everybody = data.scans.drop_duplicates("observation").reset_index(drop=True)
+    some = everybody[everybody["split"] == split]
     frame = pd.DataFrame(
         {
             "repeat": repeat,
-            "subject": [scenario_sample.subjects[i] for i in test],
-            "observation": [scenario_sample.observations[i] for i in test],
-            "truth": sample.target[scenario_sample.observed("test")].tolist(),
+            "subject": some["subject"].tolist(),
+            "observation": some["observation"].tolist(),
+            "truth": [data.classes.index(label) for label in some["label"]],
         }
     )
-    return frame.assign(**{f"p_{k}": probabilities[:, k].numpy() for k in range(sample.classes)})
+    predicted = probabilities.cpu()[torch.from_numpy(some.index.to_numpy())]
+    return frame.assign(**{f"p_{k}": predicted[:, k].numpy() for k in range(len(data.classes))})
 
 
 def _curve(
     fitted: Fitted,
     sample: Sample,
-    scenario_sample: ScenarioSample,
+    data: RepeatData,
     repeat: int,
     rates: tuple[float, ...],
     modalities: tuple[str, ...],
@@ -240,18 +252,18 @@ def _curve(
 
     `predictions` are those with nothing hidden.
     """
-    tested = scenario_sample.scans[scenario_sample.scans["split"] == "test"]
+    tested = data.scans[data.scans["split"] == "test"]
     frames = []
     for modality in modalities if len(modalities) > 1 and len(tested) else ():
         for rate in rates:
             available, _ = hide_scans(tested, {modality: rate}, seed)
             hidden_names = set(available.loc[~available["available"], "scan"])
             hidden = torch.tensor(
-                [scan in hidden_names for scan in scenario_sample.scans["scan"]], device=sample.feature_maps.device
+                [scan in hidden_names for scan in data.scans["scan"]], device=sample.feature_maps.device
             )
-            frame = (
-                predictions_of(fitted, sample.without(hidden), scenario_sample, repeat) if hidden_names else predictions
-            )
+            frame = predictions
+            if hidden_names:
+                frame = _rows(fitted.probabilities(sample.without(hidden)), data, repeat, "test")
             frames.append(frame.assign(hidden_modality=modality, rate=rate, where="test"))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

@@ -68,10 +68,8 @@ def translated(
         table = {(o, m): (feature_map - centre[m]) / spread[m] for (o, m), feature_map in imputed.feature_maps.items()}
         sample = scenario_sample.sample.standardised()
         fitted = fit_imputed(sample, run.config.training(repeat), TableImputer(table))
-        tables = {
-            "predictions.csv": predictions_of(fitted, sample, scenario_sample, repeat),
-            "quality.csv": pd.DataFrame(imputed.quality),
-        }
+        tables = predictions_of(fitted.probabilities(sample), data, repeat)
+        tables["quality.csv"] = pd.DataFrame(imputed.quality)
         facts = {
             "trained_parameters": fitted.parameters + imputed.parameters,
             "notes": [*imputed.notes, *fitted.notes],

@@ -4,6 +4,7 @@ from pipeline.runner.stage import Stage
 from pipeline.specs.baselines import STAGE as BASELINES
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.confounding import STAGE as CONFOUNDING
 from pipeline.specs.export import STAGE as EXPORT
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.predict import STAGE as PREDICT
@@ -19,6 +20,7 @@ STAGES: tuple[Stage, ...] = (
     FEATURES,
     PRETRAIN,
     CLASSIFY,
+    CONFOUNDING,
     BASELINES,
     REPORT,
     EXPORT,

@@ -8,6 +8,7 @@ from pipeline.runner.stage import ALL, Stage
 from pipeline.specs.baselines import STAGE as BASELINES
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.confounding import STAGE as CONFOUNDING
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.pretrain import STAGE as PRETRAIN
@@ -58,6 +59,7 @@ STAGE = Stage(
         "features": FEATURES,
         "pretrain": PRETRAIN,
         "classify": CLASSIFY,
+        "confounding": CONFOUNDING,
     },
     reads_if_present={"baselines": BASELINES},
     settings={"settings": ALL},

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from typing import Any, get_args
 
 from baselines.methods import ABLATIONS, chosen_baselines
-from baselines.names import KEYS, TRANSLATION_BASELINES
+from baselines.names import KEYS, TABLE_BASELINES, TRANSLATION_BASELINES
+from cohort.covariates import covariates_of
 from console.errors import PreconditionError
+from pipeline.comparison.imageless import imageless
 from pipeline.comparison.imputation import Kind
 from pipeline.comparison.processes import do_units
 from pipeline.comparison.scenarios import Scenario, scans_in, scenarios_of
@@ -47,9 +49,11 @@ def baselines(
     modalities = in_order(scans["modality"].unique())
     tables = "table" in set(scans["kind"])
     pictures = set(scans["kind"]) - {"table"} == {"image"}
+    covariates = covariates_of(scans)
     not_applicable = {"ablations"}
     not_applicable |= set(TRANSLATION_BASELINES) if pictures or tables else set()
     not_applicable |= {"incremental_cnn"} if tables or not pictures else set()
+    not_applicable |= TABLE_BASELINES.keys() - {"availability"} if covariates.columns.empty else set()
     keys = config.only or tuple(key for key in KEYS if key not in not_applicable)
     data = {
         repeat: dataclasses.replace(data_of_repeat(cohort, split, features, repeat), modalities=modalities)
@@ -80,9 +84,9 @@ def baselines(
             for note in notes if repeat == min(data) else ():
                 runtime.note(f"{scenario.name}: {note}")
             units += run.units(scenario, repeat, remaining, methods, wanted)
-    translations = [key for key in TRANSLATION_BASELINES if key in keys]
+    others = [key for key in (*TRANSLATION_BASELINES, *TABLE_BASELINES) if key in keys]
     todo = sum(len(unit.tasks) for unit in units)
-    with runtime.progress(todo + len(left) * len(translations), "baseline") as progress:
+    with runtime.progress(todo + len(left) * len(others), "baseline") as progress:
         do_units(run, units, progress.advance)
         for scenario, repeat, remaining in left:
             for key in get_args(Kind):
@@ -92,16 +96,26 @@ def baselines(
                 )  # fmt: skip
                 if key in keys:
                     progress.advance()
+            for key in TABLE_BASELINES:
+                imageless(run, scenario, repeat, key, remaining, covariates=covariates, wanted=key in keys)
+                if key in keys:
+                    progress.advance()
     published_methods = [method.name for method in methods if method not in ABLATIONS]
     runtime.results |= write_tables(
         out,
         run.keys,
         scenarios,
-        [*published_methods, *TRANSLATION_BASELINES.values(), *(method.name for method in ABLATIONS)],
+        [
+            *published_methods,
+            *TRANSLATION_BASELINES.values(),
+            *TABLE_BASELINES.values(),
+            *(method.name for method in ABLATIONS),
+        ],
         list(data),
         classes=cohort.classes(),
         volumes=preprocess,
         config=config,
+        covariates=tuple(covariates.columns),
     )
 
 

@@ -14,12 +14,14 @@ from pipeline.core.runtime import Runtime
 from pipeline.specs.report import ReportConfig
 from pipeline.store.base import Artifact
 from pipeline.store.comparison import ComparisonSet
+from pipeline.store.confounding import ConfoundingTables
 from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet, ReportPage
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.scores import as_scored
 from reporting.comparison_page import Comparison
+from reporting.confounding_page import Confounding
 from reporting.quality import quality_of
 from reporting.report import ReportData, render_report
 from reporting.telling_patients import Scan, TellingPatient, telling_patients
@@ -32,6 +34,7 @@ def report(
     features: FeatureStore,
     pretrain: ExtractorSet,
     classify: ClassifierSet,
+    confounding: ConfoundingTables,
     baselines: ComparisonSet,
     settings: BaseModel,
     out: ReportPage,
@@ -39,7 +42,7 @@ def report(
     runtime: Runtime,
 ) -> None:
     """Write `report.html`, `qc.csv`, and a page of slices for every volume of the patients shown."""
-    stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify)
+    stages: tuple[Artifact, ...] = (cohort, split, preprocess, features, pretrain, classify, confounding)
     comparison = _comparison(baselines, config.convention, {stage.folder.name: stage.fingerprint for stage in stages})
     if comparison is not None:
         stages += (baselines,)
@@ -105,6 +108,7 @@ def report(
             subsets=classify.subsets().query("threshold == '0.5'"),
             failures=failures,
             comparison=comparison,
+            confounding=_confounding(confounding),
             notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
             settings_yaml=settings_yaml(settings),
             versions=versions() | {"git commit": git_commit()},
@@ -129,6 +133,24 @@ def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) 
         reference=manifest["reference"],
         robustness=baselines.robustness(),
         imputations=baselines.pictures(convention),
+        gains=baselines.gains(),
+    )
+
+
+def _confounding(tables: ConfoundingTables) -> Confounding:
+    """Return the content of the two sections."""
+    facts = tables.facts()
+    return Confounding(
+        comparison=tables.read("comparison.csv"),
+        probes=tables.read("probes.csv"),
+        groups=tables.read("groups.csv"),
+        splits=tables.read("splits_beside.csv"),
+        covariates=tuple(facts["covariates"]),
+        gain=facts["gain"],
+        reference=facts["reference"],
+        smallest_group=facts["smallest_group"],
+        folds=facts["folds"],
+        repetitions=facts["repetitions"],
     )
 
 

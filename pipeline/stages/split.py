@@ -2,15 +2,26 @@
 
 import pandas as pd
 
+from cohort.covariates import covariates_of
 from cohort.manifest import observations
 from cohort.missingness import hide_scans
-from cohort.splits import SplitConfig, check_frozen, make_splits, reconcile, subjects_of
+from cohort.splits import (
+    SUBJECT,
+    SplitConfig,
+    check_frozen,
+    make_splits,
+    make_splits_by,
+    on_both_sides,
+    reconcile,
+    subjects_of,
+)
 from console.errors import PreconditionError
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import ArtifactError
 from pipeline.store.tables import CohortTables, SplitTables
 
-FROZEN_SETTINGS = ("ratio", "repeats", "seed")
+FROZEN_SETTINGS = ("ratio", "repeats", "seed", "by")
+BEFORE = {"by": SUBJECT}  # what it was in workspaces that are older than the setting
 
 
 def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: Runtime) -> None:
@@ -31,10 +42,12 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     except ArtifactError as error:
         raise PreconditionError(str(error)) from error
     try:
+        sites = None if config.by == SUBJECT else _sites(scans, config)
         if frozen is None:
-            splits, made_with = make_splits(subjects, config), now
+            splits = make_splits(subjects, config) if sites is None else make_splits_by(subjects, sites, config)
+            made_with = now
         else:
-            splits, made_with = frozen
+            splits, made_with = frozen[0], BEFORE | frozen[1]
             check_frozen(splits)
             changed = [name for name in FROZEN_SETTINGS if made_with.get(name, now[name]) != now[name]]
             if changed:
@@ -60,6 +73,8 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
                     f"the frozen splits hold, though the manifest moved {_names(merged.moved)} to another split"
                 )
             splits = merged.splits
+        if sites is not None:
+            _note_sites(splits, sites, config, runtime)
         _check_classes(splits, subjects, runtime)
         hidden = hide_scans(scans, config.missing, config.seed)
     except PreconditionError:
@@ -83,6 +98,53 @@ def _check_classes(splits: pd.DataFrame, subjects: pd.DataFrame, runtime: Runtim
             )
         if lacking:
             runtime.note(f"repeat {repeat}: the {split_name} split has no subject of class {', '.join(lacking)}")
+
+
+def _sites(scans: pd.DataFrame, config: SplitConfig) -> pd.Series:
+    """Return subject → value of the column that `split.by` names.
+
+    Raises:
+        ValueError: there is no such column, a subject has two values, or new subjects would be assigned at random.
+    """
+    covariates = covariates_of(scans)
+    if config.by not in covariates:
+        known = ", ".join(covariates.columns) or "none"
+        raise ValueError(
+            f"split.by is {config.by}, which is no covariate of this cohort (there is: {known}); it has to be a column "
+            f"of the manifest that cohort.covariates names, or {SUBJECT}"
+        )
+    if config.new_subjects != "leave_out":
+        raise ValueError(
+            f"split.by is {config.by}, and split.new_subjects {config.new_subjects} could put a {config.by} on both "
+            "sides; leave new subjects out, or type --new-splits"
+        )
+    subject = observations(scans).set_index("observation")["subject"].reindex(covariates.index)
+    pairs = pd.DataFrame({"subject": subject, "site": covariates[config.by]}).drop_duplicates()
+    given = pairs[pairs["site"] != ""]
+    twice = sorted(given.loc[given["subject"].duplicated(), "subject"].unique())
+    if twice:
+        raise ValueError(
+            f"split.by is {config.by}, and {_names(tuple(twice), 3)} have more than one; each may have one"
+        )
+    return given.set_index("subject")["site"]
+
+
+def _note_sites(splits: pd.DataFrame, sites: pd.Series, config: SplitConfig, runtime: Runtime) -> None:
+    """Say what is tested in which repeat.
+
+    Raises:
+        ValueError: the frozen splits have a site on both sides.
+    """
+    if both := on_both_sides(splits, sites):
+        raise ValueError(
+            f"split.by is {config.by}, and the frozen splits have {', '.join(both[:3])} both in training and in test, "
+            "as the manifest changed; type --new-splits"
+        )
+    tested = splits[splits["split"] == "test"]
+    tested = tested.assign(site=tested["subject"].map(sites)).dropna(subset="site")
+    for repeat, rows in tested.groupby("repeat"):
+        names = ", ".join(sorted(set(rows["site"])))
+        runtime.note(f"repeat {repeat} is tested on {config.by} {names}, which its model never saw")
 
 
 def _names(subjects: tuple[str, ...], most: int = 10) -> str:

@@ -73,13 +73,21 @@ class ComparisonSet(Artifact):
 
     def contents(self) -> dict[str, Any]:
         """Return the fingerprint of the tables."""
-        names = ("comparison.csv", "robustness.csv", "comparison.md")
+        names = ("comparison.csv", "gains.csv", "robustness.csv", "comparison.md")
         return {"fingerprint": digest([file_sha256(p) for n in names if (p := self.folder / n).exists()])}
 
     def comparison(self) -> pd.DataFrame:
         """Return the table that `evaluation.comparison.comparison_table` made."""
         frame = pd.read_csv(self.folder / "comparison.csv", dtype={**TEXT, "note": str})
         return frame.assign(note=frame["note"].fillna(""))
+
+    def gains(self) -> pd.DataFrame | None:
+        """Return what the images add in each scenario; None if no method without images was fitted."""
+        path = self.folder / "gains.csv"
+        if not path.exists():
+            return None
+        frame = pd.read_csv(path, dtype={"scenario": str, "covariates": str})
+        return frame.assign(covariates=frame["covariates"].fillna(""))
 
     def robustness(self) -> pd.DataFrame | None:
         """Return the table that `evaluation.comparison.robustness_table` made; None if no scans were hidden."""

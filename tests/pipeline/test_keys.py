@@ -15,8 +15,10 @@ from helpers import toy_run
 from pydantic import BaseModel, ValidationError
 
 from baselines.methods import SIMPLE
+from baselines.names import TABLE_BASELINES
 from evaluation.conformal import ONE_MINUS_P, SCORES
 from models import weights
+from pipeline.comparison.imageless import imageless
 from pipeline.comparison.scenarios import AS_IT_IS, Scenario
 from pipeline.comparison.tasks import ComparisonTasks
 from pipeline.comparison.translated import translated
@@ -55,6 +57,8 @@ OTHER: dict[str, Any] = {
     "cohort.balanced": (24, 29),
     "cohort.not_missing": ("none",),
     "split.ratio": (7, 1, 2),
+    "split.by": "site",
+    "confounding.beside": Path("elsewhere"),
     "split.missing": {"PET": 0.5},
     "preprocess.register_to": {"PET": "MRI"},
     "preprocess.brain_ml": (100.0, 5000.0),
@@ -192,12 +196,23 @@ def test_a_setting_makes_stale_what_reads_it_and_no_other(
 
 
 READ_BY = {
-    "cohort": {"split", "preprocess", "pretrain", "classify", "baselines", "report", "export", "predict"},
-    "split": {"pretrain", "classify", "baselines", "report", "export"},
+    "cohort": {
+        "split",
+        "preprocess",
+        "pretrain",
+        "classify",
+        "confounding",
+        "baselines",
+        "report",
+        "export",
+        "predict",
+    },
+    "split": {"pretrain", "classify", "confounding", "baselines", "report", "export"},
     "preprocess": {"features", "baselines", "report", "export", "predict"},
-    "features": {"pretrain", "classify", "baselines", "report", "export", "predict"},
+    "features": {"pretrain", "classify", "confounding", "baselines", "report", "export", "predict"},
     "pretrain": {"classify", "report", "export"},
-    "classify": {"report", "export"},
+    "classify": {"confounding", "report", "export"},
+    "confounding": {"report"},
     "baselines": {"report"},
     "report": set(),
     "export": set(),
@@ -432,8 +447,10 @@ TABLE = toy_run.scans(12)
 COMPLETE = next(name for name, rows in TABLE.groupby("subject") if len(rows) == len(toy_run.MODALITIES))
 TASKS = (  # scenario and method, of the baselines whose keys are asked for
     ("complete", "linear_set"), ("complete", "multi_cnn"), ("hidden", "linear_set"), ("hidden", "multi_cnn"),
-    ("hidden", "pix2pix"), ("hidden", "cyclegan"), (AS_IT_IS, "linear_set"),
+    ("hidden", "pix2pix"), ("hidden", "cyclegan"), (AS_IT_IS, "linear_set"), (AS_IT_IS, "hypermm"),
+    ("hidden", "covariates"), (AS_IT_IS, "availability"), (AS_IT_IS, "covariates_images"),
 )  # fmt: skip
+AGES = pd.DataFrame({"age": "70"}, index=sorted(TABLE["observation"].unique()))
 GANS = {task for task in TASKS if task[1] in ("pix2pix", "cyclegan")}
 
 
@@ -462,6 +479,8 @@ def task_keys(workspace: Path, settings: Settings, **changes: Any) -> dict[tuple
         for name, key in TASKS:
             if name == scenario.name and key in SIMPLE:
                 run.units(scenario, repeat, left, [SIMPLE[key]], ())
+            elif name == scenario.name and key in TABLE_BASELINES:
+                imageless(run, scenario, repeat, key, left, covariates=changes.get("ages", AGES), wanted=False)
             elif name == scenario.name:
                 translated(
                     run, scenario, repeat, key, left, all_scans=usable.scans, preprocess=volumes,  # type: ignore[arg-type]
@@ -522,6 +541,7 @@ IN_TASKS_OF = {
     "a class that nobody has": ({"classes": (*toy_run.CLASSES, "other")}, set(TASKS)),
     "a modality that nobody has": ({"more": ["XR"]}, {task for task in TASKS if task[0] == AS_IT_IS}),
     "volume": ({"volumes": "other"}, GANS),
+    "covariate": ({"ages": AGES.replace("70", "71")}, {task for task in TASKS if "covariates" in task[1]}),
     "order of rows": ({"table": TABLE.iloc[::-1]}, set()),
     "place of the files": ({"table": TABLE.assign(path="/elsewhere")}, set()),
 }

@@ -456,3 +456,51 @@ def test_pictures_cannot_be_imputed_and_the_table_says_so(copied: tuple[list[str
     for scenario in SCENARIOS[1:]:
         assert table["n"][scenario, "pix2pix"] == 0
         assert "is a picture" in table["note"][scenario, "pix2pix"]
+
+
+BLIND = "covariates,availability,covariates_availability,covariates_images"
+
+
+def test_methods_that_see_no_image_stand_beside_the_others(usual: tuple[list[str], Path], tmp_path: Path) -> None:
+    """Those who are ill are older here, and the site tells nothing."""
+    argv, before = usual
+    shutil.copytree(before, tmp_path / "run")
+    manifest = pd.read_csv(before.parent / "data" / "cohort.csv")
+    number = manifest["subject"].str[1:].astype(int)
+    manifest["path"] = [str(before.parent / "data" / name) for name in manifest["path"]]
+    manifest.assign(age=60 + 9 * (number % 2) + number % 5, site="A").to_csv(tmp_path / "cohort.csv", index=False)
+    argv = [*argv, "--cohort", str(tmp_path / "cohort.csv"), "--workspace", str(tmp_path / "run")]
+    argv += ["--stages", "baselines,report", "--baselines.scenarios", "[complete, as_it_is]"]
+    assert main([*argv, "--only", f"hypermm,{BLIND}"]) == 0
+    table = table_of(tmp_path / "run").set_index(["scenario", "method"])
+    names = ["HyperMM", "covariates only", "availability only", "covariates and availability", "covariates + HyperMM"]
+    for scenario in ("complete", "as it is"):
+        assert list(table.loc[scenario].index) == names
+        assert (table["n"][scenario] == table["n_asked"][scenario]).all()
+        assert table["auc_mean"][scenario, "covariates only"] == 1
+    assert table["auc_mean"]["complete", "availability only"] == 0.5  # all have the same scans
+    gains = ComparisonSet(tmp_path / "run" / "baselines").gains()
+    assert gains is not None
+    assert gains["scenario"].tolist() == ["complete", "as it is"]
+    assert (gains["difference"] <= 0).all()
+    for page in ("baselines/comparison.md", "report/report.html"):
+        text = (tmp_path / "run" / page).read_text("utf-8")
+        assert "from age and site alone" in text, page
+    fitted = times(tmp_path / "run")
+    assert main([*argv, "--only", BLIND]) == 0
+    assert times(tmp_path / "run") == fitted
+    older = pd.read_csv(tmp_path / "cohort.csv")
+    older.loc[older["subject"] == "p01", "age"] += 1
+    older.to_csv(tmp_path / "cohort.csv", index=False)
+    assert main([*argv, "--only", BLIND]) == 0
+    again = {name.split("/")[1] for name, time in times(tmp_path / "run").items() if time != fitted[name]}
+    assert again == {"covariates-only", "covariates-and-availability", "covariates-+-HyperMM"}
+
+
+def test_without_covariates_that_is_said(copied: tuple[list[str], Path]) -> None:
+    argv, run = copied
+    assert main([*argv, "--only", "covariates,availability"]) == 0
+    table = table_of(run).set_index(["scenario", "method"])
+    assert "none of the columns of cohort.covariates" in table["note"]["complete", "covariates only"]
+    assert (table["n"].xs("availability only", level="method") > 0).all()
+    assert "What the images add cannot be said" in (run / "report" / "report.html").read_text("utf-8")

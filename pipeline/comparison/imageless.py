@@ -1,0 +1,93 @@
+"""Tasks of methods that see no image, and of HyperMM's probabilities on top of the covariates'."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from baselines.covariates import fit_table, fused, fusion_weight
+from baselines.names import SIMPLE_NAMES, TABLE_BASELINES
+from baselines.sample import CannotFit
+from cohort.covariates import availability_of
+from pipeline.comparison.scenarios import Scenario
+from pipeline.comparison.tasks import ComparisonTasks, TaskResult, predictions_of
+from pipeline.training.repeat_data import RepeatData
+
+
+def imageless(
+    run: ComparisonTasks,
+    scenario: Scenario,
+    repeat: int,
+    method: str,
+    data: RepeatData,
+    *,
+    covariates: pd.DataFrame,
+    wanted: bool,
+) -> None:
+    """Do the task of one such method, unless it is finished or not wanted.
+
+    HyperMM has to be fitted before: its probabilities are read from its folder.
+
+    Args:
+        run: what all tasks share; the key is noted in it.
+        scenario: which.
+        repeat: its number.
+        method: in `baselines.names.TABLE_BASELINES`.
+        data: as `ComparisonTasks.left` gives it.
+        covariates: text columns, one row an observation; no columns where the manifest has none.
+        wanted: whether to fit it.
+    """
+    everybody = data.scans.drop_duplicates("observation").set_index("observation")
+    given = [covariates.reindex(everybody.index).fillna("")] if method != "availability" else []
+    given += [availability_of(data.scans)] if "availability" in method else []
+    rows = pd.concat(given, axis=1)
+    hypermm = run.out.folder_of(scenario.name, SIMPLE_NAMES["hypermm"], repeat)
+    fuses, images = method == "covariates_images", run.keys.get(hypermm)
+    key = run.key(scenario, repeat, data, method, rows.to_dict("split"), images if fuses else None)
+    name = TABLE_BASELINES[method]
+    folder = run.out.folder_of(scenario.name, name, repeat)
+    run.keys[folder] = key
+    if not wanted or run.out.record(folder, key) is not None:
+        return
+
+    def fit() -> TaskResult:
+        if covariates.columns.empty and method != "availability":
+            raise CannotFit("the manifest has none of the columns of cohort.covariates")
+        started = time.monotonic()
+        target = np.array([data.classes.index(label) for label in everybody["label"]])
+        train = (everybody["split"] == "train").to_numpy()
+        fitted = fit_table(rows, target, everybody["subject"].reset_index(drop=True), train, classes=len(data.classes))
+        probabilities, notes, parameters = fitted.probabilities(rows), [], fitted.parameters
+        if fuses:
+            seen = _probabilities_of(run, hypermm, images, everybody.index, len(data.classes))
+            held = np.flatnonzero(everybody["split"] == "validation")
+            held = held[~np.isnan(seen[held]).any(axis=1)]
+            weight, note = fusion_weight(probabilities[held], seen[held], target[held], fitted.prior)
+            probabilities = fused(probabilities, seen, fitted.prior, weight)
+            notes, parameters = [note] if note else [], parameters + 1
+        tables = predictions_of(torch.from_numpy(probabilities), data, repeat)
+        facts = {"trained_parameters": parameters, "notes": notes}
+        return tables, facts | {"classification_seconds": round(time.monotonic() - started, 3)}
+
+    run.task(folder, key, f"{scenario.name}, {name}, repeat {repeat}", fit)
+
+
+def _probabilities_of(
+    run: ComparisonTasks, folder: Path, key: str | None, observations: pd.Index, classes: int
+) -> NDArray[np.float64]:
+    """Return the validation and test probabilities of a fitted baseline, (B, K); NaN for other observations.
+
+    Raises:
+        CannotFit: it has not been fitted on these data.
+    """
+    record = run.out.record(folder, key) if key else None
+    if record is None or "reason" in record:
+        raise CannotFit("HyperMM has no predictions here; name hypermm too")
+    tables = [run.out.read(folder, name) for name in ("predictions.csv", "validation.csv")]
+    if not (found := [table for table in tables if table is not None]):
+        raise CannotFit("HyperMM had nobody to predict")
+    made = pd.concat(found).set_index("observation")
+    return made.reindex(observations)[[f"p_{k}" for k in range(classes)]].to_numpy(dtype=np.float64)

@@ -1,0 +1,41 @@
+"""What else could explain the result: methods that see no image, probes of the feature maps, groups of patients."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.runner.stage import Stage
+from pipeline.specs.classify import STAGE as CLASSIFY
+from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.split import STAGE as SPLIT
+
+
+class ConfoundingConfig(BaseModel):
+    """What else could explain the result: covariates, which scans there are, site."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    smallest_group: int = Field(
+        default=10,
+        ge=2,
+        description="subjects of each class that a group needs to be scored, and of each value to probe",
+    )
+    beside: Path | None = Field(
+        default=None,
+        description="another workspace of the same cohort whose result is shown beside, such as one with split.by site",
+    )
+    bootstrap_draws: int = Field(default=2000, ge=100, description="bootstrap samples of subjects for the intervals")
+    seed: int = Field(default=0, ge=0, description="of the bootstrap and of the folds of the probes")
+
+
+STAGE = Stage(
+    "confounding",
+    function="pipeline.stages.confounding:confounding",
+    config=ConfoundingConfig,
+    artifact="pipeline.store.confounding:ConfoundingTables",
+    version=1,
+    reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "classify": CLASSIFY},
+    external_inputs="pipeline.stages.confounding:state_of_beside",
+    check_requirements="pipeline.stages.confounding:check_beside",
+)

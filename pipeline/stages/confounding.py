@@ -1,0 +1,255 @@
+"""What else could explain the result: methods that see no image, probes of the feature maps, groups of patients."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from baselines.covariates import TableClassifier, fit_table, fused, fusion_weight
+from baselines.names import SIMPLE_NAMES, TABLE_BASELINES
+from baselines.sample import CannotFit
+from cohort.covariates import as_numbers, availability_of, covariates_of, folds_of, kinds_of, patterns_of
+from cohort.splits import shuffled
+from console.errors import InputError
+from evaluation.comparison import comparison_table
+from evaluation.confounding import THE_CLASS, bands, gain_over_covariates, group_table, probe_category, probe_number
+from evaluation.intervals import probability_columns, summarise
+from files.reading import file_sha256
+from pipeline.core.runtime import Runtime
+from pipeline.specs.confounding import ConfoundingConfig
+from pipeline.store.confounding import ConfoundingTables
+from pipeline.store.features import FeatureStore
+from pipeline.store.fitted import ClassifierSet
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.training.repeat_data import data_of_repeat, repeats_of
+from pipeline.training.scores import as_scored
+
+HYPERMM = SIMPLE_NAMES["hypermm"]
+COVARIATES, AVAILABILITY, BOTH, FUSED = TABLE_BASELINES.values()
+FOLDS, REPETITIONS = 5, 3  # of the probes
+PROBE_COLUMNS = ("covariate", "kind", "modality", "n", "subjects", "mean", "low", "high", "remark")
+PREDICTED = ["repeat", "subject", "observation", "truth"]
+BESIDE_METRICS = ("auc", "balanced_accuracy")
+NOT_GIVEN = "not given"
+LOADED = 256  # feature maps at a time
+MOST_PROBED = 500  # subjects; more would take minutes, and their intervals are narrow enough
+
+
+def confounding(
+    cohort: CohortTables,
+    split: SplitTables,
+    features: FeatureStore,
+    classify: ClassifierSet,
+    out: ConfoundingTables,
+    config: ConfoundingConfig,
+    runtime: Runtime,
+) -> None:
+    """Write what methods without images reach, what the feature maps tell beside the class, and scores by group."""
+    check_beside(config)
+    scans, classes = cohort.scans(), cohort.classes()
+    covariates = covariates_of(scans)
+    test, validation = (as_scored(classify.predictions(name), classes) for name in ("test", "validation"))
+    options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
+    with_maps = scans[scans["scan"].isin(features.scans())]
+    modalities = sorted(with_maps["modality"].unique())
+    tables: dict[str, pd.DataFrame] = {}
+    weights: dict[int, float] = {}
+    repeats = repeats_of(split)
+    with runtime.progress(len(repeats) + len(modalities), "step") as progress:
+        frames = [test[[*PREDICTED, *probability_columns(test)]].assign(method=HYPERMM)]
+        for repeat in repeats:
+            here = (table[table["repeat"] == repeat] for table in (test, validation))
+            data = data_of_repeat(cohort, split, features, repeat).scans
+            made, weight = _without_images(data, covariates, *here, classes=classes, runtime=runtime, repeat=repeat)
+            frames += made
+            weights |= {} if weight is None else {repeat: weight}
+            progress.advance()
+        predictions = pd.concat(frames, ignore_index=True).assign(scenario="test")
+        tables["predictions.csv"] = predictions
+        reference = COVARIATES if (predictions["method"] == COVARIATES).any() else HYPERMM
+        tables["comparison.csv"] = comparison_table(predictions, reference=reference, **options)
+        of = {name: predictions[predictions["method"] == name] for name in predictions["method"].unique()}
+        gain = gain_over_covariates(of.get(COVARIATES), of.get(FUSED), of.get(AVAILABILITY), **options)
+        label = scans.drop_duplicates("observation").set_index("observation")["label"]
+        probes = []
+        for modality in modalities:
+            rows = with_maps[with_maps["modality"] == modality]
+            probes += list(_probes(rows, modality, covariates, label, features, config))
+            progress.advance()
+    tables["probes.csv"] = pd.DataFrame(probes, columns=list(PROBE_COLUMNS))
+    used = test["scans_used"].str.split(";").explode().rename("scan").to_frame().merge(scans, on="scan")
+    groups = _groups(covariates, patterns_of(used))
+    tables["groups.csv"] = group_table(test, groups, smallest=config.smallest_group, **options)
+    tables["splits_beside.csv"] = _beside(split, test, classes, config, options)
+    facts = {
+        "covariates": list(covariates.columns), "gain": gain, "weights_of_images": weights, "reference": reference,
+        "smallest_group": config.smallest_group, "folds": FOLDS, "repetitions": REPETITIONS,
+        "split_by": _split_by(split),
+    }  # fmt: skip
+    out.save(tables, facts)
+    runtime.results |= {"counts": {"methods": predictions["method"].nunique(), "probes": len(probes)}}
+
+
+def _without_images(
+    scans: pd.DataFrame,
+    covariates: pd.DataFrame,
+    test: pd.DataFrame,
+    validation: pd.DataFrame,
+    *,
+    classes: tuple[str, ...],
+    runtime: Runtime,
+    repeat: int,
+) -> tuple[list[pd.DataFrame], float | None]:
+    """Return the test predictions of one repeat by methods without images, and the weight of images in the fusion."""
+    rows = scans.drop_duplicates("observation").set_index("observation").sort_index()
+    target = np.array([classes.index(label) for label in rows["label"]], dtype=np.int64)
+    train = (rows["split"] == "train").to_numpy()
+    known, scanned = covariates.reindex(rows.index).fillna(""), availability_of(scans)
+    has_covariates = len(covariates.columns) > 0
+    inputs = {COVARIATES: known} if has_covariates else {}
+    inputs |= {AVAILABILITY: scanned}
+    inputs |= {BOTH: pd.concat([known, scanned], axis=1)} if has_covariates else {}
+    columns = probability_columns(test)
+    fitted: dict[str, TableClassifier] = {}
+    made = []
+    for name, table in inputs.items():
+        try:
+            fitted[name] = fit_table(table, target, rows["subject"], train, classes=len(classes))
+        except CannotFit as error:
+            runtime.note(f"repeat {repeat}, {name}: {error}")
+            return [], None
+        predicted = fitted[name].probabilities(table.loc[test["observation"]])
+        made.append(test[PREDICTED].assign(**dict(zip(columns, predicted.T, strict=True)), method=name))
+    if not has_covariates:
+        return made, None
+    best = fitted[COVARIATES]
+    tested, held = (best.probabilities(known.loc[table["observation"]]) for table in (test, validation))
+    weight, note = fusion_weight(
+        held, validation[columns].to_numpy(dtype=np.float64), validation["truth"].to_numpy(), best.prior
+    )
+    if note:
+        runtime.note(f"repeat {repeat}, {FUSED}: {note}")
+    predicted = fused(tested, test[columns].to_numpy(dtype=np.float64), best.prior, weight)
+    return [*made, test[PREDICTED].assign(**dict(zip(columns, predicted.T, strict=True)), method=FUSED)], weight
+
+
+def _probes(
+    scans: pd.DataFrame,
+    modality: str,
+    covariates: pd.DataFrame,
+    label: pd.Series,
+    features: FeatureStore,
+    config: ConfoundingConfig,
+) -> Iterator[dict[str, Any]]:
+    """Yield what a linear function of one modality's feature maps tells: the class, and each covariate.
+
+    Of more than `MOST_PROBED` subjects so many are drawn.
+    """
+    chosen = shuffled(scans["subject"].unique(), "probed", config.seed)[:MOST_PROBED]
+    scans = scans[scans["subject"].isin(chosen)]
+    names = sorted(set(scans["observation"]))
+    subject = scans.drop_duplicates("observation").set_index("observation")["subject"].loc[names]
+    gram = _gram(scans, names, features)
+    kinds = {THE_CLASS: "category", **kinds_of(covariates)}
+    cells = covariates.assign(**{THE_CLASS: label})
+    options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
+    for name, kind in kinds.items():
+        values = cells[name].loc[names]
+        row: dict[str, Any] = {"covariate": name, "kind": kind, "modality": modality, "remark": ""}
+        numbers = as_numbers(values)
+        if kind == "number":
+            kept = numbers.notna().to_numpy()
+            enough = subject[kept].nunique() >= 2 * config.smallest_group and numbers[kept].nunique() > 1
+            strata = pd.cut(numbers[kept], 3, labels=False) if enough else numbers[kept]
+        else:
+            given = pd.DataFrame({"value": values, "subject": subject})[values != ""]
+            sizes = given.groupby("value")["subject"].nunique()
+            rare = sorted(sizes.index[sizes < config.smallest_group])
+            kept = ((values != "") & ~values.isin(rare)).to_numpy()
+            enough = len(sizes) - len(rare) > 1
+            strata = values[kept]
+            row["remark"] = f"left out, fewer than {config.smallest_group} patients: {', '.join(rare)}" if rare else ""
+        row |= {"n": int(kept.sum()), "subjects": int(subject[kept].nunique())}
+        if not enough:
+            yield row | {"remark": "too few", "mean": np.nan, "low": np.nan, "high": np.nan}
+            continue
+        repetitions = range(REPETITIONS)
+        folds = np.stack([folds_of(subject[kept], strata, FOLDS, "probe", config.seed, r) for r in repetitions])
+        inner = gram[np.ix_(kept, kept)]
+        if kind == "number":
+            yield row | probe_number(inner, numbers[kept].to_numpy(), subject[kept], folds, **options)
+        else:
+            yield row | probe_category(inner, values[kept], subject[kept], folds, **options)
+
+
+def _gram(scans: pd.DataFrame, names: list[str], features: FeatureStore) -> np.ndarray:
+    """Return inner products of the mean feature map of each observation, (n, n), float64."""
+    number = {name: i for i, name in enumerate(names)}
+    scan_names, owner = scans["scan"].to_list(), np.array([number[name] for name in scans["observation"]])
+    count = np.bincount(owner, minlength=len(names))
+    mean = np.zeros((len(names), features.load(scan_names[:1])[0].numel()), dtype=np.float32)
+    for start in range(0, len(scan_names), LOADED):
+        loaded = features.load(scan_names[start : start + LOADED]).flatten(1).numpy()
+        np.add.at(mean, owner[start : start + LOADED], loaded)
+    mean /= count[:, np.newaxis].astype(np.float32)
+    mean -= mean.mean(axis=0)  # smaller numbers are multiplied more exactly
+    return (mean @ mean.T).astype(np.float64)
+
+
+def _groups(covariates: pd.DataFrame, patterns: pd.Series) -> dict[str, pd.Series]:
+    """Return name of a grouping → observation → group."""
+    groups: dict[str, pd.Series] = {}
+    for name, kind in kinds_of(covariates).items():
+        cells = covariates[name]
+        if kind == "number":
+            cut = bands(as_numbers(cells))
+            groups[name] = cut.cat.add_categories(NOT_GIVEN).fillna(NOT_GIVEN)
+        else:
+            groups[name] = cells.where(cells != "", NOT_GIVEN)
+    return groups | {"scans": patterns}
+
+
+def _split_by(split: SplitTables) -> str:
+    frozen = split.frozen()
+    return str((frozen[1] if frozen else {}).get("by", "subject"))
+
+
+def _beside(
+    split: SplitTables, test: pd.DataFrame, classes: tuple[str, ...], config: ConfoundingConfig, options: dict[str, Any]
+) -> pd.DataFrame:
+    """Score the test predictions of this workspace, and those of the one to be shown beside."""
+    results = [(_split_by(split), test)]
+    if config.beside is not None:
+        other = CohortTables(config.beside / "cohort").classes()
+        if other != classes:
+            raise InputError(
+                f"confounding.beside: the classes of {config.beside} are {', '.join(other) or 'unknown'}, those of "
+                f"this workspace {', '.join(classes)}; name a workspace of the same cohort"
+            )
+        predictions = as_scored(ClassifierSet(config.beside / "classify").predictions(), classes)
+        results.append((_split_by(SplitTables(config.beside / "split")), predictions))
+    rows = []
+    for by, table in results:
+        scores = summarise(table, **options)
+        row: dict[str, Any] = {"split": by, "n": len(table), "subjects": table["subject"].nunique()}
+        row |= {"repeats": table["repeat"].nunique()}
+        ends = ("mean", "std", "low", "high")
+        rows.append(row | {f"{m}_{end}": scores[m][end] for m in BESIDE_METRICS for end in ends})  # type: ignore[literal-required]
+    return pd.DataFrame(rows)
+
+
+def check_beside(config: ConfoundingConfig) -> None:
+    """Check that the workspace to be shown beside has a result."""
+    if config.beside is not None and ClassifierSet(config.beside / "classify").manifest is None:
+        raise InputError(
+            f"confounding.beside: {config.beside} has no finished stage classify; name a workspace that was run"
+        )
+
+
+def state_of_beside(config: ConfoundingConfig) -> Any:
+    """Return hashes of what is read from the other workspace."""
+    if config.beside is None:
+        return None
+    files = ("classify/predictions.csv", "split/frozen.json", "cohort/classes.json")
+    return [file_sha256(path) if (path := config.beside / name).is_file() else None for name in files]
