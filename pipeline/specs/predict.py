@@ -28,7 +28,8 @@ class PredictConfig(BaseModel):
         default=0.05,
         gt=0,
         lt=0.5,
-        description="share of usual scans that may be flagged as unlike training; needs 1/rate - 1 calibration scans",
+        description="share of usual patients of whom a scan may be flagged as unlike training; needs scans/rate - 1 "
+        "calibration scans, scans being those of the patient",
     )
     maps: bool = Field(
         default=False,
@@ -42,7 +43,7 @@ STAGE = Stage(
     function="pipeline.stages.predict:predict",
     config=PredictConfig,
     artifact="pipeline.store.predictions:PredictionSet",
-    version=2,
+    version=3,
     reads={"cohort": COHORT, "preprocess": PREPROCESS, "features": FEATURES},
     settings={"csv_safe": "report.csv_safe", "convention": "report.convention"},
     external_inputs="pipeline.stages.predict:model_fingerprint",
