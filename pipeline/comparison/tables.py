@@ -57,16 +57,15 @@ def write_tables(
     if collected.predictions.empty or collected.predictions["p_0"].isna().all():
         reasons = "; ".join(f"{name} ({scenario}): {why}" for (scenario, name), why in collected.reasons.items())
         raise InputError(f"no baseline could be fitted: {reasons}")
-    options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
     fitted = collected.predictions.loc[collected.predictions["p_0"].notna(), "method"]
     reference = "HyperMM" if "HyperMM" in set(fitted) else fitted.iloc[0]
     table = comparison_table(
-        collected.predictions, reference=reference, costs=collected.costs, reasons=collected.reasons, **options
+        collected.predictions, reference=reference, costs=collected.costs, reasons=collected.reasons
     )
     out.save_table("predictions.csv", collected.predictions)
     out.save_table("comparison.csv", table)
     if len(collected.curves):
-        out.save_table("robustness.csv", robustness_table(collected.curves, **options))
+        out.save_table("robustness.csv", robustness_table(collected.curves))
     else:
         (out.folder / "robustness.csv").unlink(missing_ok=True)
     if len(collected.quality):

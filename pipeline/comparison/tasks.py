@@ -32,7 +32,7 @@ from pipeline.training.repeat_data import RepeatData
 
 log = logging.getLogger("hypermm")
 FAILED = "failed "  # prefix of the key of a task that raised: the task is run again
-NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "bootstrap_draws", "curve_rates")
+NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "curve_rates")
 
 
 @dataclasses.dataclass
@@ -62,9 +62,9 @@ class ComparisonTasks:
     imputed_scan_encoder: Callable[[], tuple[Any, float]]
     keys: dict[Path, str] = dataclasses.field(default_factory=dict)
 
-    def build_sample(self, scenario: Scenario, data: RepeatData) -> tuple[ScenarioSample, list[str]]:
-        """Build the sample of a scenario and repeat."""
-        scans, notes = scans_in(scenario, data, self.config.seed)
+    def build_sample(self, scenario: Scenario, repeat: int, data: RepeatData) -> tuple[ScenarioSample, list[str]]:
+        """Build the sample of a scenario and repeat; every repeat hides scans of other subjects."""
+        scans, notes = scans_in(scenario, data, seed_of_repeat(self.config.seed, repeat))
         return build_sample(scans, data, self.features, self.runtime.device), notes
 
     def key(self, scenario: Scenario, repeat: int, scenario_sample: ScenarioSample, *more: Any) -> str:
@@ -101,8 +101,9 @@ class ComparisonTasks:
             facts["classification_seconds"] = round(time.monotonic() - started, 3)
             if rates:
                 tables["curve.csv"] = _curve(
-                    fitted, sample, scenario_sample, repeat, rates, self.modalities, self.config.seed
-                )
+                    fitted, sample, scenario_sample, repeat, rates, self.modalities,
+                    seed_of_repeat(self.config.seed, repeat),
+                )  # fmt: skip
             return tables, facts
 
         self._task(folder, key, f"{scenario.name}, {method.name}, repeat {repeat}", fit)

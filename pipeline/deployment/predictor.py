@@ -157,9 +157,9 @@ def _outliers(
     scans, no share below 1 / (n + 1) can be seen: `flag` is None if that part is lower.
     """
     found = [predictor.bundle.outlier(m, feature_map) for (_, m), feature_map in zip(scans, feature_maps, strict=True)]
-    of_patient = {"rate": predictor.outlier_rate, "scans": sum(outlier is not None for outlier in found)}
+    rate, compared = predictor.outlier_rate, sum(outlier is not None for outlier in found)
     return [
-        outlier and outlier | {"flag": is_unusual(outlier["share_farther"], outlier["n"], **of_patient)}
+        outlier and outlier | {"flag": is_unusual(outlier["share_farther"], outlier["n"], rate=rate, scans=compared)}
         for outlier in found
     ]
 

@@ -59,7 +59,6 @@ class BaselinesConfig(FitConfig):
         default=None, description="cohort whose published figures are shown beside ours"
     )
     gan: GanConfig = Field(default=GanConfig(), description="pix2pix and cycleGAN")
-    bootstrap_draws: int = Field(default=2000, ge=100, description="bootstrap samples of subjects for the intervals")
 
     @field_validator("only")
     @classmethod
@@ -82,7 +81,7 @@ STAGE = Stage(
     function="pipeline.stages.baselines:baselines",
     config=BaselinesConfig,
     artifact="pipeline.store.comparison:ComparisonSet",
-    version=1,
+    version=2,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
     settings={"preprocess_config": "preprocess", "features_config": "features"},
 )

@@ -12,6 +12,7 @@ from typing import Any
 from baselines.methods import ABLATIONS, chosen_baselines
 from baselines.names import KEYS, TRANSLATION_BASELINES
 from console.errors import PreconditionError
+from models.settings import seed_of_repeat
 from pipeline.comparison.scenarios import scans_in, scenarios_of
 from pipeline.comparison.tables import write_tables
 from pipeline.comparison.tasks import ComparisonTasks
@@ -50,7 +51,7 @@ def baselines(
     }
     scenarios = scenarios_of(config.scenarios, config.rates, modalities)
     for scenario in scenarios:
-        remaining = [scans_in(scenario, each, config.seed)[0] for each in data.values()]
+        remaining = [scans_in(scenario, each, seed_of_repeat(config.seed, n))[0] for n, each in data.items()]
         if not any((scans["split"] == "test").any() for scans in remaining):
             raise PreconditionError(
                 f"scenario {scenario.name!r}: no test subject has every modality; set baselines.scenarios to [as_it_is]"
@@ -77,7 +78,7 @@ def baselines(
     with runtime.progress(tasks, "baseline") as progress:
         for scenario in scenarios:
             for repeat, all_scans in data.items():
-                scenario_sample, notes = run.build_sample(scenario, all_scans)
+                scenario_sample, notes = run.build_sample(scenario, repeat, all_scans)
                 for note in notes if repeat == min(data) else ():
                     runtime.note(f"{scenario.name}: {note}")
                 for method in methods:

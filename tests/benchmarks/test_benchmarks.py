@@ -11,7 +11,7 @@ from pipeline.core.provenance import REPOSITORY
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("question", ["features", "training", "protocol", "startup", "scheduling"])
+@pytest.mark.parametrize("question", ["features", "training", "protocol", "startup", "scheduling", "intervals"])
 def test_quick(question: str, tmp_path: Path) -> None:
     """Those of memory and skull stripping take a minute even so; their parts are used by start-up and by the stages."""
     words = [sys.executable, "-m", f"benchmarks.bench_{question}", "--quick", "--out", str(tmp_path)]
