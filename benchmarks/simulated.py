@@ -52,7 +52,7 @@ cohort:
 split: {repeats: 1}
 features: {backbone: vgg11, weights: random}
 pretrain: {epochs: 1}
-classify: {epochs: 1, bootstrap_draws: 500}
+classify: {epochs: 1}
 """
 
 

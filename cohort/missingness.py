@@ -24,7 +24,8 @@ def hide_scans(scans: pd.DataFrame, missing: Mapping[str, float], seed: int) -> 
 
     The share counts subjects that have the modality, rounded half up; such a subject loses all its scans of it.
     Subjects are ranked by a hash of seed, modality and name: the order of the rows and of `missing` does not matter,
-    and a new subject does not change the order of the others. Modalities are hidden in alphabetical order.
+    and a new subject does not change the order of the others. Modalities that compete for the same subjects get equal
+    parts of what they asked for.
 
     Args:
         scans: str columns `scan`, `observation`, `subject`, `modality`.
@@ -41,22 +42,39 @@ def hide_scans(scans: pd.DataFrame, missing: Mapping[str, float], seed: int) -> 
             raise ValueError(f"missing: {modality}: {share} is not a share from 0 up to (not including) 1")
 
     table = scans[["scan", "observation", "subject", "modality"]].reset_index(drop=True).assign(available=True)
-    notes = []
-    for modality in sorted(missing):
-        of_modality = table["modality"] == modality
-        having = set(table.loc[of_modality, "subject"])
-        wanted = math.floor(round(missing[modality] * len(having), 9) + 0.5)
-        hidden = shuffled(having - _depending_on(table, of_modality), seed, modality)[:wanted]
-        table.loc[of_modality & table["subject"].isin(hidden), "available"] = False
-        if len(hidden) < wanted:
-            notes.append(
-                f"{modality}: {wanted} of {len(having)} subjects were to be hidden and {len(hidden)} could be; "
-                "each of the others would have been left without a scan"
-            )
+    having = {modality: set(table.loc[table["modality"] == modality, "subject"]) for modality in sorted(missing)}
+    wanted = {name: math.floor(round(missing[name] * len(subjects), 9) + 0.5) for name, subjects in having.items()}
+    hidden = _hide_in_turn(table, having, wanted, seed)
+    for modality, subjects in hidden.items():
+        table.loc[(table["modality"] == modality) & table["subject"].isin(subjects), "available"] = False
+    notes = [
+        f"{modality}: {wanted[modality]} of {len(having[modality])} subjects were to be hidden and {len(subjects)} "
+        "could be; each of the others would have been left without a scan"
+        for modality, subjects in hidden.items()
+        if len(subjects) < wanted[modality]
+    ]
     return Availability(table, tuple(notes))
 
 
-def _depending_on(table: pd.DataFrame, of_modality: pd.Series) -> set[str]:
-    """Return the subjects with an observation that has no other modality available."""
-    others = set(table.loc[table["available"] & ~of_modality, "observation"])
-    return set(table.loc[~table["observation"].isin(others), "subject"])
+def _hide_in_turn(
+    table: pd.DataFrame, having: Mapping[str, set[str]], wanted: Mapping[str, int], seed: int
+) -> dict[str, set[str]]:
+    """Choose the subjects that lose each modality; the modality furthest from its share is always next.
+
+    So modalities that compete for the same subjects, none of whom may lose the last scan, get equal parts of what they
+    asked for.
+    """
+    left: dict[str, dict[str, set[str]]] = {}  # subject → observation → modalities still available
+    for subject, observation, modality in table[["subject", "observation", "modality"]].itertuples(index=False):
+        left.setdefault(subject, {}).setdefault(observation, set()).add(modality)
+    waiting = {modality: shuffled(having[modality], seed, modality)[::-1] for modality in having}
+    hidden: dict[str, set[str]] = {modality: set() for modality in having}
+    while open_ := [m for m in hidden if waiting[m] and len(hidden[m]) < wanted[m]]:
+        modality = min(open_, key=lambda m: (len(hidden[m]) / wanted[m], -wanted[m], m))
+        subject = waiting[modality].pop()
+        if any(present == {modality} for present in left[subject].values()):
+            continue  # it would be left without a scan, and availability only falls, so it need not be asked again
+        for present in left[subject].values():
+            present.discard(modality)
+        hidden[modality].add(subject)
+    return hidden

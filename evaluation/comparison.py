@@ -41,8 +41,6 @@ def comparison_table(
     reference: str = "HyperMM",
     costs: pd.DataFrame | None = None,
     reasons: Mapping[tuple[str, str], str] | None = None,
-    draws: int = 2000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Score every method in every scenario and compare it with the reference.
 
@@ -53,8 +51,6 @@ def comparison_table(
         reference: the method that others are compared with.
         costs: columns `scenario`, `method` and `COSTS`; NaN for what was not measured.
         reasons: (scenario, method) → why it has no predictions.
-        draws: number of bootstrap draws.
-        seed: of the draws.
 
     Returns:
         One row a scenario and method, in the order in which they first appear (in predictions, costs, reasons):
@@ -80,7 +76,6 @@ def comparison_table(
         raise ValueError(f"the reference {reference!r} made no predictions; there are predictions of {known}")
     cost_of = _costs(costs)
     reasons = dict(reasons or {})
-    options = {"draws": draws, "seed": seed}
     rows = []
     for scenario, method in _pairs(predictions, [*cost_of, *reasons]):
         asked = predictions.loc[predictions["scenario"] == scenario].drop_duplicates(["repeat", "observation"])
@@ -89,7 +84,7 @@ def comparison_table(
         row: dict[str, Any] = {"scenario": scenario, "method": method}
         row |= {"n": len(own), "n_asked": len(asked), "subjects": own["subject"].nunique()}
         row |= {"subjects_asked": asked["subject"].nunique(), "repeats": own["repeat"].nunique()}
-        row |= _scores(own, options) | _differences(own, others, options, same=method == reference)
+        row |= _scores(own) | _differences(own, others, same=method == reference)
         row["note"] = _note(row, reference, reasons.get((scenario, method), ""))
         rows.append(row | cost_of.get((scenario, method), dict.fromkeys(COSTS, np.nan)))
     table = pd.DataFrame(rows)
@@ -130,15 +125,13 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
     return result
 
 
-def robustness_table(predictions: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def robustness_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Compute AUC against the share of scans hidden, one row a point of the curve.
 
     Args:
         predictions: columns `method`, `hidden_modality` (str), `rate` (share hidden, 0 to below 1), `where` ("test":
             hidden in the test split; "both": in training too), and those of `evaluation.intervals`. NaN probabilities
             where a method could not take the observation.
-        draws: number of bootstrap draws.
-        seed: of the draws.
 
     Returns:
         Columns `method`, `hidden_modality`, `where`, `rate`, `n` (predictions made), `n_asked`, `auc_mean`, `auc_std`,
@@ -161,17 +154,17 @@ def robustness_table(predictions: pd.DataFrame, *, draws: int = 2000, seed: int 
         for rate, asked in points.groupby("rate"):
             made = asked[~asked[columns].isna().any(axis=1)]
             row = dict(zip(_POINT, (*curve, rate), strict=True)) | {"n": len(made), "n_asked": len(asked)}
-            summary = summarise(made, draws=draws, seed=seed)["auc"]
+            summary = summarise(made)["auc"]
             rows.append(row | {f"auc_{end}": value for end, value in summary.items() if end in _ENDS})
     return pd.DataFrame(rows, columns=[*_POINT, "n", "n_asked", *(f"auc_{end}" for end in _ENDS)])
 
 
-def _scores(made: pd.DataFrame, options: dict[str, int]) -> dict[str, object]:
-    summary = summarise(made, **options)
+def _scores(made: pd.DataFrame) -> dict[str, object]:
+    summary = summarise(made)
     return {f"{name}_{end}": value for name in COMPARED for end, value in summary[name].items() if end in _ENDS}
 
 
-def _differences(own: pd.DataFrame, others: pd.DataFrame, options: dict[str, int], *, same: bool) -> dict[str, float]:
+def _differences(own: pd.DataFrame, others: pd.DataFrame, *, same: bool) -> dict[str, float]:
     """Compare a method with the reference on the rows that both could take."""
     key = ["repeat", "observation"]
     shared = own[key].merge(others[key], on=key)
@@ -181,7 +174,7 @@ def _differences(own: pd.DataFrame, others: pd.DataFrame, options: dict[str, int
         return result | {f"{metric}_{name}": np.nan for metric in TESTED for name in names}
     ours, reference = (table.merge(shared, on=key) for table in (own, others))
     for metric in TESTED:
-        difference = paired_difference(ours, reference, metric, **options)
+        difference = paired_difference(ours, reference, metric)
         result |= {f"{metric}_difference": difference["difference"], f"{metric}_difference_low": difference["low"]}
         result |= {f"{metric}_difference_high": difference["high"], f"{metric}_p": difference["p"]}
     return result

@@ -26,6 +26,7 @@ GAIN_COLUMNS = (
     "n", "covariates_auc", "fused_auc", "difference", "low", "high", "availability_auc", "availability_low",
     "availability_high",
 )  # fmt: skip
+DRAWS = 2000  # of subjects, for the interval of R²
 THE_CLASS = "the class"  # among the probes; all others are covariates
 GROUP_METRICS = ("auc", "balanced_accuracy")
 
@@ -34,9 +35,6 @@ def gain_over_covariates(
     covariates: pd.DataFrame | None,
     fused: pd.DataFrame | None,
     availability: pd.DataFrame | None,
-    *,
-    draws: int = 2000,
-    seed: int = 0,
 ) -> dict[str, float]:
     """Tell what the images add to the covariates, in AUC, and whether availability alone tells the class.
 
@@ -44,8 +42,6 @@ def gain_over_covariates(
         covariates: test predictions from the covariates alone; None if there are none.
         fused: from covariates and images. Compared on the rows that both could take.
         availability: from which scans there are; None if there are none.
-        draws: number of bootstrap draws.
-        seed: of the draws.
 
     Returns:
         `GAIN_COLUMNS`: `n` rows shared, AUC of both on them, `difference` (fused minus covariates) with its paired
@@ -58,13 +54,13 @@ def gain_over_covariates(
         shared = covariates[key].merge(made[key], on=key)
         if len(shared):
             one, both = (table.merge(shared, on=key) for table in (covariates, made))
-            change = paired_difference(both, one, "auc", draws=draws, seed=seed)
+            change = paired_difference(both, one, "auc")
             result |= {"n": float(len(shared)), "difference": change["difference"]}
             result |= {"low": change["low"], "high": change["high"]}
             for name, table in (("covariates_auc", one), ("fused_auc", both)):
-                result[name] = summarise(table, draws=draws, seed=seed)["auc"]["mean"]
+                result[name] = summarise(table)["auc"]["mean"]
     if availability is not None:
-        auc = summarise(availability, draws=draws, seed=seed)["auc"]
+        auc = summarise(availability)["auc"]
         result |= {"availability_auc": auc["mean"], "availability_low": auc["low"], "availability_high": auc["high"]}
     return result
 
@@ -74,9 +70,6 @@ def probe_category(
     values: pd.Series,
     subjects: pd.Series,
     folds: IntArray,
-    *,
-    draws: int = 2000,
-    seed: int = 0,
 ) -> dict[str, float]:
     """Tell how well a linear function of feature maps separates categories, such as sites.
 
@@ -88,8 +81,6 @@ def probe_category(
         values: category of each row.
         subjects: of each row.
         folds: fold of each row, (R, n): R repetitions of the cross-validation; no subject is in two folds of one.
-        draws: number of bootstrap draws over subjects.
-        seed: of the draws.
 
     Returns:
         `mean`, `low`, `high` of the AUC, over repetitions.
@@ -105,7 +96,7 @@ def probe_category(
         table = pd.DataFrame({"repeat": repeat, "subject": subjects.to_numpy(), "truth": truth})
         table["observation"] = [str(i) for i in range(len(truth))]
         tables.append(table.assign(**{f"p_{k}": scores[:, k] for k in range(len(names))}))
-    auc = summarise(pd.concat(tables, ignore_index=True), draws=draws, seed=seed)["auc"]
+    auc = summarise(pd.concat(tables, ignore_index=True))["auc"]
     return {"mean": auc["mean"], "low": auc["low"], "high": auc["high"]}
 
 
@@ -115,7 +106,6 @@ def probe_number(
     subjects: pd.Series,
     folds: IntArray,
     *,
-    draws: int = 2000,
     seed: int = 0,
 ) -> dict[str, float]:
     """Tell how well a linear function of feature maps predicts a number, such as age.
@@ -125,8 +115,7 @@ def probe_number(
         values: number of each row, (n,), finite.
         subjects: of each row.
         folds: as in `probe_category`.
-        draws: number of bootstrap draws over subjects.
-        seed: of the draws.
+        seed: of the bootstrap.
 
     Returns:
         `mean`, `low`, `high` of R², the share of the variance that is predicted, mean over repetitions; below 0 the
@@ -134,7 +123,7 @@ def probe_number(
     """
     _, owner = np.unique(subjects.to_numpy(dtype=object), return_inverse=True)
     count = int(owner.max()) + 1
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)[:, owner]
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)[:, owner]
     weights = np.vstack([np.ones(len(values)), weights]).astype(np.float64)
     predicted = [np.sum(out_of_fold(gram, values[:, np.newaxis], assigned), axis=0)[:, 0] for assigned in folds]
     total = weights.sum(axis=1)
@@ -198,8 +187,6 @@ def group_table(
     groups: Mapping[str, pd.Series],
     *,
     smallest: int,
-    draws: int = 2000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Score groups of patients apart, such as each sex or site.
 
@@ -209,8 +196,6 @@ def group_table(
         predictions: test predictions.
         groups: name of a grouping → observation (index) → group; observations that are not listed are in none.
         smallest: subjects of each class that a group needs to be scored.
-        draws: number of bootstrap draws over subjects.
-        seed: of the draws.
 
     Returns:
         One row a grouping and group, in that order: `grouping`, `group`, `subjects`, `n` predictions, `fewest`
@@ -229,7 +214,7 @@ def group_table(
             scored: Mapping[str, Any] = {}
             if fewest >= smallest:
                 named = members["observation"].astype(str) + " in repeat " + members["repeat"].astype(str)
-                scored = summarise(members.assign(repeat=1, observation=named), draws=draws, seed=seed)
+                scored = summarise(members.assign(repeat=1, observation=named))
             for metric in GROUP_METRICS:
                 values = scored.get(metric, {})
                 row |= {f"{metric}_{end}": values.get(end, np.nan) for end in ("mean", "low", "high")}

@@ -1,51 +1,66 @@
-"""Intervals and paired tests by resampling subjects.
+"""Intervals and paired tests for repeated splits: how well this way of training does on patients like these.
 
-A subject may be tested in several repeats and give several predictions in one, so rows are not independent. The
-bootstrap here draws **subjects** with replacement. A subject sampled twice counts twice in every repeat in which it is
-tested, and all its rows go with it. The statistic is the mean over repeats, as in the printed tables. The interval
-covers which subjects happened to be tested; how the training runs differ is what `std` over repeats shows.
+The score of one repeat varies with its test subjects, and with the subjects and the random start of its training.
+Repeats share subjects, in test and in training, so their scores are alike, and their mean varies more than that
+of R independent scores would. With σ² the variance of one repeat's score and ρ the correlation between two repeats,
+
+    var(mean) = σ² (1 / R + ρ (1 - 1 / R)).
+
+- σ² is mostly the doubt from a few test subjects, known from the subjects themselves: by how much the score would
+  change if a subject counted a little more (infinitesimal jackknife; all rows of a subject together). The spread
+  between repeats is a second, rough estimate that also sees unstable training; it counts as R - 1 of
+  `PRIOR_REPEATS` + R - 1.
+- ρ cannot be estimated from the scores of a few repeats. Nadeau and Bengio put it at test / (test + train), 1/3 for
+  6:1:3, which holds in simulation (docs/results/intervals.md). Where the same subjects are tested again and again, as
+  in a split given by the manifest, the correlation measured from them is higher and is taken.
+
+Intervals are t intervals on the log-odds scale (log scale for the log loss), so that they stay within the metric's
+range and are wider on the side that has room. With one repeat they are about the one trained model.
 
 A table of predictions has the columns `repeat` (int), `subject` (str), `observation` (str), `truth` (int) and one
 probability column per class, `p_0` to `p_{K-1}`.
 
-Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), sections 3.8 (clusters) and 5.3.1
-(percentile interval).
+Source: Nadeau and Bengio, Inference for the Generalization Error, Machine Learning 52 (2003), section 4; Efron, The
+Jackknife, the Bootstrap and Other Resampling Plans (1982), section 6.3 (infinitesimal jackknife); Satterthwaite (1946)
+for the degrees of freedom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
-from evaluation.metrics import METRICS, FloatArray, IntArray, score_draws
+from evaluation.metrics import CLASSWISE, METRICS, FloatArray, IntArray, score_draws
 
 LEVEL = 0.95  # of every interval
-MAX_UNDEFINED = 0.5  # no interval from the rest if more than this share of the draws is undefined
+CORRELATION = 1 / 3  # of the scores of two repeats: test / (test + train) of random 6:1:3 splits
+PRIOR_REPEATS = 10  # repeats whose spread would say as much of one repeat's variance as the subjects do
+_STEP = 1e-6  # by which a subject's weight of 1 is raised
 _BLOCK_VALUES = 2_000_000  # weights held at once, 16 MB
 
 
 class Summary(TypedDict):
-    """One metric over repeats: mean, standard deviation (ddof 1), interval, draws that were undefined and dropped."""
+    """One metric over repeats: mean, standard deviation (ddof 1), interval."""
 
     mean: float
     std: float
     low: float
     high: float
-    n_undefined: int
 
 
 class Difference(TypedDict):
-    """One metric of a minus that of b: difference, interval, two-sided p, draws that were undefined and dropped."""
+    """One metric of a minus that of b: difference, interval, two-sided p."""
 
     difference: float
     low: float
     high: float
     p: float
-    n_undefined: int
 
 
 @dataclass(frozen=True)
@@ -58,62 +73,44 @@ class _Repeat:
     threshold: float
 
 
-def summarise(
-    predictions: pd.DataFrame,
-    *,
-    thresholds: Mapping[int, float] | float = 0.5,
-    draws: int = 2000,
-    seed: int = 0,
-) -> dict[str, Summary]:
-    """Give every metric its mean and standard deviation over repeats and an interval over subjects.
+def summarise(predictions: pd.DataFrame, *, thresholds: Mapping[int, float] | float = 0.5) -> dict[str, Summary]:
+    """Give every metric its mean and standard deviation over repeats and an interval of its expected value.
 
     Args:
         predictions: test predictions of all repeats, columns as above.
         thresholds: decision threshold, one for all repeats or one per repeat; unused with more than two classes.
-        draws: number of bootstrap draws.
-        seed: of the draws; the same seed and the same subjects give the same draws.
 
     Returns:
         For every name in `METRICS` a `Summary`. NaN stands for: a mean that is undefined in one of the repeats, the
-        standard deviation of a single repeat, an interval of fewer than two subjects or with more than `MAX_UNDEFINED`
-        of the draws undefined.
+        standard deviation of a single repeat, an interval from fewer than two test subjects a repeat, in each class
+        where the metric looks at classes.
 
     Raises:
         ValueError: if a column or a threshold is missing, there are two rows for one repeat and observation, or a value
             cannot be scored.
     """
     repeats, n_subjects = _repeats(predictions, thresholds)
-    points = [_scores(repeat, np.ones((1, n_subjects))) for repeat in repeats]
-    sampled = _draw_means(repeats, n_subjects, draws, seed)
+    scored = _influences(repeats, n_subjects)
+    classes = len(probability_columns(predictions))
     result: dict[str, Summary] = {}
-    for name in METRICS:
-        values = np.array([point[name][0] for point in points])
-        low, high, n_undefined = _percentile_interval(sampled[name], n_subjects)
-        result[name] = Summary(
-            mean=float(values.mean()) if values.size else np.nan,
-            std=float(values.std(ddof=1)) if values.size > 1 else np.nan,
-            low=low,
-            high=high,
-            n_undefined=n_undefined,
-        )
+    for name, (values, influence) in scored.items():
+        mean = float(values.mean()) if values.size else np.nan
+        std = float(values.std(ddof=1)) if values.size > 1 else np.nan
+        low, high = (float(end) for end in interval(name, mean, *_spread(name, values, influence, repeats), classes))
+        result[name] = Summary(mean=mean, std=std, low=low, high=high)
     return result
 
 
-def paired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, *, draws: int = 2000, seed: int = 0) -> Difference:
+def paired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> Difference:
     """Compare two methods on the same test rows: metric of `a` minus metric of `b`, mean over repeats.
 
-    Of two classes, the positive one is decided at a probability of 0.5.
-
-    Both see the same draws of subjects, so what makes a subject hard for both cancels. The p value is the one at which
-    the percentile interval would touch zero: twice the smaller share of draws on either side of zero, at least
-    2 / (draws + 1).
+    Of two classes, the positive one is decided at a probability of 0.5. What makes a subject hard for both cancels. The
+    p value is that of a corrected t test for overlapping splits, with the standard error of this module.
 
     Args:
         a: predictions of one method.
         b: predictions of the other, for the same repeats and observations, in any order.
         metric: a name in `METRICS`.
-        draws: number of bootstrap draws.
-        seed: of the draws.
 
     Raises:
         ValueError: if the metric is unknown, or the rows of the two do not match in repeat, observation, subject and
@@ -124,20 +121,84 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, *, draws: i
     a, b = _sorted_rows(a), _sorted_rows(b)
     _check_same_rows(a, b)
     (repeats_a, n_subjects), (repeats_b, _) = _repeats(a, 0.5), _repeats(b, 0.5)
-    whole = np.ones((1, n_subjects))
-    points = [_scores(x, whole)[metric] - _scores(y, whole)[metric] for x, y in zip(repeats_a, repeats_b, strict=True)]
-    sampled_a, sampled_b = (_draw_means(repeats, n_subjects, draws, seed)[metric] for repeats in (repeats_a, repeats_b))
-    sampled = sampled_a - sampled_b
-    low, high, n_undefined = _percentile_interval(sampled, n_subjects)
-    kept = sampled[np.isfinite(sampled)]
-    tail = 1 + min(np.count_nonzero(kept <= 0), np.count_nonzero(kept >= 0))
-    return Difference(
-        difference=float(np.mean(points)) if points else np.nan,
-        low=low,
-        high=high,
-        p=float(min(1.0, 2 * tail / (kept.size + 1))) if np.isfinite(low) else np.nan,
-        n_undefined=n_undefined,
+    (values_a, influence_a), (values_b, influence_b) = (
+        _influences(repeats, n_subjects)[metric] for repeats in (repeats_a, repeats_b)
     )
+    values = values_a - values_b
+    error, freedom, _ = _spread(metric, values, influence_a - influence_b, repeats_a)
+    difference = float(values.mean()) if values.size else np.nan
+    if error == 0:  # the same decisions everywhere, or nothing to judge a difference by
+        end, p = (0.0, 1.0) if difference == 0 else (np.nan, np.nan)
+        return Difference(difference=difference, low=end, high=end, p=p)
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * error)
+    p = float(2 * stats.t.sf(abs(difference) / error, freedom))
+    return Difference(difference=difference, low=difference - reach, high=difference + reach, p=p)
+
+
+def error_of_mean(
+    values_r: FloatArray, influence_rs: FloatArray, members_ks: npt.NDArray[np.bool_]
+) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Return how far a mean over repeats may be off; see the head of the module.
+
+    Args:
+        values_r: (..., R), the score of each repeat.
+        influence_rs: (..., R, S), its derivative by the weight of each subject, corrected for their number: times
+            sqrt(n / (n - 1)), n the subjects tested in the repeat, of one class where the metric looks at classes.
+        members_ks: (..., K, S), the tested subjects of each class, or all in one line.
+
+    Returns:
+        Standard error, degrees of freedom, and the number of subjects that it rests on (those of the smallest class),
+        each (...).
+    """
+    n = values_r.shape[-1]
+    one = (influence_rs**2).sum(axis=-1).mean(axis=-1)
+    mean_s = influence_rs.mean(axis=-2) ** 2
+    correlation = np.ones_like(one)
+    if n > 1:
+        shared = (mean_s.sum(axis=-1) - one / n) / (1 - 1 / n)
+        correlation = np.clip(_ratio(shared, one), CORRELATION, 1)
+        by_spread = values_r.var(axis=-1, ddof=1) + correlation * one
+        one = (PRIOR_REPEATS * one + (n - 1) * by_spread) / (PRIOR_REPEATS + n - 1)
+    error = np.sqrt(one * (1 / n + correlation * (1 - 1 / n)))
+    sizes_k = members_ks.sum(axis=-1)
+    parts_k = (mean_s[..., np.newaxis, :] * members_ks).sum(axis=-1)
+    lost = (parts_k**2 / np.maximum(sizes_k - 1, 1)).sum(axis=-1)
+    freedom = np.maximum(_ratio(parts_k.sum(axis=-1) ** 2, lost), 1)
+    return error, freedom, sizes_k.min(axis=-1)
+
+
+def interval(
+    metric: str,
+    mean: npt.ArrayLike,
+    error: npt.ArrayLike,
+    freedom: npt.ArrayLike,
+    subjects: npt.ArrayLike,
+    n_classes: int = 2,
+) -> tuple[FloatArray, FloatArray]:
+    """Return both ends of the interval, within the range of the metric; NaN where the error is.
+
+    A mean at the end of the range, at which no subject differs, gets the exact bound of as many subjects alike.
+
+    Args:
+        metric: a name in `METRICS`.
+        mean: (...), over repeats.
+        error: (...), standard error.
+        freedom: (...), its degrees of freedom.
+        subjects: (...), on how many it rests.
+        n_classes: K.
+    """
+    top = 2.0 if metric == "brier" and n_classes > 2 else 1.0
+    reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * np.asarray(error) / top
+    share = np.asarray(mean, dtype=np.float64) / top
+    bound = np.where(np.isfinite(reach), 1 - ((1 - LEVEL) / 2) ** (1 / np.maximum(subjects, 1)), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if metric == "log_loss":
+            low, high = share * np.exp(-reach / share), share * np.exp(reach / share)
+        else:
+            odds, slope = share / (1 - share), share * (1 - share)
+            low, high = (1 / (1 + np.exp(sign * reach / slope) / odds) for sign in (1, -1))
+            low, high = np.where(share >= 1, 1 - bound, low), np.where(share >= 1, bound * 0 + 1, high)
+    return top * np.where(share <= 0, bound * 0, low), top * np.where(share <= 0, bound, high)
 
 
 def probability_columns(predictions: pd.DataFrame) -> list[str]:
@@ -204,40 +265,48 @@ def _check_same_rows(a: pd.DataFrame, b: pd.DataFrame) -> None:
             raise ValueError(f"repeat {key[0]}, observation {key[1]!r}: {column} is {one} in a and {other} in b")
 
 
-def _draw_means(repeats: list[_Repeat], n_subjects: int, draws: int, seed: int) -> dict[str, FloatArray]:
-    """Return for every metric its mean over repeats in every bootstrap draw (draws,), NaN where undefined."""
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; expected 1 or more")
-    result = {name: np.full(draws, np.nan) for name in METRICS}
-    if not repeats:
-        return result
-    widest = max(repeat.truth.size for repeat in repeats)
-    for block, counts_bs in _subject_counts(n_subjects, draws, seed, step=max(1, _BLOCK_VALUES // widest)):
-        scored = [_scores(repeat, counts_bs) for repeat in repeats]
-        for name in METRICS:
-            result[name][block] = np.mean([values[name] for values in scored], axis=0)
+def _influences(repeats: list[_Repeat], n_subjects: int) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Return for every metric its value in each repeat (R,), and its derivative by each subject's weight (R, S)."""
+    result = {name: (np.full(len(repeats), np.nan), np.zeros((len(repeats), n_subjects))) for name in METRICS}
+    for r, repeat in enumerate(repeats):
+        subjects = np.unique(repeat.subject)
+        step = max(1, _BLOCK_VALUES // repeat.truth.size)
+        base = _scores(repeat, np.ones((1, repeat.truth.size)))
+        for start in range(0, subjects.size, step):
+            block = subjects[start : start + step]
+            raised = _scores(repeat, 1 + _STEP * (block[:, np.newaxis] == repeat.subject))
+            for name, (values, influence) in result.items():
+                values[r] = base[name][0]
+                influence[r, block] = (raised[name] - base[name][0]) / _STEP
     return result
 
 
-def _subject_counts(n_subjects: int, draws: int, seed: int, step: int) -> Iterator[tuple[slice, FloatArray]]:
-    """Yield, `step` draws at a time, how often each subject is sampled (B, S)."""
-    generator = np.random.default_rng(seed)
-    for start in range(0, draws, step):
-        block = slice(start, min(start + step, draws))
-        shares = np.full(n_subjects, 1 / n_subjects)
-        yield block, generator.multinomial(n_subjects, shares, size=block.stop - start).astype(np.float64)
+def _scores(repeat: _Repeat, weights_bn: FloatArray) -> dict[str, FloatArray]:
+    return score_draws(repeat.truth, repeat.probabilities, weights_bn, threshold=repeat.threshold)
 
 
-def _scores(repeat: _Repeat, counts_bs: FloatArray) -> dict[str, FloatArray]:
-    """Score one repeat with every row weighted by how often its subject was sampled."""
-    return score_draws(repeat.truth, repeat.probabilities, counts_bs[:, repeat.subject], threshold=repeat.threshold)
+def _spread(
+    metric: str, values_r: FloatArray, influence_rs: FloatArray, repeats: list[_Repeat]
+) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Return what `error_of_mean` does; NaN where a value is undefined or a repeat has one subject (of a class)."""
+    unknown = (np.array(np.nan), np.array(1.0), np.array(0))
+    if not repeats or not np.isfinite(values_r).all():
+        return unknown
+    strata = [repeat.truth if metric in CLASSWISE else np.zeros_like(repeat.truth) for repeat in repeats]
+    members_ks = np.zeros((1 + max(int(stratum.max()) for stratum in strata), influence_rs.shape[1]), dtype=bool)
+    factor_rs = np.zeros_like(influence_rs)
+    for repeat, stratum, factor_s in zip(repeats, strata, factor_rs, strict=True):
+        for k in np.unique(stratum):
+            subjects = np.unique(repeat.subject[stratum == k])
+            if subjects.size < 2:
+                return unknown
+            members_ks[k, subjects] = True
+            factor_s[subjects] = np.maximum(factor_s[subjects], subjects.size / (subjects.size - 1))
+    return error_of_mean(values_r, influence_rs * np.sqrt(factor_rs), members_ks[members_ks.any(axis=1)])
 
 
-def _percentile_interval(values: FloatArray, n_subjects: int) -> tuple[float, float, int]:
-    """Return both ends of the interval of the defined draws, and how many were not defined."""
-    kept = values[np.isfinite(values)]
-    n_undefined = int(values.size - kept.size)
-    if n_subjects < 2 or n_undefined > MAX_UNDEFINED * values.size:
-        return np.nan, np.nan, n_undefined
-    low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high), n_undefined
+def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Divide, giving 0 where the whole is zero."""
+    result = np.zeros(np.broadcast(numerator, denominator).shape)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
+    return result

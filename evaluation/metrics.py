@@ -24,11 +24,18 @@ METRICS: dict[str, str] = {
     "precision": "Precision",
     "recall": "Recall",
     "brier": "Brier score",
+    "log_loss": "Log loss",
 }
-"""Name → what tables call it. All lie in [0, 1], `brier` for K > 2 in [0, 2]; all but it are better when higher."""
+"""Name → what tables call it. All lie in [0, 1], but `brier` for K > 2 in [0, 2] and `log_loss` from 0 (nats); all but
+these two are better when higher."""
 
-THRESHOLD_FREE: tuple[str, ...] = ("auc", "brier")
+THRESHOLD_FREE: tuple[str, ...] = ("auc", "brier", "log_loss")
 """The metrics that do not change with the decision threshold."""
+
+CLASSWISE: tuple[str, ...] = ("balanced_accuracy", "auc", "auc_rounded", "f1", "precision", "recall")
+"""The metrics that rest on the subjects of each class, of which there may be few."""
+
+_SMALLEST = 1e-7  # probability in a logarithm: that of a true class may have been rounded to 0
 
 
 def score(
@@ -66,7 +73,8 @@ def score_draws(
 
     Two classes: class 1 is positive. `precision`, `recall`, `f1` are those of class 1; `brier` is the mean of
     (p_1 - y)^2. More classes: the decision is the largest probability; `precision`, `recall`, `f1` are macro averages,
-    `auc` is the macro average of one-vs-rest AUCs and `brier` the mean of sum_k (p_k - y_k)^2.
+    `auc` is the macro average of one-vs-rest AUCs and `brier` the mean of sum_k (p_k - y_k)^2. `log_loss` is the mean
+    of -log p of the true class, p not below 1e-7.
 
     `auc` is computed from the scores, ties counting one half. `auc_rounded` is the AUC of the decisions written as 0
     and 1: what the authors' published code prints as "AUC". With two classes it equals balanced accuracy.
@@ -114,6 +122,7 @@ def score_draws(
     columns = looked_at if n_classes == 2 else slice(None)
     auc_bk = np.stack([_auc(true_nk[:, k], probabilities_nk[:, k], weights_bn) for k in looked_at], axis=1)
     squared_n = ((probabilities_nk - true_nk) ** 2)[:, columns].sum(axis=1)
+    surprise_n = -np.log(np.maximum(probabilities_nk[np.arange(n_rows), truth_n], _SMALLEST))
     return {
         "accuracy": _ratio(hits_bk.sum(axis=1), total_b),
         "balanced_accuracy": recall_bk.mean(axis=1),
@@ -123,6 +132,7 @@ def score_draws(
         "precision": precision_bk[:, columns].mean(axis=1),
         "recall": recall_bk[:, columns].mean(axis=1),
         "brier": _ratio(weights_bn @ squared_n, total_b),
+        "log_loss": _ratio(weights_bn @ surprise_n, total_b),
     }
 
 

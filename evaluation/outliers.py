@@ -22,7 +22,8 @@ from evaluation.conformal import finite
 FloatArray = npt.NDArray[np.float64]
 
 FEWEST = 8  # training scans of a modality; a mean of fewer would come close to being one patient's
-RATE = 0.05  # of usual scans that may be flagged, unless another is asked for
+RATE = 0.05  # of usual patients that may be flagged, unless another is asked for
+_ROUNDING = 1e-12  # of a product of rates, as a share
 _LEAST_SPREAD = 0.01  # of a channel, as a share of the mean spread; some channels never fire
 
 
@@ -81,3 +82,23 @@ def share_farther(distance: float, held_out: npt.ArrayLike) -> float:
     """
     others = np.asarray(held_out, dtype=np.float64)
     return float((1 + np.count_nonzero(others >= distance)) / (len(others) + 1))
+
+
+def is_unusual(share: float, held_out: int, *, rate: float, scans: int) -> bool | None:
+    """Tell whether a scan is flagged, so that at most `rate` of usual patients have any scan flagged.
+
+    Each of a patient's scans is held to rate / scans (Bonferroni), whatever the scans have in common. They are alike,
+    so a little fewer than `rate` are flagged.
+
+    Args:
+        share: as from `share_farther`.
+        held_out: number of calibration scans of the modality.
+        rate: of patients, in (0, 1).
+        scans: of the patient that are compared, 1 or more.
+
+    Returns:
+        None where no share of `held_out` scans could be small enough.
+    """
+    if (held_out + 1) * rate < scans * (1 - _ROUNDING):
+        return None
+    return share * scans <= rate * (1 + _ROUNDING)

@@ -252,7 +252,8 @@ def _notes(rows: Sequence[Mapping[str, Any]], printed: Sequence[Mapping[str, Any
     if len(rows) > 1:
         notes.append(
             f"Differences are method minus {reference}, on the test predictions that both could make; intervals "
-            f"({percent(LEVEL)}) and p values from a bootstrap over subjects; p after Holm counts all methods."
+            f"({percent(LEVEL)}) and p values are about these ways of training, on patients like these, and allow for "
+            "splits that share patients; p after Holm counts all methods."
         )
     return notes
 

@@ -93,5 +93,5 @@ def verdict(metrics: Mapping[str, Mapping[str, Any]], *, n_classes: int, rows: i
 def _with_interval(summary: Mapping[str, Any]) -> str:
     """Write `0.86 (95 % interval 0.74 to 0.95)`."""
     if not is_number(summary.get("low")):
-        return f"{number(summary.get('mean'))} (no interval: too few subjects or too many undefined draws)"
+        return f"{number(summary.get('mean'))} (no interval: too few test patients)"
     return f"{number(summary['mean'])} ({percent(LEVEL)} interval {interval(summary['low'], summary['high'])})"

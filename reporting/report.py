@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 
 from evaluation.intervals import LEVEL, probability_columns
@@ -26,6 +27,7 @@ from reporting.telling_patients import KINDS, TellingPatient
 MAX_PREDICTION_ROWS = 500
 MAX_QUALITY_ROWS = 500
 MAX_FOREST_ROWS = 31  # of each group: every subset of five modalities
+MOST_REPEATS = 6  # listed one by one; more are summed up
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "plan": ("stage", "state", "reason", "seconds"),
@@ -211,8 +213,12 @@ def _result_notes(data: ReportData, half: Mapping[str, Any], thresholds: Mapping
     """Return the sentences under the table of results: what the numbers are, and what is missing from them."""
     one_repeat = data.predictions["repeat"].nunique() == 1
     notes = [
-        f"Intervals are {percent(LEVEL)} percentile bootstrap intervals over subjects: all predictions of a "
-        "subject stay together. "
+        (
+            f"{percent(LEVEL)} intervals are about this one trained model, on other patients like these. "
+            if one_repeat
+            else f"{percent(LEVEL)} intervals are about this way of training, with as many patients like these: they "
+            "allow for other test patients and for other training patients. "
+        )
         + (
             "One repeat, so there is no standard deviation."
             if one_repeat
@@ -232,11 +238,17 @@ def _result_notes(data: ReportData, half: Mapping[str, Any], thresholds: Mapping
         )
     if thresholds:
         chosen = ", ".join(f"{value:.2f} (repeat {repeat})" for repeat, value in sorted(thresholds.items()))
+        if len(thresholds) > MOST_REPEATS:
+            low, middle, high = np.quantile(list(thresholds.values()), [0, 0.5, 1])
+            chosen = f"{low:.2f} to {high:.2f}, half of them below {middle:.2f} ({len(thresholds)} repeats)"
         notes.append(f"Validation threshold, the one with the best balanced accuracy on validation subjects: {chosen}.")
-    undefined = {METRIC_LABELS[name]: half[name].get("n_undefined") for name in METRIC_LABELS if name in half}
-    listed = ", ".join(f"{label} {n:,}" for label, n in undefined.items() if is_number(n) and n > 0)
-    if listed:
-        notes.append(f"Bootstrap draws left out because a class was missing: {listed}.")
+    withheld = [
+        METRIC_LABELS[name]
+        for name in METRIC_LABELS
+        if name in half and is_number(half[name].get("mean")) and not is_number(half[name].get("low"))
+    ]
+    if withheld:
+        notes.append(f"No interval of {', '.join(withheld)}: a repeat has fewer than two test patients of a class.")
     return notes
 
 
@@ -247,6 +259,9 @@ def _kept(history: pd.DataFrame) -> str:
     listed = ", ".join(
         f"{row['epoch']} of {last[row['repeat']]} (repeat {row['repeat']})" for row in kept.to_dict("records")
     )
+    if len(kept) > MOST_REPEATS:
+        low, middle, high = np.quantile(kept["epoch"], [0, 0.5, 1])
+        listed = f"{low:.0f} to {high:.0f}, half of them below {middle:.0f} ({len(kept)} repeats)"
     return f"Epoch kept: {listed}." if listed else "No epoch was kept."
 
 

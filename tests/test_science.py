@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("alone", ["MRI", "PET"])
 def test_both_modalities_beat_either_alone(run: Path, alone: str) -> None:
-    """The difference in AUC on the same test subjects, with its 95 % interval over subjects."""
+    """The difference in AUC on the same test subjects, with its 95 % interval."""
     classes = tuple(json.loads((run / "cohort" / "classes.json").read_text()))
     frame = as_scored(pd.read_csv(run / "classify" / "subset_predictions.csv", dtype={"subject": str}), classes)
     both, one = (frame[frame["modalities"] == name].reset_index(drop=True) for name in ("MRI+PET", alone))

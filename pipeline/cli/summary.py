@@ -83,7 +83,7 @@ def print_metrics(metrics: dict[str, Any], workspace: Path) -> None:
     tested = f"test: {metrics['test_predictions']} predictions of {metrics['test_subjects']} subjects"
     table = Table(
         title=escape(printable(f"{tested}, {metrics['repeats']} repeats")),
-        caption="mean ± std over repeats [95 % interval over subjects]",
+        caption="mean ± std over repeats [95 % interval]",
     )
     table.add_column("metric")
     columns = [("threshold_half", "threshold 0.5"), ("threshold_validation", "threshold from validation")]

@@ -14,6 +14,8 @@ from pipeline.store.features import FeatureStore
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.repeat_data import RepeatData
 
+FEW_COMPLETE = 20  # patients with every modality; fewer, or fewer than half, are worth a note
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -56,17 +58,36 @@ def _name(modality: str, rate: float, modalities: tuple[str, ...]) -> str:
 
 
 def scans_in(scenario: Scenario, data: RepeatData, seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """Return the scans of `data` that the scenario leaves, and notes on shares that could not be hidden."""
-    scans = data.scans
+    """Return the scans of `data` that the scenario leaves, and notes on what it could not do or leaves out.
+
+    Args:
+        scenario: what to hide.
+        data: of one repeat.
+        seed: of the subjects that lose a scan; another in each repeat, or all repeats lack the same scans.
+    """
+    scans, notes = data.scans, []
     if scenario.complete_only:
         has = scans.groupby("observation")["modality"].agg(frozenset)
         complete = has.index[[len(present) == len(data.modalities) for present in has]]
+        if few := _few_complete(scans, complete, data.modalities):
+            notes.append(few)
         scans = scans[scans["observation"].isin(complete)]
     shares = {modality: rate for modality, rate in scenario.hidden if (scans["modality"] == modality).any()}
     if not shares:
-        return scans, []
-    available, notes = hide_scans(scans, shares, seed)
-    return scans[available["available"].to_numpy()], list(notes)
+        return scans, notes
+    available, unreached = hide_scans(scans, shares, seed)
+    return scans[available["available"].to_numpy()], [*notes, *unreached]
+
+
+def _few_complete(scans: pd.DataFrame, complete: pd.Index, modalities: tuple[str, ...]) -> str:
+    """Say that a scenario of complete patients leaves few of them; "" if it leaves enough."""
+    subjects, left = scans["subject"].nunique(), scans.loc[scans["observation"].isin(complete), "subject"].nunique()
+    if left == subjects or (left >= FEW_COMPLETE and 2 * left >= subjects):
+        return ""
+    return (
+        f"only {left} of {subjects} patients have {', '.join(modalities)} together; the others are left out of this "
+        "scenario. The scenario as_it_is uses all of them"
+    )
 
 
 @dataclass(frozen=True)

@@ -61,19 +61,18 @@ def write_tables(
     if collected.predictions.empty or collected.predictions["p_0"].isna().all():
         reasons = "; ".join(f"{name} ({scenario}): {why}" for (scenario, name), why in collected.reasons.items())
         raise InputError(f"no baseline could be fitted: {reasons}")
-    options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
     fitted = collected.predictions.loc[collected.predictions["p_0"].notna(), "method"]
     reference = "HyperMM" if "HyperMM" in set(fitted) else fitted.iloc[0]
     table = comparison_table(
-        collected.predictions, reference=reference, costs=collected.costs, reasons=collected.reasons, **options
+        collected.predictions, reference=reference, costs=collected.costs, reasons=collected.reasons
     )
     out.save_table("predictions.csv", collected.predictions)
     out.save_table("comparison.csv", table)
     if len(collected.curves):
-        out.save_table("robustness.csv", robustness_table(collected.curves, **options))
+        out.save_table("robustness.csv", robustness_table(collected.curves))
     else:
         (out.folder / "robustness.csv").unlink(missing_ok=True)
-    gains = _gains(collected.predictions, covariates, options)
+    gains = _gains(collected.predictions, covariates)
     if len(gains):
         out.save_table("gains.csv", gains)
     else:
@@ -99,7 +98,7 @@ def write_tables(
     }
 
 
-def _gains(predictions: pd.DataFrame, covariates: tuple[str, ...], options: dict[str, Any]) -> pd.DataFrame:
+def _gains(predictions: pd.DataFrame, covariates: tuple[str, ...]) -> pd.DataFrame:
     """Return what the images add in each scenario in which a method without images was fitted."""
     rows = []
     for scenario, frame in predictions.groupby("scenario", sort=False):
@@ -108,9 +107,7 @@ def _gains(predictions: pd.DataFrame, covariates: tuple[str, ...], options: dict
         if found["covariates"] is None and found["availability"] is None:
             continue
         given = found["covariates"], found["covariates_images"], found["availability"]
-        rows.append(
-            {"scenario": scenario, "covariates": ", ".join(covariates), **gain_over_covariates(*given, **options)}
-        )
+        rows.append({"scenario": scenario, "covariates": ", ".join(covariates), **gain_over_covariates(*given)})
     return pd.DataFrame(rows, columns=["scenario", "covariates", *GAIN_COLUMNS])
 
 

@@ -21,6 +21,7 @@ from cohort.missingness import hide_scans
 from console.errors import DISK_FULL, InputError
 from devices.allocator import release_freed_memory
 from evaluation.published import COMPLETE
+from models.settings import seed_of_repeat
 from pipeline.comparison.scenarios import Scenario, ScenarioSample, build_sample, in_order, scans_in
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
@@ -34,7 +35,7 @@ log = logging.getLogger("hypermm")
 FAILED = "failed "  # prefix of the key of a task that raised: the task is run again
 SHARED = "a network was trained by an earlier task"
 TaskResult = tuple[dict[str, pd.DataFrame], dict[str, Any]]  # file → table, facts of the record
-NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "bootstrap_draws", "curve_rates")
+NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "curve_rates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +79,12 @@ class ComparisonTasks:
     version: int
     keys: dict[Path, str] = dataclasses.field(default_factory=dict)
 
-    def left(self, scenario: Scenario, data: RepeatData) -> tuple[RepeatData, list[str]]:
-        """Return a repeat with the scans that a scenario leaves, and notes on shares that could not be hidden."""
-        scans, notes = scans_in(scenario, data, self.config.seed)
+    def left(self, scenario: Scenario, repeat: int, data: RepeatData) -> tuple[RepeatData, list[str]]:
+        """Return a repeat with the scans that a scenario leaves, and notes on shares that could not be hidden.
+
+        Every repeat hides scans of other subjects.
+        """
+        scans, notes = scans_in(scenario, data, seed_of_repeat(self.config.seed, repeat))
         return dataclasses.replace(data, scans=in_order(scans)), notes
 
     def sample(self, data: RepeatData) -> ScenarioSample:
@@ -161,8 +165,8 @@ class ComparisonTasks:
         }
         if rates := self._rates(unit.scenario):
             tables["curve.csv"] = _curve(
-                fitted, sample, unit.data, unit.repeat, rates, self.modalities, self.config.seed,
-                predictions=tables["predictions.csv"],
+                fitted, sample, unit.data, unit.repeat, rates, self.modalities,
+                seed_of_repeat(self.config.seed, unit.repeat), predictions=tables["predictions.csv"],
             )  # fmt: skip
         return tables, facts
 

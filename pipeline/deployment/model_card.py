@@ -143,8 +143,9 @@ def _figures(export: Export, trained: Trained) -> str:
     )
     return (
         f"## Test figures\n\n{table}\n\nThis model: {trained.test_predictions} test predictions, threshold 0.5, every "
-        "scan that a patient had; 95 % intervals from a bootstrap over subjects. The other repeats are other models, "
-        "on other splits of the same subjects. Where the two columns differ much, believe the wider interval."
+        "scan that a patient had. The 95 % interval of this model is about other patients like the tested ones. The "
+        "other repeats are other models, on other splits of the same subjects; their interval is about this way of "
+        "training, on patients like these. Where the two columns differ much, believe the wider interval."
     )
 
 
@@ -205,7 +206,9 @@ def _outliers(export: Export) -> str:
     return (
         f"## Unusual scans\n\n{table}\n\nA scan is compared with the training scans of its modality by the channel "
         "means of its feature map. It is flagged if, of it and the held-out ones, at most a share of "
-        f"`predict.outlier_rate` lies as far; the table is for {RATE:g}. About so many usual scans are flagged too. "
+        f"`predict.outlier_rate` lies as far, divided by the number of scans that the patient has; the table is for "
+        f"{RATE:g} and one scan, and k scans need k times as many subjects. At most so many usual patients are "
+        "flagged. "
         "This rate is another than the error rate above. The comparison notices other scanners, protocols and organs "
         "better than diseases; it proves nothing."
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evaluation.calibration import apply_temperature
 from evaluation.conformal import ONE_MINUS_P, prediction_sets, score_threshold, too_few_subjects
+from evaluation.outliers import is_unusual
 from models.hypermm import NotFiniteError, extract, predict_sets
 from models.set_model import SetModel
 from models.sets import Groups
@@ -32,7 +33,7 @@ class Predictor:
         bundle: as exported.
         network: φ and ρ.
         error_rate: share of patients, like those of the calibration set, whose class may lie outside of the set.
-        outlier_rate: share of scans, like those of the calibration set, that may be flagged.
+        outlier_rate: share of patients, like those of the calibration set, of whom any scan may be flagged.
     """
 
     bundle: Bundle
@@ -64,13 +65,13 @@ def predict_patient(predictor: Predictor, scans: Sequence[tuple[str, str]], feat
     calibrated = apply_temperature(raw[None], bundle.temperature)[0]
     present = frozenset(m for _, m in scans)
     scan_entries: list[dict[str, Any]] = []
+    outliers = _outliers(predictor, scans, feature_maps)
     for number, (name, m) in enumerate(scans):
         contribution = None
         if without is not None:
             rest = apply_temperature(without[number][None], bundle.temperature)[0]
             contribution = _by_class(bundle, calibrated - rest)
-        outlier = _outlier(predictor, m, feature_maps[number])
-        scan_entries.append({"scan": name, "modality": m, "contribution": contribution, "outlier": outlier})
+        scan_entries.append({"scan": name, "modality": m, "contribution": contribution, "outlier": outliers[number]})
     unusual = any(scan["outlier"] and scan["outlier"]["flag"] for scan in scan_entries)
     decision = _decision(predictor, present, calibrated)
     if unusual:
@@ -147,16 +148,20 @@ def _decision(predictor: Predictor, present: frozenset[str], probabilities: NDAr
     }
 
 
-def _outlier(predictor: Predictor, modality: str, feature_map: Tensor) -> dict[str, Any] | None:
-    """Return the distance of a scan from those of training, and whether it is flagged.
+def _outliers(
+    predictor: Predictor, scans: Sequence[tuple[str, str]], feature_maps: Tensor
+) -> list[dict[str, Any] | None]:
+    """Return the distance of each scan from those of training, and whether it is flagged; None if not compared.
 
-    With n calibration scans, no share below 1 / (n + 1) can be seen: `flag` is None if the requested rate is lower.
+    The rate is one of patients, so each scan of a patient with several is held to a part of it. With n calibration
+    scans, no share below 1 / (n + 1) can be seen: `flag` is None if that part is lower.
     """
-    outlier = predictor.bundle.outlier(modality, feature_map)
-    if outlier is None:
-        return None
-    too_few = too_few_subjects(outlier["n"], predictor.outlier_rate)
-    return {**outlier, "flag": None if too_few else outlier["share_farther"] <= predictor.outlier_rate}
+    found = [predictor.bundle.outlier(m, feature_map) for (_, m), feature_map in zip(scans, feature_maps, strict=True)]
+    rate, compared = predictor.outlier_rate, sum(outlier is not None for outlier in found)
+    return [
+        outlier and outlier | {"flag": is_unusual(outlier["share_farther"], outlier["n"], rate=rate, scans=compared)}
+        for outlier in found
+    ]
 
 
 def _by_class(bundle: Bundle, values: NDArray[np.float64]) -> dict[str, float]:

@@ -65,7 +65,6 @@ class BaselinesConfig(FitConfig):
         json_schema_extra={"changes_results": False},
     )
     gan: GanConfig = Field(default=GanConfig(), description="pix2pix and cycleGAN")
-    bootstrap_draws: int = Field(default=2000, ge=100, description="bootstrap samples of subjects for the intervals")
 
     @field_validator("only")
     @classmethod

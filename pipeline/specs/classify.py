@@ -28,7 +28,6 @@ class ClassifyConfig(TrainingConfig):
         description="chance that a training scan is left out of its set, never the last",
     )
     batch_size: int = Field(default=StepTwo.batch_size, ge=1, description="observations a step")
-    bootstrap_draws: int = Field(default=2000, ge=100, description="bootstrap samples of subjects for the intervals")
 
     @property
     def step(self) -> StepTwo:
@@ -41,6 +40,6 @@ STAGE = Stage(
     function="pipeline.stages.classify:classify",
     config=ClassifyConfig,
     artifact="pipeline.store.fitted:ClassifierSet",
-    version=1,
+    version=2,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "pretrain": PRETRAIN},
 )

@@ -25,7 +25,6 @@ class ConfoundingConfig(BaseModel):
         default=None,
         description="another workspace of the same cohort whose result is shown beside, such as one with split.by site",
     )
-    bootstrap_draws: int = Field(default=2000, ge=100, description="bootstrap samples of subjects for the intervals")
     seed: int = Field(default=0, ge=0, description="of the bootstrap and of the folds of the probes")
 
 

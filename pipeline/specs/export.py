@@ -56,7 +56,7 @@ STAGE = Stage(
     function="pipeline.stages.export:export",
     config=ExportConfig,
     artifact="pipeline.deployment.bundle:BundleFolder",
-    version=2,
+    version=3,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

@@ -28,7 +28,8 @@ class PredictConfig(BaseModel):
         default=0.05,
         gt=0,
         lt=0.5,
-        description="share of usual scans that may be flagged as unlike training; needs 1/rate - 1 calibration scans",
+        description="share of usual patients of whom a scan may be flagged as unlike training; needs scans/rate - 1 "
+        "calibration scans, scans being those of the patient",
     )
     maps: bool = Field(
         default=False,

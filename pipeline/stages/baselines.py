@@ -14,6 +14,7 @@ from baselines.methods import ABLATIONS, chosen_baselines
 from baselines.names import KEYS, TABLE_BASELINES, TRANSLATION_BASELINES
 from cohort.covariates import covariates_of
 from console.errors import PreconditionError
+from models.settings import seed_of_repeat
 from pipeline.comparison.imageless import imageless
 from pipeline.comparison.imputation import Kind
 from pipeline.comparison.processes import do_units
@@ -61,7 +62,7 @@ def baselines(
     }
     scenarios = scenarios_of(config.scenarios, config.rates, modalities)
     for scenario in scenarios:
-        used = [scans_in(scenario, each, config.seed)[0] for each in data.values()]
+        used = [scans_in(scenario, each, seed_of_repeat(config.seed, n))[0] for n, each in data.items()]
         if not any((scans["split"] == "test").any() for scans in used):
             raise PreconditionError(
                 f"scenario {scenario.name!r}: no test subject has every modality; set baselines.scenarios to [as_it_is]"
@@ -79,7 +80,7 @@ def baselines(
     left: list[tuple[Scenario, int, RepeatData]] = []
     for scenario in scenarios:
         for repeat, all_scans in data.items():
-            remaining, notes = run.left(scenario, all_scans)
+            remaining, notes = run.left(scenario, repeat, all_scans)
             left.append((scenario, repeat, remaining))
             for note in notes if repeat == min(data) else ():
                 runtime.note(f"{scenario.name}: {note}")

@@ -65,11 +65,10 @@ def classify(
     classes = cohort.classes()
     out.save_table("predictions.csv", readable(frames["test"], classes))
     out.save_table("validation_predictions.csv", readable(frames["validation"], classes))
-    options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
-    metrics = metrics_of(frames["validation"], frames["test"], classes, repeats, note=runtime.note, **options)
+    metrics = metrics_of(frames["validation"], frames["test"], classes, repeats, note=runtime.note)
     write_json(out.folder / "metrics.json", metrics)
     out.save_table("subset_predictions.csv", readable(frames["subsets"], classes))
-    out.save_table("subsets.csv", subset_table(frames["subsets"], metrics.get("thresholds"), **options))
+    out.save_table("subsets.csv", subset_table(frames["subsets"], metrics.get("thresholds")))
     for record in (out.record(r) or {} for r in repeats):
         runtime.notes += record["notes"]
     left_out = [failure for t in tested for failure in t["left_out"]]

@@ -50,7 +50,6 @@ def confounding(
     scans, classes = cohort.scans(), cohort.classes()
     covariates = covariates_of(scans)
     test, validation = (as_scored(classify.predictions(name), classes) for name in ("test", "validation"))
-    options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
     with_maps = scans[scans["scan"].isin(features.scans())]
     modalities = sorted(with_maps["modality"].unique())
     tables: dict[str, pd.DataFrame] = {}
@@ -68,9 +67,9 @@ def confounding(
         predictions = pd.concat(frames, ignore_index=True).assign(scenario="test")
         tables["predictions.csv"] = predictions
         reference = COVARIATES if (predictions["method"] == COVARIATES).any() else HYPERMM
-        tables["comparison.csv"] = comparison_table(predictions, reference=reference, **options)
+        tables["comparison.csv"] = comparison_table(predictions, reference=reference)
         of = {name: predictions[predictions["method"] == name] for name in predictions["method"].unique()}
-        gain = gain_over_covariates(of.get(COVARIATES), of.get(FUSED), of.get(AVAILABILITY), **options)
+        gain = gain_over_covariates(of.get(COVARIATES), of.get(FUSED), of.get(AVAILABILITY))
         label = scans.drop_duplicates("observation").set_index("observation")["label"]
         probes = []
         for modality in modalities:
@@ -80,8 +79,8 @@ def confounding(
     tables["probes.csv"] = pd.DataFrame(probes, columns=list(PROBE_COLUMNS))
     used = test["scans_used"].str.split(";").explode().rename("scan").to_frame().merge(scans, on="scan")
     groups = _groups(covariates, patterns_of(used))
-    tables["groups.csv"] = group_table(test, groups, smallest=config.smallest_group, **options)
-    tables["splits_beside.csv"] = _beside(split, test, classes, config, options)
+    tables["groups.csv"] = group_table(test, groups, smallest=config.smallest_group)
+    tables["splits_beside.csv"] = _beside(split, test, classes, config)
     facts = {
         "covariates": list(covariates.columns), "gain": gain, "weights_of_images": weights, "reference": reference,
         "smallest_group": config.smallest_group, "folds": FOLDS, "repetitions": REPETITIONS,
@@ -153,7 +152,6 @@ def _probes(
     gram = _gram(scans, names, features)
     kinds = {THE_CLASS: "category", **kinds_of(covariates)}
     cells = covariates.assign(**{THE_CLASS: label})
-    options: dict[str, Any] = {"draws": config.bootstrap_draws, "seed": config.seed}
     for name, kind in kinds.items():
         values = cells[name].loc[names]
         row: dict[str, Any] = {"covariate": name, "kind": kind, "modality": modality, "remark": ""}
@@ -178,9 +176,9 @@ def _probes(
         folds = np.stack([folds_of(subject[kept], strata, FOLDS, "probe", config.seed, r) for r in repetitions])
         inner = gram[np.ix_(kept, kept)]
         if kind == "number":
-            yield row | probe_number(inner, numbers[kept].to_numpy(), subject[kept], folds, **options)
+            yield row | probe_number(inner, numbers[kept].to_numpy(), subject[kept], folds)
         else:
-            yield row | probe_category(inner, values[kept], subject[kept], folds, **options)
+            yield row | probe_category(inner, values[kept], subject[kept], folds)
 
 
 def _gram(scans: pd.DataFrame, names: list[str], features: FeatureStore) -> np.ndarray:
@@ -216,7 +214,7 @@ def _split_by(split: SplitTables) -> str:
 
 
 def _beside(
-    split: SplitTables, test: pd.DataFrame, classes: tuple[str, ...], config: ConfoundingConfig, options: dict[str, Any]
+    split: SplitTables, test: pd.DataFrame, classes: tuple[str, ...], config: ConfoundingConfig
 ) -> pd.DataFrame:
     """Score the test predictions of this workspace, and those of the one to be shown beside."""
     results = [(_split_by(split), test)]
@@ -231,7 +229,7 @@ def _beside(
         results.append((_split_by(SplitTables(config.beside / "split")), predictions))
     rows = []
     for by, table in results:
-        scores = summarise(table, **options)
+        scores = summarise(table)
         row: dict[str, Any] = {"split": by, "n": len(table), "subjects": table["subject"].nunique()}
         row |= {"repeats": table["repeat"].nunique()}
         ends = ("mean", "std", "low", "high")

@@ -219,14 +219,9 @@ def _kinds(cohort: CohortTables) -> dict[str, Any]:
 
 
 def _test_figures(classify: ClassifierSet, data: RepeatData, repeat: int) -> dict[str, dict[str, Any]]:
-    """Compute the test metrics of the repeat, with intervals over subjects."""
-    settings, predictions = _settings_of(classify), classify.predictions()
-    summary = summarise(
-        as_scored(predictions[predictions["repeat"] == repeat], data.classes),
-        thresholds=0.5,
-        draws=settings["bootstrap_draws"],
-        seed=settings["seed"],
-    )
+    """Compute the test metrics of the repeat, with intervals of what this one model would reach on other subjects."""
+    predictions = classify.predictions()
+    summary = summarise(as_scored(predictions[predictions["repeat"] == repeat], data.classes))
     return {name: dict(values) for name, values in summary.items()}
 
 

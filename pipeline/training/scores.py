@@ -61,8 +61,6 @@ def metrics_of(
     classes: tuple[str, ...],
     repeats: list[int],
     *,
-    draws: int,
-    seed: int,
     note: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return the content of `metrics.json`."""
@@ -74,15 +72,14 @@ def metrics_of(
             note(
                 f"repeat {repeat}: the test split holds only {', '.join(present)}; AUC, balanced accuracy are undefined"
             )
-    options: dict[str, Any] = {"draws": draws, "seed": seed}
     result: dict[str, Any] = {
         "classes": classes,
         "positive": classes[1] if len(classes) == 2 else None,
         "repeats": len(repeats),
         "test_predictions": len(test),
         "test_subjects": int(test["subject"].nunique()),
-        "interval": "95 % percentile bootstrap over subjects of the mean over repeats",
-        "threshold_half": summarise(test, thresholds=0.5, **options),
+        "interval": "95 %, of the expected score of this way of training on subjects like these",
+        "threshold_half": summarise(test),
     }
     if len(classes) == 2:
         thresholds = {}
@@ -92,13 +89,11 @@ def metrics_of(
             if reason:
                 note(f"repeat {repeat}: {reason}")
         result["thresholds"] = thresholds
-        result["threshold_validation"] = summarise(test, thresholds=thresholds, **options)
+        result["threshold_validation"] = summarise(test, thresholds=thresholds)
     return result
 
 
-def subset_table(
-    frames: pd.DataFrame, thresholds: Mapping[int, float] | None, *, draws: int, seed: int
-) -> pd.DataFrame:
+def subset_table(frames: pd.DataFrame, thresholds: Mapping[int, float] | None) -> pd.DataFrame:
     """Return one row per subset of modalities, group of subjects and threshold: mean, std and interval of metrics."""
     rows = []
     groups = frames.groupby("modalities", sort=False)
@@ -108,7 +103,7 @@ def subset_table(
     for (group, modalities, frame), (kind, threshold) in itertools.product(chosen, kinds.items()):
         if frame.empty:
             continue
-        summary = summarise(frame, thresholds=threshold, draws=draws, seed=seed)
+        summary = summarise(frame, thresholds=threshold)
         row: dict[str, Any] = {"modalities": modalities, "subjects": group, "threshold": kind, "n": len(frame)}
         for metric, values in summary.items():
             for statistic in ("mean", "std", "low", "high"):

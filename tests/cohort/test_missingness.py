@@ -112,10 +112,21 @@ def test_two_modalities_share_the_cohort_between_them() -> None:
     assert notes == ()
     assert hidden_subjects(table, "A").isdisjoint(hidden_subjects(table, "B"))
     table, notes = hide_scans(complete(10), {"A": 0.7, "B": 0.5}, seed=0)
-    assert len(hidden_subjects(table, "B")) == 3
+    assert len(hidden_subjects(table, "A")) == 6
+    assert len(hidden_subjects(table, "B")) == 4
     assert notes == (
-        "B: 5 of 10 subjects were to be hidden and 3 could be; each of the others would have been left without a scan",
+        "A: 7 of 10 subjects were to be hidden and 6 could be; each of the others would have been left without a scan",
+        "B: 5 of 10 subjects were to be hidden and 4 could be; each of the others would have been left without a scan",
     )
+
+
+@pytest.mark.parametrize("names", ["ABC", "CAB"])
+def test_no_name_has_an_advantage_where_shares_compete(names: str) -> None:
+    first, second, third = names
+    table, _ = hide_scans(complete(30, names), {first: 0.9, second: 0.9, third: 0.45}, seed=1)
+    hidden = [len(hidden_subjects(table, name)) for name in names]
+    assert sum(hidden) == 60
+    assert hidden == pytest.approx([24, 24, 12], abs=2.5)
 
 
 def test_a_session_with_one_modality_keeps_it() -> None:

@@ -51,22 +51,22 @@ def test_a_site_that_shows_is_told_and_one_that_does_not_is_not() -> None:
     shown = random.normal(0, 1, (90, 40)) + 2 * np.eye(40)[site]
     folds = np.stack([random.permutation(90) % 5 for _ in range(2)])
     names = pd.Series(np.array(list("ABC"))[site])
-    found = probe_category(shown @ shown.T, names, subjects(90), folds, draws=200)
+    found = probe_category(shown @ shown.T, names, subjects(90), folds)
     assert found["low"] > 0.8
     noise = random.normal(0, 1, (90, 40))
-    found = probe_category(noise @ noise.T, names, subjects(90), folds, draws=200)
+    found = probe_category(noise @ noise.T, names, subjects(90), folds)
     assert found["low"] < 0.5 < found["high"]
 
 
 def test_a_number_that_shows_is_predicted() -> None:
     inputs, target = rows(80, 5)
     folds = np.arange(80)[np.newaxis] % 5
-    found = probe_number(inputs @ inputs.T, target, subjects(80), folds, draws=200)
+    found = probe_number(inputs @ inputs.T, target, subjects(80), folds)
     predicted = sum(out_of_fold(inputs @ inputs.T, target[:, np.newaxis], folds[0]))[:, 0]
     assert found["mean"] == pytest.approx(1 - np.square(target - predicted).mean() / target.var())
     assert 0.7 < found["low"] < found["mean"] < found["high"] < 1
     noise = np.random.default_rng(3).normal(size=80)
-    assert probe_number(inputs @ inputs.T, noise, subjects(80), folds, draws=200)["low"] < 0
+    assert probe_number(inputs @ inputs.T, noise, subjects(80), folds)["low"] < 0
 
 
 def test_two_folds_are_too_few() -> None:
@@ -88,12 +88,12 @@ def predictions() -> pd.DataFrame:
 def test_a_group_too_small_is_not_scored() -> None:
     table = predictions()
     site = table.drop_duplicates("observation").set_index("observation")["subject"].str[0]
-    found = group_table(table, {"site": site}, smallest=10, draws=50).set_index("group")
+    found = group_table(table, {"site": site}, smallest=10).set_index("group")
     assert found[["subjects", "n", "fewest"]].values.tolist() == [[20, 40, 10], [10, 20, 0]]
     assert found["auc_mean"]["A"] == found["balanced_accuracy_mean"]["A"] == 1
     assert np.isnan(found["auc_mean"]["B"])
     assert found["auc_low"].isna().tolist() == [False, True]
-    assert group_table(table, {"site": site}, smallest=11, draws=50)["auc_mean"].isna().all()
+    assert group_table(table, {"site": site}, smallest=11)["auc_mean"].isna().all()
 
 
 def test_bands_hold_about_equally_many() -> None:
@@ -112,9 +112,9 @@ def test_the_gain_is_the_paired_difference_on_what_both_could_take() -> None:
     covariates["p_0"] = 1 - covariates["p_1"]
     top = base.copy()
     top.loc[:9, ["p_0", "p_1"]] = np.nan
-    found = gain_over_covariates(covariates, top, base.assign(p_1=0.5, p_0=0.5), draws=100)
+    found = gain_over_covariates(covariates, top, base.assign(p_1=0.5, p_0=0.5))
     shared = top["p_0"].notna()
-    expected = paired_difference(top[shared], covariates[shared], "auc", draws=100)
+    expected = paired_difference(top[shared], covariates[shared], "auc")
     assert (found["difference"], found["low"], found["high"]) == (
         expected["difference"], expected["low"], expected["high"],
     )  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 from sklearn.covariance import LedoitWolf
 
 from evaluation.conformal import too_few_subjects
-from evaluation.outliers import distances, fit_reference, share_farther
+from evaluation.outliers import distances, fit_reference, is_unusual, share_farther
 
 
 def cloud(count: int, seed: int) -> np.ndarray:
@@ -72,3 +72,11 @@ def test_no_rate_below_the_smallest_share_can_be_kept(held_out: int, rate: float
     smallest = share_farther(np.inf, np.zeros(held_out))
     assert (smallest <= rate) == enough
     assert (too_few_subjects(held_out, rate) == "") == enough
+
+
+@pytest.mark.parametrize("scans", [1, 2, 3, 7])
+def test_so_many_times_as_many_held_out_scans_are_needed_and_no_more(scans: int) -> None:
+    fewest = 20 * scans - 1
+    assert is_unusual(1 / (fewest + 1), fewest, rate=0.05, scans=scans) is True
+    assert is_unusual(2 / (fewest + 1), fewest, rate=0.05, scans=scans) is False
+    assert is_unusual(1 / fewest, fewest - 1, rate=0.05, scans=scans) is None

@@ -106,8 +106,8 @@ def make_report_data(
         },
         predictions=predictions,
         metrics={
-            "threshold_half": summarise(predictions, draws=400),
-            "threshold_validation": summarise(predictions, thresholds=thresholds, draws=400),
+            "threshold_half": summarise(predictions),
+            "threshold_validation": summarise(predictions, thresholds=thresholds),
             "thresholds": thresholds,
         },
         subsets=_subsets(predictions, modalities),

@@ -22,13 +22,11 @@ from pipeline.store.tables import CohortTables
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TRAINING = {"epochs": 3, "learning_rate": 3e-3}
-QUICK = {"bootstrap_draws": 100, "smallest_group": 5}
+QUICK = {"smallest_group": 5}
 
 
 def settings(**confounding: object) -> object:
-    return toy_run.settings(
-        pretrain=TRAINING, classify={**TRAINING, "bootstrap_draws": 100}, confounding={**QUICK, **confounding}
-    )
+    return toy_run.settings(pretrain=TRAINING, classify={**TRAINING}, confounding={**QUICK, **confounding})
 
 
 def scans() -> pd.DataFrame:

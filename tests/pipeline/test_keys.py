@@ -475,7 +475,7 @@ def task_keys(workspace: Path, settings: Settings, **changes: Any) -> dict[tuple
     as_it_is = Scenario(AS_IT_IS, complete_only=False)
     repeat, found = changes.get("repeat", 1), {}
     for scenario in (as_it_is,) if "more" in changes else (Scenario("complete"), hidden, as_it_is):
-        left, _ = run.left(scenario, usable)
+        left, _ = run.left(scenario, repeat, usable)
         for name, key in TASKS:
             if name == scenario.name and key in SIMPLE:
                 run.units(scenario, repeat, left, [SIMPLE[key]], ())
@@ -514,7 +514,7 @@ def tasks(tmp_path: Path) -> Callable[..., set[tuple[str, str]]]:
 
 
 IN_SOME_TASKS = {
-    **dict.fromkeys(("only", "scenarios", "rates", "published", "bootstrap_draws", "workers"), set()),
+    **dict.fromkeys(("only", "scenarios", "rates", "published", "workers"), set()),
     "curve_rates": {task for task in TASKS if task[0] == "complete"},
     "gan.pix2pix_epochs": {("hidden", "pix2pix")},
     "gan.cyclegan_epochs": {("hidden", "cyclegan")},

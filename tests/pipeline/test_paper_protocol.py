@@ -22,7 +22,7 @@ PUBLISHED = {
     },
     "classify": TRAINING | {"hidden": (512, 128), "aggregate": "mean", "dropout": 0, "modality_dropout": 0},
 }
-NOT_PUBLISHED = {"epochs", "seed", "memory_mb", "bootstrap_draws"}  # epochs: 100 for ADNI, 50 for BreakHis
+NOT_PUBLISHED = {"epochs", "seed", "memory_mb"}  # epochs: 100 for ADNI, 50 for BreakHis
 OTHERWISE = {
     "pretrain": {
         "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0, "patience": 3, "balance_classes": True,

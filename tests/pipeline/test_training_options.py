@@ -21,7 +21,7 @@ FAST = {"epochs": 2, "learning_rate": 1e-3}
 
 def fitted(workspace: Path, name: str, **options: Any) -> str:
     """Hash of the weights of all repeats of a stage."""
-    sections = {"pretrain": FAST, "classify": {**FAST, "bootstrap_draws": 100}}
+    sections = {"pretrain": FAST, "classify": FAST}
     sections[name] = {**sections[name], **options}
     run_stage(BY_NAME[name], toy_run.settings(**sections), workspace, device="cpu")
     return ExtractorSet(workspace / name).fingerprint

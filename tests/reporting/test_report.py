@@ -204,12 +204,14 @@ def test_other_shapes_of_run_render(n_classes: int, repeats: int, modalities: tu
 @pytest.mark.parametrize("missing", [math.nan, None])
 def test_undefined_metrics_are_said_in_words(missing: float | None, report_data) -> None:
     data = report_data()
-    undefined = {"mean": missing, "std": missing, "low": missing, "high": missing, "n_undefined": 400}
+    undefined = {"mean": missing, "std": missing, "low": missing, "high": missing}
     half = data.metrics["threshold_half"] | {"auc": undefined}
     text = Page(render_report(dataclasses.replace(data, metrics=data.metrics | {"threshold_half": half}))).text
     assert "n/a (one class only)" in text
     assert "AUC cannot be computed" in text
-    assert "Bootstrap draws left out because a class was missing: AUC 400" in text
+    withheld = data.metrics["threshold_half"] | {"auc": undefined | {"mean": 0.7}}
+    text = Page(render_report(dataclasses.replace(data, metrics=data.metrics | {"threshold_half": withheld}))).text
+    assert "No interval of AUC: a repeat has fewer than two test patients of a class." in text
 
 
 def test_numpy_and_text_keys_of_repeats_are_taken(report_data) -> None:

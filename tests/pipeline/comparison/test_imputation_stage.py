@@ -75,7 +75,7 @@ def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
             feature_maps.save(scan, torch.randn(3, 1, 1, generator=random))
             feature_maps.finish(scan, "key", {})
         write_record(feature_maps.folder / "manifest.json", {"scans": dict.fromkeys(scans["scan"], "content")})
-        config = BaselinesConfig(only=only, epochs=1, bootstrap_draws=100, gan=gan, workers=1, **settings)
+        config = BaselinesConfig(only=only, epochs=1, gan=gan, workers=1, **settings)
         runtime = Runtime(stage="baselines", key="", device_name="cpu", workspace=tmp_path)
         baselines(
             cohort, split, VolumeSet(volumes), feature_maps, PreprocessConfig(spacing_mm=SPACING_MM), FeaturesConfig(),

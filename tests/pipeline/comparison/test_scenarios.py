@@ -79,7 +79,7 @@ def test_complete_keeps_exactly_the_observations_with_every_modality(data_of: Ca
     expected = {f"p{n:02d}" for n in range(20)} - {scan[:3] for scan in absent}
     assert set(left["observation"]) == expected
     assert set(left["scan"]) == {f"{name}_{m}" for name in expected for m in ("a", "b", "c")}
-    assert notes == []
+    assert [note.split(";")[0] for note in notes] == ["only 15 of 19 patients have a, b, c together"]
     everything, _ = scans_in(Scenario(AS_IT_IS, complete_only=False), data, 0)
     pd.testing.assert_frame_equal(everything, data.scans)
 
@@ -140,8 +140,17 @@ def test_the_order_of_the_rows_hides_nobody_else_and_another_seed_does(data_of: 
     assert hidden[0] == hidden[1] == hidden[2] != hidden[3]
 
 
-def test_other_splits_hide_the_same_scans(data_of: Callable[..., RepeatData]) -> None:
-    """Repeats differ in who is tested, not in whose scan is missing."""
+def test_few_complete_patients_are_worth_a_note(data_of: Callable[..., RepeatData]) -> None:
+    assert scans_in(Scenario("complete"), data_of(40, absent=[f"p{n:02d}_PET" for n in range(20)]), 0)[1] == []
+    _, notes = scans_in(Scenario("complete"), data_of(40, absent=[f"p{n:02d}_PET" for n in range(21)]), 0)
+    assert notes == [
+        "only 19 of 40 patients have MRI, PET together; the others are left out of this scenario. "
+        "The scenario as_it_is uses all of them"
+    ]
+    assert scans_in(Scenario(AS_IT_IS, complete_only=False), data_of(9, absent=["p01_PET"]), 0)[1] == []
+
+
+def test_the_split_does_not_decide_whose_scan_is_hidden(data_of: Callable[..., RepeatData]) -> None:
     data = data_of(40)
     other = RepeatData(data.scans.assign(split=np.roll(data.scans["split"], 7)), data.modalities, data.classes)
     scenario = Scenario(HALF_MRI, (("MRI", 0.5),))

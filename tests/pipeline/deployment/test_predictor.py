@@ -5,16 +5,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from console.errors import InputError
+from evaluation.outliers import share_farther
 from models.set_classifier import SetClassifier
 from models.sets import Groups
 from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.calibration_set import channel_means
 from pipeline.deployment.occlusion_maps import write_maps
-from pipeline.deployment.predictor import NoPredictionError, Predictor, predict_patient
+from pipeline.deployment.predictor import NoPredictionError, Predictor, _outliers, predict_patient
 from pipeline.store.base import ArtifactError
 from pipeline.training.feature_maps import FeatureMaps
 from pipeline.training.repeat_data import Sets
@@ -81,3 +83,29 @@ def test_no_map_is_made_of_slices_that_are_not_finite(predictor: Predictor) -> N
     patient = {"scans": [{"scan": "p_t1", "modality": "t1", "used": True}], "probabilities": {"CN": 1.0}}
     with pytest.raises(ArtifactError, match="the slices of p_t1 hold numbers that are not finite"):
         write_maps(predictor, patient, preprocess, FeatureMaps(features, {}), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("modalities", [1, 2, 3])
+def test_the_outlier_rate_is_one_of_patients_however_many_scans_they_have(modalities: int) -> None:
+    random = np.random.default_rng(modalities)
+    flagged = 0
+    for _ in range(1500):
+        distances = random.exponential(1, (modalities, 60))
+        names = [f"m{i}" for i in range(modalities)]
+        shares = dict(zip(names, (share_farther(row[-1], row[:-1]) for row in distances), strict=True))
+        bundle = SimpleNamespace(outlier=lambda m, _, shares=shares: {"share_farther": shares[m], "n": 59})
+        predictor: Any = SimpleNamespace(bundle=bundle, outlier_rate=0.05)
+        found = _outliers(predictor, [(name, name) for name in names], torch.zeros(modalities, 1, 1, 1))
+        flagged += any(outlier["flag"] for outlier in found if outlier)
+    assert 0.03 <= flagged / 1500 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1500)
+
+
+def test_scans_not_compared_do_not_count_and_few_held_out_scans_cannot_tell() -> None:
+    held_out = {"a": 30, "b": 60}
+    bundle = SimpleNamespace(
+        outlier=lambda m, _: {"share_farther": 1 / (held_out[m] + 1), "n": held_out[m]} if m in held_out else None
+    )
+    predictor: Any = SimpleNamespace(bundle=bundle, outlier_rate=0.05)
+    for names, flags in (("ac", [True, None]), ("abc", [None, True, None])):
+        found = _outliers(predictor, [(name, name) for name in names], torch.zeros(len(names), 1, 1, 1))
+        assert [outlier and outlier["flag"] for outlier in found] == flags
