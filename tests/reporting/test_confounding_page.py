@@ -65,9 +65,9 @@ def page(make_predictions: Callable[..., pd.DataFrame]) -> Confounding:
         for by in ("subject", "site")
     ]
     return Confounding(
-        comparison=comparison_table(both, reference="covariates only", draws=50),
+        comparison=comparison_table(both, reference="covariates only"),
         probes=pd.DataFrame(probes, columns=columns),
-        groups=group_table(rows, {"site": site}, smallest=200, draws=50),
+        groups=group_table(rows, {"site": site}, smallest=200),
         splits=pd.DataFrame(splits),
         covariates=("age", "sex", "site"),
         gain=GAIN,
