@@ -53,7 +53,7 @@ class StepOne:
     hidden: int = 20
     initialisation: Initialisation = "principled"
     feature_scale: FeatureScale = "standardise"
-    stop_on: StopOn = "classification"
+    stop_on: StopOn = "loss"
 
 
 @dataclass(frozen=True)

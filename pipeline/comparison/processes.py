@@ -91,7 +91,7 @@ def number_of_processes(run: ComparisonTasks, units: Sequence[Unit]) -> int:
     if run.config.workers is not None:
         return min(run.config.workers, len(units))
     largest = max(units, key=lambda unit: len(unit.data.scans))
-    shape = run.features.load([largest.data.scans["scan"].iloc[0]]).shape[1:]
+    shape = run.features.feature_map_shape()
     need = memory_of_process(shape, scans=len(largest.data.scans), modalities=len(run.modalities))
     return max(1, min(available_cores(), len(units), int(SHARE_OF_MEMORY * main_memory_bytes() / need)))
 

@@ -237,7 +237,7 @@ def _rows(probabilities: Tensor, data: RepeatData, repeat: int, split: str) -> p
             "truth": [data.classes.index(label) for label in some["label"]],
         }
     )
-    predicted = probabilities.cpu()[torch.from_numpy(some.index.to_numpy())]
+    predicted = probabilities.cpu()[torch.tensor(some.index.to_list(), dtype=torch.int64)]
     return frame.assign(**{f"p_{k}": predicted[:, k].numpy() for k in range(len(data.classes))})
 
 

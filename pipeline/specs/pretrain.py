@@ -21,9 +21,7 @@ class PretrainConfig(TrainingConfig):
         default=StepOne.feature_scale, description="of feature maps, learnt from training scans (docs/decisions/0004)"
     )
 
-    stop_on: StopOn = Field(
-        default=StepOne.stop_on, description="what chooses the epoch; as published: loss (docs/decisions/0004)"
-    )
+    stop_on: StopOn = Field(default=StepOne.stop_on, description="what chooses the epoch; as published: loss")
 
     @property
     def step(self) -> StepOne:
@@ -36,6 +34,6 @@ STAGE = Stage(
     function="pipeline.stages.pretrain:pretrain",
     config=PretrainConfig,
     artifact="pipeline.store.fitted:ExtractorSet",
-    version=3,
+    version=2,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
 )

@@ -50,7 +50,7 @@ STAGE = Stage(
     "report",
     function="pipeline.stages.report:report",
     config=ReportConfig,
-    artifact="pipeline.store.fitted:ReportPage",
+    artifact="pipeline.store.report_page:ReportPage",
     version=3,
     reads={
         "cohort": COHORT,

@@ -16,7 +16,8 @@ from pipeline.store.base import Artifact
 from pipeline.store.comparison import ComparisonSet
 from pipeline.store.confounding import ConfoundingTables
 from pipeline.store.features import FeatureStore
-from pipeline.store.fitted import ClassifierSet, ExtractorSet, ReportPage
+from pipeline.store.fitted import ClassifierSet, ExtractorSet
+from pipeline.store.report_page import ReportPage
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.scores import as_scored

@@ -9,11 +9,9 @@ import safetensors.torch
 from torch import Tensor
 
 from files.reading import file_sha256
-from files.tables import write_table
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, ArtifactError, DamagedError, read_json, read_record, write_record
-from pipeline.store.viewers import WithViewers
 
 
 class RepeatSet(Artifact):
@@ -119,18 +117,3 @@ class ClassifierSet(RepeatSet):
     def metrics(self) -> dict[str, Any]:
         """Return the content of `metrics.json`."""
         return read_json(self.folder / "metrics.json") or {}
-
-
-class ReportPage(WithViewers):
-    """Artifact of the stage report: `report.html`, `qc.csv` with one row per preprocessed scan, and pages of slices."""
-
-    FILES: ClassVar = ("report.html", "qc.csv")
-
-    @property
-    def page(self) -> Path:
-        """Path of the page."""
-        return self.folder / "report.html"
-
-    def save_quality(self, quality: pd.DataFrame, *, csv_safe: bool) -> None:
-        """Write `qc.csv`; it is not read again, so it may be made safe for spreadsheets."""
-        write_table(self.folder / "qc.csv", quality, for_spreadsheets=csv_safe)

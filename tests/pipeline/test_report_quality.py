@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.specs.report import ReportConfig
 from pipeline.stages.report import patients_to_look_at, qc_pictures, quality_of_scans
 from pipeline.store.base import write_record
-from pipeline.store.fitted import ReportPage
+from pipeline.store.report_page import ReportPage
 from pipeline.store.volumes import VolumeSet
 from preprocessing.encoding import png_bytes
 from preprocessing.qc import mirrored, three_planes

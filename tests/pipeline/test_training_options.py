@@ -65,7 +65,7 @@ def test_the_method_is_told_what_was_set() -> None:
         "hidden": 7,
         "initialisation": "default",
         "feature_scale": "scale",
-        "stop_on": "loss",
+        "stop_on": "classification",
     }
     two = {"aggregate": "max", "hidden": (7, 5), "dropout": 0.1, "modality_dropout": 0.2, "batch_size": 9}
     loop = {"epochs": 7, "learning_rate": 0.01, "weight_decay": 0.02, "patience": 3}

@@ -183,4 +183,4 @@ def test_a_refused_run_leaves_what_was_finished(
         assert (tmp_path / "run" / "settings.yaml").read_text() == settings
         capsys.readouterr()
         assert main([*words, "--dry-run"]) == 0
-        assert capsys.readouterr().out.count("up to date") == 7, wrong
+        assert capsys.readouterr().out.count("up to date") == 8, wrong

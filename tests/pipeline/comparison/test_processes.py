@@ -87,7 +87,7 @@ def make(workspace: Path, tmp_path: Path) -> Make:
         for scenario in SCENARIOS:
             for repeat in (1, 2):
                 cohort, split = CohortTables(workspace / "cohort"), SplitTables(workspace / "split")
-                left, _ = run.left(scenario, data_of_repeat(cohort, split, features, repeat))
+                left, _ = run.left(scenario, repeat, data_of_repeat(cohort, split, features, repeat))
                 units += run.units(scenario, repeat, left, methods, wanted)
         return run, units
 

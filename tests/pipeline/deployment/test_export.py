@@ -195,7 +195,7 @@ def test_the_model_says_what_its_data_were_prepared_with(exported: Exported) -> 
     model = json.loads((exported.folder / "configs" / "model.json").read_text())
     assert model["made_with"] == {n: {"version": v} for n, v in exported.bundle.stage_versions.items()}
     assert exported.bundle.kinds == {
-        m: {"kind": "image", "skull_strip": True, "normalise": "minmax", "trust": None, "bits": None}
+        m: {"kind": "image", "columns": {}, "skull_strip": True, "normalise": "minmax", "trust": None, "bits": None}
         for m in ("low", "high")
     }
 
