@@ -73,6 +73,7 @@ def fill(workspace: Path, table: pd.DataFrame) -> None:
     finish(split, **split.contents())
     finish(volumes, fingerprint="volumes", scans={scan: f"volume of {scan}" for scan in table["scan"]})
     for row in table.itertuples():
-        feature_maps.save(row.scan, feature_map(int(row.subject[1:]), row.modality, row.label))
-        feature_maps.finish(row.scan, "key", {})
+        made = feature_map(int(row.subject[1:]), row.modality, row.label)
+        feature_maps.save(row.scan, made)
+        feature_maps.finish(row.scan, "key", {"shape": list(made.shape)})
     finish(feature_maps, **scan_contents(feature_maps, dict.fromkeys(table["scan"], "key")))
