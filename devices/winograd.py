@@ -117,7 +117,7 @@ def _without_gradients(compute: Callable[..., None], part: tuple[int, ...]) -> N
 @functools.lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Return a pool whose threads compute alone; the number of threads of all others stays."""
-    ready = Barrier(threads + 1)
+    ready = Barrier(threads + 1, timeout=60)
 
     def alone() -> None:
         torch.set_num_threads(1)

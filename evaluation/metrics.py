@@ -1,8 +1,7 @@
 """Score predicted probabilities against the truth, for one weighting of the rows or for thousands at once.
 
-The bootstrap of `evaluation.intervals` asks for the same metrics under thousands of row weightings. Every metric here
-is therefore written as sums of weights: `score_draws` takes a matrix of weights, one line per draw, and has no Python
-loop over draws.
+`evaluation.intervals` asks for the same metrics with each subject left out. Every metric here is therefore written as
+sums of weights: `score_draws` takes a matrix of weights, one line per weighting, and has no Python loop over them.
 """
 
 from __future__ import annotations

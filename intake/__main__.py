@@ -140,7 +140,7 @@ def dicom(options: argparse.Namespace) -> None:
         key=key,
         config=config,
         patients=patients,
-        keep=options.keep,
+        keep=tuple(dict.fromkeys(options.keep)),
         not_missing=options.not_missing,
         limits=Limits(memory_gb=options.memory_gb, setting="--memory-gb"),
     )
@@ -201,7 +201,7 @@ def lgg(options: argparse.Namespace) -> None:
         out,
         voxel_mm=None if options.voxel_mm is None else tuple(options.voxel_mm),
         patients=None if options.patients is None else read_table(options.patients),
-        keep=options.keep,
+        keep=tuple(dict.fromkeys(options.keep)),
         not_missing=tuple(options.not_missing),
     )
     write_table(out / "all.csv", result.scans)

@@ -48,7 +48,7 @@ COLUMNS = {
 }  # fmt: skip
 """Column of `data.csv` → what it is called here."""
 
-_FOLDER = re.compile(r"(TCGA_([A-Z0-9]{2})_[A-Z0-9]{4})_\d{8}", re.IGNORECASE)
+_FOLDER = re.compile(r"(TCGA_[A-Z0-9]{2}_[A-Z0-9]{4})_\d{8}", re.IGNORECASE)
 _TABLE, _ID = "data.csv", "Patient"
 _LARGEST_SLICE = 50_000_000  # bytes
 _UNREADABLE = (ScanError, MemoryLimitError, UnusableFileError, OSError)

@@ -248,7 +248,7 @@ def _result_notes(data: ReportData, half: Mapping[str, Any], thresholds: Mapping
         if name in half and is_number(half[name].get("mean")) and not is_number(half[name].get("low"))
     ]
     if withheld:
-        notes.append(f"No interval of {', '.join(withheld)}: a repeat has fewer than two test patients of a class.")
+        notes.append(f"No interval of {', '.join(withheld)}: a repeat has fewer than two test patients (of a class).")
     return notes
 
 

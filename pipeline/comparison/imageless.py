@@ -12,6 +12,7 @@ from baselines.covariates import fit_table, fused, fusion_weight
 from baselines.names import SIMPLE_NAMES, TABLE_BASELINES
 from baselines.sample import CannotFit
 from cohort.covariates import availability_of
+from devices.threads import one_thread
 from pipeline.comparison.scenarios import Scenario
 from pipeline.comparison.tasks import ComparisonTasks, TaskResult, predictions_of
 from pipeline.training.repeat_data import RepeatData
@@ -45,14 +46,17 @@ def imageless(
     given += [availability_of(data.scans)] if "availability" in method else []
     rows = pd.concat(given, axis=1)
     hypermm = run.out.folder_of(scenario.name, SIMPLE_NAMES["hypermm"], repeat)
-    fuses, images = method == "covariates_images", run.keys.get(hypermm)
-    key = run.key(scenario, repeat, data, method, rows.to_dict("split"), images if fuses else None)
+    images = run.keys.get(hypermm) if method == "covariates_images" else None
+    if images and "reason" in (run.out.record(hypermm, images) or {"reason": "not fitted"}):
+        images = None  # once it is fitted, this is done again
+    key = run.key(scenario, repeat, data, method, rows.to_dict("split"), images)
     name = TABLE_BASELINES[method]
     folder = run.out.folder_of(scenario.name, name, repeat)
     run.keys[folder] = key
     if not wanted or run.out.record(folder, key) is not None:
         return
 
+    @one_thread()
     def fit() -> TaskResult:
         if covariates.columns.empty and method != "availability":
             raise CannotFit("the manifest has none of the columns of cohort.covariates")
@@ -61,7 +65,7 @@ def imageless(
         train = (everybody["split"] == "train").to_numpy()
         fitted = fit_table(rows, target, everybody["subject"].reset_index(drop=True), train, classes=len(data.classes))
         probabilities, notes, parameters = fitted.probabilities(rows), [], fitted.parameters
-        if fuses:
+        if method == "covariates_images":
             seen = _probabilities_of(run, hypermm, images, everybody.index, len(data.classes))
             held = np.flatnonzero(everybody["split"] == "validation")
             held = held[~np.isnan(seen[held]).any(axis=1)]

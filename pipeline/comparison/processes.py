@@ -151,12 +151,14 @@ def _side_by_side(
             raise killed
     except BaseException:
         theirs.close()  # the processes end at once
+        messages.cancel_join_thread()  # one that was killed may hold the queue's lock for ever
         raise
+    else:
+        listener.stop()
     finally:
         pool.shutdown(cancel_futures=True)
         theirs.close()
         ours.close()
-        listener.stop()
 
 
 class _Sender(QueueHandler):

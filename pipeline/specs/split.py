@@ -9,6 +9,6 @@ STAGE = Stage(
     function="pipeline.stages.split:split",
     config=SplitConfig,
     artifact="pipeline.store.tables:SplitTables",
-    version=1,
+    version=2,
     reads={"cohort": COHORT},
 )

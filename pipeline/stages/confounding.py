@@ -176,7 +176,7 @@ def _probes(
         folds = np.stack([folds_of(subject[kept], strata, FOLDS, "probe", config.seed, r) for r in repetitions])
         inner = gram[np.ix_(kept, kept)]
         if kind == "number":
-            yield row | probe_number(inner, numbers[kept].to_numpy(), subject[kept], folds)
+            yield row | probe_number(inner, numbers[kept].to_numpy(), subject[kept], folds, seed=config.seed)
         else:
             yield row | probe_category(inner, values[kept], subject[kept], folds)
 

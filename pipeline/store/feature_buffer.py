@@ -9,7 +9,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -92,10 +91,6 @@ class FeatureBuffer(AbstractContextManager["FeatureBuffer"]):
                 raise OSError(f"row {row} could not be read back whole; was the disk full?")
         return out.to(self.device)
 
-    def of(self, scans: Iterable[str]) -> "BufferView":
-        """Return a view of the rows of some scans, numbered from 0 in the given order."""
-        return BufferView(self, torch.tensor([self.index_of[scan] for scan in scans], dtype=torch.int64))
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -108,20 +103,3 @@ class FeatureBuffer(AbstractContextManager["FeatureBuffer"]):
         if self.file is not None:
             self.file.close()
             self.file = None
-
-
-@dataclass(frozen=True)
-class BufferView:
-    """View of some rows of a buffer, in its own order."""
-
-    rows: FeatureBuffer
-    indices: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one row."""
-        return self.rows.shape
-
-    def __getitem__(self, items: Tensor) -> Tensor:
-        """Return rows, (n, ...), on the device."""
-        return self.rows[self.indices[items.cpu()]]

@@ -60,7 +60,7 @@ class FeatureMaps:
             scans: names, images and tables.
         """
         names = list(scans)
-        rows = torch.tensor([buffer.index_of.get(scan, -1) for scan in names], dtype=torch.int64)
+        rows = torch.tensor([-1 if scan in self.codes else buffer.index_of[scan] for scan in names], dtype=torch.int64)
         coded = [self.codes[scan] for scan in names if scan in self.codes]
         if not coded:
             return FeatureMapView(buffer, rows, None, buffer.shape)

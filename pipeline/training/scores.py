@@ -78,7 +78,9 @@ def metrics_of(
         "repeats": len(repeats),
         "test_predictions": len(test),
         "test_subjects": int(test["subject"].nunique()),
-        "interval": "95 %, of the expected score of this way of training on subjects like these",
+        "interval": "95 %, of the expected score of this "
+        + ("way of training" if len(repeats) > 1 else "one trained model")
+        + " on subjects like these",
         "threshold_half": summarise(test),
     }
     if len(classes) == 2:

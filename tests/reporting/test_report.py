@@ -168,7 +168,7 @@ def empty_run(data):
     """The run that got nowhere: frames with columns and no rows."""
     names = ("plan", "observations", "availability", "splits", "predictions", "subsets", "failures", "quality")
     frames = {name: getattr(data, name).iloc[:0] for name in names}
-    summary = dict.fromkeys(("mean", "std", "low", "high"), None) | {"n_undefined": 0}
+    summary = dict.fromkeys(("mean", "std", "low", "high"), None)
     metrics = {"threshold_half": dict.fromkeys(data.metrics["threshold_half"], summary)}
     return dataclasses.replace(
         data, **frames, metrics=metrics, qc=(), histories={}, notes=(), versions={}, hashes={}, run_note=""

@@ -38,7 +38,7 @@ def make_workspace(folder: Path, *, key: str = "k1") -> Path:
             "made_from": {"settings": {"epochs": 3, "losses": "both"}},
         }
         write_record(folder / stage / "manifest.json", manifest)
-    summary = {"mean": 0.9, "std": None, "low": 0.8, "high": 0.95, "n_undefined": 0}
+    summary = {"mean": 0.9, "std": None, "low": 0.8, "high": 0.95}
     metrics = {"threshold_half": {"auc": summary}, "thresholds": {"1": 0.4}, "test_subjects": 12}
     (folder / "classify" / "metrics.json").write_text(json.dumps(metrics))
     (folder / "settings.yaml").write_text("name: pictures\nclassify:\n  epochs: 3\n")

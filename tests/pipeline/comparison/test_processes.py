@@ -15,6 +15,7 @@ from helpers import toy_run
 
 from baselines.methods import Baseline, chosen_baselines
 from baselines.names import KEYS
+from baselines.sample import Sample
 from evaluation.published import AS_IT_IS
 from pipeline.comparison.processes import (
     PROCESS_BYTES,
@@ -22,7 +23,7 @@ from pipeline.comparison.processes import (
     memory_of_process,
     number_of_processes,
 )
-from pipeline.comparison.scenarios import Scenario, ScenarioSample
+from pipeline.comparison.scenarios import Scenario
 from pipeline.comparison.tasks import FAILED, ComparisonTasks, TaskResult, Unit
 from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import BaselinesConfig
@@ -45,7 +46,7 @@ class Faulty(ComparisonTasks):
 
     fault: str = ""
 
-    def _simple(self, unit: Unit, method: Baseline, scenario_sample: ScenarioSample) -> TaskResult:
+    def _simple(self, unit: Unit, method: Baseline, sample: Sample) -> TaskResult:
         if method.name == "linear set function" and unit.repeat == 2:
             flag = self.out.folder.parent / "died"
             if self.fault == "raise":
@@ -55,7 +56,7 @@ class Faulty(ComparisonTasks):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "wait":
                 time.sleep(600)
-        return super()._simple(unit, method, scenario_sample)
+        return super()._simple(unit, method, sample)
 
 
 Make = Callable[..., tuple[Faulty, list[Unit]]]

@@ -26,9 +26,6 @@ def test_rows_come_back_in_any_order(tmp_path: Path, most_bytes: int, in_file: b
         order = torch.tensor([6, 0, 3, 3])
         assert torch.equal(rows[order], values[order])
         assert rows[torch.zeros(0, dtype=torch.int64)].shape == (0, 3, 2)
-        view = rows.of(["scan-5", "scan-1"])
-        assert view.shape == (3, 2)
-        assert torch.equal(view[torch.tensor([1, 0, 1])], values[torch.tensor([1, 5, 1])])
         with pytest.raises(IndexError):
             rows[torch.tensor([7])]
 
