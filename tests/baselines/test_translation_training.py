@@ -93,7 +93,8 @@ def test_steps_of_pix2pix_are_those_of_the_paper(steps: int) -> None:
         expected = {"adversarial": fooled, "l1": l1, "discriminator": judged}
         assert {k: v.item() for k, v in losses.items()} == pytest.approx({k: v.item() for k, v in expected.items()})
     for network, by_hand in ((gan.networks["a_to_b"], made_by), (gan.networks["judge"], judge)):
-        torch.testing.assert_close(network.state_dict(), by_hand.state_dict(), atol=2e-4, rtol=0)
+        # Adam's first step of a gradient near 0 depends on its last digits, which differ between instruction sets
+        torch.testing.assert_close(network.state_dict(), by_hand.state_dict(), atol=4e-4, rtol=0)
 
 
 @pytest.mark.parametrize("identity", [0.0, 5.0])

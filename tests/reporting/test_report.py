@@ -211,7 +211,7 @@ def test_undefined_metrics_are_said_in_words(missing: float | None, report_data)
     assert "AUC cannot be computed" in text
     withheld = data.metrics["threshold_half"] | {"auc": undefined | {"mean": 0.7}}
     text = Page(render_report(dataclasses.replace(data, metrics=data.metrics | {"threshold_half": withheld}))).text
-    assert "No interval of AUC: a repeat has fewer than two test patients of a class." in text
+    assert "No interval of AUC: a repeat has fewer than two test patients (of a class)." in text
 
 
 def test_numpy_and_text_keys_of_repeats_are_taken(report_data) -> None:

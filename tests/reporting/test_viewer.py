@@ -71,7 +71,7 @@ def test_only_the_script_of_the_page_runs_and_nothing_is_loaded() -> None:
     assert len(scripts) == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-"
-    assert f"{policy}{digest}'\"" in page
+    assert f"{policy}{digest}'; base-uri 'none'; form-action 'none'\"" in page
     assert not re.search(r"https?:|src=\"(?!data:)|@import|url\(|\bon\w+=|fetch\(|XMLHttp|import\(", page)
     assert page.count("alert(1)") == page.count("&lt;script&gt;alert(1)&lt;/script&gt;")
 
