@@ -71,7 +71,9 @@ def do_units(run: ComparisonTasks, units: Sequence[Unit], advance: Callable[[int
             except BrokenProcessPool:
                 count //= 2
                 log.warning(
-                    "baselines: a process was killed, as the system does when memory runs out; going on with %d", count
+                    "baselines: a process ended before its work was done, as when the system runs out of memory; going "
+                    "on with %d",
+                    count,
                 )
         with one_thread() if run.runtime.device.type == "cpu" else nullcontext():
             for number, unit in enumerate(units):
@@ -126,7 +128,7 @@ def _side_by_side(
     """Do the units that have no outcome in processes, and add their outcomes.
 
     Raises:
-        BrokenProcessPool: a process was killed.
+        BrokenProcessPool: a process was killed, or could not begin.
     """
     context = multiprocessing.get_context("spawn")  # a forked process could hang in torch's threads
     messages = context.Queue()

@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import nibabel
 import numpy as np
 import pandas as pd
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from files.tables import write_table
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
-from pipeline.store.base import read_json, write_json
+from pipeline.store.base import ArtifactError, read_json, write_json
 from pipeline.store.viewers import WithViewers
-from preprocessing.errors import ScanError
-from preprocessing.volumes import read_volume, write_volume
+from preprocessing.volumes import write_volume
 
 LONGEST_NAME = 80  # characters of an observation in a file name
 
@@ -76,11 +77,19 @@ class PredictionSet(WithViewers):
         return name
 
     def load_map(self, path: str) -> NDArray[np.float32] | None:
-        """Load an occlusion map by its path below the folder; None for no path, or a map without a difference."""
-        try:
-            return read_volume(self.folder / path)[0].numpy() if path else None
-        except ScanError:
+        """Load an occlusion map by its path below the folder; None for no path, or a map without a difference.
+
+        Raises:
+            ArtifactError: it cannot be read.
+        """
+        if not path:
             return None
+        try:
+            volume = nibabel.load(self.folder / path).get_fdata(dtype=np.float32)
+        except (OSError, EOFError, ImageFileError) as error:
+            again = f"rerun with --force {self.folder.name}"
+            raise ArtifactError(f"cannot read {self.folder / path}: {error}; {again}") from error
+        return volume if np.ptp(volume) else None
 
     def predictions(self) -> dict[str, Any]:
         """Return the content of `predictions.json`."""

@@ -1,5 +1,6 @@
 """Artifacts with pages beside their own that show the slices of scans."""
 
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +16,10 @@ class WithViewers(Artifact):
     """An artifact that has a page of slices of some volumes, in the folder `viewer`."""
 
     VIEWERS: ClassVar = "viewer"
+
+    def files(self) -> list[Path]:
+        """List the files of the finished stage, the pages of slices with them."""
+        return [*super().files(), *sorted((self.folder / self.VIEWERS).glob("*.html"))]
 
     def remove_viewers(self) -> None:
         """Remove the pages of slices of an earlier run; no symbolic link below the workspace is followed."""

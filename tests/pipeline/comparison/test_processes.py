@@ -145,7 +145,7 @@ def test_a_killed_process_costs_nothing_but_time(
 ) -> None:
     run, units = make("killed", workers=2, fault="die")
     do_units(run, units, lambda _: None)
-    (warning,) = (record.getMessage() for record in caplog.records if "was killed" in record.getMessage())
+    (warning,) = (record.getMessage() for record in caplog.records if "ended before its work" in record.getMessage())
     assert warning.endswith("going on with 1")
     for unit in units:
         for name, key in unit.tasks:
