@@ -159,6 +159,33 @@ def robustness_table(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_POINT, "n", "n_asked", *(f"auc_{end}" for end in _ENDS)])
 
 
+def patients_table(predictions: pd.DataFrame, training_patients: Mapping[str, float]) -> pd.DataFrame:
+    """Compute AUC against the number of training patients, one row a point of the learning curve.
+
+    Args:
+        predictions: columns `scenario`, `method`, and those of `evaluation.intervals`.
+        training_patients: scenario → number of training patients.
+
+    Returns:
+        Columns `method`, `training_patients`, `n` (predictions made), `n_asked`, `auc_mean`, `auc_std`, `auc_low`,
+        `auc_high`; methods in the order in which they first appear, each by rising number.
+    """
+    columns = probability_columns(predictions)
+    points = predictions[predictions["scenario"].isin(training_patients)]
+    rows = []
+    for method, asked in points.groupby("method", sort=False):
+        for scenario in sorted(training_patients, key=training_patients.__getitem__):
+            here = asked[asked["scenario"] == scenario]
+            made = here[~here[columns].isna().any(axis=1)]
+            if len(made):
+                row = {"method": method, "training_patients": training_patients[scenario]}
+                summary = summarise(made)["auc"]
+                row |= {"n": len(made), "n_asked": len(here)}
+                rows.append(row | {f"auc_{end}": value for end, value in summary.items() if end in _ENDS})
+    names = ["method", "training_patients", "n", "n_asked", *(f"auc_{end}" for end in _ENDS)]
+    return pd.DataFrame(rows, columns=names)
+
+
 def _scores(made: pd.DataFrame) -> dict[str, object]:
     summary = summarise(made)
     return {f"{name}_{end}": value for name in COMPARED for end, value in summary[name].items() if end in _ENDS}

@@ -1,4 +1,4 @@
-"""Figures of a comparison: AUC against the share of scans hidden, and imputed scans beside real ones."""
+"""Figures of a comparison: AUC against the share of scans hidden, learning curves, imputed scans beside real ones."""
 
 from __future__ import annotations
 
@@ -61,6 +61,29 @@ def robustness_figure(figure: Figure, points: pd.DataFrame) -> None:
     looks = [_look(i) for i in range(len(methods))]
     handles = [Line2D([], [], label=name, **look) for name, look in zip(methods, looks, strict=True)]
     figure.legend(handles=handles, ncols=min(4, len(handles)), loc="outside lower center")
+
+
+@as_svg
+def patients_figure(figure: Figure, points: pd.DataFrame) -> None:
+    """Draw AUC with its interval against the number of training patients, a line a method.
+
+    Args:
+        figure: drawn on.
+        points: as `comparison.patients_table` returns them; points without an AUC are left out.
+    """
+    methods = list(dict.fromkeys(points["method"].astype(str)))
+    figure.set_size_inches(6.5, 4.2)
+    axes = figure.subplots()
+    axes.axhline(0.5, color=FAINT, linestyle=":", linewidth=1)
+    between = 0.01 * float(points["training_patients"].max())  # so that bars can be told apart
+    for number, method in enumerate(methods):
+        rows = points[points["method"] == method].assign(rate=points["training_patients"])
+        _curve(axes, rows, number, between * (number - (len(methods) - 1) / 2) / max(len(methods) - 1, 1))
+    axes.grid(axis="y", color="#E9EBEE", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set(xlabel="training patients, mean over repeats", ylabel="AUC on test subjects")
+    handles = [Line2D([], [], label=name, **_look(i)) for i, name in enumerate(methods)]
+    figure.legend(handles=handles, ncols=min(3, len(handles)), loc="outside lower center")
 
 
 def imputation_figure(

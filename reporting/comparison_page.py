@@ -13,7 +13,7 @@ import pandas as pd
 
 from evaluation.comparison import COSTS, TESTED
 from evaluation.intervals import LEVEL
-from reporting.comparison_figures import robustness_figure
+from reporting.comparison_figures import patients_figure, robustness_figure
 from reporting.confounding_page import answers
 from reporting.formatting import METRIC_LABELS, count, is_number, number, percent, seconds, spread
 from reporting.pages import data_uri, markdown_text
@@ -45,6 +45,7 @@ class Comparison:
         published: as `published.published_rows` returns it, matched by `scenario` and `method`; None for none.
         reference: the method that others were compared with.
         robustness: as `comparison.robustness_table` returns it; None for no figure.
+        patients: as `comparison.patients_table` returns it; None for no figure.
         imputations: caption and PNG bytes of pictures of imputed scans.
         gains: `scenario`, `covariates` (their names, joined by commas) and the entries of
             `confounding.gain_over_covariates`; None where no such method was compared.
@@ -55,6 +56,7 @@ class Comparison:
     published: pd.DataFrame | None = None
     reference: str = "HyperMM"
     robustness: pd.DataFrame | None = None
+    patients: pd.DataFrame | None = None
     imputations: tuple[tuple[str, bytes], ...] = ()
     gains: pd.DataFrame | None = None
 
@@ -102,7 +104,7 @@ def comparison_markdown(
 
 def comparison_section(comparison: Comparison) -> dict[str, Any]:
     """Return the variables of `comparison.html.j2`."""
-    curves = comparison.robustness
+    curves, patients = comparison.robustness, comparison.patients
     return {
         "sections": scenario_sections(
             comparison.table,
@@ -112,6 +114,7 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
             gains=comparison.gains,
         ),
         "robustness": data_uri(robustness_figure(curves)) if curves is not None and len(curves) else "",
+        "patients": data_uri(patients_figure(patients)) if patients is not None and len(patients) else "",
         "imputations": [(caption, data_uri(png, "image/png")) for caption, png in comparison.imputations],
         "level": percent(LEVEL),
     }

@@ -1,6 +1,7 @@
-"""Scenarios of a comparison: all scans, or a share of one modality hidden in training and test."""
+"""Scenarios of a comparison: all scans, a share of one modality hidden in training and test, or fewer patients."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from baselines.sample import Sample
 from cohort.missingness import hide_scans
+from cohort.splits import shuffled
 from evaluation.published import AS_IT_IS, COMPLETE
 from pipeline.store.features import FeatureStore
 from pipeline.training.feature_maps import feature_maps_of
@@ -25,20 +27,25 @@ class Scenario:
         name: as printed; with two modalities as in the paper's table 1.
         hidden: modality → share of its subjects that lose it, in training and in test.
         complete_only: only observations with every modality are used, before any scan is hidden.
+        patients: share of the training patients of each class that are used, rounded up; in (0, 1].
     """
 
     name: str
     hidden: tuple[tuple[str, float], ...] = ()
     complete_only: bool = True
+    patients: float = 1.0
 
 
-def scenarios_of(kinds: tuple[str, ...], rates: tuple[float, ...], modalities: tuple[str, ...]) -> list[Scenario]:
+def scenarios_of(
+    kinds: tuple[str, ...], rates: tuple[float, ...], modalities: tuple[str, ...], patients: tuple[float, ...] = ()
+) -> list[Scenario]:
     """List the scenarios in the order of the table.
 
     Args:
-        kinds: "complete", "missing" (each modality in turn, at each rate), "as_it_is".
+        kinds: "complete", "missing" (each modality in turn, at each rate), "as_it_is", "fewer_patients".
         rates: shares to hide, in (0, 1).
         modalities: names, sorted.
+        patients: shares of the training patients, in (0, 1), for "fewer_patients".
     """
     scenarios = [Scenario(COMPLETE)] if "complete" in kinds else []
     if "missing" in kinds:
@@ -47,7 +54,14 @@ def scenarios_of(kinds: tuple[str, ...], rates: tuple[float, ...], modalities: t
             for rate in rates
             for modality in reversed(modalities)
         ]
-    return scenarios + ([Scenario(AS_IT_IS, complete_only=False)] if "as_it_is" in kinds else [])
+    if "as_it_is" in kinds:
+        scenarios.append(Scenario(AS_IT_IS, complete_only=False))
+    if "fewer_patients" in kinds:
+        scenarios += [
+            Scenario(f"as it is, {100 * share:g}% of the training patients", complete_only=False, patients=share)
+            for share in sorted(patients, reverse=True)
+        ]
+    return scenarios
 
 
 def _name(modality: str, rate: float, modalities: tuple[str, ...]) -> str:
@@ -63,7 +77,7 @@ def scans_in(scenario: Scenario, data: RepeatData, seed: int) -> tuple[pd.DataFr
     Args:
         scenario: what to hide.
         data: of one repeat.
-        seed: of the subjects that lose a scan; another in each repeat, or all repeats lack the same scans.
+        seed: of the subjects that lose a scan or are left out; another in each repeat, or all repeats lack the same.
     """
     scans, notes = data.scans, []
     if scenario.complete_only:
@@ -72,11 +86,23 @@ def scans_in(scenario: Scenario, data: RepeatData, seed: int) -> tuple[pd.DataFr
         if few := _few_complete(scans, complete, data.modalities):
             notes.append(few)
         scans = scans[scans["observation"].isin(complete)]
+    if scenario.patients < 1:
+        scans = _fewer_patients(scans, scenario.patients, seed)
     shares = {modality: rate for modality, rate in scenario.hidden if (scans["modality"] == modality).any()}
     if not shares:
         return scans, notes
     available, unreached = hide_scans(scans, shares, seed)
     return scans[available["available"].to_numpy()], [*notes, *unreached]
+
+
+def _fewer_patients(scans: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    """Return the scans with a share of each class's training patients; fewer patients are always among more."""
+    training = scans[scans["split"] == "train"].drop_duplicates("subject")
+    kept: set[str] = set()
+    for label, members in training.groupby("label"):
+        names = shuffled(members["subject"], seed, "patients", label)
+        kept |= set(names[: math.ceil(round(share * len(names), 9))])
+    return scans[(scans["split"] != "train") | scans["subject"].isin(kept)]
 
 
 def _few_complete(scans: pd.DataFrame, complete: pd.Index, modalities: tuple[str, ...]) -> str:

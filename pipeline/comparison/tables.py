@@ -1,6 +1,7 @@
 """Turn the predictions of all baselines into the tables, figures and text of one comparison."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 
 from baselines.names import TABLE_BASELINES
 from console.errors import InputError
-from evaluation.comparison import COSTS, comparison_table, robustness_table
+from evaluation.comparison import COSTS, comparison_table, patients_table, robustness_table
 from evaluation.confounding import GAIN_COLUMNS, gain_over_covariates
 from evaluation.published import published_beside
 from files.writing import replacing
@@ -37,6 +38,7 @@ def write_tables(
     volumes: VolumeSet,
     config: BaselinesConfig,
     covariates: tuple[str, ...] = (),
+    training_patients: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Collect the results of all tasks and write the tables.
 
@@ -50,6 +52,7 @@ def write_tables(
         volumes: preprocessed scans, for the picture of imputed ones.
         config: of the stage.
         covariates: names.
+        training_patients: scenario → number of training patients, for those that are points of a learning curve.
 
     Returns:
         The entries for the stage's manifest.
@@ -72,6 +75,10 @@ def write_tables(
         out.save_table("robustness.csv", robustness_table(collected.curves))
     else:
         (out.folder / "robustness.csv").unlink(missing_ok=True)
+    if len(training_patients or {}) > 1:
+        out.save_table("patients.csv", patients_table(collected.predictions, training_patients or {}))
+    else:
+        (out.folder / "patients.csv").unlink(missing_ok=True)
     gains = _gains(collected.predictions, covariates)
     if len(gains):
         out.save_table("gains.csv", gains)

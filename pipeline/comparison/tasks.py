@@ -35,7 +35,7 @@ log = logging.getLogger("hypermm")
 FAILED = "failed "  # prefix of the key of a task that raised: the task is run again
 SHARED = "a network was trained by an earlier task"
 TaskResult = tuple[dict[str, pd.DataFrame], dict[str, Any]]  # file → table, facts of the record
-NOT_IN_A_TASK = ("only", "scenarios", "rates", "published", "gan", "curve_rates")
+NOT_IN_A_TASK = ("only", "scenarios", "rates", "patients", "published", "gan", "curve_rates")
 
 
 @dataclasses.dataclass(frozen=True)

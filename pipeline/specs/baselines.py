@@ -42,14 +42,17 @@ class BaselinesConfig(FitConfig):
     """Baselines and scenarios of the comparison."""
 
     only: tuple[str, ...] = Field(default=(), description=f"baselines; empty for all that apply. {', '.join(KEYS)}")
-    scenarios: tuple[Literal["complete", "missing", "as_it_is"], ...] = Field(
+    scenarios: tuple[Literal["complete", "missing", "as_it_is", "fewer_patients"], ...] = Field(
         default=("complete", "missing"),
         min_length=1,
         description="complete: subjects with every modality; missing: those, with each modality hidden in turn; "
-        "as_it_is: whatever each subject has",
+        "as_it_is: whatever each subject has; fewer_patients: that, with a part of the training patients",
     )
     rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(0.5,), description="shares hidden in training and test, for missing"
+    )
+    patients: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.25, 0.5, 0.75), min_length=1, description="shares of the training patients, for fewer_patients"
     )
     curve_rates: tuple[float, ...] = Field(
         default=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
@@ -74,7 +77,7 @@ class BaselinesConfig(FitConfig):
                 raise ValueError(f"no baseline {key!r}; there are {', '.join(KEYS)}")
         return keys
 
-    @field_validator("rates", "curve_rates")
+    @field_validator("rates", "curve_rates", "patients")
     @classmethod
     def _shares(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
         if any(not 0 <= rate < 1 for rate in rates) or len(set(rates)) < len(rates):

@@ -14,6 +14,7 @@ from baselines.methods import ABLATIONS, chosen_baselines
 from baselines.names import KEYS, TABLE_BASELINES, TRANSLATION_BASELINES
 from cohort.covariates import covariates_of
 from console.errors import PreconditionError
+from evaluation.published import AS_IT_IS
 from models.settings import seed_of_repeat
 from pipeline.comparison.imageless import imageless
 from pipeline.comparison.imputation import Kind
@@ -60,7 +61,7 @@ def baselines(
         repeat: dataclasses.replace(data_of_repeat(cohort, split, features, repeat), modalities=modalities)
         for repeat in repeats_of(split)
     }
-    scenarios = scenarios_of(config.scenarios, config.rates, modalities)
+    scenarios = scenarios_of(config.scenarios, config.rates, modalities, config.patients)
     for scenario in scenarios:
         used = [scans_in(scenario, each, seed_of_repeat(config.seed, n))[0] for n, each in data.items()]
         if not any((scans["split"] == "test").any() for scans in used):
@@ -117,7 +118,18 @@ def baselines(
         volumes=preprocess,
         config=config,
         covariates=tuple(covariates.columns),
+        training_patients=_training_patients(left),
     )
+
+
+def _training_patients(left: list[tuple[Scenario, int, RepeatData]]) -> dict[str, float]:
+    """Return scenario → number of training patients, the mean over repeats, for those of a learning curve."""
+    counts: dict[str, list[int]] = {}
+    for scenario, _, data in left:
+        if scenario.name == AS_IT_IS or scenario.patients < 1:
+            training = data.scans.loc[data.scans["split"] == "train", "subject"].nunique()
+            counts.setdefault(scenario.name, []).append(training)
+    return {name: sum(numbers) / len(numbers) for name, numbers in counts.items()}
 
 
 def in_order(modalities: Iterable[str]) -> tuple[str, ...]:

@@ -133,6 +133,7 @@ def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) 
         published=published_beside(manifest["published"], manifest["scenario_names"]),
         reference=manifest["reference"],
         robustness=baselines.robustness(),
+        patients=baselines.patients(),
         imputations=baselines.pictures(convention),
         gains=baselines.gains(),
     )

@@ -16,7 +16,7 @@ TEXT = {"scenario": str, "method": str, "subject": str, "observation": str, "hid
 
 
 class ComparisonSet(Artifact):
-    """Predictions of the baselines, and `comparison.csv`, `robustness.csv`, `comparison.md` over all of them.
+    """Predictions of the baselines, and the tables and the page `comparison.md` over all of them.
 
     `<scenario>/<method>/repeat-N/record.json` is written last and holds the key that the predictions were made from.
     Weights are not kept: only the predictions are needed, and some networks have 100 MB.
@@ -73,7 +73,7 @@ class ComparisonSet(Artifact):
 
     def contents(self) -> dict[str, Any]:
         """Return the fingerprint of the tables."""
-        names = ("comparison.csv", "gains.csv", "robustness.csv", "comparison.md")
+        names = ("comparison.csv", "gains.csv", "robustness.csv", "patients.csv", "comparison.md")
         return {"fingerprint": digest([file_sha256(p) for n in names if (p := self.folder / n).exists()])}
 
     def comparison(self) -> pd.DataFrame:
@@ -92,6 +92,11 @@ class ComparisonSet(Artifact):
     def robustness(self) -> pd.DataFrame | None:
         """Return the table that `evaluation.comparison.robustness_table` made; None if no scans were hidden."""
         path = self.folder / "robustness.csv"
+        return pd.read_csv(path, dtype=TEXT) if path.exists() else None
+
+    def patients(self) -> pd.DataFrame | None:
+        """Return the table that `evaluation.comparison.patients_table` made; None if there is no learning curve."""
+        path = self.folder / "patients.csv"
         return pd.read_csv(path, dtype=TEXT) if path.exists() else None
 
     def pictures(self, convention: str = "radiological") -> tuple[tuple[str, bytes], ...]:

@@ -70,6 +70,7 @@ OTHER: dict[str, Any] = {
     "baselines.scenarios": ("as_it_is",),
     "baselines.rates": (0.25,),
     "baselines.curve_rates": (0.0,),
+    "baselines.patients": (0.4,),
     "executor.slurm.time": "1:00:00",
     "executor.slurm.lines": ("--constraint=a100",),
     "executor.scheduler": "tcp://10.0.0.5:8786",
@@ -514,7 +515,7 @@ def tasks(tmp_path: Path) -> Callable[..., set[tuple[str, str]]]:
 
 
 IN_SOME_TASKS = {
-    **dict.fromkeys(("only", "scenarios", "rates", "published", "workers"), set()),
+    **dict.fromkeys(("only", "scenarios", "rates", "patients", "published", "workers"), set()),
     "curve_rates": {task for task in TASKS if task[0] == "complete"},
     "gan.pix2pix_epochs": {("hidden", "pix2pix")},
     "gan.cyclegan_epochs": {("hidden", "cyclegan")},

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy import ndimage
+from sklearn.metrics import roc_auc_score
 
-from evaluation.comparison import COMPARED, COSTS, comparison_table, holm, robustness_table
+from evaluation.comparison import COMPARED, COSTS, comparison_table, holm, patients_table, robustness_table
 from evaluation.intervals import paired_difference, summarise
 from evaluation.published import COMPLETE, HALF_MRI, HALF_PET, published_rows
 from reporting.comparison_figures import imputation_figure, robustness_figure
@@ -349,12 +350,15 @@ def test_the_report_has_the_section_only_where_there_is_a_comparison(report_data
     assert "Comparison of methods" not in without
     points = robustness_table(_hidden(seed=0))
     picture = imputation_figure({"PET": {"real": _ball(), "cycleGAN": _ball()}})
-    comparison = Comparison(table, "demo", robustness=points, imputations=(("PET of sub-001", picture),))
+    curve = patients_table(_fewer_patients(), {"few": 10.0, "all": 40.0})
+    comparison = Comparison(
+        table, "demo", robustness=points, patients=curve, imputations=(("PET of sub-001", picture),)
+    )
     html = render_report(dataclasses.replace(data, comparison=comparison))
     page = Nesting(html)
     assert page.open == []
     assert html.count('<a href="#comparison">') == html.count('<section id="comparison">') == 1
-    assert page.tags.count("img") == Nesting(without).tags.count("img") + 2
+    assert page.tags.count("img") == Nesting(without).tags.count("img") + 3
     assert "PET of sub-001" in page.text
 
 
@@ -375,6 +379,28 @@ def _hidden(seed: int) -> pd.DataFrame:
             frame = frame.assign(p_1=scores, observation=frame["subject"], repeat=1, method=method, rate=rate)
             frames.append(frame.assign(hidden_modality="MRI", where="test"))
     return pd.concat(frames, ignore_index=True)
+
+
+def _fewer_patients() -> pd.DataFrame:
+    """Scenarios in which two methods become worse; Multi-CNN can take nobody in the worst."""
+    hidden, rates = _hidden(seed=1), {"all": 0.0, "half": 0.5, "few": 0.9, "elsewhere": 0.0}
+    return pd.concat([hidden[hidden["rate"] == rate].assign(scenario=name) for name, rate in rates.items()])
+
+
+def test_a_learning_curve_has_a_point_for_each_number_of_training_patients() -> None:
+    frame = _fewer_patients()
+    points = patients_table(frame, {"half": 20.0, "few": 10.0, "all": 40.0})
+    assert points[["method", "training_patients"]].to_numpy().tolist() == [
+        *(["HyperMM", n] for n in (10.0, 20.0, 40.0)),
+        *(["Multi-CNN", n] for n in (20.0, 40.0)),  # it can take nobody where most is hidden
+    ]
+    for row in points.itertuples():
+        name = {10.0: "few", 20.0: "half", 40.0: "all"}[row.training_patients]
+        made = frame[(frame["method"] == row.method) & (frame["scenario"] == name)].dropna(subset=["p_1"])
+        assert row.n == len(made)
+        assert row.n_asked == 40
+        assert row.auc_mean == pytest.approx(roc_auc_score(made["truth"], made["p_1"]))
+        assert row.auc_low <= row.auc_mean <= row.auc_high
 
 
 def test_points_of_the_curve_are_auc_on_what_could_be_predicted() -> None:

@@ -1,5 +1,6 @@
 """Which scans a scenario leaves, what it is called, and that feature maps are joined to people by name."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -70,6 +71,25 @@ def test_every_modality_is_hidden_in_turn_at_every_rate() -> None:
 def test_only_what_was_asked_for() -> None:
     assert [s.name for s in scenarios_of(("as_it_is",), (0.5,), MRI_AND_PET)] == [AS_IT_IS]
     assert scenarios_of(("missing",), (), MRI_AND_PET) == []
+
+
+def test_fewer_training_patients_of_each_class_and_the_same_test(data_of: Callable[..., RepeatData]) -> None:
+    data = data_of(63)
+    full, half, tenth = scenarios_of(("as_it_is", "fewer_patients"), (), MRI_AND_PET, (0.1, 0.5))
+    assert [s.patients for s in (full, half, tenth)] == [1.0, 0.5, 0.1]
+    assert half.name == "as it is, 50% of the training patients"
+    left = [scans_in(scenario, data, 7)[0] for scenario in (full, half, tenth)]
+    kept = [scans[scans["split"] == "train"].groupby("label")["subject"].agg(set) for scans in left]
+    for label, everybody in kept[0].items():
+        assert [len(each[label]) for each in kept[1:]] == [math.ceil(share * len(everybody)) for share in (0.5, 0.1)]
+        assert kept[2][label] < kept[1][label] < everybody
+    for scans in left[1:]:
+        assert set(scans.loc[scans["split"] != "train", "scan"]) == set(
+            data.scans.loc[data.scans["split"] != "train", "scan"]
+        )
+    others = scans_in(half, data, 8)[0]
+    assert set(others["subject"]) != set(left[1]["subject"]), "another seed keeps other patients"
+    assert set(scans_in(half, shuffled(data, 3), 7)[0]["scan"]) == set(left[1]["scan"])
 
 
 def test_complete_keeps_exactly_the_observations_with_every_modality(data_of: Callable[..., RepeatData]) -> None:
