@@ -6,5 +6,5 @@
 - `posterior`: `fit` (with draws of the parameters), `draw` (of missing scores, and of patients that never were).
 - `basis`: `fit_basis`: between feature maps and scores.
 - `embedding`: a patient as a few shared directions, with their uncertainty.
-- `model`: all of it for feature maps by modality.
+- `model`: all of it for feature maps by modality; `state`: as arrays for a file.
 """
