@@ -56,15 +56,7 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) ->
     """
     try:
         blocks = Blocks(tuple(facts["blocks"]), tuple(int(size) for size in facts["blocks"].values()))
-        bases = {
-            name: Basis(
-                **{
-                    item.name: float(values) if (values := arrays[f"basis.{number}.{item.name}"]).ndim == 0 else values
-                    for item in fields(Basis)
-                }
-            )
-            for number, name in enumerate(facts["modalities"])
-        }
+        bases = {name: _basis(arrays, number) for number, name in enumerate(facts["modalities"])}
         estimate = Parameters(**{item.name: arrays[f"estimate.{item.name}"] for item in fields(Parameters)})
         draws = tuple(
             Parameters(**{item.name: arrays[f"draws.{item.name}"][number] for item in fields(Parameters)})
@@ -90,6 +82,11 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) ->
     )
     sums = Sums(blocks, int(facts["classes"]), cells)
     return JointModel(bases, gaussian, embedding, sums, tuple(facts["notes"]))
+
+
+def _basis(arrays: Mapping[str, NDArray[Any]], number: int) -> Basis:
+    given: dict[str, Any] = {item.name: arrays[f"basis.{number}.{item.name}"] for item in fields(Basis)}
+    return Basis(**given | {"scale": float(given["scale"])})
 
 
 def _check(
