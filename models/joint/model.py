@@ -200,7 +200,7 @@ def fit_model(
     config: JointConfig,
     *,
     shape: tuple[int, int, int] | None = None,
-) -> JointModel:
+) -> tuple[JointModel, FloatArray]:
     """Fit the joint model to training patients, and to nobody else.
 
     A modality with too few training scans, or whose scans are all alike, is left out and named in the notes.
@@ -211,6 +211,10 @@ def fit_model(
         classes: K.
         config: settings.
         shape: (C, H, W) of a feature map; needed for a public basis over positions.
+
+    Returns:
+        The model, and the scores (n, d) that it was learnt from: not those of `JointModel.scores`, which are too large
+        for patients whom the bases were learnt from.
 
     Raises:
         CannotJoinError: no modality can be learnt.
@@ -248,9 +252,10 @@ def fit_model(
         else:
             scores[COVARIATE + name] = numbers
     blocks = Blocks(tuple(scores), tuple(values.shape[1] for values in scores.values()))
-    sums = sums_of(blocks.stack(scores), labels, blocks, classes)
+    rows = blocks.stack(scores)
+    sums = sums_of(rows, labels, blocks, classes)
     gaussian = fit(sums, draws=config.draws, seed=config.seed)
     embedding = shared_directions(gaussian.estimate, blocks, config.factors)
     if len(bases) > 1 and not any(sum(pattern[: len(bases)]) > 1 for _, pattern in sums.cells):
         notes.append("no training patient has two modalities: links between them come through the class alone")
-    return JointModel(bases, gaussian, embedding, sums, (*notes, *gaussian.notes))
+    return JointModel(bases, gaussian, embedding, sums, (*notes, *gaussian.notes)), rows
