@@ -115,8 +115,8 @@ class DrawnCNN:
         parameters: trained numbers of the network.
         seed: of the draws.
         notes: what could not be learnt.
-        facts: for the record: how many draws, and the standard deviation of probabilities over draws (between), and of a
-            class given them (within), over observations with a gap, root mean squares.
+        facts: for the record: how many draws, and the standard deviation of probabilities over draws (between), and of
+            a class given them (within), over observations with a gap, root mean squares.
     """
 
     filler: JointFiller

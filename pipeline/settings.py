@@ -33,6 +33,8 @@ from pipeline.specs.classify import ClassifyConfig
 from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.specs.export import ExportConfig
 from pipeline.specs.features import FeaturesConfig
+from pipeline.specs.impute import ImputeConfig
+from pipeline.specs.joint import JointConfig
 from pipeline.specs.predict import PredictConfig
 from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.specs.pretrain import PretrainConfig
@@ -65,6 +67,8 @@ class Settings(BaseSettings):
     classify: ClassifyConfig = ClassifyConfig()
     confounding: ConfoundingConfig = ConfoundingConfig()
     baselines: BaselinesConfig = BaselinesConfig()
+    joint: JointConfig = JointConfig()
+    impute: ImputeConfig = ImputeConfig()
     report: ReportConfig = ReportConfig()
     executor: ExecutorConfig = ExecutorConfig()
     export: ExportConfig = ExportConfig()

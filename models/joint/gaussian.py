@@ -27,8 +27,8 @@ from models.joint.sums import Cell, Sums
 
 LARGEST_LAMBDA = 0.98  # beyond, the target outweighs the patients 49 to 1 and nothing changes any more
 SMALLEST_VARIANCE = 1e-8  # of the mean variance of all scores; a score that is constant has it
-ITERATIONS = 500  # of EM at most
-TOLERANCE = 1e-8  # largest change of a parameter, in standard deviations, at which EM has converged
+ITERATIONS = 300  # of EM at most
+TOLERANCE = 1e-7  # largest change of a parameter, in standard deviations, at which EM has converged
 SPARE = 2  # patients that a block needs beyond one a class
 
 

@@ -31,7 +31,7 @@ from models.joint.gaussian import (
 from models.joint.sums import Sums
 
 DRAWS = 30  # of the parameters
-BURN_IN, APART = 20, 5  # steps of the chain before the first draw and between two; with nothing missing 0 and 1
+BURN_IN, APART = 10, 3  # steps of the chain before the first draw and between two; with nothing missing 0 and 1
 
 
 def fit(sums: Sums, *, draws: int = DRAWS, seed: int = 0) -> JointGaussian:

@@ -7,6 +7,8 @@ from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.confounding import STAGE as CONFOUNDING
 from pipeline.specs.export import STAGE as EXPORT
 from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.impute import STAGE as IMPUTE
+from pipeline.specs.joint import STAGE as JOINT
 from pipeline.specs.predict import STAGE as PREDICT
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.pretrain import STAGE as PRETRAIN
@@ -22,6 +24,8 @@ STAGES: tuple[Stage, ...] = (
     CLASSIFY,
     CONFOUNDING,
     BASELINES,
+    JOINT,
+    IMPUTE,
     REPORT,
     EXPORT,
     PREDICT,
