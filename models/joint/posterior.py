@@ -85,26 +85,27 @@ def draw(
         Scores (S, n, d), observed ones as they are, and classes (S, n).
     """
     every = model.draws if model.draws and not plug_in else (model.estimate,)
+    n = len(rows)
     out = np.repeat(rows[None], count, axis=0)
-    classes = np.empty((count, len(rows)), dtype=np.int64)
-    first = int(random.integers(len(every)))
+    classes = np.empty((count, n), dtype=np.int64)
+    turn = (int(random.integers(len(every))) + np.arange(count)) % len(every)
     groups = list(by_pattern(model.blocks, rows))
-    for s in range(count):
-        parameters = every[(first + s) % len(every)]
+    for number in dict.fromkeys(turn.tolist()):
+        parameters, here = every[number], np.flatnonzero(turn == number)
         if labels is None:
             chance = class_probabilities(model, parameters, rows).cumsum(axis=1)
-            classes[s] = (random.random((len(rows), 1)) * chance[:, -1:] >= chance).sum(axis=1)
+            classes[here] = (random.random((len(here), n, 1)) * chance[:, -1:] >= chance).sum(axis=2)
         else:
-            classes[s] = labels
+            classes[here] = labels
         for members, pattern in groups:
             seen, missing = split_columns(model.blocks, pattern)
             if len(missing) == 0:
                 continue
             slope, left = regression(parameters.covariance, seen, missing)
-            centre = parameters.mean[classes[s, members]]
-            off = rows[np.ix_(members, seen)] - centre[:, seen]
-            noise = random.standard_normal((len(members), len(missing))) @ np.linalg.cholesky(left).T
-            out[s, members[:, None], missing] = centre[:, missing] + off @ slope.T + noise
+            centre = parameters.mean[classes[np.ix_(here, members)]]  # (s, m, d)
+            off = rows[np.ix_(members, seen)] - centre[:, :, seen]
+            noise = random.standard_normal((len(here), len(members), len(missing))) @ np.linalg.cholesky(left).T
+            out[here[:, None, None], members[:, None], missing] = centre[:, :, missing] + off @ slope.T + noise
     return out, classes
 
 
