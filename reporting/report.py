@@ -18,6 +18,7 @@ from reporting import figures, tables
 from reporting.comparison_page import Comparison, comparison_section
 from reporting.confounding_page import Confounding, confounding_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
+from reporting.joint_page import Joint, joint_section
 from reporting.pages import data_uri, environment
 from reporting.patient_text import chance
 from reporting.quality import COLUMNS as QUALITY
@@ -72,6 +73,7 @@ class ReportData:
         comparison: with other methods; None leaves the section out.
         patients: test patients to look at, as `telling_patients` returns them, with their scans.
         confounding: what else could explain the result; None leaves both sections out.
+        joint: the joint model, and what it imputed; None leaves the section out.
     """
 
     title: str
@@ -97,6 +99,7 @@ class ReportData:
     comparison: Comparison | None = None
     patients: tuple[TellingPatient, ...] = ()
     confounding: Confounding | None = None
+    joint: Joint | None = None
 
 
 def render_report(data: ReportData) -> str:
@@ -155,6 +158,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "forest_cut": len(data.subsets) > len(drawn_subsets),
         "comparison": comparison_section(data.comparison) if data.comparison else None,
         "confounding": confounding_section(data.confounding) if data.confounding else None,
+        "joint": joint_section(data.joint) if data.joint else None,
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
         "patients": [

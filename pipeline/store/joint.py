@@ -26,7 +26,7 @@ class JointSet(RepeatSet):
 
     def save_model(self, repeat: int, key: str, arrays: Arrays, facts: dict[str, Any]) -> None:
         """Write the model of a repeat: arrays, and facts with `model` as `models.joint.state.to_arrays` made it."""
-        state = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+        state = {name: torch.from_numpy(np.array(values, order="C")) for name, values in arrays.items()}
         self.save(repeat, key, state, None, facts)
 
     def model(self, repeat: int) -> JointModel:
