@@ -192,6 +192,9 @@ def _ridge(train: Patients, given: Patients, modality: str, random: np.random.Ge
             predicted = fit_ridge(source[inside], target[inside])(source[out]).float()
             left[out] = (target[out] - predicted).numpy()
         errors.append(left)
+    if not made:  # no pairs: the mean of those who have it
+        known = train.features[modality][train.has(modality)]
+        return np.repeat(known.mean(axis=0)[None], len(given), axis=0), known.std(axis=0)
     stacked = np.stack(errors)
     known = ~np.isnan(stacked[:, :, 0])
     residual = np.where(known[:, :, None], stacked, 0).sum(0)[known.any(0)] / known.sum(0)[known.any(0)][:, None]

@@ -41,7 +41,7 @@ def gaussian_crps(truth: NDArray[np.floating], mean: NDArray[np.floating], sd: N
     return np.asarray(sd * (z * erf(z / np.sqrt(2)) + 2 * density - 1 / np.sqrt(np.pi)))
 
 
-def sample_crps(truth: FloatArray, draws: FloatArray) -> FloatArray:
+def sample_crps(truth: NDArray[np.floating], draws: NDArray[np.floating]) -> FloatArray:
     """Return the CRPS of draws, (...): mean |x − truth| − ½ mean |x − x'| over different draws.
 
     Args:
@@ -55,7 +55,7 @@ def sample_crps(truth: FloatArray, draws: FloatArray) -> FloatArray:
     return np.asarray(np.abs(draws - truth).mean(axis=0) - spread)
 
 
-def energy_score(truth: FloatArray, draws: FloatArray) -> FloatArray:
+def energy_score(truth: NDArray[np.floating], draws: NDArray[np.floating]) -> FloatArray:
     """Return the energy score of draws of vectors, (n,): mean ‖x − truth‖ − ½ mean ‖x − x'‖ over different draws.
 
     Args:
