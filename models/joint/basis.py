@@ -141,7 +141,9 @@ def public_components(shape: tuple[int, int, int], count: int) -> NDArray[np.flo
     return (np.repeat(rows, height * width, axis=1) / np.sqrt(height * width)).astype(np.float32)
 
 
-def _principal(gram: FloatArray, *, most: int, explained: float) -> tuple[FloatArray, FloatArray]:
+def _principal(
+    gram: FloatArray, *, most: int, explained: float, each: int = SCANS_EACH
+) -> tuple[FloatArray, FloatArray]:
     """Return the scores (n, k) of centred rows on their principal components, and the weights (n, k) that make those.
 
     Components are weightsᵀ X.
@@ -149,7 +151,7 @@ def _principal(gram: FloatArray, *, most: int, explained: float) -> tuple[FloatA
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
     enough = int(np.searchsorted(values.cumsum() / values.sum(), explained - 1e-12) + 1)
-    k = max(1, min(enough, most, len(gram) // SCANS_EACH, int((values > 1e-9 * values[0]).sum())))
+    k = max(1, min(enough, most, len(gram) // each, int((values > 1e-9 * values[0]).sum())))
     root = np.sqrt(values[:k])
     return vectors[:, :k] * root, vectors[:, :k] / root
 
@@ -159,10 +161,13 @@ def _out_of_fold(
 ) -> tuple[FloatArray, FloatArray]:
     """Return the scores of each scan on components of the other folds, (n, k), and its residual's weights (n, n).
 
+    Turning loses what lies between the two subspaces, mostly of weak components. So each is brought to the variance
+    that held-out scans have along the component of the same rank of the other folds, as new scans will.
+
     Residuals are weights @ X. All is done on inner products; rows are centred on the mean of the other folds.
     """
     n, k = turned.shape
-    scores, outside = np.zeros((n, k)), np.zeros((n, n))
+    scores, outside, squares = np.zeros((n, k)), np.zeros((n, n)), np.zeros((n, k))
     fold = random.permutation(n) % min(FOLDS, n)
     for held in range(min(FOLDS, n)):
         inside, out = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
@@ -170,13 +175,16 @@ def _out_of_fold(
         centring[:, inside] = 1 / len(inside)
         shift = np.eye(n) - centring  # rows minus the mean of the other folds
         moved = shift @ gram @ shift.T
-        _, own = _principal(moved[np.ix_(inside, inside)], most=k, explained=1.0)
+        _, own = _principal(moved[np.ix_(inside, inside)], most=k, explained=1.0, each=1)
         made = shift[inside].T @ own  # (n, k'): components of the fold are madeᵀ X
         u, _, v = np.linalg.svd(weights.T @ gram @ made, full_matrices=False)  # of all, by those of the fold
         seen = shift[out] @ gram @ made  # (held, k')
         scores[out] = seen @ v.T @ u.T + (centring[out] @ gram @ weights)
+        squares[out, : seen.shape[1]] = seen**2
         outside[out] = shift[out] - seen @ made.T
-    return scores, outside
+    variance = scores.var(axis=0)
+    scale = np.sqrt(np.divide(squares.mean(axis=0), variance, out=np.ones(k), where=variance > 0))
+    return scores * scale, outside
 
 
 def _residuals(
