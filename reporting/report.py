@@ -23,6 +23,7 @@ from reporting.pages import data_uri, environment
 from reporting.patient_text import chance
 from reporting.quality import COLUMNS as QUALITY
 from reporting.quality import CONVENTIONS, quality_tables
+from reporting.synthetic_page import Synthetic, synthetic_section
 from reporting.telling_patients import KINDS, TellingPatient
 
 MAX_PREDICTION_ROWS = 500
@@ -74,6 +75,7 @@ class ReportData:
         patients: test patients to look at, as `telling_patients` returns them, with their scans.
         confounding: what else could explain the result; None leaves both sections out.
         joint: the joint model, and what it imputed; None leaves the section out.
+        synthetic: synthetic patients and what was found when they were judged; None leaves the section out.
     """
 
     title: str
@@ -100,6 +102,7 @@ class ReportData:
     patients: tuple[TellingPatient, ...] = ()
     confounding: Confounding | None = None
     joint: Joint | None = None
+    synthetic: Synthetic | None = None
 
 
 def render_report(data: ReportData) -> str:
@@ -159,6 +162,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "comparison": comparison_section(data.comparison) if data.comparison else None,
         "confounding": confounding_section(data.confounding) if data.confounding else None,
         "joint": joint_section(data.joint) if data.joint else None,
+        "synthetic": synthetic_section(data.synthetic) if data.synthetic else None,
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
         "patients": [

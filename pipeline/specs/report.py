@@ -12,6 +12,7 @@ from pipeline.specs.confounding import STAGE as CONFOUNDING
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.impute import STAGE as IMPUTE
 from pipeline.specs.joint import STAGE as JOINT
+from pipeline.specs.judge import STAGE as JUDGE
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.pretrain import STAGE as PRETRAIN
 from pipeline.specs.split import STAGE as SPLIT
@@ -63,6 +64,6 @@ STAGE = Stage(
         "classify": CLASSIFY,
         "confounding": CONFOUNDING,
     },
-    reads_if_present={"baselines": BASELINES, "joint": JOINT, "impute": IMPUTE},
+    reads_if_present={"baselines": BASELINES, "joint": JOINT, "impute": IMPUTE, "judge": JUDGE},
     settings={"settings": ALL},
 )

@@ -7,6 +7,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from cohort.manifest import observations
+from cohort.origin import real_only
 from evaluation.published import published_beside
 from files.writing import replacing
 from pipeline.core.provenance import git_commit, machine, settings_yaml, versions
@@ -20,6 +21,7 @@ from pipeline.store.fitted import ClassifierSet, ExtractorSet
 from pipeline.store.imputed import ImputedSet
 from pipeline.store.joint import JointSet
 from pipeline.store.report_page import ReportPage
+from pipeline.store.synthetic import JudgementTables
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.scores import as_scored
@@ -28,6 +30,7 @@ from reporting.confounding_page import Confounding
 from reporting.joint_page import Joint
 from reporting.quality import quality_of
 from reporting.report import ReportData, render_report
+from reporting.synthetic_page import Synthetic
 from reporting.telling_patients import Scan, TellingPatient, telling_patients
 
 
@@ -42,6 +45,7 @@ def report(
     baselines: ComparisonSet,
     joint: JointSet,
     impute: ImputedSet,
+    judge: JudgementTables,
     settings: BaseModel,
     out: ReportPage,
     config: ReportConfig,
@@ -63,8 +67,14 @@ def report(
         joint_page = _joint(joint, impute if with_imputed else None, cohort.scans())
     elif joint.manifest is not None:
         runtime.note("the joint model is of earlier data and not shown; type --stages joint,impute,report")
+    synthetic = _synthetic(judge, {stage.folder.name: stage.fingerprint for stage in stages})
+    if synthetic is not None:
+        stages += (judge,)
+    elif judge.manifest is not None:
+        runtime.note("the judgement of synthetic patients is of earlier data and not shown; type --stages judge,report")
     manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
-    scans, classes = cohort.scans(), cohort.classes()
+    everything, classes = cohort.scans(), cohort.classes()
+    scans = real_only(everything)
     named = scans.set_index("scan")
     quality = quality_of_scans(scans, preprocess)
     failures = pd.DataFrame(
@@ -83,6 +93,7 @@ def report(
     )
     failed = set(failures["scan"])
     state = split.availability()
+    state = state[state["scan"].isin(scans["scan"])].reset_index(drop=True)
     state["state"] = ["used" if a else "hidden" for a in state["available"]]
     state.loc[state["scan"].isin(failed), "state"] = "failed"
     observed = observations(scans).drop(columns=["session", "split"])
@@ -112,7 +123,7 @@ def report(
             ),
             observations=observed,
             availability=state[["observation", "modality", "state"]],
-            splits=split.splits(),
+            splits=split.splits()[lambda table: table["subject"].isin(scans["subject"])],
             quality=quality,
             qc=qc_pictures(quality, preprocess, config),
             convention=config.convention,
@@ -125,6 +136,7 @@ def report(
             comparison=comparison,
             confounding=_confounding(confounding),
             joint=joint_page,
+            synthetic=synthetic,
             notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
             settings_yaml=settings_yaml(settings),
             versions=versions() | {"git commit": git_commit()},
@@ -174,6 +186,14 @@ def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame) -> J
         quality=None if impute is None else impute.read("quality.csv"),
         notes=tuple(record["model"]["notes"]),
     )
+
+
+def _synthetic(judge: JudgementTables, now: dict[str, str]) -> Synthetic | None:
+    """Return what the stage judge found; None if it was not made from the data of this report."""
+    manifest = judge.manifest
+    if manifest is None or any(now.get(n, seen) != seen for n, seen in manifest["made_from"]["inputs"].items()):
+        return None
+    return Synthetic(judge.facts(), judge.walls())
 
 
 def _confounding(tables: ConfoundingTables) -> Confounding:

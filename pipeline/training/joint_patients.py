@@ -18,6 +18,21 @@ CHUNK = 128  # patients whose feature maps are loaded at once, where they need n
 
 
 @dataclass(frozen=True)
+class Part:
+    """Observations of some splits of a repeat.
+
+    Attributes:
+        observations: names, sorted; the order of all rows.
+        labels: class index of each row, (n,).
+        patients: features by modality, rows of NaN where there is no scan, and covariates.
+    """
+
+    observations: tuple[str, ...]
+    labels: NDArray[np.int64]
+    patients: Patients
+
+
+@dataclass(frozen=True)
 class CovariateBlocks:
     """Covariates as blocks of numbers, with all that is learnt taken from training rows.
 
@@ -48,6 +63,15 @@ class CovariateBlocks:
             columns = np.stack([cells == value for value in values[1:]], axis=1).astype(np.float64)
             found[name] = np.where(known[:, None], columns, np.nan)
         return found
+
+    def cells(self, name: str, numbers: NDArray[np.float64]) -> list[str]:
+        """Return the cells that drawn numbers (n, k) of a covariate stand for: a number, or the nearest category."""
+        if name in self.encoder.scales:
+            mean, spread = self.encoder.scales[name]
+            return [f"{value:.1f}" for value in mean + spread * numbers[:, 0]]
+        of_first = 1 - numbers.sum(axis=1, keepdims=True)
+        nearest = np.concatenate([of_first, numbers], axis=1).argmax(axis=1)
+        return [self.encoder.values[name][i] for i in nearest]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for `from_json`."""
@@ -94,6 +118,17 @@ def joint_patients(
     features |= {modality: absent for modality in data.modalities if modality not in features}
     given = covariates.blocks(table.reindex(observations).fillna("")) if covariates is not None else {}
     return Patients(features, given)
+
+
+def part_of_repeat(
+    data: RepeatData, maps: FeatureMaps, splits: Sequence[str], covariates: CovariateBlocks | None, table: pd.DataFrame
+) -> Part:
+    """Return the observations of some splits, as `joint_patients` does."""
+    rows = observation_table(data)
+    rows = rows[rows["split"].isin(splits)]
+    labels = np.array([data.classes.index(label) for label in rows["label"]], dtype=np.int64)
+    patients = joint_patients(rows.index.to_list(), data, maps, covariates, table)
+    return Part(tuple(rows.index), labels, patients)
 
 
 def chunks(names: Sequence[str]) -> list[list[str]]:
