@@ -1,7 +1,8 @@
 """The pattern of a watermark: ±1 noise of a secret key, periodic, and band-passed to what eyes and JPEG leave alone.
 
-Lengths are in *units*: a unit is 1 mm in a volume. A picture has no mm, so its unit is a number of pixels
-(`picture_unit`). The pattern repeats after 384 units in a picture and 192 in a volume; it lies on a grid of 2 units.
+Lengths are in *units*: 1 mm in a volume. A picture has no mm, so there a unit is half a pixel: waves of 3 to 8 pixels
+are many enough in small pictures, and outlive JPEG. The pattern lies on a grid of 2 units and repeats after 192 mm in a
+volume and 192 pixels in a picture.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ POINTS = {2: 192, 3: 96}  # of the grid along an axis, by the number of axes
 SHORTEST, LONGEST = 6.0, 16.0  # units: wavelengths that pass
 TAPER = 0.1  # of the frequency at either edge of the band, over which it fades
 SHORTEST_KEY = 32  # bytes
-SMALL_PICTURE = 128  # pixels of the shorter side, below which a unit is half a pixel
+PIXEL = 2.0  # units of a pixel
 
 
 class MarkError(ValueError):
@@ -130,11 +131,3 @@ def _power(gain: Tensor, points: int) -> float:
     if points % 2 == 0:
         twice[-1] = 1.0
     return float((gain.double() ** 2 * twice).sum()) / points**gain.ndim
-
-
-def picture_unit(height: int, width: int) -> float:
-    """Return the unit of a picture in pixels: 1, or 0.5 where the shorter side has fewer than 128.
-
-    A picture has no mm. Small ones get a finer pattern, since a coarse one would have too few waves to be told apart.
-    """
-    return 0.5 if min(height, width) < SMALL_PICTURE else 1.0

@@ -6,14 +6,16 @@ the image has contrast of its own, and as strong as the peak signal-to-noise rat
 """
 
 import hashlib
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from synthesis.mark_pattern import STEP, MarkError, derived, key_signs, pattern, picture_unit
+from synthesis.mark_pattern import PIXEL, STEP, MarkError, derived, key_signs, pattern
 
 PSNR_DB = 39.6  # of the marked image inside the mask; rounding and clipping may take up to 0.6 dB
+GREYS = 255.0  # peak of a picture, but at most twice its own range: a pale one stays pale
 CONTRAST = 8.0  # units: standard deviation of the window that local contrast is measured in
 LEAST, MOST = 0.35, 2.0  # of the median contrast: flat tissue gets some of the mark, edges not all of it
 TAILS = (0.1, 99.9)  # percentiles inside the mask that count as its range: one hot voxel does not make the mark visible
@@ -46,7 +48,9 @@ def mark_volume(
     steps = affine[:3, :3]
     contrast = local_contrast(volume, mask, [CONTRAST / size for size in np.linalg.norm(steps, axis=0)])
     added = _pattern_at(np.argwhere(mask) @ steps.T, steps, key, batch, _hash(volume))
-    return _added(volume, mask, added * contrast[mask])
+    inside = volume[mask]
+    limits = (float(inside.min()), float(inside.max()))
+    return _added(volume, mask, added * contrast[mask], peak=_range(inside), limits=limits)
 
 
 def mark_picture(
@@ -66,27 +70,33 @@ def mark_picture(
     """
     grey = pixels.mean(axis=2, dtype=np.float32) if pixels.ndim == 3 else pixels.astype(np.float32)
     inside = np.ones(grey.shape, dtype=bool) if mask is None else mask
-    steps = np.eye(2) / picture_unit(*grey.shape)
-    contrast = local_contrast(grey, inside, [CONTRAST / steps[0, 0]] * 2)
+    steps = PIXEL * np.eye(2)
+    contrast = local_contrast(grey, inside, [CONTRAST / PIXEL] * 2)
     added = _pattern_at(np.argwhere(inside) @ steps.T, steps, key, batch, _hash(pixels))
-    change = _added(grey, inside, added * contrast[inside], limits=(-np.inf, np.inf)) - grey
+    peak = min(GREYS, 2 * _range(grey[inside]))
+    change = _added(grey, inside, added * contrast[inside], peak=peak, limits=(-np.inf, np.inf)) - grey
     changed = pixels + (change[..., None] if pixels.ndim == 3 else change)
     return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
 
 
-def psnr_db(before: NDArray[np.generic], after: NDArray[np.generic], mask: NDArray[np.bool_]) -> float:
-    """Return the peak signal-to-noise ratio inside a mask, with the range between the percentiles .1 and 99.9 as peak.
+def psnr_db(
+    before: NDArray[np.generic], after: NDArray[np.generic], mask: NDArray[np.bool_], *, peak: float | None = None
+) -> float:
+    """Return the peak signal-to-noise ratio inside a mask.
 
-    The whole range, as others take it, gives a higher figure.
+    Args:
+        before: the image.
+        after: marked, same shape.
+        mask: same shape.
+        peak: None takes the range between the percentiles 0.1 and 99.9; the whole range, as others take it, gives a
+            higher figure.
     """
     inside, other = before[mask].astype(np.float64), after[mask].astype(np.float64)
-    low, high = np.percentile(inside, TAILS)
-    return float(20 * np.log10((high - low) / np.sqrt(np.mean((inside - other) ** 2))))
+    error = float(np.sqrt(np.mean((inside - other) ** 2)))
+    return 20 * math.log10((_range(inside) if peak is None else peak) / error)
 
 
-def local_contrast(
-    values: NDArray[np.generic], mask: NDArray[np.bool_], sigma: list[float]
-) -> NDArray[np.float32]:
+def local_contrast(values: NDArray[np.generic], mask: NDArray[np.bool_], sigma: list[float]) -> NDArray[np.float32]:
     """Return the standard deviation in a Gaussian window, of voxels inside the mask only, within bounds.
 
     Args:
@@ -126,21 +136,24 @@ def _pattern_at(
     return found
 
 
+def _range(inside: NDArray[np.generic]) -> float:
+    """Return the distance of the percentiles 0.1 and 99.9; of all values where that is 0."""
+    low, high = np.percentile(inside, TAILS)
+    return float(high - low) or float(inside.max() - inside.min())
+
+
 def _added(
     values: NDArray[np.generic],
     mask: NDArray[np.bool_],
     added: NDArray[np.float32],
-    limits: tuple[float, float] | None = None,
+    *,
+    peak: float,
+    limits: tuple[float, float],
 ) -> NDArray[np.float32]:
-    """Add the mark inside the mask, as strong as the ratio allows, and stay within the range."""
-    inside = values[mask].astype(np.float32)
-    low, high = np.percentile(inside, TAILS)
-    if low == high:
-        low, high = float(inside.min()), float(inside.max())
-    strength = (high - low) * 10 ** (-PSNR_DB / 20) / float(np.sqrt(np.mean(added.astype(np.float64) ** 2)))
-    lowest, highest = (float(inside.min()), float(inside.max())) if limits is None else limits
+    """Add the mark inside the mask, as strong as the ratio allows, and stay within limits."""
+    strength = peak * 10 ** (-PSNR_DB / 20) / float(np.sqrt(np.mean(added.astype(np.float64) ** 2)))
     out = values.astype(np.float32)
-    out[mask] = np.clip(inside + np.float32(strength) * added, lowest, highest)
+    out[mask] = np.clip(out[mask] + np.float32(strength) * added, *limits)
     return out
 
 

@@ -6,7 +6,6 @@ files. A line each: z, p and what was found. docs/watermark.md explains them.
 exit codes: 0 every image carries the mark; 3 some do not; 2 some cannot be read, or the key cannot be used
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,8 @@ from preprocessing.picture_files import PICTURE_SUFFIXES
 from preprocessing.pictures import read_picture
 from preprocessing.space import FORMS, Form
 from preprocessing.volumes import DETACHED_SUFFIXES, ITK_SUFFIXES, NIBABEL_SUFFIXES, read_volume
-from synthesis.mark_detection import Found, Image, detect, image_of_picture, image_of_volume
+from synthesis.mark_detection import Found, detect
+from synthesis.mark_views import Image, image_of_picture, image_of_volume
 
 DEFAULT_BATCH = "1"
 MOST_P = 1e-3  # at which an image counts as marked
@@ -43,7 +43,9 @@ def parser() -> Parser:
         epilog="exit codes: 0 every image carries the mark; 3 some do not; 2 some cannot be read, or the key cannot",
     )
     options.add_argument("files", nargs="+", type=typed_path, metavar="FILE", help="image, or folder of DICOM files")
-    options.add_argument("--key", type=typed_path, required=True, help="file of the secret key that images were marked with")
+    options.add_argument(
+        "--key", type=typed_path, required=True, help="file of the secret key that images were marked with"
+    )
     options.add_argument(
         "--batch",
         action="append",

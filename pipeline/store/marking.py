@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from console.errors import InputError
 from intake.pseudonyms import read_or_make_key
-from synthesis.mark_detection import detect, image_of_picture, image_of_volume
+from synthesis.mark_detection import detect
 from synthesis.mark_pattern import MarkError, derived
+from synthesis.mark_views import image_of_picture, image_of_volume
 from synthesis.watermark import mark_picture, mark_volume
 
 log = logging.getLogger("hypermm")

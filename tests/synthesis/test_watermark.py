@@ -12,21 +12,18 @@ from helpers.marked import AFFINE, KEY, OTHER_KEY, head, picture
 from PIL import Image as Pillow
 from scipy import ndimage, stats
 
-from synthesis import mark_detection
+from synthesis import mark_views
 from synthesis.mark_detection import (
     RADEMACHER,
     corrected_p,
     correlations,
     detect,
-    image_of_picture,
-    image_of_volume,
     noise_spectrum,
-    straight_views,
     threshold,
     trials,
-    turns,
 )
 from synthesis.mark_pattern import MarkError, key_signs, pattern
+from synthesis.mark_views import image_of_picture, image_of_volume, straight_view, turns
 from synthesis.watermark import local_contrast, mark_picture, mark_volume, psnr_db
 
 CLEAR = 1e-6
@@ -49,9 +46,9 @@ def found(volume, affine=AFFINE, *, key=KEY, batches=("1",), thorough=False):
 @pytest.fixture
 def few_turns(monkeypatch):
     """Three degrees about each axis, and three sizes of pictures, so that a whole search takes a second."""
-    monkeypatch.setattr(mark_detection, "TURNS_3D", (0.0, 3.0))
-    monkeypatch.setattr(mark_detection, "TURNS_2D", (0.0, 3.0))
-    monkeypatch.setattr(mark_detection, "SIZES", (0.51, 0.75, 1.0))
+    monkeypatch.setattr(mark_views, "TURNS_3D", (0.0, 3.0))
+    monkeypatch.setattr(mark_views, "TURNS_2D", (0.0, 3.0))
+    monkeypatch.setattr(mark_views, "SIZES", (0.75, 1.0, 1.5))
 
 
 # --- the key's noise ---
@@ -171,11 +168,11 @@ def test_naming_more_batches_costs_their_number(marked):
 
 def test_correlations_are_those_of_a_plain_sum(brain):
     """Oracle: the noise, rolled, times the whitened image, both on the pattern's grid, with NumPy."""
-    view = next(straight_views(image_of_volume(brain[0], AFFINE))).spectrum.numpy()
+    view = straight_view(image_of_volume(brain[0], AFFINE)).spectrum.numpy()
     whole = np.zeros((96, 96, 49), complex)
     index = [*range(32), *range(64, 96)]
     whole[np.ix_(index, index, range(33))] = view
-    image = np.fft.irfftn(whole, s=(96, 96, 96))
+    image = np.fft.irfftn(whole, s=(96, 96, 96), axes=(0, 1, 2))
     signs = key_signs(KEY, "1", 3)
     spectrum = noise_spectrum(torch.from_numpy(signs.astype(np.float32)))[None]
     ours = correlations(torch.from_numpy(view), spectrum, 3, finer=1)[0].numpy()
@@ -186,14 +183,14 @@ def test_correlations_are_those_of_a_plain_sum(brain):
 
 
 def test_finer_correlations_agree_with_coarse_ones(brain):
-    view = next(straight_views(image_of_volume(brain[0], AFFINE))).spectrum
+    view = straight_view(image_of_volume(brain[0], AFFINE)).spectrum
     spectrum = noise_spectrum(torch.from_numpy(key_signs(KEY, "1", 3).astype(np.float32)))[None]
     coarse, fine = (correlations(view, spectrum, 3, finer=finer)[0] for finer in (1, 2))
     torch.testing.assert_close(fine[::2, ::2, ::2], coarse, atol=1e-3, rtol=0)
 
 
 def test_correlations_of_other_keys_are_standard_normal(brain):
-    view = next(straight_views(image_of_volume(brain[0], AFFINE))).spectrum
+    view = straight_view(image_of_volume(brain[0], AFFINE)).spectrum
     noises = torch.stack(
         [noise_spectrum(torch.from_numpy(key_signs(KEY, f"no {n}", 3).astype(np.float32))) for n in range(12)]
     )
@@ -260,7 +257,7 @@ def test_header_that_turns_the_head_is_followed(marked):
     swapped[:, :3] = AFFINE[:, [2, 0, 1]]
     assert found(marked.transpose(2, 0, 1), swapped).p < 1e-20
     turn = np.eye(4)
-    turn[:3, :3] = mark_detection._rotation((20.0, -10.0, 30.0))
+    turn[:3, :3] = mark_views._rotation((20.0, -10.0, 30.0))
     oblique = turn @ AFFINE
     centre = (np.array(marked.shape) - 1) / 2
     back = turn[:3, :3] * np.array([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]])  # the same turn along the voxels' axes
@@ -270,7 +267,7 @@ def test_header_that_turns_the_head_is_followed(marked):
 
 
 def test_turned_and_mirrored_heads_are_found_by_the_whole_search(marked, brain, few_turns):
-    back = mark_detection._rotation((2.5, 3.5, -0.5))
+    back = mark_views._rotation((2.5, 3.5, -0.5))
     centre = (np.array(marked.shape) - 1) / 2
     turned = ndimage.affine_transform(marked, back, centre - back @ centre, order=1)[:, ::-1]
     assert found(turned, np.diag([2.0, 2, 2, 1])).p > 0.01
@@ -314,7 +311,7 @@ def test_marked_picture_is_found_and_hardly_changed(size):
     pixels = picture(size=size)
     marked = mark_picture(pixels, key=KEY, batch="1")
     assert marked.dtype == np.uint8
-    assert psnr_db(pixels, marked, np.ones(pixels.shape, bool)) >= 39
+    assert psnr_db(pixels, marked, np.ones(pixels.shape, bool), peak=255) >= 39
     change = marked.astype(int) - pixels
     assert (np.ptp(change, axis=2) <= 1).all()  # grey: colours change alike, up to rounding
     for image, key, is_marked in ((marked, KEY, True), (marked, OTHER_KEY, False), (pixels, KEY, False)):
