@@ -245,6 +245,26 @@ def test_mark_survives(marked, change):
     assert found(CHANGES[change](marked)).p < CLEAR
 
 
+def test_bright_scalp_does_not_drown_the_mark(brain, marked):
+    """What is ten times as strong elsewhere counts no more than the brain."""
+    random = np.random.default_rng(3)
+    scalp = ~ndimage.binary_dilation(brain[1], iterations=2)
+    loud = np.where(scalp, 6 * ndimage.gaussian_filter(random.standard_normal(marked.shape), 1.5), marked)
+    assert found(loud).p < CLEAR
+
+
+def test_loud_waves_of_one_length_do_not_drown_the_mark(marked):
+    """Waves of 14 mm in many directions, far stronger than the mark, are weak in the whitened spectrum."""
+    random = np.random.default_rng(4)
+    places = 2 * np.indices(marked.shape).reshape(3, -1).T
+    loud = marked.astype(np.float64)
+    for _ in range(12):
+        direction = random.standard_normal(3)
+        wave = places @ (direction / np.linalg.norm(direction)) / 14 + random.random()
+        loud += 0.04 * np.sin(2 * np.pi * wave).reshape(marked.shape)
+    assert found(loud).p < CLEAR
+
+
 def test_mark_survives_another_grid_and_half_of_the_slices(marked):
     coarse = ndimage.zoom(marked, 2 / 3, order=1)
     assert found(coarse, AFFINE @ np.diag([1.5, 1.5, 1.5, 1])).p < CLEAR
