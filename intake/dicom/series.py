@@ -42,8 +42,8 @@ _KEYWORDS = """
     ScanningSequence EchoTime RepetitionTime InversionTime AcquisitionDate AcquisitionTime AcquisitionDateTime
     ContrastBolusAgent CorrectedImage SUVType Units RadiopharmaceuticalInformationSequence DecayCorrection
     ImageOrientationPatient ImagePositionPatient NumberOfFrames Rows Columns BitsAllocated SamplesPerPixel SOPClassUID
-    PixelSpacing ActualFrameDuration BodyPartExamined SyntheticData ProtocolName StudyDescription ContrastBolusAgentSequence
-    ContrastBolusVolume NumberOfSlices TimezoneOffsetFromUTC
+    PixelSpacing ActualFrameDuration BodyPartExamined ProtocolName StudyDescription ContrastBolusAgentSequence
+    ContrastBolusVolume NumberOfSlices TimezoneOffsetFromUTC SyntheticData
 """
 _TAGS = [Tag(word) for word in (*_KEYWORDS.split(), *header_of.GROUPS)] + [Tag(each) for each in _PHILIPS]
 
