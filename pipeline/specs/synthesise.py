@@ -1,5 +1,6 @@
 """Synthetic patients, drawn from a joint model of the training patients of one repeat."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +28,17 @@ class SynthesiseConfig(BaseModel):
     pixels: int = Field(default=64, ge=16, le=256, description="side of synthetic pictures")
     components: int = Field(default=32, ge=1, description="scores of a modality at most; never more than scans / 3")
     seed: int = Field(default=0, ge=0, description="another seed draws other patients")
+    mark_key: Path | None = Field(
+        default=None,
+        description="file of the key of the images' watermark (docs/watermark.md), made if it is not there; null: no mark",
+        json_schema_extra={"changes_results": False},  # the key of the stage holds a name of the key instead
+    )
+    mark_batch: str = Field(
+        default="1",
+        min_length=1,
+        description="what is marked together, such as a release; whoever looks for the mark has to name it",
+        json_schema_extra={"changes_results": False},  # as above
+    )
 
 
 STAGE = Stage(
@@ -37,4 +49,5 @@ STAGE = Stage(
     version=1,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
     settings={"label": "cohort.label"},
+    external_inputs="pipeline.stages.synthesise:mark_of",
 )

@@ -15,6 +15,7 @@ from models.joint.model import CannotJoinError, Features, JointConfig, JointMode
 from pipeline.core.runtime import Runtime
 from pipeline.specs.synthesise import SynthesiseConfig
 from pipeline.store.features import FeatureStore
+from pipeline.store.marking import Marker, mark_fingerprint
 from pipeline.store.synthetic import IMAGES, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
@@ -190,7 +191,8 @@ def _write(
                     "what": "drawn from a joint model of training patients; no patient looks like this",
                     "decoder": config.decoder, "seed": config.seed, "repeat": config.repeat,
                 }  # fmt: skip
-                file, content = _image(pixels[place], name, kinds[modality], config)
+                file, content = _image(pixels[place], name, kinds[modality], config, marker)
+                facts |= marker.facts(name)
                 row |= {"path": f"{IMAGES}/{file}", "sha256": out.save_image(file, content, facts)}
             rows.append(row)
     maps = np.concatenate(made).reshape(-1, *features.feature_map_shape())
@@ -198,12 +200,20 @@ def _write(
     return pd.DataFrame(rows, columns=list(SyntheticCohort.DRAWN_COLUMNS))
 
 
-def _image(values: NDArray[np.float32], name: str, kind: str, config: SynthesiseConfig) -> tuple[str, bytes]:
-    """Return file name and content of a drawn image."""
+def _image(
+    values: NDArray[np.float32], name: str, kind: str, config: SynthesiseConfig, marker: Marker
+) -> tuple[str, bytes]:
+    """Return file name and content of a drawn image, with its watermark."""
     if kind == "image":
-        return f"{name}.png", png_bytes(picture_of(values, side=config.pixels))
-    volume = volume_of(values, spacing_mm=config.spacing_mm)
-    return f"{name}.nii.gz", nifti_bytes(volume, box_affine(config.spacing_mm), DESCRIPTION)
+        return f"{name}.png", png_bytes(marker.picture(picture_of(values, side=config.pixels), name=name))
+    volume, affine = volume_of(values, spacing_mm=config.spacing_mm), box_affine(config.spacing_mm)
+    marked = marker.volume(volume.astype(np.float32), volume > 0, affine, name=name)
+    return f"{name}.nii.gz", nifti_bytes(np.rint(marked).astype(np.int16), affine, DESCRIPTION)
+
+
+def mark_of(config: SynthesiseConfig) -> dict[str, str] | None:
+    """Return what the stage's key says of the watermark: another key or batch makes other images."""
+    return mark_fingerprint(config.mark_key, config.mark_batch) if config.decoder != "none" else None
 
 
 def _manifest(drawn: pd.DataFrame, covariates: Mapping[str, list[str]], label: str) -> pd.DataFrame:

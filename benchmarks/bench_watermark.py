@@ -1,0 +1,390 @@
+"""Is the watermark found after what happens to files, never without its key, and without harm? And what defeats it?
+
+Brains are marked with keys of their own, changed (`benchmarks.watermark_changes`), and looked at. Without --volumes
+they are demo phantoms. Each table goes into `watermark.md` beside the JSON, for docs/results/watermark.md.
+"""
+
+import argparse
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from scipy import ndimage, stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.common import finish, options
+from benchmarks.watermark_changes import CHANGES, DEFEATS, SEARCHED, Change, Scan, Tools, jpeg_pixels
+from demo.biopsies import MAGNIFICATIONS, BiopsiesConfig, biopsy, make_picture
+from demo.phantoms import PhantomsConfig, make_scan, phantom
+from models.backbone import Backbone, load_backbone, make_ready, pool_slices
+from preprocessing.brains import VolumePipeline, preprocess_volume
+from preprocessing.errors import ScanError
+from preprocessing.limits import DEFAULT_LIMITS
+from preprocessing.pictures import read_picture
+from preprocessing.resample import voxel_size_mm
+from preprocessing.slices import volume_to_slices
+from preprocessing.volumes import read_volume
+from synthesis.mark_detection import correlations, detect, noise_spectrum, threshold, trials
+from synthesis.mark_pattern import key_signs
+from synthesis.mark_views import image_of_picture, image_of_volume, straight_view, turns
+from synthesis.watermark import mark_picture, mark_volume, psnr_db
+
+SPACING_MM = 1.5
+P = 1e-3
+BATCH = "1"
+PARTS = ("changes", "turns", "defeats", "unmarked", "keys", "attacks", "harm", "classifier", "pictures")
+
+
+class Head(NamedTuple):
+    """A brain, not marked."""
+
+    name: str
+    volume: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+
+
+class Report:
+    """Tables in Markdown, and the figures for the JSON."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.found: dict[str, Any] = {}
+
+    def table(self, title: str, *headers: str) -> None:
+        """Begin a table."""
+        self.lines += [f"\n### {title}\n", f"| {' | '.join(headers)} |", "|---" * len(headers) + "|"]
+
+    def row(self, *cells: Any) -> None:
+        """Add a row, and print it."""
+        self.lines.append(f"| {' | '.join(map(str, cells))} |")
+        print(self.lines[-1], flush=True)
+
+
+def main() -> None:
+    """Run it."""
+    arguments = _arguments()
+    report = Report()
+    with tempfile.TemporaryDirectory() as folder:
+        limits = DEFAULT_LIMITS
+        pipeline = VolumePipeline.ready(
+            "fast", device=torch.device("cpu"), precision="auto", parameters=None, spacing_mm=SPACING_MM, limits=limits
+        )
+        tools = Tools(Path(folder), pipeline, np.random.default_rng(0))
+        heads = list(_heads(arguments, pipeline))
+        parts = {
+            "changes": lambda: survival(_marked(heads, arguments.marks), CHANGES, tools, report, thorough=False),
+            "turns": lambda: survival(_marked(heads, 1), SEARCHED, tools, report, thorough=True),
+            "defeats": lambda: survival(_marked(heads[:6], 1), DEFEATS, tools, report, thorough=True),
+            "unmarked": lambda: unmarked(heads, report),
+            "keys": lambda: wrong_keys(heads, arguments.keys, report),
+            "attacks": lambda: attacks(heads, tools, report),
+            "harm": lambda: harm(heads, report),
+            "classifier": lambda: classifier(8 if arguments.quick else arguments.patients, report),
+            "pictures": lambda: pictures(list(_pictures(arguments)), arguments.marks, report),
+        }
+        for name in arguments.only or parts:
+            parts[name]()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "watermark.md").write_text("\n".join(report.lines).strip() + "\n", "utf-8")
+    finish("watermark", report.found, arguments)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = options(__doc__ or "")
+    parser.add_argument("--volumes", type=Path, nargs="*", default=[], help="folders of NIfTIs; else demo phantoms")
+    parser.add_argument("--trust", choices=("sform", "qform"), help="affine of NIfTIs whose codes are 0")
+    parser.add_argument("--pictures", type=Path, nargs="*", default=[], help="folders of pictures; else drawn biopsies")
+    parser.add_argument("--limit", type=int, default=12, help="files of a folder, evenly spread")
+    parser.add_argument("--marks", type=int, default=2, help="keys that each image is marked with")
+    parser.add_argument("--keys", type=int, default=10_000, help="wrong keys")
+    parser.add_argument("--patients", type=int, default=60, help="phantoms for the classifier")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=[], help=f"parts of {' '.join(PARTS)}")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.marks, arguments.keys, arguments.limit = 1, 20, 1
+    return arguments
+
+
+def _heads(arguments: argparse.Namespace, pipeline: VolumePipeline) -> Iterator[Head]:
+    """Yield preprocessed brains of the folders, or of phantoms, whose mask is known."""
+    for folder in arguments.volumes:
+        for path in _spread(sorted(folder.glob("*.nii*")), arguments.limit):
+            try:
+                brain = preprocess_volume(
+                    pipeline,
+                    read_volume(path, trust=arguments.trust),
+                    None,
+                    skull_strip=True,
+                    normalise="minmax_robust",
+                )
+            except ScanError as error:
+                print(f"{path.name} left out: {error}")
+                continue
+            yield Head(f"{folder.name}/{path.name.split('.')[0]}", brain.volume, brain.mask, brain.affine)
+    if not arguments.volumes:
+        config = PhantomsConfig(mri_voxel_mm=3.0 if arguments.quick else SPACING_MM)
+        for number in range(1, arguments.limit + 1):
+            yield _phantom(number, config)
+
+
+def _phantom(number: int, config: PhantomsConfig) -> Head:
+    volume, mask, affine = make_scan(phantom(number, config), "MRI", config)
+    inside = mask.astype(bool)
+    top = float(np.percentile(volume[inside], 99.9))
+    return Head(f"phantom {number}", np.where(inside, volume / top, 0).clip(0, 1).astype(np.float32), inside, affine)
+
+
+def _pictures(arguments: argparse.Namespace) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    for folder in arguments.pictures:
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif"))
+        for path in _spread(files, arguments.limit):
+            yield f"{folder.name}/{path.stem}", read_picture(path).pixels
+    if not arguments.pictures:
+        config = BiopsiesConfig()
+        for number in range(1, arguments.limit + 1):
+            patient = biopsy(number, config)
+            magnification = next(name for name in MAGNIFICATIONS if patient.pictures(name))
+            yield f"drawn {number}", make_picture(patient, magnification, 1, config)
+
+
+def _spread(paths: list[Path], most: int) -> list[Path]:
+    """Take so many paths, evenly spread."""
+    return [paths[round(i * (len(paths) - 1) / max(most - 1, 1))] for i in range(min(most, len(paths)))]
+
+
+def key_of(name: str) -> bytes:
+    """Return a key that goes with a name, for this benchmark alone."""
+    return hashlib.sha256(name.encode()).digest()
+
+
+Marked = tuple[Head, bytes, NDArray[np.float32]]
+
+
+def _marked(heads: list[Head], marks: int) -> list[Marked]:
+    """Mark each head with keys of its own; return heads, keys and marked volumes."""
+    keys = [(head, key_of(f"{head.name} {number}")) for head in heads for number in range(marks)]
+    return [(head, key, mark_volume(head.volume, head.mask, head.affine, key=key, batch=BATCH)) for head, key in keys]
+
+
+def survival(
+    marked: list[Marked], changes: Mapping[str, Change], tools: Tools, report: Report, *, thorough: bool
+) -> None:
+    """Change marked volumes, and look."""
+    title = "Found after turns and mirrors, by the whole search" if thorough else "Found as the image lies"
+    report.table(title, "change", "found", "least z", "mean z", "missed, of a normal z")
+    axes_trials = trials(3, len(turns(3)) * 8 if thorough else 1)
+    limit = threshold(P, axes_trials)
+    for name, change in changes.items():
+        values, hits = [], 0
+        for head, key, volume in marked:
+            try:
+                scan = change(Scan(volume, head.affine), tools)
+            except ScanError as error:
+                print(f"{name}, {head.name}: {error}")
+                continue
+            seen = detect(image_of_volume(scan.volume, scan.affine), key, [BATCH], thorough=thorough)
+            values.append(seen.z)
+            hits += seen.p <= P
+        missed = float(stats.norm.cdf((limit - np.mean(values)) / max(np.std(values), 1.0)))
+        report.row(name, f"{hits} of {len(values)}", f"{min(values):.1f}", f"{np.mean(values):.1f}", f"{missed:.1g}")
+        report.found[f"{name}: share found"] = hits / len(values)
+        report.found[f"{name}: least z"] = min(values)
+
+
+def unmarked(heads: list[Head], report: Report) -> None:
+    """Look for marks in scans that have none, as they are and with the whole search."""
+    smallest = []
+    for head in heads:
+        seen = detect(image_of_volume(head.volume, head.affine), key_of("nobody's"), [BATCH])
+        smallest.append(seen.p)
+    report.table("Scans that carry no mark, whole search", "scans", "with p ≤ .001", "smallest p")
+    report.row(len(heads), sum(p <= P for p in smallest), f"{min(smallest):.2g}")
+    report.found["unmarked: called marked"] = float(np.mean([p <= P for p in smallest]))
+
+
+def wrong_keys(heads: list[Head], keys: int, report: Report) -> None:
+    """Look for many wrong keys in one marked and several unmarked scans, at all places of the grid of 3 mm."""
+    chosen = heads[:4]
+    images = [image_of_volume(head.volume, head.affine) for head in chosen]
+    head = chosen[0]
+    marked = mark_volume(head.volume, head.mask, head.affine, key=key_of("right"), batch=BATCH)
+    images.append(image_of_volume(marked, head.affine))
+    views = [straight_view(image).spectrum for image in images]
+    largest = np.zeros((keys, len(views)))
+    for number in range(keys):
+        spectrum = noise_spectrum(torch.from_numpy(key_signs(key_of(f"wrong {number}"), BATCH, 3)).float())[None]
+        for place, view in enumerate(views):
+            largest[number, place] = float(correlations(view, spectrum, 3, finer=1).abs().max())
+    looked = trials(3, 1) / 2 / 8  # two signs, the coarse grid, one round
+    report.table(
+        f"{keys:,} wrong keys on {len(views)} scans, one of them marked with another key",
+        "called marked at p ≤ …", "expected at most", "measured", "95 % interval",
+    )  # fmt: skip
+    for p in (0.5, 0.1, 0.01, P):
+        hits = int((largest >= threshold(p, looked)).sum())
+        low, high = _clopper_pearson(hits, largest.size)
+        share = f"{hits / largest.size:.2g} ({hits:,} of {largest.size:,})"
+        report.row(f"{p:g}", f"{p:g}", share, f"{low:.2g} to {high:.2g}")
+        report.found[f"wrong keys: share with p <= {p:g}"] = hits / largest.size
+    needed = f"{threshold(P, trials(3, 1)):.2f} is asked for"
+    report.row("largest z of all", "", f"{largest.max():.2f}", needed)
+    report.found["wrong keys: largest z"] = float(largest.max())
+
+
+def _clopper_pearson(hits: int, number: int) -> tuple[float, float]:
+    low = float(stats.beta.ppf(0.025, hits, number - hits + 1)) if hits else 0.0
+    return low, float(stats.beta.ppf(0.975, hits + 1, number - hits)) if hits < number else 1.0
+
+
+def attacks(heads: list[Head], tools: Tools, report: Report) -> None:
+    """Average many marked files of a batch; remove and forge marks with what they give away."""
+    head, key = heads[0], key_of("attacked")
+    changes, files = [], []
+    for _ in range(20):  # the best case for who averages: the same head, the noise of a scanner, the original known
+        noise = 0.02 * tools.random.standard_normal(head.volume.shape, dtype=np.float32)
+        plain = np.where(head.mask, head.volume + noise, 0).astype(np.float32)
+        files.append(mark_volume(plain, head.mask, head.affine, key=key, batch="first"))
+        changes.append(files[-1] - plain)
+    other = mark_volume(head.volume, head.mask, head.affine, key=key, batch="second")
+    mean_change = np.mean(changes, axis=0)
+    blurred = [each - ndimage.gaussian_filter(each, 3.0 / SPACING_MM) for each in files]
+    rows = {
+        "one marked file": (files[0], "first"),
+        "mean of 20 marked files": (np.mean(files, axis=0), "first"),
+        "mean of 20 marks (originals known)": (mean_change, "first"),
+        "the same, key of another batch": (mean_change, "second"),
+        "file of another batch": (other, "second"),
+        "file of another batch, that mean subtracted": (other - mean_change, "second"),
+        "file of its batch, that mean subtracted": (files[0] - mean_change, "first"),
+        "file of its batch, its own mark subtracted (original known)": (files[0] - changes[0], "first"),
+        "fine detail of one marked file added to an unmarked scan": (head.volume + blurred[0], "first"),
+    }
+    report.table("Who has marked files and no key", "file", "z", "p")
+    for name, (volume, batch) in rows.items():
+        seen = detect(image_of_volume(volume, head.affine), key, [batch], thorough=False)
+        report.row(name, f"{seen.z:.1f}", f"{seen.p:.2g}")
+        report.found[f"attack, {name}: p"] = seen.p
+
+
+def _features(backbone: Backbone, volume: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
+    spacing = voxel_size_mm(head.affine)
+    slices = volume_to_slices(torch.from_numpy(volume), torch.from_numpy(head.mask), spacing, slice_spacing_mm=6.0)
+    return np.asarray(pool_slices(backbone, slices, batch_slices=4).float()).ravel()
+
+
+def harm(heads: list[Head], report: Report) -> None:
+    """How much does a mark change, in dB and in the backbone's features?"""
+    backbone = make_ready(load_backbone("vgg16"), torch.device("cpu"), "fp32")
+    headers = ("scan", "PSNR, dB", "PSNR with the whole range, dB", "cosine of VGG16's feature maps")
+    report.table("What the mark changes", *headers)
+    for head in heads:
+        marked = mark_volume(head.volume, head.mask, head.affine, key=key_of(head.name), batch=BATCH)
+        inside = head.volume[head.mask]
+        db = psnr_db(head.volume, marked, head.mask)
+        whole = psnr_db(head.volume, marked, head.mask, peak=float(np.ptp(inside)))
+        one, two = _features(backbone, head.volume, head), _features(backbone, marked, head)
+        cosine = float(one @ two / np.linalg.norm(one) / np.linalg.norm(two))
+        report.row(head.name, f"{db:.2f}", f"{whole:.2f}", f"{cosine:.5f}")
+        report.found[f"{head.name}: PSNR, dB"], report.found[f"{head.name}: cosine"] = db, cosine
+
+
+def classifier(patients: int, report: Report) -> None:
+    """Let a classifier of diagnosis that was learnt from unmarked scans score marked ones."""
+    backbone = make_ready(load_backbone("vgg16"), torch.device("cpu"), "fp32")
+    config = PhantomsConfig(subjects=patients, mri_voxel_mm=3.0, penetrance=0.8)
+    plain, marked, labels = [], [], []
+    for number in range(1, patients + 1):
+        head = _phantom(number, config)
+        labels.append(phantom(number, config).diagnosis == "AD")
+        plain.append(_features(backbone, head.volume, head))
+        made = mark_volume(head.volume, head.mask, head.affine, key=key_of("all"), batch=BATCH)
+        marked.append(_features(backbone, made, head))
+    x, z, y = np.array(plain), np.array(marked), np.array(labels)
+    scores = np.zeros((2, patients))
+    for train, test in StratifiedKFold(min(5, patients // 4), shuffle=True, random_state=0).split(x, y):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=2000)).fit(x[train], y[train])
+        scores[:, test] = model.decision_function(x[test]), model.decision_function(z[test])
+    areas = [float(roc_auc_score(y, each)) for each in scores]
+    report.table("A classifier learnt from unmarked phantoms", "patients", "AUC, unmarked", "AUC, marked", "difference")
+    report.row(patients, f"{areas[0]:.4f}", f"{areas[1]:.4f}", f"{areas[1] - areas[0]:+.4f}")
+    report.found["classifier: AUC unmarked"], report.found["classifier: AUC marked"] = areas
+
+
+def _resized(pixels: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    size = (round(pixels.shape[1] * share), round(pixels.shape[0] * share))
+    return np.asarray(Pillow.fromarray(pixels).resize(size, Pillow.Resampling.LANCZOS))
+
+
+def _cropped(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    rows, columns = pixels.shape[0] // 8, pixels.shape[1] // 8
+    return pixels[rows:-rows, columns:-columns]
+
+
+def _turned_picture(pixels: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
+    return np.asarray(Pillow.fromarray(pixels).rotate(degrees, Pillow.Resampling.BICUBIC))
+
+
+def pictures(originals: list[tuple[str, NDArray[np.uint8]]], marks: int, report: Report) -> None:
+    """Mark, change and look at pictures."""
+    straight = {
+        "PNG": lambda p: p,
+        "JPEG q90": lambda p: jpeg_pixels(p, 90),
+        "JPEG q50": lambda p: jpeg_pixels(p, 50),
+        "JPEG q20": lambda p: jpeg_pixels(p, 20),
+        "noise, 5 %": lambda p: p + np.random.default_rng(1).normal(0, 12.75, p.shape),
+        "grey": lambda p: p.mean(axis=2),
+        "crop by an eighth a side": _cropped,
+        "no mark": None,
+    }  # fmt: skip
+    searched = {
+        "resized to 75 %": lambda p: _resized(p, 0.75),
+        "resized to 50 %": lambda p: _resized(p, 0.5),
+        "turned by 5°": lambda p: _turned_picture(p, 5),
+        "mirrored": lambda p: p[:, ::-1],
+        "resized to 30 %": lambda p: _resized(p, 0.3),
+    }
+    groups = {
+        "whole pictures": originals,
+        "the middle, as 64 × 64 pixels": [(name, _small(each)) for name, each in originals],
+    }
+    for group, images in groups.items():
+        report.table(f"Pictures: {group}", "change", "found", "least z", "mean z", "PSNR, dB (peak 255)")
+        for name, change in {**straight, **(searched if group == "whole pictures" else {})}.items():
+            values, hits, db = [], 0, []
+            thorough = name in searched
+            for title, pixels in images[:4] if thorough else images:
+                for number in range(1 if thorough else marks):
+                    key = key_of(f"{title} {number}")
+                    marked = pixels if change is None else mark_picture(pixels, key=key, batch=BATCH)
+                    if change is not None:
+                        db.append(psnr_db(pixels, marked, np.ones(pixels.shape, bool), peak=255))
+                    seen = detect(
+                        image_of_picture(marked if change is None else change(marked)), key, [BATCH], thorough=thorough
+                    )
+                    values.append(seen.z)
+                    hits += seen.p <= P
+            least = f"{min(db):.1f}" if db else ""
+            report.row(name, f"{hits} of {len(values)}", f"{min(values):.1f}", f"{np.mean(values):.1f}", least)
+            report.found[f"pictures, {group}, {name}: share found"] = hits / len(values)
+
+
+def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    side = min(pixels.shape[:2])
+    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    square = Pillow.fromarray(pixels[top : top + side, left : left + side])
+    return np.asarray(square.resize((64, 64), Pillow.Resampling.LANCZOS))
+
+
+if __name__ == "__main__":
+    main()
