@@ -20,22 +20,35 @@ log = logging.getLogger("hypermm")
 CLEAR = 1e-6  # p of a mark in its own file, above which it is said to be weak
 
 
+def existing_key(path: Path) -> bytes:
+    """Read the key of a mark.
+
+    Raises:
+        InputError: there is no such file.
+        KeyFileError: it holds no key, or others may read it.
+    """
+    if not path.exists():
+        raise InputError(f"there is no key file {path}; python -m pipeline.cli.watermark new {path} makes one")
+    return read_or_make_key(path, outside=[])
+
+
 def mark_fingerprint(key_file: Path | None, batch: str) -> dict[str, str] | None:
     """Return what a stage's key says of its mark: another key or batch makes other images.
 
     Args:
-        key_file: made if it is not there; None: no mark.
+        key_file: from the settings; None: no mark.
         batch: as in `Marker`.
 
     Returns:
         The batch, and a name of the key by which nobody can find it; None without a mark.
 
     Raises:
-        KeyFileError: the file holds no key, or others may read it.
+        InputError: there is no such file.
+        KeyFileError: it holds no key, or others may read it.
     """
     if key_file is None:
         return None
-    return {"batch": batch, "key": derived(read_or_make_key(key_file, outside=[]), "name of the key", "").hex()[:32]}
+    return {"batch": batch, "key": derived(existing_key(key_file), "name of the key", "").hex()[:32]}
 
 
 @dataclass
@@ -43,7 +56,7 @@ class Marker:
     """Marks images, looks whether the mark can be found again, and counts.
 
     Attributes:
-        key: None where nothing is marked.
+        key: secret; None where nothing is marked.
         batch: what is marked together.
         setting: of the key, for messages.
         weak: names of images whose own mark is hard to find, with p.
@@ -58,7 +71,7 @@ class Marker:
 
     @classmethod
     def ready(cls, key_file: Path | None, batch: str, *, setting: str, workspace: Path) -> Self:
-        """Read the key, or make one.
+        """Read the key.
 
         Args:
             key_file: from the settings; None: nothing is marked.
@@ -68,12 +81,14 @@ class Marker:
 
         Raises:
             KeyFileError: the file lies in the workspace, others can read it, or it holds no key.
-            InputError: the batch has no name.
+            InputError: there is no such file, or the batch has no name.
         """
         if not batch.strip():
             raise InputError(f"{setting}: the batch has no name; the mark is looked for by key and batch")
-        key = None if key_file is None else read_or_make_key(key_file, outside=[workspace])
-        return cls(key, batch, setting)
+        if key_file is None:
+            return cls(None, batch, setting)
+        existing_key(key_file)
+        return cls(read_or_make_key(key_file, outside=[workspace]), batch, setting)
 
     def volume(
         self, volume: NDArray[np.floating], mask: NDArray[np.bool_], affine: NDArray[np.float64], *, name: str

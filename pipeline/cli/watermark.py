@@ -1,11 +1,16 @@
-"""Look for the watermark of a key in images: python -m pipeline.cli.verify_mark FILES --key FILE.
+"""Make the key of a watermark, and look for its mark in images.
+
+python -m pipeline.cli.watermark new KEYFILE                makes a key, for its owner alone
+python -m pipeline.cli.watermark verify FILES --key KEYFILE prints z and p of each image, and what was found
 
 FILES are volumes (NIfTI, MGH, MetaImage, NRRD), pictures (PNG, JPEG, TIFF), single DICOM files, or folders of DICOM
-files. A line each: z, p and what was found. docs/watermark.md explains them.
+files. docs/watermark.md explains the figures.
 
-exit codes: 0 every image carries the mark; 3 some do not; 2 some cannot be read, or the key cannot be used
+exit codes of verify: 0 every image carries the mark; 3 some do not; 2 some cannot be read, or the key cannot be used
 """
 
+import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,6 +26,7 @@ from intake.dicom.images import slice_positions
 from intake.dicom.series import Series, read_dicom_folder
 from intake.dicom.verify import verified
 from intake.pseudonyms import read_or_make_key
+from pipeline.store.marking import existing_key
 from preprocessing.errors import MemoryLimitError, ScanError
 from preprocessing.picture_files import PICTURE_SUFFIXES
 from preprocessing.pictures import read_picture
@@ -38,35 +44,50 @@ VOLUME_SUFFIXES = (*NIBABEL_SUFFIXES, *ITK_SUFFIXES, *DETACHED_SUFFIXES)
 def parser() -> Parser:
     """Return the parser of the options."""
     options = Parser(
-        prog="python -m pipeline.cli.verify_mark",
-        description="Look for the watermark of a key in images, and print z and p of each.",
+        prog="python -m pipeline.cli.watermark",
+        description="Make the key of a watermark, and look for its mark in images.",
+    )
+    ways = options.add_subparsers(dest="way", required=True, metavar="new|verify")
+    way = ways.add_parser("new", help="make a key, for its owner alone")
+    way.add_argument("key", type=typed_path, metavar="KEYFILE", help="file to make; must not exist yet")
+    way = ways.add_parser(
+        "verify",
+        help="print z and p of images",
         epilog="exit codes: 0 every image carries the mark; 3 some do not; 2 some cannot be read, or the key cannot",
     )
-    options.add_argument("files", nargs="+", type=typed_path, metavar="FILE", help="image, or folder of DICOM files")
-    options.add_argument(
-        "--key", type=typed_path, required=True, help="file of the secret key that images were marked with"
-    )
-    options.add_argument(
+    way.add_argument("files", nargs="+", type=typed_path, metavar="FILE", help="image, or folder of DICOM files")
+    way.add_argument("--key", type=typed_path, required=True, metavar="KEYFILE", help="file of the secret key")
+    way.add_argument(
         "--batch",
         action="append",
         metavar="NAME",
         help=f"what was marked together; may be given again; default {DEFAULT_BATCH}",
     )
-    options.add_argument("--fast", action="store_true", help="only as the image lies: not turned, mirrored or resized")
-    options.add_argument("--trust", choices=FORMS, help="affine of NIfTIs to use where sform and qform contradict")
+    way.add_argument("--fast", action="store_true", help="only as the image lies: not turned, mirrored or resized")
+    way.add_argument("--trust", choices=FORMS, help="affine of NIfTIs to use where sform and qform contradict")
     return options
 
 
 def main(argv: Sequence[str]) -> int:
-    """Look at every file; return the exit code."""
+    """Run the command; return the exit code."""
     return exit_code(lambda: _run(argv))
 
 
 def _run(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
-    if not options.key.exists():
-        raise InputError(f"there is no key file {options.key}; without the key a mark cannot be told from noise")
-    key = read_or_make_key(options.key, outside=[])
+    return _new(options.key) if options.way == "new" else _verify(options)
+
+
+def _new(path: Path) -> int:
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists already; no key is overwritten, since its marks could not be shown any more")
+    read_or_make_key(path, outside=[])
+    say(f"made {path}; keep it: without it no mark can be shown, and whoever has it can mark and unmark")
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    key = existing_key(options.key)
     batches = list(dict.fromkeys(options.batch or [DEFAULT_BATCH]))
     marked, without, unread = 0, 0, 0
     for path in options.files:

@@ -1,4 +1,4 @@
-"""The command that looks for a mark: what it reads, says and returns."""
+"""The command that makes keys and looks for marks: what it reads, says and returns."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from helpers.dicom_series import write_series
 from helpers.marked import AFFINE, KEY, OTHER_KEY, head, picture
 
-from pipeline.cli.verify_mark import main
+from pipeline.cli.watermark import main
 from preprocessing.encoding import png_bytes
 from preprocessing.volumes import write_volume
 from synthesis.watermark import mark_picture, mark_volume
@@ -33,7 +33,7 @@ def key(tmp_path: Path) -> Path:
 
 
 def run(*words: object) -> int:
-    return main([str(word) for word in (*words, "--fast")])
+    return main([str(word) for word in ("verify", *words, "--fast")])
 
 
 def test_marked_files_end_in_0_and_the_others_in_3(tmp_path, key, brain, marked, capsys):
@@ -113,7 +113,7 @@ def test_empty_folder_has_no_series(tmp_path, key, capsys):
 def test_key_has_to_be_there_and_secret(tmp_path, key, marked, capsys):
     write_volume(tmp_path / "made.nii.gz", marked, AFFINE)
     assert run(tmp_path / "made.nii.gz", "--key", tmp_path / "none") == 2
-    assert "there is no key file" in capsys.readouterr().err
+    assert f"python -m pipeline.cli.watermark new {tmp_path / 'none'} makes one" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     key.chmod(0o644)
     assert run(tmp_path / "made.nii.gz", "--key", key) == 2
@@ -126,5 +126,17 @@ def test_whole_search_is_the_default(tmp_path, key, marked, capsys, monkeypatch)
     mirrored[0] *= -1
     write_volume(tmp_path / "mirrored.nii.gz", marked, mirrored)
     assert run(tmp_path / "mirrored.nii.gz", "--key", key) == 3
-    assert main([str(tmp_path / "mirrored.nii.gz"), "--key", str(key)]) == 0
+    assert main(["verify", str(tmp_path / "mirrored.nii.gz"), "--key", str(key)]) == 0
     assert capsys.readouterr().out.splitlines()[-2].endswith("marked (mirrored left-right)")
+
+
+def test_new_key_is_for_its_owner_and_never_overwritten(tmp_path, capsys):
+    path = tmp_path / "new.key"
+    assert main(["new", str(path)]) == 0
+    content = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    said = capsys.readouterr()
+    assert content.strip()[:12] not in said.out + said.err
+    assert main(["new", str(path)]) == 2
+    assert "exists already; no key is overwritten" in capsys.readouterr().err
+    assert path.read_text() == content
