@@ -79,6 +79,9 @@ def synthesise(
     covariates = {
         name: blocks.cells(name, numbers) for name, numbers in patients.covariates.items() if blocks is not None
     }
+    marker = Marker.ready(
+        config.mark_key, config.mark_batch, setting="synthesise.mark_key", workspace=runtime.workspace
+    )
     out.begin()
     tables = []
     with runtime.progress(len(modalities), "modality") as progress:
@@ -89,10 +92,12 @@ def synthesise(
                 if block in model.bases
             }
             tables.append(
-                _write(model, patients, offsets, modality, number, data, kinds, features, out, config, random)
+                _write(model, patients, offsets, modality, number, data, kinds, features, out, config, random, marker)
             )
             progress.advance()
     drawn = pd.concat(tables, ignore_index=True)
+    for note in marker.notes() if (drawn["path"] != "").any() else ():
+        runtime.note(note)
     if tabular := [name for name in modalities if kinds[name] == "table"]:
         runtime.note(
             f"{', '.join(tabular)}: of tables only the codes are drawn, in features-*.safetensors; the manifest of "
@@ -171,6 +176,7 @@ def _write(
     out: SyntheticCohort,
     config: SynthesiseConfig,
     random: np.random.Generator,
+    marker: Marker,
 ) -> pd.DataFrame:
     """Write feature maps and images of one modality; return its rows of `drawn.csv`."""
     members = np.flatnonzero(patients.has[modality])
