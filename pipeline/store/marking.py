@@ -32,23 +32,17 @@ def existing_key(path: Path) -> bytes:
     return read_or_make_key(path, outside=[])
 
 
-def mark_fingerprint(key_file: Path | None, batch: str) -> dict[str, str] | None:
-    """Return what a stage's key says of its mark: another key or batch makes other images.
+def mark_fingerprint(key_file: Path | None) -> str | None:
+    """Return a name of the key, by which nobody can find it, for the key of a stage: another one makes other images.
 
     Args:
         key_file: from the settings; None: no mark.
-        batch: as in `Marker`.
-
-    Returns:
-        The batch, and a name of the key by which nobody can find it; None without a mark.
 
     Raises:
         InputError: there is no such file.
         KeyFileError: it holds no key, or others may read it.
     """
-    if key_file is None:
-        return None
-    return {"batch": batch, "key": derived(existing_key(key_file), "name of the key", "").hex()[:32]}
+    return None if key_file is None else derived(existing_key(key_file), "name of the key", "").hex()[:32]
 
 
 @dataclass

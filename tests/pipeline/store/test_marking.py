@@ -37,7 +37,7 @@ def test_volumes_and_pictures_are_marked_with_a_key_from_outside(tmp_path, key_f
     for said in (
         repr(marker),
         json.dumps(marker.facts("sub-1")),
-        json.dumps(mark_fingerprint(tmp_path / "mark.key", "1")),
+        json.dumps(mark_fingerprint(key_file)),
     ):
         assert key.hex()[:12] not in said
 
@@ -76,17 +76,16 @@ def test_key_in_the_workspace_and_batch_without_a_name_are_refused(tmp_path, key
 
 
 def test_missing_key_is_neither_made_by_a_plan_nor_by_a_run(tmp_path):
-    for asked in (lambda: ready(tmp_path, tmp_path / "none"), lambda: mark_fingerprint(tmp_path / "none", "1")):
+    for asked in (lambda: ready(tmp_path, tmp_path / "none"), lambda: mark_fingerprint(tmp_path / "none")):
         with pytest.raises(InputError, match="there is no key file .*none; python -m pipeline.cli.watermark new"):
             asked()
     assert not (tmp_path / "none").exists()
 
 
-def test_fingerprint_tells_keys_and_batches_apart(tmp_path):
+def test_fingerprint_tells_keys_apart(tmp_path):
     for name in ("a", "b"):
         read_or_make_key(tmp_path / name, outside=[])
-    first = mark_fingerprint(tmp_path / "a", "1")
-    assert first == mark_fingerprint(tmp_path / "a", "1")
-    assert first != mark_fingerprint(tmp_path / "b", "1")
-    assert first != mark_fingerprint(tmp_path / "a", "2")
-    assert mark_fingerprint(None, "1") is None
+    first = mark_fingerprint(tmp_path / "a")
+    assert first == mark_fingerprint(tmp_path / "a")
+    assert first != mark_fingerprint(tmp_path / "b")
+    assert mark_fingerprint(None) is None
