@@ -30,14 +30,13 @@ class SynthesiseConfig(BaseModel):
     seed: int = Field(default=0, ge=0, description="another seed draws other patients")
     mark_key: Path | None = Field(
         default=None,
-        description="file of the key of the images' watermark (docs/watermark.md), made if it is not there; null: no mark",
-        json_schema_extra={"changes_results": False},  # the key of the stage holds a name of the key instead
+        description="file of the key of the images' watermark (docs/watermark.md); null: no mark",
+        json_schema_extra={"changes_results": False},  # the stage's key holds a name of this key instead
     )
     mark_batch: str = Field(
         default="1",
         min_length=1,
         description="what is marked together, such as a release; whoever looks for the mark has to name it",
-        json_schema_extra={"changes_results": False},  # as above
     )
 
 

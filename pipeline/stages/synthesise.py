@@ -217,9 +217,9 @@ def _image(
     return f"{name}.nii.gz", nifti_bytes(np.rint(marked).astype(np.int16), affine, DESCRIPTION)
 
 
-def mark_of(config: SynthesiseConfig) -> dict[str, str] | None:
-    """Return what the stage's key says of the watermark: another key or batch makes other images."""
-    return mark_fingerprint(config.mark_key, config.mark_batch) if config.decoder != "none" else None
+def mark_of(config: SynthesiseConfig) -> str | None:
+    """Return the name of the watermark's key, for the key of the stage."""
+    return mark_fingerprint(config.mark_key)
 
 
 def _manifest(drawn: pd.DataFrame, covariates: Mapping[str, list[str]], label: str) -> pd.DataFrame:

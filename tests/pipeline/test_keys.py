@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from baselines.methods import SIMPLE
 from baselines.names import TABLE_BASELINES
 from evaluation.conformal import ONE_MINUS_P, SCORES
+from intake.pseudonyms import read_or_make_key
 from models import weights
 from pipeline.comparison.imageless import imageless
 from pipeline.comparison.scenarios import AS_IT_IS, Scenario
@@ -43,7 +44,7 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 NO_RESULT = {
     "preprocess.largest_extent_mm", "preprocess.brain_ml", "preprocess.memory_gb", "preprocess.weights",
     "features.weights", "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe",
-    "export.memory_mb", "export.signing_key", "predict.trusted",
+    "export.memory_mb", "export.signing_key", "predict.trusted", "synthesise.mark_key",
     "baselines.workers",
 }  # fmt: skip
 OTHER: dict[str, Any] = {
@@ -146,9 +147,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     new_key(folder / "key")
     new_key(folder / "other")
     shutil.copy(folder / "key", folder / "copy")
+    for name in ("mark", "other-mark"):
+        read_or_make_key(folder / name, outside=[])
+    shutil.copy(folder / "mark", folder / "mark-copy")
     models = [small_model(folder / f"model-{v}", version=f"{v}.0.0", signing_key=folder / "key") for v in (1, 2)]
     settings = toy_run.settings(
-        cohort=COHORT, export={"signing_key": folder / "key"}, predict={"model": models[0]}, executor={"kind": "dask"}
+        cohort=COHORT, export={"signing_key": folder / "key"}, predict={"model": models[0]}, executor={"kind": "dask"},
+        synthesise={"mark_key": folder / "mark"},
     )  # fmt: skip
     for stage in STAGES:
         artifact = stage.writes(folder / "run" / stage.name)
@@ -188,6 +193,7 @@ def test_a_setting_makes_stale_what_reads_it_and_no_other(
         "predict.model": finished.models[1],
         "predict.trusted": (finished.folder / "key.pub",),
         "export.signing_key": finished.folder / "copy",
+        "synthesise.mark_key": finished.folder / "mark-copy",
     }
     found = stale(finished, changed(finished.settings, path, made_here.get(".".join(path))))
     also = ALSO_READ_BY.get(path[0], ALSO_READ_BY.get(".".join(path), []))
@@ -290,6 +296,10 @@ def other_signing_key(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
     return changed(finished.settings, ("export", "signing_key"), finished.folder / "other")
 
 
+def other_mark_key(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    return changed(finished.settings, ("synthesise", "mark_key"), finished.folder / "other-mark")
+
+
 def other_model_in_its_place(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
     finished.models[0].rename(finished.folder / "aside")
     shutil.copytree(finished.models[1], finished.models[0])
@@ -303,6 +313,7 @@ def other_model_in_its_place(finished: SimpleNamespace, monkeypatch: pytest.Monk
         (other_backbone, "features"),
         (drawn_weights, "features"),
         (other_signing_key, "export"),
+        (other_mark_key, "synthesise"),
         (other_model_in_its_place, "predict"),
     ],
 )

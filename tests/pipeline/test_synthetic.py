@@ -1,6 +1,7 @@
 """Synthetic patients from the command line: drawn from training patients alone, judged, released, trained on only."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import pytest
 import torch
 import yaml
 from helpers import toy_run
+from scipy import ndimage
 
+from intake.pseudonyms import read_or_make_key
+from pipeline.cli import watermark
 from pipeline.cli.main import main
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import scan_contents
@@ -19,6 +23,7 @@ from pipeline.specs.synthesise import SynthesiseConfig
 from pipeline.stages.synthesise import _image, synthesise
 from pipeline.store.base import ArtifactError
 from pipeline.store.features import FeatureStore
+from pipeline.store.marking import Marker
 from pipeline.store.synthetic import SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
@@ -167,12 +172,49 @@ def test_copies_end_with_exit_code_3_and_a_list_and_are_not_usable(
 
 def test_a_volume_says_in_its_header_that_it_is_synthetic(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random(44 * 52 * 44, dtype=np.float32)
-    name, content = _image(values, "synthetic-00001_1", "volume", SynthesiseConfig())
+    name, content = _image(values, "synthetic-00001_1", "volume", SynthesiseConfig(), Marker(None, "1", ""))
     (tmp_path / name).write_bytes(content)
     image = nibabel.load(tmp_path / "synthetic-00001_1.nii.gz")
     assert image.header["descrip"].item().decode().startswith("SYNTHETIC")
     assert image.header.get_zooms() == (4.0, 4.0, 4.0)
     np.testing.assert_allclose(image.affine @ [21.5, 25.5, 21.5, 1], [0, 0, 0, 1], atol=1e-6)
+
+
+def test_a_volume_carries_the_mark_of_its_key(tmp_path: Path) -> None:
+    read_or_make_key(tmp_path / "mark.key", outside=[])
+    grid = np.indices((44, 52, 44)).transpose(1, 2, 3, 0) - [21.5, 25.5, 21.5]
+    brain = ((grid / [16, 20, 16]) ** 2).sum(-1) < 1
+    texture = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(brain.shape), 1.5)
+    values = np.where(brain, 0.5 + texture, 0).astype(np.float32).ravel()
+    key = {"setting": "synthesise.mark_key", "workspace": tmp_path / "run"}
+    for key_file, code in ((tmp_path / "mark.key", 0), (None, 3)):
+        marker = Marker.ready(key_file, "1", **key)
+        name, content = _image(values, "synthetic-00001_1", "volume", SynthesiseConfig(), marker)
+        (tmp_path / name).write_bytes(content)
+        image = np.asarray(nibabel.load(tmp_path / name).dataobj)
+        assert (image[~brain] == 0).all()
+        words = ["verify", str(tmp_path / name), "--key", str(tmp_path / "mark.key"), "--fast"]
+        assert watermark.main(words) == code
+
+
+def test_a_run_with_a_key_marks_its_pictures_and_writes_no_key(run: Callable[..., int], tmp_path: Path) -> None:
+    folder = run.folder  # type: ignore[attr-defined]
+    shutil.copytree(folder / "run", folder / "marked")
+    read_or_make_key(tmp_path / "mark.key", outside=[])
+    before = [path.read_bytes() for path in sorted((folder / "run" / "synthesise" / "images").glob("*.png"))]
+    words = ("--synthesise.patients", str(PATIENTS), "--synthesise.pixels", "16", "--synthesise.covariates", "true")
+    words += ("--synthesise.mark_key", str(tmp_path / "mark.key"))
+    assert run("--stages", "synthesise", *words, workspace="marked") == 0
+    images = sorted((folder / "marked" / "synthesise" / "images").glob("*.png"))
+    assert sum(image.read_bytes() != old for image, old in zip(images, before, strict=True)) > 0.9 * len(images)
+    for image in images:
+        assert json.loads(image.with_suffix(".json").read_text())["mark"]["batch"] == "1"
+    key = bytes.fromhex((tmp_path / "mark.key").read_text().strip())
+    for path in (folder / "marked").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert key not in content, path
+            assert key.hex().encode() not in content, path
 
 
 # --- on feature maps made up here ---
