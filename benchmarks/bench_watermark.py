@@ -196,7 +196,7 @@ def survival(
             seen = detect(image_of_volume(scan.volume, scan.affine), key, [BATCH], thorough=thorough)
             values.append(seen.z)
             hits += seen.p <= P
-        missed = float(stats.norm.cdf((limit - np.mean(values)) / max(np.std(values), 1.0)))
+        missed = float(stats.norm.cdf((limit - float(np.mean(values))) / max(float(np.std(values)), 1.0)))
         report.row(name, f"{hits} of {len(values)}", f"{min(values):.1f}", f"{np.mean(values):.1f}", f"{missed:.1g}")
         report.found[f"{name}: share found"] = hits / len(values)
         report.found[f"{name}: least z"] = min(values)

@@ -56,7 +56,8 @@ def jpeg(quality: int) -> Change:
 
     def change(scan: Scan, tools: Tools) -> Scan:
         planes = np.round(255 * scan.volume.clip(0, 1)).astype(np.uint8).transpose(2, 0, 1)
-        return Scan(np.stack([jpeg_pixels(plane, quality) for plane in planes]).transpose(1, 2, 0) / 255, scan.affine)
+        found = np.stack([jpeg_pixels(plane, quality) for plane in planes]).transpose(1, 2, 0)
+        return Scan(np.divide(found, 255, dtype=np.float32), scan.affine)
 
     return change
 
@@ -84,7 +85,7 @@ def blur(sigma_mm: float) -> Change:
 
 def grey_levels(power: float) -> Change:
     """Raise values to a power."""
-    return lambda scan, tools: scan._replace(volume=scan.volume.clip(0, 1) ** power)
+    return lambda scan, tools: scan._replace(volume=np.power(scan.volume.clip(0, 1), np.float32(power)))
 
 
 def median(scan: Scan, tools: Tools) -> Scan:
@@ -203,7 +204,7 @@ def dicom(scan: Scan, tools: Tools) -> Scan:
     (found,) = read_dicom_folder(folder).series
     voxels, affine = convert_series(found.images, slices=stored.shape[2])
     back = verified(voxels, affine, found.images)
-    return Scan(np.asarray(back.voxels, np.float32) / GREYS, back.affine)
+    return Scan(np.divide(back.voxels, GREYS, dtype=np.float32), back.affine)
 
 
 def preprocessed(*, skull_strip: bool, normalise: str = "minmax") -> Change:

@@ -113,7 +113,9 @@ def local_contrast(values: NDArray[np.generic], mask: NDArray[np.bool_], sigma: 
     if not mask.any():
         raise MarkError("the mask is empty: there is nothing to mark")
     inside = mask.astype(np.float32)
-    centred = np.where(mask, values - np.float32(values[mask].mean()), np.float32(0)).astype(np.float32)
+    centred = np.where(mask, values.astype(np.float32) - np.float32(values[mask].mean()), np.float32(0)).astype(
+        np.float32
+    )
     if not centred.any():
         raise MarkError(f"every value inside the mask is {float(values[mask][0]):g}: a mark would be all there is")
     weight = np.maximum(ndimage.gaussian_filter(inside, sigma), 1e-6)
@@ -138,7 +140,7 @@ def _pattern_at(
 
 def _range(inside: NDArray[np.generic]) -> float:
     """Return the distance of the percentiles 0.1 and 99.9; of all values where that is 0."""
-    low, high = np.percentile(inside, TAILS)
+    low, high = np.percentile(inside.astype(np.float64), TAILS)
     return float(high - low) or float(inside.max() - inside.min())
 
 
