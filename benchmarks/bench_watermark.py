@@ -88,7 +88,7 @@ def main() -> None:
             "defeats": lambda: survival(_marked(heads[:6], 1), DEFEATS, tools, report, thorough=True),
             "unmarked": lambda: unmarked(heads, report),
             "keys": lambda: wrong_keys(heads, arguments.keys, report),
-            "attacks": lambda: attacks(heads, tools, report),
+            "attacks": lambda: attacks(4 if arguments.quick else 20, report),
             "harm": lambda: harm(heads, report),
             "classifier": lambda: classifier(8 if arguments.quick else arguments.patients, report),
             "pictures": lambda: pictures(list(_pictures(arguments)), arguments.marks, report),
@@ -247,28 +247,26 @@ def _clopper_pearson(hits: int, number: int) -> tuple[float, float]:
     return low, float(stats.beta.ppf(0.975, hits + 1, number - hits)) if hits < number else 1.0
 
 
-def attacks(heads: list[Head], tools: Tools, report: Report) -> None:
-    """Average many marked files of a batch; remove and forge marks with what they give away."""
-    head, key = heads[0], key_of("attacked")
-    changes, files = [], []
-    for _ in range(20):  # the best case for who averages: the same head, the noise of a scanner, the original known
-        noise = 0.02 * tools.random.standard_normal(head.volume.shape, dtype=np.float32)
-        plain = np.where(head.mask, head.volume + noise, 0).astype(np.float32)
-        files.append(mark_volume(plain, head.mask, head.affine, key=key, batch="first"))
-        changes.append(files[-1] - plain)
+def attacks(files_of: int, report: Report) -> None:
+    """Average marked phantoms of a batch, all on one grid; remove and forge marks with what they give away."""
+    config, key = PhantomsConfig(subjects=2 * files_of + 2, mri_voxel_mm=3.0), key_of("attacked")
+    numbers = [number for number in range(1, config.subjects + 1) if phantom(number, config).site == "A"]
+    *heads, head = [_phantom(number, config) for number in numbers[: files_of + 1]]
+    files = [mark_volume(each.volume, each.mask, each.affine, key=key, batch="first") for each in heads]
+    changes = [file - each.volume for file, each in zip(files, heads, strict=True)]
     other = mark_volume(head.volume, head.mask, head.affine, key=key, batch="second")
     mean_change = np.mean(changes, axis=0)
-    blurred = [each - ndimage.gaussian_filter(each, 3.0 / SPACING_MM) for each in files]
+    detail = files[0] - ndimage.gaussian_filter(files[0], 1.0)
     rows = {
         "one marked file": (files[0], "first"),
-        "mean of 20 marked files": (np.mean(files, axis=0), "first"),
-        "mean of 20 marks (originals known)": (mean_change, "first"),
+        f"mean of {files_of} marked files": (np.mean(files, axis=0), "first"),
+        f"mean of {files_of} marks (originals known)": (mean_change, "first"),
         "the same, key of another batch": (mean_change, "second"),
         "file of another batch": (other, "second"),
         "file of another batch, that mean subtracted": (other - mean_change, "second"),
         "file of its batch, that mean subtracted": (files[0] - mean_change, "first"),
         "file of its batch, its own mark subtracted (original known)": (files[0] - changes[0], "first"),
-        "fine detail of one marked file added to an unmarked scan": (head.volume + blurred[0], "first"),
+        "fine detail of one marked file added to an unmarked scan": (head.volume + detail, "first"),
     }
     report.table("Who has marked files and no key", "file", "z", "p")
     for name, (volume, batch) in rows.items():

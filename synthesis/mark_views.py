@@ -25,6 +25,7 @@ TURNS_3D = (-6.0, -3.0, 0.0, 3.0, 6.0)  # degrees about each axis, together at m
 MOST_3D = 7.5
 TURNS_2D = (-6.0, -4.5, -3.0, -1.5, 0.0, 1.5, 3.0, 4.5, 6.0)
 SIZES = tuple(1.02**n for n in range(-35, 36))  # of a picture: half to twice what it was marked at
+LOOKED_AT = 2048  # pixels along a side, in the middle of a picture, that are looked at: all of it but for whole slides
 SEARCHED = 384  # pixels along a side, in the middle of a picture, that are turned and resized
 
 
@@ -67,7 +68,20 @@ def image_of_picture(pixels: NDArray[np.generic]) -> Image:
 
 def straight_view(image: Image) -> View:
     """Return the image as it lies."""
+    image = Image(_middle(image.values, LOOKED_AT), image.steps) if image.values.ndim == 2 else image
     return View(_spectrum(*_whitened(image, 1.0), np.eye(image.values.ndim)), "")
+
+
+def first_voxel(image: Image) -> NDArray[np.float64]:
+    """Return where the first voxel of an image lies in its straight view, in points of the pattern's grid."""
+    lengths = np.linalg.norm(image.steps, axis=0)
+    sizes = np.array(image.values.shape)
+    if sizes.size == 2:
+        skipped = np.maximum(0, (sizes - LOOKED_AT) // 2)
+        return -skipped * lengths / STEP
+    counts = np.array([_samples(int(size), STEP / float(length)) for size, length in zip(sizes, lengths, strict=True)])
+    directions = image.steps / lengths
+    return (_shape_onto(directions, counts) - 1) / 2 - directions @ (counts - 1) / 2
 
 
 def turns(axes: int) -> list[tuple[float, tuple[float, ...]]]:
@@ -82,7 +96,7 @@ def turns(axes: int) -> list[tuple[float, tuple[float, ...]]]:
 def turned_views(image: Image) -> Iterator[View]:
     """Yield the image turned by up to 7.5°; a picture also resized."""
     if image.values.ndim == 2:
-        image = Image(_middle(image.values), image.steps)
+        image = Image(_middle(image.values, SEARCHED), image.steps)
     last, values, steps = 0.0, image.values, image.steps
     for size, degrees in turns(image.values.ndim):
         if size != last:
@@ -91,10 +105,10 @@ def turned_views(image: Image) -> Iterator[View]:
         yield View(_spectrum(values, steps, _rotation(degrees)), ", ".join(words))
 
 
-def _middle(values: Tensor) -> Tensor:
-    """Cut a picture to its middle."""
+def _middle(values: Tensor, most: int) -> Tensor:
+    """Cut a picture to its middle, so many pixels along a side."""
     for axis, size in enumerate(values.shape):
-        values = values.narrow(axis, max(0, (size - SEARCHED) // 2), min(size, SEARCHED))
+        values = values.narrow(axis, max(0, (size - most) // 2), min(size, most))
     return values
 
 
@@ -130,7 +144,7 @@ def _whitened(image: Image, size: float) -> tuple[Tensor, NDArray[np.float64]]:
     lengths = np.linalg.norm(image.steps, axis=0)
     for axis, length in enumerate(lengths):
         step = STEP * size / float(length)
-        positions = torch.arange(int((values.shape[axis] - 1) / step) + 1, dtype=torch.float64) * step
+        positions = torch.arange(_samples(values.shape[axis], step), dtype=torch.float64) * step
         values = apply_axis(values, axis_weights(values.shape[axis], positions, step=step), axis)
     margin = int(MARGIN / STEP)
     shape = [_good_size(count + 2 * margin) for count in values.shape]
@@ -148,6 +162,16 @@ def _whitened(image: Image, size: float) -> tuple[Tensor, NDArray[np.float64]]:
     strong = local > 1e-6 * local.max()
     floor = FLOOR * float(local[strong].mean()) ** 0.5 if bool(strong.any()) else 1.0
     return passed / (local + floor**2).sqrt(), STEP * image.steps / lengths
+
+
+def _samples(size: int, step: float) -> int:
+    """Return how many samples an axis gets, the first on its first voxel."""
+    return int((size - 1) / step + 1e-9) + 1
+
+
+def _shape_onto(directions: NDArray[np.float64], sizes: NDArray[np.int_]) -> NDArray[np.int_]:
+    """Return the shape of the box along the pattern's axes that holds an image."""
+    return np.rint(np.abs(directions) @ (sizes - 1)).astype(int) + 1
 
 
 def _padded_by_edge(values: Tensor, shape: Sequence[int], margin: int) -> Tensor:
@@ -202,7 +226,7 @@ def _turned_onto(values: Tensor, steps: NDArray[np.float64], turn: NDArray[np.fl
     if np.array_equal(turn, np.eye(axes)) and np.array_equal(directions, np.eye(axes)):
         return values
     sizes = np.array(values.shape)
-    shape = np.rint(np.abs(directions) @ (sizes - 1)).astype(int) + 1
+    shape = _shape_onto(directions, sizes)
     back = np.linalg.inv(directions) @ turn
     index = []
     for axis in range(axes):

@@ -1,18 +1,20 @@
 """An invisible, keyed mark in synthetic and imputed images: whoever has the key can show that they are synthetic.
 
-The pattern of `synthesis.mark_pattern` is laid over the image at a place that differs from file to file, stronger where
-the image has contrast of its own, and as strong as the peak signal-to-noise ratio allows. The detector
-(`synthesis.mark_detection`) looks at every place, so it need not know it.
+The pattern of `synthesis.mark_pattern` is laid over the image where the image by chance agrees with it most, which is
+elsewhere in every file; stronger where the image has contrast of its own, and as strong as the peak signal-to-noise
+ratio allows. The detector (`synthesis.mark_detection`) looks at every place, so it need not know it.
 """
 
-import hashlib
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from synthesis.mark_pattern import PIXEL, STEP, MarkError, derived, key_signs, pattern
+from synthesis.mark_detection import correlations, noise_spectrum
+from synthesis.mark_pattern import PIXEL, STEP, MarkError, key_signs, pattern
+from synthesis.mark_views import Image, first_voxel, image_of_picture, image_of_volume, straight_view
 
 PSNR_DB = 39.6  # of the marked image inside the mask; rounding and clipping may take up to 0.6 dB
 GREYS = 255.0  # peak of a picture, but at most twice its own range: a pale one stays pale
@@ -47,7 +49,7 @@ def mark_volume(
     """
     steps = affine[:3, :3]
     contrast = local_contrast(volume, mask, [CONTRAST / size for size in np.linalg.norm(steps, axis=0)])
-    added = _pattern_at(np.argwhere(mask) @ steps.T, steps, key, batch, _hash(volume))
+    added = _pattern_over(image_of_volume(volume, affine), mask, key_signs(key, batch, 3))
     inside = volume[mask]
     limits = (float(inside.min()), float(inside.max()))
     return _added(volume, mask, added * contrast[mask], peak=_range(inside), limits=limits)
@@ -70,9 +72,8 @@ def mark_picture(
     """
     grey = pixels.mean(axis=2, dtype=np.float32) if pixels.ndim == 3 else pixels.astype(np.float32)
     inside = np.ones(grey.shape, dtype=bool) if mask is None else mask
-    steps = PIXEL * np.eye(2)
     contrast = local_contrast(grey, inside, [CONTRAST / PIXEL] * 2)
-    added = _pattern_at(np.argwhere(inside) @ steps.T, steps, key, batch, _hash(pixels))
+    added = _pattern_over(image_of_picture(pixels), inside, key_signs(key, batch, 2))
     peak = min(GREYS, 2 * _range(grey[inside]))
     change = _added(grey, inside, added * contrast[inside], peak=peak, limits=(-np.inf, np.inf)) - grey
     changed = pixels + (change[..., None] if pixels.ndim == 3 else change)
@@ -126,15 +127,22 @@ def local_contrast(values: NDArray[np.generic], mask: NDArray[np.bool_], sigma: 
     return bounded
 
 
-def _pattern_at(
-    places: NDArray[np.float64], steps: NDArray[np.float64], key: bytes, batch: str, content: str
-) -> NDArray[np.float32]:
-    """Return the pattern at places (n, axes), units, moved by what key, batch and content of the file say."""
-    signs = key_signs(key, batch, places.shape[1])
-    grid = pattern(signs, steps)
-    numbers = np.frombuffer(derived(key, f"place in {batch}", content), dtype="<u4")[: places.shape[1]]
-    moved = places / STEP + numbers / 2.0**32 * signs.shape[0]
-    found: NDArray[np.float32] = ndimage.map_coordinates(grid, moved.T, order=3, mode="grid-wrap")
+def best_place(image: Image, signs: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Return the place of the pattern, in points of its grid at voxel 0, where it agrees most with an image.
+
+    Agreement that is there by chance helps the mark for nothing: some four standard deviations.
+    """
+    noise = noise_spectrum(torch.from_numpy(signs).float())[None]
+    field = correlations(straight_view(image).spectrum, noise, signs.ndim, finer=2)[0]
+    best = np.unravel_index(int(field.argmax()), field.shape)
+    return np.array(best) * signs.shape[0] / np.array(field.shape) + first_voxel(image)
+
+
+def _pattern_over(image: Image, mask: NDArray[np.bool_], signs: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Return the pattern at the places of the voxels inside a mask, (n,)."""
+    grid = pattern(signs, image.steps)
+    places = np.argwhere(mask) @ image.steps.T / STEP + best_place(image, signs)
+    found: NDArray[np.float32] = ndimage.map_coordinates(grid, places.T, order=3, mode="grid-wrap")
     return found
 
 
@@ -157,7 +165,3 @@ def _added(
     out = values.astype(np.float32)
     out[mask] = np.clip(out[mask] + np.float32(strength) * added, *limits)
     return out
-
-
-def _hash(values: NDArray[np.generic]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
