@@ -82,7 +82,6 @@ def picture_cohort() -> Callable[..., Path]:
             "split": {"repeats": 2},
             "features": {"backbone": "vgg11", "weights": "random"},
             "pretrain": {"epochs": 4},
-            "classify": {"epochs": 4},
         }
         config = folder / "config.yaml"
         config.write_text(yaml.safe_dump(settings), "utf-8")

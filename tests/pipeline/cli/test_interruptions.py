@@ -24,7 +24,16 @@ FIRST_TRACE = {  # what shows that a stage is in the middle of its work
 }
 
 
-LONG = ["--pretrain.epochs", "10", "--classify.epochs", "300", "--classify.patience", "300"]  # time to be hit in
+LONG = [
+    "--pretrain.epochs",
+    "10",
+    "--classify.fit",
+    "epochs",
+    "--classify.epochs",
+    "300",
+    "--classify.patience",
+    "300",
+]  # time to be hit in
 
 
 def start(config: Path, workspace: Path) -> subprocess.Popen[bytes]:

@@ -28,7 +28,7 @@ from pipeline.training.repeat_data import RepeatData
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ARGV = ["--quiet", "--features.backbone", "vgg11", "--features.weights", "random", "--split.repeats", "1",
-         "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2", "--classify.epochs", "2"]  # fmt: skip
+         "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2"]  # fmt: skip
 
 
 class Exported:

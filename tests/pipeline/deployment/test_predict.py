@@ -21,8 +21,7 @@ from pipeline.deployment.bundle import Bundle
 from reporting import patient_page
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TRAINING = ["--quiet", "--split.repeats", "1", "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2",
-            "--classify.epochs", "2"]  # fmt: skip
+TRAINING = ["--quiet", "--split.repeats", "1", "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2"]
 RANDOM = ["--features.weights", "random"]
 
 
@@ -363,7 +362,7 @@ def test_a_map_lies_on_its_scan_and_shows_where_the_classes_differ(tmp_path: Pat
     }  # fmt: skip
     (data / "run.yaml").write_text(yaml.safe_dump(settings))
     argv = ["--config", str(data / "run.yaml"), "--workspace", str(tmp_path / "run"), *TRAINING]
-    assert main([*argv, "--pretrain.epochs", "5", "--classify.epochs", "20", "--stages", "export"]) == 0
+    assert main([*argv, "--pretrain.epochs", "5", "--stages", "export"]) == 0
     splits = pd.read_csv(tmp_path / "run" / "split" / "splits.csv")
     tested = set(splits.loc[splits["split"] == "test", "subject"])
     pd.DataFrame([r for r in rows if r["subject"] in tested]).to_csv(data / "new_patients.csv", index=False)
