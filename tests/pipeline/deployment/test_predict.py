@@ -20,7 +20,7 @@ from pipeline.cli.main import main
 from pipeline.deployment.bundle import Bundle
 from reporting import patient_page
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "thin_backbone")
 TRAINING = ["--quiet", "--split.repeats", "1", "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2",
             "--classify.epochs", "2"]  # fmt: skip
 RANDOM = ["--features.weights", "random"]
