@@ -43,8 +43,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def thin_backbone() -> Iterator[None]:
     """VGG11 with few channels: whole runs in a small part of the time, where it does not count what the network is."""
-    import models.backbone
     from helpers.thin_backbone import thin_vgg11
+
+    import models.backbone
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models.backbone.BACKBONES, "vgg11", thin_vgg11)

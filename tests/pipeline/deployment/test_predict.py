@@ -21,8 +21,12 @@ from pipeline.deployment.bundle import Bundle
 from reporting import patient_page
 
 pytestmark = pytest.mark.usefixtures("one_thread", "thin_backbone")
-TRAINING = ["--quiet", "--split.repeats", "1", "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2",
-            "--classify.epochs", "2"]  # fmt: skip
+TRAINING = ["--quiet", "--split.repeats", "1", "--split.ratio", "[2, 1, 1]"]
+TRAINING += [
+    word
+    for stage in ("pretrain", "classify")
+    for word in (f"--{stage}.epochs", "2", f"--{stage}.learning_rate", "1e-3")
+]
 RANDOM = ["--features.weights", "random"]
 
 
