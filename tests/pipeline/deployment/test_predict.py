@@ -21,12 +21,8 @@ from pipeline.deployment.bundle import Bundle
 from reporting import patient_page
 
 pytestmark = pytest.mark.usefixtures("one_thread", "thin_backbone")
-TRAINING = ["--quiet", "--split.repeats", "1", "--split.ratio", "[2, 1, 1]"]
-TRAINING += [
-    word
-    for stage in ("pretrain", "classify")
-    for word in (f"--{stage}.epochs", "2", f"--{stage}.learning_rate", "1e-3")
-]
+TRAINING = ["--quiet", "--split.repeats", "1", "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2",
+            "--classify.epochs", "2"]  # fmt: skip
 RANDOM = ["--features.weights", "random"]
 
 
@@ -108,7 +104,8 @@ def test_a_set_is_answered_only_if_it_has_one_class(lab: Lab) -> None:
             if min(map(abs, away.values())) < 1e-5:
                 continue  # this subject's own score is the limit
             answers += 1
-            inside = [name for name, distance in away.items() if distance < 0]
+            leading = max(patient["probabilities"], key=patient["probabilities"].get)  # is in every set
+            inside = [name for name, distance in away.items() if distance < 0 or name == leading]
             assert patient["set"] == inside
             assert patient["answer"] == (inside[0] if len(inside) == 1 else None)
             assert patient["abstains"] == (len(inside) != 1)
