@@ -158,7 +158,9 @@ def test_two_workers_of_which_one_is_killed_give_the_same_bytes(small: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(small: Path, tmp_path: Path) -> None:
+def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What kills is a preload of Dask's, which makes reading one file deadly; the product knows nothing of it."""
     deadly = tmp_path / "deadly.py"
     deadly.write_text(
@@ -173,14 +175,12 @@ def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(smal
         "def dask_setup(worker): pass\n"
     )
     run = tmp_path / "run"
-    preload = {"DASK_DISTRIBUTED__WORKER__PRELOAD": json.dumps([str(deadly)])}
-    with started("run_pipeline.py", *argv(small, run, "preprocess", *ONE_WORKER), **preload) as process:
-        code, errors = ended(process)
-    assert code == 3, errors
+    with dask.config.set({"distributed.worker.preload": [str(deadly)]}):
+        assert main(argv(small, run, "preprocess", *ONE_WORKER, "--quiet")) == 3
     (row,) = failures(run)
     assert (row["stage"], row["scan"], row["subject"], row["modality"]) == ("preprocess", "p03_low", "p03", "low")
     assert "its worker died 3 times" in row["reason"]
-    assert "scan p03_low left out: its worker died 3 times" in errors
+    assert "scan p03_low left out: its worker died 3 times" in capsys.readouterr().err
     manifest = json.loads((run / "preprocess" / "manifest.json").read_text())
     assert manifest["counts"] == {"scans": len(VolumeSet(run / "preprocess").scans()), "failed": 1}
     assert manifest["counts"]["scans"] == 11
