@@ -99,6 +99,7 @@ ABLATIONS: tuple[Baseline, ...] = (
     _hypermm("HyperMM, max", two=StepTwo(aggregate="max")),
     _hypermm("HyperMM, step 1 CE only", one=StepOne(losses="classification")),
     _hypermm("HyperMM, step 1 MSE only", one=StepOne(losses="reconstruction")),
+    _hypermm("HyperMM, step 1 stopped by both losses", one=StepOne(stop_on="loss")),
     _hypermm("HyperMM, embedding 2", one=StepOne(embedding=2)),
     _hypermm("HyperMM, embedding 20", one=StepOne(embedding=20)),
     _hypermm("HyperMM, default initialisation", one=StepOne(initialisation="default")),

@@ -54,7 +54,7 @@ class StepOne:
     hidden: int = 20
     initialisation: Initialisation = "principled"
     feature_scale: FeatureScale = "standardise"
-    stop_on: StopOn = "loss"
+    stop_on: StopOn = "classification"
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_the_method_is_told_what_was_set() -> None:
         "hidden": 7,
         "initialisation": "default",
         "feature_scale": "scale",
-        "stop_on": "classification",
+        "stop_on": "loss",
     }
     two = {
         "fit": "epochs",
