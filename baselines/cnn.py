@@ -6,7 +6,7 @@ are put together and not about the size of the networks.
 Source: HyperMM, sections 3.1 and 3.2, figure 2 (Uni-CNN, Multi-CNN; CNN 40× to 400×, Incremental-CNN).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -214,7 +214,14 @@ def fit_multi_cnn(sample: Sample, training: Training) -> CompleteOnly:
 
 
 def train_multi_cnn(
-    sample: Sample, training: Training, *, grid: Tensor, train: Tensor, validation: Tensor, mask: bool = False
+    sample: Sample,
+    training: Training,
+    *,
+    grid: Tensor,
+    train: Tensor,
+    validation: Tensor,
+    mask: bool = False,
+    redraw: Callable[[Tensor], Tensor] | None = None,
 ) -> MultiCNN:
     """Train a Multi-CNN on feature maps that are given, real or filled in.
 
@@ -228,6 +235,7 @@ def train_multi_cnn(
         train: (T,) int64, observations to learn from.
         validation: (V,) int64, observations that decide when to stop.
         mask: as in `MultiCNN`.
+        redraw: from observations (n,) to their rows of the grid, filled in anew, for each step of learning.
 
     Raises:
         CannotFit: the loss diverged.
@@ -239,7 +247,8 @@ def train_multi_cnn(
         network = MultiCNN(shape, sample.modalities, sample.classes, mask=mask).to(grid.device)
 
         def loss(batch: Tensor, learning: bool) -> dict[str, Tensor]:
-            return {"ce": F.cross_entropy(network(grid[batch], modality_mask[batch]), sample.target[batch])}
+            rows = redraw(batch) if redraw is not None and learning else grid[batch]
+            return {"ce": F.cross_entropy(network(rows, modality_mask[batch]), sample.target[batch])}
 
         run_fit(network, loss, train=train, validation=validation, training=training)
         return network

@@ -26,7 +26,7 @@ class Baseline:
         batch_size: another batch size than the run's; None for the same.
         published: the paper's rate, whatever the run's is.
         shares: methods with the same word have a network in common, which one process then trains once for all of them.
-        shares_if_whole: the same, but only where no training or validation observation lacks a modality.
+        shares_if_whole: the same, and before `shares`, where no training or validation observation lacks a modality.
     """
 
     name: str
@@ -79,7 +79,8 @@ _FITS: dict[str, Fit] = {
     "ridge": _imputed("ridge"),
 }
 _SHARES = {"late_fusion": "Uni-CNN", "averaged_probes": "linear", "linear_set": "linear"}  # linear: short tasks
-_SHARES_IF_WHOLE = dict.fromkeys(("multi_cnn", "mean", "nearest", "ridge"), "Multi-CNN")
+_SHARES |= dict.fromkeys(("joint_mean", "joint_draws"), "joint")
+_SHARES_IF_WHOLE = dict.fromkeys(("multi_cnn", "mean", "nearest", "ridge", "joint_mean", "joint_draws"), "Multi-CNN")
 THREE_LAYERS = StepTwo(fit="epochs", hidden=(512, 128))
 BY_EPOCHS = StepTwo(fit="epochs")
 _HYPERMM: dict[str, Callable[[str], Baseline]] = {
@@ -129,7 +130,7 @@ def units_of(methods: Iterable[Baseline], *, whole: bool) -> list[tuple[Baseline
     """
     units: dict[str, list[Baseline]] = {}
     for method in methods:
-        common = method.shares or (method.shares_if_whole if whole else "")
+        common = (method.shares_if_whole if whole else "") or method.shares
         units.setdefault(common or method.name, []).append(method)
     return [tuple(unit) for unit in units.values()]
 

@@ -17,6 +17,7 @@ from cohort.names import (
     missing,
     spelt_otherwise,
 )
+from cohort.origin import origin_problems, real_only
 from cohort.splits import SPLITS, given_split_problems, subjects_of
 from cohort.table_members import Tables, as_number, without_file
 from cohort.tables import CONTROL, MOST_LISTED, Problem, suggest
@@ -63,13 +64,14 @@ def problems(
         for name, kind in kinds.items():
             yield list(_value_problems(rows, name, kind, one_by_one=not learning))
     yield from _file_problems(rows[rows["path"] != ""], data_root, required=learning)
+    yield list(origin_problems(rows, learning=learning))
     if learning:
         for name in covariates:
             yield list(_covariate_problems(rows, name))
         yield list(_unknown(rows, "split", SPLITS))
         yield list(_conflicts(rows[rows["label"] != ""], ["subject", "session"], "label"))
         yield list(_conflicts(rows[rows["subject"] != ""], ["subject"], "split"))
-        split = given_split_problems(subjects_of(rows[rows["subject"] != ""]))
+        split = given_split_problems(subjects_of(real_only(rows)[lambda real: real["subject"] != ""]))
         what = "the split is not given for all subjects, or leaves a split or class out"
         yield [Problem(text, what) for text in split]
 

@@ -20,6 +20,8 @@ from pydantic import (
 
 from cohort.checks import OVERRULE, class_problems, names_no_file, problems
 from cohort.names import are_numbers, may_be_thousands, missing, without_missing
+from cohort.origin import COLUMNS as ORIGIN
+from cohort.origin import is_synthetic, names_synthetic, real_only
 from cohort.splits import SPLITS
 from cohort.table_members import ColumnKind, member_rows, without_file
 from cohort.tables import CONTROL, ManifestError, Problem, shortened
@@ -207,7 +209,7 @@ def check_manifest(
     rows = _rows(columns, folder, config)
     checks = [*_problems(columns, rows, config)]
     if config.label is not None:
-        labelled = rows[(rows["label"] != "") & (rows["subject"] != "")]
+        labelled = real_only(rows)[lambda real: (real["label"] != "") & (real["subject"] != "")]
         checks.append(list(class_problems(labelled, config.positive, smallest_class)))
     if listed := [problem for check in checks for problem in shortened(check)]:
         raise ManifestError(*listed)
@@ -218,6 +220,7 @@ def check_manifest(
     rows = _with_ids(rows)
     rows["kind"] = rows["modality"].map({name: each.kind for name, each in config.modalities.items()})
     names = [*IDS, *_covariates(columns, config), "split", "row", *(["values"] if tables else [])]
+    names += ["origin"] if is_synthetic(rows).any() else []
     return rows[names].reset_index(drop=True)
 
 
@@ -307,7 +310,8 @@ def class_names(labels: Iterable[str], positive: str | None) -> tuple[str, ...]:
 
 def observations(scans: pd.DataFrame) -> pd.DataFrame:
     """Return one row an observation, all str: `observation`, `subject`, `session`, `label`, covariates, `split`."""
-    first = scans.drop_duplicates("observation").drop(columns=OF_ONE_SCAN, errors="ignore")
+    apart = [*OF_ONE_SCAN, *(ORIGIN if names_synthetic(scans) else ())]
+    first = scans.drop_duplicates("observation").drop(columns=apart, errors="ignore")
     return first[["observation", *first.columns.drop("observation")]].reset_index(drop=True)
 
 
@@ -331,6 +335,8 @@ def _rows(columns: pd.DataFrame, folder: Path, config: CohortConfig) -> pd.DataF
         name: _covariate(columns.get(name, empty), config.not_missing)
         for name in dict.fromkeys([*_covariates(columns, config), *of_tables])
     }
+    if names_synthetic(columns):
+        covariates |= {name: columns.get(name, empty).str.casefold() for name in ORIGIN}
     return rows.assign(**covariates, row=rows.index + 2)
 
 
@@ -348,7 +354,8 @@ def _problems(columns: pd.DataFrame, rows: pd.DataFrame, config: CohortConfig) -
 
 
 def _covariates(columns: pd.DataFrame, config: CohortConfig) -> list[str]:
-    return [name for name in config.covariates if name in columns and name not in (*IDS, "split", "row")]
+    taken = (*IDS, "split", "row", *(ORIGIN if names_synthetic(columns) else ()))
+    return [name for name in config.covariates if name in columns and name not in taken]
 
 
 def _covariate(cells: pd.Series, not_missing: tuple[str, ...]) -> pd.Series:

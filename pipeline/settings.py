@@ -33,10 +33,14 @@ from pipeline.specs.classify import ClassifyConfig
 from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.specs.export import ExportConfig
 from pipeline.specs.features import FeaturesConfig
+from pipeline.specs.impute import ImputeConfig
+from pipeline.specs.joint import JointConfig
+from pipeline.specs.judge import JudgeConfig
 from pipeline.specs.predict import PredictConfig
 from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.specs.pretrain import PretrainConfig
 from pipeline.specs.report import ReportConfig
+from pipeline.specs.synthesise import SynthesiseConfig
 from preprocessing.normalise import NORMALISATIONS
 
 ENVIRONMENT_PREFIX = "HYPERMM_"
@@ -65,6 +69,10 @@ class Settings(BaseSettings):
     classify: ClassifyConfig = ClassifyConfig()
     confounding: ConfoundingConfig = ConfoundingConfig()
     baselines: BaselinesConfig = BaselinesConfig()
+    joint: JointConfig = JointConfig()
+    impute: ImputeConfig = ImputeConfig()
+    synthesise: SynthesiseConfig = SynthesiseConfig()
+    judge: JudgeConfig = JudgeConfig()
     report: ReportConfig = ReportConfig()
     executor: ExecutorConfig = ExecutorConfig()
     export: ExportConfig = ExportConfig()

@@ -18,10 +18,12 @@ from reporting import figures, tables
 from reporting.comparison_page import Comparison, comparison_section
 from reporting.confounding_page import Confounding, confounding_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
+from reporting.joint_page import Joint, joint_section
 from reporting.pages import data_uri, environment
 from reporting.patient_text import chance
 from reporting.quality import COLUMNS as QUALITY
 from reporting.quality import CONVENTIONS, quality_tables
+from reporting.synthetic_page import Synthetic, synthetic_section
 from reporting.telling_patients import KINDS, TellingPatient
 
 MAX_PREDICTION_ROWS = 500
@@ -74,6 +76,8 @@ class ReportData:
         comparison: with other methods; None leaves the section out.
         patients: test patients to look at, as `telling_patients` returns them, with their scans.
         confounding: what else could explain the result; None leaves both sections out.
+        joint: the joint model, and what it imputed; None leaves the section out.
+        synthetic: synthetic patients and what was found when they were judged; None leaves the section out.
     """
 
     title: str
@@ -99,6 +103,8 @@ class ReportData:
     comparison: Comparison | None = None
     patients: tuple[TellingPatient, ...] = ()
     confounding: Confounding | None = None
+    joint: Joint | None = None
+    synthetic: Synthetic | None = None
 
 
 def render_report(data: ReportData) -> str:
@@ -158,6 +164,8 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "forest_cut": len(data.subsets) > len(drawn_subsets),
         "comparison": comparison_section(data.comparison) if data.comparison else None,
         "confounding": confounding_section(data.confounding) if data.confounding else None,
+        "joint": joint_section(data.joint) if data.joint else None,
+        "synthetic": synthetic_section(data.synthetic) if data.synthetic else None,
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
         "patients": [

@@ -10,10 +10,10 @@ from console.parser import Parser, real_path, typed_path
 from pipeline.executors.registry import EXECUTORS
 
 STAGE_NAMES = (
-    "cohort", "split", "preprocess", "features", "pretrain", "classify", "confounding", "baselines", "report", "export",
-    "predict",
+    "cohort", "split", "preprocess", "features", "pretrain", "classify", "confounding", "baselines", "joint", "impute",
+    "synthesise", "judge", "report", "export", "predict",
 )  # fmt: skip
-ONLY_IF_NAMED = ("baselines", "export", "predict")  # nothing needs them
+ONLY_IF_NAMED = ("baselines", "joint", "impute", "synthesise", "judge", "export", "predict")  # nothing needs them
 PAPER_PROTOCOL = {
     "pretrain.batch_size": "1", "pretrain.learning_rate": "1e-4", "pretrain.weight_decay": "5e-4",
     "pretrain.feature_scale": "none", "pretrain.initialisation": "default", "pretrain.losses": "both",
@@ -89,6 +89,7 @@ def parser() -> Parser:
     add(
         "--paper-protocol", action="store_true", help="pretrain and classify as published: batches of one, rate 1e-4, …"
     )
+    add("--accept-copies", action="store_true", help="release synthetic patients though too many are copies")
     add("--group-readable", action="store_true", help="let your group read what is written; else you alone")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--explain", action="store_true", help="print the plan with every reason and stop")
@@ -129,6 +130,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         settings[key] = value
     if known.only is not None:
         settings["baselines.only"] = f"[{known.only}]"
+    if known.accept_copies:
+        settings["judge.accept_copies"] = "true"
     if known.paper_protocol:
         settings = PAPER_PROTOCOL | settings
     if known.cohort is not None:

@@ -162,6 +162,7 @@ class ComparisonTasks:
             "notes": list(getattr(fitted, "notes", ())),
             "classification_seconds": round(time.monotonic() - started + reused, 3),
             SHARED: reused > 0,
+            **getattr(fitted, "facts", {}),
         }
         if rates := self._rates(unit.scenario):
             tables["curve.csv"] = _curve(

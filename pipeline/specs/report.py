@@ -10,6 +10,9 @@ from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.confounding import STAGE as CONFOUNDING
 from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.impute import STAGE as IMPUTE
+from pipeline.specs.joint import STAGE as JOINT
+from pipeline.specs.judge import STAGE as JUDGE
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.pretrain import STAGE as PRETRAIN
 from pipeline.specs.split import STAGE as SPLIT
@@ -51,7 +54,7 @@ STAGE = Stage(
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.report_page:ReportPage",
-    version=3,
+    version=4,
     reads={
         "cohort": COHORT,
         "split": SPLIT,
@@ -61,6 +64,6 @@ STAGE = Stage(
         "classify": CLASSIFY,
         "confounding": CONFOUNDING,
     },
-    reads_if_present={"baselines": BASELINES},
+    reads_if_present={"baselines": BASELINES, "joint": JOINT, "impute": IMPUTE, "judge": JUDGE},
     settings={"settings": ALL},
 )

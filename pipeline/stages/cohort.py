@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cohort.manifest import CohortConfig, check_manifest, class_names, first_subjects, reading_notes, usable_rows
+from cohort.origin import real_only, synthetic_subjects
 from cohort.splits import SPLITS
 from cohort.table_members import value_notes
 from cohort.tables import ManifestError, Problem, read_rows, read_table
@@ -55,8 +56,10 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     for note in (*reading_notes(table, config), *(value_notes(scans, config.tables()) if config.label else ())):
         runtime.note(note)
     if config.limit is not None:
-        scans = first_subjects(scans, config.limit)
+        scans = first_subjects(real_only(scans), config.limit)
         runtime.note(f"cohort.limit: only {scans['subject'].nunique()} subjects take part")
+    if made := synthetic_subjects(scans):
+        runtime.note(f"{len(made)} patients are synthetic: they are trained on, and count as nobody in any result")
     scans["skull_strip"] = [str(config.modalities[m].skull_strip) for m in scans["modality"]]
     normalise = {name: each.normalise if each.kind == "volume" else "" for name, each in config.modalities.items()}
     scans["normalise"] = [normalise[m] for m in scans["modality"]]

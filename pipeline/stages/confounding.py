@@ -10,6 +10,7 @@ from baselines.covariates import TableClassifier, fit_table, fused, fusion_weigh
 from baselines.names import SIMPLE_NAMES, TABLE_BASELINES
 from baselines.sample import CannotFit
 from cohort.covariates import as_numbers, availability_of, covariates_of, folds_of, kinds_of, patterns_of
+from cohort.origin import real_only
 from cohort.splits import shuffled
 from console.errors import InputError
 from evaluation.comparison import comparison_table
@@ -47,7 +48,7 @@ def confounding(
 ) -> None:
     """Write what methods without images reach, what the feature maps tell beside the class, and scores by group."""
     check_beside(config)
-    scans, classes = cohort.scans(), cohort.classes()
+    scans, classes = real_only(cohort.scans()), cohort.classes()
     covariates = covariates_of(scans)
     test, validation = (as_scored(classify.predictions(name), classes) for name in ("test", "validation"))
     with_maps = scans[scans["scan"].isin(features.scans())]
@@ -60,6 +61,7 @@ def confounding(
         for repeat in repeats:
             here = (table[table["repeat"] == repeat] for table in (test, validation))
             data = data_of_repeat(cohort, split, features, repeat).scans
+            data = data[data["scan"].isin(scans["scan"])].reset_index(drop=True)
             made, weight = _without_images(data, covariates, *here, classes=classes, runtime=runtime, repeat=repeat)
             frames += made
             weights |= {} if weight is None else {repeat: weight}

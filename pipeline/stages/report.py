@@ -7,6 +7,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from cohort.manifest import observations
+from cohort.origin import real_only
 from evaluation.published import published_beside
 from files.writing import replacing
 from pipeline.core.provenance import git_commit, machine, settings_yaml, versions
@@ -17,14 +18,19 @@ from pipeline.store.comparison import ComparisonSet
 from pipeline.store.confounding import ConfoundingTables
 from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
+from pipeline.store.imputed import ImputedSet
+from pipeline.store.joint import JointSet
 from pipeline.store.report_page import ReportPage
+from pipeline.store.synthetic import JudgementTables
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.scores import as_scored
 from reporting.comparison_page import Comparison
 from reporting.confounding_page import Confounding
+from reporting.joint_page import Joint
 from reporting.quality import quality_of
 from reporting.report import ReportData, render_report
+from reporting.synthetic_page import Synthetic
 from reporting.telling_patients import Scan, TellingPatient, telling_patients
 
 
@@ -37,6 +43,9 @@ def report(
     classify: ClassifierSet,
     confounding: ConfoundingTables,
     baselines: ComparisonSet,
+    joint: JointSet,
+    impute: ImputedSet,
+    judge: JudgementTables,
     settings: BaseModel,
     out: ReportPage,
     config: ReportConfig,
@@ -49,8 +58,23 @@ def report(
         stages += (baselines,)
     elif baselines.manifest is not None:
         runtime.note("the comparison with baselines is of earlier data and not shown; type --stages baselines,report")
+    now = {stage.folder.name: stage.fingerprint for stage in stages}
+    joint_page = None
+    if _made_from(joint, now):
+        stages += (joint,)
+        with_imputed = _made_from(impute, now | {"joint": joint.fingerprint})
+        stages += (impute,) if with_imputed else ()
+        joint_page = _joint(joint, impute if with_imputed else None, cohort.scans())
+    elif joint.manifest is not None:
+        runtime.note("the joint model is of earlier data and not shown; type --stages joint,impute,report")
+    synthetic = _synthetic(judge, {stage.folder.name: stage.fingerprint for stage in stages})
+    if synthetic is not None:
+        stages += (judge,)
+    elif judge.manifest is not None:
+        runtime.note("the judgement of synthetic patients is of earlier data and not shown; type --stages judge,report")
     manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
-    scans, classes = cohort.scans(), cohort.classes()
+    everything, classes = cohort.scans(), cohort.classes()
+    scans = real_only(everything)
     named = scans.set_index("scan")
     quality = quality_of_scans(scans, preprocess)
     failures = pd.DataFrame(
@@ -69,6 +93,7 @@ def report(
     )
     failed = set(failures["scan"])
     state = split.availability()
+    state = state[state["scan"].isin(scans["scan"])].reset_index(drop=True)
     state["state"] = ["used" if a else "hidden" for a in state["available"]]
     state.loc[state["scan"].isin(failed), "state"] = "failed"
     observed = observations(scans).drop(columns=["session", "split"])
@@ -98,7 +123,7 @@ def report(
             ),
             observations=observed,
             availability=state[["observation", "modality", "state"]],
-            splits=split.splits(),
+            splits=split.splits()[lambda table: table["subject"].isin(scans["subject"])],
             quality=quality,
             qc=qc_pictures(quality, preprocess, config),
             convention=config.convention,
@@ -110,6 +135,8 @@ def report(
             failures=failures,
             comparison=comparison,
             confounding=_confounding(confounding),
+            joint=joint_page,
+            synthetic=synthetic,
             notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
             settings_yaml=settings_yaml(settings),
             versions=versions() | {"git commit": git_commit()},
@@ -125,7 +152,7 @@ def report(
 def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) -> Comparison | None:
     """Return the comparison with baselines; None if it was not made from the data of this report."""
     manifest = baselines.manifest
-    if manifest is None or any(now.get(name) != seen for name, seen in manifest["made_from"]["inputs"].items()):
+    if manifest is None or not _made_from(baselines, now):
         return None
     return Comparison(
         table=baselines.comparison(),
@@ -137,6 +164,36 @@ def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) 
         imputations=baselines.pictures(convention),
         gains=baselines.gains(),
     )
+
+
+def _made_from(artifact: Artifact, now: dict[str, str]) -> bool:
+    """Return whether a stage is finished and was made from what the others are now."""
+    inputs = ((artifact.manifest or {}).get("made_from") or {}).get("inputs")
+    return inputs is not None and all(now.get(name) == seen for name, seen in inputs.items())
+
+
+def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame) -> Joint:
+    """Return the content of the section on the joint model."""
+    embeddings = joint.embeddings()
+    record = joint.record(int(embeddings["repeat"].min())) or {}
+    named = next((name for name in scans if str(name).lower() in ("site", "centre", "center", "scanner")), None)
+    return Joint(
+        embeddings=embeddings,
+        site=None if named is None else scans.drop_duplicates("observation").set_index("observation")[named],
+        shared=record["model"]["shared"],
+        blocks=record["model"]["blocks"],
+        imputed=None if impute is None else impute.read(),
+        quality=None if impute is None else impute.read("quality.csv"),
+        notes=tuple(record["model"]["notes"]),
+    )
+
+
+def _synthetic(judge: JudgementTables, now: dict[str, str]) -> Synthetic | None:
+    """Return what the stage judge found; None if it was not made from the data of this report."""
+    manifest = judge.manifest
+    if manifest is None or any(now.get(n, seen) != seen for n, seen in manifest["made_from"]["inputs"].items()):
+        return None
+    return Synthetic(judge.facts(), judge.walls())
 
 
 def _confounding(tables: ConfoundingTables) -> Confounding:

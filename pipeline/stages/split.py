@@ -5,6 +5,7 @@ import pandas as pd
 from cohort.covariates import covariates_of
 from cohort.manifest import observations
 from cohort.missingness import hide_scans
+from cohort.origin import real_only, synthetic_subjects
 from cohort.splits import (
     SUBJECT,
     SplitConfig,
@@ -35,6 +36,8 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
             "cohort.label is null, so there is nothing to learn; name the column with the patients' classes"
         )
     scans = cohort.scans()
+    made = synthetic_subjects(scans)  # they are trained on in every repeat, and take no other part
+    everybody, scans = scans, real_only(scans)
     subjects = subjects_of(observations(scans))
     now = {name: config.model_dump(mode="json")[name] for name in FROZEN_SETTINGS}
     try:
@@ -48,6 +51,7 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
             made_with = now
         else:
             splits, made_with = frozen[0], BEFORE | frozen[1]
+            splits = splits[~splits["subject"].isin(made)]
             check_frozen(splits)
             changed = [name for name in FROZEN_SETTINGS if made_with.get(name, now[name]) != now[name]]
             if changed:
@@ -76,13 +80,19 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
         if sites is not None:
             _note_sites(splits, sites, config, runtime)
         _check_classes(splits, subjects, runtime)
-        hidden = hide_scans(scans, config.missing, config.seed)
+        hidden = hide_scans(everybody, config.missing, config.seed)
     except PreconditionError:
         raise
     except ValueError as error:
         raise PreconditionError(str(error)) from error
     for note in hidden.notes:
         runtime.note(note)
+    trained = [
+        {"repeat": repeat, "subject": subject, "split": "train"}
+        for repeat in splits["repeat"].unique()
+        for subject in sorted(made)
+    ]
+    splits = pd.concat([splits, pd.DataFrame(trained)], ignore_index=True) if trained else splits
     out.save_splits(splits, made_with)
     out.save_table("availability.csv", hidden.scans, out.AVAILABILITY_COLUMNS)
 

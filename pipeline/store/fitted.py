@@ -35,9 +35,9 @@ class RepeatSet(Artifact):
         return sorted([*super().files(), *(path for path in self.folder.glob("repeat-*/*.*") if path.is_file())])
 
     def save(
-        self, repeat: int, key: str, state: Mapping[str, Tensor], history: pd.DataFrame, facts: Mapping[str, Any]
+        self, repeat: int, key: str, state: Mapping[str, Tensor], history: pd.DataFrame | None, facts: Mapping[str, Any]
     ) -> None:
-        """Write the weights, the history and the record of a repeat.
+        """Write the weights, the history, if there is one, and the record of a repeat.
 
         Raises:
             ArtifactError: `facts` does not list the train and validation subjects.
@@ -50,7 +50,8 @@ class RepeatSet(Artifact):
         (folder / "record.json").unlink(missing_ok=True)
         with replacing(folder / "weights.safetensors") as partial:
             partial.write_bytes(safetensors.torch.save({k: v.cpu().contiguous() for k, v in state.items()}))
-        self.save_table(f"{folder.name}/history.csv", history)
+        if history is not None:
+            self.save_table(f"{folder.name}/history.csv", history)
         weights = file_sha256(folder / "weights.safetensors")
         write_record(folder / "record.json", {"key": key, "weights": weights, **facts})
 

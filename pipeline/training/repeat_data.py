@@ -10,7 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cohort.origin import outside_training, synthetic_subjects
 from models.sets import Groups
+from pipeline.store.base import ArtifactError
 from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 
@@ -92,9 +94,18 @@ def repeats_of(split: SplitTables) -> list[int]:
 
 
 def data_of_repeat(cohort: CohortTables, split: SplitTables, feature_maps: FeatureStore, repeat: int) -> RepeatData:
-    """Return the scans that are available, have a feature map or values, and whose subject is in the repeat's split."""
+    """Return the scans that are available, have a feature map or values, and whose subject is in the repeat's split.
+
+    Raises:
+        ArtifactError: a synthetic patient is in validation or test.
+    """
     scans = cohort.scans()
     splits = split.splits()
+    if wrong := outside_training(splits, synthetic_subjects(scans)):
+        raise ArtifactError(
+            f"{split.folder / 'splits.csv'} has {len(wrong)} synthetic patients outside of training, {wrong[0]} among "
+            "them; nothing may be tested on them. Rerun with --force split"
+        )
     split_of = splits[splits["repeat"] == repeat].set_index("subject")["split"]
     available = split.availability().set_index("scan")["available"]
     with_feature_map = set(feature_maps.scans())

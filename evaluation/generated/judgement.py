@@ -1,0 +1,124 @@
+"""Everything that is asked of generated rows, in one record, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, astuple, dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.generated.distributions import (
+    FloatArray,
+    FrechetDistance,
+    KernelDistance,
+    check_rows,
+    frechet_with_null,
+    kernel_test,
+    variance_ratio,
+)
+from evaluation.generated.neighbours import Manifold, Memorisation, manifold, memorisation
+from evaluation.generated.usefulness import Probe, real_or_generated
+
+FEWEST = 6  # real rows on either side
+MOST_COPIED = 0.05  # share of generated rows that may pass for copies; honest ones reach .005, narrow ones .03
+NEAR = -3.0  # C_T, standard normal: generated rows are nearer to training than held-out ones are
+SIGNIFICANT = 0.01  # of the kernel distance
+NARROW, WIDE = 0.85, 1.2  # variance ratios that an interval has to lie beyond
+MANIFOLD_DRAWS = 20  # subsets of generated rows
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found in one space of features, scaled by the training rows.
+
+    Attributes:
+        train: real rows that the generator was fitted to.
+        held_out: real rows that it never saw.
+        generated: rows judged.
+        kernel: distance of generated from held-out rows. What the generator learnt from may itself be off by chance:
+            compare it with the next.
+        kernel_of_training: distance of training from held-out rows.
+        frechet_train: distance to training rows, with null; copying makes it small.
+        frechet_held_out: distance to held-out rows, with null.
+        manifold: how as many generated rows as there are training rows lie among the held-out ones; mean over subsets.
+        manifold_of_training: how the training rows lie among the held-out ones: what can be expected.
+        memorisation: closeness to training rows.
+        variance: total variance over that of training rows; ratio, low, high.
+        probe: whether a linear classifier tells generated from held-out rows.
+    """
+
+    train: int
+    held_out: int
+    generated: int
+    kernel: KernelDistance
+    kernel_of_training: KernelDistance
+    frechet_train: FrechetDistance
+    frechet_held_out: FrechetDistance
+    manifold: Manifold
+    manifold_of_training: Manifold
+    memorisation: Memorisation
+    variance: tuple[float, float, float]
+    probe: Probe
+
+    def copies_too_much(self, most: float = MOST_COPIED) -> bool:
+        """Return whether more generated rows than allowed are copies of training rows."""
+        return self.memorisation.copied > most
+
+    def findings(self, most_copied: float = MOST_COPIED) -> tuple[str, ...]:
+        """Return what is wrong: `copies`, `near`, `narrow`, `wide`, `different`; empty if nothing was found."""
+        _, low, high = self.variance
+        found = {
+            "copies": self.copies_too_much(most_copied),
+            "near": self.memorisation.c_t < NEAR,
+            "narrow": high < NARROW,
+            "wide": low > WIDE,
+            "different": self.kernel.p < SIGNIFICANT,
+        }
+        return tuple(name for name, holds in found.items() if holds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all figures as plain values for JSON."""
+        return asdict(self)
+
+
+def judge(
+    train: FloatArray, held_out: FloatArray, generated: FloatArray, *, by_column: bool = True, seed: int = 0
+) -> Judgement:
+    """Judge generated rows against real ones.
+
+    Rows are centred and scaled by the training rows first.
+
+    Args:
+        train: (n, d), what the generator was fitted to.
+        held_out: (m, d), real rows that it never saw, of other patients.
+        generated: (g, d).
+        by_column: scale every column to unit variance, so that none counts more than others (but for those that are
+            the same in all training rows); otherwise all by one number, as is right for coordinates of one space.
+        seed: of permutations and draws.
+
+    Raises:
+        ValueError: fewer than `FEWEST` rows of a kind, other columns, or values that are not finite.
+    """
+    check_rows(train, held_out, generated, fewest=FEWEST)
+    mean, spread = train.mean(axis=0), train.std(axis=0)
+    if not by_column:
+        spread = np.full_like(spread, np.sqrt((spread**2).mean()))
+    spread = np.where(spread > 1e-6 * max(float(spread.max()), np.finfo(float).tiny), spread, 1.0)
+    train, held_out, generated = ((rows - mean) / spread for rows in (train, held_out, generated))
+    count, random = min(len(train), len(generated)), np.random.default_rng(seed)
+    subsets = (generated[random.permutation(len(generated))[:count]] for _ in range(MANIFOLD_DRAWS))
+    among = [astuple(manifold(held_out, subset)) for subset in subsets]
+    return Judgement(
+        train=len(train),
+        held_out=len(held_out),
+        generated=len(generated),
+        kernel=kernel_test(held_out, generated, seed=seed),
+        kernel_of_training=kernel_test(held_out, train, seed=seed),
+        frechet_train=frechet_with_null(train, generated, seed=seed),
+        frechet_held_out=frechet_with_null(held_out, generated, seed=seed),
+        manifold=Manifold(*np.mean(among, axis=0).tolist()),
+        manifold_of_training=manifold(held_out, train[:count]),
+        memorisation=memorisation(train, held_out, generated),
+        variance=variance_ratio(train, generated, seed=seed),
+        probe=real_or_generated(held_out, generated, seed=seed),
+    )

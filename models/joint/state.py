@@ -1,0 +1,102 @@
+"""The joint model as named arrays and plain values, and back."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.joint.basis import Basis
+from models.joint.blocks import Blocks
+from models.joint.embedding import Embedding
+from models.joint.gaussian import JointGaussian, Parameters
+from models.joint.model import JointModel
+from models.joint.sums import Cell, Sums
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def to_arrays(model: JointModel) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays of a model, and what is no array, for `from_arrays`; the latter can be written as JSON."""
+    arrays: Arrays = {}
+    for number, basis in enumerate(model.bases.values()):
+        arrays |= {f"basis.{number}.{item.name}": np.asarray(getattr(basis, item.name)) for item in fields(Basis)}
+    gaussian = model.gaussian
+    for item in fields(Parameters):
+        arrays[f"estimate.{item.name}"] = getattr(gaussian.estimate, item.name)
+        if gaussian.draws:
+            arrays[f"draws.{item.name}"] = np.stack([getattr(each, item.name) for each in gaussian.draws])
+    arrays |= {"embedding.centre": model.embedding.centre, "embedding.directions": model.embedding.directions}
+    for number, cell in enumerate(model.sums.cells.values()):
+        arrays |= {f"sums.{number}.total": cell.total, f"sums.{number}.outer": cell.outer}
+    facts = {
+        "modalities": list(model.bases),
+        "blocks": dict(zip(model.blocks.names, model.blocks.sizes, strict=True)),
+        "classes": gaussian.classes,
+        "draws": len(gaussian.draws),
+        "shrinkage": gaussian.shrinkage,
+        "iterations": gaussian.iterations,
+        "shared": model.embedding.shared,
+        "cells": [
+            {"class": label, "has": list(pattern), "patients": cell.count}
+            for (label, pattern), cell in model.sums.cells.items()
+        ],
+        "gaussian_notes": list(gaussian.notes),
+        "notes": list(model.notes),
+    }
+    return arrays, facts
+
+
+def from_arrays(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> JointModel:
+    """Return the model of `to_arrays`.
+
+    Raises:
+        ValueError: an array is missing, has another shape, or holds numbers that are not finite.
+    """
+    try:
+        blocks = Blocks(tuple(facts["blocks"]), tuple(int(size) for size in facts["blocks"].values()))
+        bases = {name: _basis(arrays, number) for number, name in enumerate(facts["modalities"])}
+        estimate = Parameters(**{item.name: arrays[f"estimate.{item.name}"] for item in fields(Parameters)})
+        draws = tuple(
+            Parameters(**{item.name: arrays[f"draws.{item.name}"][number] for item in fields(Parameters)})
+            for number in range(facts["draws"])
+        )
+        cells = {
+            (int(cell["class"]), tuple(bool(each) for each in cell["has"])): Cell(
+                int(cell["patients"]), arrays[f"sums.{number}.total"], arrays[f"sums.{number}.outer"]
+            )
+            for number, cell in enumerate(facts["cells"])
+        }
+        embedding = Embedding(arrays["embedding.centre"], arrays["embedding.directions"], int(facts["shared"]))
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"this is no joint model: {error!r}") from error
+    _check(arrays, bases, blocks, estimate)
+    gaussian = JointGaussian(
+        blocks,
+        estimate,
+        draws,
+        float(facts["shrinkage"]),
+        tuple(facts["gaussian_notes"]),
+        int(facts["iterations"]),
+    )
+    sums = Sums(blocks, int(facts["classes"]), cells)
+    return JointModel(bases, gaussian, embedding, sums, tuple(facts["notes"]))
+
+
+def _basis(arrays: Mapping[str, NDArray[Any]], number: int) -> Basis:
+    given: dict[str, Any] = {item.name: arrays[f"basis.{number}.{item.name}"] for item in fields(Basis)}
+    return Basis(**given | {"scale": float(given["scale"])})
+
+
+def _check(
+    arrays: Mapping[str, NDArray[Any]], bases: Mapping[str, Basis], blocks: Blocks, estimate: Parameters
+) -> None:
+    """Refuse numbers that are not finite, and shapes that do not fit each other."""
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+    sizes = dict(zip(blocks.names, blocks.sizes, strict=True))
+    wrong = [name for name, basis in bases.items() if sizes.get(name) != basis.size]
+    if wrong or estimate.covariance.shape != (blocks.width,) * 2:
+        raise ValueError(f"blocks {sizes} do not fit the bases or the covariance {estimate.covariance.shape}")

@@ -1,0 +1,36 @@
+"""One joint model of all modalities, and the embedding of every patient."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.runner.stage import Stage
+from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.split import STAGE as SPLIT
+
+
+class JointConfig(BaseModel):
+    """The joint model of all modalities (docs/synthesis.md)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    basis: Literal["pca", "public"] = Field(
+        default="pca",
+        description="of each modality: pca of training scans; public: drawn by a seed, learnt from nobody",
+    )
+    components: int = Field(default=32, ge=1, description="scores of a modality at most; never more than patients / 3")
+    factors: int = Field(default=4, ge=2, le=16, description="directions of the embedding")
+    covariates: bool = Field(default=True, description="take the covariates of the manifest in, each as a block")
+    draws: int = Field(default=30, ge=1, description="of the parameters, kept with the model")
+    seed: int = Field(default=0, ge=0, description="of folds and draws; each repeat adds its number")
+
+
+STAGE = Stage(
+    "joint",
+    function="pipeline.stages.joint:joint",
+    config=JointConfig,
+    artifact="pipeline.store.joint:JointSet",
+    version=1,
+    reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
+)

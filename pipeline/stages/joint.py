@@ -1,0 +1,140 @@
+"""One joint model of all modalities for each repeat, learnt from its training patients, and everybody's embedding."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from cohort.covariates import covariates_of
+from console.errors import InputError
+from models.joint.model import CannotJoinError, JointModel, fit_model
+from models.joint.model import JointConfig as ModelConfig
+from models.joint.state import to_arrays
+from models.settings import seed_of_repeat
+from pipeline.core.runtime import Runtime
+from pipeline.specs.joint import JointConfig
+from pipeline.store.features import FeatureStore
+from pipeline.store.joint import JointSet
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.training.feature_maps import FeatureMaps, encoding_notes, feature_maps_of
+from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
+
+
+def joint(
+    cohort: CohortTables,
+    split: SplitTables,
+    features: FeatureStore,
+    out: JointSet,
+    config: JointConfig,
+    runtime: Runtime,
+) -> None:
+    """Fit one model per repeat on training patients alone; write it, and the embedding of all patients."""
+    repeats = repeats_of(split)
+    out.keep_only(repeats)
+    covariates = covariates_of(cohort.scans())
+    tables = []
+    with runtime.progress(2 * len(repeats), "step") as progress:
+        for repeat in repeats:
+            data = data_of_repeat(cohort, split, features, repeat)
+            maps = feature_maps_of(data, features)
+            if not out.has(repeat, runtime.key):
+                _fit(data, maps, covariates, out, config, runtime, repeat)
+            progress.advance()
+            tables.append(_embeddings(data, maps, covariates, out, repeat))
+            progress.advance()
+            runtime.notes += [f"repeat {repeat}: {note}" for note in (out.record(repeat) or {}).get("notes", ())]
+    table = pd.concat(tables, ignore_index=True)
+    out.save_table("embeddings.csv", table)
+    runtime.results |= {"counts": {"repeats": len(repeats), "patients": table["observation"].nunique()}}
+
+
+def _fit(
+    data: RepeatData,
+    maps: FeatureMaps,
+    covariates: pd.DataFrame,
+    out: JointSet,
+    config: JointConfig,
+    runtime: Runtime,
+    repeat: int,
+) -> None:
+    rows = observation_table(data)
+    train = rows.index[rows["split"] == "train"].to_list()
+    if not train:
+        raise InputError(f"repeat {repeat} has no training scan left; see failures.csv and split/splits.csv")
+    blocks = None
+    if config.covariates and len(covariates.columns):
+        known = covariates.reindex(rows.index).fillna("")
+        blocks = CovariateBlocks.fit(known.loc[train], covariates)
+    patients = joint_patients(train, data, maps, blocks, covariates)
+    labels = np.array([data.classes.index(label) for label in rows.loc[train, "label"]], dtype=np.int64)
+    settings = ModelConfig(
+        config.basis, config.components, config.draws, config.factors, seed_of_repeat(config.seed, repeat)
+    )
+    image = features_shape(maps)
+    try:
+        model, _ = fit_model(patients, labels, len(data.classes), settings, shape=image)
+    except CannotJoinError as error:
+        raise InputError(f"repeat {repeat}: {error}") from error
+    averaged = data.scans[data.scans["split"] == "train"].groupby(["observation", "modality"]).size()
+    notes = [*encoding_notes(data), *model.notes]
+    if (averaged > 1).any():
+        notes.append(
+            "several scans of one modality are averaged before the joint model sees them (times in training: "
+            f"{(averaged > 1).sum()})"
+        )
+    arrays, facts = to_arrays(model)
+    out.save_model(
+        repeat,
+        runtime.key,
+        arrays,
+        {
+            "train_subjects": data.subjects("train"),
+            "validation_subjects": data.subjects("validation"),
+            "classes": data.classes,
+            "feature_map_shape": list(image),
+            "covariates": blocks.to_json() if blocks else None,
+            "model": facts,
+            "notes": notes,
+        },
+    )
+
+
+def features_shape(maps: FeatureMaps) -> tuple[int, int, int]:
+    """Return (C, H, W) of the feature maps."""
+    return maps.shape if maps.shape is not None else maps.store.feature_map_shape()
+
+
+def _embeddings(
+    data: RepeatData, maps: FeatureMaps, covariates: pd.DataFrame, out: JointSet, repeat: int
+) -> pd.DataFrame:
+    """Return the rows of one repeat; classes are not used, those of training patients neither."""
+    model = out.model(repeat)
+    coded = (out.record(repeat) or {}).get("covariates")
+    blocks = CovariateBlocks.from_json(coded) if coded else None
+    rows = observation_table(data, model)
+    frames = []
+    for names in chunks(rows.index.to_list()):
+        patients = joint_patients(names, data, maps, blocks, covariates)
+        mean, covariance = model.embed(patients)
+        frame = rows.loc[names].reset_index().assign(distance=model.distances(patients))
+        outside = np.stack([_outside(model, patients.features[name], name) for name in model.bases])
+        seen = ~np.isnan(outside)
+        frame["outside"] = np.where(seen.any(0), np.where(seen, outside, 0).sum(0) / np.maximum(seen.sum(0), 1), np.nan)
+        size = mean.shape[1]
+        frame = frame.assign(**{f"e{i + 1}": mean[:, i] for i in range(size)})
+        frame = frame.assign(**{f"sd{i + 1}": np.sqrt(covariance[:, i, i]) for i in range(size)})
+        pairs = itertools.combinations(range(size), 2)
+        frames.append(frame.assign(**{f"cov_{i + 1}_{j + 1}": covariance[:, i, j] for i, j in pairs}))
+    table = pd.concat(frames, ignore_index=True)
+    table.insert(0, "repeat", repeat)
+    return table
+
+
+def _outside(model: JointModel, features: np.ndarray, name: str) -> np.ndarray:
+    """Return how much of each scan lies outside of its basis, (n,); NaN where there is none."""
+    out = np.full(len(features), np.nan)
+    there = ~np.isnan(features[:, 0])
+    if there.any():
+        out[there] = model.bases[name].outside(features[there])
+    return out

@@ -1,0 +1,217 @@
+"""Draw synthetic patients from a joint model of training patients: labels, scans, covariates, feature maps, images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cohort.covariates import covariates_of
+from cohort.origin import NOT_JUDGED, SYNTHETIC, real_only
+from console.errors import PreconditionError
+from models.joint.gaussian import TooFewPatientsError
+from models.joint.model import CannotJoinError, Features, JointConfig, JointModel, Patients, fit_model
+from pipeline.core.runtime import Runtime
+from pipeline.specs.synthesise import SynthesiseConfig
+from pipeline.store.features import FeatureStore
+from pipeline.store.synthetic import IMAGES, SyntheticCohort
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
+from pipeline.training.feature_maps import feature_maps_of
+from pipeline.training.joint_patients import CovariateBlocks, part_of_repeat
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
+from preprocessing.encoding import nifti_bytes, png_bytes
+from synthesis.grid import box_affine, onto_box, picture_of, small_picture, volume_of
+from synthesis.patients import Drawn, class_offsets, draw_patients, observed_patterns
+
+IMAGE_OF = "image of "  # before the name of a modality: the block of its voxels
+DESCRIPTION = "SYNTHETIC image, no patient; HyperMM joint model"  # NIfTI header, at most 79 characters
+AT_ONCE = 32  # patients decoded at a time
+
+
+def synthesise(
+    cohort: CohortTables,
+    split: SplitTables,
+    preprocess: VolumeSet,
+    features: FeatureStore,
+    label: str | None,
+    out: SyntheticCohort,
+    config: SynthesiseConfig,
+    runtime: Runtime,
+) -> None:
+    """Write synthetic patients; nothing but the training patients of one repeat is looked at.
+
+    Raises:
+        PreconditionError: there is no such repeat, or there are too few training patients for a joint model.
+    """
+    repeats = repeats_of(split)
+    if config.repeat not in repeats:
+        raise PreconditionError(f"synthesise.repeat is {config.repeat}; there are {len(repeats)} repeats")
+    data = data_of_repeat(cohort, split, features, config.repeat)
+    data = without_synthetic(data, cohort)
+    kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
+    maps = feature_maps_of(data, features)
+    table = covariates_of(real_only(cohort.scans()))
+    train = data.scans.loc[data.scans["split"] == "train", "observation"].unique()
+    blocks = CovariateBlocks.fit(table.loc[train], table) if config.covariates and len(table.columns) else None
+    part = part_of_repeat(data, maps, ["train"], blocks, table)
+    images = images_of(data, preprocess, part.observations, kinds, config) if config.decoder == "pca" else {}
+    features_and_images = {**part.patients.features, **{IMAGE_OF + name: rows for name, rows in images.items()}}
+    try:
+        model, _ = fit_model(
+            Patients(features_and_images, part.patients.covariates),
+            part.labels,
+            len(data.classes),
+            JointConfig(components=config.components, seed=config.seed),
+            shape=features.feature_map_shape(),
+        )
+    except (CannotJoinError, TooFewPatientsError) as error:
+        raise PreconditionError(f"no patients can be drawn: {error}") from error
+    for note in model.notes:
+        runtime.note(note)
+    modalities = tuple(name for name in part.patients.features if name in model.bases)
+    if len(modalities) > 1 and not any(sum(has) > 1 for _, has in observed_patterns(model, modalities)):
+        runtime.note("no training patient has two modalities: links between them come through the class alone")
+    random = np.random.default_rng([config.seed, 11])
+    patients = draw_patients(model, config.patients, modalities, random)
+    covariates = {
+        name: blocks.cells(name, numbers) for name, numbers in patients.covariates.items() if blocks is not None
+    }
+    out.begin()
+    tables = []
+    with runtime.progress(len(modalities), "modality") as progress:
+        for number, modality in enumerate(modalities):
+            offsets = {
+                block: class_offsets(model, block, features_and_images[block], part.labels)
+                for block in (modality, IMAGE_OF + modality)
+                if block in model.bases
+            }
+            tables.append(
+                _write(model, patients, offsets, modality, number, data, kinds, features, out, config, random)
+            )
+            progress.advance()
+    drawn = pd.concat(tables, ignore_index=True)
+    if tabular := [name for name in modalities if kinds[name] == "table"]:
+        runtime.note(
+            f"{', '.join(tabular)}: of tables only the codes are drawn, in features-*.safetensors; the manifest of "
+            "synthetic patients has images alone"
+        )
+    facts = {
+        "modalities": list(modalities), "images": sorted(name for name in modalities if IMAGE_OF + name in model.bases),
+        "classes": list(data.classes), "label": label, "repeat": config.repeat, "training": len(train),
+        "shape": list(features.feature_map_shape()), "notes": list(model.notes), "decoder": config.decoder,
+        "spacing_mm": config.spacing_mm, "pixels": config.pixels,
+    }  # fmt: skip
+    out.save(_manifest(drawn, covariates, label or "label"), drawn, facts)
+
+
+def without_synthetic(data: RepeatData, cohort: CohortTables) -> RepeatData:
+    """Return the data without synthetic patients: nothing is drawn from, or judged by, what was drawn."""
+    real = set(real_only(cohort.scans())["scan"])
+    return RepeatData(data.scans[data.scans["scan"].isin(real)].reset_index(drop=True), data.modalities, data.classes)
+
+
+def images_of(
+    data: RepeatData,
+    preprocess: VolumeSet,
+    observations: tuple[str, ...],
+    kinds: Mapping[str, str],
+    config: SynthesiseConfig,
+    *,
+    only: str | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Return modality → voxels or pixels on the common grid, (n, D) float32; mean of several scans, NaN for none.
+
+    Args:
+        data: of the repeat.
+        preprocess: the scans.
+        observations: order of the rows.
+        kinds: modality → kind.
+        config: of the grid.
+        only: modality; None for all that have images.
+    """
+    number = {name: i for i, name in enumerate(observations)}
+    found: dict[str, NDArray[np.float32]] = {}
+    for modality, rows in data.scans[data.scans["observation"].isin(number)].groupby("modality", sort=True):
+        if only not in (None, modality) or kinds[str(modality)] == "table":
+            continue
+        values: NDArray[np.float32] | None = None
+        count = np.zeros(len(observations), dtype=np.float32)
+        for scan, observation in rows[["scan", "observation"]].itertuples(index=False):
+            one = _on_grid(preprocess, scan, kinds[str(modality)], config).ravel()
+            if values is None:
+                values = np.zeros((len(observations), one.size), dtype=np.float32)
+            values[number[observation]] += one
+            count[number[observation]] += 1
+        if values is not None:
+            values[count > 0] /= count[count > 0, np.newaxis]
+            values[count == 0] = np.nan
+            found[str(modality)] = values
+    return found
+
+
+def _on_grid(preprocess: VolumeSet, scan: str, kind: str, config: SynthesiseConfig) -> NDArray[np.float32]:
+    if kind == "image":
+        return small_picture(preprocess.load_picture(scan), side=config.pixels)
+    volume, mask, affine = preprocess.load_placed(scan)
+    return onto_box(volume, mask, affine, spacing_mm=config.spacing_mm)
+
+
+def _write(
+    model: JointModel,
+    patients: Drawn,
+    offsets: Mapping[str, Features],
+    modality: str,
+    number: int,
+    data: RepeatData,
+    kinds: Mapping[str, str],
+    features: FeatureStore,
+    out: SyntheticCohort,
+    config: SynthesiseConfig,
+    random: np.random.Generator,
+) -> pd.DataFrame:
+    """Write feature maps and images of one modality; return its rows of `drawn.csv`."""
+    members = np.flatnonzero(patients.has[modality])
+    made, rows = [], []
+    for start in range(0, len(members), AT_ONCE):
+        some = members[start : start + AT_ONCE]
+        made.append(patients.features(model, modality, some, random, offsets=offsets[modality]))
+        block = IMAGE_OF + modality
+        pixels = patients.features(model, block, some, random, offsets=offsets[block]) if block in model.bases else None
+        for place, patient in enumerate(some):
+            subject = f"{SYNTHETIC}-{patient + 1:05d}"
+            name = f"{subject}_{number + 1}"
+            row: dict[str, Any] = {"scan": name, "subject": subject, "modality": modality, "path": "", "sha256": ""}
+            row |= {"label": data.classes[patients.classes[patient]], "row": start + place}
+            if pixels is not None:
+                facts = {
+                    "origin": SYNTHETIC, "patient": None, "modality": modality, "label": row["label"],
+                    "what": "drawn from a joint model of training patients; no patient looks like this",
+                    "decoder": config.decoder, "seed": config.seed, "repeat": config.repeat,
+                }  # fmt: skip
+                file, content = _image(pixels[place], name, kinds[modality], config)
+                row |= {"path": f"{IMAGES}/{file}", "sha256": out.save_image(file, content, facts)}
+            rows.append(row)
+    maps = np.concatenate(made).reshape(-1, *features.feature_map_shape())
+    out.save_features(number, maps)
+    return pd.DataFrame(rows, columns=list(SyntheticCohort.DRAWN_COLUMNS))
+
+
+def _image(values: NDArray[np.float32], name: str, kind: str, config: SynthesiseConfig) -> tuple[str, bytes]:
+    """Return file name and content of a drawn image."""
+    if kind == "image":
+        return f"{name}.png", png_bytes(picture_of(values, side=config.pixels))
+    volume = volume_of(values, spacing_mm=config.spacing_mm)
+    return f"{name}.nii.gz", nifti_bytes(volume, box_affine(config.spacing_mm), DESCRIPTION)
+
+
+def _manifest(drawn: pd.DataFrame, covariates: Mapping[str, list[str]], label: str) -> pd.DataFrame:
+    """Return the rows of a cohort manifest, one an image."""
+    rows = drawn[drawn["path"] != ""]
+    number = [int(name.rpartition("-")[2]) - 1 for name in rows["subject"]]
+    table = pd.DataFrame({name: rows[name].to_numpy() for name in ("subject", "modality", "path")})
+    table[label] = rows["label"].to_numpy()
+    for name, values in covariates.items():
+        table[name] = [values[i] for i in number]
+    return table.assign(origin=SYNTHETIC, judged=NOT_JUDGED).sort_values(["subject", "modality"]).reset_index(drop=True)

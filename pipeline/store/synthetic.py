@@ -1,0 +1,168 @@
+"""Artifacts of the stages synthesise and judge."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from files.reading import file_sha256
+from files.writing import real_folder, remove_folder, replacing
+from pipeline.core.provenance import digest
+from pipeline.store.base import Artifact, DamagedError, read_json, write_json
+
+IMAGES = "images"
+
+
+class SyntheticCohort(Artifact):
+    """Patients that never were.
+
+    `manifest.csv` (a cohort manifest, one row a scan, `origin` synthetic, `judged` no), `drawn.csv` (one row a patient
+    and modality, with the row of its feature map), `features-<number>.safetensors` (`feature_maps`, (n, C, H, W)
+    float32) for each modality, `synthesis.json`, and the folder `images`.
+    """
+
+    FILES: ClassVar = ("manifest.csv", "drawn.csv", "synthesis.json")
+    MANIFEST_COLUMNS: ClassVar = ("subject", "modality", "path", "origin", "judged")
+    DRAWN_COLUMNS: ClassVar = ("scan", "subject", "modality", "label", "row", "path", "sha256")
+
+    def begin(self) -> Path:
+        """Remove the images of earlier runs; return the folder for new ones."""
+        real_folder(self.folder, below=self.folder.parent)
+        images = self.folder / IMAGES
+        remove_folder(images, below=self.folder)
+        for old in self.folder.glob("features-*.safetensors"):
+            old.unlink()
+        return real_folder(images, below=self.folder)
+
+    def save_image(self, name: str, content: bytes, facts: Mapping[str, Any]) -> str:
+        """Write an image and, beside it, what it is, as JSON; return the hash of the image."""
+        path = self.folder / IMAGES / name
+        with replacing(path) as partial:
+            partial.write_bytes(content)
+        write_json(path.with_name(name.split(".")[0] + ".json"), facts)
+        return file_sha256(path)
+
+    def save_features(self, number: int, feature_maps: NDArray[np.float32]) -> None:
+        """Write the feature maps of one modality, (n, C, H, W)."""
+        with replacing(self.folder / f"features-{number}.safetensors") as partial:
+            partial.write_bytes(safetensors.numpy.save({"feature_maps": np.ascontiguousarray(feature_maps)}))
+
+    def features(self, modality: str) -> NDArray[np.float32]:
+        """Return the feature maps of a modality, (n, C, H, W), in the order of `row` in `drawn.csv`.
+
+        Raises:
+            DamagedError: the file is not as it was written.
+        """
+        number = self.facts()["modalities"].index(modality)
+        path = self.folder / f"features-{number}.safetensors"
+        recorded = (self.manifest or {}).get("files", {}).get(path.name)
+        try:
+            if recorded is None or file_sha256(path) != recorded:
+                raise DamagedError(f"{path} is not as it was written; rerun with --force synthesise")
+            found: NDArray[np.float32] = safetensors.numpy.load_file(path)["feature_maps"]
+        except (OSError, KeyError, safetensors.SafetensorError) as error:
+            raise DamagedError(f"{path} cannot be read: {error}; rerun with --force synthesise") from error
+        return found
+
+    def save(self, manifest: pd.DataFrame, drawn: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+        """Write the tables, and what the patients were drawn from."""
+        self.save_table("manifest.csv", manifest, self.MANIFEST_COLUMNS)
+        self.save_table("drawn.csv", drawn, self.DRAWN_COLUMNS)
+        write_json(self.folder / "synthesis.json", facts)
+
+    def drawn(self) -> pd.DataFrame:
+        """Return one row a patient and modality; all text but `row`."""
+        return self.table("drawn.csv", self.DRAWN_COLUMNS).astype({"row": int})
+
+    def rows(self) -> pd.DataFrame:
+        """Return the manifest, all text."""
+        return self.table("manifest.csv", self.MANIFEST_COLUMNS)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the content of `synthesis.json`."""
+        return read_json(self.folder / "synthesis.json") or {}
+
+    def image(self, path: str) -> Path:
+        """Return the path of an image named in `drawn.csv`.
+
+        Raises:
+            DamagedError: it is none of the files in the folder of images.
+        """
+        name = Path(path).name
+        if path != f"{IMAGES}/{name}" or not (self.folder / path).is_file():
+            raise DamagedError(f"{self.folder / path} is missing; rerun with --force synthesise")
+        return self.folder / path
+
+    def integrity_error(self) -> str:
+        """Describe missing or damaged files, or return ""."""
+        recorded = (self.manifest or {}).get("images", 0)
+        there = len([*(self.folder / IMAGES).glob("*.nii.gz"), *(self.folder / IMAGES).glob("*.png")])
+        return super().integrity_error() or (f"{recorded - there} images are missing" if there < recorded else "")
+
+    def contents(self) -> dict[str, Any]:
+        """Return the fingerprint of everything drawn, and counts."""
+        drawn = self.drawn()
+        hashes = [file_sha256(path) for path in sorted(self.folder.glob("features-*.safetensors"))]
+        content = [drawn.to_dict("split"), hashes, self.facts()]
+        return {
+            "fingerprint": digest(content),
+            "images": int((drawn["path"] != "").sum()),
+            "counts": {"synthetic patients": int(drawn["subject"].nunique()), "scans": len(drawn)},
+        }
+
+
+class JudgementTables(Artifact):
+    """`judgement.json` (all figures), `copies.csv` (what copies whom), `manifest.csv` (released or not), walls."""
+
+    FILES: ClassVar = ("judgement.json", "copies.csv", "manifest.csv")
+    COPY_COLUMNS: ClassVar = ("scan", "space", "modality", "training_observation", "distance", "ratio")
+
+    def save_walls(self, walls: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """Write pictures of real and of synthetic scans, PNG, for each modality."""
+        for old in self.folder.glob("wall-*.png"):
+            old.unlink()
+        for number, (_, real, synthetic) in enumerate(walls):
+            for name, content in ((f"wall-{number}-real.png", real), (f"wall-{number}-synthetic.png", synthetic)):
+                with replacing(self.folder / name) as partial:
+                    partial.write_bytes(content)
+
+    def walls(self) -> tuple[tuple[str, bytes, bytes], ...]:
+        """Return modality, picture of real scans and picture of synthetic ones."""
+        return tuple(
+            (
+                name,
+                (self.folder / f"wall-{number}-real.png").read_bytes(),
+                (self.folder / f"wall-{number}-synthetic.png").read_bytes(),
+            )
+            for number, name in enumerate(self.facts().get("walls", ()))
+        )
+
+    def save(self, facts: Mapping[str, Any], copies: pd.DataFrame, manifest: pd.DataFrame) -> None:
+        """Write all files."""
+        write_json(self.folder / "judgement.json", facts)
+        self.save_table("copies.csv", copies, self.COPY_COLUMNS)
+        self.save_table("manifest.csv", manifest, SyntheticCohort.MANIFEST_COLUMNS)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the content of `judgement.json`."""
+        return read_json(self.folder / "judgement.json") or {}
+
+    def copies(self) -> pd.DataFrame:
+        """Return the table of copies, all text."""
+        return self.table("copies.csv", self.COPY_COLUMNS)
+
+    def contents(self) -> dict[str, Any]:
+        """Return the fingerprint; more copies than allowed, unless accepted, are failures (exit code 3)."""
+        facts = self.facts()
+        failures: Sequence[Mapping[str, Any]] = [
+            {"scan": row["scan"], "modality": row["modality"], "retryable": False,
+             "reason": f"a copy of {row['training_observation']} ({row['space']}, ratio {float(row['ratio']):.2f})"}
+            for row in self.copies().to_dict("records")
+        ] if facts.get("refused") else []  # fmt: skip
+        hashes = [file_sha256(self.folder / name) for name in self.FILES]
+        return {"fingerprint": digest(hashes), "failures": failures}

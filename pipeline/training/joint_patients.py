@@ -1,0 +1,150 @@
+"""Patients of a repeat as the joint model takes them: mean feature maps by modality, covariates as numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from cohort.covariates import Encoder, as_numbers, fit_encoder, kinds_of
+from models.joint.model import JointModel, Patients
+from pipeline.training.feature_maps import FeatureMaps
+from pipeline.training.repeat_data import RepeatData
+
+CHUNK = 128  # patients whose feature maps are loaded at once, where they need not all be there together
+
+
+@dataclass(frozen=True)
+class Part:
+    """Observations of some splits of a repeat.
+
+    Attributes:
+        observations: names, sorted; the order of all rows.
+        labels: class index of each row, (n,).
+        patients: features by modality, rows of NaN where there is no scan, and covariates.
+    """
+
+    observations: tuple[str, ...]
+    labels: NDArray[np.int64]
+    patients: Patients
+
+
+@dataclass(frozen=True)
+class CovariateBlocks:
+    """Covariates as blocks of numbers, with all that is learnt taken from training rows.
+
+    A number is standardised. A category is one column for each value of training but the first. A missing value, or
+    one that training does not have, makes the block missing.
+
+    Attributes:
+        encoder: means, spreads and categories.
+    """
+
+    encoder: Encoder
+
+    @classmethod
+    def fit(cls, train: pd.DataFrame, everybody: pd.DataFrame) -> Self:
+        """Learn from training rows; the kind of a column is that of the whole table."""
+        encoder = fit_encoder(train, kinds_of(everybody))
+        values = {name: tuple(v for v in values if v) for name, values in encoder.values.items()}
+        return cls(Encoder(encoder.scales, {name: v for name, v in values.items() if len(v) > 1}))
+
+    def blocks(self, table: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+        """Return covariate → (n, k), rows of NaN where it is missing."""
+        found: dict[str, NDArray[np.float64]] = {}
+        for name, (mean, spread) in self.encoder.scales.items():
+            found[name] = ((as_numbers(table[name]).to_numpy() - mean) / spread)[:, None]
+        for name, values in self.encoder.values.items():
+            cells = table[name].to_numpy()
+            known = np.isin(cells, values)
+            columns = np.stack([cells == value for value in values[1:]], axis=1).astype(np.float64)
+            found[name] = np.where(known[:, None], columns, np.nan)
+        return found
+
+    def cells(self, name: str, numbers: NDArray[np.float64]) -> list[str]:
+        """Return the cells that drawn numbers (n, k) of a covariate stand for: a number, or the nearest category."""
+        if name in self.encoder.scales:
+            mean, spread = self.encoder.scales[name]
+            return [f"{value:.1f}" for value in mean + spread * numbers[:, 0]]
+        of_first = 1 - numbers.sum(axis=1, keepdims=True)
+        nearest = np.concatenate([of_first, numbers], axis=1).argmax(axis=1)
+        return [self.encoder.values[name][i] for i in nearest]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, for `from_json`."""
+        return asdict(self.encoder)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the blocks of `to_json`."""
+        scales = {name: (float(mean), float(spread)) for name, (mean, spread) in values["scales"].items()}
+        return cls(Encoder(scales, {name: tuple(each) for name, each in values["values"].items()}))
+
+
+def joint_patients(
+    observations: Sequence[str],
+    data: RepeatData,
+    maps: FeatureMaps,
+    covariates: CovariateBlocks | None,
+    table: pd.DataFrame,
+) -> Patients:
+    """Return some observations; several scans of one modality are averaged.
+
+    Args:
+        observations: names, in the order of the rows.
+        data: the repeat's scans; what is not in it is missing.
+        maps: feature maps of these scans.
+        covariates: how they are coded; None for none.
+        table: covariates of all observations, text, as `cohort.covariates.covariates_of` returns it.
+    """
+    number = {name: i for i, name in enumerate(observations)}
+    scans = data.scans[data.scans["observation"].isin(number)]
+    features = {}
+    width: int | None = None
+    for modality in data.modalities:
+        rows = scans[scans["modality"] == modality]
+        if rows.empty:
+            continue
+        owner = torch.tensor([number[name] for name in rows["observation"]])
+        loaded = maps.load(rows["scan"].to_list()).flatten(1).float()
+        width = loaded.shape[1]
+        total = torch.zeros(len(number), width).index_add_(0, owner, loaded)
+        count = torch.bincount(owner, minlength=len(number))
+        features[modality] = (total / count[:, None]).numpy()  # 0 / 0 is NaN: missing
+    absent = np.full((len(number), width or 1), np.nan, dtype=np.float32)
+    features |= {modality: absent for modality in data.modalities if modality not in features}
+    given = covariates.blocks(table.reindex(observations).fillna("")) if covariates is not None else {}
+    return Patients(features, given)
+
+
+def part_of_repeat(
+    data: RepeatData, maps: FeatureMaps, splits: Sequence[str], covariates: CovariateBlocks | None, table: pd.DataFrame
+) -> Part:
+    """Return the observations of some splits, as `joint_patients` does."""
+    rows = observation_table(data)
+    rows = rows[rows["split"].isin(splits)]
+    labels = np.array([data.classes.index(label) for label in rows["label"]], dtype=np.int64)
+    patients = joint_patients(rows.index.to_list(), data, maps, covariates, table)
+    return Part(tuple(rows.index), labels, patients)
+
+
+def chunks(names: Sequence[str]) -> list[list[str]]:
+    """Return names in parts of `CHUNK`."""
+    return [list(names[i : i + CHUNK]) for i in range(0, len(names), CHUNK)]
+
+
+def observation_table(data: RepeatData, model: JointModel | None = None) -> pd.DataFrame:
+    """Return one row an observation of a repeat: subject, split, label, has; sorted by its name, which is the index.
+
+    Args:
+        data: of the repeat.
+        model: if given, only modalities that it has learnt are named in `has`.
+    """
+    scans = data.scans
+    rows = scans.drop_duplicates("observation").set_index("observation")[["subject", "split", "label"]].sort_index()
+    named = scans if model is None else scans[scans["modality"].isin(list(model.bases))]
+    has = named.groupby("observation")["modality"].agg(lambda names: "+".join(sorted(set(names))))
+    return rows.assign(has=has.reindex(rows.index).fillna(""))

@@ -1,0 +1,119 @@
+"""The section of the report on the joint model: the map of patients, and what was imputed and how well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reporting.formatting import number, percent
+from reporting.joint_figures import embedding_figure
+from reporting.pages import data_uri
+from reporting.tables import Table
+
+MOST_SITES = 7
+LEVELS = (50, 80, 90, 95)
+PATIENTS_FOR_A_CLAIM = 10  # patients below which a coverage says little
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What the stages joint and impute left.
+
+    Attributes:
+        embeddings: as `pipeline.store.joint.JointSet.embeddings` returns it.
+        site: observation → site or scanner; None if the manifest has none.
+        shared: directions that blocks share, of the first repeat.
+        blocks: name → scores, of the first repeat.
+        imputed: repeat, observation, modality, from, sd; None without the stage impute.
+        quality: repeat, modality, observation, from, crps, crps_without, cover_50 … cover_95; None likewise.
+        notes: of the model, such as links that could not be learnt.
+    """
+
+    embeddings: pd.DataFrame
+    site: pd.Series | None
+    shared: int
+    blocks: Mapping[str, int]
+    imputed: pd.DataFrame | None
+    quality: pd.DataFrame | None
+    notes: Sequence[str] = ()
+
+
+def joint_section(page: Joint) -> dict[str, Any]:
+    """Return the variables of `joint.html.j2`."""
+    repeat = int(page.embeddings["repeat"].min())
+    rows = page.embeddings[page.embeddings["repeat"] == repeat].reset_index(drop=True)
+    groupings = {"by class": rows["label"], "by the scans that there are": rows["has"].replace("", "none")}
+    if page.site is not None:
+        site = rows["observation"].map(page.site).fillna("").replace("", "not given")
+        if 1 < site.nunique() <= MOST_SITES:
+            groupings["by site"] = site
+    wide = rows.assign(width=np.hypot(rows["sd1"], rows["sd2"]))
+    return {
+        "repeat": repeat,
+        "map": data_uri(embedding_figure(rows, groupings)),
+        "blocks": ", ".join(f"{name} {size}" for name, size in page.blocks.items()),
+        "shared": page.shared,
+        "patterns": _patterns(wide),
+        "imputed": None if page.imputed is None else _imputed(page.imputed, page.quality),
+        "verdict": _verdict(page.quality),
+        "notes": page.notes,
+    }
+
+
+def _patterns(rows: pd.DataFrame) -> Table:
+    """Return the width of the embedding and the distance to training, by the scans that there are."""
+    cells = [
+        [
+            str(has) or "none",
+            f"{len(group):,}",
+            number(group["width"].median()),
+            number(group["distance"].median()),
+            number(group["outside"].median()),
+        ]
+        for has, group in rows.groupby("has")
+    ]
+    headers = ["Scans", "Patients", "Width of the embedding", "Distance to training", "Outside of the basis"]
+    return Table(tuple(headers), tuple(map(tuple, cells)), frozenset(range(1, len(headers))))
+
+
+def _imputed(imputed: pd.DataFrame, quality: pd.DataFrame | None) -> Table:
+    """Return what was imputed, and how well the intervals held on hidden scans of test patients."""
+    headers = [
+        "Imputed",
+        "Times",
+        "Checked on",
+        *(f"{level} % interval held" for level in LEVELS),
+        "CRPS",
+        "Without the other scans",
+    ]
+    checked = quality if quality is not None else pd.DataFrame(columns=["modality"])
+    cells = []
+    for modality in sorted({*imputed["modality"], *checked["modality"]}):
+        rows = checked[checked["modality"] == modality]
+        line = [str(modality), f"{int((imputed['modality'] == modality).sum()):,}", f"{len(rows):,}"]
+        line += [percent(rows[f"cover_{level}"].mean()) if len(rows) else "–" for level in LEVELS]
+        line += [number(rows[name].mean(), 3) if len(rows) else "–" for name in ("crps", "crps_without")]
+        cells.append(line)
+    return Table(tuple(headers), tuple(map(tuple, cells)), frozenset(range(1, len(headers))))
+
+
+def _verdict(quality: pd.DataFrame | None) -> str:
+    """Say in a sentence whether the intervals can be trusted, and whether other scans help."""
+    if quality is None or quality.empty:
+        return ""
+    patients, held = quality["observation"].nunique(), quality["cover_90"].mean()
+    gain = 1 - quality["crps"].mean() / quality["crps_without"].mean()
+    text = f"On hidden scans of test patients, 90 % intervals held {percent(held)} of the true values"
+    if patients < PATIENTS_FOR_A_CLAIM:
+        return f"{text}; with {patients} patients that says little."
+    judged = "too narrow: do not trust them" if held < 0.85 else "wider than needed" if held > 0.95 else "as promised"
+    helped = (
+        f"the other scans bring the error (CRPS) down by {percent(gain)}"
+        if gain > 0.01
+        else "the other scans tell nothing of the missing one that these patients could show"
+    )
+    return f"{text}: {judged}. Against a guess that sees no scan, {helped}."

@@ -1,0 +1,296 @@
+"""The stages joint and impute on made-up feature maps: who is learnt from, what is written, what is said."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors
+import torch
+from helpers import toy_run
+
+from console.errors import InputError
+from pipeline.runner.per_scan import scan_contents
+from pipeline.runner.run import run_stage
+from pipeline.specs.impute import STAGE as IMPUTE
+from pipeline.specs.joint import STAGE as JOINT
+from pipeline.store.base import ArtifactError, DamagedError
+from pipeline.store.features import FeatureStore
+from pipeline.store.imputed import ImputedSet
+from pipeline.store.joint import JointSet
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.training.repeat_data import data_of_repeat
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+REPEATS = [1, 2]
+
+
+def scans(subjects: int = 60) -> pd.DataFrame:
+    """With covariates: an age that one lacks, a sex."""
+    table = toy_run.scans(subjects)
+    number = table["subject"].str[1:].astype(int)
+    age = 60 + 9 * (table["label"] == "sick") + number % 7
+    return table.assign(age=age.astype(str).where(number != 4, ""), sex=np.array(["F", "M"])[number % 2], split="")
+
+
+def run(workspace: Path, table: pd.DataFrame, **joint: object) -> Path:
+    toy_run.fill(workspace, table)
+    again(workspace, **joint)
+    return workspace
+
+
+def again(workspace: Path, **joint: object) -> None:
+    settings = toy_run.settings(joint={"draws": 4, **joint}, impute={"draws": 3})
+    for stage in (JOINT, IMPUTE):
+        run_stage(stage, settings, workspace, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    return run(tmp_path_factory.mktemp("joint"), scans())
+
+
+def run_on(workspace: Path, table: pd.DataFrame, kept: pd.DataFrame, **joint: object) -> Path:
+    """As `run`, with the splits of one table and the scans of another."""
+    toy_run.fill(workspace, table)
+    cohort = CohortTables(workspace / "cohort")
+    cohort.save(kept, toy_run.CLASSES)
+    toy_run.finish(cohort, **cohort.contents())
+    again(workspace, **joint)
+    return workspace
+
+
+def learns(table: pd.DataFrame) -> pd.Series:
+    """Which scans are of patients in training in repeat 1."""
+    parts = {s: toy_run.SPLITS[(n + 1) % 5] for n, s in enumerate(sorted(table["subject"].unique()))}
+    return table["subject"].map(parts) == "train"
+
+
+def part_of(workspace: Path, repeat: int) -> pd.Series:
+    """Subject → split."""
+    splits = SplitTables(workspace / "split").splits()
+    return splits[splits["repeat"] == repeat].set_index("subject")["split"]
+
+
+def change(workspace: Path, names: list[str], value: float = 9.0) -> None:
+    """Other feature maps of some scans."""
+    store = FeatureStore(workspace / "features")
+    for number, name in enumerate(names):
+        store.save(name, torch.full((4, 2, 2), value + number))
+        store.finish(name, "key", {"shape": [4, 2, 2]})
+    toy_run.finish(store, **scan_contents(store, dict.fromkeys(store.scans(), "key")))
+
+
+def weights(workspace: Path) -> list[bytes]:
+    return [(workspace / "joint" / f"repeat-{n}" / "weights.safetensors").read_bytes() for n in REPEATS]
+
+
+def test_every_patient_has_an_embedding_with_its_uncertainty(done: Path) -> None:
+    table = JointSet(done / "joint").embeddings()
+    data = data_of_repeat(
+        CohortTables(done / "cohort"), SplitTables(done / "split"), FeatureStore(done / "features"), 1
+    )
+    has = data.scans.groupby("observation")["modality"].agg(lambda names: "+".join(sorted(names)))
+    rows = table[table["repeat"] == 1].set_index("observation")
+    assert rows["has"].to_dict() == has.to_dict()
+    assert rows["split"].to_dict() == {name: part_of(done, 1)[name] for name in rows.index}
+    whole = rows["has"] == "MRI+PET+US"
+    for i in range(1, 5):
+        assert (rows.loc[~whole, f"sd{i}"] > 0).all()
+    assert rows.loc[whole & (rows.index != "s04"), ["sd1", "sd2"]].max(axis=None) < 1e-6  # the age of s04 is missing
+    assert rows.loc[whole, "sd1"].mean() < rows.loc[~whole, "sd1"].median()
+    covariance = rows[["sd1", "sd2", "cov_1_2"]].to_numpy()
+    assert (np.abs(covariance[:, 2]) <= covariance[:, 0] * covariance[:, 1] + 1e-9).all()
+    assert rows["distance"].between(0.1, 5).all()
+    assert rows["outside"].between(0.0, 5).all()
+
+
+def test_nothing_is_learnt_from_test_and_validation_patients(done: Path, tmp_path: Path) -> None:
+    table = scans()
+    workspace = run(tmp_path / "run", table)
+    assert weights(workspace) == weights(done)
+    in_no_training = [s for s in table["subject"].unique() if all(part_of(done, n)[s] != "train" for n in REPEATS)]
+    names = table.loc[table["subject"].isin(in_no_training), "scan"].to_list()
+    assert names
+    change(workspace, names)
+    again(workspace)
+    assert weights(workspace) == weights(done)
+    one = [name for name in table["scan"] if part_of(done, 1)[name[:3]] == "train"][:1]
+    change(workspace, one)
+    again(workspace)
+    assert weights(workspace)[0] != weights(done)[0]
+
+
+def test_labels_of_test_patients_reach_neither_embedding_nor_imputation(done: Path, tmp_path: Path) -> None:
+    """Those of all patients who are in no training part are swapped: nothing moves but the column of labels."""
+    table = scans()
+    free = [s for s in table["subject"].unique() if all(part_of(done, n)[s] != "train" for n in REPEATS)]
+    swapped = table.assign(
+        label=[
+            toy_run.CLASSES[toy_run.CLASSES.index(c) ^ (s in free)]
+            for s, c in zip(table["subject"], table["label"], strict=True)
+        ]
+    )
+    assert (swapped["label"] != table["label"]).any()
+    toy_run.fill(tmp_path, table)  # feature maps follow the true label
+    CohortTables(tmp_path / "cohort").save(swapped, toy_run.CLASSES)
+    toy_run.finish(CohortTables(tmp_path / "cohort"), **CohortTables(tmp_path / "cohort").contents())
+    again(tmp_path)
+    before, after = (JointSet(w / "joint").embeddings().drop(columns="label") for w in (done, tmp_path))
+    pd.testing.assert_frame_equal(before, after)
+    assert list(ImputedSet(done / "impute").read()["sha256"]) == list(ImputedSet(tmp_path / "impute").read()["sha256"])
+
+
+def test_what_is_missing_is_imputed_and_marked(done: Path) -> None:
+    out, table = ImputedSet(done / "impute"), scans()
+    made = out.read()
+    has = set(zip(table["observation"], table["modality"], strict=True))
+    lacking = {(s, m) for s in table["observation"].unique() for m in toy_run.MODALITIES} - has
+    for repeat, rows in made.groupby("repeat"):
+        assert set(zip(rows["observation"], rows["modality"], strict=True)) == lacking, repeat
+    row = made.iloc[0]
+    found = out.load(row["file"], row["sha256"])
+    assert found.mean.shape == found.sd.shape == (4, 2, 2)
+    assert found.draws.shape == (3, 4, 2, 2)
+    assert (found.sd > 0).all()
+    assert "imputed_" in row["file"]
+    with safetensors.safe_open(done / "impute" / row["file"], framework="pt") as file:
+        assert file.metadata()["origin"] == "imputed"
+    apart = (found.draws - found.mean) / found.sd
+    assert 0.3 < float(apart.square().mean().sqrt()) < 2.5
+    path = done / "impute" / row["file"]
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    with pytest.raises(DamagedError, match="missing or damaged"):
+        out.load(row["file"], row["sha256"])
+    path.write_bytes(content)
+
+
+def test_quality_is_that_of_hidden_scans_of_test_patients(done: Path) -> None:
+    quality = ImputedSet(done / "impute").read("quality.csv")
+    table = scans()
+    several = table.groupby("observation")["modality"].nunique()
+    for repeat in REPEATS:
+        rows = quality[quality["repeat"] == repeat]
+        tested = [s for s in several.index if part_of(done, repeat)[s] == "test" and several[s] > 1]
+        expected = {(r.observation, r.modality) for r in table.itertuples() if r.observation in tested}
+        assert set(zip(rows["observation"], rows["modality"], strict=True)) == expected
+        assert all(m not in f.split("+") for m, f in zip(rows["modality"], rows["from"], strict=True))
+    assert 0.8 < quality["cover_90"].mean() < 0.97
+    assert (quality["cover_50"] <= quality["cover_95"]).all()
+    assert quality["crps"].between(0.2, 1.5).all()
+
+
+def test_a_model_that_is_not_there_or_damaged_is_said(done: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no joint model of repeat 7"):
+        JointSet(done / "joint").model(7)
+    workspace = run(tmp_path, scans())
+    path = workspace / "joint" / "repeat-1" / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + b"12345678")
+    with pytest.raises(DamagedError):
+        JointSet(workspace / "joint").model(1)
+
+
+def test_a_finished_repeat_is_not_fitted_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.stages import joint as stage
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr(stage, "fit_model", refuse)
+    before = JointSet(done / "joint").embeddings()
+    again(done)
+    pd.testing.assert_frame_equal(JointSet(done / "joint").embeddings(), before)
+
+
+# --- bad input ---
+
+
+def notes(workspace: Path, stage: str = "joint") -> str:
+    return "\n".join((JointSet(workspace / stage).manifest or {})["notes"])
+
+
+def test_covariates_are_blocks_and_can_be_left_out(done: Path, tmp_path: Path) -> None:
+    names = JointSet(done / "joint").model(1).blocks.names
+    assert names == ("MRI", "PET", "US", "covariate age", "covariate sex")
+    without = run(tmp_path, scans(), covariates=False)
+    assert JointSet(without / "joint").model(1).blocks.names == ("MRI", "PET", "US")
+
+
+def test_a_modality_without_training_scans_is_named(tmp_path: Path) -> None:
+    table = scans()
+    kept = table[~(learns(table) & (table["modality"] == "PET"))]
+    workspace = run_on(tmp_path, table, kept)
+    assert "repeat 1: PET: 0 training patients have it, 3 are needed; it is neither used nor imputed" in notes(
+        workspace
+    )
+    made = ImputedSet(workspace / "impute").read()
+    assert "PET" not in set(made.loc[made["repeat"] == 1, "modality"])
+
+
+def test_one_patient_is_refused(tmp_path: Path) -> None:
+    table = scans()
+    only = table.loc[learns(table), "subject"].iloc[0]
+    with pytest.raises(InputError, match=r"repeat 1: no modality can be learnt: .*1 training patients have it"):
+        run_on(tmp_path, table, table[~learns(table) | (table["subject"] == only)])
+
+
+def test_all_complete_leaves_nothing_to_impute(tmp_path: Path) -> None:
+    whole = scans()
+    rows = []
+    for subject, part in whole.groupby("subject"):
+        first = part.iloc[0].to_dict()
+        rows += [{**first, "modality": m, "scan": f"{subject}_{m}"} for m in toy_run.MODALITIES]
+    workspace = run(tmp_path, pd.DataFrame(rows), covariates=False)
+    assert "nothing was imputed" in notes(workspace, "impute")
+    assert ImputedSet(workspace / "impute").read().empty
+    table = JointSet(workspace / "joint").embeddings()
+    assert (table[["sd1", "sd2"]].fillna(1) < 1e-6).all(axis=None)
+
+
+def test_no_patient_with_two_modalities_is_said(tmp_path: Path) -> None:
+    table = scans()
+    workspace = run(tmp_path, table.drop_duplicates("subject"), covariates=False)
+    assert "no training patient has two modalities: links between them come through the class alone" in notes(workspace)
+    assert "conditional independence assumed" in notes(workspace)
+    assert len(ImputedSet(workspace / "impute").read())
+
+
+def test_a_modality_that_never_varies_is_named(tmp_path: Path) -> None:
+    table = scans()
+    toy_run.fill(tmp_path, table)
+    store = FeatureStore(tmp_path / "features")
+    for name in table.loc[table["modality"] == "US", "scan"]:
+        store.save(name, torch.ones(4, 2, 2))
+        store.finish(name, "key", {"shape": [4, 2, 2]})
+    toy_run.finish(store, **scan_contents(store, dict.fromkeys(store.scans(), "key")))
+    again(tmp_path)
+    assert "training scans are alike; there is nothing to learn from; it is neither used nor imputed" in notes(tmp_path)
+
+
+def test_several_scans_of_a_modality_are_averaged_and_said(tmp_path: Path) -> None:
+    table = scans()
+    more = table[table["modality"] == "MRI"]
+    workspace = run(tmp_path, pd.concat([table, more.assign(scan=more["scan"] + "_again")], ignore_index=True))
+    assert "several scans of one modality are averaged" in notes(workspace)
+
+
+def test_three_classes(tmp_path: Path) -> None:
+    table = scans()
+    number = table["subject"].str[1:].astype(int)
+    toy_run.fill(tmp_path, table)
+    CohortTables(tmp_path / "cohort").save(
+        table.assign(label=np.array(["well", "sick", "other"])[number % 3]), ("other", "sick", "well")
+    )
+    toy_run.finish(CohortTables(tmp_path / "cohort"), **CohortTables(tmp_path / "cohort").contents())
+    again(tmp_path)
+    assert JointSet(tmp_path / "joint").model(1).gaussian.classes == 3
+
+
+def test_a_public_basis_is_learnt_from_nobody(done: Path, tmp_path: Path) -> None:
+    workspace = run(tmp_path, scans(), basis="public")
+    ours, theirs = (JointSet(workspace / "joint").model(n).bases["MRI"].components for n in REPEATS)
+    size = min(len(ours), len(theirs))
+    np.testing.assert_array_equal(ours[:size], theirs[:size])
+    assert dataclasses.is_dataclass(JointSet(done / "joint").model(1))

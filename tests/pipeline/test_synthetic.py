@@ -1,0 +1,228 @@
+"""Synthetic patients from the command line: drawn from training patients alone, judged, released, trained on only."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from helpers import toy_run
+
+from pipeline.cli.main import main
+from pipeline.core.runtime import Runtime
+from pipeline.runner.per_scan import scan_contents
+from pipeline.specs.synthesise import SynthesiseConfig
+from pipeline.stages.synthesise import _image, synthesise
+from pipeline.store.base import ArtifactError
+from pipeline.store.features import FeatureStore
+from pipeline.store.synthetic import SyntheticCohort
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
+from pipeline.training.repeat_data import data_of_repeat
+from preprocessing.encoding import png_pixels
+
+pytestmark = pytest.mark.usefixtures("thin_backbone", "one_thread")
+PATIENTS = 40
+
+
+@pytest.fixture(scope="module")
+def run(picture_cohort: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., int]:
+    """Runs stages of a study of pictures, and has drawn and judged synthetic patients."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    config = picture_cohort(folder / "data", subjects=40)
+    table = pd.read_csv(folder / "data" / "cohort.csv")
+    number = table["subject"].str[1:].astype(int)
+    table.assign(age=60 + number % 17, sex=np.where(number % 3, "F", "M")).to_csv(
+        folder / "data" / "cohort.csv", index=False
+    )
+
+    def call(*words: str, workspace: str = "run", settings: Path = config) -> int:
+        return main(["--config", str(settings), "--workspace", str(folder / workspace), "--quiet", *words])
+
+    call.folder, call.config = folder, config  # type: ignore[attr-defined]
+    words = ("--synthesise.patients", str(PATIENTS), "--synthesise.pixels", "16", "--synthesise.covariates", "true")
+    assert call("--stages", "synthesise,judge", *words) == 0
+    return call
+
+
+def with_real(run: Callable[..., int], manifest: Path) -> Path:
+    """Write a manifest of the real and the synthetic patients, and a config that names it."""
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    real = pd.read_csv(folder / "data" / "cohort.csv", dtype=str)
+    made = pd.read_csv(manifest, dtype=str)
+    real["path"] = [str(folder / "data" / path) for path in real["path"]]
+    made["path"] = [str((manifest.parent / path).resolve()) for path in made["path"]]
+    mixed = folder / f"mixed-{manifest.parent.name}.csv"
+    pd.concat([real, made]).to_csv(mixed, index=False)
+    settings = yaml.safe_load(run.config.read_text())  # type: ignore[attr-defined]
+    settings["cohort"]["manifest"] = str(mixed)
+    (path := folder / f"{mixed.stem}.yaml").write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_the_manifest_has_every_image_with_label_covariates_and_origin(run: Callable[..., int]) -> None:
+    folder = run.folder / "run"  # type: ignore[attr-defined]
+    table = pd.read_csv(folder / "synthesise" / "manifest.csv", dtype=str)
+    assert set(table["origin"]) == {"synthetic"}
+    assert set(table["judged"]) == {"no"}
+    assert set(table["class"]) == {"well", "sick"}
+    assert set(table["sex"]) == {"F", "M"}
+    assert table["age"].astype(float).between(40, 100).all()
+    assert table["subject"].nunique() == PATIENTS
+    assert table["subject"].str.startswith("synthetic-").all()
+    for path in table["path"]:
+        image = folder / "synthesise" / path
+        assert png_pixels(image.read_bytes()).shape == (16, 16, 3)
+        said = json.loads(image.with_suffix(".json").read_text())
+        assert said["origin"] == "synthetic"
+        assert said["patient"] is None
+    low = SyntheticCohort(folder / "synthesise").features("low")
+    assert low.shape[1:] == (512, 7, 7)
+    store = SyntheticCohort(folder / "synthesise")
+    assert store.integrity_error() == ""
+    aside = image.rename(folder / "aside")
+    assert store.integrity_error() == "1 images are missing"
+    aside.rename(image)
+    judged = pd.read_csv(folder / "judge" / "manifest.csv", dtype=str)
+    assert set(judged["judged"]) == {"passed"}
+    assert all((folder / "judge" / path).is_file() for path in judged["path"])
+
+
+def test_the_label_and_the_image_belong_together(run: Callable[..., int]) -> None:
+    folder = run.folder / "run" / "synthesise"  # type: ignore[attr-defined]
+    table = pd.read_csv(folder / "manifest.csv", dtype=str).query("modality == 'low'")
+    red = np.array([png_pixels((folder / path).read_bytes())[..., 0].mean() for path in table["path"]])
+    ill = (table["class"] == "sick").to_numpy()
+    assert red[ill].min() > red[~ill].max()  # as bright as in the real pictures, 90 levels apart
+
+
+def test_judgement_is_written_in_both_spaces(run: Callable[..., int]) -> None:
+    facts = json.loads((run.folder / "run" / "judge" / "judgement.json").read_text())  # type: ignore[attr-defined]
+    spaces = {(each["space"], each["modality"]) for each in facts["judgements"]}
+    assert spaces == {(space, name) for space in ("features", "images") for name in ("low", "high")}
+    assert facts["transfer"]["generated_auc"] > 0.9
+    assert len(list((run.folder / "run" / "judge").glob("wall-*.png"))) == 4  # type: ignore[attr-defined]
+
+
+def test_synthetic_patients_are_trained_on_and_tested_never(run: Callable[..., int]) -> None:
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    config = with_real(run, folder / "run" / "judge" / "manifest.csv")
+    assert run("--stages", "report", workspace="mixed", settings=config) == 0
+    splits = pd.read_csv(folder / "mixed" / "split" / "splits.csv")
+    made = splits["subject"].str.startswith("synthetic-")
+    assert made.sum() == 2 * PATIENTS
+    assert set(splits.loc[made, "split"]) == {"train"}
+    alone = pd.read_csv(folder / "run" / "split" / "splits.csv")
+    pd.testing.assert_frame_equal(splits[~made].reset_index(drop=True), alone)  # real patients are where they were
+    for path in (folder / "mixed").glob("c*/*predictions*.csv"):
+        assert not pd.read_csv(path)["subject"].str.startswith("synthetic-").any(), path
+    assert "40 subjects" in (folder / "mixed" / "report" / "report.html").read_text()
+    assert run("--stages", "split", workspace="mixed", settings=config) == 0  # frozen ones hold
+
+
+def test_what_was_not_judged_is_refused(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    config = with_real(run, run.folder / "run" / "synthesise" / "manifest.csv")  # type: ignore[attr-defined]
+    assert run("--stages", "cohort", workspace="refused", settings=config) == 2
+    assert "run --stages judge where it was made" in capsys.readouterr().err
+
+
+def test_copies_end_with_exit_code_3_and_a_list_and_are_not_usable(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    usual = SyntheticCohort.features
+    features = FeatureStore(folder / "run" / "features")
+    splits = pd.read_csv(folder / "run" / "split" / "splits.csv").query("repeat == 1 and split == 'train'")
+    scans = pd.read_csv(folder / "run" / "cohort" / "scans.csv", dtype=str)
+    train = scans[scans["subject"].isin(splits["subject"]) & (scans["modality"] == "low")]
+
+    def copies(artifact: SyntheticCohort, modality: str) -> np.ndarray:
+        made = usual(artifact, modality)
+        if modality == "low":
+            real = features.load(train["scan"].to_list()[:10]).numpy()
+            made[:10] = real + 1e-4 * real.std()
+        return made
+
+    monkeypatch.setattr(SyntheticCohort, "features", copies)
+    assert run("--stages", "judge", "--force", "judge") == 3
+    said = capsys.readouterr()
+    assert "low (features)" in said.out + said.err
+    listed = pd.read_csv(folder / "run" / "judge" / "copies.csv")
+    assert set(listed["training_observation"]) >= set(train["observation"][:10])
+    failures = pd.read_csv(folder / "run" / "failures.csv")
+    assert (failures["stage"] == "judge").sum() == len(listed)
+    manifest = folder / "run" / "judge" / "manifest.csv"
+    assert set(pd.read_csv(manifest)["judged"]) == {"copies"}
+    config = with_real(run, manifest)
+    assert run("--stages", "cohort", workspace="copied", settings=config) == 2
+    assert "--accept-copies" in capsys.readouterr().err
+    assert run("--stages", "judge", "--accept-copies") == 0
+    assert set(pd.read_csv(manifest)["judged"]) == {"copies accepted"}
+    assert run("--stages", "cohort", workspace="copied", settings=with_real(run, manifest)) == 0
+
+
+def test_a_volume_says_in_its_header_that_it_is_synthetic(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random(44 * 52 * 44, dtype=np.float32)
+    name, content = _image(values, "synthetic-00001_1", "volume", SynthesiseConfig())
+    (tmp_path / name).write_bytes(content)
+    image = nibabel.load(tmp_path / "synthetic-00001_1.nii.gz")
+    assert image.header["descrip"].item().decode().startswith("SYNTHETIC")
+    assert image.header.get_zooms() == (4.0, 4.0, 4.0)
+    np.testing.assert_allclose(image.affine @ [21.5, 25.5, 21.5, 1], [0, 0, 0, 1], atol=1e-6)
+
+
+# --- on feature maps made up here ---
+
+
+def drawn(workspace: Path, **settings: object) -> dict[str, np.ndarray]:
+    """Draw patients from a toy workspace; return their feature maps."""
+    out = SyntheticCohort(workspace / "synthesise")
+    stores = [CohortTables(workspace / "cohort"), SplitTables(workspace / "split")]
+    stores += [VolumeSet(workspace / "preprocess"), FeatureStore(workspace / "features")]
+    runtime = Runtime(stage="synthesise", key="", device_name="cpu", workspace=workspace)
+    config = SynthesiseConfig(patients=30, decoder="none", **settings)  # type: ignore[arg-type]
+    synthesise(*stores, "label", out, config, runtime)  # type: ignore[arg-type]
+    toy_run.finish(out, **out.contents(), files=out.hashes())  # type: ignore[arg-type]
+    return {name: out.features(name) for name in out.facts()["modalities"]}
+
+
+def changed(workspace: Path, part: str) -> None:
+    """Make the feature maps of one subject of a part other ones."""
+    splits = SplitTables(workspace / "split").splits()
+    subject = splits.query(f"repeat == 1 and split == '{part}'")["subject"].iloc[0]
+    features = FeatureStore(workspace / "features")
+    scans = [scan for scan in features.scans() if scan.startswith(subject)]
+    for scan in scans:
+        features.save(scan, 5 + torch.randn(4, 2, 2))
+        features.finish(scan, "key", {"shape": [4, 2, 2]})
+    toy_run.finish(features, **scan_contents(features, dict.fromkeys(features.scans(), "key")))
+
+
+def differ(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape != other.shape or not np.allclose(one, other)
+
+
+def test_only_training_patients_of_the_repeat_are_looked_at(tmp_path: Path) -> None:
+    toy_run.fill(tmp_path, toy_run.scans())
+    before = drawn(tmp_path)
+    for part in ("validation", "test"):
+        changed(tmp_path, part)
+    for name, maps in drawn(tmp_path).items():
+        np.testing.assert_array_equal(maps, before[name])
+    changed(tmp_path, "train")
+    assert any(differ(maps, before[name]) for name, maps in drawn(tmp_path).items())
+    assert any(differ(maps, before[name]) for name, maps in drawn(tmp_path, seed=1).items())
+
+
+def test_a_synthetic_patient_in_a_test_split_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
+    table = toy_run.scans()
+    toy_run.fill(tmp_path, table)
+    cohort, split = CohortTables(tmp_path / "cohort"), SplitTables(tmp_path / "split")
+    tested = split.splits().query("repeat == 1 and split == 'test'")["subject"].iloc[0]
+    cohort.save(table.assign(origin=np.where(table["subject"] == tested, "synthetic", "")), toy_run.CLASSES)
+    with pytest.raises(ArtifactError, match=f"1 synthetic patients outside of training, {tested}"):
+        data_of_repeat(cohort, split, FeatureStore(tmp_path / "features"), 1)

@@ -1,0 +1,87 @@
+"""The report's section on the joint model."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reporting.joint_page import Joint, joint_section
+from reporting.pages import environment
+
+
+def page(count: int = 24, held: float = 0.9, better: float = 0.8, **changes: object) -> Joint:
+    random = np.random.default_rng(0)
+    names = [f"s{i:02d}" for i in range(count)]
+    alone = np.arange(count) % 3 == 0
+    table = pd.DataFrame(
+        {
+            "repeat": 1, "observation": names, "subject": names,
+            "split": np.array(["train", "test"])[np.arange(count) % 2],
+            "label": np.array(["well", "<ill>"])[np.arange(count) % 2], "has": np.where(alone, "MRI", "MRI+PET"),
+            "distance": 1.0, "outside": 1.1, "e1": random.standard_normal(count), "e2": random.standard_normal(count),
+            "sd1": 0.5 * alone, "sd2": 0.3 * alone, "cov_1_2": 0.05 * alone,
+        }
+    )  # fmt: skip
+    quality = pd.DataFrame(
+        {
+            "repeat": 1, "modality": "PET", "observation": names, "from": "MRI", "crps": better, "crps_without": 1.0,
+            "cover_50": 0.5, "cover_80": 0.8, "cover_90": held, "cover_95": 0.95,
+        }
+    )  # fmt: skip
+    imputed = pd.DataFrame({"repeat": 1, "observation": ["s00", "s03"], "modality": "PET", "from": "MRI", "sd": 0.4})
+    given = {
+        "embeddings": table, "site": None, "shared": 2, "blocks": {"MRI": 8, "PET": 7}, "imputed": imputed,
+        "quality": quality,
+    }  # fmt: skip
+    return Joint(**given | changes)  # type: ignore[arg-type]
+
+
+def html(joint: Joint) -> str:
+    return environment().get_template("joint.html.j2").render(joint=joint_section(joint))
+
+
+def test_the_section_shows_map_patterns_and_imputed_scans() -> None:
+    text = html(page())
+    assert "data:image/svg+xml" in text
+    assert "MRI 8, PET 7 scores" in text
+    assert "90 % interval held" in text
+    assert "Imputed values were never measured" in text
+    assert "<ill>" not in text
+    section = joint_section(page())
+    assert section["patterns"].rows[0][:3] == ("MRI", "8", "0.58")
+    assert section["patterns"].rows[1][2] == "0.00"
+    assert section["imputed"].rows == (("PET", "2", "24", "50%", "80%", "90%", "95%", "0.800", "1.000"),) or section[
+        "imputed"
+    ].rows[0][:3] == ("PET", "2", "24")
+
+
+@pytest.mark.parametrize(
+    ("held", "better", "words"),
+    [
+        (0.9, 0.8, "as promised. Against a guess that sees no scan, the other scans bring the error (CRPS) down by 20"),
+        (0.7, 0.8, "too narrow: do not trust them"),
+        (0.99, 0.8, "wider than needed"),
+        (0.9, 1.0, "the other scans tell nothing of the missing one"),
+    ],
+)
+def test_the_verdict_says_what_the_figures_say(held: float, better: float, words: str) -> None:
+    assert words in joint_section(page(held=held, better=better))["verdict"]
+
+
+def test_few_patients_make_no_claim() -> None:
+    assert joint_section(page(6))["verdict"].endswith("with 6 patients that says little.")
+
+
+def test_without_the_stage_impute_there_is_no_table_of_it() -> None:
+    text = html(page(imputed=None, quality=None))
+    assert "Imputed feature maps" not in text
+
+
+def test_sites_are_a_panel_of_their_own_and_notes_are_shown() -> None:
+    site = pd.Series({f"s{i:02d}": "AB"[i % 2] for i in range(24)})
+    one, other = (joint_section(page(site=each))["map"] for each in (None, site))
+    assert len(other) > len(one)
+    assert "linked through the class alone" in html(page(notes=("linked through the class alone",)))
+
+
+def test_the_same_patients_give_the_same_bytes() -> None:
+    assert joint_section(page())["map"] == joint_section(page())["map"]
