@@ -27,7 +27,7 @@ def run(workspace: Path, config: SimulatedConfig, executor_config: ExecutorConfi
     settings: Any = SimpleNamespace(simulated=config)
     with opened(executor_config, workspace, device="cpu") as executor:
         if isinstance(executor, DispatchingExecutor):  # starting workers is paid once, not for every scan
-            executor.connection.client().wait_for_workers(executor_config.workers)
+            executor.connection.client().wait_for_workers(executor_config.workers or 1)
         started = time.perf_counter()
         run_stage(STAGE, settings, workspace, device="cpu", executor=executor)
         first = time.perf_counter() - started
