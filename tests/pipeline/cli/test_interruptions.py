@@ -49,7 +49,7 @@ def start(config: Path, workspace: Path) -> subprocess.Popen[bytes]:
 
 
 def contents(workspace: Path) -> dict[str, str]:
-    files = (p for p in workspace.rglob("*") if p.is_file() and "logs" not in p.parts)
+    files = (p for p in workspace.rglob("*") if p.is_file() and not {"logs", "tensorboard"} & set(p.parts))
     return {str(p.relative_to(workspace)): file_sha256(p) for p in files if p.name not in TIME_STAMPED}
 
 

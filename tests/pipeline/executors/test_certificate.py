@@ -89,10 +89,10 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def running(
     request: pytest.FixtureRequest, stand_in: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    """A worker, with a umask as no one has by default."""
+    """Two workers, with a umask as no one has by default."""
     workspace = tmp_path_factory.mktemp(request.param) / "it's two words"
     workspace.mkdir()
-    config = ExecutorConfig(kind=request.param, workers=1, worker_memory="1GB", slurm={"interface": "lo"})
+    config = ExecutorConfig(kind=request.param, workers=2, worker_memory="1GB", slurm={"interface": "lo"})
     executor = executor_of(config, workspace, device="cpu")
     assert isinstance(executor, DispatchingExecutor)
     connection = executor.connection
@@ -103,7 +103,7 @@ def running(
     umask, folder = os.umask(0o027), Path.cwd()
     os.chdir(started_in)
     try:
-        connection.client().wait_for_workers(1, timeout=SOON)
+        connection.client().wait_for_workers(2, timeout=SOON)
         yield Running(connection, workspace, stand_in, started_in, request.param)
     finally:
         os.umask(umask)
@@ -165,12 +165,12 @@ def test_only_who_has_the_certificate_of_the_run_is_obeyed(
 ) -> None:
     ours = running.connection.cluster.security.get_connection_args("client")
     ports = running.ports()
-    assert len(ports) == 3  # a scheduler, a nanny, a worker: no web servers
+    assert len(ports) == 5  # a scheduler, two nannies, two workers: no web servers
     for port in ports:
         for name, how in strangers.items():
             assert not attacked(port, tmp_path / f"{port} {name}", **how), (port, name)
         assert attacked(port, tmp_path / f"{port}", protocol="tls://", **ours)
-    assert len(running.connection.client().nthreads()) == 1  # and nobody minds
+    assert len(running.connection.client().nthreads()) == 2  # and nobody minds
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_no_process_imports_from_a_folder_that_others_can_make(running: Running)
     client = running.connection.client()
     processes = [client.run(module_folders), client.run(module_folders, nanny=True)]
     imported_from = [*processes[0].values(), *processes[1].values(), module_folders()]
-    assert len(imported_from) == 3
+    assert len(imported_from) == 5
     private = running.workspace / FOLDER
     assert private.stat().st_mode & 0o777 == 0o700
     for folders in imported_from:
@@ -235,10 +235,11 @@ def test_the_key_is_where_nobody_else_can_read_it(running: Running) -> None:
     assert holding == [private / "key.pem"]
     assert {path.stat().st_mode & 0o777 for path in certificate.certificate_files(private)} == {0o600}
     rights = [line.split(" ", 1) for line in (running.slurm / "rights").read_text().splitlines()]
-    script, folder = rights
-    assert script[0] == "600"
-    assert folder == ["700", str(private)]
-    assert not Path(script[1]).exists()  # Slurm has its copy
+    assert len(rights) == 4
+    for script, folder in zip(rights[::2], rights[1::2], strict=True):
+        assert script[0] == "600"
+        assert folder == ["700", str(private)]
+        assert not Path(script[1]).exists()  # Slurm has its copy
 
 
 def shaken(server: ssl.SSLContext, client: ssl.SSLContext) -> bool:
