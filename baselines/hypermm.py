@@ -39,8 +39,8 @@ class Variant:
         one: step 1.
         two: step 2.
         two_steps: train φ on single scans first; else φ and ρ together from the start.
-        fine_tune: go on training φ in step 2.
-        batch_size: of step 2; None is that of step 1.
+        fine_tune: go on training φ in step 2, by epochs whatever `two.fit` is.
+        batch_size: of a step 2 by epochs; None is that of step 1.
     """
 
     one: StepOne = field(default_factory=StepOne)
@@ -130,11 +130,18 @@ def _fit(sample: Sample, training: Training, variant: Variant) -> FittedHyperMM:
     known = learnt[sample.modality].nonzero().squeeze(1)
     groups = Groups.of(sample.observation[known], len(sample.target))
     has = groups.starts.diff() > 0
-    sets = Sets(groups, sample.target, sample.train[has[sample.train]], sample.validation[has[sample.validation]])
-    second = replace(training, batch_size=variant.batch_size or training.batch_size)
-    classifier = new_classifier(variant.two, features=shape.numel(), classes=sample.classes, seed=training.seed).to(
-        device
+    sets = Sets(
+        groups,
+        sample.target,
+        sample.train[has[sample.train]],
+        sample.validation[has[sample.validation]],
+        modality=sample.modality[known],
+        subject=torch.arange(len(sample.target), device=device) if sample.subject is None else sample.subject,
     )
+    second = replace(training, batch_size=variant.batch_size or training.batch_size)
+    classifier = new_classifier(
+        variant.two, feature_map_shape=(shape[0], shape[1], shape[2]), classes=sample.classes, seed=training.seed
+    ).to(device)
     if variant.two_steps and not variant.fine_tune:
         fit_classifier(classifier, _phi(extractor, sample, known), sets, variant.two, second)
     else:

@@ -49,7 +49,7 @@ def _imputed(kind: str) -> Fit:
 
 
 def _hypermm(name: str, *, batch_size: int | None = None, published: bool = False, **changes: Any) -> Baseline:
-    """Return a variant of HyperMM; with a batch size, that of both steps."""
+    """Return a variant of HyperMM; with a batch size, that of both steps, where the second has batches."""
     variant = Variant(**changes) if batch_size is None else Variant(**changes, batch_size=batch_size)
 
     def fit(sample: Sample, training: Training) -> Fitted:
@@ -81,7 +81,8 @@ _FITS: dict[str, Fit] = {
 _SHARES = {"late_fusion": "Uni-CNN", "averaged_probes": "linear", "linear_set": "linear"}  # linear: short tasks
 _SHARES |= dict.fromkeys(("joint_mean", "joint_draws"), "joint")
 _SHARES_IF_WHOLE = dict.fromkeys(("multi_cnn", "mean", "nearest", "ridge", "joint_mean", "joint_draws"), "Multi-CNN")
-THREE_LAYERS = StepTwo(hidden=(512, 128))
+THREE_LAYERS = StepTwo(fit="epochs", hidden=(512, 128))
+BY_EPOCHS = StepTwo(fit="epochs")
 _HYPERMM: dict[str, Callable[[str], Baseline]] = {
     "hypermm": _hypermm,
     "hypermm_one_step": lambda name: _hypermm(name, two=THREE_LAYERS, two_steps=False),
@@ -99,11 +100,13 @@ ABLATIONS: tuple[Baseline, ...] = (
     _hypermm("HyperMM, max", two=StepTwo(aggregate="max")),
     _hypermm("HyperMM, step 1 CE only", one=StepOne(losses="classification")),
     _hypermm("HyperMM, step 1 MSE only", one=StepOne(losses="reconstruction")),
+    _hypermm("HyperMM, step 1 stopped by both losses", one=StepOne(stop_on="loss")),
     _hypermm("HyperMM, embedding 2", one=StepOne(embedding=2)),
     _hypermm("HyperMM, embedding 20", one=StepOne(embedding=20)),
     _hypermm("HyperMM, default initialisation", one=StepOne(initialisation="default")),
-    _hypermm("HyperMM, modality dropout 0.3", two=StepTwo(modality_dropout=0.3)),
-    _hypermm("HyperMM, φ fine-tuned", fine_tune=True),
+    _hypermm("HyperMM, ρ by epochs", two=BY_EPOCHS),
+    _hypermm("HyperMM, ρ by epochs, modality dropout 0.3", two=replace(BY_EPOCHS, modality_dropout=0.3)),
+    _hypermm("HyperMM, φ fine-tuned, ρ by epochs", two=BY_EPOCHS, fine_tune=True),
     _hypermm("HyperMM, ρ of three layers", two=THREE_LAYERS),
     _hypermm("HyperMM, batches of 1", batch_size=1),
     _hypermm("HyperMM, batches of 64", batch_size=64),

@@ -1,35 +1,27 @@
 """Linear classifiers of feature maps: one a modality, averaged; and one linear function of the whole set.
 
-They are the linear counterparts of Uni-CNN and HyperMM, and show how much of a result is due to the backbone alone. A
-feature map has more numbers (25,088) than there are patients, so everything is solved in the space that the training
-rows span, which changes no prediction.
+They are the linear counterparts of Uni-CNN and HyperMM, and show how much of a result is due to the backbone alone. The
+regression itself is `models.softmax_regression`.
 
-Source: an addition to the paper's baselines. Dual form: the minimiser of a loss with an L2 term lies in the span of
-the training rows (Schölkopf, Herbrich, Smola 2001, "A generalized representer theorem").
+Source: an addition to the paper's baselines.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
 from baselines.cnn import LateFusion, ScanScores, require_two_classes
 from baselines.sample import CannotFit, Sample
 from models.settings import Training
+from models.softmax_regression import cross_entropies, inner_products, minimise, span
 
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 """L2 penalties to choose from, for rows whose mean squared length is 1."""
 
 PENALTY = 0.01
 """The one taken without validation rows; for 100 rows of length 1 it is scikit-learn's default, C = 1."""
-
-COLUMNS = 4096  # of the Gram matrix's rows at a time, in float64
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -157,63 +149,19 @@ def fit_softmax(
         W (D, K) and b (K,), float32, and λ.
     """
     (rows, labels), (held_rows, held_labels) = train, validation
-    features, projection = _span(rows)
-    held_out = _inner_products(held_rows, rows) @ projection
+    features, projection = span(inner_products(rows, rows))
+    held_out = inner_products(held_rows, rows) @ projection
     inputs, wanted = features.cpu().numpy(), labels.cpu().numpy()
     held_inputs, held_wanted = held_out.cpu().numpy(), held_labels.cpu().numpy()
     solution = np.zeros((inputs.shape[1] + 1, classes))  # the last row is b
     best, chosen, penalty = np.inf, solution, PENALTY
     for candidate in PENALTIES if len(held_wanted) else (PENALTY,):
-        solution = _minimise(inputs, wanted, candidate, solution)
-        loss = _cross_entropy(held_inputs, held_wanted, solution) if len(held_wanted) else 0.0
+        solution = minimise(inputs, wanted, candidate, solution)
+        loss = cross_entropies(held_inputs, held_wanted, solution).mean() if len(held_wanted) else 0.0
         if loss < best:
             best, chosen, penalty = loss, solution, candidate
     weights = torch.from_numpy(chosen).to(projection)
     return rows.T @ (projection @ weights[:-1]).to(rows), weights[-1].to(rows), penalty
-
-
-def _span(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the space that rows X span, from their Gram matrix U S² Uᵀ.
-
-    Returns:
-        U S / √u, (n, r), float64: the rows themselves in that space, of mean squared length 1; and U S⁻¹ / √u, (n, r),
-        float64, which maps inner products with the rows into it.
-    """
-    eigenvalues, vectors = torch.linalg.eigh(_inner_products(rows, rows))
-    kept = eigenvalues > 1e-10 * eigenvalues[-1].clamp_min(torch.finfo(torch.float64).tiny)
-    lengths, basis = eigenvalues[kept].sqrt(), vectors[:, kept]
-    root = (lengths.square().sum() / len(rows)).sqrt()
-    return basis * (lengths / root), basis / (lengths * root)
-
-
-def _inner_products(left: Tensor, right: Tensor) -> Tensor:
-    """Return inner products of rows (n, D) and (m, D), (n, m), float64, without a float64 copy of either."""
-    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
-    for some, same in zip(left.split(COLUMNS, 1), right.split(COLUMNS, 1), strict=True):
-        total += some.double() @ same.double().T
-    return total
-
-
-def _minimise(inputs: Array, labels: npt.NDArray[np.int64], penalty: float, start: Array) -> Array:
-    """Return W and, as last row, b of the penalised regression, (r + 1, K); `start` is the initial value."""
-    truth = np.eye(start.shape[1])[labels]
-
-    def loss(flat: Array) -> tuple[float, Array]:
-        weights = flat.reshape(start.shape)
-        logits = inputs @ weights[:-1] + weights[-1]
-        error = (softmax(logits, axis=1) - truth) / len(labels)
-        gradient = np.vstack([inputs.T @ error + penalty * weights[:-1], error.sum(0)])
-        value = -(log_softmax(logits, axis=1) * truth).sum() / len(labels)
-        return value + penalty / 2 * np.square(weights[:-1]).sum(), gradient.ravel()
-
-    options = {"maxiter": 2000, "maxfun": 4000, "gtol": 1e-8, "ftol": 1e-14}
-    return minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(start.shape)
-
-
-def _cross_entropy(inputs: Array, labels: npt.NDArray[np.int64], weights: Array) -> float:
-    """Return the mean log loss."""
-    logits = inputs @ weights[:-1] + weights[-1]
-    return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
 
 
 def _linear(weights: Tensor, bias: Tensor) -> nn.Module:

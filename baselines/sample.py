@@ -27,6 +27,7 @@ class Sample:
         test: observations to be tested, (S,), int64; nothing is fitted on them.
         modalities: M.
         classes: K.
+        subject: of each observation, (B,), int64; None: each is of another subject.
     """
 
     feature_maps: Tensor
@@ -38,6 +39,7 @@ class Sample:
     test: Tensor
     modalities: int
     classes: int
+    subject: Tensor | None = None
 
     @property
     def modality_mask(self) -> Tensor:

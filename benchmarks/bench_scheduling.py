@@ -27,7 +27,7 @@ def run(workspace: Path, config: SimulatedConfig, executor_config: ExecutorConfi
     settings: Any = SimpleNamespace(simulated=config)
     with opened(executor_config, workspace, device="cpu") as executor:
         if isinstance(executor, DispatchingExecutor):  # starting workers is paid once, not for every scan
-            executor.connection.client().wait_for_workers(WORKERS)
+            executor.connection.client().wait_for_workers(executor_config.workers or 1)
         started = time.perf_counter()
         run_stage(STAGE, settings, workspace, device="cpu", executor=executor)
         first = time.perf_counter() - started
@@ -47,20 +47,20 @@ def main() -> None:
     """Run it."""
     arguments = options(__doc__ or "").parse_args()
     scans = 300 if arguments.quick else 10_000
-    timed = 40 if arguments.quick else DASK_SCANS
-    dask_executor = ExecutorConfig(kind="dask", workers=WORKERS)
-    results: dict[str, Any] = {"scans": scans, "workers": WORKERS}
+    timed, workers = (40, 1) if arguments.quick else (DASK_SCANS, WORKERS)
+    dask_executor = ExecutorConfig(kind="dask", workers=workers)
+    results: dict[str, Any] = {"scans": scans, "workers": workers}
     with tempfile.TemporaryDirectory() as folder, dask.config.set(
         {"distributed.worker.preload": ["benchmarks.simulated_stage"]}
     ):  # fmt: skip
-        ways = {"in process": ExecutorConfig(), f"Dask, {WORKERS} workers": dask_executor}
+        ways = {"in process": ExecutorConfig(), f"Dask, {workers} workers": dask_executor}
         for way, executor in ways.items():
             taken = run(Path(folder) / way, SimulatedConfig(scans=scans), executor)
             results |= {f"ms a scan, {way}, {name}": value for name, value in taken.items()}
         config = SimulatedConfig(scans=timed, seconds=WORK_S)
         total = run(Path(folder) / "timed", config, dask_executor)["the run"]
         results[f"ms a scan of {1000 * WORK_S:g} ms, Dask, beyond its work, per worker"] = (
-            WORKERS * total - 1000 * WORK_S
+            workers * total - 1000 * WORK_S
         )
     finish("scheduling", results, arguments)
 

@@ -36,7 +36,7 @@ def main() -> None:
                 "--dry-run": lambda: call(*argv, "--dry-run"),
                 "everything up to date": lambda: call(*argv),
             },
-            1 if arguments.quick else 5,
+            0 if arguments.quick else 5,
         )
         scans = len(CohortTables(folder / "run" / "cohort").scans())
     results: dict[str, Any] = {"scans": scans} | {f"seconds, {name}": value for name, value in seconds.items()}

@@ -112,6 +112,7 @@ def curves(workspace: Path, out: Path) -> dict[str, Any]:
             shutil.copytree(workspace, copy, ignore=shutil.ignore_patterns("pretrain", "classify", "report", ".lock"))
             argv = ["--config", str(copy / "settings.yaml"), "--workspace", str(copy), "--stages", "pretrain,classify"]
             argv += ["--pretrain.batch_size", str(one), "--classify.batch_size", str(two), "--quiet"]
+            argv += ["--classify.fit", "epochs"]
             subprocess.run([sys.executable, "run_pipeline.py", *argv], cwd=REPOSITORY, check=True, capture_output=True)
             for axis, stage in zip(axes, ("pretrain", "classify"), strict=True):
                 losses = []

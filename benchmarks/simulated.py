@@ -52,7 +52,6 @@ cohort:
 split: {repeats: 1}
 features: {backbone: vgg11, weights: random}
 pretrain: {epochs: 1}
-classify: {epochs: 1}
 """
 
 

@@ -29,11 +29,17 @@ class History:
         rows: one dict an epoch: epoch, train_loss, validation_loss, their terms, and best (bool).
         best_epoch: 1-based epoch whose weights were kept.
         stopped: why training ended.
+        notes: to be shown to people.
     """
 
     rows: list[dict[str, float | int | bool]] = field(default_factory=list)
     best_epoch: int = 0
     stopped: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def facts(self) -> dict[str, int | str]:
+        """Return what a record keeps of it."""
+        return {"best_epoch": self.best_epoch, "stopped": self.stopped}
 
 
 def fit(

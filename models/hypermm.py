@@ -7,9 +7,9 @@ itself or a buffer that reads them from a file.
 Source: HyperMM (Chaptoukaev et al. 2024), sections 2.2 (step 1) and 2.3 (step 2, equations 1 and 2).
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from models.extractor import PretrainNetwork, UniversalExtractor
 from models.fit import History, Loss, OnEpoch, fit, ignore
+from models.penalised import Choice, fit_penalised
 from models.set_classifier import SetClassifier, drop_members
-from models.sets import Groups
+from models.sets import Groups, Rows
 from models.settings import CHUNK, StepOne, StepTwo, Training
 
 DROPOUT_STREAM = 7919  # added to a seed, so that modality dropout does not repeat the draws of the order of sets
@@ -34,14 +35,6 @@ class NotFiniteError(ArithmeticError):
     def __init__(self, sets: list[int]) -> None:
         super().__init__(f"the model gives no finite numbers for {len(sets)} sets of scans")
         self.sets = sets
-
-
-class Rows(Protocol):
-    """One row a scan, read by index."""
-
-    def __getitem__(self, items: Tensor, /) -> Tensor:
-        """Return some rows, (n, ...); items (n,) int64."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -81,13 +74,17 @@ class Sets:
         groups: which scans each has, at least one for those in `train` and `validation`.
         target: class of each set, (B,), int64 in [0, K).
         train: sets to learn from, (T,), int64.
-        validation: sets that decide when to stop, (V,), int64.
+        validation: sets that decide when to stop, (V,), int64; a ρ fitted by folds does not look at them.
+        modality: of every scan, (N,), int64.
+        subject: of each set, (B,), int64; a subject may have several.
     """
 
     groups: Groups
     target: Tensor
     train: Tensor
     validation: Tensor
+    modality: Tensor
+    subject: Tensor
 
 
 def new_extractor(
@@ -140,10 +137,12 @@ def fit_extractor(
     )
 
 
-def new_classifier(step: StepTwo, *, features: int, classes: int, seed: int) -> SetClassifier:
-    """Return an untrained ρ, on the CPU; features is C·H·W."""
+def new_classifier(step: StepTwo, *, feature_map_shape: tuple[int, int, int], classes: int, seed: int) -> SetClassifier:
+    """Return an untrained ρ, on the CPU."""
     torch.manual_seed(seed)
-    return SetClassifier(features, classes, hidden=step.hidden, dropout=step.dropout, how=step.aggregate)
+    return SetClassifier(
+        math.prod(feature_map_shape), classes, hidden=step.hidden, dropout=step.dropout, how=step.aggregate
+    )
 
 
 def fit_classifier(
@@ -155,23 +154,37 @@ def fit_classifier(
     *,
     balance_classes: bool = False,
     on_epoch: OnEpoch = ignore,
-) -> History:
-    """Train ρ in place on sets, φ frozen: CE(y, ρ(aggregate_k φ(x_k, m_k))); the best validation epoch stays.
+) -> History | Choice:
+    """Train ρ in place on sets, φ frozen: CE(y, ρ(aggregate_k φ(x_k, m_k))).
+
+    By folds: with a penalty, on every subset of a set's modalities (`models.penalised`). By epochs: on whole sets; the
+    best validation epoch stays.
 
     Args:
         classifier: of `new_classifier`, on the device of `phi`.
         phi: of every scan, rows (C·H·W), float32.
         sets: training and validation sets.
-        step: modality dropout.
-        training: of the fit loop; its batch size counts, not that of `step`.
+        step: how it is fitted, and modality dropout.
+        training: of the fit loop; its batch size counts, not that of `step`. By folds only its seed.
         balance_classes: as `fit_extractor`, among the training sets.
         on_epoch: the same.
 
     Raises:
-        ValueError: no training set.
+        ValueError: no training set; or by folds, and ρ is not linear.
         FloatingPointError: the loss is no longer a finite number.
     """
     weights = class_weights(sets.target[sets.train], classifier.classes) if balance_classes else None
+    if step.fit == "folds":
+        return fit_penalised(
+            classifier,
+            phi,
+            sets.groups.of_sets(sets.train),
+            sets.target[sets.train],
+            modality=sets.modality,
+            subject=sets.subject[sets.train],
+            seed=training.seed,
+            class_weights=weights,
+        )
     loss = _set_loss(lambda scans, owner, count: classifier(phi[scans], owner, count), sets, step, training, weights)
     return fit(classifier, loss, train=sets.train, validation=sets.validation, training=training, on_epoch=on_epoch)
 

@@ -1,10 +1,29 @@
 """Items grouped into sets of any size: which items a batch of sets has, without padding."""
 
+import itertools
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
+
+Name = TypeVar("Name")
+
+
+class Rows(Protocol):
+    """One row a scan, read by index: a tensor, or a buffer that reads them from a file."""
+
+    def __getitem__(self, items: Tensor, /) -> Tensor:
+        """Return some rows, (n, ...); items (n,) int64."""
+        ...
+
+
+def subsets_of(modalities: tuple[Name, ...], *, most: int) -> list[tuple[Name, ...]]:
+    """List every non-empty subset, small ones first; of more than `most`, only single ones, all but one, and all."""
+    sizes: list[int] = list(range(1, len(modalities) + 1))
+    if 2 ** len(modalities) - 1 > most:
+        sizes = sorted({1, len(modalities) - 1, len(modalities)})
+    return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,11 @@ class Groups:
         owner = torch.repeat_interleave(torch.arange(len(sets), device=sets.device), sizes)
         within = torch.arange(len(owner), device=sets.device) - (sizes.cumsum(0) - sizes)[owner]
         return self.items[self.starts[sets][owner] + within], owner
+
+    def of_sets(self, sets: Tensor) -> "Groups":
+        """Return some sets (b,) as groups of their own; items keep their numbers."""
+        sizes = self.starts[sets + 1] - self.starts[sets]
+        return Groups(self.batch(sets)[0], torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
 
     def to(self, device: torch.device | str) -> "Groups":
         """Return a copy on a device."""

@@ -9,6 +9,7 @@ Initialisation = Literal["principled", "default"]
 StopOn = Literal["classification", "loss"]
 FeatureScale = Literal["standardise", "scale", "none"]
 Aggregate = Literal["mean", "sum", "max"]
+Fit = Literal["folds", "epochs"]
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,24 @@ class StepOne:
     hidden: int = 20
     initialisation: Initialisation = "principled"
     feature_scale: FeatureScale = "standardise"
-    stop_on: StopOn = "loss"
+    stop_on: StopOn = "classification"
 
 
 @dataclass(frozen=True)
 class StepTwo:
-    """Settings of ρ and its training on sets (docs/decisions/0005).
+    """Settings of ρ and its training on sets (docs/decisions/0005, 0017).
 
     Attributes:
+        fit: "folds" is a penalised linear ρ on every subset of a set's modalities, its penalty chosen by inner folds
+            (`models.penalised`); "epochs" is gradient steps on whole sets until validation sets say stop, as published.
         aggregate: over the scans of a set.
         hidden: widths of ρ's hidden layers; (512, 128) as published, none makes ρ linear.
-        dropout: share of hidden units dropped in training.
+        dropout: share of hidden units dropped in training; by epochs only, as the next two.
         modality_dropout: chance that a training scan is left out of its set, never the last.
         batch_size: observations a step; as published: 1.
     """
 
+    fit: Fit = "folds"
     aggregate: Aggregate = "mean"
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0

@@ -150,6 +150,34 @@ def learning_curves(figure: Figure, history: pd.DataFrame) -> None:
 
 
 @as_svg
+def penalty_curves(figure: Figure, history: pd.DataFrame) -> None:
+    """Draw the loss of held-out training subjects per penalty, a colour per repeat, a dot at the penalty chosen.
+
+    Args:
+        figure: drawn on.
+        history: columns `repeat`, `penalty`, `held_out_loss`, `best` (bool).
+    """
+    figure.set_size_inches(4.6, 3.4)
+    axes = figure.subplots()
+    repeats = sorted(history["repeat"].unique())
+    for repeat, colour in zip(repeats, _colours(len(repeats)), strict=True):
+        rows = history[history["repeat"] == repeat].sort_values("penalty")
+        axes.plot(rows["penalty"], rows["held_out_loss"], color=colour, linewidth=1.6)
+        kept = rows[rows["best"].astype(bool)]
+        axes.plot(kept["penalty"], kept["held_out_loss"], "o", color=colour, markeredgecolor="white", markersize=7)
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=INK, linewidth=1.6, label="held-out training subjects"),
+        Line2D([], [], color=INK, marker="o", linestyle="", markeredgecolor="white", markersize=7, label="chosen"),
+    ]
+    if 1 < len(repeats) <= 6:
+        handles += [Patch(color=c, label=f"repeat {r}") for r, c in zip(repeats, _colours(len(repeats)), strict=True)]
+    figure.legend(handles=handles, ncols=2, loc="outside lower center")
+    axes.set(xlabel="penalty", ylabel="loss", xscale="log")
+    axes.margins(y=0.12)
+    axes.grid(axis="y", color="#E3E5E8", linewidth=0.6)
+
+
+@as_svg
 def roc_figure(figure: Figure, predictions: pd.DataFrame, classes: tuple[str, ...]) -> None:
     """Draw the ROC curve of every repeat (thin) and their mean (thick); one class against the rest if K > 2.
 

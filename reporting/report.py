@@ -5,7 +5,7 @@ Slices of scans have pages of their own (`reporting.viewer`), which this one lin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import quote
@@ -41,6 +41,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "failures": ("stage", "scan", "subject", "modality", "reason"),
     "quality": QUALITY,
 }
+_PENALTY_COLUMNS = ("repeat", "penalty", "held_out_loss", "best")
 _HISTORY_COLUMNS = ("repeat", "epoch", "train_loss", "validation_loss", "best")
 
 
@@ -58,7 +59,8 @@ class ReportData:
         splits: repeat, subject, split (train, validation, test).
         quality: as `quality.quality_of` returns it.
         qc: scan id and PNG bytes of its quality-control picture.
-        histories: stage name → repeat, epoch, train_loss, validation_loss, best (True at the epoch kept).
+        histories: stage name → repeat, epoch, train_loss, validation_loss, best (True at the epoch kept); of a fit
+            without epochs repeat, penalty, held_out_loss, best.
         predictions: test rows: repeat, subject, observation, scans_used (ids joined by semicolons), truth, p_0, p_1, …
         metrics: "threshold_half" and "threshold_validation": metric → summary as `intervals.summarise` returns it, None
             allowed for NaN; "thresholds": repeat → validation threshold. The last two may be left out.
@@ -158,6 +160,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "result_notes": _result_notes(data, half, thresholds if tuned is not None else {}),
         "subset_tables": [(title, tables.subset_table(data.subsets, key)) for key, title in groups.items()],
         "forest": data_uri(figures.subset_forest(drawn_subsets, groups)) if groups else "",
+        "coin": _coin(len(data.classes)),
         "forest_cut": len(data.subsets) > len(drawn_subsets),
         "comparison": comparison_section(data.comparison) if data.comparison else None,
         "confounding": confounding_section(data.confounding) if data.confounding else None,
@@ -185,9 +188,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "qc_planes": bool((shown["kind"] != "image").any()),
         "convention": CONVENTIONS[data.convention],
         "curves": [
-            (name, data_uri(figures.learning_curves(rows)), _kept(rows))
-            for name, rows in data.histories.items()
-            if len(rows)
+            (name, data_uri(_curves_of(rows)(rows)), _kept(rows)) for name, rows in data.histories.items() if len(rows)
         ],
         "predictions": tables.prediction_table(
             data.predictions, data.classes, thresholds if tuned is not None else None, limit=MAX_PREDICTION_ROWS
@@ -260,9 +261,26 @@ def _result_notes(data: ReportData, half: Mapping[str, Any], thresholds: Mapping
     return notes
 
 
+def _coin(classes: int) -> str:
+    """Return the scores of a model that gives every class the same probability."""
+    brier = 0.25 if classes == 2 else 1 - 1 / classes
+    return f"AUC 0.50, log loss {np.log(classes):.2f}, Brier score {brier:.2f}"
+
+
+def _curves_of(history: pd.DataFrame) -> Callable[[pd.DataFrame], bytes]:
+    """Return the figure of a training: losses by epoch, or by penalty."""
+    return figures.penalty_curves if "penalty" in history.columns else figures.learning_curves
+
+
 def _kept(history: pd.DataFrame) -> str:
-    """Say which epoch of which repeat was kept."""
+    """Say which epoch, or which penalty, was kept in which repeat."""
     kept = history[history["best"].astype(bool)].sort_values("repeat")
+    if "penalty" in history.columns:
+        listed = ", ".join(f"{row['penalty']:g} (repeat {row['repeat']})" for row in kept.to_dict("records"))
+        if len(kept) > MOST_REPEATS:
+            low, middle, high = np.quantile(kept["penalty"], [0, 0.5, 1])
+            listed = f"{low:g} to {high:g}, half of them below {middle:g} ({len(kept)} repeats)"
+        return f"Penalty chosen by inner folds: {listed}. There are no epochs."
     last = history.groupby("repeat")["epoch"].max()
     listed = ", ".join(
         f"{row['epoch']} of {last[row['repeat']]} (repeat {row['repeat']})" for row in kept.to_dict("records")
@@ -277,7 +295,8 @@ def _check(data: ReportData) -> None:
     """Refuse data the page cannot be made from, naming the field."""
     frames = {field.name: getattr(data, field.name) for field in fields(data) if field.name in _COLUMNS}
     expected = [(name, frame, _COLUMNS[name]) for name, frame in frames.items()]
-    expected += [(f"histories[{name!r}]", frame, _HISTORY_COLUMNS) for name, frame in data.histories.items()]
+    for name, frame in data.histories.items():
+        expected.append((f"histories[{name!r}]", frame, _PENALTY_COLUMNS if "penalty" in frame else _HISTORY_COLUMNS))
     for name, frame, columns in expected:
         missing = [column for column in columns if column not in frame.columns]
         if missing:

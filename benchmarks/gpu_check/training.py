@@ -67,7 +67,7 @@ def fill(workspace: Path, *, subjects: int) -> None:
 def train(workspace: Path, device: torch.device, *, epochs: int) -> float:
     """Run the stages pretrain and classify; return the seconds of both."""
     taken = run(PRETRAIN, workspace, device, PretrainConfig(epochs=epochs))
-    return taken + run(CLASSIFY, workspace, device, ClassifyConfig(epochs=epochs))
+    return taken + run(CLASSIFY, workspace, device, ClassifyConfig(fit="epochs", epochs=epochs))
 
 
 def predictions(workspace: Path) -> tuple[float, Tensor]:

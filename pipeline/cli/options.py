@@ -19,6 +19,7 @@ PAPER_PROTOCOL = {
     "pretrain.feature_scale": "none", "pretrain.initialisation": "default", "pretrain.losses": "both",
     "pretrain.stop_on": "loss",
     "pretrain.patience": "10", "pretrain.balance_classes": "false", "pretrain.embedding": "5", "pretrain.hidden": "20",
+    "classify.fit": "epochs",
     "classify.batch_size": "1", "classify.learning_rate": "1e-4", "classify.weight_decay": "5e-4",
     "classify.hidden": "[512, 128]", "classify.aggregate": "mean", "classify.dropout": "0",
     "classify.patience": "10", "classify.balance_classes": "false", "classify.modality_dropout": "0",

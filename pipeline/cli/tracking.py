@@ -195,10 +195,12 @@ def _written(home: Path, name: str) -> bool:
 
 
 def _curves(stage: str, artifact: RepeatSet) -> Iterator[tuple[int, str, int, float]]:
-    """Yield repeat, name, epoch and value of every number in the histories of a finished stage."""
+    """Yield repeat, name, epoch and value of every number in the histories of a finished stage; none without epochs."""
     if artifact.manifest is None:
         return
     history = artifact.histories()
+    if "epoch" not in history.columns:
+        return
     for row in history.to_dict("records"):
         for key, value in row.items():
             if key not in ("repeat", "epoch", "best") and _finite(value):

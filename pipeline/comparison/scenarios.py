@@ -163,6 +163,7 @@ def build_sample(scans: pd.DataFrame, data: RepeatData, features: FeatureStore, 
         target=torch.tensor([data.classes.index(c) for c in of_observation["label"]]),
         modalities=len(data.modalities),
         classes=len(data.classes),
+        subject=torch.from_numpy(of_observation["subject"].factorize()[0]),
         **splits,
     )
     return ScenarioSample(sample.to(device), scans, names, tuple(of_observation["subject"]))

@@ -103,8 +103,8 @@ def _data(export: Export, trained: Trained) -> str:
     table = "\n".join(["| split | subjects | by class |", "|---|---|---|", *rows])
     return (
         f"## Data\n\nRepeat {trained.repeat} of {trained.repeats} of the run; subjects of this repeat:\n\n{table}\n\n"
-        "φ and ρ were fitted on train; validation chose the epoch and the temperature; test was used for the figures "
-        "below, and after that for the sections on error rates and unusual scans, where `held out` says so."
+        "φ and ρ were fitted on train; validation chose where training stopped, and the temperature; test was used for "
+        "the figures below, and after that for the sections on error rates and unusual scans, where `held out` says so."
     )
 
 

@@ -15,7 +15,7 @@ from cohort.tables import ManifestError
 from console.errors import InputError
 from models.backbone import SLICE_SIZE, load_backbone, make_ready, pool_slices
 from models.extractor import UniversalExtractor
-from models.set_classifier import SetClassifier
+from models.hypermm import new_classifier
 from models.weights import PUBLISHED, WeightsError, present_weights
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle import Bundle
@@ -234,9 +234,8 @@ def _classify(context: CheckContext, feature_map: torch.Tensor, device: torch.de
         len(config.cohort.modalities), (channels, height, width), embedding=config.pretrain.embedding,
         hidden=config.pretrain.hidden, initialisation=config.pretrain.initialisation,
     ).to(device)  # fmt: skip
-    classifier = SetClassifier(feature_map.numel(), 2, hidden=config.classify.hidden, how=config.classify.aggregate).to(
-        device
-    )
+    shape = (channels, height, width)
+    classifier = new_classifier(config.classify.step, feature_map_shape=shape, classes=2, seed=0).to(device)
     modality = torch.arange(len(config.cohort.modalities), device=device)
     with torch.inference_mode():
         features = extractor(feature_map.to(device).expand(len(modality), -1, -1, -1), modality).flatten(1)

@@ -1,10 +1,11 @@
 """Step 2: train ρ on frozen φ, and test it."""
 
-from typing import Annotated
+import dataclasses
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from models.settings import Aggregate, StepTwo
+from models.settings import Aggregate, Fit, StepTwo
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
@@ -12,10 +13,22 @@ from pipeline.specs.pretrain import STAGE as PRETRAIN
 from pipeline.specs.split import STAGE as SPLIT
 from pipeline.training.fit import TrainingConfig
 
+OF_EPOCHS = (
+    "hidden", "dropout", "modality_dropout", "epochs", "patience", "batch_size", "learning_rate", "weight_decay",
+)  # fmt: skip
+
 
 class ClassifyConfig(TrainingConfig):
-    """Settings of training and test of ρ. As published: hidden [512, 128], learning_rate 1e-4, batch_size 1."""
+    """Settings of training and test of ρ.
 
+    As published: fit epochs, hidden [512, 128], learning_rate 1e-4, batch_size 1.
+    """
+
+    fit: Fit = Field(
+        default=StepTwo.fit,
+        description="folds: a penalised linear ρ on every subset of a patient's modalities, the penalty chosen by "
+        "inner folds; epochs: gradient steps until validation says stop, as published",
+    )
     aggregate: Aggregate = Field(default=StepTwo.aggregate, description="over the scans of a set")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=StepTwo.hidden, description="widths of ρ's hidden layers; [512, 128] as published, [] makes ρ linear"
@@ -32,7 +45,17 @@ class ClassifyConfig(TrainingConfig):
     @property
     def step(self) -> StepTwo:
         """Return the settings of the method."""
-        return StepTwo(self.aggregate, self.hidden, self.dropout, self.modality_dropout, self.batch_size)
+        return StepTwo(**{field.name: getattr(self, field.name) for field in dataclasses.fields(StepTwo)})
+
+    @model_validator(mode="after")
+    def _only_what_is_read(self) -> Self:
+        if self.fit == "folds":
+            for name in OF_EPOCHS:
+                if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{name} is {value}, which fit: folds does not read; set fit: epochs, or leave {name} out"
+                    )
+        return self
 
 
 STAGE = Stage(
@@ -40,6 +63,6 @@ STAGE = Stage(
     function="pipeline.stages.classify:classify",
     config=ClassifyConfig,
     artifact="pipeline.store.fitted:ClassifierSet",
-    version=2,
+    version=3,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "pretrain": PRETRAIN},
 )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.repeat_data import RepeatData, Sets, data_of_repeat, repeats_of
 from pipeline.training.scores import metrics_of, probabilities_of, readable, subset_table, subsets_of
-from reporting.figures import learning_curves
+from reporting.figures import learning_curves, penalty_curves
 
 
 def classify(
@@ -48,7 +47,8 @@ def classify(
     """
     repeats, tested = repeats_of(split), []
     out.keep_only(repeats)
-    with runtime.progress(len(repeats) * config.epochs, "epoch") as progress:
+    steps = config.epochs if config.fit == "epochs" else 1
+    with runtime.progress(len(repeats) * steps, "epoch" if config.fit == "epochs" else "repeat") as progress:
 
         def on_epoch(row: object) -> None:
             progress.advance()
@@ -56,9 +56,10 @@ def classify(
         for done, repeat in enumerate(repeats, 1):
             with _model_of_repeat(cohort, split, features, pretrain, out, config, runtime, repeat, on_epoch) as model:
                 tested.append(_test(model, repeat))
-            progress.advance(done * config.epochs - progress.done)
+            progress.advance(done * steps - progress.done)
+    draw = learning_curves if config.fit == "epochs" else penalty_curves
     with replacing(out.folder / "curves.svg") as partial:
-        partial.write_bytes(learning_curves(out.histories()))
+        partial.write_bytes(draw(out.histories()))
     frames = {
         name: pd.concat([t[name] for t in tested], ignore_index=True) for name in ("validation", "test", "subsets")
     }
@@ -120,7 +121,7 @@ def _model_of_repeat(
     with FeatureBuffer(names, phi_of_all, device=device, most_bytes=most_bytes, folder=out.folder) as phi:
         classifier = new_classifier(
             config.step,
-            features=math.prod(feature_map_shape),
+            feature_map_shape=feature_map_shape,
             classes=len(data.classes),
             seed=config.training(repeat).seed,
         ).to(device)
@@ -172,7 +173,8 @@ def _fit(
     on_epoch: Callable[[object], None],
 ) -> None:
     sets = Sets.of(data).to(phi.device)
-    split_of = data.scans.drop_duplicates("observation").set_index("observation")["split"]
+    first = data.scans.drop_duplicates("observation").set_index("observation")
+    split_of, subject = first["split"], first["subject"].loc[list(sets.observations)].factorize()[0]
     train, validation = (
         torch.tensor(
             [i for i, name in enumerate(sets.observations) if split_of[name] == split],
@@ -185,7 +187,9 @@ def _fit(
         history = hypermm.fit_classifier(
             classifier,
             phi,
-            hypermm.Sets(sets.groups, sets.target, train, validation),
+            hypermm.Sets(
+                sets.groups, sets.target, train, validation, data.modality(), torch.from_numpy(subject).to(phi.device)
+            ),
             config.step,
             config.training(repeat),
             balance_classes=config.balance_classes,
@@ -193,6 +197,9 @@ def _fit(
         )
     except FloatingPointError as error:
         raise InputError(f"repeat {repeat}: {error}") from error
+    notes = history.notes
+    if config.fit == "epochs" and not len(validation):
+        notes = ["no validation subject; training loss decided"]
     out.save(
         repeat,
         runtime.key,
@@ -201,9 +208,8 @@ def _fit(
         {
             "train_subjects": data.subjects("train"),
             "validation_subjects": data.subjects("validation"),
-            "best_epoch": history.best_epoch,
-            "stopped": history.stopped,
-            "notes": [] if len(validation) else [f"repeat {repeat}: no validation subject; training loss decided"],
+            **history.facts(),
+            "notes": [f"repeat {repeat}: {note}" for note in notes],
         },
     )
 

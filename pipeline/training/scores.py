@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+import models.sets
 from console.errors import InputError
 from evaluation.intervals import summarise
 from evaluation.metrics import best_threshold
@@ -20,11 +21,8 @@ ANY, COMPLETE = "any", "complete"
 
 
 def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """List every non-empty subset, small ones first; with many modalities only single ones, all but one, and all."""
-    sizes = range(1, len(modalities) + 1)
-    if 2 ** len(modalities) - 1 > MOST_SUBSETS:
-        sizes = sorted({1, len(modalities) - 1, len(modalities)})  # type: ignore[assignment]
-    return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
+    """List the subsets of modalities that are tested, small ones first; see `models.sets.subsets_of`."""
+    return models.sets.subsets_of(modalities, most=MOST_SUBSETS)
 
 
 def probabilities_of(classifier: SetClassifier, phi: Rows, sets: Sets) -> Tensor:

@@ -16,7 +16,7 @@ METHODS = chosen_baselines(KEYS, ("MRI", "PET"), pictures=False)
 QUICK = Training(epochs=3, learning_rate=1e-2, batch_size=8, seed=3)
 REUSED = {  # first method of a unit → how often it trains nothing, where nothing is missing
     "Uni-CNN MRI": 2,  # both in the late fusion
-    "HyperMM": 5,  # sum, max, dropout, fine-tuned, three layers
+    "HyperMM": 6,  # sum, max, by epochs, dropout, fine-tuned, three layers
     "Multi-CNN": 3,  # mean, nearest neighbour, ridge
 }
 

@@ -214,6 +214,8 @@ def refuse(event, arguments):
     if event == "open" and str(arguments[0]).endswith(".model"):
         raise PermissionError(f"{arguments[0]} is not in the kit")
 sys.addaudithook(refuse)
+from benchmarks.gpu_check import training
+training.SHAPE, training.SIGNAL = (8, 7, 7), 0.3  # made-up feature maps are no part of the kit
 runpy.run_module("benchmarks.gpu_check", run_name="__main__", alter_sys=True)
 """
 

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from models.hypermm import (
 from models.set_classifier import SetClassifier
 from models.set_model import SetModel
 from models.sets import Groups
-from models.settings import StepOne, StepTwo, Training
+from models.settings import Fit, StepOne, StepTwo, Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = (6, 3, 3)
@@ -96,7 +98,7 @@ def many(count: int = 40) -> tuple[Scans, Sets]:
     train, validation = torch.arange(count // 2), torch.arange(count // 2, 3 * count // 4)
     of = {name: torch.isin(owner, sets).nonzero().squeeze(1) for name, sets in (("t", train), ("v", validation))}
     scans = Scans(feature_maps, modality, target[owner], of["t"], of["v"])
-    return scans, Sets(Groups.of(owner, count), target, train, validation)
+    return scans, Sets(Groups.of(owner, count), target, train, validation, modality, torch.arange(count))
 
 
 def fitted(scans: Scans, sets: Sets, one: StepOne = StepOne(), two: StepTwo = StepTwo(), **options: bool) -> bytes:  # noqa: B008
@@ -105,22 +107,24 @@ def fitted(scans: Scans, sets: Sets, one: StepOne = StepOne(), two: StepTwo = St
     network = new_extractor(one, modalities=2, feature_map_shape=SHAPE, classes=2, seed=training.seed)
     fit_extractor(network, scans, one, training, **options)
     phi = torch.cat(list(extract(network.extractor, [(scans.feature_maps[torch.arange(80)], scans.modality)], "cpu")))
-    classifier = new_classifier(two, features=math.prod(SHAPE), classes=2, seed=training.seed)
+    classifier = new_classifier(two, feature_map_shape=SHAPE, classes=2, seed=training.seed)
     fit_classifier(classifier, phi, sets, two, training, **options)
     state = [*network.state_dict().values(), *classifier.state_dict().values()]
     return b"".join(value.numpy().tobytes() for value in state)
 
 
 @pytest.mark.parametrize("balance", [False, True])
-def test_nothing_of_the_other_scans_reaches_the_weights(balance: bool) -> None:
+@pytest.mark.parametrize("fit", ["folds", "epochs"])
+def test_nothing_of_the_other_scans_reaches_the_weights(balance: bool, fit: Fit) -> None:
     scans, sets = many()
-    before = fitted(scans, sets, balance_classes=balance)
+    two = StepTwo(fit=fit)
+    before = fitted(scans, sets, two=two, balance_classes=balance)
     scans.feature_maps[60:] = 1e3  # type: ignore[index]
     scans.target[60:] = 1
     sets.target[30:] = 1
-    assert fitted(scans, sets, balance_classes=balance) == before
+    assert fitted(scans, sets, two=two, balance_classes=balance) == before
     scans.target[3] = 1 - scans.target[3]
-    assert fitted(scans, sets, balance_classes=balance) != before
+    assert fitted(scans, sets, two=two, balance_classes=balance) != before
 
 
 @pytest.mark.parametrize(
@@ -130,14 +134,19 @@ def test_nothing_of_the_other_scans_reaches_the_weights(balance: bool) -> None:
         {"one": StepOne(losses="reconstruction")},
         {"one": StepOne(feature_scale="none")},
         {"one": StepOne(initialisation="default")},
-        {"two": StepTwo(modality_dropout=0.5)},
         {"two": StepTwo(aggregate="max")},
-        {"two": StepTwo(hidden=(4,))},
+        {"two": StepTwo(fit="epochs")},
     ],
     ids=str,
 )
 def test_every_option_does_something(change: dict[str, StepOne | StepTwo]) -> None:
     assert fitted(*many(), **change) != fitted(*many())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [{"modality_dropout": 0.5}, {"hidden": (4,)}], ids=str)
+def test_every_option_of_epochs_does_something(change: dict[str, Any]) -> None:
+    epochs = StepTwo(fit="epochs")
+    assert fitted(*many(), two=replace(epochs, **change)) != fitted(*many(), two=epochs)
 
 
 def test_balanced_classes_change_weights_where_classes_are_not_alike() -> None:

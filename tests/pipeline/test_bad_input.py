@@ -77,7 +77,6 @@ def test_bad_scans_are_named_and_the_rest_goes_on(
         "features": {"backbone": "vgg11", "weights": "random", "slice_spacing_mm": 40},
         "split": {"repeats": 1},
         "pretrain": {"epochs": 1},
-        "classify": {"epochs": 1},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     words = ["--config", str(tmp_path / "config.yaml"), "--cohort", str(tmp_path / "c.csv"), "--quiet"]

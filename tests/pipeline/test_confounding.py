@@ -26,7 +26,7 @@ QUICK = {"smallest_group": 5}
 
 
 def settings(**confounding: object) -> object:
-    return toy_run.settings(pretrain=TRAINING, classify={**TRAINING}, confounding={**QUICK, **confounding})
+    return toy_run.settings(pretrain=TRAINING, confounding={**QUICK, **confounding})
 
 
 def scans() -> pd.DataFrame:

@@ -12,6 +12,8 @@ from pipeline.cli.main import main
 from pipeline.core.runtime import Runtime
 from pipeline.stages import features
 
+pytestmark = pytest.mark.usefixtures("thin_backbone")
+
 
 def _feature_maps(run: Path) -> dict[str, bytes]:
     return {p.parent.name: p.read_bytes() for p in (run / "features").rglob("features.safetensors")}

@@ -10,7 +10,9 @@ import safetensors
 import torch
 from helpers import toy_run
 
+from cohort.covariates import covariates_of
 from console.errors import InputError
+from evaluation.imputation import gaussian_crps
 from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.run import run_stage
 from pipeline.specs.impute import STAGE as IMPUTE
@@ -20,6 +22,8 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.imputed import ImputedSet
 from pipeline.store.joint import JointSet
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.training.feature_maps import feature_maps_of
+from pipeline.training.joint_patients import CovariateBlocks, joint_patients
 from pipeline.training.repeat_data import data_of_repeat
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -180,6 +184,21 @@ def test_quality_is_that_of_hidden_scans_of_test_patients(done: Path) -> None:
     assert 0.8 < quality["cover_90"].mean() < 0.97
     assert (quality["cover_50"] <= quality["cover_95"]).all()
     assert quality["crps"].between(0.2, 1.5).all()
+
+
+def test_quality_does_not_look_at_the_scan_that_it_checks(done: Path) -> None:
+    """One row made again from the other scans alone."""
+    row = ImputedSet(done / "impute").read("quality.csv").iloc[0]
+    store = FeatureStore(done / "features")
+    data = data_of_repeat(CohortTables(done / "cohort"), SplitTables(done / "split"), store, 1)
+    others = data.scans[(data.scans["observation"] != row["observation"]) | (data.scans["modality"] != row["modality"])]
+    joint, covariates = JointSet(done / "joint"), covariates_of(CohortTables(done / "cohort").scans())
+    coded = CovariateBlocks.from_json((joint.record(1) or {})["covariates"])
+    left = dataclasses.replace(data, scans=others)
+    given = joint_patients([row["observation"]], left, feature_maps_of(left, store), coded, covariates)
+    mean, sd = joint.model(1).impute(given, row["modality"])
+    truth = store.load([f"{row['observation']}_{row['modality']}"]).flatten(1).numpy()
+    assert gaussian_crps(truth, mean, sd).mean() == pytest.approx(row["crps"], rel=1e-4)
 
 
 def test_a_model_that_is_not_there_or_damaged_is_said(done: Path, tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def fields_of(config: BaseModel, before: tuple[str, ...] = ()) -> Iterator[tuple
 
 COHORT = {"manifest": "phantoms", "modalities": {"MRI": {}, "PET": {}, "US": {"kind": "image"}}}
 REFUSED = {("US", "normalise"), ("US", "trust"), ("MRI", "bits"), ("PET", "bits")}  # of the other kind only
-FIELDS = [path for path in fields_of(toy_run.settings(cohort=COHORT)) if path[-2:] not in REFUSED]
+EPOCHS = {"fit": "epochs"}  # whose settings are read then, and refused otherwise
+FIELDS = [path for path in fields_of(toy_run.settings(cohort=COHORT, classify=EPOCHS)) if path[-2:] not in REFUSED]
 
 
 def candidates(annotation: Any, now: Any) -> list[Any]:
@@ -152,8 +153,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     shutil.copy(folder / "mark", folder / "mark-copy")
     models = [small_model(folder / f"model-{v}", version=f"{v}.0.0", signing_key=folder / "key") for v in (1, 2)]
     settings = toy_run.settings(
-        cohort=COHORT, export={"signing_key": folder / "key"}, predict={"model": models[0]}, executor={"kind": "dask"},
-        synthesise={"mark_key": folder / "mark"},
+        cohort=COHORT, classify=EPOCHS, export={"signing_key": folder / "key"}, predict={"model": models[0]},
+        executor={"kind": "dask"}, synthesise={"mark_key": folder / "mark"},
     )  # fmt: skip
     for stage in STAGES:
         artifact = stage.writes(folder / "run" / stage.name)

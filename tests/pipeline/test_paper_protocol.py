@@ -20,7 +20,9 @@ PUBLISHED = {
         "embedding": 5,
         "hidden": 20,
     },
-    "classify": TRAINING | {"hidden": (512, 128), "aggregate": "mean", "dropout": 0, "modality_dropout": 0},
+    "classify": TRAINING
+    | {"fit": "epochs"}
+    | {"hidden": (512, 128), "aggregate": "mean", "dropout": 0, "modality_dropout": 0},
 }
 NOT_PUBLISHED = {"epochs", "seed", "memory_mb"}  # epochs: 100 for ADNI, 50 for BreakHis
 OTHERWISE = {
@@ -84,6 +86,7 @@ def test_it_is_the_last_row_of_the_ablations() -> None:
     assert row.fit.__closure__ is not None
     variant = next(cell.cell_contents for cell in row.fit.__closure__)
     assert (variant.one, variant.two.hidden, variant.two.aggregate) == (settings.pretrain.step, (512, 128), "mean")
+    assert variant.two.fit == "epochs"
     assert (variant.batch_size, variant.two.modality_dropout, variant.two_steps, variant.fine_tune) == (
         1,
         0,

@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     """A workspace after the stage classify."""
     workspace = tmp_path_factory.mktemp("toy")
     toy_run.fill(workspace, toy_run.scans())
-    settings = toy_run.settings(pretrain=TRAINING, classify=TRAINING)
+    settings = toy_run.settings(pretrain=TRAINING)
     for stage in (PRETRAIN, CLASSIFY):
         run_stage(stage, settings, workspace, device="cpu")
     return workspace

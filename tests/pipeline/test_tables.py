@@ -23,7 +23,6 @@ FAST = {
     "split": {"repeats": 1, "ratio": [2, 1, 1]},
     "features": {"backbone": "vgg11", "weights": "random"},
     "pretrain": {"epochs": 8, "learning_rate": 0.001},
-    "classify": {"epochs": 8},
 }
 
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 from helpers import toy_run
+from pydantic import ValidationError
 
+from models.penalised import PENALTIES
 from models.settings import StepOne, StepTwo, Training
 from pipeline.runner.run import run_stage
 from pipeline.specs.classify import ClassifyConfig
 from pipeline.specs.pretrain import PretrainConfig
 from pipeline.specs.registry import STAGES
-from pipeline.store.fitted import ExtractorSet
+from pipeline.store.fitted import ClassifierSet, ExtractorSet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BY_NAME = {stage.name: stage for stage in STAGES}
@@ -21,7 +23,7 @@ FAST = {"epochs": 2, "learning_rate": 1e-3}
 
 def fitted(workspace: Path, name: str, **options: Any) -> str:
     """Hash of the weights of all repeats of a stage."""
-    sections = {"pretrain": FAST, "classify": FAST}
+    sections: dict[str, dict[str, Any]] = {"pretrain": FAST, "classify": {}}
     sections[name] = {**sections[name], **options}
     run_stage(BY_NAME[name], toy_run.settings(**sections), workspace, device="cpu")
     return ExtractorSet(workspace / name).fingerprint
@@ -42,7 +44,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> tuple[P
         ("pretrain", {"losses": "classification"}),
         ("pretrain", {"losses": "reconstruction"}),
         ("classify", {"balance_classes": True}),
-        ("classify", {"modality_dropout": 0.5}),
+        ("classify", {"fit": "epochs"}),
     ],
     ids=str,
 )
@@ -65,12 +67,51 @@ def test_the_method_is_told_what_was_set() -> None:
         "hidden": 7,
         "initialisation": "default",
         "feature_scale": "scale",
-        "stop_on": "classification",
+        "stop_on": "loss",
     }
-    two = {"aggregate": "max", "hidden": (7, 5), "dropout": 0.1, "modality_dropout": 0.2, "batch_size": 9}
+    two = {
+        "fit": "epochs",
+        "aggregate": "max",
+        "hidden": (7, 5),
+        "dropout": 0.1,
+        "modality_dropout": 0.2,
+        "batch_size": 9,
+    }
     loop = {"epochs": 7, "learning_rate": 0.01, "weight_decay": 0.02, "patience": 3}
     assert PretrainConfig(**one).step == StepOne(**one)  # type: ignore[arg-type]
     assert ClassifyConfig(**two).step == StepTwo(**two)  # type: ignore[arg-type]
     for config in (PretrainConfig, ClassifyConfig):
         expected = Training(**loop, batch_size=9, seed=5003)  # type: ignore[arg-type]
-        assert config(**loop, batch_size=9, seed=5).training(3) == expected
+        by_epochs = {"fit": "epochs"} if config is ClassifyConfig else {}
+        assert config(**by_epochs, **loop, batch_size=9, seed=5).training(3) == expected
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"hidden": (512, 128)}, {"dropout": 0.1}, {"modality_dropout": 0.1}, {"epochs": 6}, {"patience": 3},
+        {"batch_size": 8}, {"learning_rate": 0.01}, {"weight_decay": 0.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_setting_that_would_do_nothing_is_refused(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ValidationError, match=f"{name} is .*, which fit: folds does not read; set fit: epochs"):
+        ClassifyConfig(**option)
+    assert getattr(ClassifyConfig(fit="epochs", **option), name) == option[name]
+
+
+def test_a_record_says_how_it_was_fitted(usual: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    """And only that: there is no best epoch where there are no epochs."""
+    shutil.copytree(usual[0], tmp_path / "run")
+    folds, epochs = ClassifierSet(usual[0] / "classify"), ClassifierSet(tmp_path / "run" / "classify")
+    fitted(tmp_path / "run", "classify", fit="epochs", epochs=2)
+    assert folds.record(1)["penalty"] in PENALTIES
+    assert not {"best_epoch", "stopped"} & folds.record(1).keys()
+    assert list(folds.histories()) == ["repeat", "penalty", "held_out_loss", "standard_error", "best"]
+    chosen = folds.histories().query("best").set_index("repeat")["penalty"].to_dict()
+    assert chosen == {repeat: folds.record(repeat)["penalty"] for repeat in (1, 2)}
+    assert {"best_epoch", "stopped"} <= epochs.record(1).keys()
+    assert "penalty" not in epochs.record(1)
+    for artifact, word in ((folds, "penalty"), (epochs, "epoch")):
+        assert word in (artifact.folder / "curves.svg").read_text("utf-8")

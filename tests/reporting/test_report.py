@@ -235,3 +235,21 @@ def test_data_that_do_not_fit_are_refused_by_name(report_data) -> None:
         render_report(dataclasses.replace(data, availability=data.availability.assign(state="missing")))
     with pytest.raises(ValueError, match="lacks 'threshold_half'"):
         render_report(dataclasses.replace(data, metrics={}))
+
+
+def test_a_fit_without_epochs_shows_its_penalties(report_data) -> None:
+    losses = {"penalty": [1.0, 0.1, 0.01], "held_out_loss": [0.69, 0.6, 0.7], "best": [False, True, False]}
+    history = pd.concat([pd.DataFrame(losses).assign(repeat=repeat) for repeat in (1, 2)], ignore_index=True)
+    data = report_data()
+    page = render_report(dataclasses.replace(data, histories=data.histories | {"classify": history}))
+    assert "Penalty chosen by inner folds: 0.1 (repeat 1), 0.1 (repeat 2). There are no epochs." in Page(page).text
+    assert Page(page).text.count("Epoch kept") == len(data.histories) - 1
+    with pytest.raises(ValueError, match=r"histories\['classify'\] lacks the column\(s\) best"):
+        render_report(dataclasses.replace(data, histories={"classify": history.drop(columns="best")}))
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"), [(2, "log loss 0.69, Brier score 0.25"), (3, "log loss 1.10, Brier score 0.67")]
+)
+def test_subsets_are_held_against_a_coin(classes: int, told: str, report_data) -> None:
+    assert f"same probability has AUC 0.50, {told}" in Page(render_report(report_data(n_classes=classes))).text

@@ -221,6 +221,7 @@ def test_environment_beats_file_and_command_line_beats_environment(
 ) -> None:
     monkeypatch.setenv("HYPERMM_PRETRAIN__EPOCHS", "7")
     monkeypatch.setenv("HYPERMM_CLASSIFY__EPOCHS", "8")
+    monkeypatch.setenv("HYPERMM_CLASSIFY__FIT", "epochs")
     argv = ["--config", str(finished[0]), "--workspace", str(tmp_path), "--stages", "split", "--quiet"]
     assert main([*argv, "--classify.epochs", "9"]) == 0
     text = (tmp_path / "settings.yaml").read_text()

@@ -15,7 +15,8 @@ from files.reading import file_sha256
 from pipeline.cli.main import main
 from pipeline.core.provenance import REPOSITORY
 
-TIME_STAMPED = ("manifest.json", "record.json", "report.html", "settings.yaml", ".lock")
+pytestmark = pytest.mark.usefixtures("one_thread", "thin_backbone")
+TIME_STAMPED = ("manifest.json", "record.json", "settings.yaml", ".lock")
 FIRST_TRACE = {  # what shows that a stage is in the middle of its work
     "preprocess": "*/record.json",
     "features": "*/record.json",
@@ -24,17 +25,27 @@ FIRST_TRACE = {  # what shows that a stage is in the middle of its work
 }
 
 
-LONG = ["--pretrain.epochs", "10", "--classify.epochs", "300", "--classify.patience", "300"]  # time to be hit in
+LONG = [
+    "--pretrain.epochs",
+    "10",
+    "--classify.fit",
+    "epochs",
+    "--classify.epochs",
+    "300",
+    "--classify.patience",
+    "300",
+]  # time to be hit in
+
+
+def words(config: Path, workspace: Path) -> list[str]:
+    return ["--config", str(config), "--workspace", str(workspace), "--stages", "classify", "--quiet", *LONG]
 
 
 def start(config: Path, workspace: Path) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "run_pipeline.py", "--config", str(config), "--workspace", str(workspace), "--quiet", *LONG]
-    return subprocess.Popen(argv, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def finish(process: subprocess.Popen[bytes]) -> int:
-    process.communicate()
-    return process.returncode
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    argv = [sys.executable, "-m", "helpers.thin_backbone", *words(config, workspace)]
+    return subprocess.Popen(argv, cwd=REPOSITORY, env=environment, **piped)
 
 
 def contents(workspace: Path) -> dict[str, str]:
@@ -57,13 +68,13 @@ def stop_within(process: subprocess.Popen[bytes], stage_folder: Path, trace: str
 @pytest.mark.slow
 def test_killed_in_every_stage_and_the_same_in_the_end(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
     config = picture_cohort(tmp_path / "data", subjects=12, second=1.0, side=400)
-    assert finish(start(config, tmp_path / "undisturbed")) == 0
+    assert main(words(config, tmp_path / "undisturbed")) == 0
     for number, (stage, trace) in enumerate(FIRST_TRACE.items()):
         how = signal.SIGINT if number % 2 else signal.SIGKILL
         process = start(config, tmp_path / "disturbed")
         stop_within(process, tmp_path / "disturbed" / stage, trace, how)
         assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
-    assert finish(start(config, tmp_path / "disturbed")) == 0
+    assert main(words(config, tmp_path / "disturbed")) == 0
     expected, actual = contents(tmp_path / "undisturbed"), contents(tmp_path / "disturbed")
     assert set(actual) - {n for n in actual if Path(n).name.startswith(".")} == set(expected)
     assert [name for name, content in expected.items() if actual[name] != content] == []
@@ -74,14 +85,13 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
     picture_cohort: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file size limit stands for the full disk: the kernel refuses the write in the same place."""
-    config = picture_cohort(tmp_path / "data", subjects=12)
-    command = "ulimit -f 64; trap '' XFSZ; exec " + " ".join(
-        [sys.executable, "run_pipeline.py", "--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet"]
-    )
+    config = picture_cohort(tmp_path / "data", subjects=6)
+    argv = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--stages", "features", "--quiet"]
+    command = "ulimit -f 64; trap '' XFSZ; exec " + " ".join([sys.executable, "run_pipeline.py", *argv])
     limited = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True)
     assert limited.returncode == 2
     assert "the disk is full" in limited.stderr
-    assert main(["--config", str(config), "--workspace", str(tmp_path / "run"), "--quiet"]) == 0
+    assert main(argv) == 0
     with (tmp_path / "run" / "failures.csv").open() as stream:
         assert list(csv.DictReader(stream)) == []
 

@@ -23,6 +23,7 @@ from pipeline.doctor.checks import CheckContext
 from pipeline.settings import load_settings
 from pipeline.store.predictions import PredictionSet
 
+pytestmark = pytest.mark.usefixtures("thin_backbone")
 EVIL = "=cmd|' /C calc'!A0"
 
 
@@ -45,6 +46,7 @@ def open_to_others(folder: Path, bits: int = 0o077) -> list[str]:
 def test_a_run_writes_for_its_owner(
     argv: list[str], bits: int, picture_cohort: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """And so do its workers: tests/pipeline/executors/test_dispatch.py."""
     config = picture_cohort(tmp_path / "data", subjects=12, side=24)
     base = ["--config", str(config), "--workspace", str(tmp_path / "deep" / "run"), "--stages", "features", "--quiet"]
     assert main([*base, *argv]) == 0
@@ -54,15 +56,6 @@ def test_a_run_writes_for_its_owner(
     assert bool(open_to_others(run)) is bool(argv)
     (tmp_path / "after").touch()
     assert stat.S_IMODE((tmp_path / "after").stat().st_mode) == 0o644
-
-
-@pytest.mark.slow
-def test_so_do_its_workers(picture_cohort: Callable[..., Path], tmp_path: Path) -> None:
-    config = picture_cohort(tmp_path / "data", subjects=6, side=24)
-    argv = ["--config", str(config), "--workspace", str(tmp_path / "run"), "--stages", "features", "--quiet"]
-    assert main([*argv, "--executor", "dask", "--workers", "1", "--device", "cpu"]) == 0
-    assert len(list((tmp_path / "run").rglob("features.safetensors"))) > 5
-    assert open_to_others(tmp_path / "run") == []
 
 
 def data_set(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from pipeline.cli import tracking
 from pipeline.core.tracking_config import TrackingConfig
 from pipeline.settings import load_settings
 from pipeline.store.base import read_record, write_record
+from pipeline.store.fitted import ClassifierSet, ExtractorSet
 
 CONFIG = TrackingConfig()
 LOSSES = {"train_loss": [0.7, 0.5, 0.25], "validation_loss": [0.8, None, 0.5]}
@@ -81,6 +82,14 @@ def test_tensorboard_is_told_every_loss_by_repeat_and_every_figure(workspace: Pa
     }
     (text,) = events.Tensors("settings/text_summary")
     assert b"classify:\n      epochs: 3" in text.tensor_proto.string_val[0]
+
+
+def test_a_history_without_epochs_is_no_curve(workspace: Path) -> None:
+    history = pd.DataFrame({"penalty": [1.0, 0.1], "held_out_loss": [0.7, 0.6], "best": [False, True]})
+    for repeat in (1, 2):
+        history.to_csv(workspace / "classify" / f"repeat-{repeat}" / "history.csv", index=False)
+    assert list(tracking._curves("classify", ClassifierSet(workspace / "classify"))) == []
+    assert list(tracking._curves("pretrain", ExtractorSet(workspace / "pretrain")))
 
 
 def test_files_do_not_name_the_machine(workspace: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import monai.bundle
 import numpy as np
@@ -26,9 +27,9 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables
 from pipeline.training.repeat_data import RepeatData
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "thin_backbone")
 ARGV = ["--quiet", "--features.backbone", "vgg11", "--features.weights", "random", "--split.repeats", "1",
-         "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2", "--classify.epochs", "2"]  # fmt: skip
+         "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2"]  # fmt: skip
 
 
 class Exported:
@@ -283,10 +284,20 @@ def test_the_model_card_says_what_was_measured(exported: Exported) -> None:
     assert metadata["eval_metrics"]["auc"] == round(auc["mean"], 4)
 
 
-def test_a_second_export_gives_the_same_bytes_whatever_the_memory(exported: Exported, tmp_path: Path) -> None:
+def test_a_second_export_gives_the_same_bytes_whatever_the_memory(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(exported.run, tmp_path / "run")
     argv = [*exported.argv, "--workspace", str(tmp_path / "run"), "--stages", "export"]
-    assert main([*argv, "--force", "export", "--export.memory_mb", "1"]) == 0  # 4 MB of features
+    read, asked = export_stage.read_calibration_set, []
+
+    def with_little(*given: Any, memory_mb: int) -> Any:
+        asked.append(memory_mb)
+        return read(*given, memory_mb=memory_mb / 10)  # of 0.5 MB of features
+
+    monkeypatch.setattr(export_stage, "read_calibration_set", with_little)
+    assert main([*argv, "--force", "export", "--export.memory_mb", "1"]) == 0
+    assert asked == [1]
     assert Bundle.read(tmp_path / "run" / "export" / "bundle").fingerprint == exported.bundle.fingerprint
 
 

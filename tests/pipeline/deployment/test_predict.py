@@ -20,9 +20,8 @@ from pipeline.cli.main import main
 from pipeline.deployment.bundle import Bundle
 from reporting import patient_page
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-TRAINING = ["--quiet", "--split.repeats", "1", "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2",
-            "--classify.epochs", "2"]  # fmt: skip
+pytestmark = pytest.mark.usefixtures("one_thread", "thin_backbone")
+TRAINING = ["--quiet", "--split.repeats", "1", "--split.ratio", "[2, 1, 1]", "--pretrain.epochs", "2"]
 RANDOM = ["--features.weights", "random"]
 
 
@@ -104,7 +103,8 @@ def test_a_set_is_answered_only_if_it_has_one_class(lab: Lab) -> None:
             if min(map(abs, away.values())) < 1e-5:
                 continue  # this subject's own score is the limit
             answers += 1
-            inside = [name for name, distance in away.items() if distance < 0]
+            leading = max(patient["probabilities"], key=patient["probabilities"].get)  # is in every set
+            inside = [name for name, distance in away.items() if distance < 0 or name == leading]
             assert patient["set"] == inside
             assert patient["answer"] == (inside[0] if len(inside) == 1 else None)
             assert patient["abstains"] == (len(inside) != 1)
@@ -363,7 +363,7 @@ def test_a_map_lies_on_its_scan_and_shows_where_the_classes_differ(tmp_path: Pat
     }  # fmt: skip
     (data / "run.yaml").write_text(yaml.safe_dump(settings))
     argv = ["--config", str(data / "run.yaml"), "--workspace", str(tmp_path / "run"), *TRAINING]
-    assert main([*argv, "--pretrain.epochs", "5", "--classify.epochs", "20", "--stages", "export"]) == 0
+    assert main([*argv, "--pretrain.epochs", "5", "--stages", "export"]) == 0
     splits = pd.read_csv(tmp_path / "run" / "split" / "splits.csv")
     tested = set(splits.loc[splits["split"] == "test", "subject"])
     pd.DataFrame([r for r in rows if r["subject"] in tested]).to_csv(data / "new_patients.csv", index=False)

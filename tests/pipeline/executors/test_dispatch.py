@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
+from helpers import thin_backbone
 
 from files.reading import file_sha256
 from pipeline.cli.main import main
@@ -25,6 +27,7 @@ from pipeline.store.volumes import VolumeSet
 TIME_STAMPED = ("manifest.json", "record.json", "settings.yaml", ".lock")
 TWO_WORKERS = ("--executor", "dask", "--workers", "2")
 ONE_WORKER = ("--executor", "dask", "--workers", "1")
+THIN = {"DASK_DISTRIBUTED__WORKER__PRELOAD": json.dumps([thin_backbone.__file__])}
 SOON = 240  # seconds within which everything below has to happen
 
 
@@ -56,6 +59,7 @@ def started(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        umask=0o022,  # what most machines are set to
     )
     try:
         yield process
@@ -134,10 +138,11 @@ def failures(workspace: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("thin_backbone")
 def test_two_workers_of_which_one_is_killed_give_the_same_bytes(small: Path, tmp_path: Path) -> None:
     assert main(argv(small, tmp_path / "local", "features", "--quiet")) == 0
     run = tmp_path / "dask"
-    with started("run_pipeline.py", *argv(small, run, "features", *TWO_WORKERS)) as process:
+    with started("run_pipeline.py", *argv(small, run, "features", *TWO_WORKERS), **THIN) as process:
         until(lambda: list((run / "features").glob("*/record.json")), process)
         victim = until(lambda: stopped_worker(run / "features"), process)
         assert victim["process"] != process.pid
@@ -149,10 +154,13 @@ def test_two_workers_of_which_one_is_killed_give_the_same_bytes(small: Path, tmp
     assert contents(run) == contents(tmp_path / "local")
     assert fingerprints(run) == fingerprints(tmp_path / "local")
     assert not (run / "features" / FOLDER).exists()
+    assert [path for path in (run, *run.rglob("*")) if path.stat().st_mode & 0o077] == []  # for their owner to read
 
 
 @pytest.mark.slow
-def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(small: Path, tmp_path: Path) -> None:
+def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What kills is a preload of Dask's, which makes reading one file deadly; the product knows nothing of it."""
     deadly = tmp_path / "deadly.py"
     deadly.write_text(
@@ -167,14 +175,12 @@ def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(smal
         "def dask_setup(worker): pass\n"
     )
     run = tmp_path / "run"
-    preload = {"DASK_DISTRIBUTED__WORKER__PRELOAD": json.dumps([str(deadly)])}
-    with started("run_pipeline.py", *argv(small, run, "preprocess", *TWO_WORKERS), **preload) as process:
-        code, errors = ended(process)
-    assert code == 3, errors
+    with dask.config.set({"distributed.worker.preload": [str(deadly)]}):
+        assert main(argv(small, run, "preprocess", *ONE_WORKER, "--quiet")) == 3
     (row,) = failures(run)
     assert (row["stage"], row["scan"], row["subject"], row["modality"]) == ("preprocess", "p03_low", "p03", "low")
     assert "its worker died 3 times" in row["reason"]
-    assert "scan p03_low left out: its worker died 3 times" in errors
+    assert "scan p03_low left out: its worker died 3 times" in capsys.readouterr().err
     manifest = json.loads((run / "preprocess" / "manifest.json").read_text())
     assert manifest["counts"] == {"scans": len(VolumeSet(run / "preprocess").scans()), "failed": 1}
     assert manifest["counts"]["scans"] == 11
@@ -184,15 +190,18 @@ def test_a_scan_that_kills_its_workers_is_quarantined_and_the_rest_finishes(smal
 
 
 @pytest.mark.slow
-def test_what_a_worker_finds_damaged_is_made_again_in_the_same_run(small: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("thin_backbone")
+def test_what_a_worker_finds_damaged_is_made_again_in_the_same_run(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     assert main(argv(small, run, "features", "--quiet")) == 0
     before = contents(run)
     (run / "preprocess" / "p03_low" / "picture.png").write_bytes(b"half")
-    with started("run_pipeline.py", *argv(small, run, "features", *TWO_WORKERS, "--force", "features")) as process:
-        code, errors = ended(process)
-    assert code == 0, errors
-    assert "the result of scan p03_low is damaged on disk" in errors
+    capsys.readouterr()
+    with dask.config.set({"distributed.worker.preload": [thin_backbone.__file__]}):
+        assert main(argv(small, run, "features", *ONE_WORKER, "--force", "features", "--quiet")) == 0
+    assert "the result of scan p03_low is damaged on disk" in capsys.readouterr().err
     assert contents(run) == before
 
 
@@ -265,20 +274,19 @@ def test_the_scheduler_is_restarted_in_the_middle(config: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_scheduler_of_ones_own_with_tls(small: Path, tmp_path: Path) -> None:
+def test_a_scheduler_of_ones_own_with_tls(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The certificates are those of Dask's own settings."""
     port, run = free_port(), tmp_path / "run"
     certificate.write_certificate(tmp_path)
     shown, key = map(str, certificate.certificate_files(tmp_path))
     tls = ("--tls-ca-file", shown, "--tls-cert", shown, "--tls-key", key)
-    names = {"CA_FILE": shown, "CLIENT__CERT": shown, "CLIENT__KEY": key}
-    ours = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": path for name, path in names.items()}
-    given = argv(small, run, "preprocess", "--executor", "dask", "--scheduler", f"tls://127.0.0.1:{port}")
+    ours = {"ca-file": shown, "client.cert": shown, "client.key": key}
+    given = argv(small, run, "preprocess", "--executor", "dask", "--scheduler", f"tls://127.0.0.1:{port}", "--quiet")
     with scheduler(port, *tls, "--protocol", "tls"), worker(port, *tls, protocol="tls"):
-        with started("run_pipeline.py", *given, **ours) as process:
-            code, errors = ended(process)
-    assert code == 0, errors
-    assert "is not encrypted" not in errors
+        with dask.config.set({f"distributed.comm.tls.{name}": path for name, path in ours.items()}):
+            assert main(given) == 0
+    assert len(VolumeSet(run / "preprocess").scans()) == 12
+    assert "is not encrypted" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -295,11 +303,13 @@ def test_a_scheduler_that_stays_away_ends_the_run_in_words(
 
 
 @pytest.mark.slow
-def test_a_scheduler_without_workers_ends_the_run_in_words(config: Path, tmp_path: Path) -> None:
+def test_a_scheduler_without_workers_ends_the_run_in_words(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     port = free_port()
     given = argv(config, tmp_path, "preprocess", "--executor", "dask", "--scheduler", f"tcp://127.0.0.1:{port}")
-    with scheduler(port), started("run_pipeline.py", *given, "--executor.patience_minutes", "0.05") as process:
-        code, errors = ended(process)
-    assert code == 2
-    assert "no worker for 0.05 minutes" in errors
-    assert f"Start workers with: dask worker tcp://127.0.0.1:{port} --nthreads 1" in errors
+    with scheduler(port):
+        assert main([*given, "--executor.patience_minutes", "0.05", "--quiet"]) == 2
+    message = capsys.readouterr().err
+    assert "no worker for 0.05 minutes" in message
+    assert f"Start workers with: dask worker tcp://127.0.0.1:{port} --nthreads 1" in message

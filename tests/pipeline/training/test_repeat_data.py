@@ -116,7 +116,6 @@ def signature_cohort(folder: Path, *, subjects: int, one_subject_a_scan: bool) -
         "cohort": {"positive": "y", "manifest": str(folder / "cohort.csv"), "modalities": {"light": {"kind": "image"}}},
         "features": {"backbone": "vgg11", "weights": "random"},
         "pretrain": {"epochs": 15},
-        "classify": {"epochs": 15},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return folder / "config.yaml"
