@@ -82,16 +82,17 @@ def main() -> None:
         )
         tools = Tools(Path(folder), pipeline, np.random.default_rng(0))
         heads = list(_heads(arguments, pipeline))
+        few = slice(3 if arguments.quick else None)  # of the changes
         parts = {
-            "changes": lambda: survival(_marked(heads, arguments.marks), CHANGES, tools, report, thorough=False),
-            "turns": lambda: survival(_marked(heads, 1), SEARCHED, tools, report, thorough=True),
-            "defeats": lambda: survival(_marked(heads[:6], 1), DEFEATS, tools, report, thorough=True),
+            "changes": lambda: survival(_marked(heads, arguments.marks), CHANGES, few, tools, report, thorough=False),
+            "turns": lambda: survival(_marked(heads, 1), SEARCHED, few, tools, report, thorough=True),
+            "defeats": lambda: survival(_marked(heads[:6], 1), DEFEATS, few, tools, report, thorough=True),
             "unmarked": lambda: unmarked(heads, report),
             "keys": lambda: wrong_keys(heads, arguments.keys, report),
             "attacks": lambda: attacks(4 if arguments.quick else 20, report),
             "harm": lambda: harm(heads, report),
             "classifier": lambda: classifier(8 if arguments.quick else arguments.patients, report),
-            "pictures": lambda: pictures(list(_pictures(arguments)), arguments.marks, report),
+            "pictures": lambda: pictures(list(_pictures(arguments)), arguments.marks, few, report),
         }
         for name in arguments.only or parts:
             parts[name]()
@@ -178,14 +179,14 @@ def _marked(heads: list[Head], marks: int) -> list[Marked]:
 
 
 def survival(
-    marked: list[Marked], changes: Mapping[str, Change], tools: Tools, report: Report, *, thorough: bool
+    marked: list[Marked], changes: Mapping[str, Change], few: slice, tools: Tools, report: Report, *, thorough: bool
 ) -> None:
     """Change marked volumes, and look."""
     title = "Found after turns and mirrors, by the whole search" if thorough else "Found as the image lies"
     report.table(title, "change", "found", "least z", "mean z", "missed, of a normal z")
     axes_trials = trials(3, len(turns(3)) * 8 if thorough else 1)
     limit = threshold(P, axes_trials)
-    for name, change in changes.items():
+    for name, change in list(changes.items())[few]:
         values, hits = [], 0
         for head, key, volume in marked:
             try:
@@ -333,7 +334,7 @@ def _turned_picture(pixels: NDArray[np.uint8], degrees: float) -> NDArray[np.uin
     return np.asarray(Pillow.fromarray(pixels).rotate(degrees, Pillow.Resampling.BICUBIC))
 
 
-def pictures(originals: list[tuple[str, NDArray[np.uint8]]], marks: int, report: Report) -> None:
+def pictures(originals: list[tuple[str, NDArray[np.uint8]]], marks: int, few: slice, report: Report) -> None:
     """Mark, change and look at pictures."""
     straight = {
         "PNG": lambda p: p,
@@ -358,7 +359,7 @@ def pictures(originals: list[tuple[str, NDArray[np.uint8]]], marks: int, report:
     }
     for group, images in groups.items():
         report.table(f"Pictures: {group}", "change", "found", "least z", "mean z", "PSNR, dB (peak 255)")
-        for name, change in {**straight, **(searched if group == "whole pictures" else {})}.items():
+        for name, change in [*straight.items(), *(list(searched.items())[few] if group == "whole pictures" else [])]:
             values, hits, db = [], 0, []
             thorough = name in searched
             for title, pixels in images[:4] if thorough else images:
