@@ -36,13 +36,13 @@ from preprocessing.slices import volume_to_slices
 from preprocessing.volumes import read_volume
 from synthesis.mark_detection import correlations, detect, noise_spectrum, threshold, trials
 from synthesis.mark_pattern import key_signs
-from synthesis.mark_views import image_of_picture, image_of_volume, straight_view, turns
+from synthesis.mark_views import Image, image_of_picture, image_of_volume, straight_view, turns
 from synthesis.watermark import mark_picture, mark_volume, psnr_db
 
 SPACING_MM = 1.5
 P = 1e-3
 BATCH = "1"
-PARTS = ("changes", "turns", "defeats", "unmarked", "keys", "attacks", "harm", "classifier", "pictures")
+PARTS = ("changes", "turns", "defeats", "unmarked", "keys", "picture keys", "attacks", "harm", "classifier", "pictures")
 
 
 class Head(NamedTuple):
@@ -81,18 +81,19 @@ def main() -> None:
             "fast", device=torch.device("cpu"), precision="auto", parameters=None, spacing_mm=SPACING_MM, limits=limits
         )
         tools = Tools(Path(folder), pipeline, np.random.default_rng(0))
-        heads = list(_heads(arguments, pipeline))
+        heads, originals = list(_heads(arguments, pipeline)), list(_pictures(arguments))
         few = slice(3 if arguments.quick else None)  # of the changes
         parts = {
             "changes": lambda: survival(_marked(heads, arguments.marks), CHANGES, few, tools, report, thorough=False),
             "turns": lambda: survival(_marked(heads, 1), SEARCHED, few, tools, report, thorough=True),
             "defeats": lambda: survival(_marked(heads[:6], 1), DEFEATS, few, tools, report, thorough=True),
             "unmarked": lambda: unmarked(heads, report),
-            "keys": lambda: wrong_keys(heads, arguments.keys, report),
+            "keys": lambda: wrong_keys(_with_a_marked_scan(heads), arguments.keys, report),
+            "picture keys": lambda: wrong_keys(_with_a_marked_picture(originals), arguments.keys, report),
             "attacks": lambda: attacks(4 if arguments.quick else 20, report),
             "harm": lambda: harm(heads, report),
             "classifier": lambda: classifier(8 if arguments.quick else arguments.patients, report),
-            "pictures": lambda: pictures(list(_pictures(arguments)), arguments.marks, few, report),
+            "pictures": lambda: pictures(originals, arguments.marks, few, report),
         }
         for name in arguments.only or parts:
             parts[name]()
@@ -214,33 +215,42 @@ def unmarked(heads: list[Head], report: Report) -> None:
     report.found["unmarked: called marked"] = float(np.mean([p <= P for p in smallest]))
 
 
-def wrong_keys(heads: list[Head], keys: int, report: Report) -> None:
-    """Look for many wrong keys in one marked and several unmarked scans, at all places of the grid of 3 mm."""
-    chosen = heads[:4]
-    images = [image_of_volume(head.volume, head.affine) for head in chosen]
-    head = chosen[0]
-    marked = mark_volume(head.volume, head.mask, head.affine, key=key_of("right"), batch=BATCH)
-    images.append(image_of_volume(marked, head.affine))
+def wrong_keys(images: list[Image], keys: int, report: Report) -> None:
+    """Look for many wrong keys in unmarked images and one marked with another key, at all places of the coarse grid."""
+    axes = images[0].values.ndim
     views = [straight_view(image).spectrum for image in images]
     largest = np.zeros((keys, len(views)))
     for number in range(keys):
-        spectrum = noise_spectrum(torch.from_numpy(key_signs(key_of(f"wrong {number}"), BATCH, 3)).float())[None]
+        spectrum = noise_spectrum(torch.from_numpy(key_signs(key_of(f"wrong {number}"), BATCH, axes)).float())[None]
         for place, view in enumerate(views):
-            largest[number, place] = float(correlations(view, spectrum, 3, finer=1).abs().max())
-    looked = trials(3, 1) / 2 / 8  # two signs, the coarse grid, one round
+            largest[number, place] = float(correlations(view, spectrum, axes, finer=1).abs().max())
+    looked = trials(axes, 1) / 2 / 2**axes  # two signs, the coarse grid, one round
+    kind = "scans" if axes == 3 else "pictures"
     report.table(
-        f"{keys:,} wrong keys on {len(views)} scans, one of them marked with another key",
-        "called marked at p ≤ …", "expected at most", "measured", "95 % interval",
+        f"{keys:,} wrong keys on {len(views)} {kind}, one of them marked with another key",
+        "called marked at p ≤ …", "at most", "measured", "95 % interval",
     )  # fmt: skip
     for p in (0.5, 0.1, 0.01, P):
         hits = int((largest >= threshold(p, looked)).sum())
         low, high = _clopper_pearson(hits, largest.size)
         share = f"{hits / largest.size:.2g} ({hits:,} of {largest.size:,})"
         report.row(f"{p:g}", f"{p:g}", share, f"{low:.2g} to {high:.2g}")
-        report.found[f"wrong keys: share with p <= {p:g}"] = hits / largest.size
-    needed = f"{threshold(P, trials(3, 1)):.2f} is asked for"
+        report.found[f"wrong keys, {kind}: share with p <= {p:g}"] = hits / largest.size
+    needed = f"{threshold(P, trials(axes, 1)):.2f} is asked for"
     report.row("largest z of all", "", f"{largest.max():.2f}", needed)
-    report.found["wrong keys: largest z"] = float(largest.max())
+    report.found[f"wrong keys, {kind}: largest z"] = float(largest.max())
+
+
+def _with_a_marked_scan(heads: list[Head]) -> list[Image]:
+    """Return up to four scans, and the first of them marked."""
+    head = heads[0]
+    marked = mark_volume(head.volume, head.mask, head.affine, key=key_of("right"), batch=BATCH)
+    return [*(image_of_volume(each.volume, each.affine) for each in heads[:4]), image_of_volume(marked, head.affine)]
+
+
+def _with_a_marked_picture(originals: list[tuple[str, NDArray[np.uint8]]]) -> list[Image]:
+    marked = mark_picture(originals[0][1], key=key_of("right"), batch=BATCH)
+    return [*(image_of_picture(pixels) for _, pixels in originals[:4]), image_of_picture(marked)]
 
 
 def _clopper_pearson(hits: int, number: int) -> tuple[float, float]:
