@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 from scipy import ndimage, stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -23,7 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.common import finish, options
-from benchmarks.watermark_changes import CHANGES, DEFEATS, SEARCHED, Change, Scan, Tools, jpeg_pixels
+from benchmarks.watermark_changes import CHANGES, DEFEATS, SEARCHED, Change, Scan, Tools
+from benchmarks.watermark_pictures import NO_MARK, PICTURE_CHANGES, PICTURE_SEARCHED, PictureChange, Pixels, small
 from demo.biopsies import MAGNIFICATIONS, BiopsiesConfig, biopsy, make_picture
 from demo.phantoms import PhantomsConfig, make_scan, phantom
 from models.backbone import Backbone, load_backbone, make_ready, pool_slices
@@ -36,13 +36,26 @@ from preprocessing.slices import volume_to_slices
 from preprocessing.volumes import read_volume
 from synthesis.mark_detection import correlations, detect, noise_spectrum, threshold, trials
 from synthesis.mark_pattern import key_signs
-from synthesis.mark_views import image_of_picture, image_of_volume, straight_view, turns
+from synthesis.mark_views import Image, image_of_picture, image_of_volume, straight_view, turns
 from synthesis.watermark import mark_picture, mark_volume, psnr_db
 
 SPACING_MM = 1.5
 P = 1e-3
 BATCH = "1"
-PARTS = ("changes", "turns", "defeats", "unmarked", "keys", "attacks", "harm", "classifier", "pictures")
+PARTS = (
+    "changes",
+    "turns",
+    "defeats",
+    "unmarked",
+    "keys",
+    "picture keys",
+    "attacks",
+    "harm",
+    "classifier",
+    "pictures",
+    "small pictures",
+    "picture turns",
+)
 
 
 class Head(NamedTuple):
@@ -81,18 +94,35 @@ def main() -> None:
             "fast", device=torch.device("cpu"), precision="auto", parameters=None, spacing_mm=SPACING_MM, limits=limits
         )
         tools = Tools(Path(folder), pipeline, np.random.default_rng(0))
-        heads = list(_heads(arguments, pipeline))
-        few = slice(3 if arguments.quick else None)  # of the changes
+        heads, originals = list(_heads(arguments, pipeline)), list(_pictures(arguments))
+
+        def some(changes: Mapping[str, Any]) -> dict[str, Any]:
+            return dict(list(changes.items())[: 3 if arguments.quick else None])
+
         parts = {
-            "changes": lambda: survival(_marked(heads, arguments.marks), CHANGES, few, tools, report, thorough=False),
-            "turns": lambda: survival(_marked(heads, 1), SEARCHED, few, tools, report, thorough=True),
-            "defeats": lambda: survival(_marked(heads[:6], 1), DEFEATS, few, tools, report, thorough=True),
+            "changes": lambda: survival(_marked(heads, arguments.marks), some(CHANGES), tools, report, thorough=False),
+            "turns": lambda: survival(_marked(heads, 1), some(SEARCHED), tools, report, thorough=True),
+            "defeats": lambda: survival(_marked(heads[:6], 1), some(DEFEATS), tools, report, thorough=True),
             "unmarked": lambda: unmarked(heads, report),
-            "keys": lambda: wrong_keys(heads, arguments.keys, report),
+            "keys": lambda: wrong_keys(_with_a_marked_scan(heads), arguments.keys, report),
+            "picture keys": lambda: wrong_keys(_with_a_marked_picture(originals), arguments.keys, report),
             "attacks": lambda: attacks(4 if arguments.quick else 20, report),
             "harm": lambda: harm(heads, report),
             "classifier": lambda: classifier(8 if arguments.quick else arguments.patients, report),
-            "pictures": lambda: pictures(list(_pictures(arguments)), arguments.marks, few, report),
+            "pictures": lambda: picture_survival(
+                originals, PICTURE_CHANGES, "Pictures, as they lie", arguments.marks, report, thorough=False
+            ),
+            "small pictures": lambda: picture_survival(
+                small(originals), PICTURE_CHANGES, "Their middle as 64 × 64", arguments.marks, report, thorough=False
+            ),
+            "picture turns": lambda: picture_survival(
+                originals[:6],
+                some(PICTURE_SEARCHED),
+                "Pictures, whole search",
+                1,
+                report,
+                thorough=True,
+            ),
         }
         for name in arguments.only or parts:
             parts[name]()
@@ -179,14 +209,14 @@ def _marked(heads: list[Head], marks: int) -> list[Marked]:
 
 
 def survival(
-    marked: list[Marked], changes: Mapping[str, Change], few: slice, tools: Tools, report: Report, *, thorough: bool
+    marked: list[Marked], changes: Mapping[str, Change], tools: Tools, report: Report, *, thorough: bool
 ) -> None:
     """Change marked volumes, and look."""
     title = "Found after turns and mirrors, by the whole search" if thorough else "Found as the image lies"
     report.table(title, "change", "found", "least z", "mean z", "missed, of a normal z")
     axes_trials = trials(3, len(turns(3)) * 8 if thorough else 1)
     limit = threshold(P, axes_trials)
-    for name, change in list(changes.items())[few]:
+    for name, change in changes.items():
         values, hits = [], 0
         for head, key, volume in marked:
             try:
@@ -214,33 +244,42 @@ def unmarked(heads: list[Head], report: Report) -> None:
     report.found["unmarked: called marked"] = float(np.mean([p <= P for p in smallest]))
 
 
-def wrong_keys(heads: list[Head], keys: int, report: Report) -> None:
-    """Look for many wrong keys in one marked and several unmarked scans, at all places of the grid of 3 mm."""
-    chosen = heads[:4]
-    images = [image_of_volume(head.volume, head.affine) for head in chosen]
-    head = chosen[0]
-    marked = mark_volume(head.volume, head.mask, head.affine, key=key_of("right"), batch=BATCH)
-    images.append(image_of_volume(marked, head.affine))
+def wrong_keys(images: list[Image], keys: int, report: Report) -> None:
+    """Look for many wrong keys in unmarked images and one marked with another key, at all places of the coarse grid."""
+    axes = images[0].values.ndim
     views = [straight_view(image).spectrum for image in images]
     largest = np.zeros((keys, len(views)))
     for number in range(keys):
-        spectrum = noise_spectrum(torch.from_numpy(key_signs(key_of(f"wrong {number}"), BATCH, 3)).float())[None]
+        spectrum = noise_spectrum(torch.from_numpy(key_signs(key_of(f"wrong {number}"), BATCH, axes)).float())[None]
         for place, view in enumerate(views):
-            largest[number, place] = float(correlations(view, spectrum, 3, finer=1).abs().max())
-    looked = trials(3, 1) / 2 / 8  # two signs, the coarse grid, one round
+            largest[number, place] = float(correlations(view, spectrum, axes, finer=1).abs().max())
+    looked = trials(axes, 1) / 2 / 2**axes  # two signs, the coarse grid, one round
+    kind = "scans" if axes == 3 else "pictures"
     report.table(
-        f"{keys:,} wrong keys on {len(views)} scans, one of them marked with another key",
-        "called marked at p ≤ …", "expected at most", "measured", "95 % interval",
+        f"{keys:,} wrong keys on {len(views)} {kind}, one of them marked with another key",
+        "called marked at p ≤ …", "at most", "measured", "95 % interval",
     )  # fmt: skip
     for p in (0.5, 0.1, 0.01, P):
         hits = int((largest >= threshold(p, looked)).sum())
         low, high = _clopper_pearson(hits, largest.size)
         share = f"{hits / largest.size:.2g} ({hits:,} of {largest.size:,})"
         report.row(f"{p:g}", f"{p:g}", share, f"{low:.2g} to {high:.2g}")
-        report.found[f"wrong keys: share with p <= {p:g}"] = hits / largest.size
-    needed = f"{threshold(P, trials(3, 1)):.2f} is asked for"
+        report.found[f"wrong keys, {kind}: share with p <= {p:g}"] = hits / largest.size
+    needed = f"{threshold(P, trials(axes, 1)):.2f} is asked for"
     report.row("largest z of all", "", f"{largest.max():.2f}", needed)
-    report.found["wrong keys: largest z"] = float(largest.max())
+    report.found[f"wrong keys, {kind}: largest z"] = float(largest.max())
+
+
+def _with_a_marked_scan(heads: list[Head]) -> list[Image]:
+    """Return up to four scans, and the first of them marked."""
+    head = heads[0]
+    marked = mark_volume(head.volume, head.mask, head.affine, key=key_of("right"), batch=BATCH)
+    return [*(image_of_volume(each.volume, each.affine) for each in heads[:4]), image_of_volume(marked, head.affine)]
+
+
+def _with_a_marked_picture(originals: list[tuple[str, NDArray[np.uint8]]]) -> list[Image]:
+    marked = mark_picture(originals[0][1], key=key_of("right"), batch=BATCH)
+    return [*(image_of_picture(pixels) for _, pixels in originals[:4]), image_of_picture(marked)]
 
 
 def _clopper_pearson(hits: int, number: int) -> tuple[float, float]:
@@ -320,69 +359,32 @@ def classifier(patients: int, report: Report) -> None:
     report.found["classifier: AUC unmarked"], report.found["classifier: AUC marked"] = areas
 
 
-def _resized(pixels: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
-    size = (round(pixels.shape[1] * share), round(pixels.shape[0] * share))
-    return np.asarray(Pillow.fromarray(pixels).resize(size, Pillow.Resampling.LANCZOS))
-
-
-def _cropped(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    rows, columns = pixels.shape[0] // 8, pixels.shape[1] // 8
-    return pixels[rows:-rows, columns:-columns]
-
-
-def _turned_picture(pixels: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
-    return np.asarray(Pillow.fromarray(pixels).rotate(degrees, Pillow.Resampling.BICUBIC))
-
-
-def pictures(originals: list[tuple[str, NDArray[np.uint8]]], marks: int, few: slice, report: Report) -> None:
-    """Mark, change and look at pictures."""
-    straight = {
-        "PNG": lambda p: p,
-        "JPEG q90": lambda p: jpeg_pixels(p, 90),
-        "JPEG q50": lambda p: jpeg_pixels(p, 50),
-        "JPEG q20": lambda p: jpeg_pixels(p, 20),
-        "noise, 5 %": lambda p: p + np.random.default_rng(1).normal(0, 12.75, p.shape),
-        "grey": lambda p: p.mean(axis=2),
-        "crop by an eighth a side": _cropped,
-        "no mark": None,
-    }  # fmt: skip
-    searched = {
-        "resized to 75 %": lambda p: _resized(p, 0.75),
-        "resized to 50 %": lambda p: _resized(p, 0.5),
-        "turned by 5°": lambda p: _turned_picture(p, 5),
-        "mirrored": lambda p: p[:, ::-1],
-        "resized to 30 %": lambda p: _resized(p, 0.3),
-    }
-    groups = {
-        "whole pictures": originals,
-        "the middle, as 64 × 64 pixels": [(name, _small(each)) for name, each in originals],
-    }
-    for group, images in groups.items():
-        report.table(f"Pictures: {group}", "change", "found", "least z", "mean z", "PSNR, dB (peak 255)")
-        for name, change in [*straight.items(), *(list(searched.items())[few] if group == "whole pictures" else [])]:
-            values, hits, db = [], 0, []
-            thorough = name in searched
-            for title, pixels in images[:4] if thorough else images:
-                for number in range(1 if thorough else marks):
-                    key = key_of(f"{title} {number}")
-                    marked = pixels if change is None else mark_picture(pixels, key=key, batch=BATCH)
-                    if change is not None:
-                        db.append(psnr_db(pixels, marked, np.ones(pixels.shape, bool), peak=255))
-                    seen = detect(
-                        image_of_picture(marked if change is None else change(marked)), key, [BATCH], thorough=thorough
-                    )
-                    values.append(seen.z)
-                    hits += seen.p <= P
-            least = f"{min(db):.1f}" if db else ""
-            report.row(name, f"{hits} of {len(values)}", f"{min(values):.1f}", f"{np.mean(values):.1f}", least)
-            report.found[f"pictures, {group}, {name}: share found"] = hits / len(values)
-
-
-def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    side = min(pixels.shape[:2])
-    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-    square = Pillow.fromarray(pixels[top : top + side, left : left + side])
-    return np.asarray(square.resize((64, 64), Pillow.Resampling.LANCZOS))
+def picture_survival(
+    originals: list[tuple[str, Pixels]],
+    changes: Mapping[str, PictureChange],
+    title: str,
+    marks: int,
+    report: Report,
+    *,
+    thorough: bool,
+) -> None:
+    """Mark pictures with keys of their own, change them, and look; one line is of the originals."""
+    report.table(title, "change", "found", "least z", "mean z", "least PSNR, dB (peak 255)")
+    marked = [
+        (pixels, key, mark_picture(pixels, key=key, batch=BATCH))
+        for name, pixels in originals
+        for key in (key_of(f"{name} {number}") for number in range(marks))
+    ]
+    least = min(psnr_db(pixels, made, np.ones(pixels.shape, bool), peak=255) for pixels, _, made in marked)
+    for name, change in changes.items():
+        seen = [
+            detect(image_of_picture(pixels if name == NO_MARK else change(made)), key, [BATCH], thorough=thorough)
+            for pixels, key, made in marked
+        ]
+        hits, values = sum(each.p <= P for each in seen), [each.z for each in seen]
+        db = "" if name == NO_MARK else f"{least:.1f}"
+        report.row(name, f"{hits} of {len(seen)}", f"{min(values):.1f}", f"{np.mean(values):.1f}", db)
+        report.found[f"{title}, {name}: share found"] = hits / len(seen)
 
 
 if __name__ == "__main__":

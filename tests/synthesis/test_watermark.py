@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.marked import AFFINE, KEY, OTHER_KEY, head, picture
 from PIL import Image as Pillow
-from scipy import ndimage, stats
+from scipy import ndimage, signal, stats
 
 from synthesis import mark_views
 from synthesis.mark_detection import (
@@ -163,7 +163,7 @@ def test_mark_is_found_with_its_key_and_batch_only(brain, marked):
 def test_naming_more_batches_costs_their_number(marked):
     one, two = found(marked, batches=("1",)), found(marked, batches=("2", "1"))
     assert two.z == one.z
-    assert two.p == pytest.approx(2 * one.p)
+    assert two.p / one.p == pytest.approx(2)
 
 
 def test_correlations_are_those_of_a_plain_sum(brain):
@@ -186,7 +186,10 @@ def test_finer_correlations_agree_with_coarse_ones(brain):
     view = straight_view(image_of_volume(brain[0], AFFINE)).spectrum
     spectrum = noise_spectrum(torch.from_numpy(key_signs(KEY, "1", 3).astype(np.float32)))[None]
     coarse, fine = (correlations(view, spectrum, 3, finer=finer)[0] for finer in (1, 2))
-    torch.testing.assert_close(fine[::2, ::2, ::2], coarse, atol=1e-3, rtol=0)
+    expected = coarse.double().numpy()
+    for axis in range(3):  # oracle: SciPy's interpolation of periodic samples
+        expected = signal.resample(expected, 128, axis=axis)
+    np.testing.assert_allclose(fine.numpy(), expected, atol=2e-3)
 
 
 def test_correlations_of_other_keys_are_standard_normal(brain):

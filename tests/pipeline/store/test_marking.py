@@ -40,6 +40,7 @@ def test_volumes_and_pictures_are_marked_with_a_key_from_outside(tmp_path, key_f
         json.dumps(mark_fingerprint(key_file)),
     ):
         assert key.hex()[:12] not in said
+        assert repr(key)[2:18] not in said
 
 
 def test_without_a_key_images_stay_as_they_are_and_it_is_said(tmp_path):
