@@ -19,7 +19,7 @@ from console.exit_codes import BAD_INPUT, BUG, DONE, SOME_SCANS_FAILED
 from demo import __main__ as demo
 from demo import generator_names, load_generator
 from intake import __main__ as intake
-from pipeline.cli import derivatives
+from pipeline.cli import derivatives, watermark
 from pipeline.cli.main import main
 from pipeline.cli.options import parse, parser, stage_list
 from pipeline.deployment.bundle_layout import NEEDED as BUNDLE
@@ -284,8 +284,9 @@ def test_every_option_and_setting_that_the_pages_name_exists():
     dask = {"--host", "--port", "--nthreads", "--no-dashboard", "--local-directory"}
     gpu = {"--quick", "--kit", "--json", "--wheels", "--no-deps", "--target"}  # of the GPU check, its kit and pip
     elsewhere = {*pip, *slurm, *dask, *gpu, "--config_file", "--bundle_root", "--logdir", "--backend-store-uri"}
-    ways = next(action.choices for action in intake.parser()._actions if action.dest == "way")
+    ways = dict(next(action.choices for action in intake.parser()._actions if action.dest == "way"))
     options |= {o for action in derivatives.parser()._actions for o in action.option_strings}
+    ways |= next(action.choices for action in watermark.parser()._actions if action.dest == "way")
     options |= {o for way in ways.values() for action in way._actions for o in action.option_strings}
     cohorts = [demo.parser(name, load_generator(name).config) for name in generator_names()]
     options |= {o for cohort in cohorts for action in cohort._actions for o in action.option_strings}

@@ -172,6 +172,10 @@ def _damaged(series: Series) -> str:
     return f"{series.damaged} of {series.damaged + len(series.images)} images are cut short; export the series again"
 
 
+def _synthetic(series: Series) -> str:
+    return "SyntheticData is YES: made up, no scan of a patient" if series.synthetic else ""
+
+
 def _localiser(series: Series) -> str:
     if "LOCALIZER" in series.image_type or search(_LOCALISER, series.description):
         return "a localiser or scout"
@@ -196,6 +200,7 @@ def _nac(series: Series) -> bool:
 _CHECKS: tuple[Callable[[Series], str], ...] = (
     _no_patient,
     _damaged,
+    _synthetic,
     _localiser,
     _derived,
     other_body_part,

@@ -43,7 +43,7 @@ _KEYWORDS = """
     ContrastBolusAgent CorrectedImage SUVType Units RadiopharmaceuticalInformationSequence DecayCorrection
     ImageOrientationPatient ImagePositionPatient NumberOfFrames Rows Columns BitsAllocated SamplesPerPixel SOPClassUID
     PixelSpacing ActualFrameDuration BodyPartExamined ProtocolName StudyDescription ContrastBolusAgentSequence
-    ContrastBolusVolume NumberOfSlices TimezoneOffsetFromUTC
+    ContrastBolusVolume NumberOfSlices TimezoneOffsetFromUTC SyntheticData
 """
 _TAGS = [Tag(word) for word in (*_KEYWORDS.split(), *header_of.GROUPS)] + [Tag(each) for each in _PHILIPS]
 
@@ -79,6 +79,7 @@ class Series:
     protocol: str = field(default="", repr=False)  # free text
     study_description: str = field(default="", repr=False)  # free text
     slices_stated: int | None = None  # NumberOfSlices of PET
+    synthetic: bool = False  # SyntheticData is YES: made up, no scan of a patient
     set_aside: tuple[tuple[str, int], ...] = ()  # why further images do not belong to the stack, and how many
 
     @property
@@ -245,6 +246,7 @@ def _described(collected: _Collected) -> Series:
         protocol=header_of.text(header, "ProtocolName"),
         study_description=header_of.text(header, "StudyDescription"),
         slices_stated=None if stated is None else int(stated),
+        synthetic=header_of.text(header, "SyntheticData").upper() == "YES",
         set_aside=tuple(aside.items()),
     )
 

@@ -32,6 +32,8 @@ def test_series_of_no_use_have_a_reason_in_words(tmp_path: Path) -> None:
             {"frames": 2},
             {"patient": ""},
             {"modality": "CT"},
+            {"SyntheticData": "YES", "slices": 15},
+            {"SyntheticData": "NO"},
         ],
         start=1,
     ):
@@ -51,6 +53,8 @@ def test_series_of_no_use_have_a_reason_in_words(tmp_path: Path) -> None:
         9: "every slice occurs 2 times (a time series, diffusion, or sent twice); one volume expected",
         10: "there is no PatientID; the patient is unknown",
         11: "no rule matches",
+        12: "SyntheticData is YES: made up, no scan of a patient",
+        13: "a second T1w of this session; the one with 14 slices (series 2), more slices, is used",
     }
     descriptions = dict(zip(result.left_out["series"].astype(int), result.left_out["description"], strict=True))
     assert descriptions[6] == "… dwi"
