@@ -37,7 +37,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)
-	for question in features skull_strip training protocol memory startup scheduling intervals profile; do \
+	for question in features skull_strip training protocol memory startup scheduling intervals fairness profile; do \
 		$(BIN)/python -m benchmarks.bench_$$question $(ARGS) || exit 1; \
 	done
 

@@ -17,6 +17,7 @@ from evaluation.intervals import LEVEL, probability_columns
 from reporting import figures, tables
 from reporting.comparison_page import Comparison, comparison_section
 from reporting.confounding_page import Confounding, confounding_section
+from reporting.fairness_page import fairness_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
 from reporting.pages import data_uri, environment
 from reporting.patient_text import chance
@@ -71,7 +72,7 @@ class ReportData:
         convention: of the pictures in `qc`, "radiological" or "neurological".
         comparison: with other methods; None leaves the section out.
         patients: test patients to look at, as `telling_patients` returns them, with their scans.
-        confounding: what else could explain the result; None leaves both sections out.
+        confounding: what else could explain the result; None leaves these sections out.
     """
 
     title: str
@@ -155,6 +156,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "forest_cut": len(data.subsets) > len(drawn_subsets),
         "comparison": comparison_section(data.comparison) if data.comparison else None,
         "confounding": confounding_section(data.confounding) if data.confounding else None,
+        "fairness": fairness_section(data.confounding.fairness) if data.confounding else None,
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
         "patients": [

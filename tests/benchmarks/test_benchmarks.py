@@ -9,7 +9,9 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("question", ["features", "training", "protocol", "startup", "scheduling", "intervals"])
+@pytest.mark.parametrize(
+    "question", ["features", "training", "protocol", "startup", "scheduling", "intervals", "fairness"]
+)
 def test_quick(question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of memory and skull stripping take a minute even so; their parts are used by start-up and by the stages."""
     monkeypatch.setattr(sys, "argv", ["", "--quick", "--out", str(tmp_path)])
