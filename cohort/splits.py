@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
+from cohort.mechanisms import Missing
 from cohort.names import canonical
 
 SPLITS = ("train", "validation", "test")
@@ -35,8 +36,10 @@ class SplitConfig(BaseModel):
         description="subject: at random; or a column of cohort.covariates, such as site, whose values are tested in "
         "turn, by models that never saw them",
     )
-    missing: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default={}, description="modality → share of its subjects whose scans are hidden, in every split"
+    missing: dict[str, Missing] = Field(
+        default={},
+        description="modality → share of its subjects whose scans are hidden, in every split; or {share, mechanism, "
+        "slope, of, value}",
     )
     new_subjects: Literal["leave_out", "train", "test", "split"] = Field(
         default="leave_out", description="what happens to subjects that came after the splits were frozen"
@@ -272,8 +275,17 @@ def shuffled(names: Iterable[str], *key: object) -> list[str]:
 
     They are ranked by SHA-256: the order is the same on every machine, and a new name does not reorder others.
     """
+    return sorted(names, key=lambda name: _digest(name, key))
+
+
+def uniform(name: str, *key: object) -> float:
+    """Return a number in (0, 1) that depends only on a name and the key; `shuffled` sorts by it, the lowest first."""
+    return (int.from_bytes(_digest(name, key)[:6]) + 0.5) / 2**48
+
+
+def _digest(name: str, key: tuple[object, ...]) -> bytes:
     salt = "\0".join(map(str, key))
-    return sorted(names, key=lambda name: hashlib.sha256(f"{salt}\0{name}".encode()).digest())
+    return hashlib.sha256(f"{salt}\0{name}".encode()).digest()
 
 
 def _assign(

@@ -50,7 +50,6 @@ MRI_SIGNAL = {
     "B": {"grey": 0.66, "white": 1.00, "fluid": 0.24, "skull": 0.12, "muscle": 0.50, "scalp": 0.95},
 }
 PET_SIGNAL = {"grey": 1.00, "white": 0.25, "fluid": 0.0, "skull": 0.06, "muscle": 0.18, "scalp": 0.14}
-SITE_GAIN = {"A": 1.00, "B": 1.15}
 SITE_NOISE = {"A": 1.00, "B": 1.10}
 SITE_SLICE_THICKNESS = {"A": 1.00, "B": 1.10}  # axial, as a multiple of the voxel size
 PET_BLUR_MM, PET_POSTFILTER_MM = 6.0, 3.5  # full width at half maximum: total, and of the filter after counting
@@ -78,6 +77,14 @@ class PhantomsConfig(BaseModel, frozen=True, extra="forbid"):
     pet_noise: float = Field(
         0.05, ge=0, le=0.5, description="counting noise of the PET in grey matter, share of its uptake"
     )
+    sign_by_sex: Literal["both", "F", "M"] = Field(
+        "both", description="harm to be found: the ill of this sex alone show signs, those of the other look well"
+    )
+    site_gain: float = Field(1.15, gt=0, le=10, description="intensity of site B as a multiple of that of site A")
+
+    def gain(self, site: str) -> float:
+        """Return the intensity of a site as a multiple of that of site A."""
+        return self.site_gain if site == "B" else 1.0
 
 
 @dataclass(frozen=True)
@@ -112,15 +119,18 @@ def phantom(number: int, config: PhantomsConfig) -> Phantom:
     turn = float(_generator(config, _PENETRANCE, 0).random() + pair * (np.sqrt(5) - 1) / 2) % 1
     missing = 1 - config.penetrance
     random = _generator(config, _SUBJECT, number)
+    age = round(float(random.uniform(60, 85)), 1)
+    sex: Literal["F", "M"] = "F" if random.random() < 0.5 else "M"
+    shows = ill and config.sign_by_sex in ("both", sex)
     return Phantom(
         subject=f"sub-{number:03d}",
         diagnosis="AD" if ill else "CN",
-        age=round(float(random.uniform(60, 85)), 1),
-        sex="F" if random.random() < 0.5 else "M",
+        age=age,
+        sex=sex,
         site="A" if pair // 2 % 2 == 0 else "B",
         has_pet=int((pair + 1) * config.pet_share + 1e-9) > int(pair * config.pet_share + 1e-9),
-        mri_sign=ill and not turn < missing,
-        pet_sign=ill and not missing <= turn < 2 * missing,
+        mri_sign=shows and not turn < missing,
+        pet_sign=shows and not missing <= turn < 2 * missing,
     )
 
 
@@ -299,7 +309,7 @@ def _mri(
     signal *= _upsample(bias[None].astype(np.float32), shape)[0]
     noise = np.float32(config.mri_noise * SITE_NOISE[subject.site])
     real, imaginary = (noise * random.standard_normal(shape, dtype=np.float32) for _ in range(2))
-    gain = SITE_GAIN[subject.site] * random.uniform(0.9, 1.1)
+    gain = config.gain(subject.site) * random.uniform(0.9, 1.1)
     return np.rint(1000 * gain * np.hypot(signal + real, imaginary)).astype(np.int16)
 
 
@@ -322,7 +332,7 @@ def _pet(
     if noise > 0:
         uptake = (random.poisson(uptake / noise**2) * noise**2).astype(np.float32)
     uptake = ndimage.gaussian_filter(uptake, PET_POSTFILTER_MM * fwhm_to_sigma / spacing_mm)
-    return (5 * SITE_GAIN[subject.site] * random.uniform(0.85, 1.15) * uptake).astype(np.float32)
+    return (5 * config.gain(subject.site) * random.uniform(0.85, 1.15) * uptake).astype(np.float32)
 
 
 # --- The files ---

@@ -186,6 +186,28 @@ def patients_table(predictions: pd.DataFrame, training_patients: Mapping[str, fl
     return pd.DataFrame(rows, columns=names)
 
 
+def mechanisms_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Compute AUC for each reason why scans are missing in training, and each in the test.
+
+    Args:
+        predictions: columns `method`, `training`, `tested` (reasons), and those of `evaluation.intervals`; NaN
+            probabilities where a method could not take the observation.
+
+    Returns:
+        Columns `method`, `training`, `tested`, `n` (predictions made), `n_asked`, `auc_mean`, `auc_std`, `auc_low`,
+        `auc_high`; in the order in which they first appear, `n` 0 and no AUC where a method could take nobody.
+    """
+    columns = probability_columns(predictions)
+    rows = []
+    for (method, training, tested), asked in predictions.groupby(["method", "training", "tested"], sort=False):
+        made = asked[~asked[columns].isna().any(axis=1)]
+        row = {"method": method, "training": training, "tested": tested, "n": len(made), "n_asked": len(asked)}
+        summary = summarise(made)["auc"] if len(made) else dict.fromkeys(_ENDS, np.nan)
+        rows.append(row | {f"auc_{end}": value for end, value in summary.items() if end in _ENDS})
+    names = ["method", "training", "tested", "n", "n_asked", *(f"auc_{end}" for end in _ENDS)]
+    return pd.DataFrame(rows, columns=names)
+
+
 def _scores(made: pd.DataFrame) -> dict[str, object]:
     summary = summarise(made)
     return {f"{name}_{end}": value for name in COMPARED for end, value in summary[name].items() if end in _ENDS}

@@ -1,7 +1,7 @@
 """What else could explain a result: covariates, which scans were made, scanner and site.
 
-Three questions: what do the images add to methods that see none; what can be read off the feature maps beside the
-class; and is the model as good in every group of patients.
+Two questions: what do the images add to methods that see none; and what can be read off the feature maps beside the
+class. Whether the model is as good in every group of patients, `evaluation.fairness` asks.
 
 A table of predictions is that of `evaluation.intervals`.
 """
@@ -9,8 +9,7 @@ A table of predictions is that of `evaluation.intervals`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Container
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +27,6 @@ GAIN_COLUMNS = (
 )  # fmt: skip
 DRAWS = 2000  # of subjects, for the interval of R²
 THE_CLASS = "the class"  # among the probes; all others are covariates
-GROUP_METRICS = ("auc", "balanced_accuracy")
 
 
 def gain_over_covariates(
@@ -182,59 +180,23 @@ def _ridge(
     return projected @ shrunk
 
 
-def group_table(
-    predictions: pd.DataFrame,
-    groups: Mapping[str, pd.Series],
-    *,
-    smallest: int,
-) -> pd.DataFrame:
-    """Score groups of patients apart, such as each sex or site.
-
-    All repeats are scored together, since few test patients of a small group are in any one of them.
-
-    Args:
-        predictions: test predictions.
-        groups: name of a grouping → observation (index) → group; observations that are not listed are in none.
-        smallest: subjects of each class that a group needs to be scored.
-
-    Returns:
-        One row a grouping and group, in that order: `grouping`, `group`, `subjects`, `n` predictions, `fewest`
-        (subjects of its rarest class), and for each of `GROUP_METRICS` `_mean`, `_low`, `_high`, NaN where `fewest` is
-        below `smallest`.
-    """
-    classes = len(probability_columns(predictions))
-    rows = []
-    for grouping, group_of in groups.items():
-        assigned = predictions["observation"].map(group_of)
-        for group in dict.fromkeys(group_of.sort_values(kind="stable")):
-            members = predictions[assigned == group]
-            fewest = min((members.loc[members["truth"] == k, "subject"].nunique() for k in range(classes)), default=0)
-            row: dict[str, Any] = {"grouping": grouping, "group": str(group), "subjects": members["subject"].nunique()}
-            row |= {"n": len(members), "fewest": fewest}
-            scored: Mapping[str, Any] = {}
-            if fewest >= smallest:
-                named = members["observation"].astype(str) + " in repeat " + members["repeat"].astype(str)
-                scored = summarise(members.assign(repeat=1, observation=named))
-            for metric in GROUP_METRICS:
-                values = scored.get(metric, {})
-                row |= {f"{metric}_{end}": values.get(end, np.nan) for end in ("mean", "low", "high")}
-            rows.append(row)
-    columns = [f"{metric}_{end}" for metric in GROUP_METRICS for end in ("mean", "low", "high")]
-    return pd.DataFrame(rows, columns=["grouping", "group", "subjects", "n", "fewest", *columns])
-
-
-def bands(values: pd.Series, *, count: int = 3) -> pd.Series:
+def bands(values: pd.Series, *, learnt_from: Container[str] | None = None, count: int = 3) -> pd.Series:
     """Cut numbers into bands of about equally many observations.
 
     Args:
         values: observation (index) → number; NaN is in no band.
+        learnt_from: observations that the inner edges are quantiles of; None for all.
         count: of bands; fewer where many numbers are alike.
 
     Returns:
         Observation → an ordered category such as `60 to 68`, `over 68 to 75`; NaN stays NaN.
     """
     known = values.dropna()
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, count + 1))) if len(known) else np.array([])
+    used = known if learnt_from is None else known[[name in learnt_from for name in known.index]]
+    edges = np.array([])
+    if len(used):
+        inner = np.quantile(used, np.linspace(0, 1, count + 1))[1:-1]
+        edges = np.unique([known.min(), *inner, known.max()])
     if len(edges) < 3:
         only = [f"{known.min():g} to {known.max():g}"] if len(known) else []
         labels = pd.Series(only[0] if only else np.nan, index=known.index, dtype=object)

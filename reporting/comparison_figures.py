@@ -1,4 +1,4 @@
-"""Figures of a comparison: AUC against the share of scans hidden, learning curves, imputed scans beside real ones."""
+"""Figures of a comparison: AUC by share of scans hidden, by patients, by reason for missing; imputed and real scans."""
 
 from __future__ import annotations
 
@@ -61,6 +61,43 @@ def robustness_figure(figure: Figure, points: pd.DataFrame) -> None:
     looks = [_look(i) for i in range(len(methods))]
     handles = [Line2D([], [], label=name, **look) for name, look in zip(methods, looks, strict=True)]
     figure.legend(handles=handles, ncols=min(4, len(handles)), loc="outside lower center")
+
+
+@as_svg
+def mechanisms_figure(figure: Figure, points: pd.DataFrame) -> None:
+    """Draw a heat map a method: AUC for each reason in training (rows) and in the test (columns), one scale for all.
+
+    Args:
+        figure: drawn on.
+        points: as `comparison.mechanisms_table` returns them; cells without an AUC stay white.
+    """
+    methods, rows, columns = (
+        list(dict.fromkeys(points[name].astype(str))) for name in ("method", "training", "tested")
+    )
+    across = min(3, len(methods))
+    down = -(-len(methods) // across)
+    figure.set_size_inches(across * (0.9 + 0.62 * len(columns)), down * (0.75 + 0.42 * len(rows)) + 0.6)
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    known = points["auc_mean"].astype(float).dropna()
+    low, high = min(0.5, known.min()), max(known.max(), 0.51)
+    for number, axes in enumerate(grid.flat):
+        if number >= len(methods):
+            axes.set_visible(False)
+            continue
+        here = points[points["method"] == methods[number]]
+        table = here.pivot(index="training", columns="tested", values="auc_mean").reindex(index=rows, columns=columns)
+        values = table.to_numpy(dtype=np.float64)
+        axes.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            dark = (value - low) / (high - low) > 0.6
+            text = f"{value:.2f}" if np.isfinite(value) else "–"
+            axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
+        axes.set_title(methods[number], fontsize=9)
+        axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.spines[:].set_visible(False)
+    figure.supxlabel("hidden in the test by", fontsize=9)
+    figure.supylabel("lost in training by", fontsize=9)
 
 
 @as_svg

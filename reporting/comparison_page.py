@@ -13,7 +13,7 @@ import pandas as pd
 
 from evaluation.comparison import COSTS, TESTED
 from evaluation.intervals import LEVEL
-from reporting.comparison_figures import patients_figure, robustness_figure
+from reporting.comparison_figures import mechanisms_figure, patients_figure, robustness_figure
 from reporting.confounding_page import answers
 from reporting.formatting import METRIC_LABELS, count, is_number, number, percent, seconds, spread
 from reporting.pages import data_uri, markdown_text
@@ -26,6 +26,12 @@ _COST_LABELS = {
     "peak_memory_mb": "Peak memory",
     "trained_parameters": "Trained parameters",
 }
+MECHANISMS_TITLE = "Why scans are missing"
+MECHANISMS_LEAD = (
+    "AUC where training patients lost scans for one reason and test patients for another. Each method was trained once "
+    "a row; the same test patients are in every column, as far as the method could take them. Along a row nothing but "
+    "the test changes: a difference between columns is what another reason for missing scans does to this model."
+)
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _NEEDED = (
     *("scenario", "method", "note", "n", "n_asked", "subjects_asked", "n_shared"),
@@ -49,6 +55,7 @@ class Comparison:
         imputations: caption and PNG bytes of pictures of imputed scans.
         gains: `scenario`, `covariates` (their names, joined by commas) and the entries of
             `confounding.gain_over_covariates`; None where no such method was compared.
+        mechanisms: as `comparison.mechanisms_table` returns it; None for none.
     """
 
     table: pd.DataFrame
@@ -59,6 +66,7 @@ class Comparison:
     patients: pd.DataFrame | None = None
     imputations: tuple[tuple[str, bytes], ...] = ()
     gains: pd.DataFrame | None = None
+    mechanisms: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ def comparison_markdown(
     cohort: str,
     reference: str = "HyperMM",
     gains: pd.DataFrame | None = None,
+    mechanisms: pd.DataFrame | None = None,
 ) -> str:
     """Write a comparison as Markdown, a heading of third order for each scenario.
 
@@ -88,6 +97,7 @@ def comparison_markdown(
         cohort: name of this cohort.
         reference: the method that others were compared with.
         gains: as in `Comparison`.
+        mechanisms: as in `Comparison`.
 
     Raises:
         ValueError: the table lacks a column.
@@ -99,12 +109,36 @@ def comparison_markdown(
         for caption, content in section.tables:
             blocks += [f"**{markdown_text(caption)}**", _markdown_table(content)]
         blocks.append("\n".join(f"- {markdown_text(note)}" for note in section.notes))
+    if mechanisms is not None and len(mechanisms):
+        blocks += [f"### {MECHANISMS_TITLE}", markdown_text(MECHANISMS_LEAD)]
+        blocks.append(_markdown_table(mechanisms_text(mechanisms)))
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def mechanisms_text(mechanisms: pd.DataFrame) -> Table:
+    """Return AUC with interval, a row for each method and reason in training, a column for each in the test."""
+    columns = list(dict.fromkeys(mechanisms["tested"].astype(str)))
+    rows = []
+    for (method, training), here in mechanisms.groupby(["method", "training"], sort=False):
+        cells = {row["tested"]: row for row in here.to_dict("records")}
+        rows.append((str(method), str(training), *(_auc_with_n(cells.get(name)) for name in columns)))
+    headers = ("Method", "Lost in training by", *(f"Test: {name}" for name in columns))
+    return Table(headers, tuple(rows), numeric=frozenset(range(2, len(headers))))
+
+
+def _auc_with_n(row: Mapping[str, Any] | None) -> str:
+    """Write AUC and interval, and of how many predictions, where some could not be made."""
+    if row is None or not is_number(row["auc_mean"]):
+        return "–"
+    text = number(row["auc_mean"])
+    if is_number(row["auc_low"]) and is_number(row["auc_high"]):
+        text += f" [{row['auc_low']:.2f} to {row['auc_high']:.2f}]"
+    return text if row["n"] == row["n_asked"] else f"{text}, n {int(row['n'])} of {int(row['n_asked'])}"
 
 
 def comparison_section(comparison: Comparison) -> dict[str, Any]:
     """Return the variables of `comparison.html.j2`."""
-    curves, patients = comparison.robustness, comparison.patients
+    curves, patients, reasons = comparison.robustness, comparison.patients, comparison.mechanisms
     return {
         "sections": scenario_sections(
             comparison.table,
@@ -115,6 +149,10 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
         ),
         "robustness": data_uri(robustness_figure(curves)) if curves is not None and len(curves) else "",
         "patients": data_uri(patients_figure(patients)) if patients is not None and len(patients) else "",
+        "mechanisms": mechanisms_text(reasons) if reasons is not None and len(reasons) else None,
+        "mechanisms_figure": data_uri(mechanisms_figure(reasons)) if reasons is not None and len(reasons) else "",
+        "mechanisms_title": MECHANISMS_TITLE,
+        "mechanisms_lead": MECHANISMS_LEAD,
         "imputations": [(caption, data_uri(png, "image/png")) for caption, png in comparison.imputations],
         "level": percent(LEVEL),
     }

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from evaluation.confounding import THE_CLASS
+from reporting.fairness_page import Fairness
 from reporting.formatting import METRIC_LABELS, interval, is_number, number, spread
 from reporting.tables import Table
 
@@ -23,37 +24,36 @@ class Confounding:
         comparison: of methods that see no image and the fusion with them, as `comparison.comparison_table` returns it.
         probes: covariate (or `THE_CLASS`), kind ("number" or "category"), modality, n, subjects, mean, low,
             high (R² of numbers, AUC of categories; NaN for too few), remark.
-        groups: as `confounding.group_table` returns it.
+        fairness: scores of groups of patients, and gaps between them.
         splits: split ("subject" or a column), n, subjects, repeats, and `_mean`, `_std`, `_low`, `_high` of auc and
             balanced_accuracy; this run first, another one below it if there is one.
         covariates: their names; empty if the manifest has none.
         gain: as `confounding.gain_over_covariates` returns it; None for NaN.
         reference: the method that the differences in `comparison` are from.
-        smallest_group: patients that a group needed.
         folds: of the cross-validation of the probes.
         repetitions: of it.
+        lacking: tested observations without one of the modalities.
     """
 
     comparison: pd.DataFrame
     probes: pd.DataFrame
-    groups: pd.DataFrame
+    fairness: Fairness
     splits: pd.DataFrame
     covariates: tuple[str, ...]
     gain: Mapping[str, Any]
     reference: str
-    smallest_group: int
     folds: int
     repetitions: int
+    lacking: int
 
 
 def confounding_section(page: Confounding) -> dict[str, Any]:
     """Return the variables of `images_add.html.j2` and `confounding.html.j2`."""
     return {
-        "answer": answers(page.gain, page.covariates),
+        "answer": answers(page.gain, page.covariates, lacking=page.lacking > 0),
         "methods": _methods(page),
         "probes": _probes(page.probes),
         "told": _told(page.probes),
-        "groups": _groups(page),
         "splits": _splits(page.splits),
         "split_note": _split_note(page),
         "covariates": page.covariates,
@@ -61,14 +61,15 @@ def confounding_section(page: Confounding) -> dict[str, Any]:
     }
 
 
-def answers(gain: Mapping[str, Any], covariates: Sequence[str]) -> list[str]:
+def answers(gain: Mapping[str, Any], covariates: Sequence[str], *, lacking: bool = False) -> list[str]:
     """Say in words what the images add to the covariates, and whether the choice of scans tells the class.
 
     Args:
         gain: as `confounding.gain_over_covariates` returns it; None allowed for NaN.
         covariates: their names.
+        lacking: some patients lack a scan, so that the second is to be said even if nothing is told.
     """
-    return [images_add(gain, covariates), *filter(None, [availability_tells(gain)])]
+    return [images_add(gain, covariates), *filter(None, [availability_tells(gain, lacking=lacking)])]
 
 
 def images_add(gain: Mapping[str, Any], covariates: Sequence[str]) -> str:
@@ -95,15 +96,21 @@ def images_add(gain: Mapping[str, Any], covariates: Sequence[str]) -> str:
     return f"The images add nothing to {alone} that these patients could show: {numbers}."
 
 
-def availability_tells(gain: Mapping[str, Any]) -> str:
-    """Say that which scans were made tells the class, if it does; else ""."""
-    if not (is_number(gain["availability_low"]) and gain["availability_low"] > 0.5):
+def availability_tells(gain: Mapping[str, Any], *, lacking: bool = False) -> str:
+    """Say whether which scans were made tells the class; "" if it does not, unless somebody is `lacking` a scan."""
+    auc = f"AUC {number(gain['availability_auc'])}"
+    if is_number(gain["availability_low"]):
+        auc += f" (interval {interval(gain['availability_low'], gain['availability_high'])})"
+    if is_number(gain["availability_low"]) and gain["availability_low"] > 0.5:
+        return (
+            f"Which scans were made already tells the label: {auc}, without a look at any of them. "
+            "A model may have learnt that."
+        )
+    if not lacking:
         return ""
-    limits = interval(gain["availability_low"], gain["availability_high"])
-    return (
-        f"Which scans were made already tells the label: AUC {gain['availability_auc']:.2f} (interval {limits}), "
-        "without a look at any of them. A model may have learnt that."
-    )
+    if not is_number(gain["availability_auc"]):
+        return "Some patients lack a scan; whether that tells the label could not be asked, as a note of this run says."
+    return f"Some patients lack a scan. That alone tells the label with {auc}, which is not above chance."
 
 
 def _methods(page: Confounding) -> Table:
@@ -158,21 +165,6 @@ def _told(probes: pd.DataFrame) -> str:
 
 def _is_told(row: Mapping[str, Any]) -> bool:
     return is_number(row["low"]) and row["low"] > (0 if row["kind"] == "number" else 0.5)
-
-
-def _groups(page: Confounding) -> Table:
-    """Scores in each group of patients."""
-    rows = []
-    for row in page.groups.to_dict("records"):
-        cells = [str(row["grouping"]), str(row["group"]), f"{int(row['subjects']):,}", f"{int(row['n']):,}"]
-        if row["fewest"] < page.smallest_group:
-            cells += [f"too few: {int(row['fewest'])} of the rarest class", "–", "–", "–"]
-        else:
-            for metric in ("auc", "balanced_accuracy"):
-                cells += [number(row[f"{metric}_mean"]), interval(row[f"{metric}_low"], row[f"{metric}_high"])]
-        rows.append(tuple(cells))
-    headers = ("By", "Group", "Patients", "n", "AUC", "Interval", METRIC_LABELS["balanced_accuracy"], "Interval")
-    return Table(headers, tuple(rows), numeric=frozenset(range(2, len(headers))))
 
 
 def _splits(splits: pd.DataFrame) -> Table:

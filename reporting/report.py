@@ -17,6 +17,7 @@ from evaluation.intervals import LEVEL, probability_columns
 from reporting import figures, tables
 from reporting.comparison_page import Comparison, comparison_section
 from reporting.confounding_page import Confounding, confounding_section
+from reporting.fairness_page import fairness_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
 from reporting.joint_page import Joint, joint_section
 from reporting.pages import data_uri, environment
@@ -75,7 +76,7 @@ class ReportData:
         convention: of the pictures in `qc`, "radiological" or "neurological".
         comparison: with other methods; None leaves the section out.
         patients: test patients to look at, as `telling_patients` returns them, with their scans.
-        confounding: what else could explain the result; None leaves both sections out.
+        confounding: what else could explain the result; None leaves these sections out.
         joint: the joint model, and what it imputed; None leaves the section out.
         synthetic: synthetic patients and what was found when they were judged; None leaves the section out.
     """
@@ -166,6 +167,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "confounding": confounding_section(data.confounding) if data.confounding else None,
         "joint": joint_section(data.joint) if data.joint else None,
         "synthetic": synthetic_section(data.synthetic) if data.synthetic else None,
+        "fairness": fairness_section(data.confounding.fairness) if data.confounding else None,
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
         "patients": [

@@ -2,7 +2,7 @@
 
 With the prior Σ ~ IW(κ + d + 1, κ T), whose mean is T, and flat means, the posterior mean of Σ under complete data is
 the estimate of `models.joint.gaussian`. Where the patients outweigh T, regressions between blocks are fitted to them
-and leave too little; so a fifth of (1 − λ) d degrees of freedom is taken off, which brings intervals to their promise
+and leave too little; so a quarter of (1 − λ) d degrees of freedom is taken off, which brings intervals to their promise
 (docs/synthesis.md). T is drawn too, block by block, so that its own uncertainty counts.
 
 Missing blocks and parameters are drawn in turn (data augmentation). What a step needs of the missing scores is their
@@ -123,7 +123,7 @@ def _step(
         part = np.ix_(sums.blocks.owner == b, sums.blocks.owner == b)
         target[part] = inverse_wishart(freedom + len(inner) - 1, inner, random)
     width = len(covariance)
-    degrees = prior.weight + width + 1 + counts.sum() - seen_classes - (1 - prior.shrinkage) * width / 5
+    degrees = prior.weight + width + 1 + counts.sum() - seen_classes - (1 - prior.shrinkage) * width / 4
     degrees = max(float(degrees), width + 2)
     drawn = inverse_wishart(degrees, scatter + prior.weight * target, random)
     noise = random.standard_normal(mean.shape) @ np.linalg.cholesky(drawn).T

@@ -28,12 +28,14 @@ class Scenario:
         hidden: modality → share of its subjects that lose it, in training and in test.
         complete_only: only observations with every modality are used, before any scan is hidden.
         patients: share of the training patients of each class that are used, rounded up; in (0, 1].
+        lost_by: why training and validation patients lack scans, see `pipeline.comparison.mechanisms`; "" for not.
     """
 
     name: str
     hidden: tuple[tuple[str, float], ...] = ()
     complete_only: bool = True
     patients: float = 1.0
+    lost_by: str = ""
 
 
 def scenarios_of(

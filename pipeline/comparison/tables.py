@@ -9,11 +9,12 @@ import pandas as pd
 
 from baselines.names import TABLE_BASELINES
 from console.errors import InputError
-from evaluation.comparison import COSTS, comparison_table, patients_table, robustness_table
+from evaluation.comparison import COSTS, comparison_table, mechanisms_table, patients_table, robustness_table
 from evaluation.confounding import GAIN_COLUMNS, gain_over_covariates
 from evaluation.published import published_beside
 from files.writing import replacing
 from pipeline.comparison.imputation import compared, imputed_path
+from pipeline.comparison.mechanisms import NOTHING
 from pipeline.comparison.scenarios import Scenario
 from pipeline.comparison.tasks import FAILED
 from pipeline.specs.baselines import BaselinesConfig, GanConfig
@@ -79,6 +80,11 @@ def write_tables(
         out.save_table("patients.csv", patients_table(collected.predictions, training_patients or {}))
     else:
         (out.folder / "patients.csv").unlink(missing_ok=True)
+    mechanisms = mechanisms_table(collected.mechanisms) if len(collected.mechanisms) else None
+    if mechanisms is not None:
+        out.save_table("mechanisms.csv", mechanisms)
+    else:
+        (out.folder / "mechanisms.csv").unlink(missing_ok=True)
     gains = _gains(collected.predictions, covariates)
     if len(gains):
         out.save_table("gains.csv", gains)
@@ -90,7 +96,7 @@ def write_tables(
         (out.folder / "imputation_quality.csv").unlink(missing_ok=True)
     published = published_beside(config.published, [scenario.name for scenario in scenarios])
     title = describe_cohort(collected.predictions, classes)
-    page = comparison_markdown(table, published, cohort=title, reference=reference, gains=gains)
+    page = comparison_markdown(table, published, cohort=title, reference=reference, gains=gains, mechanisms=mechanisms)
     if len(collected.quality):
         page += f"\n{describe_quality(collected.quality)} ({config.gan.describe()}.)\n"
     with replacing(out.folder / "comparison.md") as partial:
@@ -141,6 +147,7 @@ class _Collected:
 
     predictions: pd.DataFrame
     curves: pd.DataFrame
+    mechanisms: pd.DataFrame
     quality: pd.DataFrame
     costs: pd.DataFrame
     reasons: dict[tuple[str, str], str]
@@ -151,6 +158,7 @@ def _collected(
 ) -> _Collected:
     predictions: list[pd.DataFrame] = []
     curves: list[pd.DataFrame] = []
+    mechanisms: list[pd.DataFrame] = []
     quality: list[pd.DataFrame] = []
     costs: list[dict[str, Any]] = []
     reasons: dict[tuple[str, str], str] = {}
@@ -168,9 +176,16 @@ def _collected(
                 labels = {"scenario": scenario.name, "method": name}
                 if (made := out.read(folder, "predictions.csv")) is not None:  # None: no subject was tested
                     predictions.append(made.assign(**labels))
-                for kind, tables in (("curve.csv", curves), ("quality.csv", quality)):
+                    if scenario.lost_by:
+                        tables = [made.assign(tested=NOTHING), out.read(folder, "mechanisms.csv")]
+                        mechanisms += [
+                            frame.assign(method=name, training=scenario.lost_by)
+                            for frame in tables
+                            if frame is not None
+                        ]
+                for kind, more in (("curve.csv", curves), ("quality.csv", quality)):
                     if (frame := out.read(folder, kind)) is not None:
-                        tables.append(frame.assign(**labels, repeat=repeat))
+                        more.append(frame.assign(**labels, repeat=repeat))
                 spent.append(record)
             if spent:
                 costs.append({"scenario": scenario.name, "method": name} | _mean_costs(spent))
@@ -180,6 +195,7 @@ def _collected(
     return _Collected(
         one,
         curve,
+        pd.concat(mechanisms, ignore_index=True) if mechanisms else pd.DataFrame(),
         pd.concat(quality, ignore_index=True) if quality else pd.DataFrame(),
         pd.DataFrame(costs),
         reasons,
@@ -191,6 +207,8 @@ def _hidden_in_both(predictions: pd.DataFrame, scenarios: list[Scenario]) -> lis
     points_of_curve = []
     hidden = sorted({modality for scenario in scenarios for modality, _ in scenario.hidden})
     for scenario in scenarios:
+        if scenario.lost_by:
+            continue
         rows = predictions[predictions["scenario"] == scenario.name]
         points = scenario.hidden or ([(m, 0.0) for m in hidden] if scenario.complete_only else [])
         points_of_curve += [rows.assign(hidden_modality=modality, rate=rate, where="both") for modality, rate in points]

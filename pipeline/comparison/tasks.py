@@ -34,8 +34,9 @@ from pipeline.training.repeat_data import RepeatData
 log = logging.getLogger("hypermm")
 FAILED = "failed "  # prefix of the key of a task that raised: the task is run again
 SHARED = "a network was trained by an earlier task"
+Tests = tuple[tuple[str, tuple[str, ...]], ...]  # reason → scans that it takes from test patients
 TaskResult = tuple[dict[str, pd.DataFrame], dict[str, Any]]  # file → table, facts of the record
-NOT_IN_A_TASK = ("only", "scenarios", "rates", "patients", "published", "gan", "curve_rates")
+NOT_IN_A_TASK = ("only", "scenarios", "rates", "patients", "mechanisms", "published", "gan", "curve_rates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +48,14 @@ class Unit:
         repeat: its number.
         data: the scans that the scenario leaves, in the order of the sample.
         tasks: name of the method and key of each.
+        tests: reasons for which test scans are hidden in turn, with the names of these scans; none as a rule.
     """
 
     scenario: Scenario
     repeat: int
     data: RepeatData
     tasks: tuple[tuple[str, str], ...]
+    tests: Tests = ()
 
 
 @dataclasses.dataclass
@@ -104,10 +107,19 @@ class ComparisonTasks:
         labels = data.scans.drop_duplicates("observation")["label"]
         numbers = [self.modalities, len(data.classes), [data.classes.index(c) for c in labels]]
         # the numbers stand for names, in predictions
-        return [self.version, settings, dataclasses.asdict(scenario), repeat, rows, numbers]
+        which = dataclasses.asdict(scenario)
+        if not scenario.lost_by:
+            del which["lost_by"]  # as before there was such a thing, so that what was trained stays valid
+        return [self.version, settings, which, repeat, rows, numbers]
 
     def units(
-        self, scenario: Scenario, repeat: int, data: RepeatData, methods: Sequence[Baseline], wanted: Collection[str]
+        self,
+        scenario: Scenario,
+        repeat: int,
+        data: RepeatData,
+        methods: Sequence[Baseline],
+        wanted: Collection[str],
+        tests: Tests = (),
     ) -> list[Unit]:
         """Note the keys of baselines that need only feature maps; return those that are wanted and not finished.
 
@@ -117,18 +129,19 @@ class ComparisonTasks:
             data: as `left` gives it.
             methods: all of them.
             wanted: names of those to be fitted.
+            tests: as in `Unit`.
         """
         keys: dict[str, str] = {}
         inputs = self._inputs(scenario, repeat, data)
         for method in methods:
             folder = self.out.folder_of(scenario.name, method.name, repeat)
-            self.keys[folder] = digest([*inputs, (method.name, self._rates(scenario))])
+            self.keys[folder] = digest([*inputs, (method.name, self._rates(scenario), *([tests] if tests else []))])
             if method.name in wanted and self.out.record(folder, self.keys[folder]) is None:
                 keys[method.name] = self.keys[folder]
         learning = data.scans[data.scans["split"] != "test"]
         whole = bool((learning.groupby("observation")["modality"].nunique() == len(self.modalities)).all())
         return [
-            Unit(scenario, repeat, data, tuple((method.name, keys[method.name]) for method in unit))
+            Unit(scenario, repeat, data, tuple((method.name, keys[method.name]) for method in unit), tests)
             for unit in units_of((method for method in methods if method.name in keys), whole=whole)
         ]
 
@@ -169,6 +182,8 @@ class ComparisonTasks:
                 fitted, sample, unit.data, unit.repeat, rates, self.modalities,
                 seed_of_repeat(self.config.seed, unit.repeat), predictions=tables["predictions.csv"],
             )  # fmt: skip
+        if unit.tests:
+            tables["mechanisms.csv"] = _hidden_in_turn(fitted, sample, unit)
         return tables, facts
 
     def _named(self, text: str) -> str:
@@ -271,6 +286,16 @@ def _curve(
                 frame = _rows(fitted.probabilities(sample.without(hidden)), data, repeat, "test")
             frames.append(frame.assign(hidden_modality=modality, rate=rate, where="test"))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _hidden_in_turn(fitted: Fitted, sample: Sample, unit: Unit) -> pd.DataFrame:
+    """Predict with one trained baseline while test scans are hidden for each reason; column `tested` says which."""
+    frames = []
+    for reason, scans in unit.tests:
+        hidden = torch.tensor(unit.data.scans["scan"].isin(scans).to_numpy(), device=sample.feature_maps.device)
+        frame = _rows(fitted.probabilities(sample.without(hidden)), unit.data, unit.repeat, "test")
+        frames.append(frame.assign(tested=reason))
+    return pd.concat(frames, ignore_index=True)
 
 
 @contextmanager

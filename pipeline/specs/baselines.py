@@ -1,10 +1,11 @@
 """Every baseline in every scenario."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from baselines.names import KEYS
+from cohort.mechanisms import Slope
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
@@ -38,15 +39,51 @@ class GanConfig(BaseModel):
         )
 
 
+class MechanismsConfig(BaseModel):
+    """Reasons for which patients lose a scan, in training and in the test, for the scenarios `mechanisms`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reasons: tuple[Literal["random", "covariate", "other", "itself", "class"], ...] = Field(
+        default=("random", "other", "itself", "class"),
+        min_length=1,
+        description="each of them in training, and each in the test of each",
+    )
+    modality: str | None = Field(default=None, min_length=1, description="that is lost; null: the last by name")
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.5, description="of the patients with every modality who lose it"
+    )
+    slope: Slope = Field(default=2.0, description="how strongly the reason decides, see split.missing")
+    other: str | None = Field(
+        default=None, min_length=1, description="modality that decides, for other; null: the first one that is not lost"
+    )
+    of: str | None = Field(default=None, min_length=1, description="column of cohort.covariates, for covariate")
+    value: str | None = Field(default=None, min_length=1, description="value of that column, if it is no number")
+
+    @field_validator("reasons")
+    @classmethod
+    def _each_once(cls, reasons: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(reasons)) < len(reasons):
+            raise ValueError(f"{', '.join(reasons)}: name each reason once")
+        return reasons
+
+    @model_validator(mode="after")
+    def _a_covariate_is_named(self) -> Self:
+        if "covariate" in self.reasons and self.of is None:
+            raise ValueError("reason covariate: name a column of cohort.covariates in `of`")
+        return self
+
+
 class BaselinesConfig(FitConfig):
     """Baselines and scenarios of the comparison."""
 
     only: tuple[str, ...] = Field(default=(), description=f"baselines; empty for all that apply. {', '.join(KEYS)}")
-    scenarios: tuple[Literal["complete", "missing", "as_it_is", "fewer_patients"], ...] = Field(
+    scenarios: tuple[Literal["complete", "missing", "as_it_is", "fewer_patients", "mechanisms"], ...] = Field(
         default=("complete", "missing"),
         min_length=1,
         description="complete: subjects with every modality; missing: those, with each modality hidden in turn; "
-        "as_it_is: whatever each subject has; fewer_patients: that, with a part of the training patients",
+        "as_it_is: whatever each subject has; fewer_patients: that, with a part of the training patients; "
+        "mechanisms: subjects with every modality, scans missing for a reason, in training and in the test",
     )
     rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(0.5,), description="shares hidden in training and test, for missing"
@@ -54,6 +91,7 @@ class BaselinesConfig(FitConfig):
     patients: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(0.25, 0.5, 0.75), min_length=1, description="shares of the training patients, for fewer_patients"
     )
+    mechanisms: MechanismsConfig = Field(default=MechanismsConfig(), description="reasons, for mechanisms")
     curve_rates: tuple[float, ...] = Field(
         default=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
         description="shares hidden in the test split of the complete scenario; one trained model serves all",

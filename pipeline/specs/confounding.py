@@ -21,11 +21,16 @@ class ConfoundingConfig(BaseModel):
         ge=2,
         description="subjects of each class that a group needs to be scored, and of each value to probe",
     )
+    permutations: int = Field(
+        default=2000, ge=100, le=100_000, description="random groups that a gap between groups is held against"
+    )
     beside: Path | None = Field(
         default=None,
         description="another workspace of the same cohort whose result is shown beside, such as one with split.by site",
     )
-    seed: int = Field(default=0, ge=0, description="of the bootstrap and of the folds of the probes")
+    seed: int = Field(
+        default=0, ge=0, description="of the bootstrap, of the folds of the probes and of the random groups"
+    )
 
 
 STAGE = Stage(
@@ -33,7 +38,7 @@ STAGE = Stage(
     function="pipeline.stages.confounding:confounding",
     config=ConfoundingConfig,
     artifact="pipeline.store.confounding:ConfoundingTables",
-    version=1,
+    version=2,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "classify": CLASSIFY},
     external_inputs="pipeline.stages.confounding:state_of_beside",
     check_requirements="pipeline.stages.confounding:check_beside",

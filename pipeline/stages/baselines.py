@@ -18,10 +18,12 @@ from evaluation.published import AS_IT_IS
 from models.settings import seed_of_repeat
 from pipeline.comparison.imageless import imageless
 from pipeline.comparison.imputation import Kind
+from pipeline.comparison.mechanisms import Lost, lost_scans, scenarios_of_mechanisms
 from pipeline.comparison.processes import do_units
 from pipeline.comparison.scenarios import Scenario, scans_in, scenarios_of
+from pipeline.comparison.scenarios import in_order as ordered
 from pipeline.comparison.tables import write_tables
-from pipeline.comparison.tasks import ComparisonTasks, Unit
+from pipeline.comparison.tasks import ComparisonTasks, Tests, Unit
 from pipeline.comparison.translated import translated
 from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import STAGE, BaselinesConfig
@@ -62,12 +64,22 @@ def baselines(
         for repeat in repeats_of(split)
     }
     scenarios = scenarios_of(config.scenarios, config.rates, modalities, config.patients)
+    if "mechanisms" in config.scenarios:
+        scenarios += scenarios_of_mechanisms(config.mechanisms, modalities)
     for scenario in scenarios:
         used = [scans_in(scenario, each, seed_of_repeat(config.seed, n))[0] for n, each in data.items()]
         if not any((scans["split"] == "test").any() for scans in used):
             raise PreconditionError(
                 f"scenario {scenario.name!r}: no test subject has every modality; set baselines.scenarios to [as_it_is]"
             )
+    lost: dict[int, Lost] = {}
+    if "mechanisms" in config.scenarios:
+        lost = {
+            n: lost_scans(each, config.mechanisms, covariates, features, seed_of_repeat(config.seed, n))
+            for n, each in data.items()
+        }
+        for note in lost[min(lost)].notes:
+            runtime.note(note)
     # Baselines that are not requested keep their rows, if they were fitted on the same data with the same settings.
     methods = chosen_baselines(KEYS, modalities, pictures=pictures)
     wanted = {method.name for method in chosen_baselines(keys, modalities, pictures=pictures)}
@@ -78,19 +90,23 @@ def baselines(
 
     run = ComparisonTasks(features, out, config, runtime, modalities, pictures, STAGE.version)
     units: list[Unit] = []
-    left: list[tuple[Scenario, int, RepeatData]] = []
+    left: list[tuple[Scenario, int, RepeatData, Tests]] = []
     for scenario in scenarios:
         for repeat, all_scans in data.items():
             remaining, notes = run.left(scenario, repeat, all_scans)
-            left.append((scenario, repeat, remaining))
+            tests: Tests = ()
+            if scenario.lost_by:
+                tests = lost[repeat].tests(remaining)
+                remaining = dataclasses.replace(remaining, scans=ordered(lost[repeat].left(scenario, remaining)))
+            left.append((scenario, repeat, remaining, tests))
             for note in notes if repeat == min(data) else ():
                 runtime.note(f"{scenario.name}: {note}")
-            units += run.units(scenario, repeat, remaining, methods, wanted)
+            units += run.units(scenario, repeat, remaining, methods, wanted, tests)
     others = [key for key in (*TRANSLATION_BASELINES, *TABLE_BASELINES) if key in keys]
     todo = sum(len(unit.tasks) for unit in units)
     with runtime.progress(todo + len(left) * len(others), "baseline") as progress:
         do_units(run, units, progress.advance)
-        for scenario, repeat, remaining in left:
+        for scenario, repeat, remaining, tests in left:
             for key in get_args(Kind):
                 translated(
                     run, scenario, repeat, key, remaining, all_scans=data[repeat].scans, preprocess=preprocess,
@@ -99,7 +115,7 @@ def baselines(
                 if key in keys:
                     progress.advance()
             for key in TABLE_BASELINES:
-                imageless(run, scenario, repeat, key, remaining, covariates=covariates, wanted=key in keys)
+                imageless(run, scenario, repeat, key, remaining, covariates=covariates, wanted=key in keys, tests=tests)
                 if key in keys:
                     progress.advance()
     published_methods = [method.name for method in methods if method not in ABLATIONS]
@@ -122,10 +138,10 @@ def baselines(
     )
 
 
-def _training_patients(left: list[tuple[Scenario, int, RepeatData]]) -> dict[str, float]:
+def _training_patients(left: list[tuple[Scenario, int, RepeatData, Tests]]) -> dict[str, float]:
     """Return scenario → number of training patients, the mean over repeats, for those of a learning curve."""
     counts: dict[str, list[int]] = {}
-    for scenario, _, data in left:
+    for scenario, _, data, _ in left:
         if scenario.name == AS_IT_IS or scenario.patients < 1:
             training = data.scans.loc[data.scans["split"] == "train", "subject"].nunique()
             counts.setdefault(scenario.name, []).append(training)

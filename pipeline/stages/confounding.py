@@ -1,6 +1,6 @@
 """What else could explain the result: methods that see no image, probes of the feature maps, groups of patients."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from cohort.origin import real_only
 from cohort.splits import shuffled
 from console.errors import InputError
 from evaluation.comparison import comparison_table
-from evaluation.confounding import THE_CLASS, bands, gain_over_covariates, group_table, probe_category, probe_number
+from evaluation.confounding import THE_CLASS, bands, gain_over_covariates, probe_category, probe_number
+from evaluation.fairness import audit_groups, crossed, gaps_between_groups
 from evaluation.intervals import probability_columns, summarise
+from evaluation.metrics import decide
 from files.reading import file_sha256
 from pipeline.core.runtime import Runtime
 from pipeline.specs.confounding import ConfoundingConfig
@@ -80,13 +82,25 @@ def confounding(
             progress.advance()
     tables["probes.csv"] = pd.DataFrame(probes, columns=list(PROBE_COLUMNS))
     used = test["scans_used"].str.split(";").explode().rename("scan").to_frame().merge(scans, on="scan")
-    groups = _groups(covariates, patterns_of(used))
-    tables["groups.csv"] = group_table(test, groups, smallest=config.smallest_group)
+    training = split.splits().query("split == 'train'")["subject"].unique()
+    learnt_from = set(scans.loc[scans["subject"].isin(training), "observation"])
+    groups, moved = _of_subjects(_groups(covariates, patterns_of(used), learnt_from), test)
+    for name, count in moved.items():
+        runtime.note(f"{name}: {count} patients change group between sessions; they are counted in that of the first")
+    judged = test.assign(decided=_decided(test, classify.metrics().get("thresholds")))
+    groups |= crossed(groups)
+    tables["groups.csv"] = audit_groups(judged, groups, smallest=config.smallest_group)
+    tables["gaps.csv"] = gaps_between_groups(
+        judged, groups, tables["groups.csv"], smallest=config.smallest_group, permutations=config.permutations,
+        seed=config.seed,
+    )  # fmt: skip
     tables["splits_beside.csv"] = _beside(split, test, classes, config)
     facts = {
         "covariates": list(covariates.columns), "gain": gain, "weights_of_images": weights, "reference": reference,
         "smallest_group": config.smallest_group, "folds": FOLDS, "repetitions": REPETITIONS,
-        "split_by": _split_by(split),
+        "split_by": _split_by(split), "permutations": config.permutations,
+        "positive": classes[1] if len(classes) == 2 else None,
+        "lacking": _lacking(used, scans["modality"].nunique()),
     }  # fmt: skip
     out.save(tables, facts)
     runtime.results |= {"counts": {"methods": predictions["method"].nunique(), "probes": len(probes)}}
@@ -197,17 +211,44 @@ def _gram(scans: pd.DataFrame, names: list[str], features: FeatureStore) -> np.n
     return (mean @ mean.T).astype(np.float64)
 
 
-def _groups(covariates: pd.DataFrame, patterns: pd.Series) -> dict[str, pd.Series]:
-    """Return name of a grouping → observation → group."""
+def _groups(covariates: pd.DataFrame, patterns: pd.Series, learnt_from: Container[str]) -> dict[str, pd.Series]:
+    """Return name of a grouping → observation → group; bands of numbers are learnt from the observations named."""
     groups: dict[str, pd.Series] = {}
     for name, kind in kinds_of(covariates).items():
         cells = covariates[name]
         if kind == "number":
-            cut = bands(as_numbers(cells))
+            cut = bands(as_numbers(cells), learnt_from=learnt_from)
             groups[name] = cut.cat.add_categories(NOT_GIVEN).fillna(NOT_GIVEN)
         else:
             groups[name] = cells.where(cells != "", NOT_GIVEN)
     return groups | {"scans": patterns}
+
+
+def _of_subjects(groups: dict[str, pd.Series], test: pd.DataFrame) -> tuple[dict[str, pd.Series], dict[str, int]]:
+    """Return grouping → tested subject → group of the first session, and how many subjects change their group."""
+    tested = test.drop_duplicates("observation").sort_values("observation", kind="stable")
+    first = tested.drop_duplicates("subject").set_index("subject")["observation"]
+    result: dict[str, pd.Series] = {}
+    moved: dict[str, int] = {}
+    for name, group_of in groups.items():
+        result[name] = first.map(group_of).astype(group_of.dtype)
+        several = tested["observation"].map(group_of).astype(object).groupby(tested["subject"]).nunique() > 1
+        moved |= {name: int(several.sum())} if several.any() else {}
+    return result, moved
+
+
+def _decided(test: pd.DataFrame, thresholds: Mapping[str, float] | None) -> np.ndarray:
+    """Return the class decided in each row, at the threshold that its repeat froze on validation patients."""
+    probabilities = test[probability_columns(test)].to_numpy(dtype=np.float64)
+    if thresholds is None:
+        return decide(probabilities)
+    frozen = test["repeat"].map({int(repeat): value for repeat, value in thresholds.items()}).to_numpy()
+    return (probabilities[:, 1] >= frozen).astype(np.int64)
+
+
+def _lacking(used: pd.DataFrame, modalities: int) -> int:
+    """Return how many tested observations lack one of the modalities."""
+    return int((used.groupby("observation")["modality"].nunique() < modalities).sum())
 
 
 def _split_by(split: SplitTables) -> str:

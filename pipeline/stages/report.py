@@ -27,6 +27,7 @@ from pipeline.store.volumes import VolumeSet
 from pipeline.training.scores import as_scored
 from reporting.comparison_page import Comparison
 from reporting.confounding_page import Confounding
+from reporting.fairness_page import Fairness
 from reporting.joint_page import Joint
 from reporting.quality import quality_of
 from reporting.report import ReportData, render_report
@@ -161,6 +162,7 @@ def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) 
         reference=manifest["reference"],
         robustness=baselines.robustness(),
         patients=baselines.patients(),
+        mechanisms=baselines.mechanisms(),
         imputations=baselines.pictures(convention),
         gains=baselines.gains(),
     )
@@ -197,19 +199,25 @@ def _synthetic(judge: JudgementTables, now: dict[str, str]) -> Synthetic | None:
 
 
 def _confounding(tables: ConfoundingTables) -> Confounding:
-    """Return the content of the two sections."""
+    """Return the content of the sections."""
     facts = tables.facts()
     return Confounding(
         comparison=tables.read("comparison.csv"),
         probes=tables.read("probes.csv"),
-        groups=tables.read("groups.csv"),
+        fairness=Fairness(
+            groups=tables.read("groups.csv"),
+            gaps=tables.read("gaps.csv"),
+            smallest_group=facts["smallest_group"],
+            permutations=facts["permutations"],
+            positive=facts["positive"],
+        ),
         splits=tables.read("splits_beside.csv"),
         covariates=tuple(facts["covariates"]),
         gain=facts["gain"],
         reference=facts["reference"],
-        smallest_group=facts["smallest_group"],
         folds=facts["folds"],
         repetitions=facts["repetitions"],
+        lacking=facts["lacking"],
     )
 
 

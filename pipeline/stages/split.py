@@ -4,7 +4,8 @@ import pandas as pd
 
 from cohort.covariates import covariates_of
 from cohort.manifest import observations
-from cohort.missingness import hide_scans
+from cohort.mechanisms import RANDOM
+from cohort.missingness import Pulls, column_of, hide_scans, positive_of, pulls_of
 from cohort.origin import real_only, synthetic_subjects
 from cohort.splits import (
     SUBJECT,
@@ -80,7 +81,9 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
         if sites is not None:
             _note_sites(splits, sites, config, runtime)
         _check_classes(splits, subjects, runtime)
-        hidden = hide_scans(everybody, config.missing, config.seed)
+        shares = {modality: missing.share for modality, missing in config.missing.items()}
+        pulls = _pulls(everybody, config, cohort.classes(), runtime)
+        hidden = hide_scans(everybody, shares, config.seed, pulls)
     except PreconditionError:
         raise
     except ValueError as error:
@@ -95,6 +98,30 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
     splits = pd.concat([splits, pd.DataFrame(trained)], ignore_index=True) if trained else splits
     out.save_splits(splits, made_with)
     out.save_table("availability.csv", hidden.scans, out.AVAILABILITY_COLUMNS)
+
+
+def _pulls(scans: pd.DataFrame, config: SplitConfig, classes: tuple[str, ...], runtime: Runtime) -> dict[str, Pulls]:
+    """Return who is likelier to lose each modality; a modality that is lost at random is left out.
+
+    Raises:
+        ValueError: the cohort does not say what the mechanism goes by.
+    """
+    covariates = covariates_of(scans)
+    label = scans.drop_duplicates("observation").set_index("observation")["label"]
+    pulls: dict[str, Pulls] = {}
+    for modality, missing in config.missing.items():
+        if missing.mechanism == RANDOM:
+            continue
+        try:
+            cells = label if missing.of is None else column_of(covariates, missing.of)
+            subjects = scans[scans["modality"] == modality].drop_duplicates("observation").set_index("observation")
+            found = pulls_of(missing, subjects["subject"], cells, positive=positive_of(missing, classes))
+        except ValueError as error:
+            raise ValueError(f"split.missing.{modality}: {error}") from error
+        for note in found.notes:
+            runtime.note(f"split.missing.{modality}: {note}")
+        pulls[modality] = found.pulls
+    return pulls
 
 
 def _check_classes(splits: pd.DataFrame, subjects: pd.DataFrame, runtime: Runtime) -> None:

@@ -13,6 +13,7 @@ from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, read_json, read_record, write_json, write_record
 
 TEXT = {"scenario": str, "method": str, "subject": str, "observation": str, "hidden_modality": str, "where": str}
+TEXT |= {"training": str, "tested": str}
 
 
 class ComparisonSet(Artifact):
@@ -73,7 +74,7 @@ class ComparisonSet(Artifact):
 
     def contents(self) -> dict[str, Any]:
         """Return the fingerprint of the tables."""
-        names = ("comparison.csv", "gains.csv", "robustness.csv", "patients.csv", "comparison.md")
+        names = ("comparison.csv", "gains.csv", "robustness.csv", "patients.csv", "mechanisms.csv", "comparison.md")
         return {"fingerprint": digest([file_sha256(p) for n in names if (p := self.folder / n).exists()])}
 
     def comparison(self) -> pd.DataFrame:
@@ -97,6 +98,11 @@ class ComparisonSet(Artifact):
     def patients(self) -> pd.DataFrame | None:
         """Return the table that `evaluation.comparison.patients_table` made; None if there is no learning curve."""
         path = self.folder / "patients.csv"
+        return pd.read_csv(path, dtype=TEXT) if path.exists() else None
+
+    def mechanisms(self) -> pd.DataFrame | None:
+        """Return the table that `evaluation.comparison.mechanisms_table` made; None without such scenarios."""
+        path = self.folder / "mechanisms.csv"
         return pd.read_csv(path, dtype=TEXT) if path.exists() else None
 
     def pictures(self, convention: str = "radiological") -> tuple[tuple[str, bytes], ...]:

@@ -11,9 +11,11 @@ from pipeline.store.base import Artifact, read_json, write_json
 
 
 class ConfoundingTables(Artifact):
-    """`predictions.csv`, `comparison.csv`, `probes.csv`, `groups.csv`, `splits_beside.csv` and `confounding.json`."""
+    """The tables `TABLES`, one CSV file each, and `confounding.json`."""
 
-    TABLES: ClassVar = ("predictions.csv", "comparison.csv", "probes.csv", "groups.csv", "splits_beside.csv")
+    TABLES: ClassVar = (
+        "predictions.csv", "comparison.csv", "probes.csv", "groups.csv", "gaps.csv", "splits_beside.csv",
+    )  # fmt: skip
     FILES: ClassVar = (*TABLES, "confounding.json")
 
     def save(self, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]) -> None:
@@ -25,7 +27,7 @@ class ConfoundingTables(Artifact):
     def read(self, name: str) -> pd.DataFrame:
         """Return one of `TABLES`; names are text, and an empty figure is NaN."""
         text = ("scenario", "method", "note", "subject", "observation", "covariate", "modality", "kind", "remark")
-        kept = dict.fromkeys((*text, "grouping", "group", "split"), str)
+        kept = dict.fromkeys((*text, "grouping", "group", "split", "measure", "highest", "lowest"), str)
         frame = pd.read_csv(self.folder / name, dtype=kept, keep_default_na=False, na_values=[""])
         return frame.assign(**{name: frame[name].fillna("") for name in kept if name in frame})
 

@@ -99,7 +99,27 @@ def test_unknown_modality_is_named():
         make_scan(healthy(), "CT", COARSE)  # type: ignore[arg-type]
 
 
+def test_only_one_sex_shows_signs_if_asked_and_nothing_else_changes():
+    both, women = (phantom_table(PhantomsConfig(subjects=400, sign_by_sex=sex)) for sex in ("both", "F"))
+    ill_men = (women["sex"] == "M") & (women["diagnosis"] == "AD")
+    assert ill_men.sum() > 50
+    assert not women.loc[ill_men, ["mri_sign", "pet_sign"]].any(axis=None)
+    pd.testing.assert_frame_equal(women[~ill_men], both[~ill_men])
+    signs = ["mri_sign", "pet_sign"]
+    pd.testing.assert_frame_equal(women.drop(columns=signs), both.drop(columns=signs))
+
+
 # --- The scans ---
+
+
+@pytest.mark.parametrize("modality", ["MRI", "PET"])
+def test_the_gain_of_a_site_multiplies_its_scans_and_no_others(modality):
+    for site, factor in (("A", 1.0), ("B", 2.3 / 1.15)):
+        subject = healthy(site=site)
+        usual, other = (
+            make_scan(subject, modality, COARSE.model_copy(update={"site_gain": gain}))[0] for gain in (1.15, 2.3)
+        )
+        np.testing.assert_allclose(other, factor * usual, rtol=1e-5, atol=1.6 if modality == "MRI" else 1e-5)
 
 
 @pytest.mark.parametrize(("modality", "dtype"), [("MRI", np.int16), ("PET", np.float32)])

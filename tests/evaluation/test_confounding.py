@@ -9,7 +9,6 @@ from evaluation.confounding import (
     PENALTIES,
     bands,
     gain_over_covariates,
-    group_table,
     out_of_fold,
     probe_category,
     probe_number,
@@ -85,17 +84,6 @@ def predictions() -> pd.DataFrame:
     return pd.concat([table.assign(repeat=1), table.assign(repeat=2)], ignore_index=True)
 
 
-def test_a_group_too_small_is_not_scored() -> None:
-    table = predictions()
-    site = table.drop_duplicates("observation").set_index("observation")["subject"].str[0]
-    found = group_table(table, {"site": site}, smallest=10).set_index("group")
-    assert found[["subjects", "n", "fewest"]].values.tolist() == [[20, 40, 10], [10, 20, 0]]
-    assert found["auc_mean"]["A"] == found["balanced_accuracy_mean"]["A"] == 1
-    assert np.isnan(found["auc_mean"]["B"])
-    assert found["auc_low"].isna().tolist() == [False, True]
-    assert group_table(table, {"site": site}, smallest=11)["auc_mean"].isna().all()
-
-
 def test_bands_hold_about_equally_many() -> None:
     ages = pd.Series([60.0, 61, 62, 63, 64, 65, np.nan], index=list("abcdefg"))
     found = bands(ages)
@@ -103,6 +91,16 @@ def test_bands_hold_about_equally_many() -> None:
     assert found.cat.categories[0] == "60 to 61.6667"
     assert found.isna()["g"]
     assert bands(pd.Series([5.0, 5, np.nan])).tolist()[:2] == ["5 to 5"] * 2
+
+
+def test_bands_are_cut_where_those_named_are_and_hold_everybody() -> None:
+    ages = pd.Series([60.0, 61, 62, 63, 90, 20], index=list("abcdef"))
+    found = bands(ages, learnt_from=set("abcd"))
+    assert list(found.cat.categories) == ["20 to 61", "over 61 to 62", "over 62 to 90"]
+    assert found.astype(str).to_dict() == {
+        "a": "20 to 61", "b": "20 to 61", "c": "over 61 to 62", "d": "over 62 to 90", "e": "over 62 to 90",
+        "f": "20 to 61",
+    }  # fmt: skip
 
 
 def test_the_gain_is_the_paired_difference_on_what_both_could_take() -> None:

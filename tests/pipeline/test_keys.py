@@ -30,6 +30,7 @@ from pipeline.runner.plan import made_from, make_plan, stale_reasons
 from pipeline.runner.run import run_stage
 from pipeline.settings import Settings, load_settings
 from pipeline.specs import preprocess as preprocess_spec
+from pipeline.specs.baselines import MechanismsConfig
 from pipeline.specs.registry import STAGES
 from pipeline.stages import features, preprocess
 from pipeline.store.base import Artifact, read_record, write_record
@@ -72,6 +73,7 @@ OTHER: dict[str, Any] = {
     "baselines.rates": (0.25,),
     "baselines.curve_rates": (0.0,),
     "baselines.patients": (0.4,),
+    "baselines.mechanisms.reasons": ("random",),
     "executor.slurm.time": "1:00:00",
     "executor.slurm.lines": ("--constraint=a100",),
     "executor.scheduler": "tcp://10.0.0.5:8786",
@@ -560,6 +562,8 @@ def tasks(tmp_path: Path) -> Callable[..., set[tuple[str, str]]]:
 
 IN_SOME_TASKS = {
     **dict.fromkeys(("only", "scenarios", "rates", "patients", "published", "workers"), set()),
+    # They say which scans are hidden, in scenarios that are none of these; see comparison/test_mechanisms.py.
+    **{f"mechanisms.{name}": set() for name in MechanismsConfig.model_fields},
     "curve_rates": {task for task in TASKS if task[0] == "complete"},
     "gan.pix2pix_epochs": {("hidden", "pix2pix")},
     "gan.cyclegan_epochs": {("hidden", "cyclegan")},

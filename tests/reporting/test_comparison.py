@@ -16,11 +16,19 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from evaluation.comparison import COMPARED, COSTS, comparison_table, holm, patients_table, robustness_table
+from evaluation.comparison import (
+    COMPARED,
+    COSTS,
+    comparison_table,
+    holm,
+    mechanisms_table,
+    patients_table,
+    robustness_table,
+)
 from evaluation.intervals import paired_difference, summarise
 from evaluation.published import COMPLETE, HALF_MRI, HALF_PET, published_rows
-from reporting.comparison_figures import imputation_figure, robustness_figure
-from reporting.comparison_page import Comparison, comparison_markdown, comparison_section
+from reporting.comparison_figures import imputation_figure, mechanisms_figure, robustness_figure
+from reporting.comparison_page import Comparison, comparison_markdown, comparison_section, mechanisms_text
 from reporting.pages import environment
 from reporting.report import render_report
 
@@ -351,14 +359,17 @@ def test_the_report_has_the_section_only_where_there_is_a_comparison(report_data
     points = robustness_table(_hidden(seed=0))
     picture = imputation_figure({"PET": {"real": _ball(), "cycleGAN": _ball()}})
     curve = patients_table(_fewer_patients(), {"few": 10.0, "all": 40.0})
+    reasons = mechanisms_table(_for_reasons())
     comparison = Comparison(
-        table, "demo", robustness=points, patients=curve, imputations=(("PET of sub-001", picture),)
-    )
+        table, "demo", robustness=points, patients=curve, mechanisms=reasons,
+        imputations=(("PET of sub-001", picture),),
+    )  # fmt: skip
     html = render_report(dataclasses.replace(data, comparison=comparison))
     page = Nesting(html)
     assert page.open == []
     assert html.count('<a href="#comparison">') == html.count('<section id="comparison">') == 1
-    assert page.tags.count("img") == Nesting(without).tags.count("img") + 3
+    assert page.tags.count("img") == Nesting(without).tags.count("img") + 4
+    assert "Lost in training by" in page.text
     assert "PET of sub-001" in page.text
 
 
@@ -401,6 +412,42 @@ def test_a_learning_curve_has_a_point_for_each_number_of_training_patients() -> 
         assert row.n_asked == 40
         assert row.auc_mean == pytest.approx(roc_auc_score(made["truth"], made["p_1"]))
         assert row.auc_low <= row.auc_mean <= row.auc_high
+
+
+def _for_reasons() -> pd.DataFrame:
+    """Two methods, two reasons in training and three tests; Multi-CNN can take nobody, and half, and all."""
+    frames = []
+    for method in ("HyperMM", "Multi-CNN"):
+        for training in ("random", "class"):
+            for tested, made in (("nothing", 40), ("random", 20), ("class", 0)):
+                frame = _hidden(seed=len(frames)).query("method == 'HyperMM' and rate == 0.5")
+                lost = np.arange(40) >= (40 if method == "HyperMM" else made)
+                frame = frame.assign(p_0=frame["p_0"].mask(lost), p_1=frame["p_1"].mask(lost), method=method)
+                frames.append(frame.assign(training=training, tested=tested))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_every_reason_in_training_has_a_cell_for_every_reason_in_the_test() -> None:
+    frame = _for_reasons()
+    table = mechanisms_table(frame)
+    assert len(table) == 2 * 2 * 3
+    for row in table.itertuples():
+        asked = frame.query("method == @row.method and training == @row.training and tested == @row.tested")
+        made = asked.dropna(subset=["p_1"])
+        assert (row.n, row.n_asked) == (len(made), 40)
+        if len(made):
+            assert row.auc_mean == pytest.approx(roc_auc_score(made["truth"], made["p_1"]))
+        else:
+            assert np.isnan(row.auc_mean)
+    text = mechanisms_text(table)
+    assert text.headers == ("Method", "Lost in training by", "Test: nothing", "Test: random", "Test: class")
+    assert [row[:2] for row in text.rows] == [
+        ("HyperMM", "random"), ("HyperMM", "class"), ("Multi-CNN", "random"), ("Multi-CNN", "class"),
+    ]  # fmt: skip
+    assert text.rows[2][4] == "–"
+    assert text.rows[2][3].endswith("], n 20 of 40")
+    assert " n " not in text.rows[0][3]
+    assert mechanisms_figure(table) == mechanisms_figure(table)
 
 
 def test_points_of_the_curve_are_auc_on_what_could_be_predicted() -> None:

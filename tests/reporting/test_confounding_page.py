@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from evaluation.comparison import comparison_table
-from evaluation.confounding import GAIN_COLUMNS, group_table
-from reporting.confounding_page import Confounding, answers, confounding_section, images_add
+from evaluation.confounding import GAIN_COLUMNS
+from evaluation.fairness import audit_groups, gaps_between_groups
+from reporting.confounding_page import Confounding, answers, availability_tells, confounding_section, images_add
+from reporting.fairness_page import Fairness, fairness_section, gaps_in_words
 from reporting.report import ReportData, render_report
 
 NOTHING = dict.fromkeys(GAIN_COLUMNS, np.nan)
@@ -42,14 +44,18 @@ def test_availability_is_named_only_where_it_tells_the_label() -> None:
     assert "Which scans were made already tells the label: AUC 0.72 (interval 0.61 to 0.80)" in told[1]
 
 
+def test_where_scans_are_missing_the_auc_of_availability_is_always_said() -> None:
+    sentence = "That alone tells the label with AUC 0.42 (interval 0.30 to 0.55), which is not above chance."
+    assert availability_tells(GAIN, lacking=True).endswith(sentence)
+    assert answers(GAIN, ("age",), lacking=True)[1].endswith(sentence)
+    assert "with AUC 0.42, which" in availability_tells(GAIN | {"availability_low": None}, lacking=True)
+    assert "could not be asked" in availability_tells(NOTHING, lacking=True)
+    assert availability_tells(GAIN) == availability_tells(NOTHING) == ""
+
+
 @pytest.fixture
 def page(make_predictions: Callable[..., pd.DataFrame]) -> Confounding:
     rows = make_predictions().drop(columns="scans_used")
-    site = (
-        rows.drop_duplicates("observation")
-        .set_index("observation")["subject"]
-        .map(lambda s: "<A>" if s < "sub-030" else "B")
-    )
     both = pd.concat([rows.assign(method=name, scenario="test") for name in ("HyperMM", "covariates only")])
     probes = [
         ("the class", "category", "MRI", 50, 50, 0.9, 0.8, 0.95, ""),
@@ -67,15 +73,29 @@ def page(make_predictions: Callable[..., pd.DataFrame]) -> Confounding:
     return Confounding(
         comparison=comparison_table(both, reference="covariates only"),
         probes=pd.DataFrame(probes, columns=columns),
-        groups=group_table(rows, {"site": site}, smallest=200),
+        fairness=fairness_of(rows),
         splits=pd.DataFrame(splits),
         covariates=("age", "sex", "site"),
         gain=GAIN,
         reference="covariates only",
-        smallest_group=200,
         folds=5,
         repetitions=3,
+        lacking=0,
     )
+
+
+def fairness_of(rows: pd.DataFrame, *, smallest: int = 5, harm: float = 0.0) -> Fairness:
+    """The audit of two sites; with `harm`, half of site <A> has a random probability."""
+    names = pd.Series(sorted(rows["subject"].unique()))
+    site = pd.Series(np.where(names < "sub-030", "<A>", "B"), index=names)
+    random = np.random.default_rng(0)
+    in_a = rows["subject"].map(site) == "<A>"
+    p = rows["p_1"].where(~in_a | (random.random(len(rows)) > harm), random.random(len(rows)))
+    rows = rows.assign(p_1=p, p_0=1 - p, decided=(p >= 0.5).astype(int))
+    groups = {"site": site}
+    audited = audit_groups(rows, groups, smallest=smallest)
+    gaps = gaps_between_groups(rows, groups, audited, smallest=smallest, permutations=200)
+    return Fairness(audited, gaps, smallest, 200, "AD")
 
 
 def test_what_is_told_is_marked_and_what_is_too_few_is_said(page: Confounding) -> None:
@@ -83,7 +103,6 @@ def test_what_is_told_is_marked_and_what_is_too_few_is_said(page: Confounding) -
     assert found["probes"].flagged == {1}
     assert found["told"].startswith("The feature maps tell site.")
     assert found["probes"].rows[3][4:] == ("–", "–", "too few")
-    assert all(row[4].startswith("too few: ") for row in found["groups"].rows)
     assert [row[0] for row in found["splits"].rows] == [
         "this run: at random, by patient", "other workspace: by site: tested where it was not trained",
     ]  # fmt: skip
@@ -98,9 +117,39 @@ def test_the_report_has_both_sections(page: Confounding, report_data: Callable[.
     data = report_data()
     without = render_report(data)
     html = render_report(dataclasses.replace(data, confounding=page))
-    for anchor in ("images-add", "confounding"):
+    for anchor in ("images-add", "confounding", "fairness"):
         assert f'<section id="{anchor}">' in html
         assert f'href="#{anchor}"' in html
         assert anchor not in without
     assert "&lt;A&gt;" in html
     assert "<A>" not in html
+
+
+def test_gaps_are_said_and_marked_only_where_chance_does_not_explain_them(
+    make_predictions: Callable[..., pd.DataFrame],
+) -> None:
+    rows = make_predictions(n_subjects=200).drop(columns="scans_used")
+    fair, harmed = fairness_of(rows), fairness_of(rows, harm=1.0)
+    assert gaps_in_words(fair)[0].startswith("No gap between groups is larger than chance explains (4 tests; ")
+    assert fairness_section(fair)["gaps"].flagged == frozenset()
+    words = gaps_in_words(harmed)
+    assert any(sentence.startswith("AUC by site: B minus <A> is 0.") for sentence in words)
+    section = fairness_section(harmed)
+    assert {section["gaps"].rows[i][1] for i in section["gaps"].flagged} >= {"AUC"}
+    assert len(section["gaps"].flagged) == len(words)
+    assert ("site", "Calibration slope") in {row[:2] for row in section["gaps"].rows}
+    assert {row[-1] for row in section["gaps"].rows if row[1] == "Calibration slope"} == {"not tested"}
+
+
+def test_groups_that_are_too_small_are_said_to_be(make_predictions: Callable[..., pd.DataFrame]) -> None:
+    page = fairness_of(make_predictions().drop(columns="scans_used"), smallest=200)
+    assert gaps_in_words(page) == [
+        "Whether the model is as good in every group cannot be said: no two groups have 200 test patients of each "
+        "class."
+    ]
+    found = fairness_section(page)
+    assert all(row[5].startswith("too few: ") for row in found["groups"].rows)
+    assert {len(row) for row in found["groups"].rows} == {len(found["groups"].headers)}
+    assert found["gaps"].rows == ()
+    three = dataclasses.replace(page, positive=None)
+    assert "Sensitivity" not in fairness_section(three)["groups"].headers

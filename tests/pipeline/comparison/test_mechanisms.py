@@ -1,0 +1,228 @@
+"""Missing not at random: each reason in training, each in the test, for every method asked for."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import toy_run
+
+from console.errors import PreconditionError
+from evaluation.intervals import summarise
+from pipeline.comparison.mechanisms import Lost, lost_scans, main_direction, scenarios_of_mechanisms
+from pipeline.comparison.scenarios import Scenario
+from pipeline.comparison.tables import _hidden_in_both
+from pipeline.runner.per_scan import scan_contents
+from pipeline.runner.run import run_stage
+from pipeline.specs.baselines import STAGE, BaselinesConfig, MechanismsConfig
+from pipeline.store.comparison import ComparisonSet
+from pipeline.store.features import FeatureStore
+from pipeline.training.repeat_data import RepeatData
+
+REASONS = ("random", "covariate", "other", "itself", "class")
+NAMES = [f"s{n:03d}" for n in range(100)]
+
+
+@pytest.fixture
+def data() -> RepeatData:
+    """100 patients with MRI and PET, in turn sick and well."""
+    rows = [(f"{name}_{m}", name, name, m, ("CN", "AD")[i % 2]) for i, name in enumerate(NAMES) for m in ("MRI", "PET")]
+    table = pd.DataFrame(rows, columns=["scan", "observation", "subject", "modality", "label"])
+    split = np.array(["train", "train", "validation", "test"])[table.index // 2 % 4]
+    return RepeatData(table.assign(split=split), ("MRI", "PET"), ("CN", "AD"))
+
+
+@pytest.fixture
+def features(tmp_path: Path, data: RepeatData) -> FeatureStore:
+    """Feature maps with one large direction: the number of the patient in the MRI, its last digit in the PET."""
+    store = FeatureStore(tmp_path / "features")
+    random = torch.Generator().manual_seed(0)
+    for row in data.scans.itertuples():
+        size = int(row.subject[1:]) if row.modality == "MRI" else int(row.subject[-1])
+        made = 0.01 * torch.randn(3, 2, 2, generator=random)
+        store.save(row.scan, made + size * torch.tensor([1.0, -2.0, 0.5])[:, None, None])
+        store.finish(row.scan, "key", {})
+    toy_run.finish(store, **scan_contents(store, dict.fromkeys(data.scans["scan"], "key")))
+    return store
+
+
+COVARIATES = pd.DataFrame({"age": [str(90 - i % 20) for i in range(100)]}, index=NAMES)
+
+
+def lost(data: RepeatData, features: FeatureStore, **settings: object) -> Lost:
+    config = MechanismsConfig.model_validate({"reasons": REASONS, "of": "age", "slope": 20} | settings)
+    return lost_scans(data, config, COVARIATES, features, seed=1)
+
+
+def test_each_reason_takes_scans_of_those_it_is_about(data: RepeatData, features: FeatureStore) -> None:
+    found = lost(data, features).by
+    assert {reason: len(scans) for reason, scans in found.items()} == dict.fromkeys(REASONS, 50)
+    assert all(scan.endswith("_PET") for scans in found.values() for scan in scans)
+    numbers = {reason: np.array([int(scan[1:4]) for scan in scans]) for reason, scans in found.items()}
+    assert (numbers["class"] % 2).all()
+    assert np.mean(90 - numbers["covariate"] % 20 > 80) > 0.9
+    assert np.mean(numbers["other"] >= 50) > 0.9  # the sick are 1, 3, …, and so have the higher mean
+    assert np.mean(numbers["itself"] % 10 >= 5) > 0.9
+    assert 15 < (numbers["random"] % 2).sum() < 35
+    turned = lost(data, features, slope=-20).by
+    assert not (np.array([int(scan[1:4]) for scan in turned["class"]]) % 2).any()
+
+
+def test_the_main_direction_is_that_of_a_singular_value_decomposition(data: RepeatData, features: FeatureStore) -> None:
+    rows = data.scans[data.scans["modality"] == "PET"]
+    found = main_direction(rows, features, positive="AD")
+    maps = features.load(rows["scan"].to_list()).flatten(1).double().numpy()
+    left, lengths, _ = np.linalg.svd(maps - maps.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(found), np.abs(left[:, 0] * lengths[0]), rtol=1e-5, atol=1e-5)
+    sick = np.arange(100) % 2 == 1
+    assert found[sick].mean() > found[~sick].mean()
+    other = main_direction(rows, features, positive="CN")
+    np.testing.assert_allclose(other, -found)
+
+
+def test_training_loses_by_one_reason_and_the_test_by_each(data: RepeatData, features: FeatureStore) -> None:
+    found = lost(data, features)
+    scenario = next(s for s in scenarios_of_mechanisms(MechanismsConfig(), data.modalities) if s.lost_by == "random")
+    assert scenario.name == "50% of PET lost in training at random"
+    left = found.left(scenario, data)
+    gone = data.scans[~data.scans["scan"].isin(left["scan"])]
+    assert set(gone["scan"]) == {s for s in found.by["random"] if int(s[1:4]) % 4 != 3}
+    assert set(gone["split"]) == {"train", "validation"}
+    tests = dict(found.tests(data))
+    assert list(tests) == list(REASONS)
+    for reason, scans in tests.items():
+        assert set(scans) == {s for s in found.by[reason] if int(s[1:4]) % 4 == 3}
+        assert list(scans) == sorted(scans)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"modality": "CT"}, r"baselines.mechanisms.modality: 'CT' is no modality \(MRI, PET\)"),
+        ({"other": "CT"}, r"baselines.mechanisms.other: 'CT' is no modality"),
+        ({"other": "PET"}, "other is PET, which is the one that is lost"),
+        ({"of": "weight"}, "'weight' is no covariate of this cohort"),
+    ],
+)
+def test_what_cannot_be_is_named(
+    data: RepeatData, features: FeatureStore, settings: dict[str, str], words: str
+) -> None:
+    with pytest.raises(PreconditionError, match=words):
+        lost(data, features, **settings)
+
+
+def test_settings_that_say_nothing_or_two_things_are_refused() -> None:
+    with pytest.raises(ValueError, match="name a column of cohort.covariates"):
+        MechanismsConfig(reasons=("covariate",))
+    with pytest.raises(ValueError, match="name each reason once"):
+        MechanismsConfig(reasons=("class", "class"))
+    with pytest.raises(PreconditionError, match="need a second modality"):
+        scenarios_of_mechanisms(MechanismsConfig(), ("MRI",))
+
+
+METHODS = ("hypermm", "ridge", "availability", "covariates_images")
+CHOSEN = {"reasons": ("random", "class"), "slope": 20, "modality": "PET"}
+QUICK = {"epochs": 2, "learning_rate": 3e-3, "workers": 1, "scenarios": ["mechanisms"], "only": METHODS}
+
+
+def scans() -> pd.DataFrame:
+    table = toy_run.scans(90)
+    table = table[table["modality"] != "US"]
+    return table.assign(age=(60 + table["subject"].str[1:].astype(int) % 9).astype(str), split="")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = tmp_path_factory.mktemp("mechanisms")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    toy_run.fill(workspace, scans())
+    run_stage(STAGE, settings(), workspace, device="cpu")
+    torch.set_num_threads(before)
+    return workspace
+
+
+def settings(**more: object) -> object:
+    return toy_run.settings(baselines={**QUICK, "mechanisms": CHOSEN, **more})
+
+
+def test_the_table_has_every_pair_for_every_method(compared: Path) -> None:
+    out = ComparisonSet(compared / "baselines")
+    table = out.mechanisms()
+    assert table is not None
+    names = ["HyperMM", "ridge imputation", "availability only", "covariates + HyperMM"]
+    assert list(table["method"].unique()) == names
+    expected = [(a, b) for a in ("random", "class") for b in ("nothing", "random", "class")]
+    for name in names:
+        rows = table[table["method"] == name]
+        assert list(zip(rows["training"], rows["tested"], strict=True)) == expected
+        assert (rows["n"] == rows["n_asked"]).all()
+        assert rows["n_asked"].nunique() == 1
+    cell = table.set_index(["method", "training", "tested"])["auc_mean"]
+    # Who has a PET is well, in training; so without a look at it the test says the same, where it is lost alike.
+    assert cell["availability only", "class", "class"] > 0.75  # one in three is sick, and half lose it
+    assert cell["availability only", "class", "nothing"] == 0.5
+    assert abs(cell["availability only", "class", "random"] - 0.5) < 0.25
+    assert json.loads((compared / "baselines" / "manifest.json").read_text())["counts"]["scenarios"] == 2
+
+
+def test_a_cell_is_the_score_of_the_predictions_with_these_scans_hidden(compared: Path) -> None:
+    out = ComparisonSet(compared / "baselines")
+    table = out.mechanisms()
+    assert table is not None
+    frames = []
+    for repeat in (1, 2):
+        made = out.read(out.folder_of("50% of PET lost in training by class", "HyperMM", repeat), "mechanisms.csv")
+        assert made is not None
+        whole = out.read(out.folder_of("50% of PET lost in training by class", "HyperMM", repeat), "predictions.csv")
+        assert whole is not None
+        for reason, rows in made.groupby("tested"):
+            merged = rows.merge(whole, on=["repeat", "observation"], suffixes=("", "_whole"))
+            moved = ~np.isclose(merged["p_1"], merged["p_1_whole"], rtol=0, atol=1e-9)
+            assert 0 < moved.sum() < len(moved), reason
+            if reason == "class":
+                assert merged.loc[moved, "truth"].mean() > 0.7
+        frames.append(made[made["tested"] == "random"])
+    expected = summarise(pd.concat(frames))["auc"]["mean"]
+    found = table.set_index(["method", "training", "tested"]).loc[("HyperMM", "class", "random"), "auc_mean"]
+    assert found == pytest.approx(expected)
+
+
+def test_the_page_and_the_markdown_show_it(compared: Path) -> None:
+    text = (compared / "baselines" / "comparison.md").read_text("utf-8")
+    assert "### Why scans are missing" in text
+    (row,) = re.findall(r"\| availability only \| class \|.*", text)
+    assert row.count("[") == 3 or row.count("\\[") == 3
+
+
+def test_nothing_is_done_twice_and_another_share_is_done_anew(compared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(compared, run)
+
+    def times() -> dict[str, int]:
+        return {str(p.relative_to(run)): p.stat().st_mtime_ns for p in run.glob("baselines/*/*/*/record.json")}
+
+    before = times()
+    assert len(before) == 2 * 4 * 2
+    run_stage(STAGE, settings(), run, device="cpu")
+    assert times() == before
+    run_stage(STAGE, settings(mechanisms={**CHOSEN, "slope": 1}), run, device="cpu")
+    after = times()
+    assert after.keys() == before.keys()
+    assert all(after[name] > before[name] for name in before)  # other scans are hidden in the test of each
+
+
+def test_other_scenarios_keep_their_keys_and_their_curve(data: RepeatData) -> None:
+    """The field that was added says nothing where it is empty, and these scenarios are no points of the curve."""
+    frame = pd.DataFrame({"scenario": ["complete", "x"], "method": "HyperMM", "p_0": 0.5, "p_1": 0.5})
+    both = [Scenario("complete"), Scenario("x", lost_by="class"), Scenario("half", (("PET", 0.5),))]
+    points = _hidden_in_both(frame, both)
+    assert pd.concat(points)["scenario"].unique().tolist() == ["complete"]
+
+
+def test_the_setting_is_off_by_default() -> None:
+    assert "mechanisms" not in BaselinesConfig().scenarios
