@@ -8,7 +8,7 @@ import pytest
 from pipeline.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("thin_backbone")
-QUICK = ["--pretrain.epochs", "1", "--classify.epochs", "1", "--joint.draws", "3", "--impute.draws", "2"]
+QUICK = ["--pretrain.epochs", "1", "--joint.draws", "3", "--impute.draws", "2"]
 SECTION = 'id="joint"'
 
 
