@@ -75,6 +75,8 @@ def _groups(page: Fairness) -> Table:
         headers += [MEASURES[name], "Interval"]
     rows = []
     for row in page.groups.to_dict("records"):
+        if row["fewest"] < page.smallest_group and " and " in row["grouping"]:
+            continue  # pairs of groups are many, and most of them small
         cells = [str(row["grouping"]), str(row["group"]), f"{int(row['subjects']):,}", f"{int(row['n']):,}"]
         cells += [number(row["prevalence"], missing="–")] if page.positive else []
         if row["fewest"] < page.smallest_group:

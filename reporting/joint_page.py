@@ -95,7 +95,7 @@ def _imputed(imputed: pd.DataFrame, quality: pd.DataFrame | None) -> Table:
     for modality in sorted({*imputed["modality"], *checked["modality"]}):
         rows = checked[checked["modality"] == modality]
         line = [str(modality), f"{int((imputed['modality'] == modality).sum()):,}", f"{len(rows):,}"]
-        line += [percent(rows[f"cover_{level}"].mean()) if len(rows) else "–" for level in LEVELS]
+        line += [percent(round(rows[f"cover_{level}"].mean(), 2)) if len(rows) else "–" for level in LEVELS]
         line += [number(rows[name].mean(), 3) if len(rows) else "–" for name in ("crps", "crps_without")]
         cells.append(line)
     return Table(tuple(headers), tuple(map(tuple, cells)), frozenset(range(1, len(headers))))
@@ -107,12 +107,12 @@ def _verdict(quality: pd.DataFrame | None) -> str:
         return ""
     patients, held = quality["observation"].nunique(), quality["cover_90"].mean()
     gain = 1 - quality["crps"].mean() / quality["crps_without"].mean()
-    text = f"On hidden scans of test patients, 90 % intervals held {percent(held)} of the true values"
+    text = f"On hidden scans of test patients, 90 % intervals held {percent(round(held, 2))} of the true values"
     if patients < PATIENTS_FOR_A_CLAIM:
         return f"{text}; with {patients} patients that says little."
     judged = "too narrow: do not trust them" if held < 0.85 else "wider than needed" if held > 0.95 else "as promised"
     helped = (
-        f"the other scans bring the error (CRPS) down by {percent(gain)}"
+        f"the other scans bring the error (CRPS) down by {percent(round(gain, 2))}"
         if gain > 0.01
         else "the other scans tell nothing of the missing one that these patients could show"
     )
