@@ -98,6 +98,18 @@ def fairness_of(rows: pd.DataFrame, *, smallest: int = 5, harm: float = 0.0) -> 
     return Fairness(audited, gaps, smallest, 200, "AD")
 
 
+def test_small_groups_are_listed_and_small_pairs_of_groups_are_not(
+    make_predictions: Callable[..., pd.DataFrame],
+) -> None:
+    audit = fairness_of(make_predictions().drop(columns="scans_used"))
+    pair = audit.groups.assign(grouping="site and sex", group=[f"{name}, F" for name in audit.groups["group"]])
+    both = dataclasses.replace(audit, groups=pd.concat([audit.groups, pair]))
+    names = [row[0] for row in fairness_section(both)["groups"].rows]
+    assert names == ["site", "site", "site and sex", "site and sex"]
+    few = dataclasses.replace(both, groups=both.groups.assign(fewest=1))
+    assert [row[0] for row in fairness_section(few)["groups"].rows] == ["site", "site"]
+
+
 def test_what_is_told_is_marked_and_what_is_too_few_is_said(page: Confounding) -> None:
     found = confounding_section(page)
     assert found["probes"].flagged == {1}
