@@ -1,7 +1,7 @@
 """VGG11 with few channels under its own name. As a script: `run_pipeline.py` with it; as a preload: Dask's workers.
 
 The layers stay, and so do their strides: what has to hold for every backbone holds for this one. What trains on its
-feature maps has a tenth of the parameters, and they were most of the time.
+feature maps has fewer parameters, too.
 """
 
 import runpy
