@@ -102,11 +102,17 @@ class WinogradConv3d(nn.Module):
 
 def _side_by_side(compute: Callable[..., None], parts: Sequence[tuple[int, ...]]) -> None:
     """Compute independent parts, each in one thread: their operations are too small to be shared out among threads."""
-    if torch.get_num_threads() == 1 or len(parts) == 1:
+    threads = torch.get_num_threads()
+    if threads == 1 or len(parts) == 1:
         for part in parts:
             compute(*part)
-    else:
-        list(_pool(torch.get_num_threads()).map(lambda part: _without_gradients(compute, part), parts))
+        return
+    pool = _pool(threads)
+    torch.set_num_threads(1)  # MKL has one number for the whole process; with two, each thread would start others
+    try:
+        list(pool.map(lambda part: _without_gradients(compute, part), parts))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()  # holds for one thread only

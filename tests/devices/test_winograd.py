@@ -1,5 +1,7 @@
 """Winograd's convolutions give what the direct sum gives, and stand in the backbone where they are faster."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -75,6 +77,33 @@ def test_threads_share_the_work_and_change_nothing(threads: int, monkeypatch: py
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+def test_products_start_no_threads_of_their_own_and_a_failure_restores_the_number() -> None:
+    for_products: list[str] = []
+
+    def compute(part: int) -> None:
+        for_products.append(_threads_of_mkl())
+        if part == 3:
+            raise ValueError
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        outside = _threads_of_mkl()
+        with pytest.raises(ValueError, match=r"^$"):
+            winograd._side_by_side(compute, [(part,) for part in range(4)])
+        assert torch.get_num_threads() == 2
+        assert _threads_of_mkl() == outside
+    finally:
+        torch.set_num_threads(before)
+    assert set(for_products) <= {"1", "none"}
+
+
+def _threads_of_mkl() -> str:
+    """Read how many threads MKL takes; a torch without MKL has none."""
+    found = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
+    return found.group(1) if found else "none"
 
 
 def test_takes_one_volume_only() -> None:
