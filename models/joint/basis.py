@@ -19,8 +19,7 @@ Kind = Literal["pca", "public"]
 EXPLAINED = 0.95  # of the variance, by the components that are kept
 MOST = 32  # components
 SCANS_EACH = 3  # training scans for each component, at least
-ONE_BY_ONE = 100  # scans up to which each is left out alone, for training scores and residuals
-FOLDS = 30  # of more scans; the fewer, the weaker come links between modalities out (docs/synthesis.md)
+FOLDS = 40  # for training scores and residuals; with fewer, links between modalities come out weaker
 SKETCH = 32  # directions that residuals are drawn in
 PUBLIC_SEED = 20_240_114  # the same everywhere
 
@@ -180,9 +179,8 @@ def _out_of_fold(
     """
     n, k = turned.shape
     scores, outside, squares = np.zeros((n, k)), np.zeros((n, n)), np.zeros((n, k))
-    folds = n if n <= ONE_BY_ONE else FOLDS
-    fold = random.permutation(n) % folds
-    for held in range(folds):
+    fold = random.permutation(n) % min(FOLDS, n)
+    for held in range(min(FOLDS, n)):
         inside, out = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
         centring = np.zeros((n, n))
         centring[:, inside] = 1 / len(inside)
