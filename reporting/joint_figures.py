@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -151,7 +153,8 @@ def imputed_figure(
     columns = max(len(row) for row in rows)
     figure.set_size_inches(2.1 * columns + 0.9, 7.2)
     top = float(np.quantile(sd, 0.999)) or 1.0
-    for part, row, title in zip(np.ravel(figure.subfigures(3, 1)), rows, titles, strict=True):
+    parts: Any = figure.subfigures(3, 1)
+    for part, row, title in zip(parts, rows, titles, strict=True):
         part.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
         panels = part.subplots(1, columns, squeeze=False)[0]
         for axes in panels:

@@ -297,7 +297,11 @@ def test_every_option_and_setting_that_the_pages_name_exists():
             key = word.removeprefix("--").rstrip(".")
             assert word in options | elsewhere | {"--stripped"} or key in known, f"{name}: {word}"
         sections = "|".join(stage.name for stage in STAGES)
-        for key in set(re.findall(rf"`((?:{sections})\.[a-z_]+)", page)) - {"report.html", "baselines.md"}:
+        for key in set(re.findall(rf"`((?:{sections})\.[a-z_]+)", page)) - {
+            "report.html",
+            "baselines.md",
+            "joint.json",
+        }:
             assert any(other == key or other.startswith(f"{key}.") for other in known), f"{name}: {key}"
 
 
@@ -393,7 +397,7 @@ def test_the_table_of_exit_codes_is_that_of_the_command_line():
 
 
 def test_the_table_of_configs_has_all_of_them():
-    rows = re.findall(r"^\| `(configs/\w+\.yaml)` \|", chapter("settings.md", "The configs"), re.MULTILINE)
+    rows = re.findall(r"^\| `(configs/[\w-]+\.yaml)` \|", chapter("settings.md", "The configs"), re.MULTILINE)
     assert sorted(rows) == sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml"))
 
 

@@ -27,6 +27,7 @@ from pipeline.training.latent_images import Decode, latent_decoders
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 from preprocessing.encoding import nifti_bytes, png_bytes
 from synthesis.grid import box_affine, picture_of, volume_of
+from synthesis.latent import LatentConfig
 from synthesis.patients import Drawn, class_offsets, draw_patients, observed_patterns
 
 IMAGE_OF = "image of "  # before the name of a modality: the block of its voxels
@@ -92,7 +93,11 @@ def synthesise(
     decoders: dict[str, Decode] = {}
     if config.decoder == "kl":
         learnt = {name: rows for name, rows in images.items() if name in modalities}
-        decoders = latent_decoders(model, scores, part.labels, learnt, kinds, out, config, runtime)
+        settings = LatentConfig(**config.kl.model_dump(), seed=config.seed)
+        decoders = latent_decoders(
+            model, scores, part.labels, learnt, kinds, out, settings, runtime,
+            spacing_mm=config.spacing_mm, pixels=config.pixels,
+        )  # fmt: skip
     tables = []
     with runtime.progress(len(modalities), "modality") as progress:
         for number, modality in enumerate(modalities):

@@ -14,7 +14,6 @@ from models.joint.blocks import FloatArray
 from models.joint.model import Features, JointModel
 from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
-from pipeline.specs.synthesise import SynthesiseConfig
 from pipeline.store.synthetic import SyntheticCohort
 from synthesis.grid import box_shape
 from synthesis.latent import LatentConfig, LatentModel, fit_latent, padded
@@ -30,8 +29,11 @@ def latent_decoders(
     images: Mapping[str, Features],
     kinds: Mapping[str, str],
     out: SyntheticCohort,
-    config: SynthesiseConfig,
+    settings: LatentConfig,
     runtime: Runtime,
+    *,
+    spacing_mm: float,
+    pixels: int,
 ) -> dict[str, Decode]:
     """Train the networks of each modality, or go on where a run was stopped; return modality → decoder.
 
@@ -42,15 +44,16 @@ def latent_decoders(
         images: modality → rows on the grid, (n, D), NaN where it is missing.
         kinds: modality → kind.
         out: keeps the networks.
-        config: of the stage.
+        settings: of the networks.
         runtime: of the stage.
+        spacing_mm: voxel size of volumes.
+        pixels: side of pictures.
     """
-    settings = LatentConfig(**config.kl.model_dump(), seed=config.seed)
     found: dict[str, Decode] = {}
     with runtime.progress(len(images) * (settings.autoencoder_steps + settings.flow_steps), "step") as progress:
         for number, (modality, rows) in enumerate(images.items()):
             there = np.flatnonzero(np.isfinite(rows[:, 0]))
-            shape = (config.pixels, config.pixels, 3) if kinds[modality] == "image" else box_shape(config.spacing_mm)
+            shape = (pixels, pixels, 3) if kinds[modality] == "image" else box_shape(spacing_mm)
             tensor = padded(_channels_first(rows[there], shape), settings.multiple)
             told = _condition(model, modality, scores[there], labels[there])
             key = digest([_hash(tensor), _hash(told), _of_training(settings)])
@@ -64,7 +67,7 @@ def latent_decoders(
                 keep=partial(out.save_networks, number, key),
                 advance=progress.advance,
             )
-            found[modality] = partial(_decode, network, model, modality, shape, config.seed)
+            found[modality] = partial(_decode, network, model, modality, shape, settings.seed)
     return found
 
 

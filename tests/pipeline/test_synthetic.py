@@ -295,5 +295,5 @@ def test_the_decoder_kl_draws_images_and_keeps_its_networks(run: Callable[..., i
     assert run(*words, "--synthesise.patients", "9", workspace="kl") == 0
     assert store.drawn()["subject"].nunique() == 9
     assert kept == {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}
-    assert run(*words, "--synthesise.kl.flow_steps", "4", "--synthesise.patients", "6", workspace="kl") == 0
+    assert run(*words, "--synthesise.kl.learning_rate", "0.001", "--synthesise.patients", "6", workspace="kl") == 0
     assert kept != {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}
