@@ -70,6 +70,10 @@ class JointFiller:
         base = self.mean.fill(grid, modality_mask, observations)
         return torch.stack([self._put(base.clone(), modality_mask, each, random) for each in scores])
 
+    def drawable(self, modalities: int) -> Tensor:
+        """Return which modalities the model has learnt, (M,), bool."""
+        return torch.tensor([_name(m) in self.model.bases for m in range(modalities)])
+
     def _groups(
         self, grid: Tensor, modality_mask: Tensor, observations: Tensor
     ) -> list[tuple[NDArray[np.int64], JointGaussian, FloatArray]]:
@@ -144,13 +148,18 @@ class DrawnCNN:
         if answers:
             stacked = torch.stack(answers)  # (S, n, K)
             out[gap] = stacked.mean(0)
-            between, within = stacked.var(0).mean(), (stacked * (1 - stacked)).mean()
-            self.facts |= {
-                "draws": ANSWER_DRAWS,
-                "sd_between_draws": float(between.sqrt()),
-                "sd_within_draws": float(within.sqrt()),
-            }
+            self.facts |= spread_over_draws(stacked)
         return out
+
+
+def spread_over_draws(answers: Tensor) -> dict[str, Any]:
+    """Return facts on answers over draws (S, n, K): the standard deviation between draws, and of a class given them."""
+    between, within = answers.var(0).mean(), (answers * (1 - answers)).mean()
+    return {
+        "draws": len(answers),
+        "sd_between_draws": float(between.sqrt()),
+        "sd_within_draws": float(within.sqrt()),
+    }
 
 
 def patients_of(grid: Tensor, modality_mask: Tensor) -> Patients:
@@ -174,7 +183,7 @@ def fit_joint_mean(sample: Sample, training: Training) -> ImputedCNN:
     Raises:
         CannotFit: as `fit_imputed`, or no modality can be learnt.
     """
-    return fit_imputed(sample, training, lambda grid, modality_mask: _filler(sample, training))
+    return fit_imputed(sample, training, lambda grid, modality_mask: joint_filler(sample, training))
 
 
 def fit_joint_draws(sample: Sample, training: Training) -> DrawnCNN:
@@ -191,7 +200,7 @@ def fit_joint_draws(sample: Sample, training: Training) -> DrawnCNN:
     if unseen:
         raise CannotFit(f"modality {unseen[0]} has no training scan, so it cannot be filled; leave that modality out")
     require_two_classes(sample.target[train], "training observations")
-    filler = _filler(sample, training)
+    filler = joint_filler(sample, training)
     random = np.random.default_rng([training.seed, 1])
     (grid[validation],) = filler.draws(grid[validation], modality_mask[validation], validation, 1, random)
     gap = train[(~modality_mask[train]).any(1)]
@@ -212,7 +221,7 @@ def fit_joint_draws(sample: Sample, training: Training) -> DrawnCNN:
     return DrawnCNN(filler, network, count_parameters(network), training.seed, filler.notes)
 
 
-def _filler(sample: Sample, training: Training) -> JointFiller:
+def joint_filler(sample: Sample, training: Training) -> JointFiller:
     """Return the fitted filler; methods that share the sample share it."""
     return sample.once(("joint model", training.seed), lambda: _fit_filler(sample, training.seed))
 

@@ -8,6 +8,7 @@ from typing import Any
 from baselines.cnn import fit_uni_cnn
 from baselines.hypermm import Variant, fit_hypermm
 from baselines.imputers import IMPUTERS, fit_imputed
+from baselines.joint_hypermm import fit_joint_hypermm
 from baselines.names import SIMPLE_BASELINES, SIMPLE_NAMES
 from baselines.sample import Fitted, Sample
 from models.settings import StepOne, StepTwo, Training
@@ -59,6 +60,16 @@ def _hypermm(name: str, *, batch_size: int | None = None, published: bool = Fals
     return Baseline(name, fit, standardised=False, batch_size=batch_size, published=published, shares=shares)
 
 
+def _joint_hypermm(name: str) -> Baseline:
+    """Return HyperMM on draws of the joint model; φ is that of the row HyperMM."""
+    variant = Variant()
+
+    def fit(sample: Sample, training: Training) -> Fitted:
+        return fit_joint_hypermm(sample, training, variant)
+
+    return Baseline(name, fit, standardised=False, shares=f"φ {variant.one}")
+
+
 def _of_modality(modality: int) -> Fit:
     return lambda sample, training: fit_uni_cnn(sample, training, modality=modality)
 
@@ -86,6 +97,7 @@ BY_EPOCHS = StepTwo(fit="epochs")
 _HYPERMM: dict[str, Callable[[str], Baseline]] = {
     "hypermm": _hypermm,
     "hypermm_one_step": lambda name: _hypermm(name, two=THREE_LAYERS, two_steps=False),
+    "joint_hypermm": _joint_hypermm,
 }
 SIMPLE: dict[str, Baseline] = {
     key: _HYPERMM[key](name)

@@ -30,6 +30,7 @@ SIMPLE_BASELINES = {
     "ridge": SimpleBaseline("ridge imputation"),
     "joint_mean": SimpleBaseline("joint mean", "baselines.joint:fit_joint_mean"),
     "joint_draws": SimpleBaseline("joint draws", "baselines.joint:fit_joint_draws"),
+    "joint_hypermm": SimpleBaseline("HyperMM on joint draws"),
     "incremental_cnn": SimpleBaseline("Incremental-CNN", "baselines.cnn:fit_incremental_cnn"),
 }
 SIMPLE_NAMES = {key: method.name for key, method in SIMPLE_BASELINES.items()}

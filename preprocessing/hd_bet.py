@@ -56,6 +56,16 @@ class UNet(nn.Module):
         slope = cast(float, published.leakiness)  # the published blocks have another one inside
         self.activation = nn.LeakyReLU(slope, inplace=True)
 
+    def bottleneck(self, volume: Tensor) -> Tensor:
+        """Return the coarsest features (C,) of a volume (1, 1, Z, Y, X), sides divisible by 16: means over positions.
+
+        They are taken before the last normalisation, after which every channel has the same mean.
+        """
+        x = self.layers["context1"](self.layers["init_conv"](volume))
+        for level in (1, 2, 3, 4):
+            x = self.layers[f"context{level + 1}"](self.layers[f"down{level}"](x)[1])
+        return x.float().mean(dim=(0, 2, 3, 4))
+
     def forward(self, volume: Tensor) -> Tensor:
         """Return logits (1, 2, Z, Y, X) of a volume (1, 1, Z, Y, X), sides divisible by 16."""
         x = self.layers["context1"](self.layers["init_conv"](volume))

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from reporting import patient_text
 from reporting.formatting import count, percent
 from reporting.pages import data_uri, environment
+from reporting.patient_joint import PatientJoint, patient_joint_section
 from reporting.patient_table import check_content, missing_modalities
 from reporting.quality import CONVENTIONS
 from reporting.tables import Table
@@ -48,6 +49,7 @@ def patient_page(
     pictures: Mapping[str, bytes],
     slices: Mapping[str, str] | None = None,
     values: Mapping[str, Mapping[str, float | str | None]] | None = None,
+    joint: PatientJoint | None = None,
     worklist_link: str = "",
     convention: str = "radiological",
 ) -> str:
@@ -59,6 +61,7 @@ def patient_page(
         pictures: scan id → PNG bytes of its quality-control picture; scans may be left out.
         slices: scan id → path of the page with its slices, relative to this page; scans may be left out.
         values: scan id that is a table → column → value, None where there is none; shown in place of a picture.
+        joint: what the joint model says of this patient; None if the exported model has none.
         worklist_link: path of the worklist, relative to this page; "" for none.
         convention: of the pictures, "radiological" or "neurological".
 
@@ -102,6 +105,7 @@ def patient_page(
                  quote((slices or {}).get(s["scan"], "")))
                 for s in scans if s["scan"] in pictures],
             values=_values_table(scans, values or {}),
+            joint=None if joint is None else patient_joint_section(joint, patient, content, convention=convention),
             convention=CONVENTIONS[convention],
             provenance=_provenance(content, patient),
         )

@@ -55,7 +55,7 @@ def synthetic_section(page: Synthetic) -> dict[str, Any]:
         "figures": figures(facts["judgements"]),
         "sentences": [sentence(each) for each in facts["judgements"]],
         "transfer": transfer_sentence(facts["transfer"]),
-        "left_out": facts["left_out"],
+        "left_out": "; ".join(facts["left_out"]),
         "walls": [(name, data_uri(real, "image/png"), data_uri(made, "image/png")) for name, real, made in page.walls],
     }
 
@@ -125,6 +125,11 @@ def figures(judgements: Sequence[Mapping[str, Any]]) -> Table:
         "Copies: near, and near to one training scan alone",
         "below the limit",
         [_share(j["memorisation"]["copied"]) for j in judgements],
+    )
+    add(
+        "Do they make training scans likelier than held-out ones? Gap of the feature likelihood (p by permutation)",
+        "small, p above .01",
+        [f"{number(j['likelihood']['gap'], 1)} ({_p(j['likelihood']['p'])})" for j in judgements],
     )
     add(
         "Can a linear classifier tell them from held-out scans? AUC",

@@ -23,7 +23,7 @@ from pipeline.cli import derivatives, watermark
 from pipeline.cli.main import main
 from pipeline.cli.options import parse, parser, stage_list
 from pipeline.deployment.bundle_layout import NEEDED as BUNDLE
-from pipeline.deployment.bundle_layout import ONNX
+from pipeline.deployment.bundle_layout import OPTIONAL
 from pipeline.settings import demo_keys, known_keys, load_settings
 from pipeline.specs.baselines import GanConfig
 from pipeline.specs.registry import STAGES
@@ -297,7 +297,11 @@ def test_every_option_and_setting_that_the_pages_name_exists():
             key = word.removeprefix("--").rstrip(".")
             assert word in options | elsewhere | {"--stripped"} or key in known, f"{name}: {word}"
         sections = "|".join(stage.name for stage in STAGES)
-        for key in set(re.findall(rf"`((?:{sections})\.[a-z_]+)", page)) - {"report.html", "baselines.md"}:
+        for key in set(re.findall(rf"`((?:{sections})\.[a-z_]+)", page)) - {
+            "report.html",
+            "baselines.md",
+            "joint.json",
+        }:
             assert any(other == key or other.startswith(f"{key}.") for other in known), f"{name}: {key}"
 
 
@@ -393,13 +397,13 @@ def test_the_table_of_exit_codes_is_that_of_the_command_line():
 
 
 def test_the_table_of_configs_has_all_of_them():
-    rows = re.findall(r"^\| `(configs/\w+\.yaml)` \|", chapter("settings.md", "The configs"), re.MULTILINE)
+    rows = re.findall(r"^\| `(configs/[\w-]+\.yaml)` \|", chapter("settings.md", "The configs"), re.MULTILINE)
     assert sorted(rows) == sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml"))
 
 
 def test_the_table_of_the_bundle_has_all_of_its_files():
     table = chapter("deployment.md", "Export a model")
-    assert not [file for file in (*BUNDLE, ONNX) if f"`{file}`" not in table]
+    assert not [file for file in (*BUNDLE, *OPTIONAL) if f"`{file}`" not in table]
 
 
 def test_the_table_of_methods_has_all_of_them():
@@ -429,7 +433,7 @@ def test_every_file_and_name_in_the_code_that_the_pages_mention_exists():
             page,
         ):
             made = path.startswith(("cohort/", "baselines/")) and path.endswith(("csv", "json", "md"))
-            assert made or path in (*BUNDLE, ONNX) or (ROOT / path).exists(), path
+            assert made or path in (*BUNDLE, *OPTIONAL) or (ROOT / path).exists(), path
     for path, names in re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", PAGES["method.md"]):
         source = (ROOT / path).read_text("utf-8")
         for name in re.findall(r"`(\w+)`", names):

@@ -16,6 +16,7 @@ from evaluation.generated.distributions import (
     kernel_test,
     variance_ratio,
 )
+from evaluation.generated.likelihood import FeatureLikelihood, feature_likelihood
 from evaluation.generated.neighbours import Manifold, Memorisation, manifold, memorisation
 from evaluation.generated.usefulness import Probe, real_or_generated
 
@@ -43,6 +44,7 @@ class Judgement:
         manifold: how as many generated rows as there are training rows lie among the held-out ones; mean over subsets.
         manifold_of_training: how the training rows lie among the held-out ones: what can be expected.
         memorisation: closeness to training rows.
+        likelihood: of training and held-out rows around generated ones, and the gap; copying makes it large.
         variance: total variance over that of training rows; ratio, low, high.
         probe: whether a linear classifier tells generated from held-out rows.
     """
@@ -57,6 +59,7 @@ class Judgement:
     manifold: Manifold
     manifold_of_training: Manifold
     memorisation: Memorisation
+    likelihood: FeatureLikelihood
     variance: tuple[float, float, float]
     probe: Probe
 
@@ -119,6 +122,7 @@ def judge(
         manifold=Manifold(*np.mean(among, axis=0).tolist()),
         manifold_of_training=manifold(held_out, train[:count]),
         memorisation=memorisation(train, held_out, generated),
+        likelihood=feature_likelihood(train, held_out, generated, seed=seed),
         variance=variance_ratio(train, generated, seed=seed),
         probe=real_or_generated(held_out, generated, seed=seed),
     )

@@ -6,5 +6,6 @@
 - `posterior`: `fit` (with draws of the parameters), `draw` (of missing scores, and of patients that never were).
 - `basis`: `fit_basis`: between feature maps and scores.
 - `embedding`: a patient as a few shared directions, with their uncertainty.
+- `decoder`: from scores of a feature map to the image that may belong to it.
 - `model`: all of it for feature maps by modality; `state`: as arrays for a file.
 """

@@ -19,7 +19,7 @@ Kind = Literal["pca", "public"]
 EXPLAINED = 0.95  # of the variance, by the components that are kept
 MOST = 32  # components
 SCANS_EACH = 3  # training scans for each component, at least
-FOLDS = 10  # for training scores and residuals
+FOLDS = 40  # for training scores and residuals; with fewer, links between modalities come out weaker
 SKETCH = 32  # directions that residuals are drawn in
 PUBLIC_SEED = 20_240_114  # the same everywhere
 
@@ -40,6 +40,10 @@ class Basis:
         residual: standard deviation of each feature outside of the basis, (D,) float32, in scans not learnt from.
         sketch: directions of residuals in which features that go together stay together, (q, D) float32, of length 1
             over q.
+        agreement: of each feature, (D,) float32 in [0, 1.42]: the standard deviation that scans have, over that of
+            components and residuals if they were independent. A feature that hardly ever varies is moved by components
+            and moved back by residuals; taken as independent, that would count twice. About 1 for features that vary;
+            1 for a public basis, of which nothing is learnt.
     """
 
     centre: NDArray[np.float32]
@@ -48,6 +52,7 @@ class Basis:
     offset: NDArray[np.float32]
     residual: NDArray[np.float32]
     sketch: NDArray[np.float32]
+    agreement: NDArray[np.float32]
 
     @property
     def size(self) -> int:
@@ -66,20 +71,25 @@ class Basis:
 
     def features(self, scores: FloatArray) -> NDArray[np.float32]:
         """Return the features of scores (n, k), without what lies outside of the basis, (n, D)."""
-        return self.offset + (scores * self.scale).astype(np.float32) @ self.components
+        return self.offset + self._inside(scores) * self.agreement
+
+    def _inside(self, scores: FloatArray) -> NDArray[np.float32]:
+        return (scores * self.scale).astype(np.float32) @ self.components
 
     def variance(self, covariance: FloatArray) -> FloatArray:
         """Return the variance of each feature for a covariance of scores (k, k), residual included, (D,)."""
         half = (self.scale * np.linalg.cholesky(covariance + 1e-12 * np.eye(self.size)).T) @ self.components
-        return np.asarray((half**2).sum(axis=0) + self.residual.astype(np.float64) ** 2)
+        independent = (half**2).sum(axis=0) + self.residual.astype(np.float64) ** 2
+        return np.asarray(independent * self.agreement.astype(np.float64) ** 2)
 
     def draw_residuals(self, count: int, random: np.random.Generator) -> NDArray[np.float32]:
         """Draw what lies outside of the basis, (count, D): Gaussian, with the residuals' own standard deviations."""
-        return random.standard_normal((count, len(self.sketch)), dtype=np.float32) @ self.sketch * self.residual
+        drawn = random.standard_normal((count, len(self.sketch)), dtype=np.float32) @ self.sketch
+        return drawn * (self.residual * self.agreement)
 
     def outside(self, features: NDArray[np.float32]) -> FloatArray:
         """Return how much of features lies outside of the basis, (n,): about 1 for scans like those of training."""
-        left = features - self.features(self.scores(features))
+        left = features - self.offset - self._inside(self.scores(features))
         usual = np.sqrt((self.residual.astype(np.float64) ** 2).sum())
         return np.linalg.norm(left.astype(np.float64), axis=1) / max(usual, np.finfo(np.float64).tiny)
 
@@ -124,13 +134,14 @@ def fit_basis(
         left = x - (x @ components.T) @ components
         offset = mean - (mean @ components.T) @ components
         sketch, residual = _residuals(left, np.eye(len(x)), random)
-        return Basis(np.zeros_like(mean), components, 1.0, offset, residual, sketch), scores
+        return Basis(np.zeros_like(mean), components, 1.0, offset, residual, sketch, np.ones_like(mean)), scores
     turned, weights = _principal(gram, most=most, explained=explained)
     components = (weights.T @ x).astype(np.float32)
     scores, outside = _out_of_fold(gram, turned, weights, random)
     scale = float(np.sqrt(max(scores.var(axis=0).mean(), np.finfo(np.float64).tiny)))
     sketch, residual = _residuals(x, outside, random)
-    return Basis(mean, components, scale, mean, residual, sketch), scores / scale
+    agreement = _agreement(x, scores, components, residual)
+    return Basis(mean, components, scale, mean, residual, sketch, agreement), scores / scale
 
 
 def public_components(shape: tuple[int, int, int], count: int) -> NDArray[np.float32]:
@@ -185,6 +196,26 @@ def _out_of_fold(
     variance = scores.var(axis=0)
     scale = np.sqrt(np.divide(squares.mean(axis=0), variance, out=np.ones(k), where=variance > 0))
     return scores * scale, outside
+
+
+def _agreement(
+    x: NDArray[np.float32], scores: FloatArray, components: NDArray[np.float32], residual: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the standard deviation of each feature over that of independent components and residuals, (D,).
+
+    Args:
+        x: centred training features, (n, D).
+        scores: that a covariance is learnt from, not yet scaled, (n, k).
+        components: (k, D).
+        residual: standard deviation of each feature outside of the basis, (D,).
+    """
+    n = len(x)
+    own = (x**2).mean(axis=0) * (n + 1) / (n - 1)  # of a new scan about this mean
+    root = np.linalg.cholesky(scores.T @ scores / n + 1e-12 * np.trace(scores.T @ scores) / n * np.eye(scores.shape[1]))
+    inside = ((root.T.astype(np.float32) @ components) ** 2).sum(axis=0)
+    independent = inside + residual**2
+    share = np.divide(own, independent, out=np.ones_like(own), where=independent > 0)
+    return np.sqrt(np.clip(share, 0, 2)).astype(np.float32)
 
 
 def _residuals(

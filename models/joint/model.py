@@ -115,8 +115,14 @@ class JointModel:
         return self.blocks.stack(found)
 
     def embed(self, patients: Patients) -> tuple[FloatArray, FloatArray]:
-        """Return mean (n, r) and covariance (n, r, r) of the embeddings; classes are not used."""
-        rows = self.scores(patients)
+        """Return mean (n, r) and covariance (n, r, r) of the embeddings; classes are not used.
+
+        For patients whom the model was learnt from use `embed_scores`, with the scores that `fit_model` returned.
+        """
+        return self.embed_scores(self.scores(patients))
+
+    def embed_scores(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """As `embed`, of scores (n, d), NaN where a block is missing."""
         parts = [self.embedding.of(condition(self.gaussian, rows[i : i + CHUNK])) for i in range(0, len(rows), CHUNK)]
         return np.concatenate([mean for mean, _ in parts]), np.concatenate([spread for _, spread in parts])
 
@@ -125,7 +131,11 @@ class JointModel:
 
         It is the root of the squared Mahalanobis distance per observed score; NaN without any score.
         """
-        rows, estimate = self.scores(patients), self.gaussian.estimate
+        return self.distances_of_scores(self.scores(patients))
+
+    def distances_of_scores(self, rows: FloatArray) -> FloatArray:
+        """As `distances`, of scores (n, d), NaN where a block is missing."""
+        estimate = self.gaussian.estimate
         out = np.full(len(rows), np.nan)
         for i, (row, pattern) in enumerate(zip(rows, self.blocks.patterns(rows), strict=True)):
             seen = self.blocks.columns(pattern)

@@ -9,24 +9,23 @@ from numpy.typing import NDArray
 
 from models.joint.basis import Basis
 from models.joint.blocks import Blocks
+from models.joint.decoder import FEATURES, IMAGE, Decoder
 from models.joint.embedding import Embedding
 from models.joint.gaussian import JointGaussian, Parameters
 from models.joint.model import JointModel
 from models.joint.sums import Cell, Sums
 
 Arrays = dict[str, NDArray[Any]]
+TRAINING = "training.scores"  # (n, d), of the patients that the model was learnt from
+PERSONAL = ("sums.", "training.")
 
 
 def to_arrays(model: JointModel) -> tuple[Arrays, dict[str, Any]]:
     """Return the arrays of a model, and what is no array, for `from_arrays`; the latter can be written as JSON."""
-    arrays: Arrays = {}
-    for number, basis in enumerate(model.bases.values()):
-        arrays |= {f"basis.{number}.{item.name}": np.asarray(getattr(basis, item.name)) for item in fields(Basis)}
     gaussian = model.gaussian
-    for item in fields(Parameters):
-        arrays[f"estimate.{item.name}"] = getattr(gaussian.estimate, item.name)
-        if gaussian.draws:
-            arrays[f"draws.{item.name}"] = np.stack([getattr(each, item.name) for each in gaussian.draws])
+    arrays = _gaussian_arrays(gaussian)
+    for number, basis in enumerate(model.bases.values()):
+        arrays |= _basis_arrays(basis, f"basis.{number}.")
     arrays |= {"embedding.centre": model.embedding.centre, "embedding.directions": model.embedding.directions}
     for number, cell in enumerate(model.sums.cells.values()):
         arrays |= {f"sums.{number}.total": cell.total, f"sums.{number}.outer": cell.outer}
@@ -56,12 +55,8 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) ->
     """
     try:
         blocks = Blocks(tuple(facts["blocks"]), tuple(int(size) for size in facts["blocks"].values()))
-        bases = {name: _basis(arrays, number) for number, name in enumerate(facts["modalities"])}
-        estimate = Parameters(**{item.name: arrays[f"estimate.{item.name}"] for item in fields(Parameters)})
-        draws = tuple(
-            Parameters(**{item.name: arrays[f"draws.{item.name}"][number] for item in fields(Parameters)})
-            for number in range(facts["draws"])
-        )
+        bases = {name: _basis(arrays, f"basis.{number}.") for number, name in enumerate(facts["modalities"])}
+        estimate, draws = _parameters(arrays, int(facts["draws"]))
         cells = {
             (int(cell["class"]), tuple(bool(each) for each in cell["has"])): Cell(
                 int(cell["patients"]), arrays[f"sums.{number}.total"], arrays[f"sums.{number}.outer"]
@@ -84,8 +79,62 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) ->
     return JointModel(bases, gaussian, embedding, sums, tuple(facts["notes"]))
 
 
-def _basis(arrays: Mapping[str, NDArray[Any]], number: int) -> Basis:
-    given: dict[str, Any] = {item.name: arrays[f"basis.{number}.{item.name}"] for item in fields(Basis)}
+def without_patients(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> tuple[Arrays, dict[str, Any]]:
+    """Return arrays and facts without scores of patients, and without sums, which are those of who is alone in a cell.
+
+    The model of these conditions, draws and embeds as before; no patient can be added to it or taken out.
+    """
+    return {name: each for name, each in arrays.items() if not name.startswith(PERSONAL)}, {**facts, "cells": []}
+
+
+def decoder_to_arrays(decoder: Decoder) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays of a decoder, and what is no array, for `decoder_from_arrays`."""
+    gaussian = decoder.gaussian
+    facts = {"sizes": list(gaussian.blocks.sizes), "draws": len(gaussian.draws), "shrinkage": gaussian.shrinkage}
+    return _basis_arrays(decoder.basis, "basis.") | _gaussian_arrays(gaussian), facts
+
+
+def decoder_from_arrays(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Decoder:
+    """Return the decoder of `decoder_to_arrays`.
+
+    Raises:
+        ValueError: as `from_arrays`.
+    """
+    try:
+        blocks = Blocks((FEATURES, IMAGE), tuple(int(size) for size in facts["sizes"]))
+        estimate, draws = _parameters(arrays, int(facts["draws"]))
+        basis = _basis(arrays, "basis.")
+        gaussian = JointGaussian(blocks, estimate, draws, float(facts["shrinkage"]))
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"this is no decoder of a joint model: {error!r}") from error
+    _check(arrays, {IMAGE: basis}, blocks, estimate)
+    return Decoder(basis, gaussian)
+
+
+def _basis_arrays(basis: Basis, prefix: str) -> Arrays:
+    return {prefix + item.name: np.asarray(getattr(basis, item.name)) for item in fields(Basis)}
+
+
+def _gaussian_arrays(gaussian: JointGaussian) -> Arrays:
+    arrays: Arrays = {}
+    for item in fields(Parameters):
+        arrays[f"estimate.{item.name}"] = getattr(gaussian.estimate, item.name)
+        if gaussian.draws:
+            arrays[f"draws.{item.name}"] = np.stack([getattr(each, item.name) for each in gaussian.draws])
+    return arrays
+
+
+def _parameters(arrays: Mapping[str, NDArray[Any]], draws: int) -> tuple[Parameters, tuple[Parameters, ...]]:
+    """Return the estimate and its draws."""
+    names = [item.name for item in fields(Parameters)]
+    estimate = Parameters(**{name: arrays[f"estimate.{name}"] for name in names})
+    return estimate, tuple(
+        Parameters(**{name: arrays[f"draws.{name}"][number] for name in names}) for number in range(draws)
+    )
+
+
+def _basis(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Basis:
+    given: dict[str, Any] = {item.name: arrays[prefix + item.name] for item in fields(Basis)}
     return Basis(**given | {"scale": float(given["scale"])})
 
 

@@ -8,6 +8,7 @@
     models/model.onnx        the same network without torch (optional)
     docs/README.md           model card
     calibration.json         temperature, conformal scores, expected changes, distances of calibration scans
+    joint.json, models/joint.safetensors  the joint model of all modalities (optional; see `bundle_joint`)
     outliers.safetensors     mean and precision of the training scans' channel means, per modality
     seen.json                hashes of the subjects and scans that the model knows
     checksums.json           SHA-256 of all of these
@@ -42,9 +43,12 @@ from pipeline.deployment.bundle_contents import (
     check_calibration,
     content_of,
 )
+from pipeline.deployment.bundle_joint import ExportedJoint, joint_of
 from pipeline.deployment.bundle_layout import (
     CALIBRATION,
     CHECKSUMS,
+    JOINT,
+    JOINT_WEIGHTS,
     MODEL,
     NEEDED,
     OUTLIERS,
@@ -93,6 +97,7 @@ class Bundle:
         calibration: the content of calibration.json.
         known: the content of seen.json.
         references: modality → the cloud of its training scans, where scans can be compared with it.
+        joint: the joint model of all modalities; None without.
         checksums: file → SHA-256, hex.
         signed_by: fingerprint of the key that signed it, trusted or not; "" if it is not signed.
     """
@@ -114,6 +119,7 @@ class Bundle:
     calibration: dict[str, Any]
     known: dict[str, Any]
     references: dict[str, Reference]
+    joint: ExportedJoint | None
     checksums: dict[str, str]
     signed_by: str
 
@@ -169,6 +175,7 @@ class Bundle:
                 calibration["outliers"],
                 channels=model["network"]["feature_map_shape"][0],
             ),
+            joint=_joint(folder, sums, model),
             checksums=sums,
             signed_by=signed_by,
         )
@@ -248,6 +255,18 @@ class Bundle:
         hashes = {subject_hash(name, salt, self.known["rounds"]) for name in (subject, canonical(subject))}
         by_id = [self.known["subjects"].get(each, "") for each in hashes]
         return strictest([*by_id, *(self.known["scans"].get(scan_hash(each, salt), "") for each in scan_hashes)])
+
+
+def _joint(folder: Path, sums: dict[str, str], model: dict[str, Any]) -> ExportedJoint | None:
+    if JOINT not in sums:
+        return None
+    return joint_of(
+        (folder / JOINT, folder / JOINT_WEIGHTS),
+        (verified(folder, JOINT, sums), verified(folder, JOINT_WEIGHTS, sums)),
+        trained=tuple(model["trained"]),
+        classes=len(model["classes"]),
+        feature_map_shape=model["network"]["feature_map_shape"],
+    )
 
 
 def strictest(roles: Iterable[str]) -> str:

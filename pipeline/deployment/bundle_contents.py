@@ -74,13 +74,13 @@ class _Content(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class _Exactly(_Content):
+class Exactly(_Content):
     """Strict content without other keys: all of it is used."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class _Network(_Exactly):
+class _Network(Exactly):
     modalities: Annotated[int, Field(ge=1, le=100)]
     feature_map_shape: Annotated[list[Annotated[int, Field(ge=1, le=10_000)]], Field(min_length=3, max_length=3)]
     classes: Annotated[int, Field(ge=2, le=1000)]
@@ -90,7 +90,7 @@ class _Network(_Exactly):
     aggregate: Aggregate
 
 
-class _Kind(_Exactly):
+class _Kind(Exactly):
     kind: Literal["volume", "image", "table"]
     columns: dict[Name, Literal["category", "number"]] = {}  # older exported models do not have it
     skull_strip: bool
@@ -99,7 +99,7 @@ class _Kind(_Exactly):
     bits: Annotated[int, Field(ge=8, le=16)] | None = None  # nor this
 
 
-class _Column(_Exactly):
+class _Column(Exactly):
     name: Name
     categories: Names
     centre: Annotated[list[float], FailFast()]
@@ -113,12 +113,12 @@ class _Column(_Exactly):
         return self
 
 
-class _Sections(_Exactly):
+class _Sections(Exactly):
     preprocess: dict[Name, Plain]
     features: dict[Name, Plain]
 
 
-class _Weights(_Exactly):
+class _Weights(Exactly):
     preprocess: Plain
     features: Plain
 
@@ -127,7 +127,7 @@ class _Version(_Content):
     version: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class _MadeWith(_Exactly):
+class _MadeWith(Exactly):
     preprocess: _Version
     features: _Version
 
@@ -179,7 +179,7 @@ class _Conformal(_Content):
     subsets: Annotated[list[_Subset], FailFast()]
 
 
-class _Change(_Exactly):
+class _Change(Exactly):
     modalities: Annotated[Names, Field(min_length=1)]
     modality: Name
     n: Annotated[int, Field(ge=0, le=10**9)]

@@ -18,10 +18,13 @@ METADATA, INFERENCE, SETTINGS = "configs/metadata.json", "configs/inference.json
 MODEL, WEIGHTS, ONNX, CARD = "configs/model.json", "models/model.safetensors", "models/model.onnx", "docs/README.md"
 CALIBRATION, OUTLIERS, SEEN, CHECKSUMS = "calibration.json", "outliers.safetensors", "seen.json", "checksums.json"
 SIGNATURE = "checksums.json.sig"
+JOINT, JOINT_WEIGHTS = "joint.json", "models/joint.safetensors"  # both or none
 NEEDED = (METADATA, INFERENCE, SETTINGS, MODEL, WEIGHTS, CARD, CALIBRATION, OUTLIERS, SEEN)
+OPTIONAL = (ONNX, JOINT, JOINT_WEIGHTS)
 ROLES = ("train", "validation", "calibration")  # of subjects that a model knows, the strictest first
 MOST_TEXT = 4_000_000  # bytes of a config or the card
 MOST = {CALIBRATION: 32_000_000, SEEN: 64_000_000, OUTLIERS: 2 << 30, WEIGHTS: 2 << 30, ONNX: 2 << 30}  # of the others
+MOST |= {JOINT: 32_000_000, JOINT_WEIGHTS: 2 << 30}
 ALL_LISTED = ("configs", "models")  # folders in which MONAI runs what it finds, such as configs/logging.conf
 AGAIN = "The model is damaged, was changed, or is of another version: copy or export it again"
 
@@ -65,11 +68,13 @@ def checked(folder: Path, content: bytes) -> dict[str, str]:
     if missing := [name for name in NEEDED if name not in sums]:
         raise BundleError(f"{path} does not name {', '.join(missing)}; copy or export the model again")
     for name, expected in sums.items():
-        if name not in (*NEEDED, ONNX):
+        if name not in (*NEEDED, *OPTIONAL):
             raise BundleError(f"{path} names {shown(name)}, which is no file of an exported model; do not trust it")
         if not (isinstance(expected, str) and re.fullmatch("[0-9a-f]{64}", expected)):
             raise BundleError(f"{path}: {name} is {shown(expected)}; expected a SHA-256. {AGAIN}")
         verified(folder, name, sums)
+    if (JOINT in sums) != (JOINT_WEIGHTS in sums):
+        raise BundleError(f"{path} names only one of {JOINT} and {JOINT_WEIGHTS}. {AGAIN}")
     for subfolder in ALL_LISTED:
         for name in sorted(os.listdir(folder / subfolder)):
             if f"{subfolder}/{name}" not in sums and not name.startswith("."):

@@ -21,11 +21,14 @@ from models.set_model import SetModel
 from pipeline.core.provenance import versions
 from pipeline.deployment.bundle import ROUNDS, scan_hash, subject_hash
 from pipeline.deployment.bundle_configs import for_monai, inference, settings
+from pipeline.deployment.bundle_joint import ExportedJoint, joint_files
 from pipeline.deployment.bundle_layout import (
     CALIBRATION,
     CARD,
     CHECKSUMS,
     INFERENCE,
+    JOINT,
+    JOINT_WEIGHTS,
     METADATA,
     MODEL,
     ONNX,
@@ -69,6 +72,7 @@ class Export:
         subjects: subject → role.
         scans: SHA-256 of a scan's file → role.
         tables: modality → columns with what they are coded with, as `cohort.table_encoding` gives them.
+        joint: the joint model of all modalities; None for none.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Export:
     subjects: Mapping[str, str]
     scans: Mapping[str, str]
     tables: Mapping[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    joint: ExportedJoint | None = None
 
 
 def write_bundle(
@@ -124,6 +129,10 @@ def write_bundle(
         (new / WEIGHTS).write_bytes(weights)
         if onnx is not None:
             (new / ONNX).write_bytes(onnx)
+        if export.joint is not None:
+            facts, arrays = joint_files(export.joint)
+            write_json(new / JOINT, facts)
+            (new / JOINT_WEIGHTS).write_bytes(arrays)
         (new / OUTLIERS).write_bytes(_outliers(export))
         (new / CARD).write_text(card, "utf-8")
         (new / SETTINGS).write_text(_settings(export), "utf-8")

@@ -10,6 +10,7 @@ from typing import Any, Self
 from cohort.splits import SPLITS
 from evaluation.outliers import RATE
 from models.weights import PUBLISHED
+from pipeline.deployment.bundle_joint import ExportedJoint
 from pipeline.deployment.bundle_writer import INTENDED_USE, Export
 from pipeline.store.fitted import ClassifierSet
 from pipeline.training.repeat_data import RepeatData
@@ -78,6 +79,7 @@ def model_card(export: Export, trained: Trained, *, onnx: str) -> str:
         _calibration(export),
         _conformal(export),
         _outliers(export),
+        *([_joint(export.joint)] if export.joint is not None else []),
         _limits(export),
         _running(export, onnx),
         f"## Licence and credit\n\nWeights of this model: {text(export.copyright)}. Authors: "
@@ -211,6 +213,22 @@ def _outliers(export: Export) -> str:
         "flagged. "
         "This rate is another than the error rate above. The comparison notices other scanners, protocols and organs "
         "better than diseases; it proves nothing."
+    )
+
+
+def _joint(joint: ExportedJoint) -> str:
+    layout = joint.model.blocks
+    blocks = ", ".join(f"{name} {size}" for name, size in zip(layout.names, layout.sizes, strict=True))
+    images = f"Images of {', '.join(joint.decoders)} are imputed too" if joint.decoders else "No images are imputed"
+    return (
+        f"## Joint model\n\n`joint.json` and `models/joint.safetensors` hold one Gaussian of all modalities "
+        f"({text(blocks)} scores), learnt from the training patients of this repeat. For a new patient it gives the "
+        "place among training patients, and what missing scans may have looked like. "
+        f"{text(images)}. The predictions do not rest on it.\n\n"
+        f"What leaves with it of training patients: principal components of their scans, where {len(joint.cloud)} of "
+        "them lie on a map of two directions (rounded, with the class, in no order of theirs), and means and "
+        "categories of covariates. Sums that a patient's scores could be read from do not. Leave all of it at home "
+        "with `export.joint: false`."
     )
 
 

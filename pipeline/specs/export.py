@@ -10,6 +10,7 @@ from pipeline.runner.stage import Stage
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.joint import STAGE as JOINT
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.pretrain import STAGE as PRETRAIN
 from pipeline.specs.split import STAGE as SPLIT
@@ -38,6 +39,11 @@ class ExportConfig(BaseModel):
     error_rate: float = Field(
         default=0.1, gt=0, lt=1, description="at which the model card and the expected changes count abstentions"
     )
+    joint: bool = Field(
+        default=True,
+        description="carry the joint model, where the stage joint has run: pages of new patients then show what is "
+        "imputed; it shows where training patients lie on its map",
+    )
     memory_mb: int = Field(
         default=512,
         gt=0,
@@ -56,7 +62,7 @@ STAGE = Stage(
     function="pipeline.stages.export:export",
     config=ExportConfig,
     artifact="pipeline.deployment.bundle:BundleFolder",
-    version=3,
+    version=4,
     reads={
         "cohort": COHORT,
         "split": SPLIT,
@@ -65,6 +71,7 @@ STAGE = Stage(
         "pretrain": PRETRAIN,
         "classify": CLASSIFY,
     },
+    reads_if_present={"joint": JOINT},
     settings={"run_name": "name"},
     external_inputs="pipeline.stages.export:signing_fingerprint",
 )

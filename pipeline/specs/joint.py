@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.split import STAGE as SPLIT
 
 
@@ -23,6 +24,13 @@ class JointConfig(BaseModel):
     factors: int = Field(default=4, ge=2, le=16, description="directions of the embedding")
     covariates: bool = Field(default=True, description="take the covariates of the manifest in, each as a block")
     draws: int = Field(default=30, ge=1, description="of the parameters, kept with the model")
+    decoder: Literal["pca", "none"] = Field(
+        default="pca",
+        description="from feature maps to images, on the grid of synthesise; pca: principal components of training "
+        "images; none: feature maps alone",
+    )
+    spacing_mm: float = Field(default=4.0, ge=2, le=10, description="voxel size of the decoder's volumes")
+    pixels: int = Field(default=64, ge=16, le=256, description="side of the decoder's pictures")
     seed: int = Field(default=0, ge=0, description="of folds and draws; each repeat adds its number")
 
 
@@ -31,6 +39,6 @@ STAGE = Stage(
     function="pipeline.stages.joint:joint",
     config=JointConfig,
     artifact="pipeline.store.joint:JointSet",
-    version=1,
-    reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
+    version=2,
+    reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
 )

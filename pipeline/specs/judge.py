@@ -21,6 +21,11 @@ class JudgeConfig(BaseModel):
     accept_copies: bool = Field(
         default=False, description="release synthetic patients though there are more copies; --accept-copies sets it"
     )
+    unseen: bool = Field(
+        default=True,
+        description="judge images in a space that the generator never saw too: HD-BET's bottleneck for volumes, if its "
+        "parameters are there, and VGG11 of random weights for pictures",
+    )
     seed: int = Field(default=0, ge=0, description="of permutations and random halves")
 
 
@@ -29,7 +34,7 @@ STAGE = Stage(
     function="pipeline.stages.judge:judge_synthetic",
     config=JudgeConfig,
     artifact="pipeline.store.synthetic:JudgementTables",
-    version=1,
+    version=2,
     reads={
         "cohort": COHORT,
         "split": SPLIT,
@@ -37,4 +42,5 @@ STAGE = Stage(
         "features": FEATURES,
         "synthesise": SYNTHESISE,
     },
+    settings={"parameters": "preprocess.weights"},
 )

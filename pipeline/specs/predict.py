@@ -35,6 +35,12 @@ class PredictConfig(BaseModel):
         default=False,
         description="write an occlusion map (NIfTI) for every volume used; needs features.keep_slices",
     )
+    draws: int = Field(
+        default=100,
+        ge=20,
+        le=10_000,
+        description="of missing scans, if the exported model carries a joint model; HyperMM is asked with each",
+    )
     known_patients: bool = Field(default=False, description="also predict patients that the model was trained on")
 
 
@@ -43,7 +49,7 @@ STAGE = Stage(
     function="pipeline.stages.predict:predict",
     config=PredictConfig,
     artifact="pipeline.store.predictions:PredictionSet",
-    version=3,
+    version=4,
     reads={"cohort": COHORT, "preprocess": PREPROCESS, "features": FEATURES},
     settings={"csv_safe": "report.csv_safe", "convention": "report.convention", "viewer": "report.viewer"},
     external_inputs="pipeline.stages.predict:model_fingerprint",

@@ -10,6 +10,7 @@ from models.onnx_graph import largest_difference, onnx_graph
 from models.set_model import SetModel
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle import Bundle, BundleFolder, strictest
+from pipeline.deployment.bundle_joint import ExportedJoint, cloud_of, distances_of
 from pipeline.deployment.bundle_writer import Export, write_bundle
 from pipeline.deployment.calibration_set import (
     CALIBRATION_SPLITS,
@@ -25,11 +26,14 @@ from pipeline.deployment.signing import key_fingerprint
 from pipeline.specs.export import ExportConfig
 from pipeline.stages.classify import refuse_leak
 from pipeline.stages.cohort import UNREADABLE
+from pipeline.store.base import made_from_inputs
 from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
+from pipeline.store.joint import JointSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import FeatureMaps, feature_maps_of, table_encoders
+from pipeline.training.joint_patients import CovariateBlocks
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 from pipeline.training.scores import as_scored
 
@@ -43,6 +47,7 @@ def export(
     features: FeatureStore,
     pretrain: ExtractorSet,
     classify: ClassifierSet,
+    joint: JointSet,
     run_name: str,
     out: BundleFolder,
     config: ExportConfig,
@@ -64,6 +69,7 @@ def export(
     model.cpu()
     onnx, no_onnx = _onnx(model, data, maps, calibration["temperature"]["value"])
     roles = _roles(data, config)
+    now = {artifact.folder.name: artifact.fingerprint for artifact in (cohort, split, preprocess, features)}
     prepared: dict[str, Any] = {"preprocess": preprocess, "features": features}
     material = Export(
         name=config.name or run_name,
@@ -84,6 +90,7 @@ def export(
         test=_test_figures(classify, data, config.repeat),
         subjects=roles,
         scans=_scan_roles(cohort, roles),
+        joint=_joint(joint, cohort, now, data, trained, config, runtime),
     )
     training = Trained.of(material, classify, data, repeat=config.repeat, repeats=repeats)
     card = model_card(material, training, onnx=no_onnx)
@@ -153,6 +160,43 @@ def _calibration(
         "expected_changes": change_facts(calibration_set, trained, splits, **options),
         "outliers": outliers,
     }, references
+
+
+def _joint(
+    joint: JointSet,
+    cohort: CohortTables,
+    now: dict[str, str],
+    data: RepeatData,
+    trained: tuple[str, ...],
+    config: ExportConfig,
+    runtime: Runtime,
+) -> ExportedJoint | None:
+    """Return the joint model of the repeat; None without one, or if it is of other data or modalities."""
+    if not config.joint or joint.manifest is None:
+        return None
+    if not made_from_inputs(joint, now):
+        runtime.note("the joint model is of earlier data and not exported; type --stages joint,export")
+        return None
+    model = joint.model(config.repeat)
+    if strange := sorted(set(model.bases) - set(trained)):
+        runtime.note(f"the joint model is not exported: φ was not trained on {', '.join(strange)}")
+        return None
+    record = joint.record(config.repeat) or {}
+    rows = joint.embeddings()
+    rows = rows[rows["repeat"] == config.repeat]
+    cloud, labels = cloud_of(rows, data.classes)
+    kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
+    return ExportedJoint(
+        model=model,
+        decoders=joint.decoders(config.repeat),
+        kinds=kinds,
+        spacing_mm=record["grid"]["spacing_mm"],
+        pixels=record["grid"]["pixels"],
+        covariates=CovariateBlocks.from_json(record["covariates"]) if record.get("covariates") else None,
+        cloud=cloud,
+        labels=labels,
+        distances=distances_of(rows),
+    )
 
 
 def _onnx(model: SetModel, data: RepeatData, features: FeatureMaps, temperature: float) -> tuple[bytes | None, str]:

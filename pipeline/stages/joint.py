@@ -4,19 +4,25 @@ import itertools
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cohort.covariates import covariates_of
 from console.errors import InputError
+from models.joint.basis import NoVariationError
+from models.joint.blocks import FloatArray
+from models.joint.decoder import Decoder, fit_decoder
+from models.joint.gaussian import TooFewPatientsError
 from models.joint.model import CannotJoinError, JointModel, fit_model
 from models.joint.model import JointConfig as ModelConfig
-from models.joint.state import to_arrays
 from models.settings import seed_of_repeat
 from pipeline.core.runtime import Runtime
 from pipeline.specs.joint import JointConfig
 from pipeline.store.features import FeatureStore
 from pipeline.store.joint import JointSet
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import FeatureMaps, encoding_notes, feature_maps_of
+from pipeline.training.grid_images import GridImages
 from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 
@@ -24,6 +30,7 @@ from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 def joint(
     cohort: CohortTables,
     split: SplitTables,
+    preprocess: VolumeSet,
     features: FeatureStore,
     out: JointSet,
     config: JointConfig,
@@ -33,13 +40,15 @@ def joint(
     repeats = repeats_of(split)
     out.keep_only(repeats)
     covariates = covariates_of(cohort.scans())
+    kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
+    images = None if config.decoder == "none" else GridImages(preprocess, kinds, config.spacing_mm, config.pixels)
     tables = []
     with runtime.progress(2 * len(repeats), "step") as progress:
         for repeat in repeats:
             data = data_of_repeat(cohort, split, features, repeat)
             maps = feature_maps_of(data, features)
             if not out.has(repeat, runtime.key):
-                _fit(data, maps, covariates, out, config, runtime, repeat)
+                _fit(data, maps, covariates, images, out, config, runtime, repeat)
             progress.advance()
             tables.append(_embeddings(data, maps, covariates, out, repeat))
             progress.advance()
@@ -53,6 +62,7 @@ def _fit(
     data: RepeatData,
     maps: FeatureMaps,
     covariates: pd.DataFrame,
+    images: GridImages | None,
     out: JointSet,
     config: JointConfig,
     runtime: Runtime,
@@ -73,7 +83,7 @@ def _fit(
     )
     image = features_shape(maps)
     try:
-        model, _ = fit_model(patients, labels, len(data.classes), settings, shape=image)
+        model, scores = fit_model(patients, labels, len(data.classes), settings, shape=image)
     except CannotJoinError as error:
         raise InputError(f"repeat {repeat}: {error}") from error
     averaged = data.scans[data.scans["split"] == "train"].groupby(["observation", "modality"]).size()
@@ -83,21 +93,51 @@ def _fit(
             "several scans of one modality are averaged before the joint model sees them (times in training: "
             f"{(averaged > 1).sum()})"
         )
-    arrays, facts = to_arrays(model)
+    decoders: dict[str, Decoder] = {}
+    if images is not None:
+        decoders, more = _decoders(data, model, scores, tuple(train), labels, images, settings)
+        notes += more
     out.save_model(
         repeat,
         runtime.key,
-        arrays,
+        model,
+        scores,
+        decoders,
         {
+            "train_observations": train,
             "train_subjects": data.subjects("train"),
             "validation_subjects": data.subjects("validation"),
             "classes": data.classes,
             "feature_map_shape": list(image),
             "covariates": blocks.to_json() if blocks else None,
-            "model": facts,
+            "grid": {"spacing_mm": config.spacing_mm, "pixels": config.pixels},
             "notes": notes,
         },
     )
+
+
+def _decoders(
+    data: RepeatData,
+    model: JointModel,
+    scores: FloatArray,
+    train: tuple[str, ...],
+    labels: NDArray[np.int64],
+    images: GridImages,
+    settings: ModelConfig,
+) -> tuple[dict[str, Decoder], list[str]]:
+    """Return the decoder of each modality with images, and notes on those that could not be learnt."""
+    found, notes = {}, []
+    for modality in model.bases:
+        if images.kinds[modality] == "table":
+            continue
+        rows = images.of(data, train, only=modality)[modality]
+        there = ~np.isnan(rows[:, 0])
+        part = scores[there][:, model.blocks.slice_of(modality)]
+        try:
+            found[modality] = fit_decoder(part, rows[there], labels[there], len(data.classes), settings)
+        except (NoVariationError, TooFewPatientsError) as error:
+            notes.append(f"{modality}: no decoder to images could be learnt ({error})")
+    return found, notes
 
 
 def features_shape(maps: FeatureMaps) -> tuple[int, int, int]:
@@ -112,12 +152,15 @@ def _embeddings(
     model = out.model(repeat)
     coded = (out.record(repeat) or {}).get("covariates")
     blocks = CovariateBlocks.from_json(coded) if coded else None
-    rows = observation_table(data, model)
+    rows, own = observation_table(data, model), out.training_scores(repeat)
     frames = []
     for names in chunks(rows.index.to_list()):
         patients = joint_patients(names, data, maps, blocks, covariates)
-        mean, covariance = model.embed(patients)
-        frame = rows.loc[names].reset_index().assign(distance=model.distances(patients))
+        scores = model.scores(patients)
+        for place, name in enumerate(names):  # of training: as they were learnt from, or they would lie too far out
+            scores[place] = own.get(name, scores[place])
+        mean, covariance = model.embed_scores(scores)
+        frame = rows.loc[names].reset_index().assign(distance=model.distances_of_scores(scores))
         outside = np.stack([_outside(model, patients.features[name], name) for name in model.bases])
         seen = ~np.isnan(outside)
         frame["outside"] = np.where(seen.any(0), np.where(seen, outside, 0).sum(0) / np.maximum(seen.sum(0), 1), np.nan)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,23 @@ from evaluation.generated.usefulness import train_on_generated
 from pipeline.core.runtime import Runtime
 from pipeline.specs.judge import JudgeConfig
 from pipeline.specs.synthesise import SynthesiseConfig
-from pipeline.stages.synthesise import images_of, without_synthetic
+from pipeline.stages.synthesise import without_synthetic
 from pipeline.store.features import FeatureStore
 from pipeline.store.synthetic import JudgementTables, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import feature_maps_of
+from pipeline.training.grid_images import GridImages
 from pipeline.training.joint_patients import Part, part_of_repeat
 from pipeline.training.repeat_data import RepeatData, data_of_repeat
+from pipeline.training.unseen_space import MOST as MOST_UNSEEN
+from pipeline.training.unseen_space import PICTURES, VOLUMES, UnseenSpace
 from preprocessing.pictures import read_picture
 from preprocessing.volumes import read_volume
 from reporting.synthetic_page import wall
 from synthesis.grid import LEVELS, picture_of, preview, volume_of
 
 FEATURES, IMAGES = "features", "images"  # spaces
-NOT_ASKED = "HD-BET's bottleneck, a space that the generator never saw"
 SHOWN = 16  # images on a wall
 MOST = 1000  # synthetic scans of a modality judged; more would not change the figures
 Rows = NDArray[np.float64]
@@ -42,6 +45,7 @@ def judge_synthetic(
     preprocess: VolumeSet,
     features: FeatureStore,
     synthesise: SyntheticCohort,
+    parameters: str | Path | None,
     out: JudgementTables,
     config: JudgeConfig,
     runtime: Runtime,
@@ -61,6 +65,9 @@ def judge_synthetic(
     found = Comparisons(train.observations, drawn, config, runtime)
     walls: list[tuple[str, bytes, bytes]] = []
     grid = SynthesiseConfig(spacing_mm=made["spacing_mm"], pixels=made["pixels"])
+    folder = parameters if isinstance(parameters, Path) else None
+    space = UnseenSpace(spacing_mm=grid.spacing_mm, pixels=grid.pixels, parameters=folder)
+    left_out: list[str] = []
     with runtime.progress(len(made["modalities"]) + len(made["images"]), "comparison") as progress:
         for modality in made["modalities"]:
             seen, unseen = (_means(part, modality, made["shape"]) for part in (train, held_out))
@@ -74,6 +81,12 @@ def judge_synthetic(
             if shown := _wall(modality, kinds[modality], unseen, synthetic, grid):
                 walls.append(shown)
             found.add(IMAGES, modality, *_principal(seen, unseen, synthetic))
+            if config.unseen and not (why := space.why_not(kinds[modality])):
+                name = PICTURES if kinds[modality] == "image" else VOLUMES
+                sides = (seen, unseen, synthetic[:MOST_UNSEEN])
+                found.add(name, modality, *(space.features(rows, kinds[modality]) for rows in sides))
+            else:
+                left_out.append(f"{modality}: {why if config.unseen else 'judge.unseen is false'}")
             progress.advance()
     if not found.judgements:
         raise PreconditionError(
@@ -85,7 +98,7 @@ def judge_synthetic(
         "verdict": verdict, "refused": verdict == COPIES, "too_many": found.too_many(),
         "most_copied": config.most_copied, "repeat": made["repeat"], "patients": int(drawn["subject"].nunique()),
         "judgements": found.plain(), "transfer": _transfer(train, held_out, channels, drawn, made),
-        "walls": [name for name, _, _ in walls], "left_out": NOT_ASKED,
+        "walls": [name for name, _, _ in walls], "left_out": left_out,
     }  # fmt: skip
     manifest = synthesise.rows().assign(judged=verdict)
     manifest["path"] = [f"../{synthesise.folder.name}/{path}" for path in manifest["path"]]
@@ -128,7 +141,7 @@ class Comparisons:
             train[in_training],
             held_out[in_held_out],
             generated[:MOST],
-            by_column=space == FEATURES,
+            by_column=space != IMAGES,
             seed=self.config.seed,
         )
         self.judgements[space, modality] = result
@@ -181,7 +194,8 @@ def _pixels(
     data: RepeatData, preprocess: VolumeSet, part: Part, modality: str, kind: str, grid: SynthesiseConfig
 ) -> Rows:
     """Return the voxels or pixels of real images, (n, D), NaN where there is none."""
-    found = images_of(data, preprocess, part.observations, {modality: kind}, grid, only=modality).get(modality)
+    images = GridImages(preprocess, {modality: kind}, grid.spacing_mm, grid.pixels)
+    found = images.of(data, part.observations, only=modality).get(modality)
     return np.full((len(part.observations), 1), np.nan) if found is None else found.astype(np.float64)
 
 

@@ -4,14 +4,18 @@ import datetime
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from cohort.covariates import covariates_of
 from cohort.table_members import Values, values_of
 from console.errors import InputError, PreconditionError
 from pipeline.core.provenance import digest, git_commit, result_settings, versions
 from pipeline.core.runtime import Runtime, log
 from pipeline.deployment.bundle import Bundle
+from pipeline.deployment.bundle_joint import ExportedJoint
 from pipeline.deployment.bundle_layout import shown
+from pipeline.deployment.joint_answer import ImputedImage, joint_answer
 from pipeline.deployment.occlusion_maps import write_maps
 from pipeline.deployment.predictor import NoPredictionError, Predictor, predict_patient
 from pipeline.specs.features import STAGE as FEATURES
@@ -24,8 +28,10 @@ from pipeline.store.tables import CohortTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import FeatureMaps, coded
 from preprocessing.normalise import PUBLISHED
+from reporting.patient_joint import MissingImage, PatientJoint
 from reporting.patient_page import missing_page, patient_page, worklist_page
 from reporting.patient_table import SCHEMA, patients_csv
+from synthesis.grid import box_shape
 
 KEPT_BESIDE = "keep_slices"  # of features: changes what is kept beside the feature maps, not the feature maps
 
@@ -55,6 +61,8 @@ def predict(
     patients: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     channels, height, width = bundle.network_arguments["feature_map_shape"]
+    covariates = covariates_of(cohort.scans())
+    joint_pages: dict[str, PatientJoint] = {}
     feature_maps = coded(features, _tables(scans, bundle), bundle.tables, (channels, height, width))
     out.remove_maps()
     groups = list(scans.groupby("observation", sort=True))
@@ -66,6 +74,10 @@ def predict(
                 prediction = _patient(
                     predictor, rows, feature_maps, role=roles[first["subject"]], known=config.known_patients
                 )
+                if "reason" not in prediction:
+                    named = {**names, **prediction}
+                    prediction["joint"], page = _joint(predictor, named, feature_maps, covariates, config)
+                    joint_pages |= {} if page is None else {observation: page}
                 if config.maps and "reason" not in prediction:
                     maps = write_maps(predictor, prediction, preprocess, feature_maps, out)
                     prediction["scans"] = [{**scan, "map": maps.get(scan["scan"], "")} for scan in prediction["scans"]]
@@ -82,7 +94,9 @@ def predict(
             progress.advance()
     content = {**_made_with(bundle, config), "patients": patients, "refused": refused}
     values = values_of(scans)
-    failed_pages = _write(out, content, preprocess, values, csv_safe=csv_safe, convention=convention, viewer=viewer)
+    failed_pages = _write(
+        out, content, preprocess, values, joint_pages, csv_safe=csv_safe, convention=convention, viewer=viewer
+    )
     for observation, reason in failed_pages.items():
         runtime.note(f"the page of {observation} could not be made ({reason}); the prediction is in predictions.json")
     runtime.results |= {
@@ -146,6 +160,7 @@ def _write(
     content: dict[str, Any],
     preprocess: VolumeSet,
     values: Mapping[str, Values],
+    joint_pages: Mapping[str, PatientJoint],
     *,
     csv_safe: bool,
     convention: str,
@@ -172,6 +187,7 @@ def _write(
                     pictures=pictures,
                     slices=slices,
                     values={scan["scan"]: values[scan["scan"]] for scan in patient["scans"] if scan["scan"] in values},
+                    joint=joint_pages.get(patient["observation"]),
                     worklist_link="../index.html",
                     convention=convention,
                 )
@@ -243,6 +259,40 @@ def _patient(
         for name, value in bundle.tables[modality_of[scan]].unseen(values).items():
             notes.append(f"{scan}: {name} {value!r} is not in training, and counts as missing")
     return {**prediction, "scans": used_scans + [{**nothing, **scan} for scan in unused], "notes": notes}
+
+
+def _joint(
+    predictor: Predictor,
+    prediction: Mapping[str, Any],
+    feature_maps: FeatureMaps,
+    covariates: pd.DataFrame,
+    config: PredictConfig,
+) -> tuple[dict[str, Any] | None, PatientJoint | None]:
+    """Return what the joint model says of a patient, for predictions.json and for the page; None without one."""
+    joint = predictor.bundle.joint
+    scans = [(scan["scan"], scan["modality"]) for scan in prediction["scans"] if scan["used"]]
+    if joint is None:
+        return None, None
+    given: dict[str, Any] = {}
+    blocks = joint.covariates
+    if blocks is not None:
+        names = [name for name in (*blocks.encoder.scales, *blocks.encoder.values) if name in covariates]
+        observation = prediction["observation"]
+        table = covariates.reindex(index=[observation], columns=list(dict.fromkeys(names))).fillna("")
+        given = blocks.only(names).blocks(table)
+    answer = joint_answer(predictor, scans, feature_maps.load([name for name, _ in scans]), given, draws=config.draws)
+    if answer is None:
+        return None, None
+    known = {} if blocks is None else dict.fromkeys((*blocks.encoder.scales, *blocks.encoder.values))
+    lacking = [name for name in known if name not in given or np.isnan(given[name]).any()]
+    images = [_missing_image(joint, name, image) for name, image in answer.images.items()]
+    return answer.facts, PatientJoint(answer.facts, joint.cloud, joint.labels, images, lacking)
+
+
+def _missing_image(joint: ExportedJoint, modality: str, image: ImputedImage) -> MissingImage:
+    """Return an imputed image in its shape."""
+    shape = box_shape(joint.spacing_mm) if image.kind == "volume" else (joint.pixels, joint.pixels, 3)
+    return MissingImage(modality, image.mean.reshape(shape), image.sd.reshape(shape), image.draws.reshape(-1, *shape))
 
 
 def _notes_on_scans(prediction: dict[str, Any], preprocess: VolumeSet) -> list[str]:

@@ -13,7 +13,7 @@ from files.writing import replacing
 from pipeline.core.provenance import git_commit, machine, settings_yaml, versions
 from pipeline.core.runtime import Runtime
 from pipeline.specs.report import ReportConfig
-from pipeline.store.base import Artifact
+from pipeline.store.base import Artifact, made_from_inputs
 from pipeline.store.comparison import ComparisonSet
 from pipeline.store.confounding import ConfoundingTables
 from pipeline.store.features import FeatureStore
@@ -61,9 +61,9 @@ def report(
         runtime.note("the comparison with baselines is of earlier data and not shown; type --stages baselines,report")
     now = {stage.folder.name: stage.fingerprint for stage in stages}
     joint_page = None
-    if _made_from(joint, now):
+    if made_from_inputs(joint, now):
         stages += (joint,)
-        with_imputed = _made_from(impute, now | {"joint": joint.fingerprint})
+        with_imputed = made_from_inputs(impute, now | {"joint": joint.fingerprint})
         stages += (impute,) if with_imputed else ()
         joint_page = _joint(joint, impute if with_imputed else None, cohort.scans())
     elif joint.manifest is not None:
@@ -153,7 +153,7 @@ def report(
 def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) -> Comparison | None:
     """Return the comparison with baselines; None if it was not made from the data of this report."""
     manifest = baselines.manifest
-    if manifest is None or not _made_from(baselines, now):
+    if manifest is None or not made_from_inputs(baselines, now):
         return None
     return Comparison(
         table=baselines.comparison(),
@@ -166,12 +166,6 @@ def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) 
         imputations=baselines.pictures(convention),
         gains=baselines.gains(),
     )
-
-
-def _made_from(artifact: Artifact, now: dict[str, str]) -> bool:
-    """Return whether a stage is finished and was made from what the others are now."""
-    inputs = ((artifact.manifest or {}).get("made_from") or {}).get("inputs")
-    return inputs is not None and all(now.get(name) == seen for name, seen in inputs.items())
 
 
 def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame) -> Joint:

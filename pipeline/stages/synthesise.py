@@ -1,6 +1,7 @@
 """Draw synthetic patients from a joint model of training patients: labels, scans, covariates, feature maps, images."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from pipeline.store.synthetic import IMAGES, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import feature_maps_of
+from pipeline.training.grid_images import GridImages
 from pipeline.training.joint_patients import CovariateBlocks, part_of_repeat
+from pipeline.training.latent_images import Decode, latent_decoders
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
 from preprocessing.encoding import nifti_bytes, png_bytes
-from synthesis.grid import box_affine, onto_box, picture_of, small_picture, volume_of
+from synthesis.grid import box_affine, picture_of, volume_of
+from synthesis.latent import LatentConfig
 from synthesis.patients import Drawn, class_offsets, draw_patients, observed_patterns
 
 IMAGE_OF = "image of "  # before the name of a modality: the block of its voxels
@@ -57,10 +61,13 @@ def synthesise(
     train = data.scans.loc[data.scans["split"] == "train", "observation"].unique()
     blocks = CovariateBlocks.fit(table.loc[train], table) if config.covariates and len(table.columns) else None
     part = part_of_repeat(data, maps, ["train"], blocks, table)
-    images = images_of(data, preprocess, part.observations, kinds, config) if config.decoder == "pca" else {}
-    features_and_images = {**part.patients.features, **{IMAGE_OF + name: rows for name, rows in images.items()}}
+    grid = GridImages(preprocess, kinds, config.spacing_mm, config.pixels)
+    images = {} if config.decoder == "none" else grid.of(data, part.observations)
+    features_and_images = dict(part.patients.features)
+    if config.decoder == "pca":
+        features_and_images |= {IMAGE_OF + name: rows for name, rows in images.items()}
     try:
-        model, _ = fit_model(
+        model, scores = fit_model(
             Patients(features_and_images, part.patients.covariates),
             part.labels,
             len(data.classes),
@@ -83,6 +90,14 @@ def synthesise(
         config.mark_key, config.mark_batch, setting="synthesise.mark_key", workspace=runtime.workspace
     )
     out.begin()
+    decoders: dict[str, Decode] = {}
+    if config.decoder == "kl":
+        learnt = {name: rows for name, rows in images.items() if name in modalities}
+        settings = LatentConfig(**config.kl.model_dump(), seed=config.seed)
+        decoders = latent_decoders(
+            model, scores, part.labels, learnt, kinds, out, settings, runtime,
+            spacing_mm=config.spacing_mm, pixels=config.pixels,
+        )  # fmt: skip
     tables = []
     with runtime.progress(len(modalities), "modality") as progress:
         for number, modality in enumerate(modalities):
@@ -91,8 +106,25 @@ def synthesise(
                 for block in (modality, IMAGE_OF + modality)
                 if block in model.bases
             }
+            decode = decoders.get(modality)
+            if IMAGE_OF + modality in model.bases:
+                decode = partial(_principal_images, model, offsets, modality, random)
             tables.append(
-                _write(model, patients, offsets, modality, number, data, kinds, features, out, config, random, marker)
+                _write(
+                    model,
+                    patients,
+                    offsets,
+                    modality,
+                    number,
+                    data,
+                    kinds,
+                    features,
+                    out,
+                    config,
+                    random,
+                    marker,
+                    decode,
+                )
             )
             progress.advance()
     drawn = pd.concat(tables, ignore_index=True)
@@ -104,7 +136,7 @@ def synthesise(
             "synthetic patients has images alone"
         )
     facts = {
-        "modalities": list(modalities), "images": sorted(name for name in modalities if IMAGE_OF + name in model.bases),
+        "modalities": list(modalities), "images": sorted(drawn.loc[drawn["path"] != "", "modality"].unique()),
         "classes": list(data.classes), "label": label, "repeat": config.repeat, "training": len(train),
         "shape": list(features.feature_map_shape()), "notes": list(model.notes), "decoder": config.decoder,
         "spacing_mm": config.spacing_mm, "pixels": config.pixels,
@@ -116,52 +148,6 @@ def without_synthetic(data: RepeatData, cohort: CohortTables) -> RepeatData:
     """Return the data without synthetic patients: nothing is drawn from, or judged by, what was drawn."""
     real = set(real_only(cohort.scans())["scan"])
     return RepeatData(data.scans[data.scans["scan"].isin(real)].reset_index(drop=True), data.modalities, data.classes)
-
-
-def images_of(
-    data: RepeatData,
-    preprocess: VolumeSet,
-    observations: tuple[str, ...],
-    kinds: Mapping[str, str],
-    config: SynthesiseConfig,
-    *,
-    only: str | None = None,
-) -> dict[str, NDArray[np.float32]]:
-    """Return modality → voxels or pixels on the common grid, (n, D) float32; mean of several scans, NaN for none.
-
-    Args:
-        data: of the repeat.
-        preprocess: the scans.
-        observations: order of the rows.
-        kinds: modality → kind.
-        config: of the grid.
-        only: modality; None for all that have images.
-    """
-    number = {name: i for i, name in enumerate(observations)}
-    found: dict[str, NDArray[np.float32]] = {}
-    for modality, rows in data.scans[data.scans["observation"].isin(number)].groupby("modality", sort=True):
-        if only not in (None, modality) or kinds[str(modality)] == "table":
-            continue
-        values: NDArray[np.float32] | None = None
-        count = np.zeros(len(observations), dtype=np.float32)
-        for scan, observation in rows[["scan", "observation"]].itertuples(index=False):
-            one = _on_grid(preprocess, scan, kinds[str(modality)], config).ravel()
-            if values is None:
-                values = np.zeros((len(observations), one.size), dtype=np.float32)
-            values[number[observation]] += one
-            count[number[observation]] += 1
-        if values is not None:
-            values[count > 0] /= count[count > 0, np.newaxis]
-            values[count == 0] = np.nan
-            found[str(modality)] = values
-    return found
-
-
-def _on_grid(preprocess: VolumeSet, scan: str, kind: str, config: SynthesiseConfig) -> NDArray[np.float32]:
-    if kind == "image":
-        return small_picture(preprocess.load_picture(scan), side=config.pixels)
-    volume, mask, affine = preprocess.load_placed(scan)
-    return onto_box(volume, mask, affine, spacing_mm=config.spacing_mm)
 
 
 def _write(
@@ -177,6 +163,7 @@ def _write(
     config: SynthesiseConfig,
     random: np.random.Generator,
     marker: Marker,
+    decode: Decode | None,
 ) -> pd.DataFrame:
     """Write feature maps and images of one modality; return its rows of `drawn.csv`."""
     members = np.flatnonzero(patients.has[modality])
@@ -184,8 +171,7 @@ def _write(
     for start in range(0, len(members), AT_ONCE):
         some = members[start : start + AT_ONCE]
         made.append(patients.features(model, modality, some, random, offsets=offsets[modality]))
-        block = IMAGE_OF + modality
-        pixels = patients.features(model, block, some, random, offsets=offsets[block]) if block in model.bases else None
+        pixels = None if decode is None else decode(patients, some)
         for place, patient in enumerate(some):
             subject = f"{SYNTHETIC}-{patient + 1:05d}"
             name = f"{subject}_{number + 1}"
@@ -204,6 +190,19 @@ def _write(
     maps = np.concatenate(made).reshape(-1, *features.feature_map_shape())
     out.save_features(number, maps)
     return pd.DataFrame(rows, columns=list(SyntheticCohort.DRAWN_COLUMNS))
+
+
+def _principal_images(
+    model: JointModel,
+    offsets: Mapping[str, Features],
+    modality: str,
+    random: np.random.Generator,
+    patients: Drawn,
+    members: NDArray[np.int64],
+) -> Features:
+    """Return the images of some patients by the decoder pca, (m, D)."""
+    block = IMAGE_OF + modality
+    return patients.features(model, block, members, random, offsets=offsets[block])
 
 
 def _image(

@@ -1,5 +1,6 @@
 """The artifact of the stage joint: a joint model for each repeat, and the embedding of every patient."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -7,27 +8,45 @@ import pandas as pd
 import torch
 
 from files.reading import file_sha256
+from models.joint.blocks import FloatArray
+from models.joint.decoder import Decoder
 from models.joint.model import JointModel
-from models.joint.state import Arrays, from_arrays
+from models.joint.state import TRAINING, Arrays, decoder_from_arrays, decoder_to_arrays, from_arrays, to_arrays
 from pipeline.core.provenance import digest
 from pipeline.store.base import ArtifactError, DamagedError
 from pipeline.store.fitted import RepeatSet
 
+DECODER = "decoder."  # before the names of a decoder's arrays
+MISSING = -1e300  # in place of NaN, which no weights may have
 TEXT = ("observation", "subject", "split", "label", "has")
 
 
 class JointSet(RepeatSet):
-    """`repeat-N/weights.safetensors` (bases, Gaussian, sums), its record, and `embeddings.csv`.
+    """`repeat-N/weights.safetensors` (bases, Gaussian, sums, decoders), its record, and `embeddings.csv`.
 
     The sums of a cell with one patient are that patient's scores: the folder holds personal data like feature maps do.
     """
 
     FILES: ClassVar = ("embeddings.csv",)
 
-    def save_model(self, repeat: int, key: str, arrays: Arrays, facts: dict[str, Any]) -> None:
-        """Write the model of a repeat: arrays, and facts with `model` as `models.joint.state.to_arrays` made it."""
+    def save_model(
+        self,
+        repeat: int,
+        key: str,
+        model: JointModel,
+        scores: FloatArray,
+        decoders: Mapping[str, Decoder],
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Write the model of a repeat, the scores that it was learnt from, decoders, and facts beside them."""
+        arrays, about = to_arrays(model)
+        arrays[TRAINING] = np.nan_to_num(scores, nan=MISSING)
+        decoded = {}
+        for number, (modality, decoder) in enumerate(decoders.items()):
+            own, decoded[modality] = decoder_to_arrays(decoder)
+            arrays |= {f"{DECODER}{number}.{name}": values for name, values in own.items()}
         state = {name: torch.from_numpy(np.array(values, order="C")) for name, values in arrays.items()}
-        self.save(repeat, key, state, None, facts)
+        self.save(repeat, key, state, None, {**facts, "model": about, "decoders": decoded})
 
     def model(self, repeat: int) -> JointModel:
         """Load the model of a repeat.
@@ -36,14 +55,53 @@ class JointSet(RepeatSet):
             DamagedError: the file is not as it was written.
             ArtifactError: the repeat is not finished.
         """
-        record = self.record(repeat)
-        if record is None or "model" not in record:
-            raise ArtifactError(f"{self.folder} has no joint model of repeat {repeat}; run --stages joint first")
-        arrays = {name: values.numpy() for name, values in self.state(repeat).items()}
+        arrays, record = self.arrays(repeat)
         try:
             return from_arrays(arrays, record["model"])
         except ValueError as error:
             raise DamagedError(f"{self.folder_of(repeat)}: {error}") from error
+
+    def training_scores(self, repeat: int) -> dict[str, FloatArray]:
+        """Return training observation → scores that the model was learnt from, (d,), NaN where a block is missing.
+
+        Raises:
+            DamagedError: the file is not as it was written.
+            ArtifactError: the repeat is not finished.
+        """
+        arrays, record = self.arrays(repeat)
+        rows = np.where(arrays[TRAINING] == MISSING, np.nan, arrays[TRAINING])
+        return dict(zip(record["train_observations"], rows, strict=True))
+
+    def decoders(self, repeat: int) -> dict[str, Decoder]:
+        """Load modality → decoder of a repeat; none if it was not wanted, or for tables.
+
+        Raises:
+            DamagedError: the file is not as it was written.
+            ArtifactError: the repeat is not finished.
+        """
+        arrays, record = self.arrays(repeat, decoders=True)
+        found = {}
+        for number, (modality, facts) in enumerate(record["decoders"].items()):
+            prefix = f"{DECODER}{number}."
+            own = {name.removeprefix(prefix): each for name, each in arrays.items() if name.startswith(prefix)}
+            try:
+                found[modality] = decoder_from_arrays(own, facts)
+            except ValueError as error:
+                raise DamagedError(f"{self.folder_of(repeat)}: {error}") from error
+        return found
+
+    def arrays(self, repeat: int, *, decoders: bool = False) -> tuple[Arrays, dict[str, Any]]:
+        """Return the arrays of the model of a repeat, or of its decoders, and its record.
+
+        Raises:
+            DamagedError: the file is not as it was written.
+            ArtifactError: the repeat is not finished.
+        """
+        record = self.record(repeat)
+        if record is None or "model" not in record:
+            raise ArtifactError(f"{self.folder} has no joint model of repeat {repeat}; run --stages joint first")
+        state = self.state(repeat)
+        return {n: values.numpy() for n, values in state.items() if n.startswith(DECODER) == decoders}, record
 
     def embeddings(self) -> pd.DataFrame:
         """Return a row for each repeat and observation.

@@ -8,14 +8,16 @@ import numpy as np
 import pandas as pd
 import safetensors
 import safetensors.numpy
+import safetensors.torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from files.reading import file_sha256
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, DamagedError, read_json, write_json
 
-IMAGES = "images"
+IMAGES, NETWORKS = "images", "networks"
 
 
 class SyntheticCohort(Artifact):
@@ -23,7 +25,7 @@ class SyntheticCohort(Artifact):
 
     `manifest.csv` (a cohort manifest, one row a scan, `origin` synthetic, `judged` no), `drawn.csv` (one row a patient
     and modality, with the row of its feature map), `features-<number>.safetensors` (`feature_maps`, (n, C, H, W)
-    float32) for each modality, `synthesis.json`, and the folder `images`.
+    float32) for each modality, `synthesis.json`, and the folder `images`; with the decoder kl `networks`.
     """
 
     FILES: ClassVar = ("manifest.csv", "drawn.csv", "synthesis.json")
@@ -46,6 +48,25 @@ class SyntheticCohort(Artifact):
             partial.write_bytes(content)
         write_json(path.with_name(name.split(".")[0] + ".json"), facts)
         return file_sha256(path)
+
+    def save_networks(self, number: int, key: str, state: Mapping[str, Tensor]) -> None:
+        """Write the state of a modality's networks in training, to go on from."""
+        folder = real_folder(self.folder / NETWORKS, below=self.folder.parent)
+        with replacing(folder / f"{number}.safetensors") as partial:
+            partial.write_bytes(safetensors.torch.save(dict(state), metadata={"key": key}))
+
+    def networks(self, number: int, key: str) -> dict[str, Tensor] | None:
+        """Return the state of a modality's networks; None if it is missing, damaged, or of another key."""
+        path = self.folder / NETWORKS / f"{number}.safetensors"
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("key") != key:
+                    return None
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        except (OSError, safetensors.SafetensorError):
+            return None
+        whole = all(bool(value.isfinite().all()) for value in state.values())
+        return state if whole else None
 
     def save_features(self, number: int, feature_maps: NDArray[np.float32]) -> None:
         """Write the feature maps of one modality, (n, C, H, W)."""

@@ -73,6 +73,12 @@ class CovariateBlocks:
         nearest = np.concatenate([of_first, numbers], axis=1).argmax(axis=1)
         return [self.encoder.values[name][i] for i in nearest]
 
+    def only(self, names: Sequence[str]) -> Self:
+        """Return the blocks of some covariates."""
+        encoder = self.encoder
+        scales = {name: each for name, each in encoder.scales.items() if name in names}
+        return type(self)(Encoder(scales, {name: each for name, each in encoder.values.items() if name in names}))
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for `from_json`."""
         return asdict(self.encoder)

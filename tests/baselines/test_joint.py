@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.hypermm import fit_hypermm
 from baselines.joint import JointFiller, fit_joint_draws, fit_joint_mean
+from baselines.joint_hypermm import fit_joint_hypermm
 from baselines.sample import CannotFit, Fitted, Sample
 from models.settings import Training
 
@@ -98,3 +100,45 @@ def test_a_modality_with_too_few_training_scans_is_filled_with_its_mean_and_said
     assert torch.equal(
         filled(fitted.filler, given)[gap, 1], fitted.filler.mean.feature_maps[1].expand(len(gap), -1, -1, -1)
     )
+
+
+def test_hypermm_is_asked_again_with_draws_where_something_is_missing(sample: Sample) -> None:
+    """Its own answers stay where nothing is; φ and ρ are those of the row HyperMM."""
+    own = fit_hypermm(sample, TRAINING)
+    drawn = fit_joint_hypermm(sample, TRAINING)
+    before, after = own.probabilities(sample), drawn.probabilities(sample)
+    whole = sample.modality_mask.all(1)
+    torch.testing.assert_close(before[whole], after[whole], atol=1e-6, rtol=0)
+    assert (before - after)[~whole].abs().max() > 0.01
+    assert torch.allclose(after.sum(1), torch.ones(80, dtype=torch.float64))
+    assert drawn.facts["draws"] == 20
+    assert 0 < drawn.facts["sd_between_draws"] < drawn.facts["sd_within_draws"] <= 0.5
+    assert drawn.parameters == own.parameters
+
+
+def test_a_draw_stands_where_its_scan_is_missing(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the true scans in place of draws, HyperMM on draws is HyperMM on the whole sample."""
+    hidden = (torch.arange(len(sample.modality)) % 5 == 0) & torch.isin(sample.observation, sample.test)
+    alone = torch.bincount(sample.observation[~hidden], minlength=80)[sample.observation] == 0
+    hidden &= ~alone
+    drawn = fit_joint_hypermm(sample, TRAINING)
+    given, grid = sample.without(hidden), sample.grid()
+    gap = (given.modality_mask != sample.modality_mask).any(1) & sample.modality_mask.all(1)
+    monkeypatch.setattr(JointFiller, "draws", lambda self, _, mask, rows, *rest: grid[rows][None])
+    expected = drawn.hypermm.probabilities(sample)
+    torch.testing.assert_close(drawn.probabilities(given)[gap], expected[gap], atol=1e-5, rtol=0)
+    assert gap.any()
+
+
+def test_what_the_joint_model_cannot_draw_stays_missing(sample: Sample) -> None:
+    learnt = (torch.isin(sample.observation, sample.train) & (sample.modality == 1)).nonzero().squeeze(1)
+    hidden = torch.zeros(len(sample.modality), dtype=torch.bool)
+    hidden[learnt[2:]] = True
+    given = sample.without(hidden)
+    drawn = fit_joint_hypermm(given, replace(TRAINING, epochs=1))
+    only = drawn.filler.drawable(given.modalities)
+    assert not only[1]
+    lacks_one = ~given.modality_mask[:, 1] & given.modality_mask[:, only].all(1)
+    own = drawn.hypermm.probabilities(given)
+    torch.testing.assert_close(drawn.probabilities(given)[lacks_one], own[lacks_one])
+    assert lacks_one.any()

@@ -16,19 +16,24 @@ import pytest
 import safetensors.numpy
 import torch
 import yaml
+from helpers.exported_joint import exported_joint
 
 from console.errors import InputError
 from pipeline.deployment.bundle import Bundle
 from pipeline.deployment.bundle_configs import inference, settings
 from pipeline.deployment.bundle_settings import settings_of_model
+from pipeline.deployment.joint_answer import joint_answer
 from pipeline.deployment.predictor import NoPredictionError, Predictor, predict_patient
 from pipeline.settings import load_settings
 from reporting.patient_page import patient_page, worklist_page
 from reporting.patient_table import SCHEMA, patients_csv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-JSON = ("calibration.json", "calibration.json", "seen.json", "configs/inference.json", "configs/metadata.json")
-TENSORS = ("models/model.safetensors", "outliers.safetensors")
+JSON = (
+    "calibration.json", "calibration.json", "joint.json", "joint.json", "seen.json", "configs/inference.json",
+    "configs/metadata.json",
+)  # fmt: skip
+TENSORS = ("models/model.safetensors", "models/joint.safetensors", "outliers.safetensors")
 NUMBERS = (float("nan"), float("inf"), -float("inf"), -1, 0, 0.5, 1e308, 10**9, 2**63, 10**30, -(10**18), True)
 OTHERS = (None, [], {}, "", "x", "1", [1], {"a": 1}, "\x1b]0;x\x07", "\ud800", "<script>", "a" * 5000, "../..", "a\nb")
 
@@ -153,8 +158,10 @@ def told_or_answered(folder: Path) -> tuple[str, dict[str, Any] | None]:
         feature_maps = torch.randn(2, 6, 2, 2, generator=torch.Generator().manual_seed(0))
         bundle.seen("somebody", ["cd" * 32])
         scans = [(f"s_{name}", name) for name in (bundle.trained * 2)[:2]]
+        joint = joint_answer(reader, scans[:1], feature_maps[:1], {"age": np.array([[0.5]])}, draws=20)
         return "", {
             **predict_patient(reader, scans, feature_maps),
+            "joint": None if joint is None else joint.facts,
             "classes": bundle.classes,
             "trained": bundle.trained,
         }
@@ -187,7 +194,7 @@ def check_answer(answer: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[..., Path]) -> Path:
-    return small_model(tmp_path_factory.mktemp("whole") / "bundle")
+    return small_model(tmp_path_factory.mktemp("whole") / "bundle", joint=exported_joint())
 
 
 def test_the_model_itself_answers(whole: Path) -> None:

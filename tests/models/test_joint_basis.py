@@ -1,5 +1,7 @@
 """Bases against scikit-learn's, and what they promise of scans that they were not learnt from."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
@@ -93,3 +95,20 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
         basis.scores(x)
     with pytest.raises(ValueError, match=r"expected finite ones, \(n, 300\)"):
         basis.scores(x[:, :7])
+
+
+def test_the_variance_of_a_feature_that_hardly_varies_is_not_counted_twice() -> None:
+    """Components move it and residuals move it back; new scans have neither."""
+    x = scans(60, 1)
+    new = scans(400, 7)
+    above = x[:, :150].mean(0) + 1.3 * x[:, :150].std(0)
+    for rows in (x, new):
+        rows[:, :150] = np.maximum(rows[:, :150] - above, 0)  # mostly 0
+    basis, scores = fit_basis(x)
+    told = basis.variance(np.cov(scores.T, bias=True))
+    true = new.var(0)
+    rare = np.arange(300) < 150
+    assert told[rare].sum() == pytest.approx(true[rare].sum(), rel=0.35)
+    plain = dataclasses.replace(basis, agreement=np.ones_like(basis.agreement))
+    assert np.abs(np.log(told / np.maximum(true, 1e-6)))[~rare].mean() < 0.3
+    assert plain.variance(np.cov(scores.T, bias=True))[rare].sum() > 1.15 * told[rare].sum()

@@ -154,3 +154,31 @@ def test_what_cannot_be_learnt_is_left_out_and_said() -> None:
     assert any(note.startswith("age: 0 training patients") for note in model.notes)
     with pytest.raises(CannotJoinError, match="no modality can be learnt: MRI: 1 training patients"):
         fit_model(given.rows(np.array([0])), labels[:1], 2, JointConfig())
+
+
+def test_feature_maps_with_one_scan_have_the_place_of_both_in_their_ellipsoid() -> None:
+    """As above from feature maps on: bases learnt from 90 patients, other patients embedded with both scans and one."""
+    inside = []
+    for seed in range(3):
+        given, labels = patients(90, 10 + seed, 0.3)
+        model, _ = fit_model(given, labels, 2, JointConfig(draws=10, seed=seed), shape=SHAPE)
+        tested, _ = patients(150, 90 + seed)
+        whole, _ = model.embed(tested)
+        for gone in NAMES:
+            part, spread = model.embed(without(tested, gone))
+            off = whole - part
+            squares = np.einsum("ni,nij,nj->n", off, np.linalg.inv(spread), off)
+            inside.append((squares <= chi2(4).ppf(0.9)).mean())
+    assert 0.85 <= np.mean(inside) <= 0.95
+
+
+def test_training_patients_lie_where_new_ones_do() -> None:
+    """With the scores that the model was learnt from; those of the bases themselves are too large for them."""
+    given, labels = patients(60, 3)
+    model, rows = fit_model(given, labels, 2, JointConfig(draws=3), shape=SHAPE)
+    new, _ = patients(300, 8)
+    own, naive, others = (np.square(each).sum(1).mean() for each in (
+        model.embed_scores(rows)[0], model.embed(given)[0], model.embed(new)[0]
+    ))  # fmt: skip
+    assert own == pytest.approx(others, rel=0.25)
+    assert naive > 1.3 * others

@@ -28,6 +28,7 @@ from pipeline.store.synthetic import SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import data_of_repeat
+from pipeline.training.unseen_space import PICTURES
 from preprocessing.encoding import png_pixels
 
 pytestmark = pytest.mark.usefixtures("thin_backbone", "one_thread")
@@ -105,10 +106,12 @@ def test_the_label_and_the_image_belong_together(run: Callable[..., int]) -> Non
     assert red[ill].min() > red[~ill].max()  # as bright as in the real pictures, 90 levels apart
 
 
-def test_judgement_is_written_in_both_spaces(run: Callable[..., int]) -> None:
+def test_judgement_is_written_in_all_spaces(run: Callable[..., int]) -> None:
     facts = json.loads((run.folder / "run" / "judge" / "judgement.json").read_text())  # type: ignore[attr-defined]
     spaces = {(each["space"], each["modality"]) for each in facts["judgements"]}
-    assert spaces == {(space, name) for space in ("features", "images") for name in ("low", "high")}
+    assert spaces == {(space, name) for space in ("features", "images", PICTURES) for name in ("low", "high")}
+    assert facts["left_out"] == []
+    assert all(0 < each["likelihood"]["p"] <= 1 for each in facts["judgements"])
     assert facts["transfer"]["generated_auc"] > 0.9
     assert len(list((run.folder / "run" / "judge").glob("wall-*.png"))) == 4  # type: ignore[attr-defined]
 
@@ -269,3 +272,28 @@ def test_a_synthetic_patient_in_a_test_split_is_refused_wherever_it_comes_from(t
     cohort.save(table.assign(origin=np.where(table["subject"] == tested, "synthetic", "")), toy_run.CLASSES)
     with pytest.raises(ArtifactError, match=f"1 synthetic patients outside of training, {tested}"):
         data_of_repeat(cohort, split, FeatureStore(tmp_path / "features"), 1)
+
+
+def test_the_decoder_kl_draws_images_and_keeps_its_networks(run: Callable[..., int]) -> None:
+    """Tiny and hardly trained; more patients are drawn with the networks that are there."""
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    shutil.copytree(folder / "run", folder / "kl")
+    words = ["--stages", "synthesise", "--synthesise.decoder", "kl", "--synthesise.pixels", "16",
+             "--synthesise.kl.channels", "[2, 4]", "--synthesise.kl.flow", "4", "--synthesise.kl.latent", "1",
+             "--synthesise.kl.autoencoder_steps", "3", "--synthesise.kl.flow_steps", "3",
+             "--synthesise.kl.draw_steps", "2"]  # fmt: skip
+    assert run(*words, "--synthesise.patients", "6", workspace="kl") == 0
+    store = SyntheticCohort(folder / "kl" / "synthesise")
+    drawn = store.drawn()
+    assert (drawn["path"] != "").all()
+    assert store.facts()["decoder"] == "kl"
+    assert store.facts()["images"] == ["high", "low"]
+    for path in drawn["path"]:
+        assert png_pixels(store.image(path).read_bytes()).shape == (16, 16, 3)
+    kept = {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}
+    assert len(kept) == 2
+    assert run(*words, "--synthesise.patients", "9", workspace="kl") == 0
+    assert store.drawn()["subject"].nunique() == 9
+    assert kept == {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}
+    assert run(*words, "--synthesise.kl.learning_rate", "0.001", "--synthesise.patients", "6", workspace="kl") == 0
+    assert kept != {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}

@@ -65,3 +65,16 @@ def test_scan_norm_is_instance_normalisation_of_one_scan() -> None:
     for layout in (torch.contiguous_format, torch.channels_last_3d):
         given = volume.contiguous(memory_format=layout)
         torch.testing.assert_close(ScanNorm(norm)(given), norm(volume), atol=1e-5, rtol=1e-5)
+
+
+def test_the_bottleneck_is_what_the_last_normalisation_reads() -> None:
+    network = load_network(0, device=torch.device("cpu"), dtype=torch.float32)
+    seen: list[torch.Tensor] = []
+    network.layers["bn_after_context5"].register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
+    volume = torch.randn(1, 1, 32, 32, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        network(volume)
+        found = network.bottleneck(volume)
+    assert found.shape == seen[0].shape[1:2]
+    torch.testing.assert_close(found, seen[0].mean((0, 2, 3, 4)), atol=1e-5, rtol=1e-4)
+    assert float(found.std()) > 0.01

@@ -31,7 +31,7 @@ def facts() -> dict[str, Any]:
         listed.append({"space": "features", "modality": name, "findings": found.findings(), **found.as_dict()})
     return {
         "verdict": "passed", "patients": 60, "repeat": 1, "most_copied": 0.05, "judgements": listed,
-        "transfer": TRANSFER, "left_out": "another space",
+        "transfer": TRANSFER, "left_out": ["PET: another space"],
     }  # fmt: skip
 
 

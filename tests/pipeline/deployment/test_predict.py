@@ -398,3 +398,46 @@ def test_a_map_lies_on_its_scan_and_shows_where_the_classes_differ(tmp_path: Pat
             inside = ((at >= (5, 15, 9)) & (at < (11, 21, 15))).all(-1)
             shares.append(strength[inside].mean() / strength[~inside].mean())
     assert np.mean(shares) > 1.5
+
+
+def test_a_model_with_a_joint_model_says_what_is_missing_and_how_sure_it_is(lab: Lab, tmp_path: Path) -> None:
+    """The same lab after the stage joint: other files go out, and a new patient's page has a section more."""
+    run = tmp_path / "run"
+    shutil.copytree(lab.run, run)
+    argv = ["--config", str(lab.data / "config.yaml"), "--workspace", str(run), *TRAINING, *RANDOM]
+    argv += ["--features.backbone", "vgg11", "--joint.draws", "4", "--joint.pixels", "16"]
+    assert main([*argv, "--stages", "joint,export"]) == 0
+    model = run / "export" / "bundle"
+    assert {"joint.json", "models/joint.safetensors"} <= json.loads(
+        (model / "checksums.json").read_text("utf-8")
+    ).keys()
+    assert "## Joint model" in (model / "docs" / "README.md").read_text("utf-8")
+    tested = lab.of("test")
+    both = tested.groupby("subject").filter(lambda rows: len(rows) == 2)
+    whole, alone = both["subject"].unique()[:2]
+    table = pd.concat(
+        [both[both["subject"] == whole], tested[(tested["subject"] == alone) & (tested["modality"] == "low")]]
+    )
+    csv = lab.data / "with_joint.csv"
+    table.to_csv(csv, index=False)
+    new = ["--model", str(model), "--cohort", str(csv), "--workspace", str(tmp_path / "new"), "--quiet", *RANDOM]
+    assert main([*new, "--predict.draws", "30"]) == 0
+    found = named(json.loads((tmp_path / "new" / "predict" / "predictions.json").read_text("utf-8"))["patients"])
+    before = named(lab.predict(table, name="without_joint")["patients"])
+    for name, patient in before.items():
+        assert patient["joint"] is None
+        assert {**found[name], "joint": None} == patient
+    assert (found[whole]["joint"]["imputed"], found[whole]["joint"]["answer"]) == ([], None)
+    (entry,) = found[alone]["joint"]["imputed"]
+    assert (entry["modality"], entry["from"], entry["image"]) == ("high", ["low"], True)
+    spread = found[alone]["joint"]["answer"]["probabilities"]
+    assert all(0 <= each["low"] <= each["mean"] <= each["high"] <= 1 for each in spread.values())
+    pages = {name: (tmp_path / "new" / "predict" / "patients" / f"{name}.html").read_text("utf-8") for name in found}
+    words = "What the high may have looked like, and where we do not know"
+    assert [words in pages[name] for name in (alone, whole)] == [True, False]
+    assert all("Place among patients" in page for page in pages.values())
+    assert "Place among patients" not in (
+        lab.folder / "without_joint" / "predict" / "patients" / f"{alone}.html"
+    ).read_text("utf-8")
+    assert main([*argv, "--stages", "export", "--export.joint", "false"]) == 0
+    assert not (model / "joint.json").exists()
