@@ -1,18 +1,25 @@
 """One joint model of all modalities for each repeat, learnt from its training patients, and everybody's embedding."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cohort.covariates import covariates_of
 from console.errors import InputError
-from models.joint.model import CannotJoinError, JointModel, fit_model
+from models.joint.model import CannotJoinError, JointModel, Patients, fit_model
 from models.joint.model import JointConfig as ModelConfig
 from models.joint.state import to_arrays
 from models.settings import seed_of_repeat
 from pipeline.core.runtime import Runtime
+from pipeline.federation.plan import encoder_of, plan_of
+from pipeline.federation.received import check_received, model_of_repeat
+from pipeline.specs.contribute import ContributeConfig
+from pipeline.specs.features import FeaturesConfig
 from pipeline.specs.joint import JointConfig
+from pipeline.specs.preprocess import PreprocessConfig
+from pipeline.store.contribution import ContributionSet
 from pipeline.store.features import FeatureStore
 from pipeline.store.joint import JointSet
 from pipeline.store.tables import CohortTables, SplitTables
@@ -25,11 +32,18 @@ def joint(
     cohort: CohortTables,
     split: SplitTables,
     features: FeatureStore,
+    contribute: ContributionSet,
+    modalities: Any,
+    preprocess: PreprocessConfig,
+    features_settings: FeaturesConfig,
     out: JointSet,
     config: JointConfig,
     runtime: Runtime,
 ) -> None:
-    """Fit one model per repeat on training patients alone; write it, and the embedding of all patients."""
+    """Fit one model per repeat on training patients alone; write it, and the embedding of all patients.
+
+    With `joint.federated` nothing is fitted: the model of several sites is written in its place.
+    """
     repeats = repeats_of(split)
     out.keep_only(repeats)
     covariates = covariates_of(cohort.scans())
@@ -39,7 +53,20 @@ def joint(
             data = data_of_repeat(cohort, split, features, repeat)
             maps = feature_maps_of(data, features)
             if not out.has(repeat, runtime.key):
-                _fit(data, maps, covariates, out, config, runtime, repeat)
+                if config.federated:
+                    model, facts = model_of_repeat(config.federated, repeat)
+                    described = facts["plan"]
+                    as_described = ContributeConfig(
+                        components=described["basis"]["components"],
+                        covariates=described["covariates"],
+                        feature_maps=described["feature_maps"],
+                    )
+                    shape = features_shape(maps)
+                    own = plan_of(as_described, described["classes"], modalities, preprocess, features_settings, shape)
+                    notes = check_received(facts, own, contribute, split, repeat)
+                    _save_received(data, model, facts, notes, shape, out, runtime, repeat)
+                else:
+                    _fit(data, maps, covariates, out, config, runtime, repeat)
             progress.advance()
             tables.append(_embeddings(data, maps, covariates, out, repeat))
             progress.advance()
@@ -100,6 +127,44 @@ def _fit(
     )
 
 
+def _save_received(
+    data: RepeatData,
+    model: JointModel,
+    facts: dict[str, Any],
+    notes: list[str],
+    shape: tuple[int, int, int],
+    out: JointSet,
+    runtime: Runtime,
+    repeat: int,
+) -> None:
+    """Write the model of several sites as this repeat's.
+
+    Raises:
+        InputError: patients here have a class that the model does not know.
+    """
+    classes = facts["plan"]["classes"]
+    if unknown := sorted(set(data.scans["label"]) - set(classes)):
+        raise InputError(f"the joint model knows {', '.join(classes)}; patients here are {', '.join(unknown)} too")
+    arrays, of_model = to_arrays(model)
+    sites = len(facts["contributions"])
+    out.save_model(
+        repeat,
+        runtime.key,
+        arrays,
+        {
+            "train_subjects": data.subjects("train"),
+            "validation_subjects": data.subjects("validation"),
+            "classes": classes,
+            "feature_map_shape": list(shape),
+            "covariates": encoder_of(facts["plan"]).to_json(),
+            "model": of_model,
+            "federated": {name: facts[name] for name in ("contributions", "masked", "noise")},
+            "feature_maps": facts["plan"]["feature_maps"],
+            "notes": [*encoding_notes(data), f"the joint model is of {sites} contributions", *facts["notes"], *notes],
+        },
+    )
+
+
 def features_shape(maps: FeatureMaps) -> tuple[int, int, int]:
     """Return (C, H, W) of the feature maps."""
     return maps.shape if maps.shape is not None else maps.store.feature_map_shape()
@@ -118,7 +183,7 @@ def _embeddings(
         patients = joint_patients(names, data, maps, blocks, covariates)
         mean, covariance = model.embed(patients)
         frame = rows.loc[names].reset_index().assign(distance=model.distances(patients))
-        outside = np.stack([_outside(model, patients.features[name], name) for name in model.bases])
+        outside = np.stack([_outside(model, patients, name) for name in model.bases])
         seen = ~np.isnan(outside)
         frame["outside"] = np.where(seen.any(0), np.where(seen, outside, 0).sum(0) / np.maximum(seen.sum(0), 1), np.nan)
         size = mean.shape[1]
@@ -131,10 +196,10 @@ def _embeddings(
     return table
 
 
-def _outside(model: JointModel, features: np.ndarray, name: str) -> np.ndarray:
-    """Return how much of each scan lies outside of its basis, (n,); NaN where there is none."""
-    out = np.full(len(features), np.nan)
-    there = ~np.isnan(features[:, 0])
-    if there.any():
-        out[there] = model.bases[name].outside(features[there])
+def _outside(model: JointModel, patients: Patients, name: str) -> np.ndarray:
+    """Return how much of each scan lies outside of its basis, (n,); NaN where there is none, or it is not known."""
+    out, basis = np.full(len(patients), np.nan), model.bases[name]
+    there = patients.has(name)
+    if there.any() and basis.residual.any():
+        out[there] = basis.outside(patients.features[name][there])
     return out
