@@ -163,7 +163,7 @@ def _draw(table: Array, best: float, arguments: argparse.Namespace) -> None:
 
 
 def privacy(seeds: int) -> dict[str, Any]:
-    """Measure what noise leaves: three sites with all modalities and equally many patients, each adding its own noise."""
+    """Measure what noise leaves: three sites with all modalities and as many patients, each adding its own noise."""
     found: dict[str, Any] = {}
     for count in (54, 300, 5000):
         for epsilon in (1.0, 8.0):
