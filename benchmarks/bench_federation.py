@@ -5,6 +5,7 @@ both, and what is left of that with noise for differential privacy.
 """
 
 import argparse
+import dataclasses
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.common import finish, options
+from benchmarks.federated_sites import LAYOUT, SETTINGS, auc_by_modalities, pooled, site
+from models.federated_hypermm import LocalSite, Rounds, Server, train_in_one_process
 from models.joint.blocks import Blocks
 from models.joint.dense import from_vector, to_vector
 from models.joint.federated import Contribution
@@ -29,6 +32,14 @@ PAIRED = (0, 5, 10, 20, 30, 50, 100, 200)  # patients of a third site that has b
 BLOCKS = Blocks(("MRI", "PET"), (SIZE, SIZE))
 
 
+USUAL: dict[str, Any] = {
+    "extractor": 20, "classifier": 30, "learning_rate": 3e-3, "classifier_learning_rate": 1e-2, "batch_size": 8,
+}  # fmt: skip
+QUICK = {**USUAL, "extractor": 2, "classifier": 2}
+SITES = {"east": "both", "north": "first", "west": "second"}  # modalities that each owns
+SIGNAL = 0.5  # of the class
+
+
 def main() -> None:
     """Measure, print and write."""
     arguments = options(__doc__ or "").parse_args()
@@ -36,6 +47,7 @@ def main() -> None:
     found = equality(5 if arguments.quick else 50)
     found |= pairs(arguments, 2 if arguments.quick else 20)
     found |= privacy(2 if arguments.quick else 10)
+    found |= networks(1 if arguments.quick else 5, Rounds(**QUICK if arguments.quick else USUAL))
     finish("federation", found, arguments)
 
 
@@ -179,7 +191,7 @@ def privacy(seeds: int) -> dict[str, Any]:
                     sums = sums_of(clipped(rows, clip)[0], labels, BLOCKS, 2)
                     vectors.append(noisy(sums, noise, random))
                 total = repaired(from_vector(np.sum(vectors, axis=0), BLOCKS, 2, {}).sums, 5)
-                sizes.append(noise.sd * clip**2 * np.sqrt(2 * 3) / (3 * count))
+                sizes.append(noise.sd * clip**2 * np.sqrt(2 * 2 * 3) / (3 * count))
                 try:
                     values.append(max(0.0, world.explained(total)))
                 except TooFewPatientsError:
@@ -188,6 +200,37 @@ def privacy(seeds: int) -> dict[str, Any]:
             found[f"{name}: noise of a covariance, sd"] = float(np.mean(sizes))
             found[f"{name}: variance explained"] = float(np.mean(values))
     return found
+
+
+def networks(seeds: int, rounds: Rounds) -> dict[str, Any]:
+    """AUC on new patients of HyperMM trained over three sites, in one place, and at each site alone."""
+    alone = dataclasses.replace(rounds, fewest_sites=1)
+    rows: dict[str, list[dict[str, float]]] = {}
+    for seed in range(seeds):
+        seeded = {"seed": seed}
+        ways: dict[str, tuple[dict[str, LocalSite], Rounds]] = {}
+        for name, settings in (("FedAvg", rounds), ("FedProx, μ = 0.1", dataclasses.replace(rounds, proximal=0.1))):
+            own = dataclasses.replace(settings, **seeded)
+            ways[name] = ({n: _site(n, has, seed, own) for n, has in SITES.items()}, own)
+        single = dataclasses.replace(alone, **seeded)
+        parts = {n: _site(n, has, seed, single) for n, has in SITES.items()}
+        ways["all in one place"] = {"all": pooled(list(parts.values()), single)}, single
+        ways |= {f"{n} alone": ({n: part}, single) for n, part in parts.items()}
+        ways |= {f"without {n}": ({m: part for m, part in parts.items() if m != n}, single) for n in parts}
+        for name, (sites, settings) in ways.items():
+            trained = train_in_one_process(sites, Server(LAYOUT, SETTINGS, settings))
+            rows.setdefault(name, []).append(auc_by_modalities(trained, signal=SIGNAL))
+    found: dict[str, Any] = {}
+    for name, each in rows.items():
+        for has in each[0]:
+            values = [row[has] for row in each]
+            found[f"HyperMM, {name}: AUC, {has}"] = float(np.mean(values))
+            found[f"HyperMM, {name}: AUC, {has}, sd over cohorts"] = float(np.std(values))
+    return found
+
+
+def _site(name: str, has: str, seed: int, rounds: Rounds) -> LocalSite:
+    return site(name, has, 10 * seed + list(SITES).index(name), rounds, count=100, signal=SIGNAL)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """HyperMM trained where the scans are: what a site does in a round, and what the server does between rounds.
 
-Step 0 sums feature maps, for the normalisation of z. Step 1 trains φ on single scans, step 2 ρ on frozen φ; in each
-round every site starts from the average of the last. FedProx adds μ/2 |w − w₀|² to a site's loss, w₀ what it was given. The
+Step 0 sums feature maps, for the normalisation of z. Step 1 trains φ on single scans, step 2 ρ on frozen φ. In a round
+every site starts from the average of the last. FedProx adds μ/2 |w − w₀|² to a site's loss, w₀ what it was given. The
 round with the smallest validation loss over all sites is kept.
 
 Source: McMahan et al. 2017 (FedAvg); Li et al. 2020 (FedProx), equation 2.

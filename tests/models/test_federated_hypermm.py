@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers.federated_world import LAYOUT, SETTINGS, SHAPE, patients, site
-from sklearn.metrics import roc_auc_score
 
+from benchmarks.federated_sites import LAYOUT, SETTINGS, SHAPE, auc_by_modalities, patients, pooled, site
 from models.extractor import UniversalExtractor
 from models.federated_averaging import Update
 from models.federated_hypermm import (
@@ -20,7 +19,6 @@ from models.federated_hypermm import (
     Step,
     TooFewSitesError,
     normalisation,
-    predict,
     train_in_one_process,
     with_proximal,
 )
@@ -43,8 +41,7 @@ def server(rounds: Rounds = ROUNDS) -> Server:
 
 def auc(found: tuple[Arrays, Arrays]) -> float:
     """On new patients with both modalities."""
-    scans, sets = patients(200, "both", 99)
-    return float(roc_auc_score(sets.target, predict(LAYOUT, *found, scans, sets)[:, 1]))
+    return auc_by_modalities(found, count=200)["both"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +50,7 @@ def trained(one_thread: None) -> tuple[Arrays, Arrays]:
 
 
 def test_federated_training_is_near_centralised_and_above_every_site(trained: tuple[Arrays, Arrays]) -> None:
-    everybody = one_site(list(sites().values()))
+    everybody = pooled(list(sites().values()), ROUNDS)
     central = auc(train_in_one_process({"all": everybody}, server(dataclasses.replace(ROUNDS, fewest_sites=1))))
     alone = [
         auc(train_in_one_process({n: s}, server(dataclasses.replace(ROUNDS, fewest_sites=1))))
@@ -64,44 +61,9 @@ def test_federated_training_is_near_centralised_and_above_every_site(trained: tu
     assert auc(trained) > 0.85
 
 
-def one_site(parts: list[LocalSite]) -> LocalSite:
-    """All patients in one place."""
-    from models.hypermm import Scans, Sets
-    from models.sets import Groups
-
-    scans = [p.scans for p in parts]
-    shift = np.cumsum([0, *(len(s.modality) for s in scans)])
-    maps = torch.cat([s.feature_maps for s in scans])  # type: ignore[misc]
-    rows = {
-        n: torch.cat([getattr(s, n) + int(b) for s, b in zip(scans, shift, strict=False)])
-        for n in ("train", "validation")
-    }
-    counts = np.cumsum([0, *(len(p.sets.target) for p in parts)])
-    owner = torch.cat([
-        torch.repeat_interleave(torch.arange(len(p.sets.target)), p.sets.groups.starts.diff()) + int(b)
-        for p, b in zip(parts, counts, strict=False)
-    ])  # fmt: skip
-    modality = torch.cat([s.modality for s in scans])
-    kept = {
-        n: torch.cat([getattr(p.sets, n) + int(b) for p, b in zip(parts, counts, strict=False)])
-        for n in ("train", "validation")
-    }
-    target = torch.cat([p.sets.target for p in parts])
-    sets = Sets(
-        Groups.of(owner, int(counts[-1])),
-        target,
-        kept["train"],
-        kept["validation"],
-        modality,
-        torch.arange(int(counts[-1])),
-    )
-    single = Scans(maps, modality, torch.cat([s.target for s in scans]), rows["train"], rows["validation"])
-    return LocalSite("all", SETTINGS, LAYOUT, single, sets, parts[0].rounds)
-
-
 def test_the_normalisation_is_that_of_all_scans_in_one_place() -> None:
     found = normalisation(each.statistics() for each in sites().values())
-    everybody = one_site(list(sites().values()))
+    everybody = pooled(list(sites().values()), ROUNDS)
     central = UniversalExtractor(2, SHAPE)
     central.fit_normalisation(everybody.scans.batches, "standardise")
     np.testing.assert_allclose(found["extractor.centre"], central.centre, atol=1e-5)

@@ -36,7 +36,7 @@ SHARED: dict[str, Any] = {"components": 3, "smallest_cell": 2, "covariates": {"a
 SITES = ("east", "north", "west")
 
 
-def patients(site: int, subjects: int = 60) -> pd.DataFrame:
+def patients(site: int, subjects: int = 50) -> pd.DataFrame:
     """MRI and PET; the second site has no PET, and the third no age."""
     table = toy_run.scans(subjects * (site + 1))
     number = table["subject"].str[1:].astype(int)
