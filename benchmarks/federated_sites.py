@@ -64,25 +64,16 @@ def pooled(parts: Sequence[LocalSite], rounds: Rounds) -> LocalSite:
             for each, start in zip(sets, people, strict=False)
         ]
     )
-    single = Scans(
-        maps,
-        modality,
-        torch.cat([each.target for each in scans]),
-        *(
-            torch.cat([getattr(each, name) + start for each, start in zip(scans, shift, strict=False)])
-            for name in PARTS
-        ),
-    )
-    together = Sets(
-        Groups.of(owner, people[-1]),
-        torch.cat([each.target for each in sets]),
-        *(
-            torch.cat([getattr(each, name) + start for each, start in zip(sets, people, strict=False)])
-            for name in PARTS
-        ),
-        modality,
-        torch.arange(people[-1]),
-    )
+    rows = {
+        name: torch.cat([getattr(each, name) + at for each, at in zip(scans, shift, strict=False)]) for name in PARTS
+    }
+    kept = {
+        name: torch.cat([getattr(each, name) + at for each, at in zip(sets, people, strict=False)]) for name in PARTS
+    }
+    labels, target = (torch.cat([each.target for each in some]) for some in (scans, sets))
+    single = Scans(maps, modality, labels, rows["train"], rows["validation"])
+    groups = Groups.of(owner, people[-1])
+    together = Sets(groups, target, kept["train"], kept["validation"], modality, torch.arange(people[-1]))
     return LocalSite("all", SETTINGS, LAYOUT, single, together, rounds)
 
 

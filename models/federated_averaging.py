@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 State = Mapping[str, NDArray[np.float32]]
+SMALLEST_CHANGE = 1e-30
 LARGEST_CHANGE = 10.0  # times the median change of the other sites
 
 
@@ -82,8 +83,9 @@ def screen(
     for site, size in change.items():
         others = [other for name, other in change.items() if name != site]
         usual = float(np.median(others)) if others else size
-        if size > largest * max(usual, np.finfo(np.float32).tiny):
-            refused[site] = f"its weights moved {size / max(usual, 1e-30):.3g} times as far as those of the others"
+        if size > largest * max(usual, SMALLEST_CHANGE):
+            times = size / max(usual, SMALLEST_CHANGE)
+            refused[site] = f"its weights moved {times:.3g} times as far as those of the others"
     return [update for update in kept if update.site not in refused], refused
 
 

@@ -248,7 +248,7 @@ class Server:
         for site, (settings, sums) in sorted(statistics.items()):
             if settings != self.settings:
                 self._refuse("statistics", site, f"other settings ({settings}, not {self.settings})")
-            elif np.shape(sums.get("total")) != shape or not all(np.isfinite(v).all() for v in sums.values()):
+            elif "total" not in sums or np.shape(sums["total"]) != shape or not _finite(sums):
                 self._refuse("statistics", site, "sums of another shape, or not finite")
             else:
                 good.append(sums)
@@ -305,6 +305,10 @@ class Server:
             raise TooFewSitesError(
                 f"{where}: {count} sites sent something that can be used, {self.rounds.fewest_sites} are needed. {said}"
             )
+
+
+def _finite(sums: Arrays) -> bool:
+    return all(bool(np.isfinite(values).all()) for values in sums.values())
 
 
 def train_in_one_process(sites: Mapping[str, Site], server: Server) -> tuple[Arrays, Arrays]:

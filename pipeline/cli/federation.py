@@ -110,10 +110,19 @@ def _job(options: argparse.Namespace) -> None:
         )
     if options.out.exists():
         raise InputError(f"{options.out} exists already; name a folder that does not")
+    extractor, classifier = options.rounds
+    rate, classifier_rate = options.rates
     rounds = Rounds(
-        *options.rounds, options.epochs, options.batch_size, *options.rates, proximal=options.proximal,
-        fewest_sites=options.fewest_sites, seed=options.seed,
-    )  # fmt: skip
+        extractor=extractor,
+        classifier=classifier,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=rate,
+        classifier_learning_rate=classifier_rate,
+        proximal=options.proximal,
+        fewest_sites=options.fewest_sites,
+        seed=options.seed,
+    )
     classes = tuple(options.classes.split(",")) if options.classes else ()
     job = job_of_workspace(options.workspace, rounds, repeat=options.repeat, timeout_s=options.timeout, classes=classes)
     write_job(options.out, job)

@@ -31,7 +31,8 @@ def write_job(
     controller = {"id": "hypermm", "path": CONTROLLER, "args": {"job_json": text}}
     write_json(folder / "app_server" / "config" / "config_fed_server.json", server | {"workflows": [controller]})
     places: dict[str, dict[str, Any]] = {"app_server": {"sites": ["server"]}}
-    for site, workspace in (workspaces or {"": None}).items():
+    own: Mapping[str, Path | None] = workspaces or {"": None}
+    for site, workspace in own.items():
         app = f"app_{site}" if site else "app_client"
         path = (executors or {}).get(site, EXECUTOR)
         executor = {"path": path, "args": {"job_json": text, **({"workspace": str(workspace)} if workspace else {})}}
