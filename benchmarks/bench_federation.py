@@ -35,7 +35,7 @@ BLOCKS = Blocks(("MRI", "PET"), (SIZE, SIZE))
 USUAL: dict[str, Any] = {
     "extractor": 20, "classifier": 30, "learning_rate": 3e-3, "classifier_learning_rate": 1e-2, "batch_size": 8,
 }  # fmt: skip
-QUICK = {**USUAL, "extractor": 2, "classifier": 2}
+QUICK = {**USUAL, "extractor": 1, "classifier": 1}
 SITES = {"east": "both", "north": "first", "west": "second"}  # modalities that each owns
 SIGNAL = 0.5  # of the class
 
@@ -44,9 +44,9 @@ def main() -> None:
     """Measure, print and write."""
     arguments = options(__doc__ or "").parse_args()
     torch.set_num_threads(1)
-    found = equality(5 if arguments.quick else 50)
+    found = equality(3 if arguments.quick else 50)
     found |= pairs(arguments, 2 if arguments.quick else 20)
-    found |= privacy(2 if arguments.quick else 10)
+    found |= privacy(1 if arguments.quick else 10)
     found |= networks(1 if arguments.quick else 5, Rounds(**QUICK if arguments.quick else USUAL))
     finish("federation", found, arguments)
 

@@ -1,6 +1,6 @@
 """Combine the contributions of several sites, and make the keys of their masks.
 
-python -m pipeline.cli.federation combine FILES --out joint.safetensors   adds contributions and fits the joint model
+python -m pipeline.cli.federation combine FILES --out model.safetensors   adds contributions and fits the joint model
 python -m pipeline.cli.federation show FILES                              prints what contributions or models hold
 python -m pipeline.cli.federation job --workspace DIR --out JOB           writes a job for NVFlare: HyperMM over sites
 python -m pipeline.cli.federation key KEYFILE                             makes KEYFILE, for its owner, and KEYFILE.pub
