@@ -6,7 +6,7 @@ give the mean and spread of feature maps. No row of a patient.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -101,9 +101,18 @@ def outside_sums(values: Features, shape: Shape, count: int) -> OutsideSums:
     return OutsideSums(len(values), total, squares)
 
 
-def small_cells(sums: Sums, least: int) -> dict[CellKey, int]:
-    """Return the cells with fewer patients than `least`, and how many they have."""
-    return {key: cell.count for key, cell in sums.cells.items() if cell.count < least}
+def small_cells(keys: Sequence[CellKey], subjects: Sequence[str], least: int) -> dict[CellKey, int]:
+    """Return the cells with fewer patients than `least`, and how many they have.
+
+    Args:
+        keys: cell of each observation.
+        subjects: the patient of each; several sessions of a patient count once.
+        least: patients.
+    """
+    members: dict[CellKey, set[str]] = {}
+    for key, subject in zip(keys, subjects, strict=True):
+        members.setdefault(key, set()).add(subject)
+    return {key: len(members[key]) for key in sorted(members) if len(members[key]) < least}
 
 
 def contribution_of(

@@ -61,8 +61,9 @@ def contribute(
     covariates = covariates_of(cohort.scans())
     labels = _labels(rows.loc[train, "label"].to_list(), classes)
     patients = joint_patients(train, data, maps, encoder_of(plan), covariates)
-    kept = _without_small_cells(patients, labels, plan, config, runtime)
-    subjects = sorted(set(rows.loc[[train[i] for i in kept], "subject"]))
+    of_rows = rows.loc[train, "subject"].to_list()
+    kept = _without_small_cells(patients, labels, of_rows, plan, config, runtime)
+    subjects = sorted({of_rows[i] for i in kept})
     sent = _sent(patients.rows(kept), labels[kept], plan, config, runtime, out)
     release = {
         "id": sent.facts["id"],
@@ -86,16 +87,27 @@ def _labels(names: list[str], classes: tuple[str, ...]) -> NDArray[np.int64]:
 
 
 def _without_small_cells(
-    patients: Patients, labels: NDArray[np.int64], plan: Plan, config: ContributeConfig, runtime: Runtime
+    patients: Patients,
+    labels: NDArray[np.int64],
+    subjects: list[str],
+    plan: Plan,
+    config: ContributeConfig,
+    runtime: Runtime,
 ) -> NDArray[np.int64]:
-    """Return the patients that are summed.
+    """Return the observations that are summed.
 
     With noise nobody is left out: that a cell is refused would tell of its patients what noise hides.
     """
+    if config.epsilon is not None and len(set(subjects)) < len(subjects):
+        twice = next(name for name in subjects if subjects.count(name) > 1)
+        raise InputError(
+            f"contribute.epsilon: {twice} has several sessions in training, and noise is made to hide one observation "
+            "of a patient; keep one session of each patient in the manifest, or leave epsilon away"
+        )
     blocks = layout_of(plan)
     rows = scores_of(patients, blocks, tuple(plan["feature_map_shape"]))
     keys = list(zip(labels.tolist(), blocks.patterns(rows), strict=True))
-    small = small_cells(sums_of(rows, labels, blocks, len(plan["classes"])), config.smallest_cell)
+    small = small_cells(keys, subjects, config.smallest_cell)
     if not small or config.epsilon is not None:
         return np.arange(len(rows))
     named = "; ".join(f"{cell_name(plan, key)}: {count}" for key, count in small.items())

@@ -123,12 +123,11 @@ def test_a_block_that_too_few_have_is_left_out_with_the_sums_of_the_others() -> 
         np.testing.assert_allclose(model.sums.cells[key].outer, cell.outer, rtol=1e-12)
 
 
-def test_small_cells_are_found() -> None:
-    some = world()
-    rows, labels = some.draw(40, np.random.default_rng(0))
-    rows[:3, some.blocks.slice_of("a")] = np.nan
-    found = small_cells(sums_of(rows, labels, some.blocks, 2), 5)
-    assert found == {(0, (False, True, True)): 2, (1, (False, True, True)): 1}
+def test_small_cells_are_found_by_patients_and_not_by_sessions() -> None:
+    keys = [(0, (True,))] * 6 + [(1, (True,))] * 6
+    subjects = [f"s{i}" for i in range(6)] + ["t0", "t0", "t0", "t1", "t2", "t3"]
+    assert small_cells(keys, subjects, 5) == {(1, (True,)): 4}
+    assert small_cells(keys, subjects, 4) == {}
 
 
 # --- one length for everybody ---

@@ -36,7 +36,7 @@ SHARED: dict[str, Any] = {"components": 3, "smallest_cell": 2, "covariates": {"a
 SITES = ("east", "north", "west")
 
 
-def patients(site: int, subjects: int = 50) -> pd.DataFrame:
+def patients(site: int, subjects: int = 60) -> pd.DataFrame:
     """MRI and PET; the second site has no PET, and the third no age."""
     table = toy_run.scans(subjects * (site + 1))
     number = table["subject"].str[1:].astype(int)
@@ -197,6 +197,18 @@ def test_small_cells_are_named_or_left_out(sites: dict[str, Path]) -> None:
     )
     with pytest.raises(InputError, match="every cell has fewer than 100"):
         send(sites["west"], smallest_cell=100, small_cells="leave_out")
+
+
+def test_noise_is_not_made_for_several_sessions_of_a_patient(sites: dict[str, Path], tmp_path: Path) -> None:
+    table = patients(0, subjects=20)
+    later = table.assign(scan=table["scan"] + "_later", session="later", observation=table["observation"] + "_later")
+    toy_run.fill(tmp_path / "site", pd.concat([table, later]))
+    with pytest.raises(InputError, match="has several sessions in training"):
+        send(tmp_path / "site", epsilon=1.0, clip=3.0, feature_maps=False)
+    file = send(tmp_path / "site", smallest_cell=3, small_cells="leave_out")
+    sent = read_contribution(file)
+    assert sent.plain is not None
+    assert min(cell.count for cell in sent.plain.sums.cells.values()) >= 6  # two sessions of three patients
 
 
 def test_noise_is_printed_and_spent_privacy_adds_up(sites: dict[str, Path], plain: dict[str, Path]) -> None:
