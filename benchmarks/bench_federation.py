@@ -47,7 +47,7 @@ def main() -> None:
     found = equality(3 if arguments.quick else 50)
     found |= pairs(arguments, 2 if arguments.quick else 20)
     found |= privacy(1 if arguments.quick else 10)
-    found |= networks(1 if arguments.quick else 5, Rounds(**QUICK if arguments.quick else USUAL))
+    found |= networks(1 if arguments.quick else 3, Rounds(**QUICK if arguments.quick else USUAL))
     finish("federation", found, arguments)
 
 

@@ -11,7 +11,6 @@ from models.extractor import UniversalExtractor
 from models.federated_averaging import Update
 from models.federated_hypermm import (
     EMBEDDING,
-    FEWEST_SCANS,
     Arrays,
     LocalSite,
     Rounds,
@@ -96,10 +95,21 @@ def test_only_owners_move_the_row_of_a_modality(trained: tuple[Arrays, Arrays]) 
     assert (trained[0][EMBEDDING] != start).all(axis=1).all()
 
 
+def test_no_site_moves_the_normalisation() -> None:
+    rounds = dataclasses.replace(ROUNDS, fewest_sites=1)
+    one, coordinator = site("a", "both", 0, rounds), server(rounds)
+    coordinator.start({"a": (SETTINGS, one.statistics())})
+    sent = one.round("extractor", 1, coordinator.state)
+    centre = coordinator.state["extractor.centre"].copy()
+    moved = {**sent.state, "extractor.centre": centre + 1}
+    coordinator.take("extractor", 1, [dataclasses.replace(sent, state=moved)], asked=["a"])
+    np.testing.assert_array_equal(coordinator.state["extractor.centre"], centre)
+
+
 def test_a_rare_modality_of_a_site_is_not_used() -> None:
     scans, sets = patients(60, "both", 0)
     second = scans.train[scans.modality[scans.train] == 1]
-    few = torch.cat([scans.train[scans.modality[scans.train] == 0], second[: FEWEST_SCANS - 1]])
+    few = torch.cat([scans.train[scans.modality[scans.train] == 0], second[:4]])
     found = LocalSite("a", SETTINGS, LAYOUT, dataclasses.replace(scans, train=few), sets, ROUNDS)
     assert found.owned[1] == 0
     assert (found.statistics()["total"][1] == 0).all()
