@@ -16,15 +16,19 @@ from pipeline.core.provenance import REPOSITORY
 
 pytest.importorskip("nvflare", reason="the extra federation is not installed: pip install '.[federation]'")
 
-from helpers import federated_sites  # noqa: E402
+from types import SimpleNamespace  # noqa: E402
 
-from models.federated_hypermm import Server, train_in_one_process  # noqa: E402
+from helpers import federated_faults, federated_sites  # noqa: E402
+from nvflare.app_common.abstract.fl_model import FLModel  # noqa: E402
+
+from models.federated_hypermm import Arrays, Server, train_in_one_process  # noqa: E402
 from pipeline.federation.nvflare_job import write_job  # noqa: E402
+from pipeline.federation.nvflare_parts import HyperMMController, HyperMMExecutor  # noqa: E402
 from pipeline.federation.rounds import Job, WorkspaceSite  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 TIMEOUT_S = 30  # of a round in which a site goes wrong; a round takes seconds, and a late site answers after 45
-LONGEST_S = 500
+LONGEST_S = 560
 ALLOWED = ["nvflare.", "pipeline.federation.nvflare_parts", "helpers.federated_faults"]
 RUN = "from nvflare.private.fed.app.simulator.simulator_runner import SimulatorRunner as S; import sys; \
 sys.exit(S(sys.argv[1], sys.argv[2], clients=sys.argv[3], threads=len(sys.argv[3].split(','))).run())"
@@ -74,6 +78,51 @@ def test_the_simulator_finds_the_weights_of_one_process_and_every_site_gets_them
             np.testing.assert_allclose(found[name], values, atol=1e-6, err_msg=name)
     for place in ("east", "north", "west"):
         assert len((sim / place / "simulate_job" / "predictions.csv").read_text().splitlines()) > 20
+
+
+class Direct(HyperMMController):
+    """The server's part, with sites that are called and not sent to; one that raises is silent."""
+
+    def __init__(self, job: Job, sites: dict[str, HyperMMExecutor], workspaces: dict[str, Path]) -> None:
+        super().__init__(json.dumps(job.to_json()))
+        self.sites = sites
+        self.parts = {name: WorkspaceSite(name, workspaces[name], job) for name in sites}
+        self.engine = SimpleNamespace(get_clients=lambda: [SimpleNamespace(name=name) for name in sites])
+
+    def info(self, message: str) -> None:
+        """Say nothing: there is no context of a run."""
+
+    def _ask(self, task: str, number: int, state: Arrays, timeout_s: int) -> list[FLModel]:
+        found = []
+        for name, executor in self.sites.items():
+            with contextlib.suppress(ConnectionError):
+                sent = executor.answer(task, FLModel(params=dict(state), current_round=number), self.parts[name], None)
+                sent.meta["client_name"] = name
+                found.append(sent)
+        return found
+
+
+class Silent(HyperMMExecutor):
+    """In round 2 of step 1 nothing comes."""
+
+    def answer(self, task: str, given: FLModel, site: WorkspaceSite, fl_ctx: object) -> FLModel:
+        if task == "extractor" and given.current_round == 2:
+            raise ConnectionError
+        return super().answer(task, given, site, fl_ctx)
+
+
+def test_what_comes_over_nvflare_is_checked_and_named(workspaces: dict[str, Path]) -> None:
+    job = federated_sites.job(workspaces["east"], extractor=2, classifier=2)
+    words = json.dumps(job.to_json())
+    bad = {"silent": Silent, "notanumber": federated_faults.NotANumber, "scaled": federated_faults.Scaled}
+    sites = {name: HyperMMExecutor(words) for name in ("east", "north")} | {n: k(words) for n, k in bad.items()}
+    server = Server(job.layout, job.settings, job.rounds)
+    Direct(job, sites, workspaces | dict.fromkeys(bad, workspaces["west"]))._train(job, server)
+    refused = {(where, site): reason for where, site, reason in server.log.refused}
+    assert set(refused) == {("extractor round 2", name) for name in bad}
+    assert "it sent nothing in time" in refused["extractor round 2", "silent"]
+    assert "not finite" in refused["extractor round 2", "notanumber"]
+    assert "times as far" in refused["extractor round 2", "scaled"]
 
 
 def test_sites_that_go_wrong_are_named_and_the_others_finish(workspaces: dict[str, Path], tmp_path: Path) -> None:
