@@ -242,8 +242,10 @@ class Server:
     state: Arrays = field(default_factory=dict)
     best: tuple[float, Arrays] | None = None
 
-    def start(self, statistics: Mapping[str, tuple[str, Arrays]]) -> None:
-        """Begin step 1 with the sites' sums: site → (hash of its settings, sums)."""
+    def start(self, statistics: Mapping[str, tuple[str, Arrays]], *, asked: Iterable[str] = ()) -> None:
+        """Begin step 1 with the sites' sums: site → (hash of its settings, sums); `asked` are those that were asked."""
+        for site in sorted(set(asked) - statistics.keys()):
+            self._refuse("statistics", site, "it sent nothing in time")
         good, shape = [], (self.layout.modalities, *self.layout.feature_map_shape)
         for site, (settings, sums) in sorted(statistics.items()):
             if settings != self.settings:

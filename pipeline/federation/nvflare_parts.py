@@ -64,7 +64,8 @@ class HyperMMController(ModelController):
     def _train(self, job: Job, server: Server) -> tuple[Arrays, Arrays]:
         asked = [client.name for client in self.engine.get_clients()]
         sent = self._ask("statistics", 0, {"none": np.zeros(1)}, job.timeout_s)
-        server.start({str(m.meta["client_name"]): (str(m.meta.get("settings")), m.params) for m in sent})
+        sums = {str(m.meta["client_name"]): (str(m.meta.get("settings")), m.params) for m in sent}
+        server.start(sums, asked=asked)
         found: list[Arrays] = []
         steps: tuple[tuple[Step, int], ...] = (
             ("extractor", job.rounds.extractor),

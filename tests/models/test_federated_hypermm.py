@@ -168,6 +168,11 @@ def test_other_settings_and_silence_are_named_and_too_few_sites_stop() -> None:
     there, coordinator = sites(rounds), server(rounds)
     coordinator.start({n: ("other" if n == "b" else SETTINGS, s.statistics()) for n, s in there.items()})
     assert ("statistics", "b", f"other settings (other, not {SETTINGS})") in coordinator.log.refused
+    silent = server(rounds)
+    with pytest.raises(
+        TooFewSitesError, match=r"statistics: 1 sites sent .*b: it sent nothing in time; c: it sent nothing"
+    ):
+        silent.start({"a": (SETTINGS, there["a"].statistics())}, asked=there)
     sent = [there["a"].round("extractor", 1, coordinator.state)]
     with pytest.raises(TooFewSitesError, match=r"1 sites sent .* 2 are needed. b: .* in time; c: it sent nothing"):
         coordinator.take("extractor", 1, sent, asked=there)
