@@ -123,6 +123,16 @@ def fit_extractor(
     """
     network.extractor.fit_normalisation(scans.batches, step.feature_scale)
     weights = class_weights(scans.target[scans.train], network.classes) if balance_classes else None
+    loss = scan_loss(network, scans, step, weights)
+    stop_on = "ce" if step.stop_on == "classification" and step.losses != "reconstruction" else "loss"
+    validation = scans.stopping()
+    return fit(
+        network, loss, train=scans.train, validation=validation, training=training, stop_on=stop_on, on_epoch=on_epoch
+    )
+
+
+def scan_loss(network: PretrainNetwork, scans: Scans, step: StepOne, weights: Tensor | None = None) -> Loss:
+    """Return the loss of step 1 for `models.fit.fit`; weights of classes (K,) if they are not to count alike."""
     excluded = {"both": "", "classification": "mse", "reconstruction": "ce"}[step.losses]
 
     def loss(items: Tensor, learning: bool) -> dict[str, Tensor]:
@@ -130,11 +140,7 @@ def fit_extractor(
         losses = {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, scans.target[items], weights)}
         return {name: value for name, value in losses.items() if name != excluded}
 
-    stop_on = "ce" if step.stop_on == "classification" and step.losses != "reconstruction" else "loss"
-    validation = scans.stopping()
-    return fit(
-        network, loss, train=scans.train, validation=validation, training=training, stop_on=stop_on, on_epoch=on_epoch
-    )
+    return loss
 
 
 def new_classifier(step: StepTwo, *, feature_map_shape: tuple[int, int, int], classes: int, seed: int) -> SetClassifier:
@@ -185,7 +191,7 @@ def fit_classifier(
             seed=training.seed,
             class_weights=weights,
         )
-    loss = _set_loss(lambda scans, owner, count: classifier(phi[scans], owner, count), sets, step, training, weights)
+    loss = set_loss(lambda scans, owner, count: classifier(phi[scans], owner, count), sets, step, training, weights)
     return fit(classifier, loss, train=sets.train, validation=sets.validation, training=training, on_epoch=on_epoch)
 
 
@@ -200,7 +206,7 @@ def fit_together(
 ) -> History:
     """Train φ and ρ together on sets, as `fit_classifier`: "w/o 2 steps" of the paper, or φ fine-tuned in step 2."""
     both = nn.ModuleDict({"extractor": extractor, "classifier": classifier})
-    loss = _set_loss(
+    loss = set_loss(
         lambda scans, owner, count: classifier(
             extractor(feature_maps[scans], modality[scans]).flatten(1), owner, count
         ),
@@ -212,7 +218,8 @@ def fit_together(
 SetLogits = Callable[[Tensor, Tensor, int], Tensor]  # (scans (n,), the set of each (n,), number of sets B) → (B, K)
 
 
-def _set_loss(logits_of: SetLogits, sets: Sets, step: StepTwo, training: Training, weights: Tensor | None) -> Loss:
+def set_loss(logits_of: SetLogits, sets: Sets, step: StepTwo, training: Training, weights: Tensor | None) -> Loss:
+    """Return the loss of step 2 for `models.fit.fit`, with modality dropout; weights of classes (K,) or None."""
     draws = torch.Generator().manual_seed(training.seed + DROPOUT_STREAM)
 
     def loss(items: Tensor, learning: bool) -> dict[str, Tensor]:

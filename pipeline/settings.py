@@ -31,6 +31,7 @@ from pipeline.executors.config import ExecutorConfig
 from pipeline.specs.baselines import BaselinesConfig
 from pipeline.specs.classify import ClassifyConfig
 from pipeline.specs.confounding import ConfoundingConfig
+from pipeline.specs.contribute import ContributeConfig
 from pipeline.specs.export import ExportConfig
 from pipeline.specs.features import FeaturesConfig
 from pipeline.specs.impute import ImputeConfig
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     classify: ClassifyConfig = ClassifyConfig()
     confounding: ConfoundingConfig = ConfoundingConfig()
     baselines: BaselinesConfig = BaselinesConfig()
+    contribute: ContributeConfig = ContributeConfig()
     joint: JointConfig = JointConfig()
     impute: ImputeConfig = ImputeConfig()
     synthesise: SynthesiseConfig = SynthesiseConfig()

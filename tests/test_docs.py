@@ -19,7 +19,7 @@ from console.exit_codes import BAD_INPUT, BUG, DONE, SOME_SCANS_FAILED
 from demo import __main__ as demo
 from demo import generator_names, load_generator
 from intake import __main__ as intake
-from pipeline.cli import derivatives, watermark
+from pipeline.cli import derivatives, federation, watermark
 from pipeline.cli.main import main
 from pipeline.cli.options import parse, parser, stage_list
 from pipeline.deployment.bundle_layout import NEEDED as BUNDLE
@@ -287,6 +287,7 @@ def test_every_option_and_setting_that_the_pages_name_exists():
     ways = dict(next(action.choices for action in intake.parser()._actions if action.dest == "way"))
     options |= {o for action in derivatives.parser()._actions for o in action.option_strings}
     ways |= next(action.choices for action in watermark.parser()._actions if action.dest == "way")
+    ways |= next(action.choices for action in federation.parser()._actions if action.dest == "way")
     options |= {o for way in ways.values() for action in way._actions for o in action.option_strings}
     cohorts = [demo.parser(name, load_generator(name).config) for name in generator_names()]
     options |= {o for cohort in cohorts for action in cohort._actions for o in action.option_strings}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,9 @@ def normal(name: str) -> str:
 def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     return {normal(n): v for n, v in (line.split("==") for line in lines if line and not line.startswith("#"))}
+
+
+NOT_FOR_EVERYBODY = {"nvflare"}  # of an extra that make does not install
 
 
 def declared() -> list[str]:
@@ -44,6 +48,8 @@ def test_what_is_installed_here_is_what_is_pinned() -> None:
 
     for item in declared():
         name = item.split("[")[0]
+        if name in NOT_FOR_EVERYBODY and find_spec(name) is None:
+            continue
         assert version(name).split("+")[0] == pins()[normal(name)], name
 
 

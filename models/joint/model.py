@@ -62,8 +62,9 @@ class Patients:
         return len(next(iter(self.features.values())))
 
     def has(self, modality: str) -> NDArray[np.bool_]:
-        """Return who has a modality, (n,)."""
-        return ~np.isnan(self.features[modality][:, 0])
+        """Return who has a modality, (n,); nobody has one that these patients' tables do not know."""
+        values = self.features.get(modality)
+        return np.zeros(len(self), dtype=bool) if values is None else ~np.isnan(values[:, 0])
 
     def rows(self, chosen: NDArray[np.int64]) -> "Patients":
         """Return some of the patients."""

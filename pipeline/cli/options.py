@@ -10,10 +10,12 @@ from console.parser import Parser, real_path, typed_path
 from pipeline.executors.registry import EXECUTORS
 
 STAGE_NAMES = (
-    "cohort", "split", "preprocess", "features", "pretrain", "classify", "confounding", "baselines", "joint", "impute",
-    "synthesise", "judge", "report", "export", "predict",
+    "cohort", "split", "preprocess", "features", "pretrain", "classify", "confounding", "baselines", "contribute",
+    "joint", "impute", "synthesise", "judge", "report", "export", "predict",
 )  # fmt: skip
-ONLY_IF_NAMED = ("baselines", "joint", "impute", "synthesise", "judge", "export", "predict")  # nothing needs them
+ONLY_IF_NAMED = (
+    "baselines", "contribute", "joint", "impute", "synthesise", "judge", "export", "predict",
+)  # fmt: skip
 PAPER_PROTOCOL = {
     "pretrain.batch_size": "1", "pretrain.learning_rate": "1e-4", "pretrain.weight_decay": "5e-4",
     "pretrain.feature_scale": "none", "pretrain.initialisation": "default", "pretrain.losses": "both",

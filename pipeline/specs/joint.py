@@ -1,11 +1,15 @@
 """One joint model of all modalities, and the embedding of every patient."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from console.errors import InputError
+from files.reading import file_sha256
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.contribute import STAGE as CONTRIBUTE
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.split import STAGE as SPLIT
@@ -32,6 +36,22 @@ class JointConfig(BaseModel):
     spacing_mm: float = Field(default=4.0, ge=2, le=10, description="voxel size of the decoder's volumes")
     pixels: int = Field(default=64, ge=16, le=256, description="side of the decoder's pictures")
     seed: int = Field(default=0, ge=0, description="of folds and draws; each repeat adds its number")
+    federated: tuple[Path, ...] = Field(
+        default=(),
+        description="joint models of several sites, one for each repeat, used in place of fitting (docs/federation.md)",
+    )
+
+
+def _state_of_models(config: JointConfig) -> Any:
+    """Return the hashes of the models of several sites."""
+    return [file_sha256(path) for path in config.federated if path.is_file()] if config.federated else None
+
+
+def _check_models(config: JointConfig) -> None:
+    """Check that the models of several sites are there."""
+    for path in config.federated:
+        if not path.is_file():
+            raise InputError(f"joint.federated: there is no file {path}")
 
 
 STAGE = Stage(
@@ -41,4 +61,12 @@ STAGE = Stage(
     artifact="pipeline.store.joint:JointSet",
     version=2,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
+    reads_if_present={"contribute": CONTRIBUTE},
+    settings={
+        "modalities": "cohort.modalities",
+        "preprocess_settings": "preprocess",
+        "features_settings": "features",
+    },
+    external_inputs=_state_of_models,
+    check_requirements=_check_models,
 )

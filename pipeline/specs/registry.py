@@ -5,6 +5,7 @@ from pipeline.specs.baselines import STAGE as BASELINES
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.confounding import STAGE as CONFOUNDING
+from pipeline.specs.contribute import STAGE as CONTRIBUTE
 from pipeline.specs.export import STAGE as EXPORT
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.impute import STAGE as IMPUTE
@@ -26,6 +27,7 @@ STAGES: tuple[Stage, ...] = (
     CLASSIFY,
     CONFOUNDING,
     BASELINES,
+    CONTRIBUTE,
     JOINT,
     IMPUTE,
     SYNTHESISE,

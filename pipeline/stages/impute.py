@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from cohort.covariates import covariates_of
+from console.errors import InputError
 from evaluation.imputation import LEVELS, gaussian_coverage, gaussian_crps
 from models.joint.model import JointModel, Patients
 from models.settings import seed_of_repeat
@@ -51,6 +52,11 @@ def impute(
             data = data_of_repeat(cohort, split, features, repeat)
             maps, model = feature_maps_of(data, features), joint.model(repeat)
             record = joint.record(repeat) or {}
+            if not record.get("feature_maps", True):
+                raise InputError(
+                    f"repeat {repeat}: the joint model of several sites was made without means of feature maps "
+                    "(contribute.feature_maps false), so it places patients and imputes scores, but no feature map"
+                )
             blocks = CovariateBlocks.from_json(record["covariates"]) if record.get("covariates") else None
             shape = tuple(record["feature_map_shape"])
             random = np.random.default_rng([seed_of_repeat(config.seed, repeat), 4])

@@ -1,6 +1,7 @@
 """One joint model of all modalities for each repeat, learnt from its training patients, and everybody's embedding."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,17 @@ from models.joint.basis import NoVariationError
 from models.joint.blocks import FloatArray
 from models.joint.decoder import Decoder, fit_decoder
 from models.joint.gaussian import TooFewPatientsError
-from models.joint.model import CannotJoinError, JointModel, fit_model
+from models.joint.model import CannotJoinError, JointModel, Patients, fit_model
 from models.joint.model import JointConfig as ModelConfig
 from models.settings import seed_of_repeat
 from pipeline.core.runtime import Runtime
+from pipeline.federation.plan import encoder_of, plan_of
+from pipeline.federation.received import check_received, model_of_repeat
+from pipeline.specs.contribute import ContributeConfig
+from pipeline.specs.features import FeaturesConfig
 from pipeline.specs.joint import JointConfig
+from pipeline.specs.preprocess import PreprocessConfig
+from pipeline.store.contribution import ContributionSet
 from pipeline.store.features import FeatureStore
 from pipeline.store.joint import JointSet
 from pipeline.store.tables import CohortTables, SplitTables
@@ -32,11 +39,18 @@ def joint(
     split: SplitTables,
     preprocess: VolumeSet,
     features: FeatureStore,
+    contribute: ContributionSet,
+    modalities: Any,
+    preprocess_settings: PreprocessConfig,
+    features_settings: FeaturesConfig,
     out: JointSet,
     config: JointConfig,
     runtime: Runtime,
 ) -> None:
-    """Fit one model per repeat on training patients alone; write it, and the embedding of all patients."""
+    """Fit one model per repeat on training patients alone; write it, and the embedding of all patients.
+
+    With `joint.federated` nothing is fitted: the model of several sites is written in its place.
+    """
     repeats = repeats_of(split)
     out.keep_only(repeats)
     covariates = covariates_of(cohort.scans())
@@ -48,7 +62,11 @@ def joint(
             data = data_of_repeat(cohort, split, features, repeat)
             maps = feature_maps_of(data, features)
             if not out.has(repeat, runtime.key):
-                _fit(data, maps, covariates, images, out, config, runtime, repeat)
+                if config.federated:
+                    settings = (modalities, preprocess_settings, features_settings)
+                    _receive(data, features_shape(maps), contribute, split, settings, out, config, runtime, repeat)
+                else:
+                    _fit(data, maps, covariates, images, out, config, runtime, repeat)
             progress.advance()
             tables.append(_embeddings(data, maps, covariates, out, repeat))
             progress.advance()
@@ -140,6 +158,56 @@ def _decoders(
     return found, notes
 
 
+def _receive(
+    data: RepeatData,
+    shape: tuple[int, int, int],
+    contribute: ContributionSet,
+    split: SplitTables,
+    settings: tuple[Any, PreprocessConfig, FeaturesConfig],
+    out: JointSet,
+    config: JointConfig,
+    runtime: Runtime,
+    repeat: int,
+) -> None:
+    """Write the model of several sites as this repeat's.
+
+    Raises:
+        InputError: it was made with other settings, from patients tested here, or without a class of patients here.
+    """
+    model, facts = model_of_repeat(config.federated, repeat)
+    described = facts["plan"]
+    as_described = ContributeConfig(
+        components=described["basis"]["components"],
+        covariates=described["covariates"],
+        feature_maps=described["feature_maps"],
+    )
+    own = plan_of(as_described, described["classes"], *settings, shape)
+    notes = check_received(facts, own, contribute, split, repeat)
+    classes = described["classes"]
+    if unknown := sorted(set(data.scans["label"]) - set(classes)):
+        raise InputError(f"the joint model knows {', '.join(classes)}; patients here are {', '.join(unknown)} too")
+    sites = len(facts["contributions"])
+    out.save_model(
+        repeat,
+        runtime.key,
+        model,
+        np.empty((0, model.blocks.width)),
+        {},
+        {
+            "train_observations": [],
+            "train_subjects": data.subjects("train"),
+            "validation_subjects": data.subjects("validation"),
+            "classes": classes,
+            "feature_map_shape": list(shape),
+            "covariates": encoder_of(described).to_json(),
+            "grid": {"spacing_mm": config.spacing_mm, "pixels": config.pixels},
+            "federated": {name: facts[name] for name in ("contributions", "masked", "noise")},
+            "feature_maps": described["feature_maps"],
+            "notes": [*encoding_notes(data), f"the joint model is of {sites} contributions", *facts["notes"], *notes],
+        },
+    )
+
+
 def features_shape(maps: FeatureMaps) -> tuple[int, int, int]:
     """Return (C, H, W) of the feature maps."""
     return maps.shape if maps.shape is not None else maps.store.feature_map_shape()
@@ -161,7 +229,7 @@ def _embeddings(
             scores[place] = own.get(name, scores[place])
         mean, covariance = model.embed_scores(scores)
         frame = rows.loc[names].reset_index().assign(distance=model.distances_of_scores(scores))
-        outside = np.stack([_outside(model, patients.features[name], name) for name in model.bases])
+        outside = np.stack([_outside(model, patients, name) for name in model.bases])
         seen = ~np.isnan(outside)
         frame["outside"] = np.where(seen.any(0), np.where(seen, outside, 0).sum(0) / np.maximum(seen.sum(0), 1), np.nan)
         size = mean.shape[1]
@@ -174,10 +242,10 @@ def _embeddings(
     return table
 
 
-def _outside(model: JointModel, features: np.ndarray, name: str) -> np.ndarray:
-    """Return how much of each scan lies outside of its basis, (n,); NaN where there is none."""
-    out = np.full(len(features), np.nan)
-    there = ~np.isnan(features[:, 0])
-    if there.any():
-        out[there] = model.bases[name].outside(features[there])
+def _outside(model: JointModel, patients: Patients, name: str) -> np.ndarray:
+    """Return how much of each scan lies outside of its basis, (n,); NaN where there is none, or it is not known."""
+    out, basis = np.full(len(patients), np.nan), model.bases[name]
+    there = patients.has(name)
+    if there.any() and basis.residual.any():
+        out[there] = basis.outside(patients.features[name][there])
     return out

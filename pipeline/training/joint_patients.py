@@ -53,7 +53,8 @@ class CovariateBlocks:
         return cls(Encoder(encoder.scales, {name: v for name, v in values.items() if len(v) > 1}))
 
     def blocks(self, table: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
-        """Return covariate → (n, k), rows of NaN where it is missing."""
+        """Return covariate → (n, k), rows of NaN where it is missing, for all if the table has no such column."""
+        table = table.reindex(columns=[*self.encoder.scales, *self.encoder.values], fill_value="")
         found: dict[str, NDArray[np.float64]] = {}
         for name, (mean, spread) in self.encoder.scales.items():
             found[name] = ((as_numbers(table[name]).to_numpy() - mean) / spread)[:, None]

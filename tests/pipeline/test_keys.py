@@ -75,6 +75,13 @@ OTHER: dict[str, Any] = {
     "baselines.patients": (0.4,),
     "baselines.mechanisms.reasons": ("random",),
     "synthesise.kl.channels": (16, 32),
+    "contribute.classes": ("well", "sick"),
+    "contribute.covariates": {"age": (60.0, 9.0)},
+    "contribute.clip": 3.0,
+    "contribute.epsilon": 2.0,
+    "contribute.site": "west",
+    "contribute.round": "2",
+    "joint.federated": (Path("elsewhere"),),
     "executor.slurm.time": "1:00:00",
     "executor.slurm.lines": ("--constraint=a100",),
     "executor.scheduler": "tcp://10.0.0.5:8786",
@@ -97,7 +104,12 @@ def fields_of(config: BaseModel, before: tuple[str, ...] = ()) -> Iterator[tuple
 COHORT = {"manifest": "phantoms", "modalities": {"MRI": {}, "PET": {}, "US": {"kind": "image"}}}
 REFUSED = {("US", "normalise"), ("US", "trust"), ("MRI", "bits"), ("PET", "bits")}  # of the other kind only
 EPOCHS = {"fit": "epochs"}  # whose settings are read then, and refused otherwise
-FIELDS = [path for path in fields_of(toy_run.settings(cohort=COHORT, classify=EPOCHS)) if path[-2:] not in REFUSED]
+CONTRIBUTE = {"feature_maps": False, "clip": 2.0, "site": "east", "key": "k", "public_keys": "keys"}
+FIELDS = [
+    path
+    for path in fields_of(toy_run.settings(cohort=COHORT, classify=EPOCHS, contribute=CONTRIBUTE))
+    if path[-2:] not in REFUSED
+]
 
 
 def candidates(annotation: Any, now: Any) -> list[Any]:
@@ -157,7 +169,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     models = [small_model(folder / f"model-{v}", version=f"{v}.0.0", signing_key=folder / "key") for v in (1, 2)]
     settings = toy_run.settings(
         cohort=COHORT, classify=EPOCHS, export={"signing_key": folder / "key"}, predict={"model": models[0]},
-        executor={"kind": "dask"}, synthesise={"mark_key": folder / "mark"},
+        executor={"kind": "dask"}, synthesise={"mark_key": folder / "mark"}, contribute=CONTRIBUTE,
     )  # fmt: skip
     for stage in STAGES:
         artifact = stage.writes(folder / "run" / stage.name)
@@ -182,7 +194,9 @@ def stale(finished: SimpleNamespace, settings: Settings) -> dict[str, tuple[str,
 
 
 ALSO_READ_BY = {
-    "name": ["export"], "demo": ["cohort"], "preprocess": ["baselines"], "features": ["baselines"],
+    "name": ["export"], "demo": ["cohort"],
+    "preprocess": ["baselines", "contribute", "joint"], "features": ["baselines", "contribute", "joint"],
+    "cohort.modalities": ["contribute", "joint"],  # what sites have to do alike
     "cohort.label": ["synthesise"],
     "report.convention": ["predict"], "report.viewer": ["predict"],
 }  # fmt: skip
@@ -200,7 +214,8 @@ def test_a_setting_makes_stale_what_reads_it_and_no_other(
         "synthesise.mark_key": finished.folder / "mark-copy",
     }
     found = stale(finished, changed(finished.settings, path, made_here.get(".".join(path))))
-    also = ALSO_READ_BY.get(path[0], ALSO_READ_BY.get(".".join(path), []))
+    places = (path[0], ".".join(path), ".".join(path[:2]))
+    also = next((ALSO_READ_BY[place] for place in places if place in ALSO_READ_BY), [])
     readers = [*([path[0]] if path[0] in BY_NAME else []), *also]
     assert list(found) == ([] if ".".join(path) in NO_RESULT else readers)
     for reasons in found.values():
@@ -215,6 +230,7 @@ READ_BY = {
         "classify",
         "confounding",
         "baselines",
+        "contribute",
         "joint",
         "impute",
         "synthesise",
@@ -228,6 +244,7 @@ READ_BY = {
         "classify",
         "confounding",
         "baselines",
+        "contribute",
         "joint",
         "impute",
         "synthesise",
@@ -241,6 +258,7 @@ READ_BY = {
         "classify",
         "confounding",
         "baselines",
+        "contribute",
         "joint",
         "impute",
         "synthesise",
@@ -253,6 +271,7 @@ READ_BY = {
     "classify": {"confounding", "report", "export"},
     "confounding": {"report"},
     "baselines": {"report"},
+    "contribute": {"joint"},
     "joint": {"impute", "report", "export"},
     "impute": {"report"},
     "synthesise": {"judge"},

@@ -1,0 +1,206 @@
+"""The sums of a site's training patients, in one file for the others."""
+
+import hashlib
+import secrets
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort.covariates import covariates_of
+from console.errors import InputError
+from models.joint.blocks import FloatArray
+from models.joint.dense import TooManyBlocksError, length_of, to_vector
+from models.joint.federated import Contribution, contribution_of, scores_of, small_cells
+from models.joint.masks import OutOfRangeError, masked, to_ring
+from models.joint.model import Patients
+from models.joint.privacy import clipped, noise_for, noise_to_signal, noisy
+from models.joint.sums import sums_of
+from pipeline.core.runtime import Runtime
+from pipeline.federation import mask_keys
+from pipeline.federation.plan import Plan, cell_name, encoder_of, layout_of, plan_hash, plan_of, widths_of
+from pipeline.federation.sum_files import Sent, contribution_bytes
+from pipeline.specs.contribute import ContributeConfig
+from pipeline.specs.features import FeaturesConfig
+from pipeline.specs.preprocess import PreprocessConfig
+from pipeline.store.contribution import ContributionSet
+from pipeline.store.features import FeatureStore
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.training.feature_maps import feature_maps_of
+from pipeline.training.joint_patients import joint_patients, observation_table
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
+
+
+def contribute(
+    cohort: CohortTables,
+    split: SplitTables,
+    features: FeatureStore,
+    modalities: Any,
+    preprocess: PreprocessConfig,
+    features_settings: FeaturesConfig,
+    out: ContributionSet,
+    config: ContributeConfig,
+    runtime: Runtime,
+) -> None:
+    """Write the sums of the training patients of one repeat.
+
+    Raises:
+        InputError: a cell is too small, a class or a repeat is not there, or masks cannot be made.
+    """
+    if config.repeat not in repeats_of(split):
+        raise InputError(f"contribute.repeat: there is no repeat {config.repeat}; see split/splits.csv")
+    data = data_of_repeat(cohort, split, features, config.repeat)
+    maps = feature_maps_of(data, features)
+    shape = features.feature_map_shape()
+    classes = config.classes or cohort.classes()
+    plan = plan_of(config, classes, modalities, preprocess, features_settings, shape)
+    rows = observation_table(data)
+    train = rows.index[rows["split"] == "train"].to_list()
+    if not train:
+        raise InputError(f"repeat {config.repeat} has no training scan left; see failures.csv and split/splits.csv")
+    covariates = covariates_of(cohort.scans())
+    labels = _labels(rows.loc[train, "label"].to_list(), classes)
+    patients = joint_patients(train, data, maps, encoder_of(plan), covariates)
+    of_rows = rows.loc[train, "subject"].to_list()
+    kept = _without_small_cells(patients, labels, of_rows, plan, config, runtime)
+    subjects = sorted({of_rows[i] for i in kept})
+    sent = _sent(patients.rows(kept), labels[kept], plan, config, runtime, out)
+    release = {
+        "id": sent.facts["id"],
+        "repeat": config.repeat,
+        "round": config.round if config.key else None,
+        "epsilon": config.epsilon,
+        "delta": config.delta if config.epsilon else None,
+        "train_subjects": subjects,
+        "validation_subjects": [],
+    }
+    _say_what_is_spent([*out.releases(), release], runtime)
+    out.save(contribution_bytes(sent), release)
+    _say_averaged(data, runtime)
+    runtime.results |= {"counts": {"training patients": len(kept)}, "plan": plan, "plan_hash": plan_hash(plan)}
+
+
+def _labels(names: list[str], classes: tuple[str, ...]) -> NDArray[np.int64]:
+    if unknown := sorted(set(names) - set(classes)):
+        raise InputError(f"contribute.classes: {', '.join(classes)}; patients here are {', '.join(unknown)} too")
+    return np.array([classes.index(name) for name in names], dtype=np.int64)
+
+
+def _without_small_cells(
+    patients: Patients,
+    labels: NDArray[np.int64],
+    subjects: list[str],
+    plan: Plan,
+    config: ContributeConfig,
+    runtime: Runtime,
+) -> NDArray[np.int64]:
+    """Return the observations that are summed.
+
+    With noise nobody is left out: that a cell is refused would tell of its patients what noise hides.
+    """
+    if config.epsilon is not None and len(set(subjects)) < len(subjects):
+        twice = next(name for name in subjects if subjects.count(name) > 1)
+        raise InputError(
+            f"contribute.epsilon: {twice} has several sessions in training, and noise is made to hide one observation "
+            "of a patient; keep one session of each patient in the manifest, or leave epsilon away"
+        )
+    blocks = layout_of(plan)
+    rows = scores_of(patients, blocks, tuple(plan["feature_map_shape"]))
+    keys = list(zip(labels.tolist(), blocks.patterns(rows), strict=True))
+    small = small_cells(keys, subjects, config.smallest_cell)
+    if not small or config.epsilon is not None:
+        return np.arange(len(rows))
+    named = "; ".join(f"{cell_name(plan, key)}: {count}" for key, count in small.items())
+    if config.small_cells == "refuse":
+        raise InputError(
+            f"too few patients to share (contribute.smallest_cell is {config.smallest_cell}): {named}. Leave them out "
+            "with contribute.small_cells leave_out, or leave a covariate or a modality out at every site"
+        )
+    kept = np.array([i for i, key in enumerate(keys) if key not in small], dtype=np.int64)
+    runtime.note(f"left out, fewer than {config.smallest_cell} patients each: {named}")
+    if len(kept) == 0:
+        raise InputError(f"every cell has fewer than {config.smallest_cell} patients; there is nothing to share")
+    return kept
+
+
+def _sent(
+    patients: Patients,
+    labels: NDArray[np.int64],
+    plan: Plan,
+    config: ContributeConfig,
+    runtime: Runtime,
+    out: ContributionSet,
+) -> Sent:
+    """Sum, shorten, add noise and masks as the settings say."""
+    blocks, classes, shape = layout_of(plan), len(plan["classes"]), tuple(plan["feature_map_shape"])
+    facts: dict[str, Any] = {
+        "id": secrets.token_hex(16), "plan": plan, "repeat": config.repeat, "clip": config.clip, "noise": None,
+    }  # fmt: skip
+    total = contribution_of(patients, labels, blocks, classes, shape, feature_maps=config.feature_maps)
+    if config.clip is not None:
+        rows, share = clipped(scores_of(patients, blocks, shape), config.clip)
+        total = Contribution(sums_of(rows, labels, blocks, classes), total.outside)
+        runtime.note(f"contribute.clip shortened the scores of {100 * share:.0f} % of the training patients")
+    try:
+        vector: FloatArray | None = None
+        if config.epsilon is not None and config.clip is not None:
+            noise = noise_for(config.epsilon, config.delta, config.clip)
+            facts["noise"] = {"epsilon": noise.epsilon, "delta": noise.delta, "sd": noise.sd}
+            vector = noisy(total.sums, noise, np.random.default_rng())
+            runtime.note(
+                f"noise for ε = {noise.epsilon:g}, δ = {noise.delta:g}: a covariance carries noise of "
+                f"{noise_to_signal(total.sums, noise):.2g} times the mean variance of this site's scores"
+            )
+        if config.key is None:
+            return Sent(facts, plain=total) if vector is None else Sent(facts, noisy=vector)
+        vector = to_vector(total, widths_of(plan)) if vector is None else vector
+        return _masked(vector, facts, plan, config, out)
+    except TooManyBlocksError as error:
+        raise InputError(str(error)) from error
+
+
+def _masked(
+    vector: FloatArray, facts: dict[str, Any], plan: Plan, config: ContributeConfig, out: ContributionSet
+) -> Sent:
+    if config.key is None or config.public_keys is None or config.site is None:
+        raise TypeError("masks need site, key and public keys")
+    used = [each for each in out.releases() if each["round"] == config.round]
+    if used:
+        raise InputError(
+            f"contribute.round {config.round!r} was used for a contribution of this workspace; the same masks on other "
+            "sums would give their difference away. Agree on another round with all sites"
+        )
+    keys = mask_keys.public_keys(config.public_keys)
+    context = f"{plan_hash(plan)} repeat {config.repeat} round {config.round}"
+    size = length_of(layout_of(plan), len(plan["classes"]), widths_of(plan))
+    streams = mask_keys.streams(config.site, mask_keys.secret_key(config.key), keys, context=context, size=8 * size)
+    told = "\n".join(f"{name} {mask_keys.fingerprint(key)}" for name, key in keys.items())
+    facts |= {
+        "site": config.site,
+        "sites": list(keys),
+        "keys": hashlib.sha256(told.encode()).hexdigest(),
+        "round": config.round,
+    }
+    try:
+        return Sent(facts, ring=masked(to_ring(vector, sites=len(keys)), config.site, streams))
+    except (OutOfRangeError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def _say_what_is_spent(releases: list[dict[str, Any]], runtime: Runtime) -> None:
+    if not releases[-1]["epsilon"]:
+        return
+    epsilon, delta = (sum(each[name] or 0 for each in releases) for name in ("epsilon", "delta"))
+    bare = sum(1 for each in releases if not each["epsilon"])
+    runtime.note(
+        f"privacy spent by this workspace so far: ε = {epsilon:g}, δ = {delta:g} in {len(releases) - bare} "
+        "contributions" + (f"; {bare} more were sent without noise, so nothing is promised" if bare else "")
+    )
+
+
+def _say_averaged(data: RepeatData, runtime: Runtime) -> None:
+    several = data.scans[data.scans["split"] == "train"].groupby(["observation", "modality"]).size()
+    if (several > 1).any():
+        runtime.note(
+            f"several scans of one modality were averaged first (times in training: {int((several > 1).sum())})"
+        )

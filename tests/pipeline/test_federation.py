@@ -1,0 +1,333 @@
+"""Sites contribute, a coordinator combines, a site imputes with the model of all: files, refusals, what is said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.numpy
+from helpers import toy_run
+
+from console.errors import InputError
+from pipeline.cli import federation
+from pipeline.federation.combine import combine
+from pipeline.federation.sum_files import (
+    FederationFileError,
+    Sent,
+    contribution_bytes,
+    model_bytes,
+    read_contribution,
+    read_model,
+)
+from pipeline.runner.run import run_stage
+from pipeline.specs.contribute import STAGE as CONTRIBUTE
+from pipeline.specs.impute import STAGE as IMPUTE
+from pipeline.specs.joint import STAGE as JOINT
+from pipeline.store.base import read_record, write_record
+from pipeline.store.contribution import ContributionSet
+from pipeline.store.imputed import ImputedSet
+from pipeline.store.joint import JointSet
+from pipeline.store.tables import SplitTables
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SHARED: dict[str, Any] = {"components": 3, "smallest_cell": 2, "covariates": {"age": [65.0, 9.0]}}
+SITES = ("east", "north", "west")
+
+
+def patients(site: int, subjects: int = 60) -> pd.DataFrame:
+    """MRI and PET; the second site has no PET, and the third no age."""
+    table = toy_run.scans(subjects * (site + 1))
+    number = table["subject"].str[1:].astype(int)
+    kept = (number >= subjects * site) & (table["modality"] != "US") & ~((site == 1) & (table["modality"] == "PET"))
+    table = table[kept].assign(split="", age=(60 + number % 17).astype(str))
+    return table.drop(columns="age") if site == 2 else table
+
+
+def settings(joint: dict[str, Any] | None = None, **contribute: Any) -> Any:
+    return toy_run.settings(
+        contribute=SHARED | contribute, joint={"draws": 3, **(joint or {})}, impute={"draws": 2}, split={"repeats": 1}
+    )
+
+
+def send(workspace: Path, **contribute: Any) -> Path:
+    run_stage(CONTRIBUTE, settings(**contribute), workspace, device="cpu")
+    return workspace / "contribute" / "contribution.safetensors"
+
+
+def said(workspace: Path, stage: str = "contribute") -> str:
+    return "\n".join(json.loads((workspace / stage / "manifest.json").read_text())["notes"])
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[str, Path]:
+    """Three workspaces after the stage features, with one repeat."""
+    folder = tmp_path_factory.mktemp("sites")
+    for number, name in enumerate(SITES):
+        toy_run.fill(folder / name, patients(number))
+        split = SplitTables(folder / name / "split")
+        one = split.splits()
+        split.save_splits(one[one["repeat"] == 1], {})
+        toy_run.finish(split, **split.contents())
+    return {name: folder / name for name in SITES}
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key of each site and a folder `public` with their public halves."""
+    folder = tmp_path_factory.mktemp("keys")
+    (folder / "public").mkdir()
+    for name in SITES:
+        assert federation.main(["key", str(folder / name)]) == 0
+        (folder / f"{name}.pub").rename(folder / "public" / f"{name}.pub")
+    return folder
+
+
+def masks_of(keys: Path, name: str, **others: Any) -> dict[str, Any]:
+    return {"site": name, "key": keys / name, "public_keys": keys / "public", **others}
+
+
+@pytest.fixture(scope="module")
+def plain(sites: dict[str, Path]) -> dict[str, Path]:
+    """The contribution of each site without masks."""
+    found = {}
+    for name, workspace in sites.items():
+        file = workspace / "plain.safetensors"
+        file.write_bytes(send(workspace).read_bytes())
+        found[name] = file
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(plain: dict[str, Path]) -> Path:
+    """The joint model of the three."""
+    out = plain["east"].with_name("model.safetensors")
+    assert federation.main(["combine", *map(str, plain.values()), "--out", str(out)]) == 0
+    return out
+
+
+def test_a_contribution_holds_sums_and_nothing_of_a_patient(sites: dict[str, Path], plain: dict[str, Path]) -> None:
+    content = plain["east"].read_bytes()
+    table = patients(0)
+    for name in (*table["subject"].unique(), *table["scan"], "/scans/", "subject"):
+        assert name.encode() not in content
+    sent = read_contribution(plain["east"])
+    assert sent.plain is not None
+    assert min(cell.count for cell in sent.plain.sums.cells.values()) >= 2
+    train = SplitTables(sites["east"] / "split").splits().query("split == 'train'")["subject"]
+    assert sent.plain.sums.count == len(train)
+    cells = sent.plain.sums.cells
+    assert set(safetensors.numpy.load_file(plain["east"])) == {
+        *(f"{i}.{what}" for i in range(len(cells)) for what in ("total", "outer")),
+        *(f"outside.{i}.{what}" for i in range(2) for what in ("total", "squares")),
+    }
+    assert len(content) < 40_000
+
+
+def test_a_site_imputes_with_the_model_of_all_what_it_never_had(sites: dict[str, Path], model: Path) -> None:
+    workspace = sites["north"]  # without any PET
+    for stage in (JOINT, IMPUTE):
+        run_stage(stage, settings({"federated": [model]}), workspace, device="cpu")
+    imputed = ImputedSet(workspace / "impute").table("imputed.csv", ("modality",))
+    assert set(imputed["modality"]) == {"PET"}
+    assert len(imputed) == patients(1)["subject"].nunique()
+    together, facts = read_model(model)
+    assert JointSet(workspace / "joint").model(1).sums.count == together.sums.count
+    notes = said(workspace, "joint")
+    assert "the joint model is of 3 contributions" in notes
+    assert "no contribution of this workspace" not in notes
+    assert JointSet(workspace / "joint").embeddings()["e1"].notna().all()
+
+
+def test_masked_contributions_give_the_same_model_and_none_by_itself(
+    sites: dict[str, Path], keys: Path, model: Path, tmp_path: Path
+) -> None:
+    sent = {}
+    for name, workspace in sites.items():
+        sent[name] = tmp_path / f"{name}.safetensors"
+        sent[name].write_bytes(send(workspace, **masks_of(keys, name)).read_bytes())
+    out = tmp_path / "masked.safetensors"
+    assert federation.main(["combine", *map(str, sent.values()), "--out", str(out)]) == 0
+    one, other = (read_model(path)[0] for path in (out, model))
+    np.testing.assert_allclose(
+        one.gaussian.estimate.covariance, other.gaussian.estimate.covariance, rtol=1e-8, atol=1e-9
+    )
+    for name in one.bases:
+        np.testing.assert_allclose(one.bases[name].offset, other.bases[name].offset, atol=1e-6)
+    lacking = {n: read_contribution(p) for n, p in sent.items() if n != "west"}
+    with pytest.raises(FederationFileError, match="west lacking"):
+        combine(lacking)
+    with pytest.raises(InputError, match="round '1' was used"):
+        send(sites["east"], **masks_of(keys, "east"), clip=4.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"site": "east", "round": "2"}, "another round"),
+        ({"keys": "x", "site": "east"}, "other public keys"),
+        ({"sites": ["east", "west"], "site": "east"}, "other sites"),
+        ({"site": "west"}, "one is there twice|lacking"),
+    ],
+)
+def test_masks_that_do_not_cancel_are_refused(plain: dict[str, Path], change: dict[str, Any], message: str) -> None:
+    first = read_contribution(plain["east"])
+    facts = {"site": "west", "sites": ["east", "north", "west"], "keys": "k", "round": "1"}
+    of = {"a": facts, "b": facts | change}
+    ring = np.zeros(1, dtype=np.uint64)
+    sent = {name: Sent({**first.facts, **each, "id": name}, ring=ring) for name, each in of.items()}
+    with pytest.raises(FederationFileError, match=message):
+        combine(sent)
+
+
+def test_small_cells_are_named_or_left_out(sites: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"too few patients to share .*: .* with MRI.*: \d") as error:
+        send(sites["west"], smallest_cell=9)
+    assert "small_cells leave_out" in str(error.value)
+    file = send(sites["west"], smallest_cell=5, small_cells="leave_out")
+    sent = read_contribution(file)
+    assert sent.plain is not None
+    assert min(cell.count for cell in sent.plain.sums.cells.values()) >= 5
+    assert "left out, fewer than 5 patients each" in said(sites["west"])
+    release = ContributionSet(sites["west"] / "contribute").releases()[-1]
+    assert len(release["train_subjects"]) == sent.plain.sums.count
+    assert sent.plain.outside["MRI"].count == sum(
+        cell.count for (_, pattern), cell in sent.plain.sums.cells.items() if pattern[0]
+    )
+    with pytest.raises(InputError, match="every cell has fewer than 100"):
+        send(sites["west"], smallest_cell=100, small_cells="leave_out")
+
+
+def test_noise_is_not_made_for_several_sessions_of_a_patient(sites: dict[str, Path], tmp_path: Path) -> None:
+    table = patients(0, subjects=20)
+    later = table.assign(scan=table["scan"] + "_later", session="later", observation=table["observation"] + "_later")
+    toy_run.fill(tmp_path / "site", pd.concat([table, later]))
+    with pytest.raises(InputError, match="has several sessions in training"):
+        send(tmp_path / "site", epsilon=1.0, clip=3.0, feature_maps=False)
+    file = send(tmp_path / "site", smallest_cell=3, small_cells="leave_out")
+    sent = read_contribution(file)
+    assert sent.plain is not None
+    assert min(cell.count for cell in sent.plain.sums.cells.values()) >= 6  # two sessions of three patients
+
+
+def test_noise_is_printed_and_spent_privacy_adds_up(sites: dict[str, Path], plain: dict[str, Path]) -> None:
+    noise = {"epsilon": 4.0, "clip": 6.0, "feature_maps": False}
+    file = send(sites["north"], **noise)
+    assert "noise for ε = 4, δ = 1e-05: a covariance carries noise of" in said(sites["north"])
+    sent = read_contribution(file)
+    assert sent.noisy is not None
+    before = sum(not each["epsilon"] for each in ContributionSet(sites["north"] / "contribute").releases())
+    second = send(sites["north"], **(noise | {"clip": 7.0}))
+    again = read_contribution(second)
+    assert f"ε = 8, δ = 2e-05 in 2 contributions; {before} more were sent without noise" in said(sites["north"])
+    assert again.noisy is not None
+    assert not np.allclose(again.noisy, sent.noisy)
+    with pytest.raises(FederationFileError, match="different settings.*\nfeature_maps: True and False"):
+        combine({"a": read_contribution(plain["east"]), "b": again})
+
+
+def test_a_model_of_noisy_sums_places_patients_and_refuses_feature_maps(sites: dict[str, Path], tmp_path: Path) -> None:
+    workspace = sites["east"]
+    sent = read_contribution(send(workspace, epsilon=90.0, clip=6.0, feature_maps=False))
+    found, facts = combine({"a": sent})
+    assert any("noise was added by 1 of 1 sites (ε up to 90" in note for note in facts["notes"])
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(model_bytes(found, facts))
+    run_stage(JOINT, settings({"federated": [file]}), workspace, device="cpu")
+    with pytest.raises(InputError, match="made without means of feature maps"):
+        run_stage(IMPUTE, settings({"federated": [file]}), workspace, device="cpu")
+
+
+def test_other_settings_are_refused_by_the_entries_that_differ(
+    sites: dict[str, Path], plain: dict[str, Path], model: Path
+) -> None:
+    other = read_contribution(send(sites["west"], components=2))
+    with pytest.raises(FederationFileError, match="do not add up:\nbasis.components: 3 and 2"):
+        combine({"a": read_contribution(plain["east"]), "b": other})
+    with pytest.raises(FederationFileError, match="are the same contribution"):
+        combine({name: read_contribution(plain["east"]) for name in ("a", "b")})
+    changed = toy_run.settings(
+        contribute=SHARED, joint={"federated": [model]}, preprocess={"spacing_mm": 2.0}, split={"repeats": 1}
+    )
+    with pytest.raises(InputError, match=r"other settings than this workspace.*\npreprocess.spacing_mm: 1.5 and 2.0"):
+        run_stage(JOINT, changed, sites["west"], device="cpu")
+
+
+def test_a_model_of_patients_who_are_tested_here_is_refused(sites: dict[str, Path], model: Path) -> None:
+    workspace = sites["east"]
+    path = workspace / "contribute" / "sent.json"
+    record = read_record(path) or {}
+    tested = SplitTables(workspace / "split").splits().query("split == 'test'")["subject"].iloc[0]
+    write_record(path, {"releases": [
+        {**each, "train_subjects": [*each["train_subjects"], tested]} for each in record["releases"]
+    ]})  # fmt: skip
+    try:
+        with pytest.raises(InputError, match=f"1 subject.*of the test split \\({tested}\\)"):
+            run_stage(JOINT, settings({"federated": [model]}), workspace, device="cpu")
+    finally:
+        write_record(path, record)
+
+
+def damaged(file: Path, out: Path, change: Any) -> Path:
+    """A contribution with other facts or numbers, its plan's hash made anew."""
+    sent = read_contribution(file)
+    assert sent.plain is not None
+    change(sent)
+    out.write_bytes(contribution_bytes(sent))
+    return out
+
+
+def half_a_cell(sent: Sent) -> None:
+    cell = next(iter(sent.plain.sums.cells.values()))  # type: ignore[union-attr]
+    cell.outer[:] = -cell.outer
+
+
+def no_number(sent: Sent) -> None:
+    next(iter(sent.plain.sums.cells.values())).total[0] = np.nan  # type: ignore[union-attr]
+
+
+def other_layout(sent: Sent) -> None:
+    sent.plan["basis"] = sent.plan["basis"] | {"components": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (half_a_cell, "cannot be of"),
+        (no_number, "not finite"),
+        (other_layout, "expected"),
+        (lambda sent: sent.facts.update(repeat="1"), "no id, or no repeat"),
+        (lambda sent: sent.plan.update(format="other"), "format"),
+    ],
+)
+def test_a_contribution_that_cannot_be_sums_of_patients_is_refused(
+    plain: dict[str, Path], tmp_path: Path, change: Any, message: str
+) -> None:
+    with pytest.raises(FederationFileError, match=message):
+        read_contribution(damaged(plain["east"], tmp_path / "c.safetensors", change))
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("no")
+    assert federation.main(["show", str(tmp_path / "text")]) == 2
+    assert "expected a file of a federation" in capsys.readouterr().err
+    with pytest.raises(FederationFileError, match="no usable contribution"):
+        read_contribution(model)
+    assert federation.main(["show", str(model)]) == 0
+    assert "well with MRI + PET + covariate age" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("contribute", "message"),
+    [
+        ({"epsilon": 1.0}, "contribute.epsilon needs contribute.clip"),
+        ({"epsilon": 1.0, "clip": 1.0}, "needs contribute.feature_maps false"),
+        ({"site": "east"}, "go together"),
+        ({"covariates": {"age": [60, 0]}}, "spread above 0"),
+        ({"covariates": {"sex": ["F"]}}, "two or more different values"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(contribute: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        toy_run.settings(contribute=contribute)
