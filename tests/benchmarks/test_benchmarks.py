@@ -11,7 +11,18 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "question",
-    ["features", "training", "protocol", "startup", "scheduling", "intervals", "watermark", "joint", "fairness"],
+    [
+        "features",
+        "training",
+        "protocol",
+        "startup",
+        "scheduling",
+        "intervals",
+        "watermark",
+        "joint",
+        "fairness",
+        "hypotheses",
+    ],
 )
 def test_quick(question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of memory and skull stripping take a minute even so, as do whole searches for a watermark.
