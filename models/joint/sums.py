@@ -56,7 +56,7 @@ class Sums:
         return all(float(cell.count).is_integer() for cell in self.cells.values())
 
     @property
-    def _kind(self) -> type:
+    def _kind(self) -> Any:
         return int if self.whole else float
 
     def per_class(self) -> NDArray[Any]:

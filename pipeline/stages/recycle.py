@@ -45,6 +45,7 @@ REAL, SYNTHETIC, NOISE, MIXUP, MASKED = (
 RIVALS = {NOISE: noisy, MIXUP: mixed}
 DRAWS = 10  # of the parameters of the joint model
 HIDDEN_SCORES = 8  # of a hidden modality, predicted in masked pretraining
+Made = tuple[NDArray[np.float64], NDArray[np.int64]]
 GAIN, NO_GAIN, HARM = "gain", "no gain", "harm"
 
 
@@ -118,8 +119,13 @@ def _ways(
     scale = scale_of(real)
     columns, tested = design(real, scale), design(everybody["test"], scale)
     strength = strength_of(columns, labels, seed)
-    settings = {"strength": strength, "classes": classes}
-    yield REAL, 0.0, classify((columns, labels), None, tested, share=0, **settings), len(chosen)
+
+    def answers(
+        rows: NDArray[np.float64], tested: NDArray[np.float64], added: Made | None = None, rho: float = 0.0
+    ) -> NDArray[np.float64]:
+        return classify((rows, labels), added, tested, share=rho, strength=strength, classes=classes)
+
+    yield REAL, 0.0, answers(columns, tested), len(chosen)
     made: dict[str, tuple[Modalities, NDArray[np.int64]]] = {
         way: maker(real, labels, config.patients, seed) for way, maker in RIVALS.items()
     }
@@ -132,16 +138,15 @@ def _ways(
         runtime.notes.append(f"repeat {repeat}, {share:.0%} of the labels: nobody can be drawn: {error}")
     for way, (rows, of) in made.items():
         for rho in config.rho:
-            added = (design(rows, scale), of)
-            yield way, rho, classify((columns, labels), added, tested, share=rho, **settings), len(chosen)
-    codes = _masked(everybody, made.get(SYNTHETIC, (None, None))[0], chosen, config, seed)
+            yield way, rho, answers(columns, tested, (design(rows, scale), of), rho), len(chosen)
+    codes = _masked(everybody, made.get(SYNTHETIC, (None, None))[0], config, seed)
     if codes is None:
         runtime.notes.append(f"repeat {repeat}: no two modalities together, so there is nothing to hide in pretraining")
         return
     inside = scale_of({"φ": codes["train"][chosen]})
     columns, tested = (design({"φ": rows}, inside) for rows in (codes["train"][chosen], codes["test"]))
-    settings["strength"] = strength_of(columns, labels, seed)
-    yield MASKED, 0.0, classify((columns, labels), None, tested, share=0, **settings), len(chosen)
+    strength = strength_of(columns, labels, seed)
+    yield MASKED, 0.0, answers(columns, tested), len(chosen)
 
 
 def _means(part: Part, shape: tuple[int, int, int]) -> dict[str, NDArray[np.float32]]:
@@ -158,7 +163,6 @@ def _means(part: Part, shape: tuple[int, int, int]) -> dict[str, NDArray[np.floa
 def _masked(
     everybody: dict[str, dict[str, NDArray[np.float32]]],
     drawn: Modalities | None,
-    chosen: NDArray[np.int64],
     config: RecycleConfig,
     seed: int,
 ) -> dict[str, NDArray[np.float32]] | None:
@@ -197,11 +201,11 @@ def _masked(
     pretrain_masked(network, sets, training)
     found = {}
     with torch.inference_mode():
-        for part in ("train", "test"):
-            rows = everybody[part]
-            there = np.stack([~np.isnan(rows[name][:, 0]) for name in names], axis=1)
-            z = torch.from_numpy(np.nan_to_num(np.stack([rows[name] for name in names], axis=1)))[..., None, None]
-            found[part] = network.codes(z, torch.from_numpy(there)).numpy()
+        for side in ("train", "test"):
+            given = everybody[side]
+            there = np.stack([~np.isnan(given[name][:, 0]) for name in names], axis=1)
+            z = torch.from_numpy(np.nan_to_num(np.stack([given[name] for name in names], axis=1)))[..., None, None]
+            found[side] = network.codes(z, torch.from_numpy(there)).numpy()
     return found
 
 

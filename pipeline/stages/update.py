@@ -67,7 +67,8 @@ def update(
             "together. Remove the folder update/ to start anew"
         )
     if before is not None and record["scores_of"] != scores_of:
-        before = _start_anew(before, now, runtime)
+        _start_anew(before, now, runtime)
+        before = None
     names = sorted({*now.sums.blocks.names, *(before.sums.blocks.names if before else ())})
     sizes = dict(zip(now.sums.blocks.names, now.sums.blocks.sizes, strict=True))
     sizes |= dict(zip(before.sums.blocks.names, before.sums.blocks.sizes, strict=True)) if before else {}
@@ -145,7 +146,7 @@ def _scores_of(features: FeatureStore, config: UpdateConfig) -> str:
 
 
 def _start_anew(before: Updated, now: Updated, runtime: Runtime) -> None:
-    """Return no earlier state, if everybody who was in is still there to be summed anew.
+    """Say that everybody is learnt from anew.
 
     Raises:
         PreconditionError: somebody is not.

@@ -26,7 +26,7 @@ ASKED = (
 )
 
 
-def scans(subjects: int = 100) -> pd.DataFrame:
+def scans(subjects: int = 70) -> pd.DataFrame:
     table = toy_run.scans(subjects)
     number = table["subject"].str[1:].astype(int)
     return table.assign(age=(60 + number % 7).astype(str), split="")
