@@ -29,7 +29,7 @@ class Hypotheses:
     Attributes:
         effects: as `effects.csv`.
         maps: as `maps.csv`.
-        facts: positive, inside, repeats.
+        facts: positive, inside, repeats, and shrinkage of each.
     """
 
     effects: pd.DataFrame
@@ -45,6 +45,7 @@ def hypotheses_section(page: Hypotheses) -> dict[str, Any]:
     return {
         "positive": page.facts["positive"],
         "repeats": page.facts["repeats"],
+        "shrinkage": number(float(np.mean(page.facts["shrinkage"]))),
         "effects": _effects(asked, str(page.facts["positive"])),
         "forest": data_uri(effects_figure(asked, str(page.facts["positive"]))) if len(asked) else "",
         "maps": data_uri(maps_figure(_shown(page.maps, asked))) if len(_shown(page.maps, asked)) else "",

@@ -64,10 +64,12 @@ def hypothesise(
     repeats = repeats_of(split)
     asked: dict[str, Asked] = {}
     shape: tuple[int, int, int] = (0, 0, 0)
+    shrinkage: list[float] = []
     with runtime.progress(len(repeats), "repeat") as progress:
         for repeat in repeats:
             world = _world(cohort, split, features, joint, repeat)
             shape = world.shape
+            shrinkage.append(world.model.gaussian.shrinkage)
             for hypothesis in config.hypotheses or _usual(world.model):
                 name = str(hypothesis)
                 asked.setdefault(name, Asked(hypothesis)).ask(world, seed_of_repeat(config.seed, repeat), repeat)
@@ -84,7 +86,13 @@ def hypothesise(
         effects,
         pd.DataFrame(patients, columns=list(HypothesisTables.PATIENTS)),
         pd.DataFrame(maps, columns=list(HypothesisTables.MAPS)),
-        {"repeats": len(repeats), "positive": cohort.classes()[-1], "inside": INSIDE, "shape": list(shape)},
+        {
+            "repeats": len(repeats),
+            "positive": cohort.classes()[-1],
+            "inside": INSIDE,
+            "shape": list(shape),
+            "shrinkage": shrinkage,
+        },
     )
     for row in effects[effects["note"] != ""].drop_duplicates(["hypothesis", "note"]).to_dict("records"):
         runtime.note(f"{row['hypothesis']}: {row['note']}")

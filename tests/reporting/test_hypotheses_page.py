@@ -23,7 +23,7 @@ def page(table: pd.DataFrame | None = None) -> Hypotheses:
     table = effects() if table is None else table
     place = pd.MultiIndex.from_product([range(1, 4), range(1, 4)], names=["row", "column"]).to_frame(index=False)
     maps = place.assign(hypothesis="T1c along class by -1 sd", target="FLAIR", change=0.1, sd=0.2)
-    return Hypotheses(table, maps, {"positive": "<mutant>", "repeats": 5})
+    return Hypotheses(table, maps, {"positive": "<mutant>", "repeats": 5, "shrinkage": [0.3, 0.5]})
 
 
 def html(hypotheses: Hypotheses) -> str:
@@ -33,6 +33,7 @@ def html(hypotheses: Hypotheses) -> str:
 def test_the_section_says_what_was_found_and_that_it_is_an_association() -> None:
     text = html(page())
     assert "Association, not intervention." in text
+    assert "(λ = 0.40 on average)" in text
     assert text.count("data:image/svg+xml") == 2
     assert "<mutant>" not in text
     said = hypotheses_section(page())["sentences"]
