@@ -111,6 +111,7 @@ class World:
         subjects: of these.
         shape: (C, H, W) of a feature map.
         config: of the model.
+        silent: source → model of permuted pairings, made once for all hypotheses of that source.
     """
 
     model: JointModel
@@ -121,6 +122,7 @@ class World:
     subjects: tuple[str, ...]
     shape: tuple[int, int, int]
     config: ModelConfig
+    silent: dict[str, JointGaussian | None] = field(default_factory=dict)
 
 
 def _world(cohort: CohortTables, split: SplitTables, features: FeatureStore, joint: JointConfig, repeat: int) -> World:
@@ -262,14 +264,18 @@ class Asked:
 
     def _permuted(self, world: World, question: Question, seed: int) -> JointGaussian | None:
         """Return the model of permuted pairings; None if what is asked is too little for it."""
-        model = world.model
+        model, source = world.model, question.source
+        if source in world.silent:
+            return world.silent[source]
+        world.silent[source] = None
         try:
-            return permuted(
-                world.rows, world.labels, model.blocks, model.gaussian.classes, question.source,
+            world.silent[source] = permuted(
+                world.rows, world.labels, model.blocks, model.gaussian.classes, source,
                 draws=world.config.draws, seed=seed,
             )  # fmt: skip
         except TooFewPatientsError:
-            return None
+            pass  # without this control; the columns stay empty
+        return world.silent[source]
 
     @staticmethod
     def _keep(where: dict[str, list[FloatArray]], found: Mapping[str, FloatArray]) -> None:

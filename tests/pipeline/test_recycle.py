@@ -16,7 +16,7 @@ from pipeline.store.recycle import RecycleTables
 from pipeline.store.tables import CohortTables, SplitTables
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = {"labelled": (0.5, 1.0), "rho": (0.5,), "patients": 30, "epochs": 2}
+SMALL = {"labelled": (0.5, 1.0), "rho": (0.5,), "patients": 20, "epochs": 1}
 
 
 def again(workspace: Path, **settings: object) -> RecycleTables:

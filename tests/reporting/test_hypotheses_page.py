@@ -45,8 +45,9 @@ def test_the_section_says_what_was_found_and_that_it_is_an_association() -> None
 
 def test_what_is_held_is_no_mere_association() -> None:
     table = effects().assign(held="age", says="an effect only if all that both depend on is held: age")
-    assert "Association, not intervention" not in html(page(table))
-    assert "an effect only if all that both depend on is held: age" in html(page(table))
+    text = html(page(table))
+    assert "Association, not intervention" not in text
+    assert "an effect only if all that both depend on is held: age" in text
 
 
 def test_a_control_that_speaks_is_said() -> None:

@@ -45,7 +45,7 @@ def test_the_conditional_of_phantoms_is_met(penetrance: float) -> None:
 def test_what_is_held_fixed_takes_away_what_both_depend_on() -> None:
     """MRI does nothing to PET; severity does both. Held fixed, the interval holds 0; not held, it does not."""
     held = Question("MRI", Along("component", 0), 1.0, (SEVERITY, CLASS))
-    inside = [0 for seed in range(10) if (e := effect(confounded(seed), held)).low <= 0 <= e.high]
+    inside = [0 for seed in range(10) if (e := effect(confounded(seed, draws=15), held)).low <= 0 <= e.high]
     assert len(inside) >= 8
     free = [effect(confounded(seed), Question("MRI", Along("component", 0))) for seed in range(3)]
     assert all(each.low > 0.1 for each in free)
@@ -56,10 +56,10 @@ def test_controls_are_silent() -> None:
     silent = {"permuted": 0, "random": 0}
     question = Question("MRI", Along("component", 0))
     for seed in range(10):
-        made = confounded(seed)
+        made = confounded(seed, draws=15)
         move = displacement(made.model, question)
         moves = np.repeat(move[None], len(made.tested), axis=0)
-        mixed = permuted(made.rows, made.labels, BLOCKS, 2, "MRI", draws=30, seed=seed)
+        mixed = permuted(made.rows, made.labels, BLOCKS, 2, "MRI", draws=15, seed=seed)
         changed = outcomes(made.model, question, made.tested, shift(mixed, question, made.tested, moves))
         e = mean_difference([changed["PET"]])
         silent["permuted"] += e.low <= 0 <= e.high
