@@ -1,5 +1,6 @@
 """The stage hypothesise on made-up feature maps: what is asked, of whom, what is refused and said."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,14 @@ ASKED = (
     {"clamp": "MRI", "along": "region 1-1 1-2", "by": "1 sd", "held": ["age", "class"]},
     {"ablate": "PET"},
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_repeat() -> Iterator[None]:
+    """One repeat is enough to see what a stage does, and takes half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy_run, "REPEATS", 1)
+        yield
 
 
 def scans(subjects: int = 70) -> pd.DataFrame:
@@ -55,7 +64,7 @@ def again(workspace: Path, **settings: object) -> HypothesisTables:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, one_thread: None, one_repeat: None) -> Path:
     workspace = tmp_path_factory.mktemp("hypothesise")
     toy_run.fill(workspace, scans())
     linked(workspace, scans())

@@ -1,6 +1,7 @@
 """The stage recycle on made-up feature maps: the curve, its rivals, what is refused."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,21 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"labelled": (0.5, 1.0), "rho": (0.5,), "patients": 20, "epochs": 1}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_repeat() -> Iterator[None]:
+    """One repeat is enough to see what a stage does, and takes half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy_run, "REPEATS", 1)
+        yield
+
+
 def again(workspace: Path, **settings: object) -> RecycleTables:
     run_stage(RECYCLE, toy_run.settings(recycle=SMALL | settings), workspace, device="cpu")
     return RecycleTables(workspace / "recycle")
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, one_thread: None, one_repeat: None) -> Path:
     workspace = tmp_path_factory.mktemp("recycle")
     toy_run.fill(workspace, toy_run.scans())
     again(workspace)
