@@ -6,6 +6,8 @@ from helpers.questioned import BLOCKS, Made, confounded, phantoms
 
 from evaluation.paired import MeanDifference, mean_difference
 from models.joint.gaussian import condition
+from models.joint.posterior import fit
+from models.joint.sums import sums_of
 from synthesis.hypotheses import (
     class_axis,
     displacement,
@@ -50,6 +52,17 @@ def test_what_is_held_fixed_takes_away_what_both_depend_on() -> None:
     free = [effect(confounded(seed), Question("MRI", Along("component", 0))) for seed in range(3)]
     assert all(each.low > 0.1 for each in free)
     assert all(each.p < 1e-3 for each in free)
+
+
+def test_a_held_class_carries_nothing() -> None:
+    """Two modalities that go together through the class alone."""
+    random = np.random.default_rng(0)
+    labels = np.arange(300) % 2
+    rows = random.standard_normal((300, BLOCKS.width)) + labels[:, None] * np.r_[np.full(8, 0.7), 0]
+    made = Made(fit(sums_of(rows, labels, BLOCKS, 2), draws=15), rows, labels, rows[:80])
+    free, held = (effect(made, Question("MRI", Along(CLASS), held=each)) for each in ((), (CLASS,)))
+    assert free.low > 0.1
+    assert abs(held.mean) < 0.5 * free.mean
 
 
 def test_controls_are_silent() -> None:
