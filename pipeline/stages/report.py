@@ -78,7 +78,7 @@ def report(
     elif joint.manifest is not None:
         runtime.note("the joint model is of earlier data and not shown; type --stages joint,impute,report")
     hypotheses = None
-    if _made_from(hypothesise, now):
+    if made_from_inputs(hypothesise, now):
         stages += (hypothesise,)
         hypotheses = Hypotheses(hypothesise.read(), hypothesise.read("maps.csv"), hypothesise.facts())
     elif hypothesise.manifest is not None:
@@ -94,7 +94,7 @@ def report(
     elif judge.manifest is not None:
         runtime.note("the judgement of synthetic patients is of earlier data and not shown; type --stages judge,report")
     recycled = None
-    if _made_from(recycle, now):
+    if made_from_inputs(recycle, now):
         stages += (recycle,)
         recycled = Recycled(recycle.curve(), recycle.facts())
     elif recycle.manifest is not None:
@@ -215,7 +215,7 @@ def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame) -> J
 
 def _updated(update: UpdateSet, now: dict[str, str]) -> Update | None:
     """Return the updates; None if the newest was not made from the patients of this report."""
-    if not _made_from(update, now):
+    if not made_from_inputs(update, now):
         return None
     record = update.record() or {}
     return Update(tuple(record["versions"]), update.log(), len(record["classes"]))
