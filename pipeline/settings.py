@@ -34,14 +34,17 @@ from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.specs.contribute import ContributeConfig
 from pipeline.specs.export import ExportConfig
 from pipeline.specs.features import FeaturesConfig
+from pipeline.specs.hypothesise import HypothesiseConfig
 from pipeline.specs.impute import ImputeConfig
 from pipeline.specs.joint import JointConfig
 from pipeline.specs.judge import JudgeConfig
 from pipeline.specs.predict import PredictConfig
 from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.specs.pretrain import PretrainConfig
+from pipeline.specs.recycle import RecycleConfig
 from pipeline.specs.report import ReportConfig
 from pipeline.specs.synthesise import SynthesiseConfig
+from pipeline.specs.update import UpdateConfig
 from preprocessing.normalise import NORMALISATIONS
 
 ENVIRONMENT_PREFIX = "HYPERMM_"
@@ -73,8 +76,11 @@ class Settings(BaseSettings):
     contribute: ContributeConfig = ContributeConfig()
     joint: JointConfig = JointConfig()
     impute: ImputeConfig = ImputeConfig()
+    hypothesise: HypothesiseConfig = HypothesiseConfig()
+    update: UpdateConfig = UpdateConfig()
     synthesise: SynthesiseConfig = SynthesiseConfig()
     judge: JudgeConfig = JudgeConfig()
+    recycle: RecycleConfig = RecycleConfig()
     report: ReportConfig = ReportConfig()
     executor: ExecutorConfig = ExecutorConfig()
     export: ExportConfig = ExportConfig()

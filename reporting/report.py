@@ -19,13 +19,16 @@ from reporting.comparison_page import Comparison, comparison_section
 from reporting.confounding_page import Confounding, confounding_section
 from reporting.fairness_page import fairness_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
+from reporting.hypotheses_page import Hypotheses, hypotheses_section
 from reporting.joint_page import Joint, joint_section
 from reporting.pages import data_uri, environment
 from reporting.patient_text import chance
 from reporting.quality import COLUMNS as QUALITY
 from reporting.quality import CONVENTIONS, quality_tables
+from reporting.recycle_page import Recycled, recycled_section
 from reporting.synthetic_page import Synthetic, synthetic_section
 from reporting.telling_patients import KINDS, TellingPatient
+from reporting.update_page import Update, update_section
 
 MAX_PREDICTION_ROWS = 500
 MAX_QUALITY_ROWS = 500
@@ -78,7 +81,10 @@ class ReportData:
         patients: test patients to look at, as `telling_patients` returns them, with their scans.
         confounding: what else could explain the result; None leaves these sections out.
         joint: the joint model, and what it imputed; None leaves the section out.
+        hypotheses: questions asked in silico; None leaves the section out.
+        updated: the joint model that is updated; None leaves the section out.
         synthetic: synthetic patients and what was found when they were judged; None leaves the section out.
+        recycled: whether synthetic patients help to learn from few labels; None leaves the section out.
     """
 
     title: str
@@ -105,7 +111,10 @@ class ReportData:
     patients: tuple[TellingPatient, ...] = ()
     confounding: Confounding | None = None
     joint: Joint | None = None
+    hypotheses: Hypotheses | None = None
+    updated: Update | None = None
     synthetic: Synthetic | None = None
+    recycled: Recycled | None = None
 
 
 def render_report(data: ReportData) -> str:
@@ -166,7 +175,10 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "comparison": comparison_section(data.comparison) if data.comparison else None,
         "confounding": confounding_section(data.confounding) if data.confounding else None,
         "joint": joint_section(data.joint) if data.joint else None,
+        "hypotheses": hypotheses_section(data.hypotheses) if data.hypotheses else None,
+        "updated": update_section(data.updated) if data.updated else None,
         "synthetic": synthetic_section(data.synthetic) if data.synthetic else None,
+        "recycled": recycled_section(data.recycled) if data.recycled else None,
         "fairness": fairness_section(data.confounding.fairness) if data.confounding else None,
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",

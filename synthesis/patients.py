@@ -124,5 +124,5 @@ def observed_patterns(model: JointModel, modalities: tuple[str, ...]) -> dict[tu
     for (label, pattern), cell in model.sums.cells.items():
         there = tuple(bool(pattern[names.index(name)]) for name in modalities)
         if any(there):
-            found[label, there] = found.get((label, there), 0) + cell.count
+            found[label, there] = found.get((label, there), 0) + int(cell.count)
     return found

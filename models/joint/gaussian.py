@@ -102,8 +102,12 @@ class Prior:
     freedom: tuple[int, ...]
 
 
-def fit_estimate(sums: Sums) -> tuple[JointGaussian, Prior]:
+def fit_estimate(sums: Sums, *, tolerance: float = TOLERANCE) -> tuple[JointGaussian, Prior]:
     """Fit the single best parameters by EM; see `models.joint.posterior.fit` for the model with its uncertainty.
+
+    Args:
+        sums: of training patients.
+        tolerance: largest change of a parameter, in standard deviations, at which EM stops.
 
     Raises:
         TooFewPatientsError: a block has fewer than one patient a class (of those that have it) and two more.
@@ -123,7 +127,7 @@ def fit_estimate(sums: Sums) -> tuple[JointGaussian, Prior]:
         spread = np.sqrt(np.diag(new))
         change = max(np.abs(step / spread).max(), np.abs((new - covariance) / np.outer(spread, spread)).max())
         mean, covariance = mean + step, new
-        converged = bool(change < TOLERANCE)
+        converged = bool(change < tolerance)
     if not converged:
         notes.append(
             f"EM had not converged after {ITERATIONS} steps: too many scans are missing for the links between them"

@@ -44,7 +44,10 @@ def fit(sums: Sums, *, draws: int = DRAWS, seed: int = 0) -> JointGaussian:
 
     Raises:
         TooFewPatientsError: as `fit_estimate`.
+        ValueError: draws are asked for, and not every patient counts as one.
     """
+    if draws and not sums.whole:
+        raise ValueError("some patients count less than one; draws of the parameters need whole patients")
     model, prior = fit_estimate(sums)
     random = np.random.default_rng([seed, 14])
     whole = all(all(pattern) for _, pattern in sums.cells)
@@ -145,11 +148,11 @@ def _completed(
         slope, left = regression(covariance, seen, missing)
         gram = np.block([[np.full((1, 1), float(cell.count)), first[None]], [first[:, None], second]])
         values, vectors = np.linalg.eigh(gram)
-        rank = min(cell.count, int((values > 1e-10 * values[-1]).sum()))
+        rank = min(int(cell.count), int((values > 1e-10 * values[-1]).sum()))
         root = vectors[:, -rank:] * np.sqrt(values[-rank:])  # G = root rootᵀ
         spread = np.linalg.cholesky(left)
         known = random.standard_normal((len(missing), rank))
-        free = random.standard_normal((len(missing), cell.count - rank))
+        free = random.standard_normal((len(missing), int(cell.count) - rank))
         with_seen = spread @ known @ root.T  # EᵀZ
         cross = slope @ second + with_seen[:, 1:]
         own = slope @ second @ slope.T + spread @ (known @ known.T + free @ free.T) @ spread.T

@@ -6,11 +6,14 @@ subtraction, exactly up to rounding.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.joint.blocks import Blocks, FloatArray, Pattern
+
+LEFT = 1e-9  # of a patient; what is less is rounding
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,12 @@ class Cell:
     """The patients of one class that have the same blocks.
 
     Attributes:
-        count: of patients, n.
+        count: of patients, n; a part of a patient where earlier ones count less (`scale`).
         total: Σ s over them, (o,), of the blocks they have.
         outer: Σ s sᵀ, (o, o).
     """
 
-    count: int
+    count: float
     total: FloatArray
     outer: FloatArray
 
@@ -43,30 +46,39 @@ class Sums:
     cells: Mapping[tuple[int, Pattern], Cell]
 
     @property
-    def count(self) -> int:
+    def count(self) -> float:
         """Patients in all."""
         return sum(cell.count for cell in self.cells.values())
 
-    def per_class(self) -> NDArray[np.int64]:
+    @property
+    def whole(self) -> bool:
+        """Whether every patient counts as one."""
+        return all(float(cell.count).is_integer() for cell in self.cells.values())
+
+    @property
+    def _kind(self) -> Any:
+        return int if self.whole else float
+
+    def per_class(self) -> NDArray[Any]:
         """Return the patients of each class, (K,)."""
-        counts = np.zeros(self.classes, dtype=np.int64)
+        counts = np.zeros(self.classes, dtype=self._kind)
         for (label, _), cell in self.cells.items():
-            counts[label] += cell.count
+            counts[label] += self._kind(cell.count)
         return counts
 
-    def with_block(self) -> NDArray[np.int64]:
+    def with_block(self) -> NDArray[Any]:
         """Return the patients of each class that have each block, (K, B)."""
-        counts = np.zeros((self.classes, len(self.blocks.names)), dtype=np.int64)
+        counts = np.zeros((self.classes, len(self.blocks.names)), dtype=self._kind)
         for (label, pattern), cell in self.cells.items():
-            counts[label] += cell.count * np.array(pattern, dtype=np.int64)
+            counts[label] += self._kind(cell.count) * np.array(pattern, dtype=np.int64)
         return counts
 
-    def pairs(self) -> NDArray[np.int64]:
+    def pairs(self) -> NDArray[Any]:
         """Return the patients that have both of two blocks, (B, B)."""
-        counts = np.zeros((len(self.blocks.names),) * 2, dtype=np.int64)
+        counts = np.zeros((len(self.blocks.names),) * 2, dtype=self._kind)
         for (_, pattern), cell in self.cells.items():
             has = np.array(pattern, dtype=np.int64)
-            counts += cell.count * np.outer(has, has)
+            counts += self._kind(cell.count) * np.outer(has, has)
         return counts
 
 
@@ -122,16 +134,59 @@ def subtract(everybody: Sums, some: Sums) -> Sums:
     cells = dict(everybody.cells)
     for key, less in some.cells.items():
         cell = cells.get(key)
-        if cell is None or cell.count < less.count:
+        if cell is None or cell.count < less.count - LEFT:
             raise ValueError(
                 f"class {key[0]}, pattern {key[1]}: {less.count} patients are to be taken out, and "
                 f"{0 if cell is None else cell.count} are in; these patients were never added"
             )
-        if cell.count == less.count:
+        if cell.count - less.count < LEFT:
             del cells[key]
         else:
             cells[key] = Cell(cell.count - less.count, cell.total - less.total, cell.outer - less.outer)
     return Sums(everybody.blocks, everybody.classes, cells)
+
+
+def scale(sums: Sums, factor: float) -> Sums:
+    """Return the sums with every patient in them counting less, or more.
+
+    Args:
+        sums: of some patients.
+        factor: above 0.
+    """
+    cells = {
+        key: Cell(factor * cell.count, factor * cell.total, factor * cell.outer) for key, cell in sums.cells.items()
+    }
+    return Sums(sums.blocks, sums.classes, cells if factor != 1 else dict(sums.cells))
+
+
+def onto(sums: Sums, blocks: Blocks) -> Sums:
+    """Return the sums over other blocks: some of theirs, in any order, or more, which no patient in them has.
+
+    A patient who has none of these blocks is not in the result.
+
+    Raises:
+        ValueError: a block has another size.
+    """
+    old = dict(zip(sums.blocks.names, sums.blocks.sizes, strict=True))
+    for name, size in zip(blocks.names, blocks.sizes, strict=True):
+        if old.get(name, size) != size:
+            raise ValueError(f"{name}: {old[name]} scores in the sums, {size} asked for")
+    result = Sums(blocks, sums.classes, {})
+    for (label, pattern), cell in sums.cells.items():
+        has = dict(zip(sums.blocks.names, pattern, strict=True))
+        kept = tuple(has.get(name, False) for name in blocks.names)
+        if not any(kept):
+            continue
+        place = {int(column): i for i, column in enumerate(sums.blocks.columns(pattern))}
+        columns = [
+            place[column]
+            for name, there in zip(blocks.names, kept, strict=True)
+            if there
+            for column in range(sums.blocks.slice_of(name).start, sums.blocks.slice_of(name).stop)
+        ]
+        part = Cell(cell.count, cell.total[columns], cell.outer[np.ix_(columns, columns)])
+        result = merge(result, Sums(blocks, sums.classes, {(label, kept): part}))
+    return result
 
 
 def _comparable(one: Sums, other: Sums) -> None:

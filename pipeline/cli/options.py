@@ -11,10 +11,11 @@ from pipeline.executors.registry import EXECUTORS
 
 STAGE_NAMES = (
     "cohort", "split", "preprocess", "features", "pretrain", "classify", "confounding", "baselines", "contribute",
-    "joint", "impute", "synthesise", "judge", "report", "export", "predict",
+    "joint", "impute", "hypothesise", "update", "synthesise", "judge", "recycle", "report", "export", "predict",
 )  # fmt: skip
 ONLY_IF_NAMED = (
-    "baselines", "contribute", "joint", "impute", "synthesise", "judge", "export", "predict",
+    "baselines", "contribute", "joint", "impute", "hypothesise", "update", "synthesise", "judge", "recycle", "export",
+    "predict",
 )  # fmt: skip
 PAPER_PROTOCOL = {
     "pretrain.batch_size": "1", "pretrain.learning_rate": "1e-4", "pretrain.weight_decay": "5e-4",
@@ -92,6 +93,12 @@ def parser() -> Parser:
         "--paper-protocol", action="store_true", help="pretrain and classify as published: batches of one, rate 1e-4, …"
     )
     add("--accept-copies", action="store_true", help="release synthetic patients though too many are copies")
+    add(
+        "--forget",
+        metavar="SUBJECT",
+        help="take a patient out of the workspace: sums, features, previews, and what was learnt from the patient; "
+        "with --model also ask that exported model",
+    )
     add("--group-readable", action="store_true", help="let your group read what is written; else you alone")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--explain", action="store_true", help="print the plan with every reason and stop")

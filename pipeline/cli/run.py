@@ -9,11 +9,13 @@ from console.messages import say, say_as_it_stands
 from console.parser import real_path
 from files.writing import FOR_THE_GROUP, PRIVATE, readable_by
 from pipeline.cli import lock, run_log, tracking
+from pipeline.cli.forget import forget
 from pipeline.cli.options import ONLY_IF_NAMED, STAGE_NAMES, stage_list
 from pipeline.cli.summary import print_plan, print_summary
 from pipeline.cli.workspace import (
     check_format,
     collect,
+    expired_calibration,
     restore_settings,
     save_settings,
     set_splits_aside,
@@ -41,6 +43,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = load(options, overrides)
     if options.fetch_weights is not None:
         return fetch_weights(options.fetch_weights, config.features.backbone)
+    if options.forget is not None:
+        return forget_subject(options, workspace_path(options, config.name))
     usual = ["predict"] if options.model else [name for name in STAGE_NAMES if name not in ONLY_IF_NAMED]
     requested = usual if options.stages is None else stage_list(options.stages, "--stages")
     if not requested:
@@ -99,9 +103,28 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     return SOME_SCANS_FAILED if failures else DONE
 
 
+def forget_subject(options: argparse.Namespace, workspace: Path) -> int:
+    """Take a subject out of the workspace, and print what was done and what is left to do.
+
+    Raises:
+        InputError: there is no such workspace or subject, or stages are to be run too.
+    """
+    if options.stages is not None or options.force or options.new_splits:
+        raise InputError("--forget runs no stage; take the subject out of the manifest, and run the stages after it")
+    if not (workspace / "settings.yaml").is_file():
+        raise InputError(f"{workspace} is no workspace; name it with --workspace")
+    check_format(workspace)
+    rights = readable_by(FOR_THE_GROUP if options.group_readable else PRIVATE)
+    with rights, lock.locked(workspace):
+        for line in forget(workspace, options.forget, [] if options.model is None else [options.model]):
+            say(line)
+    return DONE
+
+
 def collected(config: Settings, workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
     """Return failures and notes of all stages, and write the failures to `failures.csv` if possible."""
     failures, notes = collect(workspace)
+    notes += expired_calibration(workspace)
     try:
         write_failures(failures, workspace, for_spreadsheets=config.report.csv_safe)
     except OSError as error:  # the disk may be full

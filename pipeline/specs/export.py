@@ -9,6 +9,7 @@ from evaluation.conformal import ONE_MINUS_P, SCORES, known_score
 from pipeline.runner.stage import Stage
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.contribute import STAGE as CONTRIBUTE
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.joint import STAGE as JOINT
 from pipeline.specs.preprocess import STAGE as PREPROCESS
@@ -71,7 +72,7 @@ STAGE = Stage(
         "pretrain": PRETRAIN,
         "classify": CLASSIFY,
     },
-    reads_if_present={"joint": JOINT},
+    reads_if_present={"contribute": CONTRIBUTE, "joint": JOINT},
     settings={"run_name": "name"},
     external_inputs="pipeline.stages.export:signing_fingerprint",
 )

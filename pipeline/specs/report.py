@@ -9,13 +9,17 @@ from pipeline.specs.baselines import STAGE as BASELINES
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.confounding import STAGE as CONFOUNDING
+from pipeline.specs.contribute import STAGE as CONTRIBUTE
 from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.hypothesise import STAGE as HYPOTHESISE
 from pipeline.specs.impute import STAGE as IMPUTE
 from pipeline.specs.joint import STAGE as JOINT
 from pipeline.specs.judge import STAGE as JUDGE
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.pretrain import STAGE as PRETRAIN
+from pipeline.specs.recycle import STAGE as RECYCLE
 from pipeline.specs.split import STAGE as SPLIT
+from pipeline.specs.update import STAGE as UPDATE
 
 
 class ReportConfig(BaseModel):
@@ -54,7 +58,7 @@ STAGE = Stage(
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.report_page:ReportPage",
-    version=4,
+    version=5,
     reads={
         "cohort": COHORT,
         "split": SPLIT,
@@ -64,6 +68,15 @@ STAGE = Stage(
         "classify": CLASSIFY,
         "confounding": CONFOUNDING,
     },
-    reads_if_present={"baselines": BASELINES, "joint": JOINT, "impute": IMPUTE, "judge": JUDGE},
+    reads_if_present={
+        "baselines": BASELINES,
+        "contribute": CONTRIBUTE,
+        "joint": JOINT,
+        "impute": IMPUTE,
+        "hypothesise": HYPOTHESISE,
+        "update": UPDATE,
+        "judge": JUDGE,
+        "recycle": RECYCLE,
+    },
     settings={"settings": ALL},
 )

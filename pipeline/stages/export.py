@@ -27,6 +27,7 @@ from pipeline.specs.export import ExportConfig
 from pipeline.stages.classify import refuse_leak
 from pipeline.stages.cohort import UNREADABLE
 from pipeline.store.base import made_from_inputs
+from pipeline.store.contribution import ContributionSet
 from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
 from pipeline.store.joint import JointSet
@@ -47,6 +48,7 @@ def export(
     features: FeatureStore,
     pretrain: ExtractorSet,
     classify: ClassifierSet,
+    contribute: ContributionSet,
     joint: JointSet,
     run_name: str,
     out: BundleFolder,
@@ -69,7 +71,8 @@ def export(
     model.cpu()
     onnx, no_onnx = _onnx(model, data, maps, calibration["temperature"]["value"])
     roles = _roles(data, config)
-    now = {artifact.folder.name: artifact.fingerprint for artifact in (cohort, split, preprocess, features)}
+    made = (cohort, split, preprocess, features, contribute)
+    now = {artifact.folder.name: artifact.fingerprint for artifact in made}
     prepared: dict[str, Any] = {"preprocess": preprocess, "features": features}
     material = Export(
         name=config.name or run_name,

@@ -16,23 +16,30 @@ from pipeline.specs.report import ReportConfig
 from pipeline.store.base import Artifact, made_from_inputs
 from pipeline.store.comparison import ComparisonSet
 from pipeline.store.confounding import ConfoundingTables
+from pipeline.store.contribution import ContributionSet
 from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
+from pipeline.store.hypotheses import HypothesisTables
 from pipeline.store.imputed import ImputedSet
 from pipeline.store.joint import JointSet
+from pipeline.store.recycle import RecycleTables
 from pipeline.store.report_page import ReportPage
 from pipeline.store.synthetic import JudgementTables
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.update import UpdateSet
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.scores import as_scored
 from reporting.comparison_page import Comparison
 from reporting.confounding_page import Confounding
 from reporting.fairness_page import Fairness
+from reporting.hypotheses_page import Hypotheses
 from reporting.joint_page import Joint
 from reporting.quality import quality_of
+from reporting.recycle_page import Recycled
 from reporting.report import ReportData, render_report
 from reporting.synthetic_page import Synthetic
 from reporting.telling_patients import Scan, TellingPatient, telling_patients
+from reporting.update_page import Update
 
 
 def report(
@@ -44,9 +51,13 @@ def report(
     classify: ClassifierSet,
     confounding: ConfoundingTables,
     baselines: ComparisonSet,
+    contribute: ContributionSet,
     joint: JointSet,
     impute: ImputedSet,
+    hypothesise: HypothesisTables,
+    update: UpdateSet,
     judge: JudgementTables,
+    recycle: RecycleTables,
     settings: BaseModel,
     out: ReportPage,
     config: ReportConfig,
@@ -61,18 +72,35 @@ def report(
         runtime.note("the comparison with baselines is of earlier data and not shown; type --stages baselines,report")
     now = {stage.folder.name: stage.fingerprint for stage in stages}
     joint_page = None
-    if made_from_inputs(joint, now):
+    if made_from_inputs(joint, now | {"contribute": contribute.fingerprint}):
         stages += (joint,)
         with_imputed = made_from_inputs(impute, now | {"joint": joint.fingerprint})
         stages += (impute,) if with_imputed else ()
         joint_page = _joint(joint, impute if with_imputed else None, cohort.scans())
     elif joint.manifest is not None:
         runtime.note("the joint model is of earlier data and not shown; type --stages joint,impute,report")
+    hypotheses = None
+    if made_from_inputs(hypothesise, now):
+        stages += (hypothesise,)
+        hypotheses = Hypotheses(hypothesise.read(), hypothesise.read("maps.csv"), hypothesise.facts())
+    elif hypothesise.manifest is not None:
+        runtime.note("the hypotheses were asked of earlier data and are not shown; type --stages hypothesise,report")
+    updated = _updated(update, now)
+    if updated is not None:
+        stages += (update,)
+    elif update.manifest is not None:
+        runtime.note("the updated joint model is of earlier patients and not shown; type --stages update,report")
     synthetic = _synthetic(judge, {stage.folder.name: stage.fingerprint for stage in stages})
     if synthetic is not None:
         stages += (judge,)
     elif judge.manifest is not None:
         runtime.note("the judgement of synthetic patients is of earlier data and not shown; type --stages judge,report")
+    recycled = None
+    if made_from_inputs(recycle, now):
+        stages += (recycle,)
+        recycled = Recycled(recycle.curve(), recycle.facts())
+    elif recycle.manifest is not None:
+        runtime.note("the stage recycle is of earlier data and not shown; type --stages recycle,report")
     manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
     everything, classes = cohort.scans(), cohort.classes()
     scans = real_only(everything)
@@ -137,7 +165,10 @@ def report(
             comparison=comparison,
             confounding=_confounding(confounding),
             joint=joint_page,
+            hypotheses=hypotheses,
+            updated=updated,
             synthetic=synthetic,
+            recycled=recycled,
             notes=tuple(f"{name}: {note}" for name, m in manifests.items() for note in m.get("notes", ())),
             settings_yaml=settings_yaml(settings),
             versions=versions() | {"git commit": git_commit()},
@@ -182,6 +213,14 @@ def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame) -> J
         quality=None if impute is None else impute.read("quality.csv"),
         notes=tuple(record["model"]["notes"]),
     )
+
+
+def _updated(update: UpdateSet, now: dict[str, str]) -> Update | None:
+    """Return the updates; None if the newest was not made from the patients of this report."""
+    if not made_from_inputs(update, now):
+        return None
+    record = update.record() or {}
+    return Update(tuple(record["versions"]), update.log(), len(record["classes"]))
 
 
 def _synthetic(judge: JudgementTables, now: dict[str, str]) -> Synthetic | None:

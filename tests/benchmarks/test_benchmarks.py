@@ -22,6 +22,7 @@ import pytest
         "joint",
         "fairness",
         "federation",
+        "hypotheses",
     ],
 )
 def test_quick(question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pipeline.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("thin_backbone")
 QUICK = ["--pretrain.epochs", "1", "--joint.draws", "3", "--impute.draws", "2"]
+FEW = ["--recycle.labelled", "[1.0]", "--recycle.rho", "[0.5]", "--recycle.epochs", "1", "--recycle.patients", "20"]
 SECTION = 'id="joint"'
 
 
@@ -20,15 +21,22 @@ def test_named_stages_run_and_the_report_has_their_section(
     assert main(argv) == 0
     assert not (tmp_path / "run" / "joint").exists()
     assert SECTION not in page.read_text("utf-8")
-    assert main([*argv, "--stages", "joint,impute,report"]) == 0
+    assert main([*argv, "--stages", "joint,impute,hypothesise,update,recycle,report", *FEW]) == 0
     text = page.read_text("utf-8")
+    assert all(f'id="{name}"' in text for name in ("hypotheses", "updated", "recycled"))
     assert SECTION in text
     assert "Imputed values were never measured" in text
     assert (tmp_path / "run" / "impute" / "imputed.csv").exists()
     capsys.readouterr()
-    assert main([*argv, "--stages", "joint,impute,report", "--dry-run"]) == 0
+    assert main([*argv, "--stages", "joint,impute,hypothesise,update,recycle,report", *FEW, "--dry-run"]) == 0
     states = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert all("run" not in states[name].split()[1:2] for name in ("joint", "impute", "report"))
+    assert all(
+        "run" not in states[name].split()[1:2] for name in ("joint", "hypothesise", "update", "recycle", "report")
+    )
     assert main([*argv, "--stages", "report", "--split.missing", "{low: 0.3}"]) == 0  # the joint model is older now
-    assert SECTION not in page.read_text("utf-8")
-    assert "the joint model is of earlier data and not shown" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    for name in (SECTION, 'id="hypotheses"', 'id="recycled"'):
+        assert name not in page.read_text("utf-8")
+    assert "the joint model is of earlier data and not shown" in said
+    assert "the hypotheses were asked of earlier data and are not shown" in said
+    assert "the stage recycle is of earlier data and not shown" in said

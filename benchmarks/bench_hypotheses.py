@@ -1,0 +1,108 @@
+"""Are hypotheses in silico answered right where the truth is known, and are their controls silent?
+
+Phantom-like scores, 300 training patients: among the diseased each of two modalities shows its sign with a chance, but
+one of them always, so that the signs go together and do not make each other. And patients whose severity makes both.
+"""
+
+import numpy as np
+
+from benchmarks.common import finish, options
+from evaluation.paired import MeanDifference, mean_difference
+from models.joint.blocks import Blocks
+from models.joint.gaussian import JointGaussian
+from models.joint.posterior import fit
+from models.joint.sums import sums_of
+from synthesis.hypotheses import displacement, outcomes, permuted, random_moves, shift
+from synthesis.questions import CLASS, Along, Question
+
+BLOCKS = Blocks(("MRI", "PET", "covariate severity"), (4, 4, 1))
+SIGNS = Blocks(("MRI", "PET", "covariate severity"), (1, 1, 1))
+SEVERITY = "covariate severity"
+DRAWS, TESTED = 30, 100
+
+
+def main() -> None:
+    """Run it."""
+    parser = options(__doc__ or "")
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--patients", type=int, default=300)
+    arguments = parser.parse_args()
+    seeds = 5 if arguments.quick else arguments.seeds
+    found: dict[str, float] = {}
+    for penetrance in (0.6, 0.7, 0.8):
+        truth = (penetrance - 1) / penetrance
+        errors = [abs(conditional(seed, penetrance, arguments.patients) - truth) for seed in range(seeds)]
+        found[f"penetrance {penetrance}: size of the conditional, truth"] = -truth
+        found[f"penetrance {penetrance}: largest error"] = max(errors)
+        found[f"penetrance {penetrance}: seeds within .1"] = sum(error <= 0.1 for error in errors)
+    counts = np.zeros(4, dtype=int)
+    for seed in range(seeds):
+        counts += confounded(seed, arguments.patients)
+    names = (
+        "held: do-effect interval holds 0",
+        "not held: interval holds 0",
+        "pairings permuted: silent",
+        "random: silent",
+    )
+    found |= {f"{name}, of {seeds} seeds": int(count) for name, count in zip(names, counts, strict=True)}
+    finish("hypotheses", found, arguments)
+
+
+def conditional(seed: int, penetrance: float, patients: int) -> float:
+    """Return the change of PET's sign when MRI's sign appears, in diseased test patients."""
+    random = np.random.default_rng([seed, 177])
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % 2
+        which = random.random(count)  # P(both) = 2 penetrance - 1, each alone 1 - penetrance
+        signs = np.stack([which < penetrance, (which < 2 * penetrance - 1) | (which >= penetrance)], axis=1)
+        signs &= labels[:, None] == 1
+        rows = np.column_stack([signs + 0.1 * random.standard_normal((count, 2)), random.standard_normal(count)])
+        return rows, labels
+
+    rows, labels = draw(patients)
+    model = fit(sums_of(rows, labels, SIGNS, 2), draws=DRAWS, seed=seed)
+    tested, truth = draw(TESTED)
+    tested = tested[truth == 1]
+    moves = np.ones((len(tested), 1))
+    question = Question("MRI", Along("component", 0), 1.0, (CLASS,))
+    return float(shift(model, question, tested, moves).scores[:, :, 1].mean())
+
+
+def confounded(seed: int, patients: int) -> np.ndarray:
+    """Return whether four intervals hold 0: severity held, not held, and both controls of the latter."""
+    random = np.random.default_rng([seed, 178])
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % 2
+        severity = random.standard_normal(count) + labels
+        rows = random.standard_normal((count, BLOCKS.width))
+        rows[:, [0, 4]] += severity[:, None]
+        rows[:, 8] = severity
+        return rows, labels
+
+    rows, labels = draw(patients)
+    model = fit(sums_of(rows, labels, BLOCKS, 2), draws=DRAWS, seed=seed)
+    tested = draw(TESTED)[0]
+    free = Question("MRI", Along("component", 0))
+    held = Question("MRI", Along("component", 0), 1.0, (SEVERITY, CLASS))
+    move = displacement(model, free)
+    same = np.repeat(move[None], len(tested), axis=0)
+    mixed = permuted(rows, labels, BLOCKS, 2, "MRI", draws=DRAWS, seed=seed)
+    aside = random_moves(model, move, "MRI", len(tested), seed)
+    asked = ((model, held, same), (model, free, same), (mixed, free, same), (model, free, aside))
+    return np.array([_holds_0(_effect(model, *each, tested)) for each in asked], dtype=int)
+
+
+def _effect(
+    axes: JointGaussian, model: JointGaussian, question: Question, moves: np.ndarray, tested: np.ndarray
+) -> MeanDifference:
+    return mean_difference([outcomes(axes, question, tested, shift(model, question, tested, moves))["PET"]])
+
+
+def _holds_0(found: MeanDifference) -> bool:
+    return found.low <= 0 <= found.high
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Take a patient out of a workspace: sums, features, previews, and everything that was learnt from the patient.
+
+The updated joint model (stage `update`) has a basis that is learnt from nobody, so the patient is subtracted from its
+sums and what is left is as if the patient had never been seen. Networks, and bases of principal components, keep traces
+of everybody whom they were learnt from. Nothing can be subtracted there; decision: they are removed, and the next run
+fits them again without the patient. Exported models may be anywhere, so they are named and not touched.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from cohort.names import canonical
+from console.errors import InputError
+from files.reading import UnusableFileError, parse_json, read_bytes
+from files.writing import remove_folder
+from pipeline.deployment.bundle import subject_hash
+from pipeline.deployment.bundle_contents import MOST_ROUNDS
+from pipeline.deployment.bundle_layout import SEEN
+from pipeline.specs.registry import STAGES
+from pipeline.store.base import read_record
+from pipeline.store.tables import CohortTables
+from pipeline.store.update import UpdateSet
+from pipeline.store.viewers import WithViewers
+from synthesis.updating import apart
+
+OF_SCANS = ("preprocess", "features")
+WITH_PAGES = ("report", "predict")
+KEPT = ("export",)  # exported models are their owners' business
+TEXT = (".csv", ".json", ".html", ".md", ".log", ".yaml")
+MOST = 64_000_000  # bytes of a text file that is searched
+
+
+def forget(workspace: Path, subject: str, bundles: Sequence[Path] = ()) -> list[str]:
+    """Take a subject out; return a line for each thing that was done, or is left to do.
+
+    Args:
+        workspace: of a run.
+        subject: id, as in the manifest.
+        bundles: exported models to be asked whether they hold the subject, beside that of the workspace.
+
+    Raises:
+        InputError: the workspace does not know the subject.
+    """
+    updated = UpdateSet(workspace / "update")
+    state = updated.state()
+    scans = _scans(workspace, subject)
+    if not scans and (state is None or subject not in state.subjects):
+        raise InputError(f"{workspace} knows no subject {subject!r}; ids are spelt as in the manifest")
+    lines = [_from_sums(updated, subject)]
+    updated.never_again(subject)
+    lines += _from_scans(workspace, scans)
+    lines += _learnt_from(workspace, subject)
+    lines += _still_named(workspace, subject)
+    lines += [_in_bundle(folder, subject) for folder in (workspace / "export" / "bundle", *bundles) if folder.is_dir()]
+    lines.append(
+        "take the rows of this subject out of the manifest before the next run; the stage update refuses them, and no "
+        "other stage does"
+    )
+    return lines
+
+
+def _scans(workspace: Path, subject: str) -> list[str]:
+    cohort = CohortTables(workspace / "cohort")
+    if not (cohort.folder / "scans.csv").exists():
+        return []
+    table = cohort.scans()
+    return table.loc[table["subject"] == subject, "scan"].to_list()
+
+
+def _from_sums(updated: UpdateSet, subject: str) -> str:
+    """Subtract the subject from the sums of the stage update, and take the name out of all its versions."""
+    state, record = updated.state(), updated.record()
+    if state is None or record is None or subject not in state.subjects:
+        return "update: the subject is in no sums"
+    left = state.without([subject])
+    versions = []
+    for version in record["versions"]:
+        lists = {key: [name for name in version[key] if name != subject] for key in ("in", "added", "replaced")}
+        versions.append({**version, **lists, "erased": version["erased"] + (subject in version["in"])})
+    log = updated.log()
+    (updated.folder / "manifest.json").unlink(missing_ok=True)
+    facts = {"classes": record["classes"], "scores_of": record["scores_of"], "versions": versions}
+    updated.save(left, log[log["subject"] != subject], facts)
+    return (
+        f"update: taken out of the sums by subtraction; {len(left.subjects)} patients are left, and the sums differ "
+        f"from sums of those alone by {apart(left.sums, left.anew()):.1g} of their largest entry"
+    )
+
+
+def _from_scans(workspace: Path, scans: Sequence[str]) -> list[str]:
+    """Remove volumes, pictures, feature maps and pages of slices."""
+    lines = []
+    for stage in OF_SCANS:
+        folders = [workspace / stage / scan for scan in scans if (workspace / stage / scan).is_dir()]
+        for folder in folders:
+            remove_folder(folder, below=workspace / stage)
+        if folders:
+            (workspace / stage / "manifest.json").unlink(missing_ok=True)
+            lines.append(f"{stage}: the results of {len(folders)} scans are removed")
+    pages = [workspace / stage / WithViewers.VIEWERS / f"{scan}.html" for stage in WITH_PAGES for scan in scans]
+    there = [page for page in pages if page.is_file()]
+    for page in there:
+        page.unlink()
+    if there:
+        lines.append(f"{len(there)} pages of slices are removed")
+    return lines
+
+
+def _learnt_from(workspace: Path, subject: str) -> list[str]:
+    """Remove what was fitted to the subject: subtraction would leave traces in a basis or a network."""
+    lines = []
+    for stage in STAGES:
+        folder = workspace / stage.name
+        fitted = []
+        for path in sorted(folder.glob("repeat-*/record.json")):
+            record = read_record(path) or {}
+            if subject in (*record.get("train_subjects", ()), *record.get("validation_subjects", ())):
+                fitted.append(path.parent)
+        for each in fitted:
+            remove_folder(each, below=folder)
+        if fitted:
+            (folder / "manifest.json").unlink(missing_ok=True)
+            names = ", ".join(each.name for each in fitted)
+            lines.append(f"{stage.name}: learnt from the subject, so it is removed and has to be refitted ({names})")
+    return lines
+
+
+def _still_named(workspace: Path, subject: str) -> list[str]:
+    """Mark stages as unfinished whose files name the subject, and say so; they are made anew by the next run."""
+    pattern = re.compile(rf"(?<![A-Za-z0-9]){re.escape(subject)}(?![A-Za-z0-9])")
+    named = []
+    for folder in sorted(path for path in workspace.iterdir() if path.is_dir() and path.name not in KEPT):
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in TEXT]
+        if any(pattern.search(_text(path)) or pattern.search(path.name) for path in files):
+            named.append(folder.name)
+            if folder.name in {stage.name for stage in STAGES} - {"cohort", "split"}:
+                (folder / "manifest.json").unlink(missing_ok=True)
+    if not named:
+        return []
+    return [
+        f"still named in {', '.join(named)}: these are made anew by the next run without the subject; logs and the "
+        "demo cohort are not, and synthetic patients that were drawn before stay wherever they were copied"
+    ]
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path, most=MOST).decode("utf-8", "replace")
+    except (OSError, UnusableFileError):
+        return ""
+
+
+def _in_bundle(folder: Path, subject: str) -> str:
+    """Say whether an exported model holds the subject; its ids are salted hashes."""
+    try:
+        known = parse_json(read_bytes(folder / SEEN, most=MOST))
+        salt, rounds = bytes.fromhex(known["salt"]), min(int(known["rounds"]), MOST_ROUNDS)
+        role = known["subjects"].get(subject_hash(canonical(subject), salt, rounds), "")
+    except (OSError, UnusableFileError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return f"{folder}: cannot be asked ({error}); look there yourself"
+    if not role:
+        return f"{folder}: does not hold the subject"
+    return (
+        f"{folder}: holds the subject ({role}). It is not changed: stop using it, and every copy of it, and export "
+        "again after the next run; its calibration has expired"
+    )

@@ -1,0 +1,257 @@
+"""The stage update, and --forget: versions, who is in, what is refused, what is removed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import toy_run
+
+from console.errors import InputError, PreconditionError
+from pipeline.cli.forget import forget
+from pipeline.cli.main import main
+from pipeline.cli.workspace import expired_calibration
+from pipeline.runner.per_scan import scan_contents
+from pipeline.runner.run import run_stage
+from pipeline.specs.joint import STAGE as JOINT
+from pipeline.specs.update import STAGE as UPDATE
+from pipeline.store.base import ArtifactError, read_record, write_record
+from pipeline.store.features import FeatureStore
+from pipeline.store.update import UpdateSet
+from synthesis.updating import apart
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TABLE = toy_run.scans(60).assign(split="")
+FIRST = TABLE[TABLE["subject"] < "s40"]
+
+
+def run(workspace: Path, table: pd.DataFrame, **settings: object) -> UpdateSet:
+    """Fill the workspace with these scans, keeping what the stage left, and run it."""
+    toy_run.fill(workspace, table)
+    return again(workspace, **settings)
+
+
+def again(workspace: Path, **settings: object) -> UpdateSet:
+    run_stage(UPDATE, toy_run.settings(update=settings), workspace, device="cpu")
+    return UpdateSet(workspace / "update")
+
+
+def notes(out: UpdateSet) -> str:
+    return "\n".join((out.manifest or {})["notes"])
+
+
+def versions(out: UpdateSet) -> list[dict[str, Any]]:
+    return list((out.record() or {})["versions"])
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """A workspace after two versions: 40 patients, then 20 more."""
+    workspace = tmp_path_factory.mktemp("update")
+    run(workspace, FIRST)
+    run(workspace, TABLE)
+    return workspace
+
+
+@pytest.fixture
+def copied(twice: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(twice, tmp_path / "run"))
+
+
+def test_versions_say_who_came_and_who_is_in(twice: Path) -> None:
+    out = UpdateSet(twice / "update")
+    one, two = versions(out)
+    everybody = sorted(TABLE["subject"].unique())
+    assert one["in"] == one["added"] == everybody[:40]
+    assert (two["in"], two["added"]) == (everybody, everybody[40:])
+    log = out.log()
+    assert log.groupby("version")["how"].unique().map(list).to_dict() == {1: ["held out"], 2: ["before it was learnt"]}
+    assert log["subject"].to_list() == everybody
+    assert log[["p_well", "p_sick"]].sum(axis=1).to_numpy() == pytest.approx(np.ones(60))
+    chance = np.where(log["truth"] == "sick", log["p_sick"], log["p_well"])
+    np.testing.assert_allclose(log["log_loss"], -np.log(chance))
+    assert "its calibration, its conformal sets" in notes(out)
+    assert two["drift"]["newest"] == 20
+
+
+def test_the_update_is_the_model_of_all_at_once(twice: Path, tmp_path: Path) -> None:
+    at_once, updated = run(tmp_path, TABLE).state(), UpdateSet(twice / "update").state()
+    assert at_once is not None
+    assert updated is not None
+    assert at_once.subjects == updated.subjects
+    assert apart(at_once.sums, updated.sums) < 1e-10
+    assert versions(UpdateSet(twice / "update"))[1]["apart"] < 1e-10
+
+
+def test_without_anybody_new_the_version_stays(copied: Path) -> None:
+    before = (UpdateSet(copied / "update").record() or {})["sha256"]
+    out = again(copied)
+    assert len(versions(out)) == 2
+    assert "nobody is new; version 2 stays" in notes(out)
+    assert (out.record() or {})["sha256"] == before
+    assert len(out.log()) == 60
+
+
+def test_a_new_session_and_a_new_scan_replace_what_was_there(copied: Path) -> None:
+    later = TABLE[TABLE["subject"] == "s03"].assign(session="2", observation="s03_2")
+    later["scan"] = later["scan"] + "_2"
+    toy_run.fill(copied, pd.concat([TABLE, later], ignore_index=True))
+    store = FeatureStore(copied / "features")
+    changed = [*later["scan"], "s05_PET" if (TABLE["scan"] == "s05_PET").any() else "s05_US"]
+    for name in changed:
+        store.save(name, torch.full((4, 2, 2), 0.3))
+        store.finish(name, "key", {"shape": [4, 2, 2]})
+    toy_run.finish(store, **scan_contents(store, dict.fromkeys(store.scans(), "key")))
+    out = again(copied)
+    assert versions(out)[2]["replaced"] == ["s03", "s05"]
+    assert versions(out)[2]["added"] == []
+    state = out.state()
+    assert state is not None
+    assert len(state.subjects) == 60
+    assert apart(state.sums, state.anew()) < 1e-10
+    assert "1 patients have several sessions; the last one counts" in notes(out)
+
+
+def test_who_leaves_the_manifest_stays_in_and_is_said(copied: Path) -> None:
+    out = run(copied, TABLE[TABLE["subject"] != "s10"])
+    assert "s10" in versions(out)[-1]["in"]
+    out = run(copied, pd.concat([TABLE[TABLE["subject"] != "s10"], new_patient()], ignore_index=True))
+    assert versions(out)[2]["absent"] == 1
+    assert "1 patients who are in are not in the manifest any more; they stay in" in notes(out)
+
+
+def new_patient() -> pd.DataFrame:
+    row = TABLE[TABLE["scan"] == "s00_MRI"].iloc[0].to_dict()
+    return pd.DataFrame([row | {"scan": "s70_MRI", "subject": "s70", "observation": "s70", "sha256": "70"}])
+
+
+def test_other_scores_start_anew_only_if_everybody_is_there(copied: Path) -> None:
+    out = again(copied, components=2)
+    assert "everybody is scored and learnt from anew" in notes(out)
+    assert versions(out)[-1]["added"] == sorted(TABLE["subject"].unique())
+    state = out.state()
+    assert state is not None
+    assert state.sums.blocks.sizes == (2, 2, 2)
+    with pytest.raises(PreconditionError, match=r"20 patients who are in are not in the manifest any more \(s40"):
+        run(copied, FIRST, components=3)
+
+
+def test_other_classes_and_a_damaged_history_are_refused(copied: Path) -> None:
+    toy_run.fill(copied, TABLE)
+    cohort = toy_run.CohortTables(copied / "cohort")
+    cohort.save(TABLE, toy_run.CLASSES[::-1])
+    toy_run.finish(cohort, **cohort.contents())
+    with pytest.raises(PreconditionError, match="sums of other classes do not go together"):
+        again(copied)
+    toy_run.fill(copied, TABLE)
+    path = next((copied / "update").glob("state-*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-8] + b"12345678")
+    with pytest.raises(ArtifactError, match="not as it was written. Bring the folder"):
+        again(copied)
+    (copied / "update" / "versions.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="the history of all updates"):
+        again(copied)
+
+
+def test_too_few_patients_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PreconditionError, match="no joint model can be learnt"):
+        run(tmp_path, TABLE[TABLE["subject"] < "s02"])
+
+
+def test_drift_is_said(copied: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    rows = [new_patient().assign(scan=f"s{n}_MRI", subject=f"s{n}", observation=f"s{n}") for n in range(70, 90)]
+    toy_run.fill(copied, pd.concat([TABLE, *rows], ignore_index=True))
+    store = FeatureStore(copied / "features")
+    for number in range(70, 90):
+        store.save(f"s{number}_MRI", torch.randn(4, 2, 2, generator=random) + 4)
+        store.finish(f"s{number}_MRI", "key", {"shape": [4, 2, 2]})
+    toy_run.finish(store, **scan_contents(store, dict.fromkeys(store.scans(), "key")))
+    out = again(copied)
+    assert versions(out)[2]["drift"]["found"]
+    assert "drift: the newest 20 patients are farther from the model than the 60 before them" in notes(out)
+
+
+# --- forgetting ---
+
+
+def test_who_is_forgotten_was_never_seen(copied: Path, tmp_path: Path, small_model: Callable[..., Path]) -> None:
+    run_stage(JOINT, toy_run.settings(joint={"draws": 2, "decoder": "none"}), copied, device="cpu")
+    train = (read_record(copied / "joint" / "repeat-1" / "record.json") or {})["train_subjects"]
+    gone = train[0]
+    page = copied / "report" / "viewer" / f"{gone}_MRI.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("slices")
+    (copied / "report" / "report.html").write_text(f"of {gone}")
+    write_record(copied / "report" / "manifest.json", {"made_from": {}, "files": {}})
+    for scan in TABLE.loc[TABLE["subject"] == gone, "scan"]:
+        (copied / "preprocess" / scan).mkdir(parents=True)
+    bundle = small_model(tmp_path / "model")
+    said = "\n".join(forget(copied, gone, [bundle, tmp_path]))
+    out = UpdateSet(copied / "update")
+    left, never = out.state(), run(tmp_path / "never", TABLE[TABLE["subject"] != gone]).state()
+    assert left is not None
+    assert never is not None
+    assert left.subjects == never.subjects
+    assert apart(left.sums, never.sums) < 1e-10
+    assert "taken out of the sums by subtraction; 59 patients are left" in said
+    assert not list((copied / "features").glob(f"{gone}_*"))
+    assert not list((copied / "preprocess").glob(f"{gone}_*"))
+    assert not page.exists()
+    assert "joint: learnt from the subject, so it is removed and has to be refitted (repeat-1" in said
+    assert not (copied / "joint" / "repeat-1").exists()
+    assert not (copied / "report" / "manifest.json").exists()
+    assert f"{bundle}: does not hold the subject" in said
+    assert f"{tmp_path}: cannot be asked" in said
+    for path in (copied / "update").iterdir():
+        assert gone.encode() not in path.read_bytes(), path
+    assert [each["erased"] for each in versions(out)] == [1 if gone < "s40" else 0, 1]
+    with pytest.raises(PreconditionError, match="1 patients in the manifest were to be forgotten"):
+        run(copied, TABLE)
+    assert len(versions(run(copied, TABLE[TABLE["subject"] != gone]))) == 2
+    with pytest.raises(InputError, match="knows no subject 's99'"):
+        forget(copied, "s99")
+
+
+def test_a_bundle_that_holds_the_patient_is_named(copied: Path, small_model: Callable[..., Path]) -> None:
+    bundle = small_model(copied / "export" / "bundle")
+    held = json.loads((bundle / "seen.json").read_text())
+    from cohort.names import canonical
+    from pipeline.deployment.bundle import subject_hash
+
+    salt = bytes.fromhex(held["salt"])
+    held["subjects"][subject_hash(canonical("s12"), salt, held["rounds"])] = "train"
+    (bundle / "seen.json").write_text(json.dumps(held))
+    said = "\n".join(forget(copied, "s12"))
+    assert f"{bundle}: holds the subject (train)" in said
+    assert "its calibration has expired" in said
+
+
+def test_forget_from_the_command_line(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("name: toy\ncohort: {manifest: phantoms, modalities: {MRI: {}}}\n")
+    argv = ["--config", str(config), "--workspace", str(copied), "--forget", "s07"]
+    assert main(argv) == 2
+    assert "no settings.yaml, so it may be something else" in capsys.readouterr().err
+    assert main([*argv[:3], str(tmp_path / "nothing"), *argv[4:]]) == 2
+    assert "is no workspace" in capsys.readouterr().err
+    (copied / "settings.yaml").write_text("name: toy\n")
+    write_record(copied / "workspace.json", {"format": 2})
+    assert main([*argv, "--stages", "update"]) == 2
+    assert "--forget runs no stage" in capsys.readouterr().err
+    assert main(argv) == 0
+    assert "taken out of the sums" in capsys.readouterr().out
+
+
+def test_an_exported_model_of_before_has_an_expired_calibration(copied: Path) -> None:
+    now = UpdateSet(copied / "update").manifest or {}
+    for cohort, expected in (("older", 1), (now["made_from"]["inputs"]["cohort"], 0)):
+        write_record(copied / "export" / "manifest.json", {"made_from": {"inputs": {"cohort": cohort}}, "files": {}})
+        found = expired_calibration(copied)
+        assert len(found) == expected
+    assert not expired_calibration(copied / "elsewhere")
