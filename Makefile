@@ -1,5 +1,6 @@
 # make demo   install, then the demo cohort from scans to a tested classifier and a report
-# make test   install, then all tests
+# make test   install, then the tests, without the slow ones
+# make test-all  all tests
 # make bench  every benchmark; ARGS=--quick tries them out
 # make gpu-check  compares a GPU with the CPU and measures it; docs/gpu.md
 # make lint   style, types and who may import whom
@@ -13,7 +14,7 @@ WHEELS ?= wheels
 HASHES ?= constraints-hashes.txt
 WANTED ?= "$$(grep '^torch==' constraints.txt)" '.[demo,dev]' "$$(sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml)"
 
-.PHONY: .venv demo test lint bench gpu-check hashes hashed
+.PHONY: .venv demo test test-all lint bench gpu-check hashes hashed
 
 .venv: $(INSTALLED)
 
@@ -28,6 +29,9 @@ demo: $(INSTALLED)
 	$(BIN)/python run_pipeline.py --stages preprocess,pretrain,classify,report
 
 test: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+test-all: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)

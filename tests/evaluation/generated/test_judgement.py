@@ -13,6 +13,7 @@ from evaluation.generated.judgement import Judgement, judge
 from evaluation.generated.usefulness import STRENGTH, real_or_generated, train_on_generated
 
 TRAIN, HELD_OUT, MADE, COLUMNS, HIDDEN = 54, 54, 200, 64, 16
+SEEDS = 4
 FOUND = {"honest": (), "copies": ("copies", "near"), "half copies": ("copies", "near"), "shrunk": ("near", "narrow")}
 
 
@@ -32,9 +33,9 @@ def generated(name: str, train: np.ndarray, random: np.random.Generator) -> np.n
 
 @pytest.fixture(scope="module")
 def judged() -> dict[str, list[Judgement]]:
-    """Judgements of every generator with eight seeds."""
+    """Judgements of every generator with four seeds."""
     found: dict[str, list[Judgement]] = {name: [] for name in FOUND}
-    for seed in range(8):
+    for seed in range(SEEDS):
         random = np.random.default_rng(seed)
         train, held_out = people(TRAIN, random), people(HELD_OUT, random)
         for name in FOUND:
@@ -53,13 +54,15 @@ def means(judged: dict[str, list[Judgement]], get: str) -> Iterator[float]:
         yield float(np.mean(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOUND)
 def test_every_generator_is_told_for_what_it_is(judged: dict[str, list[Judgement]], name: str) -> None:
     """A generator that is narrow, or draws from a few training rows, differs from held-out rows too, if enough do."""
     found = [each.findings() for each in judged[name]]
-    assert [tuple(x for x in each if x != "different" or name == "honest") for each in found] == [FOUND[name]] * 8
+    assert [tuple(x for x in each if x != "different" or name == "honest") for each in found] == [FOUND[name]] * SEEDS
 
 
+@pytest.mark.slow
 def test_the_table_of_four_generators(judged: dict[str, list[Judgement]]) -> None:
     honest, copies, half, shrunk = means(judged, "memorisation.authentic")
     assert copies == 0

@@ -107,6 +107,7 @@ def tables(run: Faulty) -> dict[str, bytes]:
     return {str(path.relative_to(run.out.folder)): path.read_bytes() for path in run.out.folder.rglob("*.csv")}
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one_and_report_a_failure_alike(
     make: Make, no_process_left: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,6 +141,7 @@ def test_two_processes_give_the_bytes_of_one_and_report_a_failure_alike(
     assert advanced[1] == advanced[2] == sum(len(unit.tasks) for unit in units) == 4 * len(WANTED)
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_nothing_but_time(
     make: Make, no_process_left: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,6 +154,7 @@ def test_a_killed_process_costs_nothing_but_time(
             assert run.out.record(run.out.folder_of(unit.scenario.name, name, unit.repeat), key), name
 
 
+@pytest.mark.slow
 def test_an_interruption_ends_all_processes_at_once_and_what_is_finished_is_kept(
     make: Make, no_process_left: None
 ) -> None:
