@@ -79,6 +79,27 @@ def test_the_penalty_is_the_best_of_the_held_out_losses() -> None:
     assert choice.facts() == {"penalty": choice.penalty}
 
 
+def test_a_held_out_loss_is_that_of_scikit_learn_on_the_other_folds() -> None:
+    phi, sets = study([[0], [0, 1]] * 15, [n % 3 for n in range(30)])
+    _, choice = fit(phi, sets)
+    subsets, owner, _ = every_subset(sets.groups, sets.modality)
+    parts = [phi[subsets.batch(torch.tensor([n]))[0]].mean(0) for n in range(len(owner))]
+    x, of_set, labels = torch.stack(parts).double().numpy(), owner.numpy(), sets.target.numpy()
+    share = (1 / np.bincount(of_set))[of_set]
+    u = np.square(x - share @ x / 30).sum(1).mean()
+    expected = np.zeros(30)
+    for round_ in range(penalised.ROUNDS):
+        fold = folds_of(labels, np.arange(30), np.random.default_rng([0, round_]))
+        for number in range(FOLDS):
+            learnt, held = fold[of_set] != number, fold[of_set] == number
+            model = LogisticRegression(C=1 / (0.03 * u), tol=1e-8, max_iter=2000)
+            model.fit(x[learnt], labels[of_set[learnt]], share[learnt] / share[learnt].sum())
+            loss = -model.predict_log_proba(x[held])[np.arange(held.sum()), labels[of_set[held]]]
+            expected += np.bincount(of_set[held], loss * share[held], minlength=30) / penalised.ROUNDS
+    (row,) = (row for row in choice.rows if row["penalty"] == 0.03)
+    assert row["held_out_loss"] == pytest.approx(expected.mean(), abs=5e-4)
+
+
 def test_noise_gets_a_strong_penalty_and_signal_a_weak_one() -> None:
     noise, signal = (fit(*study([[0, 1]] * 60, [0, 1] * 30, signal=s))[1].penalty for s in (0.0, 2.0))
     assert noise > 10 * signal
@@ -108,10 +129,13 @@ def test_of_many_modalities_only_some_subsets_are_learnt_and_that_is_told() -> N
 def test_a_set_counts_once_however_many_scans_it_has() -> None:
     phi, sets = study([[0, 1, 2], [0]] * 20, [0, 1] * 20)
     phi[:] = 0  # nothing to tell them by
-    classifier, _ = fit(phi, sets)
+    classifier, choice = fit(phi, sets)
     np.testing.assert_allclose(predict_sets(classifier, phi, sets.groups), 0.5, atol=1e-3)
-    classifier, _ = fit(phi, sets, class_weights=torch.tensor([3.0, 1.0]))
+    assert choice.penalty == PENALTIES[0]  # of equally good ones the strongest
+    classifier, choice = fit(phi, sets, class_weights=torch.tensor([3.0, 1.0]))
     np.testing.assert_allclose(predict_sets(classifier, phi, sets.groups)[:, 0], 0.75, atol=1e-3)
+    weighted = -(3 * np.log(0.75) + np.log(0.25)) / 4  # a class counts in the choice as it does in the fit
+    assert choice.rows[0]["held_out_loss"] == pytest.approx(weighted, abs=2e-3)
 
 
 def test_scans_have_no_order() -> None:
