@@ -145,7 +145,8 @@ def permutation_test(
 ) -> dict[str, float]:
     """Return p of the gap between groups, by measure: the share of random groups with as large a gap.
 
-    Groups are permuted among the subjects of each class, all rows of a subject together.
+    Groups are permuted among the subjects of each class, all rows of a subject together; subjects who have been of
+    several classes are permuted among themselves.
 
     Args:
         predictions: test predictions, with `decided`.
@@ -161,7 +162,9 @@ def permutation_test(
     first = rows.drop_duplicates("subject")
     codes = {name: i for i, name in enumerate(scored)}
     assigned_s = np.array([codes[g] for g in named[first.index]])
-    members_of = [np.flatnonzero(first["truth"].to_numpy() == k) for k in first["truth"].unique()]
+    # Who changes class between sessions is among those who do, so that no group is left without a class.
+    stratum, strata = pd.factorize(rows.groupby("subject", sort=False)["truth"].agg(lambda of: tuple(sorted(set(of)))))
+    members_of = [np.flatnonzero(stratum == k) for k in range(len(strata))]
     sums = _sums_of_subjects(rows, pd.Index(first["subject"]).get_indexer(rows["subject"]))
 
     def gaps(assigned_bs: npt.NDArray[np.int64]) -> dict[str, FloatArray]:

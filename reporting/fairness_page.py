@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,14 @@ def gaps_in_words(page: Fairness) -> list[str]:
             f"{page.smallest_group} test patients of each class."
         ]
     found = [row for row in tested if row["p_holm"] < LEVEL]
+    least_of_all = len(tested) / (1 + page.permutations)  # p after Holm where no random group has as large a gap
+    if least_of_all >= LEVEL:
+        enough = math.ceil(2 * len(tested) / LEVEL / 1000) * 1000
+        return [
+            f"Whether a gap is larger than chance explains cannot be said: with {len(tested)} tests and "
+            f"{page.permutations:,} random groups no p can be below {least_of_all:.2g}, corrected for their number. "
+            f"Type --confounding.permutations {enough}."
+        ]
     if not found:
         least = min(row["p_holm"] for row in tested)
         return [

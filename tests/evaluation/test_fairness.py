@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, recall_score, roc_auc_score
 
 from benchmarks.bench_fairness import HARMS, Design, Harm, simulate
 from benchmarks.bench_fairness import cohort as simulated
+from evaluation.comparison import holm
 from evaluation.fairness import (
     MEASURES,
     audit_groups,
@@ -57,12 +59,12 @@ def test_a_group_too_small_is_not_scored_and_has_no_gap() -> None:
     site = groups["site"].copy()
     sick = table.loc[table["truth"] == 1, "subject"]
     site[sick.iloc[:9]] = "C"
-    site[table.loc[table["truth"] == 0, "subject"].iloc[:30]] = "C"
+    site[table.loc[table["truth"] == 0, "subject"].iloc[:19]] = "C"
     audited, gaps = audit(table, {"site": site})
     row = audited.set_index("group").loc["C"]
-    assert (row["fewest"], row["subjects"]) == (9, 39)
+    assert (row["fewest"], row["subjects"]) == (9, 28)
     assert row[[f"{name}_mean" for name in MEASURES]].isna().all()
-    assert set(gaps["highest"]) | set(gaps["lowest"]) <= {"A", "B"}
+    assert set(gaps["highest"]) | set(gaps["lowest"]) == {"A", "B"}
     assert audit(table, {"all": pd.Series("A", index=site.index)})[1].empty
 
 
@@ -83,24 +85,76 @@ def test_the_gap_is_the_highest_minus_the_lowest_with_an_interval_around_it() ->
 def test_p_is_the_share_of_all_assignments_with_as_large_a_gap() -> None:
     """Four of each class, two groups: all 36 assignments that keep each group's numbers can be listed."""
     truth = np.repeat([0, 1], 4)
-    p = np.array([0.1, 0.2, 0.3, 0.7, 0.15, 0.6, 0.8, 0.9])
+    p = np.array([0.1, 0.2, 0.6, 0.7, 0.15, 0.65, 0.8, 0.9])
     names = [f"s{i}" for i in range(8)]
     table = pd.DataFrame({"repeat": 1, "subject": names, "observation": names, "truth": truth, "p_0": 1 - p, "p_1": p})
     table["decided"] = (p >= 0.5).astype(int)
-    group = pd.Series(list("ABBABABA"), index=names)
-
-    def gap(members: np.ndarray) -> float:
-        return abs(roc_auc_score(truth[members], p[members]) - roc_auc_score(truth[~members], p[~members]))
-
-    observed = gap((group == "A").to_numpy())
-    gaps = []
-    for well, sick in itertools.product(itertools.combinations(range(4), 2), itertools.combinations(range(4, 8), 2)):
-        gaps.append(gap(np.isin(np.arange(8), [*well, *sick])))
-    exact = np.mean(np.array(gaps) >= observed - 1e-9)
+    group = pd.Series(list("AABBBBAA"), index=names)
+    measures = {
+        "auc": roc_auc_score,
+        "brier": brier_score_loss,
+        "tpr": lambda y, q: (q[y == 1] >= 0.5).mean(),
+        "fpr": lambda y, q: (q[y == 0] >= 0.5).mean(),
+    }
     audited = audit_groups(table, {"g": group}, smallest=2)
     found = gaps_between_groups(table, {"g": group}, audited, smallest=2, permutations=20_000).set_index("measure")
-    assert 0.1 < exact < 0.9
-    assert found.loc["auc", "p"] == pytest.approx(exact, abs=0.015)
+    members_of = [
+        np.isin(np.arange(8), [*well, *sick])
+        for well, sick in itertools.product(itertools.combinations(range(4), 2), itertools.combinations(range(4, 8), 2))
+    ]
+    exact = {}
+    for name, measure in measures.items():
+        gaps = [abs(measure(truth[a], p[a]) - measure(truth[~a], p[~a])) for a in [group == "A", *members_of]]
+        exact[name] = np.mean(np.array(gaps[1:]) >= gaps[0] - 1e-9)
+        assert found.loc[name, "p"] == pytest.approx(exact[name], abs=0.015), name
+    assert len(set(exact.values())) == 4
+
+
+def test_p_is_never_0_and_holm_counts_all_tests() -> None:
+    table, groups = cohort(120, harm=1.0)
+    gaps = audit(table, groups)[1]
+    assert gaps["p"].min() == 1 / 401  # none of the 400
+    np.testing.assert_array_equal(gaps["p_holm"], holm(gaps["p"]))
+    assert gaps["p"].notna().sum() > gaps.groupby("grouping")["p"].count().max()
+
+
+def test_who_changes_class_is_permuted_among_those_who_do() -> None:
+    """Else a group could be left without a class: the sick of A are those who fell ill."""
+    rows = [("a1", 0), ("a1", 1), ("a2", 0), ("a2", 1), *((f"b{i}", 0) for i in range(4)), ("b4", 1), ("b5", 1)]
+    table = pd.DataFrame(rows, columns=["subject", "truth"]).assign(repeat=1, decided=0)
+    table = table.assign(p_1=np.linspace(0.2, 0.8, 10), observation=[f"o{i}" for i in range(10)])
+    table["p_0"] = 1 - table["p_1"]
+    group = {"g": pd.Series({name: name[0] for name in table["subject"]})}
+    audited = audit_groups(table, group, smallest=2)
+    gaps = gaps_between_groups(table, group, audited, smallest=2, permutations=100).set_index("measure")
+    assert gaps.loc["auc", "gap"] > 0.1
+    assert gaps.loc["auc", "p"] == 1  # nobody else could be in A
+
+
+def test_the_interval_of_a_gap_takes_the_nearer_end_of_each() -> None:
+    """Zou and Donner: down to the low end of the higher group and the high end of the lower one."""
+    table, groups = cohort(60)
+    audited = audit_groups(table, {"sex": groups["sex"]}, smallest=10).assign(
+        auc_mean=[0.8, 0.5], auc_low=[0.6, 0.3], auc_high=[0.9, 0.8]
+    )
+    gaps = gaps_between_groups(table, {"sex": groups["sex"]}, audited, smallest=10, permutations=100)
+    row = gaps.set_index("measure").loc["auc"]
+    assert (row["low"], row["high"]) == pytest.approx((0.3 - np.hypot(0.2, 0.3), 0.3 + np.hypot(0.1, 0.2)))
+
+
+def test_the_interval_of_a_slope_is_that_of_the_sandwich() -> None:
+    table, groups = cohort(120)
+    row = audit_groups(table, {"all": pd.Series("A", index=groups["sex"].index)}, smallest=10).iloc[0]
+    x = np.stack([np.ones(120), np.log(table["p_1"] / table["p_0"])], axis=1)
+    slope = row["calibration_slope_mean"]
+    model = LogisticRegression(C=1e9, tol=1e-10, max_iter=1000).fit(x[:, 1:], table["truth"])
+    fitted = model.predict_proba(x[:, 1:])[:, 1]
+    bread = np.linalg.inv(x.T @ (x * (fitted * (1 - fitted))[:, np.newaxis]))
+    influence = (x * (table["truth"] - fitted).to_numpy()[:, np.newaxis]) @ bread[1]
+    error = np.sqrt((influence**2).sum() * 120 / 119)
+    reach = stats.t.ppf(0.975, table["truth"].value_counts().min() - 1) * error
+    ends = row["calibration_slope_low"], row["calibration_slope_high"]
+    assert ends == pytest.approx((slope - reach, slope + reach), rel=1e-3)
 
 
 def test_rows_of_a_patient_stay_together() -> None:
