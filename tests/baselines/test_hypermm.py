@@ -21,7 +21,7 @@ VARIANTS = {
     "two steps": PROJECT,
     "one step": replace(PROJECT, two_steps=False),
     "fine-tuned": replace(PROJECT, fine_tune=True),
-    "dropout": replace(PROJECT, two=StepTwo(modality_dropout=0.3)),
+    "dropout": replace(PROJECT, two=StepTwo(fit="epochs", modality_dropout=0.3)),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 from helpers import toy_run
 from pydantic import ValidationError
 
+from models.hypermm import Sets, fit_classifier
 from models.penalised import PENALTIES
 from models.settings import StepOne, StepTwo, Training
 from pipeline.runner.run import run_stage
@@ -99,6 +100,30 @@ def test_a_setting_that_would_do_nothing_is_refused(option: dict[str, Any]) -> N
     with pytest.raises(ValidationError, match=f"{name} is .*, which fit: folds does not read; set fit: epochs"):
         ClassifyConfig(**option)
     assert getattr(ClassifyConfig(fit="epochs", **option), name) == option[name]
+
+
+def test_inner_folds_are_told_which_sessions_are_of_one_subject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    table = toy_run.scans(30)
+    table["subject"] = [f"s{int(name[1:]) // 2:02d}" for name in table["observation"]]  # two sessions each
+    toy_run.fill(tmp_path, table)
+    subject_of = table.set_index("observation")["subject"]
+    given: list[tuple[list[int], list[int]]] = []
+
+    def record(classifier: Any, phi: Any, sets: Sets, *others: Any, **more: Any) -> Any:
+        given.append((sets.subject.tolist(), sets.train.tolist()))
+        return fit_classifier(classifier, phi, sets, *others, **more)
+
+    monkeypatch.setattr("models.hypermm.fit_classifier", record)
+    fitted(tmp_path, "pretrain")
+    fitted(tmp_path, "classify")
+    assert len(given) == 2
+    names = sorted(subject_of.index.unique())
+    for subject, train in given:
+        pairs = {(number, subject_of[[name]].iloc[0]) for number, name in zip(subject, names, strict=True)}
+        assert len(pairs) == len(set(subject)) == 15
+        assert len({subject[row] for row in train}) == len(train) / 2 == 6
 
 
 def test_a_record_says_how_it_was_fitted(usual: tuple[Path, dict[str, str]], tmp_path: Path) -> None:

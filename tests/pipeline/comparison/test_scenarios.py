@@ -240,6 +240,10 @@ def test_several_scans_of_a_modality_stay_with_their_observation(
     scenario_sample = build_sample(pd.concat([later, data.scans]), data, feature_maps, CPU)
     index = scenario_sample.observations.index("p02_later")
     assert scenario_sample.subjects[index] == "p02"
+    subject = scenario_sample.sample.subject
+    assert subject is not None
+    assert subject[index] == subject[scenario_sample.observations.index("p02")]  # inner folds are by subject
+    assert len(subject.unique()) == 4
     assert scenario_sample.sample.modality_mask[index].tolist() == [True, False]
     assert scenario_sample.sample.grid()[index, 0].unique().tolist() == [150.0]
     assert scenario_sample.sample.grid()[scenario_sample.observations.index("p02"), 0].unique().tolist() == [20.0]
