@@ -15,6 +15,7 @@ from torch import Tensor
 from baselines.cnn import count_parameters, require_two_classes
 from baselines.sample import CannotFit, Sample
 from models.extractor import UniversalExtractor
+from models.fit import History
 from models.hypermm import (
     Scans,
     Sets,
@@ -26,6 +27,7 @@ from models.hypermm import (
     new_extractor,
     predict_sets,
 )
+from models.penalised import Choice
 from models.set_classifier import SetClassifier
 from models.sets import Groups
 from models.settings import CHUNK, StepOne, StepTwo, Training
@@ -59,12 +61,14 @@ class FittedHyperMM:
         classifier: ρ with its aggregate.
         learnt: (M,), bool: modalities that φ was trained on.
         parameters: trained numbers, those of the heads of step 1 not counted.
+        notes: what was done otherwise than usual in step 2.
     """
 
     extractor: UniversalExtractor
     classifier: SetClassifier
     learnt: Tensor
     parameters: int
+    notes: tuple[str, ...] = ()
 
     def probabilities(self, sample: Sample) -> Tensor:
         """Return (B, K), float64; NaN for an observation without a scan of a modality that φ was trained on."""
@@ -142,12 +146,14 @@ def _fit(sample: Sample, training: Training, variant: Variant) -> FittedHyperMM:
     classifier = new_classifier(
         variant.two, feature_map_shape=(shape[0], shape[1], shape[2]), classes=sample.classes, seed=training.seed
     ).to(device)
+    fitted: History | Choice
     if variant.two_steps and not variant.fine_tune:
-        fit_classifier(classifier, _phi(extractor, sample, known), sets, variant.two, second)
+        fitted = fit_classifier(classifier, _phi(extractor, sample, known), sets, variant.two, second)
     else:
         feature_maps, modality = sample.feature_maps[known], sample.modality[known]
-        fit_together(extractor, classifier, feature_maps, modality, sets, variant.two, second)
-    return FittedHyperMM(extractor, classifier, learnt, count_parameters(extractor) + count_parameters(classifier))
+        fitted = fit_together(extractor, classifier, feature_maps, modality, sets, variant.two, second)
+    parameters = count_parameters(extractor) + count_parameters(classifier)
+    return FittedHyperMM(extractor, classifier, learnt, parameters, tuple(fitted.notes))
 
 
 def _phi(extractor: UniversalExtractor, sample: Sample, scans: Tensor) -> Tensor:

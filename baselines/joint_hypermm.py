@@ -86,4 +86,4 @@ def fit_joint_hypermm(sample: Sample, training: Training, variant: Variant | Non
     """
     hypermm = fit_hypermm(sample, training, variant)
     filler = joint_filler(sample, training)
-    return DrawnHyperMM(filler, hypermm, training.seed, filler.notes, hypermm.parameters)
+    return DrawnHyperMM(filler, hypermm, training.seed, (*hypermm.notes, *filler.notes), hypermm.parameters)

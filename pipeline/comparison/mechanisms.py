@@ -114,6 +114,11 @@ def _pulls(
     """Return who is likelier to lose the modality, and notes."""
     if reason == RANDOM:
         return {}, ()
+    if reason == CLASS and len(data.classes) > 2:
+        raise ValueError(
+            f"reason class is for two classes, and there are {len(data.classes)} ({', '.join(data.classes)}); leave "
+            "class out of baselines.mechanisms.reasons"
+        )
     if reason in (COVARIATE, CLASS):
         column = {"of": config.of, "value": config.value} if reason == COVARIATE else {}
         missing = Missing.model_validate({"share": config.share, "mechanism": reason, "slope": config.slope} | column)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from baselines.hypermm import Variant, fit_hypermm
+from baselines.joint_hypermm import fit_joint_hypermm
 from baselines.methods import ABLATIONS, SIMPLE, chosen_baselines
 from baselines.names import KEYS
 from baselines.sample import CannotFit, Sample
@@ -63,6 +64,15 @@ def test_one_class_teaches_nothing(planted: Callable[..., Sample]) -> None:
     sample = planted()
     with pytest.raises(CannotFit, match="class 0; two classes"):
         fit_hypermm(replace(sample, target=torch.zeros_like(sample.target)), TRAINING)
+
+
+def test_what_was_not_chosen_is_noted(planted: Callable[..., Sample]) -> None:
+    sample = planted()
+    one_each = [int((sample.target[sample.train] == k).nonzero()[0]) for k in (0, 1)]
+    few = replace(sample, train=sample.train[one_each])
+    for fit in (fit_hypermm, fit_joint_hypermm):
+        assert fit(few, replace(TRAINING, epochs=1)).notes[0].startswith("no inner fold of the training subjects")
+    assert fit_hypermm(sample, replace(TRAINING, epochs=1)).notes == ()
 
 
 def test_the_list_of_methods_is_whole_and_names_are_unlike() -> None:

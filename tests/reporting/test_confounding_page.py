@@ -153,6 +153,19 @@ def test_gaps_are_said_and_marked_only_where_chance_does_not_explain_them(
     assert {row[-1] for row in section["gaps"].rows if row[1] == "Calibration slope"} == {"not tested"}
 
 
+def test_where_random_groups_are_too_few_for_so_many_tests_nothing_is_said_of_chance(
+    make_predictions: Callable[..., pd.DataFrame],
+) -> None:
+    page = fairness_of(make_predictions().drop(columns="scans_used"))
+    gaps = pd.concat([page.gaps] * 3, ignore_index=True)  # 12 tests, 200 random groups
+    few, enough = (dataclasses.replace(page, gaps=gaps, permutations=n) for n in (200, 240))
+    assert gaps_in_words(few) == [
+        "Whether a gap is larger than chance explains cannot be said: with 12 tests and 200 random groups no p can be "
+        "below 0.06, corrected for their number. Type --confounding.permutations 1000."
+    ]
+    assert gaps_in_words(enough)[0].startswith("No gap between groups is larger than chance explains (12 tests; ")
+
+
 def test_groups_that_are_too_small_are_said_to_be(make_predictions: Callable[..., pd.DataFrame]) -> None:
     page = fairness_of(make_predictions().drop(columns="scans_used"), smallest=200)
     assert gaps_in_words(page) == [

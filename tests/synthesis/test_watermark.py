@@ -295,6 +295,7 @@ def test_turned_and_mirrored_heads_are_found_by_the_whole_search(marked, brain, 
     turned = ndimage.affine_transform(marked, back, centre - back @ centre, order=1)[:, ::-1]
     assert found(turned, np.diag([2.0, 2, 2, 1])).p > 0.01
     result = found(turned, np.diag([2.0, 2, 2, 1]), thorough=True)
+    assert result.p == corrected_p(result.z, trials(3, len(turns(3)) * 8))  # all turns and mirrors count
     assert result.p < CLEAR
     assert "mirrored" in result.how
     assert "turned by" in result.how
@@ -375,6 +376,7 @@ def test_picture_survives_jpeg_and_a_changed_size(few_turns):
     smaller = np.array(Pillow.fromarray(marked).resize((225, 225), Pillow.Resampling.LANCZOS))
     assert detect(image_of_picture(smaller), KEY, ["1"], thorough=False).p > 0.01
     result = detect(image_of_picture(smaller), KEY, ["1"])
+    assert result.p == corrected_p(result.z, trials(2, len(turns(2)) * 8))
     assert result.p < CLEAR
     assert result.how == "resized to 75%"
 

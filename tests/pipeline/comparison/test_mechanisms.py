@@ -1,5 +1,6 @@
 """Missing not at random: each reason in training, each in the test, for every method asked for."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -113,6 +114,17 @@ def test_what_cannot_be_is_named(
 ) -> None:
     with pytest.raises(PreconditionError, match=words):
         lost(data, features, **settings)
+
+
+def test_the_class_is_a_reason_for_two_classes_only(data: RepeatData, features: FeatureStore) -> None:
+    """It has no setting that names one of three; all other reasons do with any number."""
+    three = dataclasses.replace(data, classes=("CN", "AD", "MCI"))
+    with pytest.raises(
+        PreconditionError, match=r"there are 3 \(CN, AD, MCI\); leave class out of baselines.mechanisms"
+    ):
+        lost(three, features)
+    others = tuple(reason for reason in REASONS if reason != "class")
+    assert tuple(lost(three, features, reasons=others).by) == others
 
 
 def test_settings_that_say_nothing_or_two_things_are_refused() -> None:
