@@ -17,7 +17,6 @@ from cohort.splits import (
     reconcile,
     subjects_of,
 )
-from cohort.tables import suggest
 from console.errors import PreconditionError
 from pipeline.core.runtime import Runtime
 from pipeline.store.base import ArtifactError
@@ -115,8 +114,6 @@ def _pulls(scans: pd.DataFrame, config: SplitConfig, classes: tuple[str, ...], r
             continue
         try:
             cells = label if missing.of is None else column_of(covariates, missing.of)
-            if modality not in set(scans["modality"]):
-                raise ValueError(f"no scan is of modality {modality!r} {suggest(modality, scans['modality'])}")
             subjects = scans[scans["modality"] == modality].drop_duplicates("observation").set_index("observation")
             found = pulls_of(missing, subjects["subject"], cells, positive=positive_of(missing, classes))
         except ValueError as error:

@@ -61,7 +61,6 @@ def test_a_plain_share_hides_whom_it_always_hid(split: Split, tmp_path: Path) ->
         ("{high: {share: 0.5, mechanism: covariate, of: agee}}", "is no covariate of this cohort (did you mean 'age'"),
         ("{high: {share: 0.5, mechanism: covariate, of: site}}", "mechanism covariate of site: it is no number"),
         ("{high: {share: 0.5, mechanism: class, value: nobody}}", "split.missing.high: mechanism class: nobody with"),
-        ("{hihg: {share: 0.5, mechanism: class}}", "no scan is of modality 'hihg' (did you mean 'high'"),
         ("{high: {share: 0.5, mechanism: class, slop: 1}}", "there is no setting split.missing.high.slop"),
     ],
 )
