@@ -376,7 +376,6 @@ def test_picture_survives_jpeg_and_a_changed_size(few_turns):
     smaller = np.array(Pillow.fromarray(marked).resize((225, 225), Pillow.Resampling.LANCZOS))
     assert detect(image_of_picture(smaller), KEY, ["1"], thorough=False).p > 0.01
     result = detect(image_of_picture(smaller), KEY, ["1"])
-    assert result.p == corrected_p(result.z, trials(2, len(turns(2)) * 8))
     assert result.p < CLEAR
     assert result.how == "resized to 75%"
 
