@@ -21,11 +21,12 @@ MOST = 32  # components
 SCANS_EACH = 3  # training scans for each component, at least
 FOLDS = 40  # for training scores and residuals; with fewer, links between modalities come out weaker
 SKETCH = 32  # directions that residuals are drawn in
+ROUNDING = 1e-7  # of the squared lengths of all scans, in float32
 PUBLIC_SEED = 20_240_114  # the same everywhere
 
 
 class NoVariationError(ValueError):
-    """The training scans of a modality are all alike; the message says so."""
+    """The training scans of a modality are all alike, or all but a few; the message says so."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def fit_basis(
         The basis, and the scores of these scans to learn a covariance from, (n, k).
 
     Raises:
-        NoVariationError: the features are all alike.
+        NoVariationError: the features are all alike, or, with `pca`, all but those of one fold.
         ValueError: fewer than 3 scans, or features that are not finite.
     """
     if len(features) < SCANS_EACH or not np.isfinite(features).all():
@@ -185,8 +186,12 @@ def _out_of_fold(
         centring = np.zeros((n, n))
         centring[:, inside] = 1 / len(inside)
         shift = np.eye(n) - centring  # rows minus the mean of the other folds
-        moved = shift @ gram @ shift.T
-        _, own = _principal(moved[np.ix_(inside, inside)], most=k, explained=1.0, each=1)
+        moved = (shift @ gram @ shift.T)[np.ix_(inside, inside)]
+        if np.trace(moved) <= ROUNDING * np.trace(gram):
+            raise NoVariationError(
+                f"all but {len(out)} of {n} training scans are alike; there is too little to learn from"
+            )
+        _, own = _principal(moved, most=k, explained=1.0, each=1)
         made = shift[inside].T @ own  # (n, k'): components of the fold are madeᵀ X
         u, _, v = np.linalg.svd(weights.T @ gram @ made, full_matrices=False)  # of all, by those of the fold
         seen = shift[out] @ gram @ made  # (held, k')

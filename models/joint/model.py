@@ -156,8 +156,14 @@ class JointModel:
             modality: to be imputed.
             labels: classes, if they may be used; never of patients who are to be tested.
         """
+        return self.impute_scores(self.scores(patients), modality, labels)
+
+    def impute_scores(
+        self, rows: FloatArray, modality: str, labels: NDArray[np.int64] | None = None
+    ) -> tuple[Features, Features]:
+        """As `impute`, of scores (n, d), NaN where a block is missing."""
         basis, part = self.bases[modality], self.blocks.slice_of(modality)
-        rows, mean, variance = self.scores(patients), [], []
+        mean, variance = [], []
         for i in range(0, len(rows), CHUNK):
             found = condition(self.gaussian, rows[i : i + CHUNK], None if labels is None else labels[i : i + CHUNK])
             mean.append(found.mean[:, part])

@@ -25,6 +25,6 @@ STAGE = Stage(
     function="pipeline.stages.impute:impute",
     config=ImputeConfig,
     artifact="pipeline.store.imputed:ImputedSet",
-    version=1,
+    version=2,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "joint": JOINT},
 )

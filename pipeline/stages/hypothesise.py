@@ -22,13 +22,12 @@ from pipeline.core.runtime import Runtime
 from pipeline.specs.hypothesise import Hypothesis, HypothesiseConfig
 from pipeline.specs.joint import JointConfig
 from pipeline.stages.joint import features_shape
-from pipeline.stages.synthesise import without_synthetic
 from pipeline.store.features import FeatureStore
 from pipeline.store.hypotheses import HypothesisTables
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.joint_patients import CovariateBlocks, Part, observation_table, part_of_repeat
-from pipeline.training.repeat_data import data_of_repeat, repeats_of
+from pipeline.training.repeat_data import data_of_repeat, repeats_of, without_synthetic
 from synthesis.hypotheses import (
     FEWEST,
     INSIDE,

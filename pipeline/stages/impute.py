@@ -12,9 +12,12 @@ import pandas as pd
 import torch
 
 from cohort.covariates import covariates_of
+from cohort.origin import real_only
 from console.errors import InputError
 from evaluation.imputation import LEVELS, gaussian_coverage, gaussian_crps
+from models.joint.blocks import FloatArray
 from models.joint.model import JointModel, Patients
+from models.joint.posterior import draw
 from models.settings import seed_of_repeat
 from pipeline.core.runtime import Runtime
 from pipeline.specs.impute import ImputeConfig
@@ -23,8 +26,8 @@ from pipeline.store.imputed import Imputed, ImputedSet
 from pipeline.store.joint import JointSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.feature_maps import feature_maps_of
-from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table
-from pipeline.training.repeat_data import data_of_repeat, repeats_of
+from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table, scores_of
+from pipeline.training.repeat_data import data_of_repeat, repeats_of, without_synthetic
 
 QUALITY = (
     "repeat", "modality", "observation", "from", "crps", "crps_without", *(f"cover_{round(100 * a)}" for a in LEVELS)
@@ -43,15 +46,15 @@ def impute(
 ) -> None:
     """Write mean, standard deviation and draws of each modality that an observation lacks; classes are not used."""
     out.begin()
-    covariates = covariates_of(cohort.scans())
+    covariates = covariates_of(real_only(cohort.scans()))
     made: list[dict[str, Any]] = []
     quality: list[dict[str, Any]] = []
     repeats = repeats_of(split)
     with runtime.progress(len(repeats), "repeat") as progress:
         for repeat in repeats:
-            data = data_of_repeat(cohort, split, features, repeat)
+            data = without_synthetic(data_of_repeat(cohort, split, features, repeat), cohort)
             maps, model = feature_maps_of(data, features), joint.model(repeat)
-            record = joint.record(repeat) or {}
+            record, own = joint.record(repeat) or {}, joint.training_scores(repeat)
             if not record.get("feature_maps", True):
                 raise InputError(
                     f"repeat {repeat}: the joint model of several sites was made without means of feature maps "
@@ -63,7 +66,8 @@ def impute(
             rows = observation_table(data, model)
             for names in chunks(rows.index.to_list()):
                 patients = joint_patients(names, data, maps, blocks, covariates)
-                for number, modality, feature_map in _missing(model, patients, shape, config.draws, random):
+                scores = scores_of(model, patients, names, own)
+                for number, modality, feature_map in _missing(model, patients, scores, shape, config.draws, random):
                     about = rows.loc[names[number]]
                     file, content = out.save(repeat, names[number], modality, feature_map)
                     made.append(
@@ -86,15 +90,30 @@ def impute(
 
 
 def _missing(
-    model: JointModel, patients: Patients, shape: tuple[int, ...], count: int, random: np.random.Generator
+    model: JointModel,
+    patients: Patients,
+    scores: FloatArray,
+    shape: tuple[int, ...],
+    count: int,
+    random: np.random.Generator,
 ) -> Iterator[tuple[int, str, Imputed]]:
-    """Yield row, modality and feature map of what is missing."""
+    """Yield row, modality and feature map of what is missing.
+
+    Args:
+        model: of the repeat.
+        patients: who may lack something.
+        scores: of them, (n, d), NaN where a block is missing.
+        shape: of a feature map.
+        count: of draws.
+        random: source of chance.
+    """
     for modality in model.bases:
         lacking = np.flatnonzero(~patients.has(modality))
         for row in lacking:
-            one = patients.rows(np.array([row]))
-            mean, sd = model.impute(one, modality)
-            drawn, _ = model.draw(one, count, random, modalities=(modality,))
+            one, own = patients.rows(np.array([row])), scores[[row]]
+            mean, sd = model.impute_scores(own, modality)
+            chosen = draw(model.gaussian, own, count, random)
+            drawn, _ = model.draw(one, count, random, modalities=(modality,), scores=chosen)
             yield (
                 int(row),
                 modality,

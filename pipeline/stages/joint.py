@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort.covariates import covariates_of
+from cohort.origin import real_only
 from console.errors import InputError
 from models.joint.basis import NoVariationError
 from models.joint.blocks import FloatArray
@@ -30,8 +31,8 @@ from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import FeatureMaps, encoding_notes, feature_maps_of
 from pipeline.training.grid_images import GridImages
-from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table
-from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
+from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table, scores_of
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 
 
 def joint(
@@ -47,19 +48,19 @@ def joint(
     config: JointConfig,
     runtime: Runtime,
 ) -> None:
-    """Fit one model per repeat on training patients alone; write it, and the embedding of all patients.
+    """Fit one model per repeat on real training patients alone; write it, and the embedding of all real ones.
 
     With `joint.federated` nothing is fitted: the model of several sites is written in its place.
     """
     repeats = repeats_of(split)
     out.keep_only(repeats)
-    covariates = covariates_of(cohort.scans())
+    covariates = covariates_of(real_only(cohort.scans()))
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
     images = None if config.decoder == "none" else GridImages(preprocess, kinds, config.spacing_mm, config.pixels)
     tables = []
     with runtime.progress(2 * len(repeats), "step") as progress:
         for repeat in repeats:
-            data = data_of_repeat(cohort, split, features, repeat)
+            data = without_synthetic(data_of_repeat(cohort, split, features, repeat), cohort)
             maps = feature_maps_of(data, features)
             if not out.has(repeat, runtime.key):
                 if config.federated:
@@ -217,16 +218,14 @@ def _embeddings(
     data: RepeatData, maps: FeatureMaps, covariates: pd.DataFrame, out: JointSet, repeat: int
 ) -> pd.DataFrame:
     """Return the rows of one repeat; classes are not used, those of training patients neither."""
-    model = out.model(repeat)
+    model, own = out.model(repeat), out.training_scores(repeat)
     coded = (out.record(repeat) or {}).get("covariates")
     blocks = CovariateBlocks.from_json(coded) if coded else None
-    rows, own = observation_table(data, model), out.training_scores(repeat)
+    rows = observation_table(data, model)
     frames = []
     for names in chunks(rows.index.to_list()):
         patients = joint_patients(names, data, maps, blocks, covariates)
-        scores = model.scores(patients)
-        for place, name in enumerate(names):  # of training: as they were learnt from, or they would lie too far out
-            scores[place] = own.get(name, scores[place])
+        scores = scores_of(model, patients, names, own)
         mean, covariance = model.embed_scores(scores)
         frame = rows.loc[names].reset_index().assign(distance=model.distances_of_scores(scores))
         outside = np.stack([_outside(model, patients, name) for name in model.bases])

@@ -17,7 +17,6 @@ from evaluation.generated.usefulness import train_on_generated
 from pipeline.core.runtime import Runtime
 from pipeline.specs.judge import JudgeConfig
 from pipeline.specs.synthesise import SynthesiseConfig
-from pipeline.stages.synthesise import without_synthetic
 from pipeline.store.features import FeatureStore
 from pipeline.store.synthetic import JudgementTables, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
@@ -25,7 +24,7 @@ from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.grid_images import GridImages
 from pipeline.training.joint_patients import Part, part_of_repeat
-from pipeline.training.repeat_data import RepeatData, data_of_repeat
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, without_synthetic
 from pipeline.training.unseen_space import MOST as MOST_UNSEEN
 from pipeline.training.unseen_space import PICTURES, VOLUMES, UnseenSpace
 from preprocessing.pictures import read_picture

@@ -24,7 +24,7 @@ from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.grid_images import GridImages
 from pipeline.training.joint_patients import CovariateBlocks, part_of_repeat
 from pipeline.training.latent_images import Decode, latent_decoders
-from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 from preprocessing.encoding import nifti_bytes, png_bytes
 from synthesis.grid import box_affine, picture_of, volume_of
 from synthesis.latent import LatentConfig
@@ -53,8 +53,7 @@ def synthesise(
     repeats = repeats_of(split)
     if config.repeat not in repeats:
         raise PreconditionError(f"synthesise.repeat is {config.repeat}; there are {len(repeats)} repeats")
-    data = data_of_repeat(cohort, split, features, config.repeat)
-    data = without_synthetic(data, cohort)
+    data = without_synthetic(data_of_repeat(cohort, split, features, config.repeat), cohort)
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
     maps = feature_maps_of(data, features)
     table = covariates_of(real_only(cohort.scans()))
@@ -142,12 +141,6 @@ def synthesise(
         "spacing_mm": config.spacing_mm, "pixels": config.pixels,
     }  # fmt: skip
     out.save(_manifest(drawn, covariates, label or "label"), drawn, facts)
-
-
-def without_synthetic(data: RepeatData, cohort: CohortTables) -> RepeatData:
-    """Return the data without synthetic patients: nothing is drawn from, or judged by, what was drawn."""
-    real = set(real_only(cohort.scans())["scan"])
-    return RepeatData(data.scans[data.scans["scan"].isin(real)].reset_index(drop=True), data.modalities, data.classes)
 
 
 def _write(

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cohort.covariates import Encoder, as_numbers, fit_encoder, kinds_of
+from models.joint.blocks import FloatArray
 from models.joint.model import JointModel, Patients
 from pipeline.training.feature_maps import FeatureMaps
 from pipeline.training.repeat_data import RepeatData
@@ -136,6 +137,23 @@ def part_of_repeat(
     labels = np.array([data.classes.index(label) for label in rows["label"]], dtype=np.int64)
     patients = joint_patients(rows.index.to_list(), data, maps, covariates, table)
     return Part(tuple(rows.index), labels, patients)
+
+
+def scores_of(
+    model: JointModel, patients: Patients, names: Sequence[str], training: Mapping[str, FloatArray]
+) -> FloatArray:
+    """Return scores of observations, (n, d); those of training as they were learnt from, or they would lie too far out.
+
+    Args:
+        model: of the repeat.
+        patients: the observations.
+        names: of the observations.
+        training: observation → scores, as `pipeline.store.joint.JointSet.training_scores` returns them.
+    """
+    scores = model.scores(patients)
+    for row, name in enumerate(names):
+        scores[row] = training.get(name, scores[row])
+    return scores
 
 
 def chunks(names: Sequence[str]) -> list[list[str]]:

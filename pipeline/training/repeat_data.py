@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cohort.origin import outside_training, synthetic_subjects
+from cohort.origin import outside_training, real_only, synthetic_subjects
 from models.sets import Groups
 from pipeline.store.base import ArtifactError
 from pipeline.store.features import FeatureStore
@@ -118,3 +118,9 @@ def data_of_repeat(cohort: CohortTables, split: SplitTables, feature_maps: Featu
     table = scans[names].assign(split=scans["subject"].map(split_of))
     modalities = tuple(sorted(cohort.scans()["modality"].unique()))
     return RepeatData(table.sort_values(["observation", "scan"]).reset_index(drop=True), modalities, cohort.classes())
+
+
+def without_synthetic(data: RepeatData, cohort: CohortTables) -> RepeatData:
+    """Return the data without synthetic patients: nothing is drawn from, or judged by, what was drawn."""
+    real = set(real_only(cohort.scans())["scan"])
+    return RepeatData(data.scans[data.scans["scan"].isin(real)].reset_index(drop=True), data.modalities, data.classes)

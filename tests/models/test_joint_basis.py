@@ -112,3 +112,14 @@ def test_the_variance_of_a_feature_that_hardly_varies_is_not_counted_twice() -> 
     plain = dataclasses.replace(basis, agreement=np.ones_like(basis.agreement))
     assert np.abs(np.log(told / np.maximum(true, 1e-6)))[~rare].mean() < 0.3
     assert plain.variance(np.cov(scores.T, bias=True))[rare].sum() > 1.15 * told[rare].sum()
+
+
+def test_one_scan_that_differs_from_all_others_is_said() -> None:
+    """A fold without it has no component; it was a number that is none, or an error of the linear algebra."""
+    for count in (3, 8, 55):
+        x = np.zeros((count, 4), dtype=np.float32)
+        x[0, 1] = 1
+        with pytest.raises(NoVariationError, match=rf"all but [12] of {count} training scans are alike"):
+            fit_basis(x)
+    x[:9, 1] = 1
+    assert np.isfinite(fit_basis(x)[1]).all()

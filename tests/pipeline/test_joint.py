@@ -334,3 +334,34 @@ def test_training_patients_are_placed_by_the_scores_that_were_learnt_from(done: 
     assert (np.isnan(naive) == np.isnan(scores)).all()
     part = model.blocks.slice_of("MRI")
     assert np.nanvar(naive[:, part], axis=0).sum() > np.nanvar(scores[:, part], axis=0).sum()
+
+
+def test_training_patients_are_imputed_from_the_scores_that_were_learnt_from(done: Path) -> None:
+    """Those of bases that were made of them lie too far out, and what is imputed from them does too."""
+    joint, out = JointSet(done / "joint"), ImputedSet(done / "impute")
+    made, own, model = out.read(), joint.training_scores(1), joint.model(1)
+    for split in ("train", "test"):
+        row = made[(made["repeat"] == 1) & (made["split"] == split)].iloc[0]
+        found = out.load(row["file"], row["sha256"])
+        if split == "train":
+            mean, sd = model.impute_scores(own[row["observation"]][None], row["modality"])
+            np.testing.assert_allclose(found.mean.flatten(), mean[0], rtol=1e-5)
+            np.testing.assert_allclose(found.sd.flatten(), sd[0], rtol=1e-5)
+        else:
+            assert row["observation"] not in own
+
+
+def test_synthetic_patients_are_neither_learnt_from_nor_placed(tmp_path: Path) -> None:
+    """They would count as patients where the model says how sure it is."""
+    table = scans()
+    number = table["subject"].str[1:].astype(int)
+    made = number % 5 == 4  # in training in both repeats
+    table = table.assign(origin=np.where(made, "synthetic", ""), judged=np.where(made, "passed", ""))
+    workspace = run(tmp_path, table)
+    drawn, out = set(table.loc[made, "subject"]), JointSet(workspace / "joint")
+    for repeat in REPEATS:
+        record = out.record(repeat) or {}
+        assert not drawn & {*record["train_observations"], *record["train_subjects"]}
+        assert out.model(repeat).sums.count == len(record["train_observations"]) > 0
+    assert not drawn & set(out.embeddings()["subject"])
+    assert not drawn & set(ImputedSet(workspace / "impute").read()["subject"])
