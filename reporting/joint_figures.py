@@ -62,6 +62,14 @@ def _panel(axes: Axes, table: pd.DataFrame, groups: pd.Series) -> None:
     axes.legend(handles=handles, loc="best", labelcolor=INK)
 
 
+def _row(mean: NDArray[np.float64], covariance: NDArray[np.float64]) -> dict[str, float]:
+    """Return a place (2,) and its covariance (2, 2) as a row of the table of embeddings."""
+    return {
+        "e1": float(mean[0]), "e2": float(mean[1]), "sd1": float(np.sqrt(max(covariance[0, 0], 0))),
+        "sd2": float(np.sqrt(max(covariance[1, 1], 0))), "cov_1_2": float(covariance[0, 1]),
+    }  # fmt: skip
+
+
 def _ellipse(row: dict[str, float], colour: str, *, radius: float = HALF, alpha: float = 0.12) -> Ellipse:
     covariance = np.array([[row["sd1"] ** 2, row["cov_1_2"]], [row["cov_1_2"], row["sd2"] ** 2]])
     values, vectors = np.linalg.eigh(covariance)
@@ -87,19 +95,19 @@ def _at_most(groups: pd.Series) -> pd.Series:
 @as_svg
 def patient_map_figure(
     figure: Figure,
-    cloud: NDArray[np.float64],
-    labels: NDArray[np.int64],
+    centres: NDArray[np.float64],
+    spread: NDArray[np.float64],
     classes: list[str],
     mean: NDArray[np.float64],
     covariance: NDArray[np.float64],
     name: str,
 ) -> None:
-    """Draw where one patient lies among the training patients.
+    """Draw where one patient lies among the classes.
 
     Args:
         figure: drawn on.
-        cloud: places of training patients, (n, 2).
-        labels: class index of each, (n,).
+        centres: mean of each class in training, (K, 2), NaN for one without patients.
+        spread: covariance of patients with all scans about them, (2, 2); the ellipses hold half of each class.
         classes: names; those beyond `MOST_GROUPS` share the last colour.
         mean: of the patient, (2,).
         covariance: of the patient, (2, 2); the ellipses hold it with a chance of 50 and of 90 %.
@@ -109,17 +117,16 @@ def patient_map_figure(
     axes = figure.subplots()
     axes.axhline(0, color=FAINT, linewidth=0.5)
     axes.axvline(0, color=FAINT, linewidth=0.5)
-    for k, label in enumerate(classes):
-        some = cloud[labels == k]
+    for k, (label, centre) in enumerate(zip(classes, centres, strict=True)):
+        if not np.isfinite(centre).all():
+            continue
         number = min(k, MOST_GROUPS - 1)
+        axes.add_patch(_ellipse(_row(centre, spread), PALETTE[number], alpha=0.15))
         axes.scatter(
-            some[:, 0], some[:, 1], s=16, marker=MARKERS[number % len(MARKERS)], linewidths=0.8,
-            facecolors="none", edgecolors=PALETTE[number], label=f"{label}, in training",
+            centre[:1], centre[1:], s=36, marker=MARKERS[number % len(MARKERS)], color=PALETTE[number],
+            label=f"{label}, mean in training",
         )  # fmt: skip
-    row = {
-        "e1": float(mean[0]), "e2": float(mean[1]), "sd1": float(np.sqrt(max(covariance[0, 0], 0))),
-        "sd2": float(np.sqrt(max(covariance[1, 1], 0))), "cov_1_2": float(covariance[0, 1]),
-    }  # fmt: skip
+    row = _row(mean, covariance)
     if max(row["sd1"], row["sd2"]) > SMALLEST:
         for radius, alpha in ((NINETY, 0.10), (HALF, 0.18)):
             axes.add_patch(_ellipse(row, INK, radius=radius, alpha=alpha))

@@ -38,19 +38,21 @@ class MissingImage:
 
 @dataclass(frozen=True)
 class PatientJoint:
-    """What the joint model says of a patient, and the training patients beside it.
+    """What the joint model says of a patient, and where the classes lie.
 
     Attributes:
         facts: the entry `joint` of predictions.json.
-        cloud: places of training patients on the map, (n, 2).
-        labels: class index of each, (n,).
+        means: of each class on the map, (K, 2), NaN for one without training patients.
+        covariance: about them, (2, 2).
+        training: patients that the model was learnt from.
         images: of missing scans.
         lacking: covariates that the model knows and that were not given.
     """
 
     facts: Mapping[str, Any]
-    cloud: NDArray[np.float64]
-    labels: NDArray[np.int64]
+    means: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    training: int
     images: Sequence[MissingImage] = field(default=())
     lacking: Sequence[str] = ()
 
@@ -71,8 +73,8 @@ def patient_joint_section(
     embedding = page.facts["embedding"]
     mean, covariance = np.array(embedding["mean"]), np.array(embedding["covariance"])
     figure = patient_map_figure(
-        page.cloud,
-        page.labels,
+        page.means,
+        page.covariance,
         list(content["classes"]),
         mean[:2],
         covariance[:2, :2],
@@ -82,7 +84,7 @@ def patient_joint_section(
     return {
         "reason": "",
         "map": data_uri(figure),
-        "training": len(page.cloud),
+        "training": page.training,
         "distance": _distance(page.facts),
         "lacking": ", ".join(page.lacking),
         "imputed": [_imputed(entry, pictures.get(entry["modality"]), convention) for entry in page.facts["imputed"]],

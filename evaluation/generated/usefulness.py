@@ -6,6 +6,7 @@ testing on real ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,11 +41,11 @@ class Transfer:
     """AUC on real held-out rows of a classifier trained on real, and of one trained on generated rows.
 
     Attributes:
-        n: held-out rows.
+        n: held-out patients.
         real_auc: trained on real rows.
         generated_auc: trained on generated rows.
         difference: generated minus real.
-        low: lower end of the paired 95 % interval over real held-out rows.
+        low: lower end of the paired 95 % interval over real held-out patients.
         high: upper end.
         coherence: AUC of the classifier trained on real rows for the labels of the generated ones.
     """
@@ -98,6 +99,7 @@ def train_on_generated(
     held_out: tuple[FloatArray, IntArray],
     *,
     classes: int,
+    subjects: Sequence[str] | None = None,
 ) -> Transfer:
     """Train a classifier on generated rows, another on real ones, and test both on the same real held-out rows.
 
@@ -109,6 +111,7 @@ def train_on_generated(
         generated: the same of generated rows.
         held_out: the same of real rows that neither saw.
         classes: K ≥ 2.
+        subjects: of the held-out rows; None if each is of another patient.
 
     Returns:
         NaN where a class is missing in training, generated or held-out rows.
@@ -117,18 +120,19 @@ def train_on_generated(
         ValueError: other columns, or values that are not finite.
     """
     check_rows(train[0], generated[0], held_out[0], fewest=1)
+    count = len(held_out[1]) if subjects is None else len(set(subjects))
     if any(len(np.unique(side[1])) < classes for side in (train, generated, held_out)):
-        return Transfer(len(held_out[1]), *[np.nan] * 6)
+        return Transfer(count, *[np.nan] * 6)
     tables = {}
     for name, (rows, target) in {"real": train, "generated": generated}.items():
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=2000)).fit(rows, target)
-        tables[name] = _table(classifier.predict_proba(held_out[0]), held_out[1])
+        tables[name] = _table(classifier.predict_proba(held_out[0]), held_out[1], subjects)
         if name == "real":
             coherent = _table(classifier.predict_proba(generated[0]), generated[1])
     scores = {name: summarise(table)["auc"]["mean"] for name, table in tables.items()}
     change = paired_difference(tables["generated"], tables["real"], "auc")
     return Transfer(
-        n=len(held_out[1]),
+        n=count,
         real_auc=scores["real"],
         generated_auc=scores["generated"],
         difference=change["difference"],
@@ -138,8 +142,9 @@ def train_on_generated(
     )
 
 
-def _table(probabilities: FloatArray, truth: IntArray) -> pd.DataFrame:
-    """Return a table of predictions as in `evaluation.intervals`, each row a subject of its own."""
+def _table(probabilities: FloatArray, truth: IntArray, subjects: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return a table of predictions as in `evaluation.intervals`; each row is a subject of its own if none are given."""
     names = [f"row {i}" for i in range(len(truth))]
-    table = pd.DataFrame({"repeat": 1, "subject": names, "observation": names, "truth": truth})
+    given = names if subjects is None else list(subjects)
+    table = pd.DataFrame({"repeat": 1, "subject": given, "observation": names, "truth": truth})
     return table.assign(**{f"p_{k}": probabilities[:, k] for k in range(probabilities.shape[1])})

@@ -40,6 +40,11 @@ class Embedding:
         covariance = np.einsum("ri,nij,sj->nrs", self.directions, conditional.covariance, self.directions)
         return mean, covariance
 
+    def of_classes(self, parameters: Parameters) -> tuple[FloatArray, FloatArray]:
+        """Return where patients with all scans lie: mean of each class (K, r), and the covariance about it (r, r)."""
+        means = (parameters.mean - self.centre) @ self.directions.T
+        return means, self.directions @ parameters.covariance @ self.directions.T
+
 
 def shared_directions(parameters: Parameters, blocks: Blocks, count: int) -> Embedding:
     """Return the directions that blocks share most, up to `count`; signs are fixed by the largest weight."""

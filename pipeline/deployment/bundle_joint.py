@@ -1,11 +1,11 @@
 """The joint model in an exported model: optional, and without any patient's scores.
 
-    joint.json                 blocks, covariates, grid of the images, the cloud of training embeddings, distances
+    joint.json                 blocks, covariates, grid of the images, number of training patients, distances
     models/joint.safetensors   bases, Gaussian with draws of its parameters, embedding, decoders
 
-The sums that the model was learnt from stay at home: a cell with one patient *is* that patient. What leaves of single
-patients is where training patients lie on the map (rounded, class beside, in no order of patients) and the distances of
-held-out ones. Both files may come from an untrusted source, and are checked as all others are.
+The sums that the model was learnt from stay at home: a cell with one patient *is* that patient. So does a model with a
+mean of fewer than `FEWEST` patients of a class. What leaves of single patients is how far held-out ones lie from
+training, sorted. Both files may come from an untrusted source, and are checked as all others are.
 """
 
 import json
@@ -35,9 +35,10 @@ from pipeline.deployment.bundle_contents import Exactly, Name, Names, content_of
 from pipeline.deployment.bundle_layout import AGAIN, BundleError, shown
 from pipeline.training.joint_patients import CovariateBlocks
 from synthesis.grid import box_shape
+from synthesis.patients import FEWEST
 
-DECIMALS = 2  # of the cloud's coordinates, whose standard deviation is 1
 SINGLE = {item.name for item in fields(Basis)} - {"scale"}  # arrays of a basis in float32; all others are float64
+MAP = 2  # directions that are drawn
 Size = Annotated[int, Field(ge=1, le=2000)]
 Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 
@@ -53,8 +54,7 @@ class ExportedJoint:
         spacing_mm: of decoded volumes.
         pixels: side of decoded pictures.
         covariates: how covariates are coded; None for none.
-        cloud: first two coordinates of training patients' embeddings, (n, 2).
-        labels: class index of each, (n,).
+        training: patients that the model was learnt from.
         distances: of held-out subjects from training, sorted.
     """
 
@@ -64,22 +64,27 @@ class ExportedJoint:
     spacing_mm: float
     pixels: int
     covariates: CovariateBlocks | None
-    cloud: NDArray[np.float64]
-    labels: NDArray[np.int64]
+    training: int
     distances: tuple[float, ...]
 
 
-def cloud_of(embeddings: pd.DataFrame, classes: tuple[str, ...]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return rounded places (n, 2) and classes (n,) of training patients on the map, sorted by place.
+def like_single_patients(model: JointModel, classes: tuple[str, ...]) -> str:
+    """Return which class has a mean of too few training patients to leave; "" if none has.
 
     Args:
-        embeddings: of one repeat, as `pipeline.store.joint.JointSet.embeddings` returns it.
+        model: with its sums.
         classes: names, in order.
     """
-    rows = embeddings[(embeddings["split"] == "train") & (embeddings["has"].fillna("") != "")]
-    table = rows.assign(k=[classes.index(name) for name in rows["label"]])[["e1", "e2", "k"]]
-    table = table.round({"e1": DECIMALS, "e2": DECIMALS}).sort_values(["e1", "e2", "k"])
-    return table[["e1", "e2"]].to_numpy(dtype=np.float64), table["k"].to_numpy(dtype=np.int64)
+    patients = model.sums.with_block()
+    few = np.argwhere((patients > 0) & (patients < FEWEST)).tolist()
+    if not few:
+        return ""
+    k, b = few[0]
+    name = model.blocks.names[b].removeprefix(COVARIATE)
+    return (
+        f"{patients[k, b]} training patients of the class {classes[k]} have {name}, and a mean of fewer than {FEWEST} "
+        "is too much like each of them"
+    )
 
 
 def distances_of(embeddings: pd.DataFrame) -> tuple[float, ...]:
@@ -105,8 +110,7 @@ def joint_files(joint: ExportedJoint) -> tuple[dict[str, Any], bytes]:
         "spacing_mm": joint.spacing_mm,
         "pixels": joint.pixels,
         "covariates": None if joint.covariates is None else joint.covariates.to_json(),
-        "cloud": joint.cloud.tolist(),
-        "labels": joint.labels.tolist(),
+        "training": joint.training,
         "distances": list(joint.distances),
     }
     plain = {name: np.array(values, order="C") for name, values in arrays.items()}
@@ -146,8 +150,7 @@ class JointContent(Exactly):
     spacing_mm: Annotated[float, Field(ge=2, le=10)]
     pixels: Annotated[int, Field(ge=16, le=256)]
     covariates: _Covariates | None
-    cloud: Annotated[list[Annotated[list[Number], Field(min_length=2, max_length=2)]], FailFast()]
-    labels: Annotated[list[Annotated[int, Field(ge=0, le=999)]], FailFast()]
+    training: Annotated[int, Field(ge=1)]
     distances: Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], FailFast()]
 
     @model_validator(mode="after")
@@ -162,8 +165,6 @@ class JointContent(Exactly):
             raise ValueError(f"decoders has {shown(min(strange))}, modalities has not")
         if any(each.sizes[0] != self.blocks[name] for name, each in self.decoders.items()):
             raise ValueError("a decoder reads other scores than its modality has")
-        if len(self.labels) != len(self.cloud) or any(label >= self.classes for label in self.labels):
-            raise ValueError("labels does not give a class for each place of cloud")
         return self
 
     def covariate_widths(self) -> dict[str, int]:
@@ -203,6 +204,8 @@ def joint_of(
     arrays = _arrays(paths[1], contents[1], expected)
     model_facts = {**facts, "cells": [], "shrinkage": 0.0, "iterations": 0, "gaussian_notes": [], "notes": []}
     model = from_arrays({n: a for n, a in arrays.items() if not n.startswith("decoder.")}, model_facts)
+    if len(model.embedding.directions) < MAP:
+        raise BundleError(f"{paths[1]} has {len(model.embedding.directions)} direction; a map has {MAP}. {AGAIN}")
     decoders = {
         name: decoder_from_arrays(_below(arrays, f"decoder.{number}."), about)
         for number, (name, about) in enumerate(facts["decoders"].items())
@@ -214,8 +217,7 @@ def joint_of(
         spacing_mm=float(facts["spacing_mm"]),
         pixels=facts["pixels"],
         covariates=None if facts["covariates"] is None else CovariateBlocks.from_json(facts["covariates"]),
-        cloud=np.array(facts["cloud"], dtype=np.float64).reshape(-1, 2),
-        labels=np.array(facts["labels"], dtype=np.int64),
+        training=facts["training"],
         distances=tuple(sorted(facts["distances"])),
     )
 

@@ -16,6 +16,7 @@ from pipeline.store.fitted import ClassifierSet
 from pipeline.training.repeat_data import RepeatData
 from pipeline.training.scores import subsets_of
 from reporting.pages import markdown_text as text
+from synthesis.patients import FEWEST
 
 SHOWN = ("auc", "balanced_accuracy", "accuracy", "recall", "precision", "brier")
 
@@ -225,10 +226,10 @@ def _joint(joint: ExportedJoint) -> str:
         f"({text(blocks)} scores), learnt from the training patients of this repeat. For a new patient it gives the "
         "place among training patients, and what missing scans may have looked like. "
         f"{text(images)}. The predictions do not rest on it.\n\n"
-        f"What leaves with it of training patients: principal components of their scans, where {len(joint.cloud)} of "
-        "them lie on a map of two directions (rounded, with the class, in no order of theirs), and means and "
-        "categories of covariates. Sums that a patient's scores could be read from do not. Leave all of it at home "
-        "with `export.joint: false`."
+        f"What leaves with it of {joint.training} training patients: principal components of their scans, means of "
+        f"classes ({FEWEST} patients or more each) and one covariance, means and categories of covariates; of held-out "
+        "ones how far they lie from training. Sums that a patient's scores could be read from do not. Leave all of it "
+        "at home with `export.joint: false`."
     )
 
 

@@ -43,7 +43,7 @@ class ExportConfig(BaseModel):
     joint: bool = Field(
         default=True,
         description="carry the joint model, where the stage joint has run: pages of new patients then show what is "
-        "imputed; it shows where training patients lie on its map",
+        "imputed; means of classes leave with it, and no patient",
     )
     memory_mb: int = Field(
         default=512,
@@ -63,7 +63,7 @@ STAGE = Stage(
     function="pipeline.stages.export:export",
     config=ExportConfig,
     artifact="pipeline.deployment.bundle:BundleFolder",
-    version=4,
+    version=5,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

@@ -34,7 +34,7 @@ STAGE = Stage(
     function="pipeline.stages.judge:judge_synthetic",
     config=JudgeConfig,
     artifact="pipeline.store.synthetic:JudgementTables",
-    version=2,
+    version=3,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

@@ -10,7 +10,7 @@ from models.onnx_graph import largest_difference, onnx_graph
 from models.set_model import SetModel
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle import Bundle, BundleFolder, strictest
-from pipeline.deployment.bundle_joint import ExportedJoint, cloud_of, distances_of
+from pipeline.deployment.bundle_joint import ExportedJoint, distances_of, like_single_patients
 from pipeline.deployment.bundle_writer import Export, write_bundle
 from pipeline.deployment.calibration_set import (
     CALIBRATION_SPLITS,
@@ -174,7 +174,7 @@ def _joint(
     config: ExportConfig,
     runtime: Runtime,
 ) -> ExportedJoint | None:
-    """Return the joint model of the repeat; None without one, or if it is of other data or modalities."""
+    """Return the joint model of the repeat; None without one, if it is of other data or modalities, or of too few."""
     if not config.joint or joint.manifest is None:
         return None
     if not made_from_inputs(joint, now):
@@ -184,10 +184,10 @@ def _joint(
     if strange := sorted(set(model.bases) - set(trained)):
         runtime.note(f"the joint model is not exported: φ was not trained on {', '.join(strange)}")
         return None
-    record = joint.record(config.repeat) or {}
-    rows = joint.embeddings()
-    rows = rows[rows["repeat"] == config.repeat]
-    cloud, labels = cloud_of(rows, data.classes)
+    if reason := like_single_patients(model, data.classes):
+        runtime.note(f"the joint model is not exported: {reason}")
+        return None
+    record, rows = joint.record(config.repeat) or {}, joint.embeddings()
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
     return ExportedJoint(
         model=model,
@@ -196,9 +196,8 @@ def _joint(
         spacing_mm=record["grid"]["spacing_mm"],
         pixels=record["grid"]["pixels"],
         covariates=CovariateBlocks.from_json(record["covariates"]) if record.get("covariates") else None,
-        cloud=cloud,
-        labels=labels,
-        distances=distances_of(rows),
+        training=model.sums.count,
+        distances=distances_of(rows[rows["repeat"] == config.repeat]),
     )
 
 

@@ -105,6 +105,11 @@ def _fit(
         model, scores = fit_model(patients, labels, len(data.classes), settings, shape=image)
     except CannotJoinError as error:
         raise InputError(f"repeat {repeat}: {error}") from error
+    if model.blocks.width == 1:
+        raise InputError(
+            f"repeat {repeat}: {len(train)} training patients give one score in all, and a map has two directions; "
+            "add patients, modalities or covariates"
+        )
     averaged = data.scans[data.scans["split"] == "train"].groupby(["observation", "modality"]).size()
     notes = [*encoding_notes(data), *model.notes]
     if (averaged > 1).any():

@@ -61,6 +61,8 @@ def judge_synthetic(
     table = covariates_of(real_only(cohort.scans()))
     train, held_out = (part_of_repeat(data, maps, parts, None, table) for parts in (["train"], ["validation", "test"]))
     channels = {m: synthesise.features(m).mean(axis=(2, 3)).astype(np.float64) for m in made["modalities"]}
+    subject_of = data.scans.drop_duplicates("observation").set_index("observation")["subject"]
+    tested = [str(subject_of[name]) for name in held_out.observations]
     found = Comparisons(train.observations, drawn, config, runtime)
     walls: list[tuple[str, bytes, bytes]] = []
     grid = SynthesiseConfig(spacing_mm=made["spacing_mm"], pixels=made["pixels"])
@@ -96,7 +98,7 @@ def judge_synthetic(
     facts = {
         "verdict": verdict, "refused": verdict == COPIES, "too_many": found.too_many(),
         "most_copied": config.most_copied, "repeat": made["repeat"], "patients": int(drawn["subject"].nunique()),
-        "judgements": found.plain(), "transfer": _transfer(train, held_out, channels, drawn, made),
+        "judgements": found.plain(), "transfer": _transfer(train, held_out, channels, drawn, made, tested),
         "walls": [name for name, _, _ in walls], "left_out": left_out,
     }  # fmt: skip
     manifest = synthesise.rows().assign(judged=verdict)
@@ -265,8 +267,9 @@ def _transfer(
     channels: Mapping[str, Rows],
     drawn: pd.DataFrame,
     made: Mapping[str, Any],
+    tested: list[str],
 ) -> dict[str, Any]:
-    """Train on synthetic patients and on real ones, test both on held-out ones."""
+    """Train on synthetic patients and on real ones, test both on held-out ones, whose subjects are `tested`."""
     subjects = sorted(drawn["subject"].unique())
     place = {name: i for i, name in enumerate(subjects)}
     label = drawn.drop_duplicates("subject").set_index("subject")["label"]
@@ -286,5 +289,6 @@ def _transfer(
         (sides["generated"], target),
         (sides["held_out"], held_out.labels),
         classes=len(made["classes"]),
+        subjects=tested,
     )
     return dict(vars(result))

@@ -13,7 +13,7 @@ from console.errors import InputError, PreconditionError
 from pipeline.core.provenance import digest, git_commit, result_settings, versions
 from pipeline.core.runtime import Runtime, log
 from pipeline.deployment.bundle import Bundle
-from pipeline.deployment.bundle_joint import ExportedJoint
+from pipeline.deployment.bundle_joint import MAP, ExportedJoint
 from pipeline.deployment.bundle_layout import shown
 from pipeline.deployment.joint_answer import ImputedImage, joint_answer
 from pipeline.deployment.occlusion_maps import write_maps
@@ -286,7 +286,11 @@ def _joint(
     known = {} if blocks is None else dict.fromkeys((*blocks.encoder.scales, *blocks.encoder.values))
     lacking = [name for name in known if name not in given or np.isnan(given[name]).any()]
     images = [_missing_image(joint, name, image) for name, image in answer.images.items()]
-    return answer.facts, PatientJoint(answer.facts, joint.cloud, joint.labels, images, lacking)
+    means, covariance = joint.model.embedding.of_classes(joint.model.gaussian.estimate)
+    means[joint.model.gaussian.estimate.share == 0] = np.nan
+    return answer.facts, PatientJoint(
+        answer.facts, means[:, :MAP], covariance[:MAP, :MAP], joint.training, images, lacking
+    )
 
 
 def _missing_image(joint: ExportedJoint, modality: str, image: ImputedImage) -> MissingImage:

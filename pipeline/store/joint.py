@@ -107,11 +107,12 @@ class JointSet(RepeatSet):
         """Return a row for each repeat and observation.
 
         Columns: repeat, observation, subject, split, label, has (modalities, joined by +), distance, outside, e1 … er
-        (mean), sd1 … sdr, and cov_i_j for i < j.
+        (mean), sd1 … sdr, and cov_i_j for i < j. `has` is "" where the model has learnt none of the scans.
         """
-        return pd.read_csv(
+        table = pd.read_csv(
             self.folder / "embeddings.csv", dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""]
         )
+        return table.fillna({"has": ""})
 
     def contents(self) -> dict[str, Any]:
         """Return the fingerprint of the models and of the table."""

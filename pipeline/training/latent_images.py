@@ -67,7 +67,8 @@ def latent_decoders(
                 keep=partial(out.save_networks, number, key),
                 advance=progress.advance,
             )
-            found[modality] = partial(_decode, network, model, modality, shape, settings.seed)
+            noise = 1_009 * settings.seed + number  # of its own for each modality: only scores and class are shared
+            found[modality] = partial(_decode, network, model, modality, shape, noise)
     return found
 
 

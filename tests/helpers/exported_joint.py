@@ -28,9 +28,8 @@ def exported_joint(names: tuple[str, ...] = ("pet", "t1"), *, patients: int = 36
     part = scores[there][:, model.blocks.slice_of(names[0])]
     decoder = fit_decoder(part, images[names[0]][there], labels[there], CLASSES, config)
     age = {"scales": {"age": [70.0, 9.0]}, "values": {}}
-    mean, _ = model.embed(Patients(features, {"age": factor[:, :1]}))
     return ExportedJoint(
         model=model, decoders={names[0]: decoder}, kinds={names[0]: "image"}, spacing_mm=4.0, pixels=PIXELS,
-        covariates=CovariateBlocks.from_json(age), cloud=mean.round(2), labels=labels,
+        covariates=CovariateBlocks.from_json(age), training=patients,
         distances=tuple(np.linspace(0.6, 1.6, 25).round(3).tolist()),
     )  # fmt: skip

@@ -246,6 +246,12 @@ def test_a_modality_without_training_scans_is_named(tmp_path: Path) -> None:
     )
     made = ImputedSet(workspace / "impute").read()
     assert "PET" not in set(made.loc[made["repeat"] == 1, "modality"])
+    table = JointSet(workspace / "joint").embeddings()
+    alone = set(kept["observation"]) - set(kept.loc[kept["modality"] != "PET", "observation"])
+    rows = table[(table["repeat"] == 1) & table["observation"].isin(alone)]
+    assert len(rows) > 0  # they are on the map, and the page says "none"
+    assert (rows["has"] == "").all()
+    assert rows["distance"].isna().all()
 
 
 def test_one_patient_is_refused(tmp_path: Path) -> None:
@@ -253,6 +259,17 @@ def test_one_patient_is_refused(tmp_path: Path) -> None:
     only = table.loc[learns(table), "subject"].iloc[0]
     with pytest.raises(InputError, match=r"repeat 1: no modality can be learnt: .*1 training patients have it"):
         run_on(tmp_path, table, table[~learns(table) | (table["subject"] == only)])
+
+
+def test_patients_for_one_score_alone_are_refused(tmp_path: Path) -> None:
+    """Four of them give one component, and the map has two directions."""
+    table = scans()
+    table = table[table["modality"] == "MRI"]
+    few = table.loc[learns(scans()).loc[table.index], "subject"].unique()[:4]
+    with pytest.raises(InputError, match=r"repeat 1: 4 training patients give one score in all"):
+        run_on(
+            tmp_path, scans(), table[~learns(scans()).loc[table.index] | table["subject"].isin(few)], covariates=False
+        )
 
 
 def test_all_complete_leaves_nothing_to_impute(tmp_path: Path) -> None:
@@ -307,12 +324,11 @@ def test_three_classes(tmp_path: Path) -> None:
     assert JointSet(tmp_path / "joint").model(1).gaussian.classes == 3
 
 
-def test_a_public_basis_is_learnt_from_nobody(done: Path, tmp_path: Path) -> None:
+def test_a_public_basis_is_learnt_from_nobody(tmp_path: Path) -> None:
     workspace = run(tmp_path, scans(), basis="public")
     ours, theirs = (JointSet(workspace / "joint").model(n).bases["MRI"].components for n in REPEATS)
     size = min(len(ours), len(theirs))
     np.testing.assert_array_equal(ours[:size], theirs[:size])
-    assert dataclasses.is_dataclass(JointSet(done / "joint").model(1))
 
 
 def test_training_patients_are_placed_by_the_scores_that_were_learnt_from(done: Path) -> None:
@@ -340,15 +356,11 @@ def test_training_patients_are_imputed_from_the_scores_that_were_learnt_from(don
     """Those of bases that were made of them lie too far out, and what is imputed from them does too."""
     joint, out = JointSet(done / "joint"), ImputedSet(done / "impute")
     made, own, model = out.read(), joint.training_scores(1), joint.model(1)
-    for split in ("train", "test"):
-        row = made[(made["repeat"] == 1) & (made["split"] == split)].iloc[0]
-        found = out.load(row["file"], row["sha256"])
-        if split == "train":
-            mean, sd = model.impute_scores(own[row["observation"]][None], row["modality"])
-            np.testing.assert_allclose(found.mean.flatten(), mean[0], rtol=1e-5)
-            np.testing.assert_allclose(found.sd.flatten(), sd[0], rtol=1e-5)
-        else:
-            assert row["observation"] not in own
+    row = made[(made["repeat"] == 1) & (made["split"] == "train")].iloc[0]
+    found = out.load(row["file"], row["sha256"])
+    mean, sd = model.impute_scores(own[row["observation"]][None], row["modality"])
+    np.testing.assert_allclose(found.mean.flatten(), mean[0], rtol=1e-5)
+    np.testing.assert_allclose(found.sd.flatten(), sd[0], rtol=1e-5)
 
 
 def test_synthetic_patients_are_neither_learnt_from_nor_placed(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import data_of_repeat
 from pipeline.training.unseen_space import PICTURES
 from preprocessing.encoding import png_pixels
+from synthesis.latent import LatentModel
 
 pytestmark = pytest.mark.usefixtures("thin_backbone", "one_thread")
 PATIENTS = 40
@@ -274,7 +275,9 @@ def test_a_synthetic_patient_in_a_test_split_is_refused_wherever_it_comes_from(t
         data_of_repeat(cohort, split, FeatureStore(tmp_path / "features"), 1)
 
 
-def test_the_decoder_kl_draws_images_and_keeps_its_networks(run: Callable[..., int]) -> None:
+def test_the_decoder_kl_draws_images_and_keeps_its_networks(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tiny and hardly trained; more patients are drawn with the networks that are there."""
     folder: Path = run.folder  # type: ignore[attr-defined]
     shutil.copytree(folder / "run", folder / "kl")
@@ -282,7 +285,15 @@ def test_the_decoder_kl_draws_images_and_keeps_its_networks(run: Callable[..., i
              "--synthesise.kl.channels", "[2, 4]", "--synthesise.kl.flow", "4", "--synthesise.kl.latent", "1",
              "--synthesise.kl.autoencoder_steps", "3", "--synthesise.kl.flow_steps", "3",
              "--synthesise.kl.draw_steps", "2"]  # fmt: skip
+    seeds, usual = [], LatentModel.draw
+
+    def watched(self: LatentModel, condition: torch.Tensor, *, seed: int) -> torch.Tensor:
+        seeds.append(seed)
+        return usual(self, condition, seed=seed)
+
+    monkeypatch.setattr(LatentModel, "draw", watched)
     assert run(*words, "--synthesise.patients", "6", workspace="kl") == 0
+    assert len(set(seeds)) == 2  # one patient's noise is another in each modality
     store = SyntheticCohort(folder / "kl" / "synthesise")
     drawn = store.drawn()
     assert (drawn["path"] != "").all()

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reporting.joint_figures import _box, _planes, imputed_figure
+from reporting.joint_figures import _box, _planes, imputed_figure, patient_map_figure
 from reporting.pages import environment
 from reporting.patient_joint import MissingImage, PatientJoint, patient_joint_section
 
@@ -15,7 +15,6 @@ SPREAD = {"CN": {"mean": 0.35, "low": 0.1, "high": 0.4}, "<AD>": {"mean": 0.65, 
 
 
 def page(*, image: bool = True, **changes: Any) -> PatientJoint:
-    random = np.random.default_rng(0)
     facts = {
         "embedding": {"mean": [0.5, -1.0, 0.2], "covariance": (np.eye(3) * 0.2).tolist()},
         "distance": 1.1, "share_farther": 0.4, "n": 30,
@@ -24,8 +23,8 @@ def page(*, image: bool = True, **changes: Any) -> PatientJoint:
     }  # fmt: skip
     sd = np.full((8, 9, 7), 0.2, dtype=np.float32)
     picture = MissingImage("PET", 2 * sd, sd, np.stack([sd, sd, sd]))
-    cloud = random.standard_normal((20, 2))
-    return PatientJoint(facts | changes, cloud, np.arange(20) % 2, [picture] if image else [], ("age",))
+    means = np.array([[0.0, 1.0], [-1.0, 0.5]])
+    return PatientJoint(facts | changes, means, np.eye(2) / 2, 20, [picture] if image else [], ("age",))
 
 
 def html(given: PatientJoint) -> str:
@@ -77,7 +76,7 @@ def test_the_distance_is_told_in_words(changes: dict[str, Any], words: str) -> N
 
 
 def test_with_a_reason_there_is_nothing_else() -> None:
-    given = PatientJoint({"reason": "no finite numbers"}, np.zeros((0, 2)), np.zeros(0, np.int64))
+    given = PatientJoint({"reason": "no finite numbers"}, np.zeros((2, 2)), np.eye(2), 20)
     assert html(given).strip() == "<p>no finite numbers.</p>"
 
 
@@ -102,3 +101,10 @@ def test_only_the_head_is_shown_and_pictures_have_no_planes() -> None:
     assert volume[_box(volume)].shape == (3, 1, 2)
     flat = np.full((6, 6, 3), 0.5, dtype=np.float32)
     assert imputed_figure(flat, flat / 9, np.stack([flat] * 3), "radiological").startswith(b"<?xml")
+
+
+def test_a_class_without_training_patients_is_not_on_the_map() -> None:
+    means = np.array([[0.0, 1.0], [np.nan, np.nan]])
+    drawn = patient_map_figure(means, np.eye(2), ["CN", "AD"], np.zeros(2), np.eye(2) / 9, "x").decode()
+    assert "CN, mean in training" in drawn
+    assert "AD, mean" not in drawn

@@ -147,6 +147,12 @@ def test_transfer_is_that_of_scikit_learn_and_says_what_labels_are_worth() -> No
     assert found.coherence == pytest.approx(expected["train", "made"])
     assert found.low < found.difference < found.high
     assert found.difference == pytest.approx(found.generated_auc - found.real_auc)
+    twice = tuple(np.repeat(each, 2, axis=0) for each in sides["held"])  # two visits of each patient tell no more
+    again = train_on_generated(
+        sides["train"], sides["made"], twice, classes=2, subjects=[f"s{i // 2}" for i in range(120)]
+    )
+    assert again.n == found.n == 60
+    assert [again.low, again.high] == pytest.approx([found.low, found.high], abs=0.002)
     wrong = (sides["made"][0], 1 - sides["made"][1])
     assert train_on_generated(sides["train"], wrong, sides["held"], classes=2).generated_auc < 0.5
     one_class = (sides["made"][0], np.zeros(120, dtype=int))

@@ -17,7 +17,7 @@ from models.hypermm import extract, predict_sets
 from models.joint.model import Patients
 from models.sets import Groups
 from pipeline.deployment.bundle import Bundle, BundleError
-from pipeline.deployment.bundle_joint import cloud_of, distances_of
+from pipeline.deployment.bundle_joint import distances_of, like_single_patients
 from pipeline.deployment.joint_answer import JointAnswer, joint_answer
 from pipeline.deployment.predictor import Predictor, predict_patient
 
@@ -52,8 +52,10 @@ def test_what_is_written_is_read_without_any_patient_s_scores(folder: Path) -> N
     rows = Patients({"t1": MAPS[1:].flatten(1).numpy(), "pet": np.full((1, 24), np.nan, np.float32)}, {})
     for one, other in zip(given.model.embed(rows), joint.model.embed(rows), strict=True):
         np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(given.cloud, joint.cloud)
-    assert (given.distances, list(given.labels)) == (joint.distances, list(joint.labels))
+    assert (given.distances, given.training) == (joint.distances, joint.training)
+    content = json.loads((folder / "joint.json").read_text("utf-8"))
+    lists = [name for name, value in content.items() if isinstance(value, list)]
+    assert lists == ["modalities", "distances"]  # nothing has an entry for each training patient
     assert joint.covariates == given.covariates
 
 
@@ -142,13 +144,14 @@ def test_numbers_that_overflow_are_told(predictor: Predictor) -> None:
 
 
 CHANGES: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
-    ("json", lambda c: c.update(classes=2), "labels does not give a class"),
+    ("json", lambda c: c.update(classes=2), "is of other classes or modalities"),
     ("json", lambda c: c["modalities"].append("ct"), "blocks do not begin with the modalities"),
     ("json", lambda c: c["blocks"].update({"covariate age": 2}), "is no covariate of that size"),
-    ("json", lambda c: c["cloud"].append([0.0, 1.0]), "a class for each place"),
+    ("json", lambda c: c.update(cloud=[[0.0, 1.0]]), "cloud"),
     ("json", lambda c: c["decoders"]["pet"]["sizes"].__setitem__(0, 3), "reads other scores"),
     ("json", lambda c: c["covariates"]["scales"]["age"].__setitem__(1, 0.0), "has no spread"),
     ("json", lambda c: c.update(pixels=32), r"expected float32 \(.*3072"),
+    ("tensors", lambda t: t.update({"embedding.directions": t["embedding.directions"][:1]}), "a map has 2"),
     ("tensors", lambda t: t.pop("embedding.centre"), "lacks, or has too much, 'embedding.centre'"),
     ("tensors", lambda t: t["estimate.covariance"].__imul__(-1), "negative direction"),
     ("tensors", lambda t: t["estimate.covariance"].__setitem__((0, 1), 9.0), "is not symmetric"),
@@ -192,16 +195,22 @@ def test_one_of_the_two_files_is_not_enough(small_model: Callable[..., Path], tm
         Bundle.read(folder)
 
 
-def test_the_cloud_is_of_training_patients_in_no_order_of_theirs() -> None:
+def test_distances_are_those_of_held_out_subjects() -> None:
     table = pd.DataFrame(
         {
-            "subject": list("abcde"), "label": list("xyxyy"),
-            "split": ["train", "test", "train", "validation", "train"],
-            "has": ["m", "m", "m+p", "m", None], "e1": [0.777, 0, -1.234, 0, 5], "e2": [1.0, 0, 2.0, 0, 5],
+            "subject": list("abccd"),
+            "split": ["train", "test", "validation", "validation", "test"],
             "distance": [1, 2.5, 1, 0.5, np.nan],
         }
-    )  # fmt: skip
-    cloud, labels = cloud_of(table, ("x", "y"))
-    np.testing.assert_array_equal(cloud, [[-1.23, 2.0], [0.78, 1.0]])
-    assert labels.tolist() == [0, 0]
-    assert distances_of(table) == (0.5, 2.5)
+    )
+    assert distances_of(table) == (1, 2.5)
+
+
+def test_a_class_of_few_patients_does_not_leave() -> None:
+    """The mean of a class of one patient is that patient's scores."""
+    model = exported_joint(patients=36).model
+    assert like_single_patients(model, ("a", "b", "c")) == ""
+    model = exported_joint(patients=16).model  # pet is missing for every fourth
+    assert like_single_patients(model, ("a", "b", "c")) == (
+        "4 training patients of the class a have pet, and a mean of fewer than 5 is too much like each of them"
+    )
