@@ -143,7 +143,7 @@ def train_on_generated(
 
 
 def _table(probabilities: FloatArray, truth: IntArray, subjects: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return a table of predictions as in `evaluation.intervals`; each row is a subject of its own if none are given."""
+    """Return a table of predictions as in `evaluation.intervals`; without subjects each row is one of its own."""
     names = [f"row {i}" for i in range(len(truth))]
     given = names if subjects is None else list(subjects)
     table = pd.DataFrame({"repeat": 1, "subject": given, "observation": names, "truth": truth})
