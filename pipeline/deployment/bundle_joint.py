@@ -9,7 +9,7 @@ training, sorted. Both files may come from an untrusted source, and are checked 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -68,7 +68,7 @@ class ExportedJoint:
     distances: tuple[float, ...]
 
 
-def like_single_patients(model: JointModel, classes: tuple[str, ...]) -> str:
+def like_single_patients(model: JointModel, classes: Sequence[str]) -> str:
     """Return which class has a mean of too few training patients to leave; "" if none has.
 
     Args:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort.covariates import covariates_of
+from cohort.origin import real_only
 from console.errors import InputError
 from models.joint.blocks import FloatArray
 from models.joint.dense import TooManyBlocksError, length_of, to_vector
@@ -28,7 +29,7 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.joint_patients import joint_patients, observation_table
-from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 
 
 def contribute(
@@ -42,14 +43,14 @@ def contribute(
     config: ContributeConfig,
     runtime: Runtime,
 ) -> None:
-    """Write the sums of the training patients of one repeat.
+    """Write the sums of the real training patients of one repeat.
 
     Raises:
         InputError: a cell is too small, a class or a repeat is not there, or masks cannot be made.
     """
     if config.repeat not in repeats_of(split):
         raise InputError(f"contribute.repeat: there is no repeat {config.repeat}; see split/splits.csv")
-    data = data_of_repeat(cohort, split, features, config.repeat)
+    data = without_synthetic(data_of_repeat(cohort, split, features, config.repeat), cohort)
     maps = feature_maps_of(data, features)
     shape = features.feature_map_shape()
     classes = config.classes or cohort.classes()
@@ -58,7 +59,7 @@ def contribute(
     train = rows.index[rows["split"] == "train"].to_list()
     if not train:
         raise InputError(f"repeat {config.repeat} has no training scan left; see failures.csv and split/splits.csv")
-    covariates = covariates_of(cohort.scans())
+    covariates = covariates_of(real_only(cohort.scans()))
     labels = _labels(rows.loc[train, "label"].to_list(), classes)
     patients = joint_patients(train, data, maps, encoder_of(plan), covariates)
     of_rows = rows.loc[train, "subject"].to_list()

@@ -184,10 +184,10 @@ def _joint(
     if strange := sorted(set(model.bases) - set(trained)):
         runtime.note(f"the joint model is not exported: φ was not trained on {', '.join(strange)}")
         return None
-    if reason := like_single_patients(model, data.classes):
+    record, rows = joint.record(config.repeat) or {}, joint.embeddings()
+    if reason := like_single_patients(model, record["classes"]):
         runtime.note(f"the joint model is not exported: {reason}")
         return None
-    record, rows = joint.record(config.repeat) or {}, joint.embeddings()
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
     return ExportedJoint(
         model=model,
