@@ -196,7 +196,7 @@ def _joint(
         spacing_mm=record["grid"]["spacing_mm"],
         pixels=record["grid"]["pixels"],
         covariates=CovariateBlocks.from_json(record["covariates"]) if record.get("covariates") else None,
-        training=model.sums.count,
+        training=max(1, round(model.sums.count)),
         distances=distances_of(rows[rows["repeat"] == config.repeat]),
     )
 

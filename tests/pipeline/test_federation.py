@@ -331,3 +331,16 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, model: Path, capsys: 
 def test_settings_that_make_no_sense_are_refused(contribute: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         toy_run.settings(contribute=contribute)
+
+
+def test_synthetic_patients_are_in_no_sum(tmp_path: Path) -> None:
+    table = patients(0)
+    made = table["subject"].str[1:].astype(int) % 5 == 4  # in training in both repeats
+    toy_run.fill(tmp_path, table.assign(origin=made.map({True: "synthetic", False: ""}), judged="passed"))
+    file = send(tmp_path)
+    (release,) = ContributionSet(tmp_path / "contribute").releases()
+    assert release["train_subjects"]
+    assert not set(release["train_subjects"]) & set(table.loc[made, "subject"])
+    sums = read_contribution(file).plain
+    assert sums is not None
+    assert sums.sums.count == len(release["train_subjects"])
