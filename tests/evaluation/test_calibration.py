@@ -91,10 +91,11 @@ def test_nonsense_temperatures_are_refused(temperature: float) -> None:
 
 
 def test_the_calibration_error_equals_bins_worked_out_by_hand() -> None:
-    positive = np.array([0.12, 0.18, 0.55, 0.57, 0.59, 1.0])
-    truth = [0, 1, 1, 1, 0, 1]  # bins: .1-.2 says .15, half are ill; .5-.6 says .57, 2 of 3; the last says 1, all
-    expected = (2 * abs(0.15 - 0.5) + 3 * abs(0.57 - 2 / 3) + 0) / 6
+    positive = np.array([0.12, 0.18, 0.55, 0.57, 0.59, 0.96, 1.0])
+    truth = [0, 1, 1, 1, 0, 1, 0]  # .1-.2 says .15, half are ill; .5-.6 says .57, 2 of 3; the last says .98, half
+    expected = (2 * abs(0.15 - 0.5) + 3 * abs(0.57 - 2 / 3) + 2 * abs(0.98 - 0.5)) / 7
     assert calibration_error(np.stack([1 - positive, positive], 1), truth) == pytest.approx(expected)
+    assert calibration_error([[0.85, 0.15], [0.15, 0.85]], [1, 1]) == pytest.approx((0.85 + 0.15) / 2)
     assert np.isnan(calibration_error(np.zeros((0, 2)), []))
 
 
