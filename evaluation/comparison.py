@@ -90,7 +90,7 @@ def comparison_table(
         row |= {"n": len(own), "n_asked": len(asked), "subjects": own["subject"].nunique()}
         row |= {"subjects_asked": asked["subject"].nunique(), "repeats": own["repeat"].nunique()}
         row |= _scores(own) | {"ece": _ece(own)} | _differences(own, others, same=method == reference)
-        row["note"] = _note(row, reference, reasons.get((scenario, method), ""))
+        row["note"] = _note(row, reference, reasons.get((scenario, method), ""), repeats=asked["repeat"].nunique())
         rows.append(row | cost_of.get((scenario, method), dict.fromkeys(COSTS, np.nan)))
     table = pd.DataFrame(rows)
     for metric in TESTED:
@@ -267,11 +267,13 @@ def _differences(own: pd.DataFrame, others: pd.DataFrame, *, same: bool) -> dict
     return result
 
 
-def _note(row: dict[str, Any], reference: str, reason: str) -> str:
+def _note(row: dict[str, Any], reference: str, reason: str, *, repeats: int) -> str:
     """Say what is missing from a row."""
     if row["n"] == 0:
         return f"no predictions: {reason}" if reason else "no predictions"
     notes = [reason] if reason else []
+    if row["repeats"] < repeats:
+        notes.append(f"predictions of {row['repeats']} of {repeats} repeats")
     if missing := row["n_asked"] - row["n"]:
         notes.append(f"{missing} of {row['n_asked']} test predictions could not be made")
     if row["method"] != reference and row["n_shared"] == 0:

@@ -216,6 +216,13 @@ def test_methods_that_share_no_row_are_not_compared() -> None:
     assert np.isnan(row["auc_difference"])
 
 
+def test_a_method_of_fewer_repeats_says_so(by_hand: pd.DataFrame) -> None:
+    stopped = by_hand[(by_hand["method"] == "HyperMM") | (by_hand["repeat"] == 1)]
+    found = comparison_table(stopped).set_index("method")["note"]
+    assert found["Multi-CNN"] == "predictions of 1 of 2 repeats; 5 of 8 test predictions could not be made"
+    assert found["HyperMM"] == ""
+
+
 def test_what_cannot_be_compared_is_refused_by_name(by_hand: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="reference 'ShaSpec' made no predictions; .* HyperMM, Multi-CNN"):
         comparison_table(by_hand, reference="ShaSpec")
