@@ -17,14 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from evaluation.calibration import calibration_error
 from evaluation.intervals import paired_difference, probability_columns, summarise
-from evaluation.metrics import FloatArray
+from evaluation.metrics import FloatArray, score
 
-COMPARED = ("accuracy", "balanced_accuracy", "auc", "auc_rounded", "f1", "precision", "recall")
+COMPARED = ("accuracy", "balanced_accuracy", "auc", "auc_rounded", "f1", "precision", "recall", "log_loss", "brier")
 """The metrics of a comparison."""
 
 TESTED = ("auc", "balanced_accuracy")
 """The metrics whose difference from the reference is tested."""
+
+COIN = "a coin"
+"""A method that knows nothing, and gives every class the same probability."""
 
 COSTS = ("imputation_seconds", "classification_seconds", "peak_memory_mb", "trained_parameters")
 """Costs of a method: seconds, seconds, megabytes, trained numbers."""
@@ -58,7 +62,8 @@ def comparison_table(
         - `scenario`, `method`, `note` (what is missing; "" for nothing);
         - `n` test predictions made, out of `n_asked`, of `subjects` out of `subjects_asked`, in `repeats`; what was
           asked is everything that any method of the scenario has a row of;
-        - for each of `COMPARED` `_mean`, `_std`, `_low`, `_high`, as `intervals.summarise` gives them;
+        - for each of `COMPARED` `_mean`, `_std`, `_low`, `_high`, as `intervals.summarise` gives them; `ece`, the
+          calibration error of all predictions of all repeats together;
         - `n_shared` rows that the reference could take too, and for each of `TESTED`, on those, `_difference` (method
           minus reference), `_difference_low`, `_difference_high`, `_p` and `_p_holm`, corrected for the number of
           methods in the scenario; NaN for the reference;
@@ -84,8 +89,8 @@ def comparison_table(
         row: dict[str, Any] = {"scenario": scenario, "method": method}
         row |= {"n": len(own), "n_asked": len(asked), "subjects": own["subject"].nunique()}
         row |= {"subjects_asked": asked["subject"].nunique(), "repeats": own["repeat"].nunique()}
-        row |= _scores(own) | _differences(own, others, same=method == reference)
-        row["note"] = _note(row, reference, reasons.get((scenario, method), ""))
+        row |= _scores(own) | {"ece": _ece(own)} | _differences(own, others, same=method == reference)
+        row["note"] = _note(row, reference, reasons.get((scenario, method), ""), repeats=asked["repeat"].nunique())
         rows.append(row | cost_of.get((scenario, method), dict.fromkeys(COSTS, np.nan)))
     table = pd.DataFrame(rows)
     for metric in TESTED:
@@ -197,20 +202,53 @@ def mechanisms_table(predictions: pd.DataFrame) -> pd.DataFrame:
         Columns `method`, `training`, `tested`, `n` (predictions made), `n_asked`, `auc_mean`, `auc_std`, `auc_low`,
         `auc_high`; in the order in which they first appear, `n` 0 and no AUC where a method could take nobody.
     """
+    return _points(predictions, ["method", "training", "tested"], ("auc",))
+
+
+def subsets_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Score every method on every subset of modalities that it was tested with.
+
+    Args:
+        predictions: columns `method`, `modalities` (a subset, joined by +), and those of `evaluation.intervals`; NaN
+            probabilities where a method could not take the observation.
+
+    Returns:
+        Columns `modalities`, `method`, `n` (predictions made), `n_asked`; `_mean`, `_std`, `_low`, `_high` of `auc`,
+        `log_loss` (nats) and `brier`; in the order in which they first appear, `n` 0 and no score where a method could
+        take nobody. The first row is `COIN`, of every observation, with the scores of equal probabilities.
+    """
+    table = _points(predictions, ["modalities", "method"], ("auc", "log_loss", "brier"))
     columns = probability_columns(predictions)
+    rows = predictions.drop_duplicates(["repeat", "observation"])
+    coin = {
+        f"{name}_mean": value
+        for name, value in score(rows["truth"], np.full((len(rows), len(columns)), 1 / len(columns))).items()
+    }
+    first = pd.DataFrame([{"modalities": "", "method": COIN, "n": len(rows), "n_asked": len(rows)} | coin])
+    return pd.concat([first, table], ignore_index=True)[table.columns]
+
+
+def _points(predictions: pd.DataFrame, by: list[str], metrics: tuple[str, ...]) -> pd.DataFrame:
+    """Score each group of predictions."""
+    columns = probability_columns(predictions)
+    scores = [f"{metric}_{end}" for metric in metrics for end in _ENDS]
     rows = []
-    for (method, training, tested), asked in predictions.groupby(["method", "training", "tested"], sort=False):
+    for group, asked in predictions.groupby(by, sort=False):
         made = asked[~asked[columns].isna().any(axis=1)]
-        row = {"method": method, "training": training, "tested": tested, "n": len(made), "n_asked": len(asked)}
-        summary = summarise(made)["auc"] if len(made) else dict.fromkeys(_ENDS, np.nan)
-        rows.append(row | {f"auc_{end}": value for end, value in summary.items() if end in _ENDS})
-    names = ["method", "training", "tested", "n", "n_asked", *(f"auc_{end}" for end in _ENDS)]
-    return pd.DataFrame(rows, columns=names)
+        row = dict(zip(by, group, strict=True)) | {"n": len(made), "n_asked": len(asked)}
+        summary = summarise(made) if len(made) else {}
+        found = {f"{m}_{end}": value for m in metrics for end, value in summary.get(m, {}).items() if end in _ENDS}
+        rows.append(row | dict.fromkeys(scores, np.nan) | found)
+    return pd.DataFrame(rows, columns=[*by, "n", "n_asked", *scores])
 
 
 def _scores(made: pd.DataFrame) -> dict[str, object]:
     summary = summarise(made)
     return {f"{name}_{end}": value for name in COMPARED for end, value in summary[name].items() if end in _ENDS}
+
+
+def _ece(made: pd.DataFrame) -> float:
+    return calibration_error(made[probability_columns(made)].to_numpy(dtype=np.float64), made["truth"].to_numpy())
 
 
 def _differences(own: pd.DataFrame, others: pd.DataFrame, *, same: bool) -> dict[str, float]:
@@ -229,11 +267,13 @@ def _differences(own: pd.DataFrame, others: pd.DataFrame, *, same: bool) -> dict
     return result
 
 
-def _note(row: dict[str, Any], reference: str, reason: str) -> str:
+def _note(row: dict[str, Any], reference: str, reason: str, *, repeats: int) -> str:
     """Say what is missing from a row."""
     if row["n"] == 0:
         return f"no predictions: {reason}" if reason else "no predictions"
     notes = [reason] if reason else []
+    if row["repeats"] < repeats:
+        notes.append(f"predictions of {row['repeats']} of {repeats} repeats")
     if missing := row["n_asked"] - row["n"]:
         notes.append(f"{missing} of {row['n_asked']} test predictions could not be made")
     if row["method"] != reference and row["n_shared"] == 0:

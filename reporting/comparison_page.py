@@ -14,6 +14,18 @@ import pandas as pd
 from evaluation.comparison import COSTS, TESTED
 from evaluation.intervals import LEVEL
 from reporting.comparison_figures import mechanisms_figure, patients_figure, robustness_figure
+from reporting.comparison_tables import (
+    MECHANISMS_LEAD,
+    MECHANISMS_TITLE,
+    NO_BREAK,
+    PROBABILITIES_CAPTION,
+    SUBSETS_LEAD,
+    SUBSETS_TITLE,
+    limits,
+    mechanisms_text,
+    probabilities_text,
+    subsets_text,
+)
 from reporting.confounding_page import answers
 from reporting.formatting import METRIC_LABELS, count, is_number, number, percent, seconds, spread
 from reporting.pages import data_uri, markdown_text
@@ -26,13 +38,6 @@ _COST_LABELS = {
     "peak_memory_mb": "Peak memory",
     "trained_parameters": "Trained parameters",
 }
-MECHANISMS_TITLE = "Why scans are missing"
-MECHANISMS_LEAD = (
-    "AUC where training patients lost scans for one reason and test patients for another. Each method was trained once "
-    "a row; the same test patients are in every column, as far as the method could take them. Along a row nothing but "
-    "the test changes: a difference between columns is what another reason for missing scans does to this model."
-)
-_NO_BREAK = "\N{NO-BREAK SPACE}"
 _NEEDED = (
     *("scenario", "method", "note", "n", "n_asked", "subjects_asked", "n_shared"),
     *(f"{name}_{end}" for name in _SHOWN for end in ("mean", "std", "low", "high")),
@@ -56,6 +61,7 @@ class Comparison:
         gains: `scenario`, `covariates` (their names, joined by commas) and the entries of
             `confounding.gain_over_covariates`; None where no such method was compared.
         mechanisms: as `comparison.mechanisms_table` returns it; None for none.
+        subsets: as `comparison.subsets_table` returns it; None for none.
     """
 
     table: pd.DataFrame
@@ -67,6 +73,7 @@ class Comparison:
     imputations: tuple[tuple[str, bytes], ...] = ()
     gains: pd.DataFrame | None = None
     mechanisms: pd.DataFrame | None = None
+    subsets: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ def comparison_markdown(
     reference: str = "HyperMM",
     gains: pd.DataFrame | None = None,
     mechanisms: pd.DataFrame | None = None,
+    subsets: pd.DataFrame | None = None,
 ) -> str:
     """Write a comparison as Markdown, a heading of third order for each scenario.
 
@@ -98,6 +106,7 @@ def comparison_markdown(
         reference: the method that others were compared with.
         gains: as in `Comparison`.
         mechanisms: as in `Comparison`.
+        subsets: as in `Comparison`.
 
     Raises:
         ValueError: the table lacks a column.
@@ -112,33 +121,15 @@ def comparison_markdown(
     if mechanisms is not None and len(mechanisms):
         blocks += [f"### {MECHANISMS_TITLE}", markdown_text(MECHANISMS_LEAD)]
         blocks.append(_markdown_table(mechanisms_text(mechanisms)))
+    if subsets is not None and len(subsets):
+        blocks += [f"### {SUBSETS_TITLE}", markdown_text(SUBSETS_LEAD), _markdown_table(subsets_text(subsets))]
     return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-def mechanisms_text(mechanisms: pd.DataFrame) -> Table:
-    """Return AUC with interval, a row for each method and reason in training, a column for each in the test."""
-    columns = list(dict.fromkeys(mechanisms["tested"].astype(str)))
-    rows = []
-    for (method, training), here in mechanisms.groupby(["method", "training"], sort=False):
-        cells = {row["tested"]: row for row in here.to_dict("records")}
-        rows.append((str(method), str(training), *(_auc_with_n(cells.get(name)) for name in columns)))
-    headers = ("Method", "Lost in training by", *(f"Test: {name}" for name in columns))
-    return Table(headers, tuple(rows), numeric=frozenset(range(2, len(headers))))
-
-
-def _auc_with_n(row: Mapping[str, Any] | None) -> str:
-    """Write AUC and interval, and of how many predictions, where some could not be made."""
-    if row is None or not is_number(row["auc_mean"]):
-        return "–"
-    text = number(row["auc_mean"])
-    if is_number(row["auc_low"]) and is_number(row["auc_high"]):
-        text += f" [{row['auc_low']:.2f} to {row['auc_high']:.2f}]"
-    return text if row["n"] == row["n_asked"] else f"{text}, n {int(row['n'])} of {int(row['n_asked'])}"
 
 
 def comparison_section(comparison: Comparison) -> dict[str, Any]:
     """Return the variables of `comparison.html.j2`."""
     curves, patients, reasons = comparison.robustness, comparison.patients, comparison.mechanisms
+    subsets = comparison.subsets
     return {
         "sections": scenario_sections(
             comparison.table,
@@ -153,6 +144,9 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
         "mechanisms_figure": data_uri(mechanisms_figure(reasons)) if reasons is not None and len(reasons) else "",
         "mechanisms_title": MECHANISMS_TITLE,
         "mechanisms_lead": MECHANISMS_LEAD,
+        "subsets": subsets_text(subsets) if subsets is not None and len(subsets) else None,
+        "subsets_title": SUBSETS_TITLE,
+        "subsets_lead": SUBSETS_LEAD,
         "imputations": [(caption, data_uri(png, "image/png")) for caption, png in comparison.imputations],
         "level": percent(LEVEL),
     }
@@ -183,6 +177,8 @@ def scenario_sections(
         ]
         if len(rows) > 1:
             tables.append((f"Difference from {reference} on the same test predictions", _differences(rows, reference)))
+        if "ece" in table.columns:  # a comparison that was made before there was such a thing is shown without
+            tables.append((PROBABILITIES_CAPTION, probabilities_text(rows)))
         if costs := _costs(rows):
             tables.append(("Costs of one run", costs))
         notes = _notes(rows, printed, reference=reference)
@@ -252,7 +248,7 @@ def _differences(rows: Sequence[Mapping[str, Any]], reference: str) -> Table:
         cells = [str(row["method"]), f"{int(row['n_shared']):,}"]
         for metric in TESTED:
             value, low, high = (row[f"{metric}_difference{end}"] for end in ("", "_low", "_high"))
-            cells.append(f"{value:+.2f}{_limits(low, high, '{:+.2f}')}" if is_number(value) else "n/a")
+            cells.append(f"{value:+.2f}{limits(low, high, '{:+.2f}')}" if is_number(value) else "n/a")
             cells += [_p(row[f"{metric}_p"]), _p(row[f"{metric}_p_holm"])]
         body.append(tuple(cells))
     return Table(tuple(headers), tuple(body), numeric=frozenset(range(1, len(headers))))
@@ -307,13 +303,8 @@ def _with_interval(row: Mapping[str, Any], name: str) -> str:
     """Write `0.86 ± 0.03 [0.74, 0.95]`, which may break before the bracket only."""
     if row["n"] == 0:
         return "–"
-    mean = spread(row[f"{name}_mean"], row[f"{name}_std"]).replace(" ", _NO_BREAK)
-    return mean + _limits(row[f"{name}_low"], row[f"{name}_high"], "{:.2f}")
-
-
-def _limits(low: Any, high: Any, form: str) -> str:
-    """Write ` [0.74, 0.95]`, or nothing."""
-    return f" [{form.format(low)},{_NO_BREAK}{form.format(high)}]" if is_number(low) and is_number(high) else ""
+    mean = spread(row[f"{name}_mean"], row[f"{name}_std"]).replace(" ", NO_BREAK)
+    return mean + limits(row[f"{name}_low"], row[f"{name}_high"], "{:.2f}")
 
 
 def _p(value: Any) -> str:

@@ -13,8 +13,8 @@ from baselines.names import SIMPLE_NAMES, TABLE_BASELINES
 from baselines.sample import CannotFit
 from cohort.covariates import availability_of
 from devices.threads import one_thread
-from pipeline.comparison.scenarios import Scenario
-from pipeline.comparison.tasks import ComparisonTasks, TaskResult, Tests, predictions_of
+from pipeline.comparison.scenarios import Scenario, Tests
+from pipeline.comparison.tasks import ComparisonTasks, TaskResult, predictions_of
 from pipeline.training.repeat_data import RepeatData
 
 

@@ -16,6 +16,8 @@ from pipeline.store.features import FeatureStore
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.repeat_data import RepeatData
 
+Tests = tuple[tuple[str, tuple[str, ...]], ...]  # name of a test → test scans that are hidden in it
+SUBSETS = "as it is, tested with every subset"
 FEW_COMPLETE = 20  # patients with every modality; fewer, or fewer than half, are worth a note
 
 
@@ -28,6 +30,7 @@ class Scenario:
         hidden: modality → share of its subjects that lose it, in training and in test.
         complete_only: only observations with every modality are used, before any scan is hidden.
         patients: share of the training patients of each class that are used, rounded up; in (0, 1].
+        subsets: every method is tested with each subset of modalities in turn.
         lost_by: why training and validation patients lack scans, see `pipeline.comparison.mechanisms`; "" for not.
     """
 
@@ -35,6 +38,7 @@ class Scenario:
     hidden: tuple[tuple[str, float], ...] = ()
     complete_only: bool = True
     patients: float = 1.0
+    subsets: bool = False
     lost_by: str = ""
 
 
@@ -44,7 +48,7 @@ def scenarios_of(
     """List the scenarios in the order of the table.
 
     Args:
-        kinds: "complete", "missing" (each modality in turn, at each rate), "as_it_is", "fewer_patients".
+        kinds: "complete", "missing" (each modality in turn, at each rate), "as_it_is", "fewer_patients", "subsets".
         rates: shares to hide, in (0, 1).
         modalities: names, sorted.
         patients: shares of the training patients, in (0, 1), for "fewer_patients".
@@ -63,6 +67,8 @@ def scenarios_of(
             Scenario(f"as it is, {100 * share:g}% of the training patients", complete_only=False, patients=share)
             for share in sorted(patients, reverse=True)
         ]
+    if "subsets" in kinds:
+        scenarios.append(Scenario(SUBSETS, complete_only=False, subsets=True))
     return scenarios
 
 

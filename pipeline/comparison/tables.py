@@ -9,7 +9,14 @@ import pandas as pd
 
 from baselines.names import TABLE_BASELINES
 from console.errors import InputError
-from evaluation.comparison import COSTS, comparison_table, mechanisms_table, patients_table, robustness_table
+from evaluation.comparison import (
+    COSTS,
+    comparison_table,
+    mechanisms_table,
+    patients_table,
+    robustness_table,
+    subsets_table,
+)
 from evaluation.confounding import GAIN_COLUMNS, gain_over_covariates
 from evaluation.published import published_beside
 from files.writing import replacing
@@ -85,6 +92,11 @@ def write_tables(
         out.save_table("mechanisms.csv", mechanisms)
     else:
         (out.folder / "mechanisms.csv").unlink(missing_ok=True)
+    subsets = subsets_table(collected.subsets) if len(collected.subsets) else None
+    if subsets is not None:
+        out.save_table("subsets.csv", subsets)
+    else:
+        (out.folder / "subsets.csv").unlink(missing_ok=True)
     gains = _gains(collected.predictions, covariates)
     if len(gains):
         out.save_table("gains.csv", gains)
@@ -96,7 +108,9 @@ def write_tables(
         (out.folder / "imputation_quality.csv").unlink(missing_ok=True)
     published = published_beside(config.published, [scenario.name for scenario in scenarios])
     title = describe_cohort(collected.predictions, classes)
-    page = comparison_markdown(table, published, cohort=title, reference=reference, gains=gains, mechanisms=mechanisms)
+    page = comparison_markdown(
+        table, published, cohort=title, reference=reference, gains=gains, mechanisms=mechanisms, subsets=subsets
+    )
     if len(collected.quality):
         page += f"\n{describe_quality(collected.quality)} ({config.gan.describe()}.)\n"
     with replacing(out.folder / "comparison.md") as partial:
@@ -148,6 +162,7 @@ class _Collected:
     predictions: pd.DataFrame
     curves: pd.DataFrame
     mechanisms: pd.DataFrame
+    subsets: pd.DataFrame
     quality: pd.DataFrame
     costs: pd.DataFrame
     reasons: dict[tuple[str, str], str]
@@ -159,6 +174,7 @@ def _collected(
     predictions: list[pd.DataFrame] = []
     curves: list[pd.DataFrame] = []
     mechanisms: list[pd.DataFrame] = []
+    subsets: list[pd.DataFrame] = []
     quality: list[pd.DataFrame] = []
     costs: list[dict[str, Any]] = []
     reasons: dict[tuple[str, str], str] = {}
@@ -183,7 +199,7 @@ def _collected(
                             for frame in tables
                             if frame is not None
                         ]
-                for kind, more in (("curve.csv", curves), ("quality.csv", quality)):
+                for kind, more in (("curve.csv", curves), ("subsets.csv", subsets), ("quality.csv", quality)):
                     if (frame := out.read(folder, kind)) is not None:
                         more.append(frame.assign(**labels, repeat=repeat))
                 spent.append(record)
@@ -196,9 +212,20 @@ def _collected(
         one,
         curve,
         pd.concat(mechanisms, ignore_index=True) if mechanisms else pd.DataFrame(),
+        _by_subset(subsets),
         pd.concat(quality, ignore_index=True) if quality else pd.DataFrame(),
         pd.DataFrame(costs),
         reasons,
+    )
+
+
+def _by_subset(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the predictions of all methods, subset by subset, in the order of the first of them."""
+    if not frames:
+        return pd.DataFrame()
+    order = list(frames[0]["modalities"].unique())
+    return pd.concat(frames, ignore_index=True).sort_values(
+        "modalities", key=lambda names: names.map({name: n for n, name in enumerate(order)}), kind="stable"
     )
 
 

@@ -22,7 +22,8 @@ from console.errors import DISK_FULL, InputError
 from devices.allocator import release_freed_memory
 from evaluation.published import COMPLETE
 from models.settings import seed_of_repeat
-from pipeline.comparison.scenarios import Scenario, ScenarioSample, build_sample, in_order, scans_in
+from pipeline.comparison.scenarios import Scenario, ScenarioSample, Tests, build_sample, in_order, scans_in
+from pipeline.comparison.subsets import of_those_who_have_it
 from pipeline.core.provenance import digest, result_settings
 from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import BaselinesConfig
@@ -34,7 +35,6 @@ from pipeline.training.repeat_data import RepeatData
 log = logging.getLogger("hypermm")
 FAILED = "failed "  # prefix of the key of a task that raised: the task is run again
 SHARED = "a network was trained by an earlier task"
-Tests = tuple[tuple[str, tuple[str, ...]], ...]  # reason → scans that it takes from test patients
 TaskResult = tuple[dict[str, pd.DataFrame], dict[str, Any]]  # file → table, facts of the record
 NOT_IN_A_TASK = ("only", "scenarios", "rates", "patients", "mechanisms", "published", "gan", "curve_rates")
 
@@ -48,7 +48,7 @@ class Unit:
         repeat: its number.
         data: the scans that the scenario leaves, in the order of the sample.
         tasks: name of the method and key of each.
-        tests: reasons for which test scans are hidden in turn, with the names of these scans; none as a rule.
+        tests: reasons or subsets for which test scans are hidden in turn, with the names of these; none as a rule.
     """
 
     scenario: Scenario
@@ -108,8 +108,9 @@ class ComparisonTasks:
         numbers = [self.modalities, len(data.classes), [data.classes.index(c) for c in labels]]
         # the numbers stand for names, in predictions
         which = dataclasses.asdict(scenario)
-        if not scenario.lost_by:
-            del which["lost_by"]  # as before there was such a thing, so that what was trained stays valid
+        for name in ("lost_by", "subsets"):
+            if not which[name]:
+                del which[name]  # as before there was such a thing, so that what was trained stays valid
         return [self.version, settings, which, repeat, rows, numbers]
 
     def units(
@@ -183,7 +184,11 @@ class ComparisonTasks:
                 seed_of_repeat(self.config.seed, unit.repeat), predictions=tables["predictions.csv"],
             )  # fmt: skip
         if unit.tests:
-            tables["mechanisms.csv"] = _hidden_in_turn(fitted, sample, unit)
+            in_turn = _hidden_in_turn(fitted, sample, unit)
+            if unit.scenario.subsets:
+                tables["subsets.csv"] = of_those_who_have_it(in_turn, unit.data)
+            else:
+                tables["mechanisms.csv"] = in_turn
         return tables, facts
 
     def _named(self, text: str) -> str:

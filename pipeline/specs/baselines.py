@@ -78,12 +78,15 @@ class BaselinesConfig(FitConfig):
     """Baselines and scenarios of the comparison."""
 
     only: tuple[str, ...] = Field(default=(), description=f"baselines; empty for all that apply. {', '.join(KEYS)}")
-    scenarios: tuple[Literal["complete", "missing", "as_it_is", "fewer_patients", "mechanisms"], ...] = Field(
-        default=("complete", "missing"),
-        min_length=1,
-        description="complete: subjects with every modality; missing: those, with each modality hidden in turn; "
-        "as_it_is: whatever each subject has; fewer_patients: that, with a part of the training patients; "
-        "mechanisms: subjects with every modality, scans missing for a reason, in training and in the test",
+    scenarios: tuple[Literal["complete", "missing", "as_it_is", "fewer_patients", "mechanisms", "subsets"], ...] = (
+        Field(
+            default=("complete", "missing"),
+            min_length=1,
+            description="complete: subjects with every modality; missing: those, with each modality hidden in turn; "
+            "as_it_is: whatever each subject has; fewer_patients: that, with a part of the training patients; "
+            "mechanisms: subjects with every modality, scans missing for a reason, in training and in the test; "
+            "subsets: as as_it_is, and tested with every subset of modalities",
+        )
     )
     rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(0.5,), description="shares hidden in training and test, for missing"

@@ -20,10 +20,11 @@ from pipeline.comparison.imageless import imageless
 from pipeline.comparison.imputation import Kind
 from pipeline.comparison.mechanisms import Lost, lost_scans, scenarios_of_mechanisms
 from pipeline.comparison.processes import do_units
-from pipeline.comparison.scenarios import Scenario, scans_in, scenarios_of
+from pipeline.comparison.scenarios import Scenario, Tests, scans_in, scenarios_of
 from pipeline.comparison.scenarios import in_order as ordered
+from pipeline.comparison.subsets import hidden_by_subset
 from pipeline.comparison.tables import write_tables
-from pipeline.comparison.tasks import ComparisonTasks, Tests, Unit
+from pipeline.comparison.tasks import ComparisonTasks, Unit
 from pipeline.comparison.translated import translated
 from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import STAGE, BaselinesConfig
@@ -101,7 +102,8 @@ def baselines(
             left.append((scenario, repeat, remaining, tests))
             for note in notes if repeat == min(data) else ():
                 runtime.note(f"{scenario.name}: {note}")
-            units += run.units(scenario, repeat, remaining, methods, wanted, tests)
+            by_subset = hidden_by_subset(remaining) if scenario.subsets else tests
+            units += run.units(scenario, repeat, remaining, methods, wanted, by_subset)
     others = [key for key in (*TRANSLATION_BASELINES, *TABLE_BASELINES) if key in keys]
     todo = sum(len(unit.tasks) for unit in units)
     with runtime.progress(todo + len(left) * len(others), "baseline") as progress:

@@ -194,6 +194,7 @@ def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) 
         robustness=baselines.robustness(),
         patients=baselines.patients(),
         mechanisms=baselines.mechanisms(),
+        subsets=baselines.subsets(),
         imputations=baselines.pictures(convention),
         gains=baselines.gains(),
     )

@@ -13,7 +13,7 @@ from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, read_json, read_record, write_json, write_record
 
 TEXT = {"scenario": str, "method": str, "subject": str, "observation": str, "hidden_modality": str, "where": str}
-TEXT |= {"training": str, "tested": str}
+TEXT |= {"training": str, "tested": str, "modalities": str}
 
 
 class ComparisonSet(Artifact):
@@ -74,8 +74,9 @@ class ComparisonSet(Artifact):
 
     def contents(self) -> dict[str, Any]:
         """Return the fingerprint of the tables."""
-        names = ("comparison.csv", "gains.csv", "robustness.csv", "patients.csv", "mechanisms.csv", "comparison.md")
-        return {"fingerprint": digest([file_sha256(p) for n in names if (p := self.folder / n).exists()])}
+        names = ("comparison", "gains", "robustness", "patients", "mechanisms", "subsets")
+        files = (*(f"{name}.csv" for name in names), "comparison.md")
+        return {"fingerprint": digest([file_sha256(p) for n in files if (p := self.folder / n).exists()])}
 
     def comparison(self) -> pd.DataFrame:
         """Return the table that `evaluation.comparison.comparison_table` made."""
@@ -104,6 +105,14 @@ class ComparisonSet(Artifact):
         """Return the table that `evaluation.comparison.mechanisms_table` made; None without such scenarios."""
         path = self.folder / "mechanisms.csv"
         return pd.read_csv(path, dtype=TEXT) if path.exists() else None
+
+    def subsets(self) -> pd.DataFrame | None:
+        """Return the table that `evaluation.comparison.subsets_table` made; None without such a scenario."""
+        path = self.folder / "subsets.csv"
+        if not path.exists():
+            return None
+        frame = pd.read_csv(path, dtype=TEXT)
+        return frame.assign(modalities=frame["modalities"].fillna(""))
 
     def pictures(self, convention: str = "radiological") -> tuple[tuple[str, bytes], ...]:
         """Return caption and PNG of every picture of imputed scans in a convention."""

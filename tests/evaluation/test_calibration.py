@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from evaluation.calibration import HIGHEST, apply_temperature, fit_temperature, log_loss
+from evaluation.calibration import HIGHEST, apply_temperature, calibration_error, fit_temperature, log_loss
 
 
 def drawn(count: int, *, sharpness: float, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -88,3 +88,25 @@ def test_log_loss_of_an_impossible_truth_is_infinite() -> None:
 def test_nonsense_temperatures_are_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="expected a positive number"):
         apply_temperature([[0.5, 0.5]], temperature)
+
+
+def test_the_calibration_error_equals_bins_worked_out_by_hand() -> None:
+    positive = np.array([0.12, 0.18, 0.55, 0.57, 0.59, 0.96, 1.0])
+    truth = [0, 1, 1, 1, 0, 1, 0]  # .1-.2 says .15, half are ill; .5-.6 says .57, 2 of 3; the last says .98, half
+    expected = (2 * abs(0.15 - 0.5) + 3 * abs(0.57 - 2 / 3) + 2 * abs(0.98 - 0.5)) / 7
+    assert calibration_error(np.stack([1 - positive, positive], 1), truth) == pytest.approx(expected)
+    assert calibration_error([[0.85, 0.15], [0.15, 0.85]], [1, 1]) == pytest.approx((0.85 + 0.15) / 2)
+    assert np.isnan(calibration_error(np.zeros((0, 2)), []))
+
+
+def test_the_calibration_error_of_three_classes_is_about_the_largest_probability() -> None:
+    probabilities = [[0.6, 0.3, 0.1], [0.1, 0.65, 0.25], [0.2, 0.2, 0.6], [0.3, 0.31, 0.39]]
+    expected = (3 * abs((0.6 + 0.65 + 0.6) / 3 - 1 / 3) + abs(0.39 - 1)) / 4  # one of three right, and one of one
+    assert calibration_error(probabilities, [0, 2, 1, 2]) == pytest.approx(expected)
+
+
+def test_frequencies_that_are_as_said_have_no_calibration_error() -> None:
+    positive = np.repeat([0.25, 0.75], 40)
+    truth = np.concatenate([np.arange(40) < 10, np.arange(40) < 30]).astype(int)
+    assert calibration_error(np.stack([1 - positive, positive], 1), truth) == 0
+    assert calibration_error(np.stack([positive, 1 - positive], 1), truth) == pytest.approx(0.5)

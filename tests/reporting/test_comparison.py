@@ -17,6 +17,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from evaluation.comparison import (
+    COIN,
     COMPARED,
     COSTS,
     comparison_table,
@@ -24,11 +25,13 @@ from evaluation.comparison import (
     mechanisms_table,
     patients_table,
     robustness_table,
+    subsets_table,
 )
 from evaluation.intervals import paired_difference, summarise
 from evaluation.published import COMPLETE, HALF_MRI, HALF_PET, published_rows
 from reporting.comparison_figures import imputation_figure, mechanisms_figure, robustness_figure
-from reporting.comparison_page import Comparison, comparison_markdown, comparison_section, mechanisms_text
+from reporting.comparison_page import Comparison, comparison_markdown, comparison_section
+from reporting.comparison_tables import mechanisms_text, subsets_text
 from reporting.pages import environment
 from reporting.report import render_report
 
@@ -172,6 +175,17 @@ def test_intervals_and_p_values_are_those_of_the_intervals_module(compared: pd.D
     np.testing.assert_allclose(found, [expected[end] for end in ("difference", "low", "high", "p")])
 
 
+def test_the_calibration_error_is_that_of_all_repeats_together() -> None:
+    """Each repeat alone says .55 where nobody, or everybody, is ill; together half are."""
+    first = rows_of("HyperMM", {"a": 0.55, "b": 0.55, "c": 0.95})
+    both = pd.concat([first, rows_of("HyperMM", {"c": 0.55, "d": 0.55, "a": 0.05}, repeat=2)])
+    nothing = rows_of("pix2pix", dict.fromkeys("abcd", np.nan))
+    found = comparison_table(pd.concat([both, nothing])).set_index("method")["ece"]
+    assert found["HyperMM"] == pytest.approx((4 * 0.05 + 0.05 + 0.05) / 6)
+    assert np.isnan(found["pix2pix"])
+    assert comparison_table(first)["ece"][0] == pytest.approx((2 * 0.55 + 0.05) / 3)
+
+
 def test_holm_is_within_a_scenario_and_leaves_the_reference_out(table: pd.DataFrame) -> None:
     for _, rows in table.groupby("scenario"):
         for metric in ("auc", "balanced_accuracy"):
@@ -202,6 +216,13 @@ def test_methods_that_share_no_row_are_not_compared() -> None:
     assert np.isnan(row["auc_difference"])
 
 
+def test_a_method_of_fewer_repeats_says_so(by_hand: pd.DataFrame) -> None:
+    stopped = by_hand[(by_hand["method"] == "HyperMM") | (by_hand["repeat"] == 1)]
+    found = comparison_table(stopped).set_index("method")["note"]
+    assert found["Multi-CNN"] == "predictions of 1 of 2 repeats; 5 of 8 test predictions could not be made"
+    assert found["HyperMM"] == ""
+
+
 def test_what_cannot_be_compared_is_refused_by_name(by_hand: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="reference 'ShaSpec' made no predictions; .* HyperMM, Multi-CNN"):
         comparison_table(by_hand, reference="ShaSpec")
@@ -221,6 +242,60 @@ def test_what_cannot_be_compared_is_refused_by_name(by_hand: pd.DataFrame) -> No
         comparison_table(by_hand, costs=costs)
     with pytest.raises(ValueError, match=r"costs lack the column\(s\) peak_memory_mb"):
         comparison_table(by_hand, costs=costs.drop(columns="peak_memory_mb"))
+
+
+# --- Subsets ---
+
+
+@pytest.fixture
+def by_subset(by_hand: pd.DataFrame) -> pd.DataFrame:
+    """HyperMM of both scans; of one scan it knows nothing; Multi-CNN lacks b, and takes nobody with one scan."""
+    both = by_hand[by_hand["method"].isin(["HyperMM", "Multi-CNN"])].assign(modalities="MRI+PET")
+    one = both.assign(modalities="PET", p_0=0.5, p_1=0.5)
+    one.loc[one["method"] == "Multi-CNN", ["p_0", "p_1"]] = np.nan
+    return pd.concat([one, both])
+
+
+def test_subsets_are_scored_beside_a_coin(by_subset: pd.DataFrame) -> None:
+    found = subsets_table(by_subset)
+    assert list(zip(found["modalities"], found["method"], found["n"], found["n_asked"], strict=True)) == [
+        *(("", COIN, 8, 8), ("PET", "HyperMM", 8, 8), ("PET", "Multi-CNN", 0, 8)),
+        *(("MRI+PET", "HyperMM", 8, 8), ("MRI+PET", "Multi-CNN", 6, 8)),
+    ]
+    scores = found[["auc_mean", "log_loss_mean", "brier_mean"]].to_numpy()
+    np.testing.assert_allclose(scores[0], [0.5, np.log(2), 0.25])
+    np.testing.assert_allclose(scores[1], scores[0])
+    assert np.isnan(scores[2]).all()
+    hyper = by_subset[(by_subset["method"] == "HyperMM") & (by_subset["modalities"] == "MRI+PET")]
+    brier = ((hyper["p_1"] - hyper["truth"]) ** 2).groupby(hyper["repeat"]).mean().mean()
+    loss = -np.log(hyper["p_1"].where(hyper["truth"] == 1, hyper["p_0"])).groupby(hyper["repeat"]).mean().mean()
+    np.testing.assert_allclose(scores[3], [1.0, loss, brier])
+    assert np.isnan(found["auc_low"].iloc[0])
+
+
+def test_a_coin_between_three_classes() -> None:
+    three = rows_of("HyperMM", {"a": 0.2, "c": 0.4, "d": 0.4}).assign(p_0=0.3, p_1=0.3, p_2=0.4, modalities="PET")
+    coin = subsets_table(three.assign(truth=[0, 1, 2])).iloc[0]
+    assert (coin["log_loss_mean"], coin["brier_mean"]) == pytest.approx((np.log(3), 2 / 3))
+
+
+def test_the_table_of_subsets_leaves_out_who_could_take_nobody(by_subset: pd.DataFrame, table: pd.DataFrame) -> None:
+    subsets = subsets_table(by_subset)
+    text = subsets_text(subsets)
+    assert [row[:3] for row in text.rows] == [
+        ("–", "a coin", "8"),
+        ("PET", "HyperMM", "8"),
+        ("MRI+PET", "HyperMM", "8"),
+        ("MRI+PET", "Multi-CNN", "6 of 8"),
+    ]
+    assert text.rows[0][3:] == ("0.50", "0.693", "0.250")
+    assert text.rows[1][3].startswith("0.50 [")
+    page = comparison_markdown(table, cohort="this cohort", subsets=subsets)
+    assert page.count("### Given only some of the scans") == 1
+    assert "| – | a coin | 8 | 0.50 | 0.693 | 0.250 |" in page
+    assert "Given only some" not in comparison_markdown(table, cohort="this cohort")
+    shown = comparison_section(Comparison(table, "this cohort", subsets=subsets))
+    assert shown["subsets"] == text
 
 
 # --- What the paper printed ---
@@ -272,15 +347,21 @@ def test_markdown_writes_what_the_table_holds(by_hand: pd.DataFrame) -> None:
     found = comparison_table(by_hand, costs=costs)
     page = comparison_markdown(found, published_rows("ADNI"), cohort="the demo")
     row = found.iloc[0]
-    scores, price = cells(page, "HyperMM")
+    scores, probabilities, price = cells(page, "HyperMM")
     assert scores[1] == "8"
     assert scores[2] == f"1.00 ± 0.00 [{row['auc_low']:.2f}, {row['auc_high']:.2f}]"
     assert scores[3].startswith("0.88 ± 0.18 [")
     assert scores[4] == "0.73 ± 0.02"  # the paper's, beside ours of rounded scores
+    limits = (f"[{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" for name in ("log_loss", "brier"))
+    losses = (f"{row[f'{name}_mean']:.3f}" for name in ("log_loss", "brier"))
+    expected = (f"{loss} {limit}" for loss, limit in zip(losses, limits, strict=True))
+    assert probabilities == ["HyperMM", *expected, f"{row['ece']:.3f}"]
     assert price == ["HyperMM", "1 min 15 s", "1,234 MB", "5,000,000"]
-    _, difference, _ = cells(page, "Multi-CNN")
+    _, difference, _, _ = cells(page, "Multi-CNN")
     assert difference[2] == "-0.50"  # three subjects, one of a class alone: no interval
-    assert cells(page, "pix2pix")[0][1:4] == ["0", "–", "–"]
+    nothing = cells(page, "pix2pix")
+    assert nothing[0][1:4] == ["0", "–", "–"]
+    assert nothing[2][1:] == ["–", "–", "–"]
     assert "pix2pix: no predictions." in page
 
 
@@ -343,8 +424,14 @@ def test_html_holds_the_same_words_and_escapes_names(table: pd.DataFrame) -> Non
     assert "<b>evil</b>" in page.text
     assert "Paper, ADNI, 300 subjects" in page.text
     assert "no predictions: nobody has both scans" in page.text
-    assert page.tags.count("table") == 2 + 1 + 2  # scores and costs, differences; no costs are known of the second
+    assert page.tags.count("table") == 4 + 3  # scores, differences, probabilities, costs; no costs of the second
     assert "No method was compared" in Nesting(_html(Comparison(table.iloc[:0], "x"))).text
+
+
+def test_a_comparison_from_before_has_no_table_of_probabilities(table: pd.DataFrame) -> None:
+    assert "| Calibration error |" in comparison_markdown(table, cohort="x")
+    lacking = [name for name in table.columns if name == "ece" or name.startswith(("log_loss", "brier"))]
+    assert "Calibration error" not in comparison_markdown(table.drop(columns=lacking), cohort="x")
 
 
 def test_a_table_without_its_columns_is_refused(table: pd.DataFrame) -> None:

@@ -17,6 +17,8 @@ from evaluation.intervals import summarise
 from pipeline.comparison.mechanisms import Lost, lost_scans, main_direction, scenarios_of_mechanisms
 from pipeline.comparison.scenarios import Scenario
 from pipeline.comparison.tables import _hidden_in_both
+from pipeline.comparison.tasks import ComparisonTasks
+from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.run import run_stage
 from pipeline.specs.baselines import STAGE, BaselinesConfig, MechanismsConfig
@@ -226,8 +228,16 @@ def test_nothing_is_done_twice_and_another_share_is_done_anew(compared: Path, tm
     assert all(after[name] > before[name] for name in before)  # other scans are hidden in the test of each
 
 
-def test_other_scenarios_keep_their_keys_and_their_curve(data: RepeatData) -> None:
-    """The field that was added says nothing where it is empty, and these scenarios are no points of the curve."""
+def test_other_scenarios_keep_their_keys_and_their_curve(data: RepeatData, features: FeatureStore) -> None:
+    """Fields that were added say nothing where they are empty, and these scenarios are no points of the curve."""
+    runtime = Runtime(stage="baselines", key="", device_name="cpu", workspace=Path())
+    run = ComparisonTasks(features, ComparisonSet(Path()), BaselinesConfig(), runtime, data.modalities, False, 3)
+    named = [
+        set(run._inputs(scenario, 1, data)[2])
+        for scenario in (Scenario("x"), Scenario("x", lost_by="class"), Scenario("x", subsets=True))
+    ]
+    before = {"name", "hidden", "complete_only", "patients"}
+    assert named == [before, before | {"lost_by"}, before | {"subsets"}]
     frame = pd.DataFrame({"scenario": ["complete", "x"], "method": "HyperMM", "p_0": 0.5, "p_1": 0.5})
     both = [Scenario("complete"), Scenario("x", lost_by="class"), Scenario("half", (("PET", 0.5),))]
     points = _hidden_in_both(frame, both)

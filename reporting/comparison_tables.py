@@ -1,0 +1,94 @@
+"""Tables of a comparison as text: probabilities, reasons for missing scans, subsets of modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from reporting.formatting import METRIC_LABELS, is_number, number
+from reporting.tables import Table
+
+PROBABILITIES = ("log_loss", "brier")
+PROBABILITIES_CAPTION = (
+    "Probabilities, lower is better: a coin between two classes has a log loss of 0.693 and a Brier score of 0.25. "
+    "Calibration error: how far they lie from frequencies, in ten bins, all repeats together"
+)
+MECHANISMS_TITLE = "Why scans are missing"
+MECHANISMS_LEAD = (
+    "AUC where training patients lost scans for one reason and test patients for another. Each method was trained once "
+    "a row; the same test patients are in every column, as far as the method could take them. Along a row nothing but "
+    "the test changes: a difference between columns is what another reason for missing scans does to this model."
+)
+SUBSETS_TITLE = "Given only some of the scans"
+SUBSETS_LEAD = (
+    "Each method was trained once, and tested with only these scans of the test patients who have all of them. A coin "
+    "knows nothing: it gives every class the same probability. A log loss or Brier score above a coin's means that the "
+    "probabilities do harm; lower is better."
+)
+_IN_SUBSETS = (("auc", 2), ("log_loss", 3), ("brier", 3))
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def probabilities_text(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return log loss, Brier score and calibration error, a row for each method."""
+    body = []
+    for row in rows:
+        cells = [
+            f"{number(row[f'{name}_mean'], 3)}{limits(row[f'{name}_low'], row[f'{name}_high'], '{:.3f}')}"
+            for name in PROBABILITIES
+        ]
+        body.append((str(row["method"]), *(cells if row["n"] else ["–", "–"]), number(row["ece"], 3, missing="–")))
+    headers = ("Method", *(METRIC_LABELS[name] for name in PROBABILITIES), "Calibration error")
+    return Table(headers, tuple(body), numeric=frozenset(range(1, len(headers))))
+
+
+def mechanisms_text(mechanisms: pd.DataFrame) -> Table:
+    """Return AUC with interval, a row for each method and reason in training, a column for each in the test."""
+    columns = list(dict.fromkeys(mechanisms["tested"].astype(str)))
+    rows = []
+    for (method, training), here in mechanisms.groupby(["method", "training"], sort=False):
+        cells = {row["tested"]: row for row in here.to_dict("records")}
+        rows.append((str(method), str(training), *(_auc_with_n(cells.get(name)) for name in columns)))
+    headers = ("Method", "Lost in training by", *(f"Test: {name}" for name in columns))
+    return Table(headers, tuple(rows), numeric=frozenset(range(2, len(headers))))
+
+
+def _auc_with_n(row: Mapping[str, Any] | None) -> str:
+    """Write AUC and interval, and of how many predictions, where some could not be made."""
+    if row is None or not is_number(row["auc_mean"]):
+        return "–"
+    text = number(row["auc_mean"])
+    if is_number(row["auc_low"]) and is_number(row["auc_high"]):
+        text += f" [{row['auc_low']:.2f} to {row['auc_high']:.2f}]"
+    return text if row["n"] == row["n_asked"] else f"{text}, n {int(row['n'])} of {int(row['n_asked'])}"
+
+
+def subsets_text(subsets: pd.DataFrame) -> Table:
+    """Return scores with intervals, a row for each subset of modalities and method, after a coin's.
+
+    Args:
+        subsets: as `comparison.subsets_table` returns it; methods that could take nobody get no row.
+    """
+    rows = []
+    for row in subsets[subsets["n"] > 0].to_dict("records"):
+        n = str(row["n"]) if row["n"] == row["n_asked"] else f"{row['n']} of {row['n_asked']}"
+        scores = (_with_interval(row, name, digits) for name, digits in _IN_SUBSETS)
+        rows.append((str(row["modalities"] or "–"), str(row["method"]), n, *scores))
+    headers = ("Scans", "Method", "n", *(METRIC_LABELS[name] for name, _ in _IN_SUBSETS))
+    return Table(headers, tuple(rows), numeric=frozenset(range(2, len(headers))))
+
+
+def _with_interval(row: Mapping[str, Any], name: str, digits: int) -> str:
+    """Write `0.86 [0.74 to 0.95]`."""
+    mean, low, high = (row[f"{name}_{end}"] for end in ("mean", "low", "high"))
+    if not is_number(mean):
+        return "n/a"
+    limits = f" [{low:.{digits}f} to {high:.{digits}f}]" if is_number(low) and is_number(high) else ""
+    return f"{mean:.{digits}f}{limits}"
+
+
+def limits(low: Any, high: Any, form: str) -> str:
+    """Write ` [0.74, 0.95]`, or nothing."""
+    return f" [{form.format(low)},{NO_BREAK}{form.format(high)}]" if is_number(low) and is_number(high) else ""
