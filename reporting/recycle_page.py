@@ -94,7 +94,8 @@ def curve_figure(figure: Figure, curve: pd.DataFrame) -> None:
     names.sort(key=lambda each: (each[0] != REAL, each))
     for number_of, (way, rho) in enumerate(names):
         rows = curve[(curve["way"] == way) & (curve["rho"] == rho)].sort_values("labelled")
-        colour, marker = PALETTE[number_of % len(PALETTE)], MARKERS[number_of % len(MARKERS)]
+        colour = FAINT if way == REAL else PALETTE[(number_of - 1) % len(PALETTE)]
+        marker = MARKERS[number_of % len(MARKERS)]
         x = np.array([place[share] for share in rows["labelled"]], dtype=float)
         left.plot(x, rows["auc"], color=colour, marker=marker, markersize=4, label=_named({"way": way, "rho": rho}))
         if way == REAL:
