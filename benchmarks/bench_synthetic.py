@@ -1,14 +1,13 @@
 """Are generators told for what they are, and do synthetic phantoms have the regions of real ones?
 
-    python -m benchmarks.bench_synthetic generators
-    python -m benchmarks.bench_synthetic regions runs/demo      # after --stages synthesise,judge
+    python -m benchmarks.bench_synthetic
+    python -m benchmarks.bench_synthetic --workspace runs/demo      # after --stages synthesise,judge
 
 The first judges four generators on rows with few directions of large variance. The second compares means of regions,
 in units of the brain's, of synthetic phantoms with those of all real ones by Kolmogorov and Smirnov's test; where
 regions are is that of `demo.phantoms`, the middle of the brain taken as the centre of the template's.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from benchmarks.common import finish, options
 from evaluation.generated.judgement import judge
 from pipeline.store.synthetic import SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
@@ -43,10 +43,10 @@ def people(count: int, random: np.random.Generator) -> Values:
     return rows
 
 
-def generators() -> pd.DataFrame:
+def generators(seeds: int) -> pd.DataFrame:
     """Return the mean figures of four generators, a row each."""
     rows = []
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         random = np.random.default_rng(seed)
         train, held_out, honest = people(TRAIN, random), people(HELD_OUT, random), people(MADE, random)
         noise = 0.05 * train.std(axis=0) * random.normal(0, 1, honest.shape)
@@ -97,13 +97,18 @@ def regions(workspace: Path) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("generators", "regions"))
-    parser.add_argument("workspace", type=Path, nargs="?", default=Path("runs/demo"))
-    options = parser.parse_args()
-    table = generators() if options.what == "generators" else pd.DataFrame(regions(options.workspace))
-    print(table.round(2).to_string() if options.what == "generators" else table.to_string(index=False))
+    """Print tables."""
+    parser = options(__doc__ or "")
+    parser.add_argument("--workspace", type=Path, help="a demo with synthetic patients, for the regions")
+    arguments = parser.parse_args()
+    table = generators(1 if arguments.quick else SEEDS)
+    print(table.round(2).to_string())
+    found = {f"{name}: {figure}": float(value) for (name, figure), value in table.stack().items()}
+    if arguments.workspace:
+        rows = list(regions(arguments.workspace))
+        print(pd.DataFrame(rows).to_string(index=False))
+        found |= {f"{row['region']}, {row['class']}: p": float(str(row["p"])) for row in rows}
+    finish("synthetic", found, arguments)
 
 
 if __name__ == "__main__":
