@@ -19,10 +19,11 @@ from console.errors import InputError
 from console.exit_codes import DONE, exit_code
 from console.messages import make_streams_safe, say, show_warnings_safely
 from console.parser import Parser, typed_path
+from files.key_pairs import fingerprint
 from files.writing import PRIVATE, readable_by, replacing
 from models.federated_hypermm import Rounds
 from pipeline.federation.combine import combine
-from pipeline.federation.mask_keys import fingerprint, new_key, public_key
+from pipeline.federation.mask_keys import new_key, public_key
 from pipeline.federation.nvflare_job import write_job
 from pipeline.federation.plan import cell_name, plan_hash
 from pipeline.federation.rounds import job_of_workspace

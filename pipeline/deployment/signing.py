@@ -10,7 +10,6 @@ signed; a signature is trusted only if the same key, received in another way, is
 
 import argparse
 import base64
-import hashlib
 import os
 import stat
 import sys
@@ -19,20 +18,13 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from console.errors import InputError
+from files.key_pairs import MOST_KEY, fingerprint, write_key_pair
 from files.reading import UnusableFileError, open_regular, read_bytes
 
 PROGRAM = "python -m pipeline.deployment.signing"
-MOST_KEY = 65_536  # bytes of a key file
 
 
 class SignatureError(InputError):
@@ -45,25 +37,14 @@ def new_key(path: Path) -> str:
     Raises:
         SignatureError: one of the files exists already, or cannot be written.
     """
-    key, public = Ed25519PrivateKey.generate(), path.with_name(f"{path.name}.pub")
-    written = (
-        (public, 0o644, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)),
-        (path, 0o600, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())),
-    )
-    for file, mode, content in written:
-        try:
-            if os.path.lexists(path):  # before its public half is made
-                raise FileExistsError(17, "File exists")
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-                stream.write(content)
-        except OSError as error:
-            raise SignatureError(f"the key {file} cannot be made: {error.strerror}; no key is overwritten") from error
+    key = Ed25519PrivateKey.generate()
+    try:
+        write_key_pair(path, key)
+    except OSError as error:
+        raise SignatureError(
+            f"the key {error.filename} cannot be made: {error.strerror}; no key is overwritten"
+        ) from error
     return fingerprint(key.public_key())
-
-
-def fingerprint(key: Ed25519PublicKey) -> str:
-    """Return the SHA-256 of the 32 bytes of a public key, hex."""
-    return hashlib.sha256(key.public_bytes_raw()).hexdigest()
 
 
 def key_fingerprint(path: Path) -> str:

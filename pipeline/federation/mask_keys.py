@@ -7,7 +7,6 @@ pair; so fingerprints are compared another way, such as by telephone.
 Source: RFC 7748 (X25519), RFC 5869 (HKDF), RFC 8439 (ChaCha20).
 """
 
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -17,19 +16,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from console.errors import InputError
+from files.key_pairs import MOST_KEY, fingerprint, write_key_pair
 from files.reading import UnusableFileError, open_regular, read_bytes
 
-MOST_KEY = 65_536  # bytes of a key file
 MOST_SITES = 1000
 
 
@@ -43,23 +35,14 @@ def new_key(path: Path) -> str:
     Raises:
         MaskKeyError: one of the files exists already, or cannot be written.
     """
-    key, public = X25519PrivateKey.generate(), path.with_name(f"{path.name}.pub")
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    shown = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    for file, mode, content in ((public, 0o644, shown), (path, 0o600, secret)):
-        try:
-            if os.path.lexists(path):  # before its public half is made
-                raise FileExistsError(17, "File exists")
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-                stream.write(content)
-        except OSError as error:
-            raise MaskKeyError(f"the key {file} cannot be made: {error.strerror}; no key is overwritten") from error
+    key = X25519PrivateKey.generate()
+    try:
+        write_key_pair(path, key)
+    except OSError as error:
+        raise MaskKeyError(
+            f"the key {error.filename} cannot be made: {error.strerror}; no key is overwritten"
+        ) from error
     return fingerprint(key.public_key())
-
-
-def fingerprint(key: X25519PublicKey) -> str:
-    """Return the SHA-256 of the 32 bytes of a public key, hex."""
-    return hashlib.sha256(key.public_bytes_raw()).hexdigest()
 
 
 def secret_key(path: Path) -> X25519PrivateKey:

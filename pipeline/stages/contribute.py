@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cohort.covariates import covariates_of
 from cohort.origin import real_only
 from console.errors import InputError
+from files.key_pairs import fingerprint
 from models.joint.blocks import FloatArray
 from models.joint.dense import TooManyBlocksError, length_of, to_vector
 from models.joint.federated import Contribution, contribution_of, scores_of, small_cells
@@ -175,7 +176,7 @@ def _masked(
     context = f"{plan_hash(plan)} repeat {config.repeat} round {config.round}"
     size = length_of(layout_of(plan), len(plan["classes"]), widths_of(plan))
     streams = mask_keys.streams(config.site, mask_keys.secret_key(config.key), keys, context=context, size=8 * size)
-    told = "\n".join(f"{name} {mask_keys.fingerprint(key)}" for name, key in keys.items())
+    told = "\n".join(f"{name} {fingerprint(key)}" for name, key in keys.items())
     facts |= {
         "site": config.site,
         "sites": list(keys),
