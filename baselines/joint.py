@@ -1,8 +1,8 @@
 """The joint model as an imputer: gaps filled with its mean, or with its draws, then Multi-CNN.
 
-The model is learnt from training observations and their classes; classes are never used to fill a gap, since a
-classifier would read them there. Training observations are filled by models that were learnt without them, so that what
-fills their gaps is as good as it will be for new ones.
+The model is learnt from training observations of real patients and their classes; classes are never used to fill a gap,
+since a classifier would read them there. Training observations are filled by models that were learnt without them and
+the other sessions of their patient, so that what fills their gaps is as good as it will be for new ones.
 
 Source: Rubin 1987, "Multiple imputation for nonresponse in surveys" (answers averaged over draws).
 """
@@ -227,13 +227,18 @@ def joint_filler(sample: Sample, training: Training) -> JointFiller:
 
 
 def _fit_filler(sample: Sample, seed: int) -> JointFiller:
-    """Fit the joint model to training observations, and one without each fold.
+    """Fit the joint model to training observations of real patients, and one without the patients of each fold.
 
     Raises:
         CannotFit: no modality can be learnt.
     """
     modality_mask, grid = sample.modality_mask, sample.grid()
     train = sample.train[modality_mask[sample.train].any(1)]
+    if sample.synthetic is not None:
+        train = train[~sample.synthetic[train]]
+    owner = np.arange(len(train))
+    if sample.subject is not None:  # sessions of one patient are in one fold
+        owner = np.unique(sample.subject[train].cpu().numpy(), return_inverse=True)[1]
     grid, modality_mask = grid[train], modality_mask[train]
     labels = sample.target[train].cpu().numpy()
     channels, height, width = grid.shape[2:]
@@ -245,7 +250,7 @@ def _fit_filler(sample: Sample, seed: int) -> JointFiller:
     except CannotJoinError as error:
         raise CannotFit(str(error)) from error
     random = np.random.default_rng([seed, 3])
-    fold = random.permutation(len(train)) % FOLDS
+    fold = (random.permutation(int(owner.max(initial=-1)) + 1) % FOLDS)[owner]
     without = []
     for held in range(FOLDS):
         left = fold == held

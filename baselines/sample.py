@@ -28,6 +28,9 @@ class Sample:
         modalities: M.
         classes: K.
         subject: of each observation, (B,), int64; None: each is of another subject.
+        synthetic: whether an observation is of a patient that never was, (B,), bool; None: none is. A classifier may be
+            trained on them; a model that says how sure it is must not learn from them, since they would count as
+            patients.
     """
 
     feature_maps: Tensor
@@ -40,6 +43,7 @@ class Sample:
     modalities: int
     classes: int
     subject: Tensor | None = None
+    synthetic: Tensor | None = None
 
     @property
     def modality_mask(self) -> Tensor:

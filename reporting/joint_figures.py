@@ -1,8 +1,6 @@
-"""The map of the joint embedding (every patient with the ellipse of what its scans leave open), and imputed scans."""
+"""The map of the joint embedding: every patient with the ellipse of what its scans leave open."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +14,6 @@ from reporting.figures import FAINT, INK, PALETTE, as_svg
 
 HALF = 1.1774  # radius of the ellipse that holds half of a Gaussian in two dimensions, in standard deviations
 NINETY = 2.1460  # and of that which holds nine tenths
-BACKGROUND = 0.05  # of the range of a volume; less is outside of the head
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MOST_GROUPS = len(PALETTE)
 SMALLEST = 1e-3  # ellipses below are points
@@ -135,71 +132,3 @@ def patient_map_figure(
     axes.set_ylabel("direction 2")
     axes.margins(0.08)
     axes.legend(loc="best", labelcolor=INK)
-
-
-@as_svg
-def imputed_figure(
-    figure: Figure, mean: NDArray[np.float32], sd: NDArray[np.float32], draws: NDArray[np.float32], convention: str
-) -> None:
-    """Draw a scan that was never made: best guess, standard deviation over draws, and some draws.
-
-    Args:
-        figure: drawn on.
-        mean: (X, Y, Z) in RAS+ order, or (H, W, 3).
-        sd: of the same shape.
-        draws: (S, …).
-        convention: of volumes, "radiological" or "neurological".
-    """
-    if mean.shape[-1] == 3:
-        rows = [[mean], [sd.mean(axis=-1)], list(draws)]
-    else:
-        box = _box(mean)
-        guess, unsure = (_planes(each[box], convention) for each in (mean, sd))
-        rows = [guess, unsure, [_planes(each[box], convention)[-1] for each in draws]]
-    titles = ("IMPUTED: best guess", "Where we do not know: standard deviation", "IMPUTED: three of the draws")
-    columns = max(len(row) for row in rows)
-    figure.set_size_inches(2.1 * columns + 0.9, 7.2)
-    top = float(np.quantile(sd, 0.999)) or 1.0
-    parts: Any = figure.subfigures(3, 1)
-    for part, row, title in zip(parts, rows, titles, strict=True):
-        part.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
-        panels = part.subplots(1, columns, squeeze=False)[0]
-        for axes in panels:
-            axes.set_axis_off()
-        for number, (axes, tile) in enumerate(zip(panels, row, strict=False)):
-            if row is rows[1]:
-                shown = axes.imshow(tile, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
-            else:
-                axes.imshow(np.clip(tile, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            if mean.shape[-1] != 3:
-                _letters(axes, sagittal=number == 0 and row is not rows[2], convention=convention)
-        if row is rows[1]:
-            bar = part.colorbar(shown, ax=panels, shrink=0.8, pad=0.02)
-            bar.set_label("of the range 0 to 1")
-            bar.outline.set_visible(False)
-
-
-def _letters(axes: Axes, *, sagittal: bool, convention: str) -> None:
-    """Write at its left and right edge which side of the patient that is."""
-    sides = "AP" if sagittal else "RL" if convention == "radiological" else "LR"
-    for letter, x, place in zip(sides, (0.02, 0.98), ("left", "right"), strict=True):
-        axes.text(x, 0.5, letter, transform=axes.transAxes, color="white", ha=place, va="center", fontsize=8)
-
-
-def _box(volume: NDArray[np.float32]) -> tuple[slice, ...]:
-    """Return the part of a volume that is not background, or all of it."""
-    inside = np.argwhere(volume > BACKGROUND)
-    if len(inside) == 0:
-        return (slice(None),) * 3
-    return tuple(slice(int(low), int(high) + 1) for low, high in zip(inside.min(0), inside.max(0), strict=True))
-
-
-def _planes(volume: NDArray[np.float32], convention: str) -> list[NDArray[np.float32]]:
-    """Return the middle sagittal (front on the left), coronal and axial slice, up is up, (rows, columns) each."""
-    x, y, z = (size // 2 for size in volume.shape)
-    across = -1 if convention == "radiological" else 1  # the patient's right on the left of the picture
-    return [
-        volume[x, ::-1, ::-1].T,
-        volume[::across, y, ::-1].T,
-        volume[::across, ::-1, z].T,
-    ]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reporting.formatting import number, percent
+from reporting.imputed_figures import ImputedBeside, beside_figure
 from reporting.joint_figures import embedding_figure
 from reporting.pages import data_uri
 from reporting.tables import Table
@@ -29,8 +30,11 @@ class Joint:
         shared: directions that blocks share, of the first repeat.
         blocks: name → scores, of the first repeat.
         imputed: repeat, observation, modality, from, sd; None without the stage impute.
-        quality: repeat, modality, observation, from, crps, crps_without, cover_50 … cover_95; None likewise.
+        quality: repeat, modality, observation, from, crps, crps_without, cover_50 … cover_95, image_error,
+            image_error_without, image_cover_90 (NaN where there is no decoder); None likewise.
         notes: of the model, such as links that could not be learnt.
+        beside: test patients' scans that were hidden, with what was imputed in their place.
+        convention: of volumes, "radiological" or "neurological".
     """
 
     embeddings: pd.DataFrame
@@ -40,6 +44,8 @@ class Joint:
     imputed: pd.DataFrame | None
     quality: pd.DataFrame | None
     notes: Sequence[str] = ()
+    beside: Sequence[ImputedBeside] = ()
+    convention: str = "radiological"
 
 
 def joint_section(page: Joint) -> dict[str, Any]:
@@ -60,6 +66,9 @@ def joint_section(page: Joint) -> dict[str, Any]:
         "patterns": _patterns(wide),
         "imputed": None if page.imputed is None else _imputed(page.imputed, page.quality),
         "verdict": _verdict(page.quality),
+        "beside": _beside(page.beside, page.convention),
+        "images": None if page.quality is None else _images(page.quality),
+        "image_verdict": "" if page.quality is None else _image_verdict(page.quality),
         "notes": page.notes,
     }
 
@@ -99,6 +108,59 @@ def _imputed(imputed: pd.DataFrame, quality: pd.DataFrame | None) -> Table:
         line += [number(rows[name].mean(), 3) if len(rows) else "–" for name in ("crps", "crps_without")]
         cells.append(line)
     return Table(tuple(headers), tuple(map(tuple, cells)), frozenset(range(1, len(headers))))
+
+
+def _beside(scans: Sequence[ImputedBeside], convention: str) -> list[tuple[str, str, str]]:
+    """Return modality, picture and caption of each modality whose hidden scans are shown."""
+    found = []
+    for modality in dict.fromkeys(each.modality for each in scans):
+        some = [each for each in scans if each.modality == modality]
+        errors = "; ".join(
+            f"{each.name} from {each.given}: best guess {each.error:.3f} off, the mean training scan "
+            f"{each.error_without:.3f}"
+            for each in some
+        )
+        found.append((modality, data_uri(beside_figure(some, convention)), errors))
+    return found
+
+
+def _with_images(quality: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose image was imputed too."""
+    return quality.dropna(subset=["image_error"]) if "image_error" in quality else quality.iloc[:0]
+
+
+def _images(quality: pd.DataFrame) -> Table | None:
+    """Return how far imputed images were off, beside the mean training scan; None without any."""
+    rows = _with_images(quality)
+    cells = [
+        (
+            str(modality),
+            f"{len(group):,}",
+            number(group["image_error"].mean(), 3),
+            number(group["image_error_without"].mean(), 3),
+            percent(round(group["image_cover_90"].mean(), 2)),
+        )
+        for modality, group in rows.groupby("modality")
+    ]
+    headers = ("Imputed", "Checked on", "Error of the best guess", "Of the mean training scan", "90 % interval held")
+    return Table(headers, tuple(cells), frozenset(range(1, len(headers)))) if cells else None
+
+
+def _image_verdict(quality: pd.DataFrame) -> str:
+    """Say in a sentence whether imputed images are nearer to the real ones than a mean scan is."""
+    rows = _with_images(quality)
+    if rows["observation"].nunique() < PATIENTS_FOR_A_CLAIM:
+        return ""
+    told = []
+    for modality, group in rows.groupby("modality"):
+        nearer = int((group["image_error"] < group["image_error_without"]).sum())
+        gain = 1 - group["image_error"].mean() / group["image_error_without"].mean()
+        told.append(f"{modality}: in {nearer} of {len(group)} scans, {_change(gain)} error on average")
+    return f"Is the best guess nearer to the real scan than the mean training scan is? {'; '.join(told)}."
+
+
+def _change(gain: float) -> str:
+    return f"{percent(round(abs(gain), 2))} {'less' if gain >= 0 else 'more'}"
 
 
 def _verdict(quality: pd.DataFrame | None) -> str:

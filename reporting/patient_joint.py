@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from reporting import patient_text
 from reporting.formatting import count, number
-from reporting.joint_figures import imputed_figure, patient_map_figure
+from reporting.imputed_figures import imputed_figure
+from reporting.joint_figures import patient_map_figure
 from reporting.pages import data_uri
 from reporting.tables import Table
 

@@ -73,6 +73,13 @@ def figures(judgements: Sequence[Mapping[str, Any]]) -> Table:
         "",
         [f"{j['train']:,}, {j['held_out']:,}; {j['generated']:,}" for j in judgements],
     )
+    several = [(j.get("train_patients", j["train"]), j.get("held_out_patients", j["held_out"])) for j in judgements]
+    if any(each != (j["train"], j["held_out"]) for each, j in zip(several, judgements, strict=True)):
+        add(
+            "Of how many patients, who are drawn and permuted with all their scans: training, held-out",
+            "",
+            [f"{train:,}, {held_out:,}" for train, held_out in several],
+        )
     add(
         "Are they like held-out scans? Kernel distance (p by permutation)",
         "about 0 (p above .01)",

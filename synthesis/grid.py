@@ -74,10 +74,12 @@ def small_picture(pixels: NDArray[np.uint8], *, side: int = PICTURE_SIDE) -> Vol
     return shrunk[0].permute(1, 2, 0).clamp(0, 1).numpy()
 
 
-def volume_of(values: NDArray[np.float32], *, spacing_mm: float = SPACING_MM) -> NDArray[np.int16]:
-    """Return drawn voxels (n,) as a volume (X', Y', Z'), int16 from 0 to `LEVELS`; background is 0."""
+def volume_of(
+    values: NDArray[np.float32], *, spacing_mm: float = SPACING_MM, least: float = LEAST
+) -> NDArray[np.int16]:
+    """Return drawn voxels (n,) as a volume (X', Y', Z'), int16 from 0 to `LEVELS`; below `least` is background, 0."""
     values = np.clip(values, 0, 1)
-    return np.rint(np.where(values < LEAST, 0, values) * LEVELS).astype(np.int16).reshape(box_shape(spacing_mm))
+    return np.rint(np.where(values < least, 0, values) * LEVELS).astype(np.int16).reshape(box_shape(spacing_mm))
 
 
 def picture_of(values: NDArray[np.float32], *, side: int = PICTURE_SIDE) -> NDArray[np.uint8]:

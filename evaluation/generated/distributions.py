@@ -7,12 +7,16 @@ the Fréchet distance; Chong and Forsyth, Effectively Unbiased FID (2020), secti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.generated.patients import mean_over, one_each, owners, patients
+
 FloatArray = npt.NDArray[np.float64]
+Subjects = tuple[Sequence[str] | None, Sequence[str] | None]
 
 FEWEST_FOR_FRECHET = 8  # real rows; halves of fewer have hardly a covariance
 EXTRAPOLATED_FROM = (0.5, 0.6, 0.75, 0.9, 1.0)  # shares of the rows
@@ -25,7 +29,7 @@ class KernelDistance:
 
     Attributes:
         value: 0 on average where there is no difference, so it may be negative.
-        p: share of random divisions of all rows whose value is at least as large, in (0, 1].
+        p: share of random divisions of all patients whose value is at least as large, in (0, 1].
     """
 
     value: float
@@ -76,25 +80,41 @@ def kernel_distance(a: FloatArray, b: FloatArray) -> float:
     return float(_distances(kernel, _membership(len(a), len(a) + len(b))[np.newaxis])[0])
 
 
-def kernel_test(a: FloatArray, b: FloatArray, *, permutations: int = 1000, seed: int = 0) -> KernelDistance:
+def kernel_test(
+    a: FloatArray, b: FloatArray, *, subjects: Subjects = (None, None), permutations: int = 1000, seed: int = 0
+) -> KernelDistance:
     """Return the kernel distance of two samples, and how often chance alone gives as much.
+
+    With several rows of a patient each patient counts once, by the mean kernel over its rows, and rows of one patient
+    are not compared with each other: that is the mean distance over all choices of one row of each. Patients are
+    divided with all their rows.
 
     Args:
         a: (n, d).
         b: (m, d).
-        permutations: random divisions of all rows into n and m.
+        subjects: of the rows of both; None if each row is of another patient. No patient is in both samples.
+        permutations: random divisions of all patients into as many as each sample has.
         seed: of the divisions.
 
     Raises:
-        ValueError: as `kernel_distance`.
+        ValueError: as `kernel_distance`, or fewer than two patients in a sample.
     """
-    value = kernel_distance(a, b)
+    check_rows(a, b, fewest=2)
+    owner = [owners(names, len(rows)) for names, rows in zip(subjects, (a, b), strict=True)]
+    count = [patients(each) for each in owner]
+    if min(count) < 2:
+        raise ValueError("rows of 1 patient, at least 2 patients needed")
     kernel = polynomial_kernel(*_joined(a, b))
-    random, first = np.random.default_rng(seed), _membership(len(a), len(a) + len(b))
+    if sum(count) < len(kernel):
+        weights = mean_over(np.concatenate([owner[0], count[0] + owner[1]]))
+        kernel = weights @ kernel @ weights.T
+    first = _membership(count[0], sum(count))
+    value = float(_distances(kernel, first[np.newaxis])[0])
+    random = np.random.default_rng(seed)
     as_large = 0
     for start in range(0, permutations, _PERMUTATIONS_AT_ONCE):
-        count = min(_PERMUTATIONS_AT_ONCE, permutations - start)
-        divided = random.permuted(np.repeat(first[np.newaxis], count, axis=0), axis=1)
+        some = min(_PERMUTATIONS_AT_ONCE, permutations - start)
+        divided = random.permuted(np.repeat(first[np.newaxis], some, axis=0), axis=1)
         as_large += int((_distances(kernel, divided) >= value - 1e-12 * max(1.0, abs(value))).sum())
     return KernelDistance(value, (1 + as_large) / (1 + permutations))
 
@@ -119,35 +139,46 @@ def frechet_distance(a: FloatArray, b: FloatArray) -> float:
     return float(((mean_a - mean_b) ** 2).sum() + (root_a**2).sum() + (root_b**2).sum() - 2 * shared)
 
 
-def frechet_with_null(real: FloatArray, generated: FloatArray, *, draws: int = 50, seed: int = 0) -> FrechetDistance:
+def frechet_with_null(
+    real: FloatArray,
+    generated: FloatArray,
+    *,
+    subjects: Sequence[str] | None = None,
+    draws: int = 50,
+    seed: int = 0,
+) -> FrechetDistance:
     """Return the Fréchet distance with that of random halves of the real rows, and both for endlessly many rows.
 
     The estimate grows with columns and falls with rows: with 512 columns and 27 rows, a distribution is as far from
-    itself as its own variance. So both sides, and both distances, have the same numbers of rows.
+    itself as its own variance. So both sides, and both distances, have the same numbers of rows. Sessions of one patient
+    are alike and would make the halves so; each draw takes one row of each patient.
 
     Args:
         real: (n, d).
         generated: (m, d).
+        subjects: of the real rows; None if each is of another patient.
         draws: random halves and subsets.
         seed: of the draws.
 
     Returns:
-        All NaN, `rows` 0, with fewer than `FEWEST_FOR_FRECHET` real rows or half as many generated ones, or where all
-        real rows are alike.
+        All NaN, `rows` 0, with fewer than `FEWEST_FOR_FRECHET` real patients or half as many generated ones, or where
+        all real rows are alike.
 
     Raises:
         ValueError: as `kernel_distance`.
     """
     check_rows(real, generated, fewest=1)
-    rows = min(len(real) // 2, len(generated))
+    owner = owners(subjects, len(real))
+    count = patients(owner)
+    rows = min(count // 2, len(generated))
     unit = float(real.var(axis=0).sum())
-    if len(real) < FEWEST_FOR_FRECHET or rows < FEWEST_FOR_FRECHET // 2 or not unit > 0:
+    if count < FEWEST_FOR_FRECHET or rows < FEWEST_FOR_FRECHET // 2 or not unit > 0:
         return FrechetDistance(0, *[np.nan] * 5)
-    random = np.random.default_rng(seed)
+    random, chosen = np.random.default_rng(seed), np.random.default_rng([seed, 7])
     sizes = np.unique([max(2, round(share * rows)) for share in EXTRAPOLATED_FROM])
     values, nulls = np.empty((draws, len(sizes))), np.empty((draws, len(sizes)))
     for draw in range(draws):
-        order = random.permutation(len(real))
+        order = one_each(owner, chosen)[random.permutation(count)]
         one, other = real[order[:rows]], real[order[rows : 2 * rows]]
         made = generated[random.permutation(len(generated))[:rows]]
         for column, size in enumerate(sizes):
@@ -164,29 +195,37 @@ def frechet_with_null(real: FloatArray, generated: FloatArray, *, draws: int = 5
 
 
 def variance_ratio(
-    real: FloatArray, generated: FloatArray, *, draws: int = 1000, seed: int = 0
+    real: FloatArray,
+    generated: FloatArray,
+    *,
+    subjects: Sequence[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
     """Return the generated rows' total variance as a share of the real ones', with a 95 % bootstrap interval.
 
     Args:
         real: (n, d).
         generated: (m, d).
-        draws: bootstrap samples of the rows of both.
+        subjects: of the real rows; None if each is of another patient.
+        draws: bootstrap samples of the patients of both, with all their rows.
         seed: of the draws.
 
     Returns:
-        Ratio, low, high; NaN where a side has fewer than three rows, or all real rows are alike.
+        Ratio, low, high; NaN where a side has fewer than three patients, or all real rows are alike.
 
     Raises:
         ValueError: as `kernel_distance`.
     """
     check_rows(real, generated, fewest=1)
-    if min(len(real), len(generated)) < 3 or not real.var(axis=0).sum() > 0:
+    owner = owners(subjects, len(real))
+    if min(patients(owner), len(generated)) < 3 or not real.var(axis=0).sum() > 0:
         return np.nan, np.nan, np.nan
     random = np.random.default_rng(seed)
     totals = []
-    for rows in (real, generated):
-        counts = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws)
+    for rows, whose in ((real, owner), (generated, owners(None, len(generated)))):
+        count = patients(whose)
+        counts = random.multinomial(count, np.full(count, 1 / count), size=draws)[:, whose]
         totals.append(_total_variances(rows, np.vstack([np.ones(len(rows)), counts])))
     with np.errstate(divide="ignore"):
         ratios = totals[1] / totals[0]
@@ -243,10 +282,9 @@ def _at_infinity(sizes: npt.NDArray[np.int_], values: FloatArray) -> float:
 
 
 def _total_variances(rows: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return the sum of all variances (n - 1) for each weighting; rows (n, d), weights (B, n) of sum n."""
-    centred = rows - rows.mean(axis=0)
-    means = weights @ centred / len(rows)
-    totals: FloatArray = (weights @ (centred**2).sum(axis=1) / len(rows) - (means**2).sum(axis=1)) * (
-        len(rows) / (len(rows) - 1)
-    )
+    """Return the sum of all variances (n - 1) for each weighting; rows (n, d), weights (B, n) of sums above 1."""
+    centred, count = rows - rows.mean(axis=0), weights.sum(axis=1)
+    means = weights @ centred / count[:, np.newaxis]
+    squares = weights @ (centred**2).sum(axis=1) / count - (means**2).sum(axis=1)
+    totals: FloatArray = squares * (count / (count - 1))
     return totals

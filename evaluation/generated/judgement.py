@@ -11,6 +11,7 @@ from evaluation.generated.distributions import (
     FloatArray,
     FrechetDistance,
     KernelDistance,
+    Subjects,
     check_rows,
     frechet_with_null,
     kernel_test,
@@ -18,9 +19,10 @@ from evaluation.generated.distributions import (
 )
 from evaluation.generated.likelihood import FeatureLikelihood, feature_likelihood
 from evaluation.generated.neighbours import Manifold, Memorisation, manifold, memorisation
+from evaluation.generated.patients import IntArray, one_each, owners, patients
 from evaluation.generated.usefulness import Probe, real_or_generated
 
-FEWEST = 6  # real rows on either side
+FEWEST = 6  # patients on either side
 MOST_COPIED = 0.05  # share of generated rows that may pass for copies; honest ones reach .005, narrow ones .03
 NEAR = -3.0  # C_T, standard normal: generated rows are nearer to training than held-out ones are
 SIGNIFICANT = 0.01  # of the kernel distance
@@ -35,7 +37,9 @@ class Judgement:
     Attributes:
         train: real rows that the generator was fitted to.
         held_out: real rows that it never saw.
-        generated: rows judged.
+        generated: rows judged, each a patient.
+        train_patients: patients whose rows those of training are.
+        held_out_patients: likewise.
         kernel: distance of generated from held-out rows. What the generator learnt from may itself be off by chance:
             compare it with the next.
         kernel_of_training: distance of training from held-out rows.
@@ -52,6 +56,8 @@ class Judgement:
     train: int
     held_out: int
     generated: int
+    train_patients: int
+    held_out_patients: int
     kernel: KernelDistance
     kernel_of_training: KernelDistance
     frechet_train: FrechetDistance
@@ -85,44 +91,74 @@ class Judgement:
 
 
 def judge(
-    train: FloatArray, held_out: FloatArray, generated: FloatArray, *, by_column: bool = True, seed: int = 0
+    train: FloatArray,
+    held_out: FloatArray,
+    generated: FloatArray,
+    *,
+    subjects: Subjects = (None, None),
+    by_column: bool = True,
+    seed: int = 0,
 ) -> Judgement:
     """Judge generated rows against real ones.
 
-    Rows are centred and scaled by the training rows first.
+    Rows are centred and scaled by the training rows first. Real patients may have several rows; what is permuted, drawn
+    or counted as a neighbour are patients. A generated row is a patient of its own.
 
     Args:
         train: (n, d), what the generator was fitted to.
         held_out: (m, d), real rows that it never saw, of other patients.
         generated: (g, d).
+        subjects: of training and of held-out rows; None if each row is of another patient.
         by_column: scale every column to unit variance, so that none counts more than others (but for those that are
             the same in all training rows); otherwise all by one number, as is right for coordinates of one space.
         seed: of permutations and draws.
 
     Raises:
-        ValueError: fewer than `FEWEST` rows of a kind, other columns, or values that are not finite.
+        ValueError: fewer than `FEWEST` patients of a kind, other columns, or values that are not finite.
     """
     check_rows(train, held_out, generated, fewest=FEWEST)
+    owner, held_owner = owners(subjects[0], len(train)), owners(subjects[1], len(held_out))
+    if (fewest := min(patients(owner), patients(held_owner))) < FEWEST:
+        raise ValueError(f"rows of {fewest} patients, at least {FEWEST} patients needed")
     mean, spread = train.mean(axis=0), train.std(axis=0)
     if not by_column:
         spread = np.full_like(spread, np.sqrt((spread**2).mean()))
     spread = np.where(spread > 1e-6 * max(float(spread.max()), np.finfo(float).tiny), spread, 1.0)
     train, held_out, generated = ((rows - mean) / spread for rows in (train, held_out, generated))
-    count, random = min(len(train), len(generated)), np.random.default_rng(seed)
-    subsets = (generated[random.permutation(len(generated))[:count]] for _ in range(MANIFOLD_DRAWS))
-    among = [astuple(manifold(held_out, subset)) for subset in subsets]
+    generated_like, training_like = _manifolds(train, held_out, generated, owner, held_owner, seed)
     return Judgement(
         train=len(train),
         held_out=len(held_out),
         generated=len(generated),
-        kernel=kernel_test(held_out, generated, seed=seed),
-        kernel_of_training=kernel_test(held_out, train, seed=seed),
-        frechet_train=frechet_with_null(train, generated, seed=seed),
-        frechet_held_out=frechet_with_null(held_out, generated, seed=seed),
-        manifold=Manifold(*np.mean(among, axis=0).tolist()),
-        manifold_of_training=manifold(held_out, train[:count]),
-        memorisation=memorisation(train, held_out, generated),
-        likelihood=feature_likelihood(train, held_out, generated, seed=seed),
-        variance=variance_ratio(train, generated, seed=seed),
-        probe=real_or_generated(held_out, generated, seed=seed),
+        train_patients=patients(owner),
+        held_out_patients=patients(held_owner),
+        kernel=kernel_test(held_out, generated, subjects=(subjects[1], None), seed=seed),
+        kernel_of_training=kernel_test(held_out, train, subjects=(subjects[1], subjects[0]), seed=seed),
+        frechet_train=frechet_with_null(train, generated, subjects=subjects[0], seed=seed),
+        frechet_held_out=frechet_with_null(held_out, generated, subjects=subjects[1], seed=seed),
+        manifold=generated_like,
+        manifold_of_training=training_like,
+        memorisation=memorisation(train, held_out, generated, subjects=subjects, seed=seed),
+        likelihood=feature_likelihood(train, held_out, generated, subjects=subjects, seed=seed),
+        variance=variance_ratio(train, generated, subjects=subjects[0], seed=seed),
+        probe=real_or_generated(held_out, generated, subjects=subjects[1], seed=seed),
     )
+
+
+def _manifolds(
+    train: FloatArray,
+    held_out: FloatArray,
+    generated: FloatArray,
+    owner: IntArray,
+    held_owner: IntArray,
+    seed: int,
+) -> tuple[Manifold, Manifold]:
+    """Return how generated and training rows lie among held-out ones, mean over subsets of one row of each patient."""
+    count, random = min(patients(owner), len(generated)), np.random.default_rng(seed)
+    chosen = np.random.default_rng([seed, 9])
+    made, own = [], []
+    for _ in range(MANIFOLD_DRAWS):
+        real = held_out[one_each(held_owner, chosen)]
+        made.append(astuple(manifold(real, generated[random.permutation(len(generated))[:count]])))
+        own.append(astuple(manifold(real, train[one_each(owner, chosen)][:count])))
+    return Manifold(*np.mean(made, axis=0).tolist()), Manifold(*np.mean(own, axis=0).tolist())

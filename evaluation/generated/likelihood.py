@@ -16,7 +16,8 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
-from evaluation.generated.distributions import FloatArray, check_rows
+from evaluation.generated.distributions import FloatArray, Subjects, check_rows
+from evaluation.generated.patients import nearest_of_each, owners, patients
 
 STEPS = 8  # of expectation maximisation; rows of many columns choose their Gaussian at once
 NARROWEST = 0.05  # width of a copy, of the root mean square distance per column between a training row and the nearest
@@ -31,7 +32,7 @@ class FeatureLikelihood:
         training: of training rows.
         held_out: of held-out rows.
         gap: held out minus training; about 0 if training rows are no nearer to generated ones than others.
-        p: share of random divisions of all real rows whose gap is at least as large, in (0, 1].
+        p: share of random divisions of all real patients whose gap is at least as large, in (0, 1].
     """
 
     training: float
@@ -41,7 +42,13 @@ class FeatureLikelihood:
 
 
 def feature_likelihood(
-    train: FloatArray, held_out: FloatArray, generated: FloatArray, *, permutations: int = PERMUTATIONS, seed: int = 0
+    train: FloatArray,
+    held_out: FloatArray,
+    generated: FloatArray,
+    *,
+    subjects: Subjects = (None, None),
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
 ) -> FeatureLikelihood:
     """Return the feature likelihood of training and held-out rows, their gap, and how often chance gives as much.
 
@@ -52,7 +59,8 @@ def feature_likelihood(
         train: (n, d), what the generator was fitted to; in comparable units.
         held_out: (m, d), real rows that it never saw.
         generated: (g, d).
-        permutations: random divisions.
+        subjects: of training and of held-out rows; None if each row is of another patient. No patient is in both.
+        permutations: random divisions of the patients, with all their rows.
         seed: of the divisions.
 
     Raises:
@@ -62,14 +70,17 @@ def feature_likelihood(
     real = np.vstack([train, held_out])
     columns = real.shape[1]
     squares = cdist(real, generated, "sqeuclidean") / columns  # (n + m, g)
-    among = cdist(real, real, "sqeuclidean") / columns
-    np.fill_diagonal(among, np.inf)
+    whose = [owners(names, len(rows)) for names, rows in zip(subjects, (train, held_out), strict=True)]
+    own_patients = patients(whose[0])
+    owner = np.concatenate([whose[0], own_patients + whose[1]])
+    among = nearest_of_each(cdist(real, real, "sqeuclidean") / columns, owner)
+    among[np.arange(len(real)), owner] = np.inf  # another session is no neighbour
     floor = max(NARROWEST**2 * float(among.min(axis=1).mean()), np.finfo(np.float64).tiny)
-    first = np.arange(len(real)) < len(train)
-    training, other = _costs(squares, first, columns, floor)
+    first = np.arange(patients(owner)) < own_patients  # of patients
+    training, other = _costs(squares, first[owner], columns, floor)
     random, as_large = np.random.default_rng([seed, 6]), 0
     for _ in range(permutations):
-        own, rest = _costs(squares, random.permutation(first), columns, floor)
+        own, rest = _costs(squares, random.permutation(first)[owner], columns, floor)
         as_large += rest - own >= other - training - 1e-9
     return FeatureLikelihood(training, other, other - training, (1 + as_large) / (1 + permutations))
 

@@ -18,11 +18,14 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from evaluation.generated.distributions import FloatArray, check_rows
+from evaluation.generated.distributions import FloatArray, Subjects, check_rows
+from evaluation.generated.patients import nearest_of_each, one_each, owners, patients
 
 K = 5  # neighbours of precision, recall, density and coverage
 NEARER_THAN = 0.05  # quantile of the real rows' distances below which a generated row is near
 NEXT = 5  # neighbours after the nearest that say how dense training is there
+FEWEST_PATIENTS = 3  # of training
+SESSION_DRAWS = 20
 ALONE = 1 / 2  # of the ratio that 95 % of real rows exceed; a copy is below
 
 
@@ -51,7 +54,7 @@ class Copy:
         generated: its row.
         training: the nearest training row.
         distance: between them.
-        ratio: that distance over the mean distance to the next `NEXT` training rows; near 0 for a copy.
+        ratio: that distance over the mean distance to the next `NEXT` training patients; near 0 for a copy.
     """
 
     generated: int
@@ -66,7 +69,7 @@ class Memorisation:
 
     Attributes:
         authentic: share of generated rows that are farther from the nearest training row than that is from the next
-            training row (AuthPct as a share), [0, 1].
+            training patient (AuthPct as a share), [0, 1].
         c_t: standard normal; strongly negative where generated rows are nearer to training than held-out ones are.
         nearer: share of generated rows nearer to training than 95 % of held-out rows; .05 if nothing was copied.
         copies: rows that are both nearer than 95 % of real rows and much nearer to one training row than to others.
@@ -105,36 +108,45 @@ def manifold(real: FloatArray, generated: FloatArray, *, k: int = K) -> Manifold
     )
 
 
-def memorisation(train: FloatArray, held_out: FloatArray, generated: FloatArray) -> Memorisation:
+def memorisation(
+    train: FloatArray, held_out: FloatArray, generated: FloatArray, *, subjects: Subjects = (None, None), seed: int = 0
+) -> Memorisation:
     """Compare how close generated and held-out rows are to training rows.
 
     A row that is close because all generated rows huddle in the middle is no copy: a copy is close to one training row
     and not to the others. What is close for both is taken from real rows: held-out ones, and training rows
-    among the other training rows.
+    among those of the other training patients. Neighbours are patients, each as near as its nearest row: another
+    session of the same patient would hide a copy, and make training rows look close.
 
     Args:
-        train: (n, d), what the generator was fitted to; three rows at least.
+        train: (n, d), what the generator was fitted to; of three patients at least.
         held_out: (m, d), real rows that it never saw; one at least.
         generated: (g, d).
+        subjects: of training and of held-out rows; None if each row is of another patient.
+        seed: of the sessions of held-out patients that `c_t` takes, one each, mean over draws.
 
     Raises:
-        ValueError: fewer rows, other columns, or values that are not finite.
+        ValueError: fewer rows or patients, other columns, or values that are not finite.
     """
-    check_rows(train, fewest=3)
     check_rows(train, held_out, generated, fewest=1)
-    among = cdist(train, train)
-    np.fill_diagonal(among, np.inf)
-    from_held_out, from_generated = cdist(held_out, train), cdist(generated, train)
-    nearest = from_generated.argmin(axis=1)
-    distance, ratio = _nearest_and_ratio(from_generated)
-    held_distance, held_ratio = _nearest_and_ratio(from_held_out)
+    owner, held_owner = owners(subjects[0], len(train)), owners(subjects[1], len(held_out))
+    if patients(owner) < FEWEST_PATIENTS:
+        raise ValueError(f"{patients(owner)} training patients, at least {FEWEST_PATIENTS} needed")
+    among = nearest_of_each(cdist(train, train), owner)
+    among[np.arange(len(train)), owner] = np.inf
+    to_rows = cdist(generated, train)
+    nearest = to_rows.argmin(axis=1)
+    distance, ratio = _nearest_and_ratio(nearest_of_each(to_rows, owner))
+    held_distance, held_ratio = _nearest_and_ratio(nearest_of_each(cdist(held_out, train), owner))
     own_distance, own_ratio = _nearest_and_ratio(among)
+    random, several = np.random.default_rng([seed, 8]), patients(held_owner) < len(held_owner)
+    sessions = [one_each(held_owner, random) for _ in range(SESSION_DRAWS if several else 1)]
     near = np.quantile(np.concatenate([held_distance, own_distance]), NEARER_THAN)
     alone = ALONE * np.quantile(np.concatenate([held_ratio, own_ratio]), NEARER_THAN)
     copied = (distance < near) & (ratio < alone) | (distance == 0)
     return Memorisation(
         authentic=float((distance > own_distance[nearest]).mean()),
-        c_t=data_copying_score(distance, held_distance),
+        c_t=float(np.mean([data_copying_score(distance, held_distance[rows]) for rows in sessions])),
         nearer=float((distance < np.quantile(held_distance, NEARER_THAN)).mean()),
         copies=tuple(
             Copy(int(row), int(nearest[row]), float(distance[row]), float(ratio[row]))

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from evaluation.confounding import probe_category
 from evaluation.generated.distributions import FloatArray, check_rows
+from evaluation.generated.patients import owners, patients
 from evaluation.intervals import paired_difference, summarise
 
 IntArray = npt.NDArray[np.int64]
@@ -59,37 +60,45 @@ class Transfer:
     coherence: float
 
 
-def real_or_generated(real: FloatArray, generated: FloatArray, *, seed: int = 0) -> Probe:
-    """Tell real from generated rows by cross-validated ridge regression.
+def real_or_generated(
+    real: FloatArray, generated: FloatArray, *, subjects: Sequence[str] | None = None, seed: int = 0
+) -> Probe:
+    """Tell real from generated rows by ridge regression, cross-validated by patient.
 
-    As many generated rows are used as there are real ones, drawn at random, or the other way round.
+    As many generated patients are used as there are real ones, drawn at random, or the other way round, each with all
+    its rows.
 
     Args:
         real: (n, d), in comparable units.
-        generated: (m, d).
+        generated: (m, d), one row a patient.
+        subjects: of the real rows; None if each is of another patient.
         seed: of the draw and the folds.
 
     Returns:
-        NaN with fewer than twice as many rows a side as folds.
+        NaN with fewer than twice as many patients a side as folds. The interval is over patients.
 
     Raises:
         ValueError: other columns, or values that are not finite.
     """
     check_rows(real, generated, fewest=1)
-    count = min(len(real), len(generated))
+    owner = owners(subjects, len(real))
+    count = min(patients(owner), len(generated))
     if count < 2 * FOLDS:
         return Probe(np.nan, np.nan, np.nan)
     random = np.random.default_rng(seed)
-    rows = np.vstack([side[random.permutation(len(side))[:count]] for side in (real, generated)])
-    made = np.repeat([0, 1], count)
+    chosen = random.permutation(patients(owner))[:count]
+    of_chosen = [np.flatnonzero(owner == patient) for patient in chosen]
+    rows = np.vstack([real[np.concatenate(of_chosen)], generated[random.permutation(len(generated))[:count]]])
+    patient = np.concatenate([np.repeat(np.arange(count), [len(some) for some in of_chosen]), np.arange(count) + count])
+    made = (np.arange(2 * count) >= count).astype(np.int64)  # of patients
     centred = rows - rows.mean(axis=0)
     folds = np.zeros((REPETITIONS, len(rows)), dtype=np.int64)
     for repetition in range(REPETITIONS):
-        parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed + repetition).split(rows, made)
+        parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed + repetition).split(made, made)
         for number, (_, held) in enumerate(parts):
-            folds[repetition, held] = number
-    named = pd.Series([f"row {i}" for i in range(len(rows))])
-    found = probe_category(centred @ centred.T, pd.Series(made.astype(str)), named, folds)
+            folds[repetition, np.isin(patient, held)] = number
+    named = pd.Series([f"patient {i}" for i in patient])
+    found = probe_category(centred @ centred.T, pd.Series(made[patient].astype(str)), named, folds)
     return Probe(found["mean"], found["low"], found["high"])
 
 

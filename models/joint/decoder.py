@@ -23,6 +23,21 @@ FEATURES, IMAGE = "features", "image"  # blocks
 
 
 @dataclass(frozen=True)
+class DecodedImage:
+    """An image that nobody took, as it may look.
+
+    Attributes:
+        mean: best guess of each voxel or pixel, (D,).
+        sd: standard deviation of each over draws, with what lies outside of the basis in it, (D,).
+        draws: some draws, (S, D).
+    """
+
+    mean: Features
+    sd: Features
+    draws: Features
+
+
+@dataclass(frozen=True)
 class Decoder:
     """The decoder of one modality.
 
@@ -57,6 +72,21 @@ class Decoder:
         covariance = np.atleast_2d(np.cov(scores, rowvar=False))
         sd = np.sqrt(self.basis.variance(covariance)).astype(np.float32)
         return self.basis.features(scores.mean(axis=0)[None])[0], sd
+
+    def decode(
+        self, drawn: FloatArray, classes: NDArray[np.int64], shown: int, random: np.random.Generator
+    ) -> DecodedImage:
+        """Return the image that belongs to the drawn feature maps of one patient.
+
+        Args:
+            drawn: scores of the feature maps, (S, j); S ≥ 2, better a hundred, or `sd` is rough.
+            classes: drawn with them, (S,).
+            shown: draws to return, those of the first feature maps; at most S.
+            random: source of chance.
+        """
+        scores = self.scores(drawn, classes, random)
+        made = self.basis.features(scores[:shown]) + self.basis.draw_residuals(min(shown, len(scores)), random)
+        return DecodedImage(*self.image(scores), made)
 
 
 def fit_decoder(

@@ -172,6 +172,7 @@ def build_sample(scans: pd.DataFrame, data: RepeatData, features: FeatureStore, 
         modalities=len(data.modalities),
         classes=len(data.classes),
         subject=torch.from_numpy(of_observation["subject"].factorize()[0]),
+        synthetic=torch.tensor(of_observation["synthetic"].to_numpy(dtype=bool)) if "synthetic" in scans else None,
         **splits,
     )
     return ScenarioSample(sample.to(device), scans, names, tuple(of_observation["subject"]))

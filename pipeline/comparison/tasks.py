@@ -107,6 +107,8 @@ class ComparisonTasks:
         labels = data.scans.drop_duplicates("observation")["label"]
         numbers = [self.modalities, len(data.classes), [data.classes.index(c) for c in labels]]
         # the numbers stand for names, in predictions
+        if data.scans.drop_duplicates("observation")["subject"].duplicated().any():
+            numbers.append("the joint model's folds are of patients")  # they were of sessions
         which = dataclasses.asdict(scenario)
         for name in ("lost_by", "subsets"):
             if not which[name]:

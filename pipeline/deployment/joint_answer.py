@@ -147,10 +147,8 @@ def _answer(
         entry = {"modality": name, "from": there, "told": round(float(np.clip(1 - left, 0, 1)), DIGITS)}
         facts["imputed"].append(entry | {"draws": draws, "image": name in joint.decoders})
         if name in joint.decoders:
-            decoder = joint.decoders[name]
-            scores = decoder.scores(drawn[:, 0, part], classes[:, 0], random)
-            shown = decoder.basis.features(scores[:SHOWN]) + decoder.basis.draw_residuals(min(SHOWN, draws), random)
-            images[name] = ImputedImage(*decoder.image(scores), shown, joint.kinds[name])
+            image = joint.decoders[name].decode(drawn[:, 0, part], classes[:, 0], SHOWN, random)
+            images[name] = ImputedImage(image.mean, image.sd, image.draws, joint.kinds[name])
     made, _ = model.draw(patient, draws, random, modalities=tuple(missing), scores=(drawn, classes))
     facts["answer"] = _spread(predictor, scans, feature_maps, made)
     return JointAnswer(facts, images)

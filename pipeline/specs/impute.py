@@ -1,23 +1,55 @@
-"""Every missing feature map, as the joint model imputes it: mean, standard deviation and draws."""
+"""Every missing scan, as the joint model imputes it: mean, standard deviation and draws."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.joint import STAGE as JOINT
+from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.split import STAGE as SPLIT
 
 
 class ImputeConfig(BaseModel):
-    """Imputed feature maps (docs/synthesis.md)."""
+    """Imputed feature maps and images (docs/synthesis.md)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     draws: int = Field(
         default=5, ge=2, description="of each missing feature map, kept beside mean and standard deviation"
     )
+    images: int = Field(
+        default=2,
+        ge=0,
+        description="of the draws that are also written as images, beside mean and standard deviation, where the joint "
+        "model has a decoder; 0: no images",
+    )
+    beside: int = Field(
+        default=2,
+        ge=0,
+        description="test patients of each modality whose own scan is shown in the report beside what is imputed in "
+        "its place; with images",
+    )
     seed: int = Field(default=0, ge=0, description="of the draws; each repeat adds its number")
+    mark_key: Path | None = Field(
+        default=None,
+        description="file of the key of the images' watermark (docs/watermark.md); null: no mark",
+        json_schema_extra={"changes_results": False},  # the stage's key holds a name of this key instead
+    )
+    mark_batch: str = Field(
+        default="1",
+        min_length=1,
+        description="what is marked together, such as a release; whoever looks for the mark has to name it",
+    )
+
+    @model_validator(mode="after")
+    def _images_are_draws(self) -> Self:
+        if self.images > self.draws:
+            raise ValueError(f"images is {self.images}; there are {self.draws} draws to make images of (impute.draws)")
+        return self
 
 
 STAGE = Stage(
@@ -25,6 +57,7 @@ STAGE = Stage(
     function="pipeline.stages.impute:impute",
     config=ImputeConfig,
     artifact="pipeline.store.imputed:ImputedSet",
-    version=2,
-    reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "joint": JOINT},
+    version=3,
+    reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES, "joint": JOINT},
+    external_inputs="pipeline.store.marking:mark_of",
 )

@@ -34,7 +34,7 @@ STAGE = Stage(
     function="pipeline.stages.judge:judge_synthetic",
     config=JudgeConfig,
     artifact="pipeline.store.synthetic:JudgementTables",
-    version=3,
+    version=4,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

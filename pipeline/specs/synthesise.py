@@ -75,5 +75,5 @@ STAGE = Stage(
     version=3,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
     settings={"label": "cohort.label"},
-    external_inputs="pipeline.stages.synthesise:mark_of",
+    external_inputs="pipeline.store.marking:mark_of",
 )

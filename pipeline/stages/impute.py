@@ -1,10 +1,10 @@
-"""Every missing feature map as the joint model imputes it, and how far its intervals can be trusted.
+"""Every missing scan as the joint model imputes it, and how far its intervals can be trusted.
 
 Quality is measured on test patients: each modality that one has is hidden and imputed from the others.
 """
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,29 +15,42 @@ from cohort.covariates import covariates_of
 from cohort.origin import real_only
 from console.errors import InputError
 from evaluation.imputation import LEVELS, gaussian_coverage, gaussian_crps
-from models.joint.blocks import FloatArray
+from models.joint.decoder import DecodedImage, Decoder
 from models.joint.model import JointModel, Patients
-from models.joint.posterior import draw
 from models.settings import seed_of_repeat
 from pipeline.core.runtime import Runtime
 from pipeline.specs.impute import ImputeConfig
 from pipeline.store.features import FeatureStore
-from pipeline.store.imputed import Imputed, ImputedSet
+from pipeline.store.imputed import IMPUTED, BesideReal, Imputed, ImputedSet
 from pipeline.store.joint import JointSet
+from pipeline.store.made_images import image_file, spread_file
+from pipeline.store.marking import Marker
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import feature_maps_of
+from pipeline.training.grid_images import GridImages
+from pipeline.training.imputed_scans import ImputedScan, hidden_scans, missing_scans
 from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table, scores_of
-from pipeline.training.repeat_data import data_of_repeat, repeats_of, without_synthetic
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
+from synthesis.grid import LEAST, LEVELS as GREY_LEVELS, box_shape
 
+IMAGE_QUALITY = ("image_error", "image_error_without", "image_cover_90")
 QUALITY = (
-    "repeat", "modality", "observation", "from", "crps", "crps_without", *(f"cover_{round(100 * a)}" for a in LEVELS)
+    "repeat", "modality", "observation", "from", "crps", "crps_without", *(f"cover_{round(100 * a)}" for a in LEVELS),
+    *IMAGE_QUALITY,
 )  # fmt: skip
-SMALLEST_SD = 1e-6  # of a feature that never varies in training
+SMALLEST_SD = 1e-6  # of a feature or voxel that never varies in training
+DESCRIPTION = "IMPUTED, never measured; HyperMM joint model, {}"  # NIfTI header, at most 79 characters
+NO_IMAGES = (
+    "no images of missing scans: the joint model has no decoder for them (joint.decoder is none, it is of several "
+    "sites, or they are tables)"
+)
 
 
 def impute(
     cohort: CohortTables,
     split: SplitTables,
+    preprocess: VolumeSet,
     features: FeatureStore,
     joint: JointSet,
     out: ImputedSet,
@@ -46,10 +59,13 @@ def impute(
 ) -> None:
     """Write mean, standard deviation and draws of each modality that an observation lacks; classes are not used."""
     out.begin()
-    covariates = covariates_of(real_only(cohort.scans()))
-    made: list[dict[str, Any]] = []
-    quality: list[dict[str, Any]] = []
+    marker = Marker.ready(config.mark_key, config.mark_batch, setting="impute.mark_key", workspace=runtime.workspace)
+    scans = real_only(cohort.scans())
+    covariates = covariates_of(scans)
+    kinds = scans.drop_duplicates("modality").set_index("modality")["kind"].to_dict()
+    tables: dict[str, list[dict[str, Any]]] = {"imputed.csv": [], "quality.csv": [], "beside.csv": []}
     repeats = repeats_of(split)
+    grid: GridImages | None = None
     with runtime.progress(len(repeats), "repeat") as progress:
         for repeat in repeats:
             data = without_synthetic(data_of_repeat(cohort, split, features, repeat), cohort)
@@ -61,98 +77,174 @@ def impute(
                     "(contribute.feature_maps false), so it places patients and imputes scores, but no feature map"
                 )
             blocks = CovariateBlocks.from_json(record["covariates"]) if record.get("covariates") else None
-            shape = tuple(record["feature_map_shape"])
-            random = np.random.default_rng([seed_of_repeat(config.seed, repeat), 4])
+            grid = grid or GridImages(preprocess, kinds, record["grid"]["spacing_mm"], record["grid"]["pixels"])
+            decoders = joint.decoders(repeat) if config.images else {}
+            work = _Repeat(repeat, data, model, decoders, grid, tuple(record["feature_map_shape"]), out, config)
+            seed = seed_of_repeat(config.seed, repeat)
+            random = np.random.default_rng([seed, 4])
             rows = observation_table(data, model)
             for names in chunks(rows.index.to_list()):
                 patients = joint_patients(names, data, maps, blocks, covariates)
                 scores = scores_of(model, patients, names, own)
-                for number, modality, feature_map in _missing(model, patients, scores, shape, config.draws, random):
-                    about = rows.loc[names[number]]
-                    file, content = out.save(repeat, names[number], modality, feature_map)
-                    made.append(
-                        {
-                            "repeat": repeat, "observation": names[number], "subject": about["subject"],
-                            "split": about["split"], "modality": modality, "from": about["has"],
-                            "sd": float(feature_map.sd.square().mean().sqrt()), "file": file, "sha256": content,
-                        }
-                    )  # fmt: skip
-            tested = rows.index[rows["split"] == "test"].to_list()
-            for names in chunks(tested):
+                for scan in missing_scans(
+                    model, decoders, patients, scores, random, draws=config.draws, shown=config.images
+                ):
+                    tables["imputed.csv"].append(work.write(scan, rows.loc[names[scan.row]], marker))
+            random = np.random.default_rng([seed, 5])
+            for names in chunks(rows.index[rows["split"] == "test"].to_list()):
                 patients = joint_patients(names, data, maps, blocks, covariates)
-                quality += [{"repeat": repeat, **row} for row in _quality(model, patients, names)]
+                shown = work.shown_beside(rows.loc[names]) if repeat == repeats[0] and not tables["beside.csv"] else {}
+                quality, beside = work.check(patients, names, shown, random)
+                tables["quality.csv"] += quality
+                tables["beside.csv"] += beside
             progress.advance()
-    out.save_table("imputed.csv", pd.DataFrame(made, columns=list(out.COLUMNS)))
-    out.save_table("quality.csv", pd.DataFrame(quality, columns=list(QUALITY)))
+    columns = {"imputed.csv": out.COLUMNS, "quality.csv": QUALITY, "beside.csv": out.BESIDE}
+    for name, made in tables.items():
+        out.save_table(name, pd.DataFrame(made, columns=list(columns[name])))
+    _note(tables["imputed.csv"], marker, config, runtime)
+    images = sum(row["images"] != "" for row in tables["imputed.csv"])
+    runtime.results |= {
+        "counts": {
+            "imputed feature maps": len(tables["imputed.csv"]),
+            "imputed images": images,
+            "checked against a real one": len(tables["quality.csv"]),
+        }
+    }
+
+
+def _note(made: Sequence[dict[str, Any]], marker: Marker, config: ImputeConfig, runtime: Runtime) -> None:
+    """Say what was not imputed, and what is not marked."""
     if not made:
         runtime.note("no patient lacks a modality that the joint model knows; nothing was imputed")
-    runtime.results |= {"counts": {"imputed feature maps": len(made), "checked against a real one": len(quality)}}
+    elif config.images and not any(row["images"] for row in made):
+        runtime.note(NO_IMAGES)
+    if any(row["images"] for row in made):
+        for note in marker.notes():
+            runtime.note(note)
 
 
-def _missing(
-    model: JointModel,
-    patients: Patients,
-    scores: FloatArray,
-    shape: tuple[int, ...],
-    count: int,
-    random: np.random.Generator,
-) -> Iterator[tuple[int, str, Imputed]]:
-    """Yield row, modality and feature map of what is missing.
+@dataclass(frozen=True)
+class _Repeat:
+    """What is imputed in one repeat, and where it goes."""
 
-    Args:
-        model: of the repeat.
-        patients: who may lack something.
-        scores: of them, (n, d), NaN where a block is missing.
-        shape: of a feature map.
-        count: of draws.
-        random: source of chance.
-    """
-    for modality in model.bases:
-        lacking = np.flatnonzero(~patients.has(modality))
-        for row in lacking:
-            one, own = patients.rows(np.array([row])), scores[[row]]
-            mean, sd = model.impute_scores(own, modality)
-            chosen = draw(model.gaussian, own, count, random)
-            drawn, _ = model.draw(one, count, random, modalities=(modality,), scores=chosen)
-            yield (
-                int(row),
-                modality,
-                Imputed(
-                    torch.from_numpy(mean).view(shape),
-                    torch.from_numpy(sd).view(shape),
-                    torch.from_numpy(drawn[modality]).float().view(count, *shape),
-                ),
+    repeat: int
+    data: RepeatData
+    model: JointModel
+    decoders: dict[str, Decoder]
+    grid: GridImages
+    shape: tuple[int, ...]
+    out: ImputedSet
+    config: ImputeConfig
+
+    def write(self, scan: ImputedScan, about: pd.Series, marker: Marker) -> dict[str, Any]:
+        """Write feature map and images of one missing scan; return its row of `imputed.csv`."""
+        name, sd = str(about.name), torch.from_numpy(scan.sd)
+        feature_map = Imputed(
+            torch.from_numpy(scan.mean).view(self.shape),
+            sd.view(self.shape),
+            torch.from_numpy(scan.draws).float().view(-1, *self.shape),
+        )
+        file, content = self.out.save(self.repeat, name, scan.modality, feature_map)
+        row = {
+            "repeat": self.repeat, "observation": name, "subject": about["subject"], "split": about["split"],
+            "modality": scan.modality, "from": about["has"], "sd": float(sd.square().mean().sqrt()), "file": file,
+            "sha256": content, "images": "",
+        }  # fmt: skip
+        if scan.image is not None:
+            row["images"] = self.out.stem(IMPUTED, self.repeat, name, scan.modality)
+            self._write_images(scan.image, row, marker)
+        return row
+
+    def _write_images(self, image: DecodedImage, row: dict[str, Any], marker: Marker) -> None:
+        stem, kind = row["images"].rpartition("/")[2], self.grid.kinds[row["modality"]]
+        size = {"spacing_mm": self.grid.spacing_mm, "pixels": self.grid.pixels}
+        facts = {
+            "origin": IMPUTED, "observation": row["observation"], "modality": row["modality"], "from": row["from"],
+            "repeat": self.repeat, "what": "expected by a joint model of training patients from the other scans; never "
+            "measured", "decoder": "pca", "seed": self.config.seed,
+            "levels": 255 if kind == "image" else GREY_LEVELS,
+        }  # fmt: skip
+        drawn = {"mean": image.mean} | {f"draw {i + 1}": values for i, values in enumerate(image.draws)}
+        for what, values in drawn.items():
+            name = f"{stem}_{what.replace(' ', '-')}"
+            file, content = image_file(
+                values, name, kind, **size, marker=marker, description=DESCRIPTION.format(what)
             )
+            self.out.save_image(self.repeat, file, content, {**facts, "statistic": what, **marker.facts(name)})
+        spread = "standard deviation"
+        file, content = spread_file(image.sd, f"{stem}_sd", kind, **size, description=DESCRIPTION.format(spread))
+        self.out.save_image(self.repeat, file, content, {**facts, "statistic": spread, "mark": None})
 
+    def shown_beside(self, rows: pd.DataFrame) -> dict[str, set[str]]:
+        """Return modality → test observations whose scan is shown beside what is imputed: classes in turn, by name."""
+        found = {}
+        turn = rows.groupby("label").cumcount()
+        for modality in self.decoders:
+            scans = self.data.scans
+            able = rows.index.isin(scans.loc[scans["modality"] == modality, "observation"])
+            others = scans["modality"].isin([name for name in self.model.bases if name != modality])
+            able &= rows.index.isin(scans.loc[others, "observation"])
+            ordered = turn[able].sort_index().sort_values(kind="stable").index
+            found[modality] = set(ordered[: self.config.beside])
+        return found
 
-def _quality(model: JointModel, patients: Patients, names: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield, for each patient and modality that can be checked, coverage and CRPS over its features.
+    def check(
+        self, patients: Patients, names: list[str], shown: dict[str, set[str]], random: np.random.Generator
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return rows of `quality.csv` and of `beside.csv`; write the images of the latter.
 
-    `crps_without` is that of a Gaussian with the model's own mean and spread of everybody: what the other scans add is
-    the difference.
-    """
-    for modality, basis in model.bases.items():
-        others = sum(patients.has(name).astype(np.int64) for name in model.bases if name != modality)
-        rows = np.flatnonzero(patients.has(modality) & (others > 0))
-        if len(rows) == 0:
-            continue
-        chosen = patients.rows(rows)
-        hidden = np.full_like(chosen.features[modality], np.nan)
-        given = dataclasses.replace(chosen, features={**chosen.features, modality: hidden})
-        mean, sd = model.impute(given, modality)
-        sd = np.maximum(sd, SMALLEST_SD)
-        part = model.blocks.slice_of(modality)
-        centre, total = model.gaussian.estimate.total()
+        `crps_without` is that of a Gaussian with the model's own mean and spread of everybody, `image_error_without`
+        that of the mean training scan: what the other scans add is the difference.
+        """
+        quality, beside = [], []
+        real = {name: self.grid.of(self.data, tuple(names), only=name).get(name) for name in self.decoders}
+        for scan in hidden_scans(self.model, self.decoders, patients, random, shown=self.config.images):
+            others = [name for name in self.model.bases if name != scan.modality and patients.has(name)[scan.row]]
+            row = {
+                "repeat": self.repeat, "modality": scan.modality, "observation": names[scan.row],
+                "from": "+".join(others), **self._features(scan, patients.features[scan.modality][scan.row]),
+            }  # fmt: skip
+            images = real.get(scan.modality)
+            if scan.image is not None and images is not None:
+                row |= self._image(scan, scan.image, images[scan.row])
+                if names[scan.row] in shown.get(scan.modality, ()):
+                    beside.append(self._beside(row, scan.image, images[scan.row]))
+            quality.append(row)
+        return quality, beside
+
+    def _features(self, scan: ImputedScan, truth: np.ndarray) -> dict[str, float]:
+        basis, part = self.model.bases[scan.modality], self.model.blocks.slice_of(scan.modality)
+        centre, total = self.model.gaussian.estimate.total()
         usual = np.maximum(np.sqrt(basis.variance(total[part, part])), SMALLEST_SD)
-        flat = basis.features(centre[None, part])[0]
-        for i, row in enumerate(rows):
-            truth = chosen.features[modality][i]
-            covered = gaussian_coverage(truth, mean[i], sd[i])
-            yield {
-                "modality": modality,
-                "observation": names[row],
-                "from": "+".join(name for name in model.bases if name != modality and patients.has(name)[row]),
-                "crps": float(gaussian_crps(truth, mean[i], sd[i]).mean()),
-                "crps_without": float(gaussian_crps(truth, flat, usual).mean()),
-                **{f"cover_{round(100 * a)}": float(share) for a, share in zip(LEVELS, covered, strict=True)},
-            }
+        flat, sd = basis.features(centre[None, part])[0], np.maximum(scan.sd, SMALLEST_SD)
+        covered = gaussian_coverage(truth, scan.mean, sd)
+        return {
+            "crps": float(gaussian_crps(truth, scan.mean, sd).mean()),
+            "crps_without": float(gaussian_crps(truth, flat, usual).mean()),
+            **{f"cover_{round(100 * a)}": float(share) for a, share in zip(LEVELS, covered, strict=True)},
+        }
+
+    def _image(self, scan: ImputedScan, image: DecodedImage, truth: np.ndarray) -> dict[str, float]:
+        """Return errors (root mean square) and coverage where the mean training scan is no background."""
+        usual = self.decoders[scan.modality].basis.centre
+        inside = usual > LEAST if (usual > LEAST).any() else np.ones_like(usual, dtype=bool)
+        off, off_without = (truth - image.mean)[inside], (truth - usual)[inside]
+        sd = np.maximum(image.sd[inside], SMALLEST_SD)
+        return {
+            "image_error": float(np.sqrt((off.astype(np.float64) ** 2).mean())),
+            "image_error_without": float(np.sqrt((off_without.astype(np.float64) ** 2).mean())),
+            "image_cover_90": float(gaussian_coverage(truth[inside], image.mean[inside], sd, (0.9,))[0]),
+        }
+
+    def _beside(self, row: dict[str, Any], image: DecodedImage, truth: np.ndarray) -> dict[str, Any]:
+        kind = self.grid.kinds[row["modality"]]
+        shape = (self.grid.pixels, self.grid.pixels, 3) if kind == "image" else box_shape(self.grid.spacing_mm)
+        images = BesideReal(
+            truth.reshape(shape), image.mean.reshape(shape), image.sd.reshape(shape), image.draws.reshape(-1, *shape)
+        )
+        file, content = self.out.save_beside(self.repeat, row["observation"], row["modality"], images)
+        kept = {name: row[name] for name in ("repeat", "observation", "modality", "from")}
+        return {
+            **kept, "kind": kind, "error": row["image_error"], "error_without": row["image_error_without"],
+            "file": file, "sha256": content,
+        }  # fmt: skip

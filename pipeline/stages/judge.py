@@ -62,8 +62,8 @@ def judge_synthetic(
     train, held_out = (part_of_repeat(data, maps, parts, None, table) for parts in (["train"], ["validation", "test"]))
     channels = {m: synthesise.features(m).mean(axis=(2, 3)).astype(np.float64) for m in made["modalities"]}
     subject_of = data.scans.drop_duplicates("observation").set_index("observation")["subject"]
-    tested = [str(subject_of[name]) for name in held_out.observations]
-    found = Comparisons(train.observations, drawn, config, runtime)
+    learnt, tested = ([str(subject_of[name]) for name in part.observations] for part in (train, held_out))
+    found = Comparisons(train.observations, learnt, tested, drawn, config, runtime)
     walls: list[tuple[str, bytes, bytes]] = []
     grid = SynthesiseConfig(spacing_mm=made["spacing_mm"], pixels=made["pixels"])
     folder = parameters if isinstance(parameters, Path) else None
@@ -91,8 +91,8 @@ def judge_synthetic(
             progress.advance()
     if not found.judgements:
         raise PreconditionError(
-            f"nothing can be judged: it takes {FEWEST} training, {FEWEST} held-out and {FEWEST} synthetic scans of a "
-            "modality. Draw more patients (synthesise.patients), or give the split more held-out ones"
+            f"nothing can be judged: it takes scans of {FEWEST} training, {FEWEST} held-out and {FEWEST} synthetic "
+            "patients of a modality. Draw more patients (synthesise.patients), or give the split more held-out ones"
         )
     verdict = found.verdict()
     facts = {
@@ -114,6 +114,8 @@ class Comparisons:
 
     Attributes:
         observations: of training, in the order of its rows.
+        learnt: subject of each row of training.
+        tested: subject of each held-out row.
         drawn: the table of synthetic scans.
         config: limits.
         runtime: for notes.
@@ -122,6 +124,8 @@ class Comparisons:
     """
 
     observations: tuple[str, ...]
+    learnt: list[str]
+    tested: list[str]
     drawn: pd.DataFrame
     config: JudgeConfig
     runtime: Runtime
@@ -131,17 +135,20 @@ class Comparisons:
     def add(self, space: str, modality: str, train: Rows, held_out: Rows, generated: Rows) -> None:
         """Judge one modality in one space; rows of NaN stand for observations without it."""
         in_training, in_held_out = _there(train), _there(held_out)
-        counts = [int(in_training.sum()), int(in_held_out.sum()), len(generated)]
+        learnt = [name for name, there in zip(self.learnt, in_training.tolist(), strict=True) if there]
+        tested = [name for name, there in zip(self.tested, in_held_out.tolist(), strict=True) if there]
+        counts = [len(set(learnt)), len(set(tested)), len(generated)]
         if min(counts) < FEWEST:
             self.runtime.note(
-                f"{modality}, {space}: not judged with {counts[0]} training, {counts[1]} held-out and {counts[2]} "
-                f"synthetic scans; it takes {FEWEST} of each"
+                f"{modality}, {space}: not judged with scans of {counts[0]} training, {counts[1]} held-out and "
+                f"{counts[2]} synthetic patients; it takes {FEWEST} of each"
             )
             return
         result = judge(
             train[in_training],
             held_out[in_held_out],
             generated[:MOST],
+            subjects=(learnt, tested),
             by_column=space != IMAGES,
             seed=self.config.seed,
         )

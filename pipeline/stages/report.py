@@ -1,6 +1,7 @@
 """One self-contained HTML page on the whole run."""
 
 import datetime
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -33,6 +34,7 @@ from reporting.comparison_page import Comparison
 from reporting.confounding_page import Confounding
 from reporting.fairness_page import Fairness
 from reporting.hypotheses_page import Hypotheses
+from reporting.imputed_figures import ImputedBeside
 from reporting.joint_page import Joint
 from reporting.quality import quality_of
 from reporting.recycle_page import Recycled
@@ -76,7 +78,7 @@ def report(
         stages += (joint,)
         with_imputed = made_from_inputs(impute, now | {"joint": joint.fingerprint})
         stages += (impute,) if with_imputed else ()
-        joint_page = _joint(joint, impute if with_imputed else None, cohort.scans())
+        joint_page = _joint(joint, impute if with_imputed else None, cohort.scans(), config.convention)
     elif joint.manifest is not None:
         runtime.note("the joint model is of earlier data and not shown; type --stages joint,impute,report")
     hypotheses = None
@@ -200,7 +202,7 @@ def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) 
     )
 
 
-def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame) -> Joint:
+def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame, convention: str) -> Joint:
     """Return the content of the section on the joint model."""
     embeddings = joint.embeddings()
     record = joint.record(int(embeddings["repeat"].min())) or {}
@@ -213,7 +215,19 @@ def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame) -> J
         imputed=None if impute is None else impute.read(),
         quality=None if impute is None else impute.read("quality.csv"),
         notes=tuple(record["model"]["notes"]),
+        beside=() if impute is None else tuple(_beside(impute)),
+        convention=convention,
     )
+
+
+def _beside(impute: ImputedSet) -> Iterator[ImputedBeside]:
+    """Yield the hidden scans that are shown beside what was imputed in their place."""
+    for row in impute.read("beside.csv").to_dict("records"):
+        images = impute.load_beside(row["file"], row["sha256"])
+        yield ImputedBeside(
+            row["observation"], row["modality"], row["from"].replace("+", " and "), **vars(images),
+            error=row["error"], error_without=row["error_without"],
+        )  # fmt: skip
 
 
 def _updated(update: UpdateSet, now: dict[str, str]) -> Update | None:

@@ -16,7 +16,8 @@ from models.joint.model import CannotJoinError, Features, JointConfig, JointMode
 from pipeline.core.runtime import Runtime
 from pipeline.specs.synthesise import SynthesiseConfig
 from pipeline.store.features import FeatureStore
-from pipeline.store.marking import Marker, mark_fingerprint
+from pipeline.store.made_images import image_file
+from pipeline.store.marking import Marker
 from pipeline.store.synthetic import IMAGES, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
@@ -25,8 +26,6 @@ from pipeline.training.grid_images import GridImages
 from pipeline.training.joint_patients import CovariateBlocks, part_of_repeat
 from pipeline.training.latent_images import Decode, latent_decoders
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
-from preprocessing.encoding import nifti_bytes, png_bytes
-from synthesis.grid import box_affine, picture_of, volume_of
 from synthesis.latent import LatentConfig
 from synthesis.patients import Drawn, class_offsets, draw_patients, observed_patterns
 
@@ -176,7 +175,10 @@ def _write(
                     "what": "drawn from a joint model of training patients; no patient looks like this",
                     "decoder": config.decoder, "seed": config.seed, "repeat": config.repeat,
                 }  # fmt: skip
-                file, content = _image(pixels[place], name, kinds[modality], config, marker)
+                file, content = image_file(
+                    pixels[place], name, kinds[modality], spacing_mm=config.spacing_mm, pixels=config.pixels,
+                    marker=marker, description=DESCRIPTION,
+                )  # fmt: skip
                 facts |= marker.facts(name)
                 row |= {"path": f"{IMAGES}/{file}", "sha256": out.save_image(file, content, facts)}
             rows.append(row)
@@ -196,22 +198,6 @@ def _principal_images(
     """Return the images of some patients by the decoder pca, (m, D)."""
     block = IMAGE_OF + modality
     return patients.features(model, block, members, random, offsets=offsets[block])
-
-
-def _image(
-    values: NDArray[np.float32], name: str, kind: str, config: SynthesiseConfig, marker: Marker
-) -> tuple[str, bytes]:
-    """Return file name and content of a drawn image, with its watermark."""
-    if kind == "image":
-        return f"{name}.png", png_bytes(marker.picture(picture_of(values, side=config.pixels), name=name))
-    volume, affine = volume_of(values, spacing_mm=config.spacing_mm), box_affine(config.spacing_mm)
-    marked = marker.volume(volume.astype(np.float32), volume > 0, affine, name=name)
-    return f"{name}.nii.gz", nifti_bytes(np.rint(marked).astype(np.int16), affine, DESCRIPTION)
-
-
-def mark_of(config: SynthesiseConfig) -> str | None:
-    """Return the name of the watermark's key, for the key of the stage."""
-    return mark_fingerprint(config.mark_key)
 
 
 def _manifest(drawn: pd.DataFrame, covariates: Mapping[str, list[str]], label: str) -> pd.DataFrame:

@@ -1,23 +1,29 @@
-"""The artifact of the stage impute: feature maps that were never scanned, and how sure the joint model is of them."""
+"""The artifact of the stage impute: scans that were never made, and how sure the joint model is of them."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import safetensors
+import safetensors.numpy
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from files.reading import file_sha256
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, DamagedError
+from pipeline.store.made_images import write_image
 
-TEXT = ("observation", "subject", "split", "modality", "from", "file", "sha256")
-MARK = {"origin": "imputed"}  # one entry: their order in a file is by chance, and so would be its hash
+TEXT = ("observation", "subject", "split", "modality", "kind", "from", "file", "sha256", "images")
+IMPUTED = "imputed"
+MARK = {"origin": IMPUTED}  # one entry: their order in a file is by chance, and so would be its hash
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,38 @@ class Imputed:
     draws: Tensor
 
 
-class ImputedSet(Artifact):
-    """`imputed.csv`, a row for each repeat and missing modality; `quality.csv`; `repeat-N/imputed_….safetensors`."""
+@dataclass(frozen=True)
+class BesideReal:
+    """An image that was imputed although its scan is there, beside that scan; all on the grid of the decoder.
 
-    FILES: ClassVar = ("imputed.csv", "quality.csv")
-    COLUMNS: ClassVar = ("repeat", "observation", "subject", "split", "modality", "from", "sd", "file", "sha256")
+    Attributes:
+        real: (X, Y, Z) or (H, W, 3), float32 in about [0, 1].
+        mean: imputed, of the same shape.
+        sd: standard deviation over draws, of the same shape.
+        draws: some draws, (S, …).
+    """
+
+    real: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    sd: NDArray[np.float32]
+    draws: NDArray[np.float32]
+
+
+class ImputedSet(Artifact):
+    """Tables, and in `repeat-N/` feature maps and images of what is missing.
+
+    `imputed.csv`: a row for each repeat and missing modality. `quality.csv`, `beside.csv`: test patients whose own scan
+    was hidden, and those of them whose images are kept. `repeat-N/imputed_….safetensors`: feature maps;
+    `imputed_…_mean`, `_sd`, `_draw-1`, … (.nii.gz or .png, and .json): images; `beside_….safetensors`: real and imputed.
+    """
+
+    FILES: ClassVar = ("imputed.csv", "quality.csv", "beside.csv")
+    COLUMNS: ClassVar = (
+        "repeat", "observation", "subject", "split", "modality", "from", "sd", "file", "sha256", "images"
+    )  # fmt: skip
+    BESIDE: ClassVar = (
+        "repeat", "observation", "modality", "kind", "from", "error", "error_without", "file", "sha256"
+    )  # fmt: skip
 
     def save(self, repeat: int, observation: str, modality: str, imputed: Imputed) -> tuple[str, str]:
         """Write an imputed feature map; its file says that it is one. Return its path below the folder, and its hash.
@@ -51,13 +84,23 @@ class ImputedSet(Artifact):
         fit = imputed.mean.shape == imputed.sd.shape == imputed.draws.shape[1:]
         if not fit or not all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors.values()):
             raise ValueError(f"{observation}, {modality}: expected finite float32, draws of the shape of mean and sd")
-        folder = real_folder(self.folder / f"repeat-{repeat}", below=self.folder)
+        name = f"{self.stem(IMPUTED, repeat, observation, modality)}.safetensors"
+        return name, self._write(name, safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, MARK))
+
+    def save_image(self, repeat: int, file: str, content: bytes, facts: Mapping[str, Any]) -> None:
+        """Write an imputed image and, beside it, what it is, as JSON."""
+        write_image(self._of_repeat(repeat) / file, content, facts)
+
+    def save_beside(self, repeat: int, observation: str, modality: str, images: BesideReal) -> tuple[str, str]:
+        """Write a real scan and what was imputed in its place; return path below the folder, and hash."""
+        arrays = {name: np.ascontiguousarray(values, dtype=np.float16) for name, values in vars(images).items()}
+        name = f"{self.stem('beside', repeat, observation, modality)}.safetensors"
+        return name, self._write(name, safetensors.numpy.save(arrays, MARK))
+
+    def stem(self, what: str, repeat: int, observation: str, modality: str) -> str:
+        """Return the path of a file below the folder, without its ending."""
         safe = re.sub(r"[^A-Za-z0-9_-]", "_", f"{observation}_{modality}")[:80]
-        name = f"{folder.name}/imputed_{safe}_{digest([observation, modality])[:12]}.safetensors"
-        content = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata=MARK)
-        with replacing(self.folder / name) as partial:
-            partial.write_bytes(content)
-        return name, file_sha256(self.folder / name)
+        return f"repeat-{repeat}/{what}_{safe}_{digest([observation, modality])[:12]}"
 
     def begin(self) -> None:
         """Remove what an earlier run imputed: other patients may lack other scans now."""
@@ -65,9 +108,10 @@ class ImputedSet(Artifact):
             remove_folder(folder, below=self.folder)
 
     def read(self, name: str = "imputed.csv") -> pd.DataFrame:
-        """Return `imputed.csv` or `quality.csv`."""
+        """Return `imputed.csv`, `quality.csv` or `beside.csv`."""
         kept = dict.fromkeys(TEXT, str)
-        return pd.read_csv(self.folder / name, dtype=kept, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(self.folder / name, dtype=kept, keep_default_na=False, na_values=[""])
+        return table.fillna({"images": ""})
 
     def load(self, file: str, sha256: str) -> Imputed:
         """Load an imputed feature map by its row of the table.
@@ -75,16 +119,38 @@ class ImputedSet(Artifact):
         Raises:
             DamagedError: the file is missing or not as it was written.
         """
+        tensors = safetensors.torch.load_file(self._checked(file, sha256))
+        return Imputed(tensors["mean"], tensors["sd"], tensors["draws"])
+
+    def load_beside(self, file: str, sha256: str) -> BesideReal:
+        """Load a real scan and what was imputed in its place by its row of `beside.csv`.
+
+        Raises:
+            DamagedError: the file is missing or not as it was written.
+        """
+        arrays = safetensors.numpy.load_file(self._checked(file, sha256))
+        return BesideReal(**{name: values.astype(np.float32) for name, values in arrays.items()})
+
+    def files(self) -> list[Path]:
+        """List the files of the stage, with the imputed feature maps and images."""
+        kept = (path for path in self.folder.glob("repeat-*/*") if path.name.startswith((f"{IMPUTED}_", "beside_")))
+        return sorted([*super().files(), *kept])
+
+    def contents(self) -> dict[str, Any]:
+        """Return the fingerprint of the tables, which hold the hash of every feature map."""
+        return {"fingerprint": digest([file_sha256(self.folder / name) for name in self.FILES])}
+
+    def _of_repeat(self, repeat: int) -> Path:
+        return real_folder(self.folder / f"repeat-{repeat}", below=self.folder)
+
+    def _write(self, name: str, content: bytes) -> str:
+        path = self._of_repeat(int(name.split("/")[0].removeprefix("repeat-"))) / Path(name).name
+        with replacing(path) as partial:
+            partial.write_bytes(content)
+        return file_sha256(path)
+
+    def _checked(self, file: str, sha256: str) -> Path:
         path = self.folder / file
         if not path.is_file() or file_sha256(path) != sha256:
             raise DamagedError(f"{path} is missing or damaged; run --stages impute --force impute")
-        tensors = safetensors.torch.load_file(path)
-        return Imputed(tensors["mean"], tensors["sd"], tensors["draws"])
-
-    def files(self) -> list[Path]:
-        """List the files of the stage, with the imputed feature maps."""
-        return sorted([*super().files(), *self.folder.glob("repeat-*/imputed_*.safetensors")])
-
-    def contents(self) -> dict[str, Any]:
-        """Return the fingerprint of the tables; `imputed.csv` holds the hash of every feature map."""
-        return {"fingerprint": digest([file_sha256(self.folder / name) for name in self.FILES])}
+        return path

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,19 @@ def mark_fingerprint(key_file: Path | None) -> str | None:
         KeyFileError: it holds no key, or others may read it.
     """
     return None if key_file is None else derived(existing_key(key_file), "name of the key", "").hex()[:32]
+
+
+class Marked(Protocol):
+    """Settings of a stage that marks its images."""
+
+    @property
+    def mark_key(self) -> Path | None:
+        """File of the key; None: no mark."""
+
+
+def mark_of(config: Marked) -> str | None:
+    """Return the name of the key that settings name, for the key of a stage."""
+    return mark_fingerprint(config.mark_key)
 
 
 @dataclass

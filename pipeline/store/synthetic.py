@@ -16,6 +16,7 @@ from files.reading import file_sha256
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, DamagedError, read_json, write_json
+from pipeline.store.made_images import write_image
 
 IMAGES, NETWORKS = "images", "networks"
 
@@ -43,11 +44,7 @@ class SyntheticCohort(Artifact):
 
     def save_image(self, name: str, content: bytes, facts: Mapping[str, Any]) -> str:
         """Write an image and, beside it, what it is, as JSON; return the hash of the image."""
-        path = self.folder / IMAGES / name
-        with replacing(path) as partial:
-            partial.write_bytes(content)
-        write_json(path.with_name(name.split(".")[0] + ".json"), facts)
-        return file_sha256(path)
+        return write_image(self.folder / IMAGES / name, content, facts)
 
     def save_networks(self, number: int, key: str, state: Mapping[str, Tensor]) -> None:
         """Write the state of a modality's networks in training, to go on from."""

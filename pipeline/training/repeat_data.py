@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cohort.origin import outside_training, real_only, synthetic_subjects
+from cohort.origin import is_synthetic, names_synthetic, outside_training, real_only, synthetic_subjects
 from models.sets import Groups
 from pipeline.store.base import ArtifactError
 from pipeline.store.features import FeatureStore
@@ -22,8 +22,8 @@ class RepeatData:
     """The scans of a repeat, one row each, and their modality and class indices.
 
     Attributes:
-        scans: scan, observation, subject, modality, label, split, and with tables values; index 0…N-1 is the row of
-            the tensors.
+        scans: scan, observation, subject, modality, label, split, with tables values, and with synthetic patients
+            synthetic (bool); index 0…N-1 is the row of the tensors.
         modalities: names; a modality is numbered by its index.
         classes: names; a class is numbered by its index.
     """
@@ -116,6 +116,8 @@ def data_of_repeat(cohort: CohortTables, split: SplitTables, feature_maps: Featu
     ]
     names = ["scan", "observation", "subject", "modality", "label", *(["values"] if "values" in scans else [])]
     table = scans[names].assign(split=scans["subject"].map(split_of))
+    if names_synthetic(cohort.scans()):
+        table["synthetic"] = is_synthetic(scans)
     modalities = tuple(sorted(cohort.scans()["modality"].unique()))
     return RepeatData(table.sort_values(["observation", "scan"]).reset_index(drop=True), modalities, cohort.classes())
 
@@ -123,4 +125,5 @@ def data_of_repeat(cohort: CohortTables, split: SplitTables, feature_maps: Featu
 def without_synthetic(data: RepeatData, cohort: CohortTables) -> RepeatData:
     """Return the data without synthetic patients: nothing is drawn from, or judged by, what was drawn."""
     real = set(real_only(cohort.scans())["scan"])
-    return RepeatData(data.scans[data.scans["scan"].isin(real)].reset_index(drop=True), data.modalities, data.classes)
+    scans = data.scans[data.scans["scan"].isin(real)].drop(columns="synthetic", errors="ignore")
+    return RepeatData(scans.reset_index(drop=True), data.modalities, data.classes)

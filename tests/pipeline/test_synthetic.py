@@ -20,9 +20,10 @@ from pipeline.cli.main import main
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import scan_contents
 from pipeline.specs.synthesise import SynthesiseConfig
-from pipeline.stages.synthesise import _image, synthesise
+from pipeline.stages.synthesise import DESCRIPTION, synthesise
 from pipeline.store.base import ArtifactError
 from pipeline.store.features import FeatureStore
+from pipeline.store.made_images import image_file
 from pipeline.store.marking import Marker
 from pipeline.store.synthetic import SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
@@ -174,9 +175,15 @@ def test_copies_end_with_exit_code_3_and_a_list_and_are_not_usable(
     assert run("--stages", "cohort", workspace="copied", settings=with_real(run, manifest)) == 0
 
 
+def volume_file(values: np.ndarray, marker: Marker) -> tuple[str, bytes]:
+    """The file of a drawn volume, as the stage makes it."""
+    grid = {"spacing_mm": 4.0, "pixels": 64}
+    return image_file(values, "synthetic-00001_1", "volume", **grid, marker=marker, description=DESCRIPTION)  # type: ignore[arg-type]
+
+
 def test_a_volume_says_in_its_header_that_it_is_synthetic(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random(44 * 52 * 44, dtype=np.float32)
-    name, content = _image(values, "synthetic-00001_1", "volume", SynthesiseConfig(), Marker(None, "1", ""))
+    name, content = volume_file(values, Marker(None, "1", ""))
     (tmp_path / name).write_bytes(content)
     image = nibabel.load(tmp_path / "synthetic-00001_1.nii.gz")
     assert image.header["descrip"].item().decode().startswith("SYNTHETIC")
@@ -193,7 +200,7 @@ def test_a_volume_carries_the_mark_of_its_key(tmp_path: Path) -> None:
     key = {"setting": "synthesise.mark_key", "workspace": tmp_path / "run"}
     for key_file, code in ((tmp_path / "mark.key", 0), (None, 3)):
         marker = Marker.ready(key_file, "1", **key)
-        name, content = _image(values, "synthetic-00001_1", "volume", SynthesiseConfig(), marker)
+        name, content = volume_file(values, marker)
         (tmp_path / name).write_bytes(content)
         image = np.asarray(nibabel.load(tmp_path / name).dataobj)
         assert (image[~brain] == 0).all()

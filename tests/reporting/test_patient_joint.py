@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reporting.joint_figures import _box, _planes, imputed_figure, patient_map_figure
+from reporting.imputed_figures import _box, _planes, imputed_figure
+from reporting.joint_figures import patient_map_figure
 from reporting.pages import environment
 from reporting.patient_joint import MissingImage, PatientJoint, patient_joint_section
 

@@ -1,0 +1,111 @@
+"""Scans that observations lack, as the joint model imputes them: feature maps, and images where it has a decoder."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.joint.blocks import FloatArray
+from models.joint.decoder import DecodedImage, Decoder
+from models.joint.model import Features, JointModel, Patients
+from models.joint.posterior import draw
+
+IMAGE_DRAWS = 100  # of scores, from which mean and standard deviation of an image are made
+
+
+@dataclass(frozen=True)
+class ImputedScan:
+    """A scan of one observation that is missing, or was hidden.
+
+    Attributes:
+        row: of the observation.
+        modality: of the scan.
+        mean: of the feature map, (D,).
+        sd: of it, (D,).
+        draws: of it, (S, D).
+        image: where the modality has a decoder; its draws belong to the first draws of the feature map.
+    """
+
+    row: int
+    modality: str
+    mean: Features
+    sd: Features
+    draws: Features
+    image: DecodedImage | None
+
+
+def missing_scans(
+    model: JointModel,
+    decoders: Mapping[str, Decoder],
+    patients: Patients,
+    scores: FloatArray,
+    random: np.random.Generator,
+    *,
+    draws: int,
+    shown: int,
+) -> Iterator[ImputedScan]:
+    """Yield what each observation lacks; draws of what one observation lacks belong together. Classes are not used.
+
+    Args:
+        model: of the repeat.
+        decoders: modality → decoder.
+        patients: who may lack something.
+        scores: of them, (n, d), NaN where a block is missing.
+        random: source of chance.
+        draws: of a feature map, S.
+        shown: draws of an image, at most S.
+    """
+    for row in range(len(patients)):
+        lacking = tuple(name for name in model.bases if not patients.has(name)[row])
+        if lacking:
+            yield from _of_one(model, decoders, patients, scores, row, lacking, random, draws=draws, shown=shown)
+
+
+def hidden_scans(
+    model: JointModel, decoders: Mapping[str, Decoder], patients: Patients, random: np.random.Generator, *, shown: int
+) -> Iterator[ImputedScan]:
+    """Yield each scan of observations that have another, imputed from the others as if it were not there.
+
+    Args:
+        model: of the repeat; it must not have learnt from these observations.
+        decoders: modality → decoder.
+        patients: the observations.
+        random: source of chance.
+        shown: draws of a feature map and of an image.
+    """
+    for modality in model.bases:
+        others = sum(patients.has(name).astype(np.int64) for name in model.bases if name != modality)
+        rows = np.flatnonzero(patients.has(modality) & (others > 0))
+        hidden = np.full_like(patients.features[modality], np.nan)
+        given = dataclasses.replace(patients, features={**patients.features, modality: hidden})
+        scores = model.scores(given)
+        for row in rows.tolist():
+            yield from _of_one(
+                model, decoders, given, scores, row, (modality,), random, draws=max(shown, 1), shown=shown
+            )
+
+
+def _of_one(
+    model: JointModel,
+    decoders: Mapping[str, Decoder],
+    patients: Patients,
+    scores: FloatArray,
+    row: int,
+    wanted: tuple[str, ...],
+    random: np.random.Generator,
+    *,
+    draws: int,
+    shown: int,
+) -> Iterator[ImputedScan]:
+    one, own = patients.rows(np.array([row])), scores[[row]]
+    count = max(draws, IMAGE_DRAWS) if any(name in decoders for name in wanted) else draws
+    drawn, classes = draw(model.gaussian, own, count, random)
+    made, _ = model.draw(one, draws, random, modalities=wanted, scores=(drawn[:draws], classes[:draws]))
+    for modality in wanted:
+        mean, sd = model.impute_scores(own, modality)
+        image = None
+        if modality in decoders:
+            part = drawn[:, 0, model.blocks.slice_of(modality)]
+            image = decoders[modality].decode(part, classes[:, 0], shown, random)
+        yield ImputedScan(row, modality, mean[0], sd[0], made[modality][:, 0], image)
