@@ -150,8 +150,8 @@ def frechet_with_null(
     """Return the Fréchet distance with that of random halves of the real rows, and both for endlessly many rows.
 
     The estimate grows with columns and falls with rows: with 512 columns and 27 rows, a distribution is as far from
-    itself as its own variance. So both sides, and both distances, have the same numbers of rows. Sessions of one patient
-    are alike and would make the halves so; each draw takes one row of each patient.
+    itself as its own variance. So both sides, and both distances, have the same numbers of rows. Sessions of one
+    patient are alike and would make the halves so; each draw takes one row of each patient.
 
     Args:
         real: (n, d).

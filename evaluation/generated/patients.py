@@ -1,4 +1,4 @@
-"""Rows of real patients with several sessions: what is drawn or permuted at random are patients, with all their rows."""
+"""Rows of real patients with several sessions: what is drawn or permuted are patients, with all their rows."""
 
 from __future__ import annotations
 

@@ -235,12 +235,16 @@ def fit_model(
 
     Raises:
         CannotJoinError: no modality can be learnt.
+        ValueError: part of a feature map is NaN, or a number is infinite.
     """
     bases: dict[str, Basis] = {}
     scores: dict[str, FloatArray] = {}
     notes: list[str] = []
     for name, values in patients.features.items():
-        there = np.flatnonzero(patients.has(name))
+        nan = np.isnan(values).mean(axis=1)
+        for row in np.flatnonzero((nan > 0) & (nan < 1)).tolist():
+            raise ValueError(f"patient in row {row}: part of {name} is NaN; expected all its features or none of them")
+        there = np.flatnonzero(nan == 0)
         needed = max(SPARE + len(set(labels[there].tolist())), SPARE + 1)
         if len(there) < needed:
             notes.append(

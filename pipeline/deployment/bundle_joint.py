@@ -68,14 +68,20 @@ class ExportedJoint:
     distances: tuple[float, ...]
 
 
-def like_single_patients(model: JointModel, classes: Sequence[str]) -> str:
+def like_single_patients(
+    model: JointModel, classes: Sequence[str], counted: Mapping[str, Sequence[int]] | None = None
+) -> str:
     """Return which class has a mean of too few training patients to leave; "" if none has.
 
     Args:
         model: with its sums.
         classes: names, in order.
+        counted: block → patients of each class that have it. Without it the sums are asked, in which each session of a
+            patient is one.
     """
     patients = model.sums.with_block()
+    if counted is not None:
+        patients = np.array([counted[name] for name in model.blocks.names]).T
     few = np.argwhere((patients > 0) & (patients < FEWEST)).tolist()
     if not few:
         return ""

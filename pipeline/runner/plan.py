@@ -36,7 +36,7 @@ def made_from(stage: Stage, settings: Any, workspace: Path) -> dict[str, Any]:
         "settings": result_settings(config),
         "other_settings": stage.other_settings(settings),
         "inputs": {other.name: other.writes(workspace / other.name).fingerprint for other in stage.inputs.values()},
-        "external": stage.external_state(config),
+        "external": stage.external_state(config, settings),
     }
 
 

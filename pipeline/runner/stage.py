@@ -33,7 +33,8 @@ class Stage:
         reads_if_present: the same, of stages that are not run for this one; their artifact may be unfinished.
         settings: argument name → further settings that it is given: a section, a dotted key, or `ALL`.
         external_inputs: settings section → external inputs of the result (files outside the workspace, hashes of
-            weights); JSON-serialisable and cheap, since every plan calls it.
+            weights); JSON-serialisable and cheap, since every plan calls it. It is given those of `settings` too that
+            it has parameters for.
         check_requirements: raises `InputError` if a requirement of the stage is missing, such as weights. Called for
             every stage of the plan before the first one starts.
         per_scan: for a per-scan stage, `f(<as function, without settings>)` returns a `ScanJob`, so that other
@@ -48,7 +49,7 @@ class Stage:
     reads: Mapping[str, "Stage"] = field(default_factory=dict)
     reads_if_present: Mapping[str, "Stage"] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
-    external_inputs: str | Callable[[Any], Any] | None = None
+    external_inputs: str | Callable[..., Any] | None = None
     check_requirements: str | Callable[[Any], None] | None = None
     per_scan: str | None = None
 
@@ -98,9 +99,18 @@ class Stage:
                 values[key] = value
         return values
 
-    def external_state(self, config: Any) -> Any:
-        """Return the value of `external_inputs`."""
-        return None if self.external_inputs is None else named(self.external_inputs)(config)
+    def external_state(self, config: Any, settings: Any = None) -> Any:
+        """Return the value of `external_inputs`.
+
+        Args:
+            config: settings section of the stage.
+            settings: of the run, for functions that take further ones.
+        """
+        if self.external_inputs is None:
+            return None
+        function = named(self.external_inputs)
+        taken = [name for name in self.settings if name in inspect.signature(function).parameters]
+        return function(config, **{name: _setting(settings, self.settings[name]) for name in taken})
 
     def check(self, config: Any) -> None:
         """Call `check_requirements`."""

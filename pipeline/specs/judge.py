@@ -1,5 +1,8 @@
 """Judge synthetic patients against real ones, and release them or not."""
 
+import functools
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.runner.stage import Stage
@@ -8,6 +11,7 @@ from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.split import STAGE as SPLIT
 from pipeline.specs.synthesise import STAGE as SYNTHESISE
+from preprocessing.parameters import ParametersError, parameter_file, read_parameters
 
 
 class JudgeConfig(BaseModel):
@@ -29,6 +33,33 @@ class JudgeConfig(BaseModel):
     seed: int = Field(default=0, ge=0, description="of permutations and random halves")
 
 
+def parameters_state(config: JudgeConfig, parameters: str | Path) -> bool | None:
+    """Return whether HD-BET's parameters are there to judge volumes with; None if they are not wanted.
+
+    Args:
+        config: of the stage.
+        parameters: `preprocess.weights`.
+    """
+    if not config.unseen:
+        return None
+    folder = parameters if isinstance(parameters, Path) else None
+    try:
+        state = parameter_file(0, folder).stat()
+    except (ParametersError, OSError):
+        return False
+    return _published(folder, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _published(folder: Path | None, size: int, changed: int) -> bool:
+    """Return whether the parameter file is the published one; asked again if its size or time changes."""
+    try:
+        read_parameters(0, folder)
+    except ParametersError:
+        return False
+    return True
+
+
 STAGE = Stage(
     "judge",
     function="pipeline.stages.judge:judge_synthetic",
@@ -43,4 +74,5 @@ STAGE = Stage(
         "synthesise": SYNTHESISE,
     },
     settings={"parameters": "preprocess.weights"},
+    external_inputs=parameters_state,
 )

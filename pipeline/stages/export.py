@@ -1,11 +1,12 @@
 """Pack the model of one repeat, with all that prediction needs, into one folder: a MONAI Bundle."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from console.errors import PreconditionError
 from evaluation.intervals import summarise
+from models.joint.model import JointModel
 from models.onnx_graph import largest_difference, onnx_graph
 from models.set_model import SetModel
 from pipeline.core.runtime import Runtime
@@ -185,7 +186,7 @@ def _joint(
         runtime.note(f"the joint model is not exported: φ was not trained on {', '.join(strange)}")
         return None
     record, rows = joint.record(config.repeat) or {}, joint.embeddings()
-    if reason := like_single_patients(model, record["classes"]):
+    if reason := _not_to_leave(model, record, data.classes):
         runtime.note(f"the joint model is not exported: {reason}")
         return None
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
@@ -199,6 +200,24 @@ def _joint(
         training=max(1, round(model.sums.count)),
         distances=distances_of(rows[rows["repeat"] == config.repeat]),
     )
+
+
+def _not_to_leave(model: JointModel, record: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Return why a joint model is not exported; "" if it is. Models of several sites may differ from this run.
+
+    Args:
+        model: with its sums.
+        record: of the stage joint.
+        classes: of HyperMM, in order.
+    """
+    if not record.get("feature_maps", True):
+        return (
+            "the sites made it without means of feature maps (contribute.feature_maps false), so it could not say what "
+            "missing scans would do to the answer"
+        )
+    if list(record["classes"]) != list(classes):
+        return f"its classes are {', '.join(record['classes'])}, those of HyperMM {', '.join(classes)}"
+    return like_single_patients(model, record["classes"], record.get("patients"))
 
 
 def _onnx(model: SetModel, data: RepeatData, features: FeatureMaps, temperature: float) -> tuple[bytes | None, str]:

@@ -3,7 +3,7 @@
 Quality is measured on test patients: each modality that one has is hidden and imputed from the others.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,8 @@ from pipeline.training.grid_images import GridImages
 from pipeline.training.imputed_scans import ImputedScan, hidden_scans, missing_scans
 from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table, scores_of
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
-from synthesis.grid import LEAST, LEVELS as GREY_LEVELS, box_shape
+from synthesis.grid import LEAST, box_shape
+from synthesis.grid import LEVELS as GREY_LEVELS
 
 IMAGE_QUALITY = ("image_error", "image_error_without", "image_cover_90")
 QUALITY = (
@@ -167,9 +168,7 @@ class _Repeat:
         drawn = {"mean": image.mean} | {f"draw {i + 1}": values for i, values in enumerate(image.draws)}
         for what, values in drawn.items():
             name = f"{stem}_{what.replace(' ', '-')}"
-            file, content = image_file(
-                values, name, kind, **size, marker=marker, description=DESCRIPTION.format(what)
-            )
+            file, content = image_file(values, name, kind, **size, marker=marker, description=DESCRIPTION.format(what))
             self.out.save_image(self.repeat, file, content, {**facts, "statistic": what, **marker.facts(name)})
         spread = "standard deviation"
         file, content = spread_file(image.sd, f"{stem}_sd", kind, **size, description=DESCRIPTION.format(spread))
@@ -177,15 +176,13 @@ class _Repeat:
 
     def shown_beside(self, rows: pd.DataFrame) -> dict[str, set[str]]:
         """Return modality → test observations whose scan is shown beside what is imputed: classes in turn, by name."""
-        found = {}
-        turn = rows.groupby("label").cumcount()
+        found, scans = {}, self.data.scans
         for modality in self.decoders:
-            scans = self.data.scans
             able = rows.index.isin(scans.loc[scans["modality"] == modality, "observation"])
             others = scans["modality"].isin([name for name in self.model.bases if name != modality])
             able &= rows.index.isin(scans.loc[others, "observation"])
-            ordered = turn[able].sort_index().sort_values(kind="stable").index
-            found[modality] = set(ordered[: self.config.beside])
+            turn = rows[able].sort_index().groupby("label").cumcount().sort_values(kind="stable")
+            found[modality] = set(turn.index[: self.config.beside])
         return found
 
     def check(

@@ -132,12 +132,24 @@ def _fit(
             "train_subjects": data.subjects("train"),
             "validation_subjects": data.subjects("validation"),
             "classes": data.classes,
+            "patients": _patients_with(model, scores, labels, rows.loc[train, "subject"].to_numpy(), len(data.classes)),
             "feature_map_shape": list(image),
             "covariates": blocks.to_json() if blocks else None,
             "grid": {"spacing_mm": config.spacing_mm, "pixels": config.pixels},
             "notes": notes,
         },
     )
+
+
+def _patients_with(
+    model: JointModel, scores: FloatArray, labels: NDArray[np.int64], subjects: NDArray[Any], classes: int
+) -> dict[str, list[int]]:
+    """Return block → patients of each class that have it; several sessions of a patient count once."""
+    return {
+        name: [len(set(subjects[(labels == k) & ~np.isnan(scores[:, part.start])])) for k in range(classes)]
+        for name in model.blocks.names
+        for part in [model.blocks.slice_of(name)]
+    }
 
 
 def _decoders(

@@ -63,7 +63,8 @@ class ImputedSet(Artifact):
 
     `imputed.csv`: a row for each repeat and missing modality. `quality.csv`, `beside.csv`: test patients whose own scan
     was hidden, and those of them whose images are kept. `repeat-N/imputed_….safetensors`: feature maps;
-    `imputed_…_mean`, `_sd`, `_draw-1`, … (.nii.gz or .png, and .json): images; `beside_….safetensors`: real and imputed.
+    `imputed_…_mean`, `_sd`, `_draw-1`, … (.nii.gz or .png, and .json): images; `beside_….safetensors`: a real scan and
+    what was imputed in its place.
     """
 
     FILES: ClassVar = ("imputed.csv", "quality.csv", "beside.csv")

@@ -1,4 +1,4 @@
-"""Files of images that nobody took: each with its origin in its name and header, and a JSON beside it that says more."""
+"""Files of images that nobody took: each says so in its name and header, and in a JSON beside it."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -77,6 +77,8 @@ def hidden_scans(
     for modality in model.bases:
         others = sum(patients.has(name).astype(np.int64) for name in model.bases if name != modality)
         rows = np.flatnonzero(patients.has(modality) & (others > 0))
+        if len(rows) == 0:
+            continue
         hidden = np.full_like(patients.features[modality], np.nan)
         given = dataclasses.replace(patients, features={**patients.features, modality: hidden})
         scores = model.scores(given)

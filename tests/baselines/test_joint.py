@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from baselines.hypermm import fit_hypermm
-from baselines.joint import JointFiller, fit_joint_draws, fit_joint_mean
+from baselines.joint import JointFiller, fit_joint_draws, fit_joint_mean, joint_filler
 from baselines.joint_hypermm import fit_joint_hypermm
 from baselines.sample import CannotFit, Fitted, Sample
 from models.settings import Training
@@ -54,6 +54,29 @@ def test_training_gaps_are_filled_without_their_own_class(sample: Sample) -> Non
     assert torch.allclose(before[one], after[one], atol=1e-4)
     others = [i for i in sample.test.tolist() if not sample.modality_mask[i].all()]
     assert not torch.allclose(before[others], after[others], atol=1e-4)
+
+
+def test_synthetic_patients_are_not_learnt_from_though_their_gaps_are_filled(sample: Sample) -> None:
+    """They would count as patients where the model says how sure it is."""
+    made = torch.zeros(80, dtype=torch.bool)
+    made[sample.train[::3]] = True
+    with_made = replace(sample, synthetic=made)
+    real = replace(sample, train=sample.train[~made[sample.train]])
+    one, other = (joint_filler(each, TRAINING) for each in (with_made, real))
+    assert one.model.sums.count == len(real.train)
+    everybody, mask = torch.arange(80), sample.modality_mask
+    assert torch.equal(*(each.fill(sample.grid(), mask, everybody) for each in (one, other)))
+    assert joint_filler(sample, TRAINING).model.sums.count == len(sample.train)
+
+
+def test_sessions_of_one_patient_are_in_one_fold(sample: Sample) -> None:
+    filler = joint_filler(replace(sample, subject=torch.arange(80) // 3), TRAINING)
+    folds: dict[int, set[int]] = {}
+    for observation, fold in filler.fold.items():
+        folds.setdefault(observation // 3, set()).add(fold)
+    assert all(len(each) == 1 for each in folds.values())
+    assert len(set(filler.fold.values())) == 5
+    assert len(filler.fold) == len(sample.train)
 
 
 def test_draws_differ_where_there_is_a_gap_and_only_there(sample: Sample) -> None:

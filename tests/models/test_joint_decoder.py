@@ -45,6 +45,16 @@ def test_the_image_is_near_and_its_spread_holds_the_truth(share: float) -> None:
     assert np.mean(error) / np.square(new_images - images.mean(0)).sum(1).mean() == pytest.approx(1 - share, abs=0.12)
 
 
+def test_draws_of_an_image_are_spread_about_its_mean_as_stated() -> None:
+    scores, images, labels = world(120, 1, 0.6)
+    decoder = fit_decoder(scores, images, labels, 2, JointConfig(draws=10))
+    rows = np.repeat(world(1, 3, 0.6)[0], 200, axis=0)
+    found = decoder.decode(rows, np.arange(200) % 2, 150, np.random.default_rng(0))
+    assert found.draws.shape == (150, PIXELS)
+    assert (found.draws.std(axis=0) / found.sd).mean() == pytest.approx(1, abs=0.1)
+    assert np.abs(found.draws.mean(axis=0) - found.mean).mean() < 0.2 * found.sd.mean()
+
+
 def test_it_is_the_same_after_a_file() -> None:
     scores, images, labels = world(40, 1, 0.5)
     decoder = fit_decoder(scores, images, labels, 2, JointConfig(draws=3))

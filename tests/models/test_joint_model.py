@@ -156,6 +156,23 @@ def test_what_cannot_be_learnt_is_left_out_and_said() -> None:
         fit_model(given.rows(np.array([0])), labels[:1], 2, JointConfig())
 
 
+def test_part_of_a_feature_map_is_refused() -> None:
+    given, labels = patients(20, 1)
+    given.features["PET"][3, 0] = np.nan  # the first number, as where a scan is missing
+    with pytest.raises(ValueError, match="patient in row 3: part of PET is NaN"):
+        fit_model(given, labels, 2, JointConfig(draws=1))
+
+
+def test_a_feature_that_is_always_the_same_is_imputed_as_that_and_for_sure() -> None:
+    given, labels = patients(30, 1)
+    given.features["PET"][:, 5] = 7.0
+    model, _ = fit_model(given, labels, 2, JointConfig(draws=3))
+    mean, sd = model.impute(without(given.rows(np.arange(4)), "PET"), "PET")
+    np.testing.assert_allclose(mean[:, 5], 7, atol=1e-4)
+    assert (sd[:, 5] < 1e-3).all()
+    assert (np.delete(sd, 5, axis=1) > 0.1).all()
+
+
 def test_feature_maps_with_one_scan_have_the_place_of_both_in_their_ellipsoid() -> None:
     """As above from feature maps on: bases learnt from 90 patients, other patients embedded with both scans and one."""
     inside = []

@@ -12,6 +12,8 @@ from helpers import toy_run
 
 from console.errors import InputError
 from pipeline.cli import federation
+from pipeline.core.runtime import Runtime
+from pipeline.deployment.bundle_joint import ExportedJoint, joint_files, joint_of
 from pipeline.federation.combine import combine
 from pipeline.federation.sum_files import (
     FederationFileError,
@@ -25,11 +27,14 @@ from pipeline.runner.run import run_stage
 from pipeline.specs.contribute import STAGE as CONTRIBUTE
 from pipeline.specs.impute import STAGE as IMPUTE
 from pipeline.specs.joint import STAGE as JOINT
+from pipeline.stages.export import _joint
 from pipeline.store.base import read_record, write_record
 from pipeline.store.contribution import ContributionSet
+from pipeline.store.features import FeatureStore
 from pipeline.store.imputed import ImputedSet
 from pipeline.store.joint import JointSet
-from pipeline.store.tables import SplitTables
+from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.training.repeat_data import data_of_repeat
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHARED: dict[str, Any] = {"components": 3, "smallest_cell": 2, "covariates": {"age": [65.0, 9.0]}}
@@ -140,6 +145,49 @@ def test_a_site_imputes_with_the_model_of_all_what_it_never_had(sites: dict[str,
     assert JointSet(workspace / "joint").embeddings()["e1"].notna().all()
 
 
+def exported(workspace: Path, trained: tuple[str, ...] = ("MRI", "PET")) -> tuple[ExportedJoint | None, str]:
+    """The joint model as the stage export takes it, and what is noted."""
+    cohort, split = CohortTables(workspace / "cohort"), SplitTables(workspace / "split")
+    data = data_of_repeat(cohort, split, FeatureStore(workspace / "features"), 1)
+    joint = JointSet(workspace / "joint")
+    now = ((joint.manifest or {})["made_from"])["inputs"]
+    runtime = Runtime(stage="export", key="", device_name="cpu", workspace=workspace)
+    found = _joint(joint, cohort, now, data, trained, toy_run.settings().export, runtime)
+    return found, "\n".join(runtime.notes)
+
+
+def test_the_model_of_several_sites_is_exported_and_read_again(sites: dict[str, Path], model: Path) -> None:
+    workspace = sites["west"]
+    run_stage(JOINT, settings({"federated": [model]}), workspace, device="cpu")
+    found, notes = exported(workspace)
+    assert found is not None
+    assert notes == ""
+    content, arrays = joint_files(found)
+    paths = (Path("joint.json"), Path("joint.safetensors"))
+    read = joint_of(
+        paths, (json.dumps(content).encode(), arrays), trained=("MRI", "PET"), classes=2, feature_map_shape=[4, 2, 2]
+    )
+    assert (read.decoders, read.model.sums.cells) == ({}, {})
+    assert read.training == read_model(model)[0].sums.count
+    rows = np.full((1, read.model.blocks.width), np.nan)
+    rows[:, read.model.blocks.slice_of("MRI")] = 0.3
+    for one, other in zip(found.model.impute_scores(rows, "PET"), read.model.impute_scores(rows, "PET"), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.std() > 0
+    path = workspace / "joint" / "repeat-1" / "record.json"
+    record = read_record(path) or {}
+    write_record(path, {**record, "classes": list(reversed(record["classes"]))})
+    try:
+        found, notes = exported(workspace)
+    finally:
+        write_record(path, record)
+    assert found is None
+    assert "the joint model is not exported: its classes are " in notes
+    found, notes = exported(workspace, ("MRI",))
+    assert found is None
+    assert "φ was not trained on PET" in notes
+
+
 def test_masked_contributions_give_the_same_model_and_none_by_itself(
     sites: dict[str, Path], keys: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -237,6 +285,9 @@ def test_a_model_of_noisy_sums_places_patients_and_refuses_feature_maps(sites: d
     run_stage(JOINT, settings({"federated": [file]}), workspace, device="cpu")
     with pytest.raises(InputError, match="made without means of feature maps"):
         run_stage(IMPUTE, settings({"federated": [file]}), workspace, device="cpu")
+    joint, notes = exported(workspace)
+    assert joint is None
+    assert "the joint model is not exported: the sites made it without means of feature maps" in notes
 
 
 def test_other_settings_are_refused_by_the_entries_that_differ(

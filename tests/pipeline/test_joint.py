@@ -271,6 +271,11 @@ def test_patients_for_one_score_alone_are_refused(tmp_path: Path) -> None:
         )
 
 
+def test_without_a_decoder_there_are_no_images_and_that_is_said(done: Path) -> None:
+    assert "no images of missing scans: the joint model has no decoder" in notes(done, "impute")
+    assert set(ImputedSet(done / "impute").read()["images"]) == {""}
+
+
 def test_all_complete_leaves_nothing_to_impute(tmp_path: Path) -> None:
     whole = scans()
     rows = []
@@ -307,8 +312,16 @@ def test_a_modality_that_never_varies_is_named(tmp_path: Path) -> None:
 def test_several_scans_of_a_modality_are_averaged_and_said(tmp_path: Path) -> None:
     table = scans()
     more = table[table["modality"] == "MRI"]
-    workspace = run(tmp_path, pd.concat([table, more.assign(scan=more["scan"] + "_again")], ignore_index=True))
+    later = table.assign(scan=table["scan"] + "_later", session="later", observation=table["observation"] + "_later")
+    every = pd.concat([table, later, more.assign(scan=more["scan"] + "_again")], ignore_index=True)
+    workspace = run(tmp_path, every)
     assert "several scans of one modality are averaged" in notes(workspace)
+    joint = JointSet(workspace / "joint")
+    trained = table[learns(table) & (table["modality"] == "PET")]
+    counted = (joint.record(1) or {})["patients"]["PET"]  # patients, not sessions
+    assert counted == [(trained["label"] == name).sum() for name in toy_run.CLASSES]
+    place = joint.model(1).blocks.names.index("PET")
+    assert joint.model(1).sums.with_block()[:, place].tolist() == [2 * count for count in counted]
 
 
 def test_three_classes(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """The stages joint and impute from the command line, and their section of the report."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from intake.pseudonyms import read_or_make_key
 from pipeline.cli.main import main
+from preprocessing.encoding import png_pixels
 
 pytestmark = pytest.mark.usefixtures("thin_backbone")
 QUICK = ["--pretrain.epochs", "1", "--joint.draws", "3", "--impute.draws", "2"]
@@ -16,7 +19,9 @@ SECTION = 'id="joint"'
 def test_named_stages_run_and_the_report_has_their_section(
     tmp_path: Path, picture_cohort: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    read_or_make_key(tmp_path / "mark.key", outside=[])
     argv = ["--config", str(picture_cohort(tmp_path / "data")), "--quiet", "--workspace", str(tmp_path / "run"), *QUICK]
+    argv += ["--impute.mark_key", str(tmp_path / "mark.key")]
     page = tmp_path / "run" / "report" / "report.html"
     assert main(argv) == 0
     assert not (tmp_path / "run" / "joint").exists()
@@ -27,6 +32,9 @@ def test_named_stages_run_and_the_report_has_their_section(
     assert SECTION in text
     assert "Imputed values were never measured" in text
     assert (tmp_path / "run" / "impute" / "imputed.csv").exists()
+    marks = check_pictures(tmp_path / "run" / "impute")
+    assert (marks["mean"], marks["standard deviation"]) == ({"batch": "1", "weak": marks["mean"]["weak"]}, None)
+    assert "Imputed beside real scans, and where we do not know" in text
     capsys.readouterr()
     assert main([*argv, "--stages", "joint,impute,hypothesise,update,recycle,report", *FEW, "--dry-run"]) == 0
     states = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
@@ -40,3 +48,15 @@ def test_named_stages_run_and_the_report_has_their_section(
     assert "the joint model is of earlier data and not shown" in said
     assert "the hypotheses were asked of earlier data and are not shown" in said
     assert "the stage recycle is of earlier data and not shown" in said
+
+
+def check_pictures(folder: Path) -> dict[str, dict[str, object] | None]:
+    """Look at the pictures of missing scans; return what one of them and its spread say of their marks."""
+    found = {}
+    for path in sorted(folder.glob("repeat-1/imputed_*.png")):
+        said = json.loads(path.with_suffix(".json").read_text())
+        assert (said["origin"], said["levels"]) == ("imputed", 255)
+        assert png_pixels(path.read_bytes()).shape == (64, 64, 3)
+        found[said["statistic"]] = said["mark"]
+    assert set(found) == {"mean", "standard deviation", "draw 1", "draw 2"}
+    return found

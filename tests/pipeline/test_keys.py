@@ -29,6 +29,7 @@ from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.plan import made_from, make_plan, stale_reasons
 from pipeline.runner.run import run_stage
 from pipeline.settings import Settings, load_settings
+from pipeline.specs import judge as judge_spec
 from pipeline.specs import preprocess as preprocess_spec
 from pipeline.specs.baselines import MechanismsConfig
 from pipeline.specs.registry import STAGES
@@ -46,6 +47,7 @@ NO_RESULT = {
     "preprocess.largest_extent_mm", "preprocess.brain_ml", "preprocess.memory_gb", "preprocess.weights",
     "features.weights", "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe",
     "export.memory_mb", "export.signing_key", "predict.trusted", "synthesise.mark_key",
+    "impute.mark_key",
     "baselines.workers",
 }  # fmt: skip
 OTHER: dict[str, Any] = {
@@ -166,13 +168,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     new_key(folder / "key")
     new_key(folder / "other")
     shutil.copy(folder / "key", folder / "copy")
+    (folder / "hd-bet").mkdir()
+    (folder / "hd-bet" / "0.model").symlink_to(parameters.parameter_file(0))
     for name in ("mark", "other-mark"):
         read_or_make_key(folder / name, outside=[])
     shutil.copy(folder / "mark", folder / "mark-copy")
     models = [small_model(folder / f"model-{v}", version=f"{v}.0.0", signing_key=folder / "key") for v in (1, 2)]
     settings = toy_run.settings(
         cohort=COHORT, classify=EPOCHS, export={"signing_key": folder / "key"}, predict={"model": models[0]},
-        executor={"kind": "dask"}, synthesise={"mark_key": folder / "mark"}, contribute=CONTRIBUTE,
+        executor={"kind": "dask"}, synthesise={"mark_key": folder / "mark"},
+        impute={"mark_key": folder / "mark"}, contribute=CONTRIBUTE,
     )  # fmt: skip
     for stage in STAGES:
         artifact = stage.writes(folder / "run" / stage.name)
@@ -215,6 +220,8 @@ def test_a_setting_makes_stale_what_reads_it_and_no_other(
         "predict.trusted": (finished.folder / "key.pub",),
         "export.signing_key": finished.folder / "copy",
         "synthesise.mark_key": finished.folder / "mark-copy",
+        "impute.mark_key": finished.folder / "mark-copy",
+        "preprocess.weights": finished.folder / "hd-bet",
     }
     found = stale(finished, changed(finished.settings, path, made_here.get(".".join(path))))
     places = (path[0], ".".join(path), ".".join(path[:2]))
@@ -260,7 +267,7 @@ READ_BY = {
         "report",
         "export",
     },
-    "preprocess": {"features", "baselines", "joint", "synthesise", "judge", "report", "export", "predict"},
+    "preprocess": {"features", "baselines", "joint", "impute", "synthesise", "judge", "report", "export", "predict"},
     "features": {
         "pretrain",
         "classify",
@@ -337,6 +344,18 @@ def other_mark_key(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -
     return changed(finished.settings, ("synthesise", "mark_key"), finished.folder / "other-mark")
 
 
+def other_mark_of_what_is_imputed(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    return changed(finished.settings, ("impute", "mark_key"), finished.folder / "other-mark")
+
+
+def hd_bet_gone(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    def gone(number: int, folder: Path | None = None) -> Path:
+        raise parameters.ParametersError("gone")
+
+    monkeypatch.setattr(judge_spec, "parameter_file", gone)
+    return finished.settings
+
+
 def other_model_in_its_place(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
     finished.models[0].rename(finished.folder / "aside")
     shutil.copytree(finished.models[1], finished.models[0])
@@ -351,6 +370,8 @@ def other_model_in_its_place(finished: SimpleNamespace, monkeypatch: pytest.Monk
         (drawn_weights, "features"),
         (other_signing_key, "export"),
         (other_mark_key, "synthesise"),
+        (other_mark_of_what_is_imputed, "impute"),
+        (hd_bet_gone, "judge"),
         (other_model_in_its_place, "predict"),
     ],
 )
@@ -362,7 +383,7 @@ def test_what_lies_outside_of_the_workspace_counts_by_its_content(
     if (finished.folder / "aside").exists():
         shutil.rmtree(finished.models[0])
         (finished.folder / "aside").rename(finished.models[0])
-    assert stale(finished, finished.settings) == {} or change in (other_hd_bet, other_backbone)
+    assert stale(finished, finished.settings) == {} or change in (other_hd_bet, other_backbone, hd_bet_gone)
 
 
 def test_classes_and_labels_are_content_of_the_cohort(tmp_path: Path) -> None:

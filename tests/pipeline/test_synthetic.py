@@ -14,12 +14,15 @@ import yaml
 from helpers import toy_run
 from scipy import ndimage
 
+from console.errors import PreconditionError
 from intake.pseudonyms import read_or_make_key
 from pipeline.cli import watermark
 from pipeline.cli.main import main
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import scan_contents
+from pipeline.specs.judge import JudgeConfig
 from pipeline.specs.synthesise import SynthesiseConfig
+from pipeline.stages.judge import Comparisons
 from pipeline.stages.synthesise import DESCRIPTION, synthesise
 from pipeline.store.base import ArtifactError
 from pipeline.store.features import FeatureStore
@@ -270,6 +273,49 @@ def test_only_training_patients_of_the_repeat_are_looked_at(tmp_path: Path) -> N
     changed(tmp_path, "train")
     assert any(differ(maps, before[name]) for name, maps in drawn(tmp_path).items())
     assert any(differ(maps, before[name]) for name, maps in drawn(tmp_path, seed=1).items())
+
+
+def kept(workspace: Path, table: pd.DataFrame) -> Path:
+    """A toy workspace of all patients whose cohort has lost some scans."""
+    toy_run.fill(workspace, toy_run.scans())
+    cohort = CohortTables(workspace / "cohort")
+    cohort.save(table, toy_run.CLASSES)
+    toy_run.finish(cohort, **cohort.contents())
+    return workspace
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
+    table = toy_run.scans()
+    trained = table["subject"].str[1:].astype(int) % 5 >= 3  # of repeat 1
+    one = table[trained]["subject"].iloc[0]
+    with pytest.raises(PreconditionError, match=r"no patients can be drawn: .*1 training patients have it"):
+        drawn(kept(tmp_path / "one", table[~trained | (table["subject"] == one)]))
+    with pytest.raises(PreconditionError, match="synthesise.repeat is 9; there are 2 repeats"):
+        drawn(tmp_path / "one", repeat=9)
+    maps = drawn(kept(tmp_path / "single", table.drop_duplicates("subject")))
+    said = "\n".join(SyntheticCohort(tmp_path / "single" / "synthesise").facts()["notes"])
+    assert "no training patient has two modalities: links between them come through the class alone" in said
+    assert sum(map(len, maps.values())) == 30  # a scan each
+
+
+def test_a_modality_with_scans_of_few_patients_is_not_judged(tmp_path: Path) -> None:
+    """Five held-out patients of two sessions each are five."""
+    random = np.random.default_rng(0)
+    rows = {n: random.standard_normal((n, 4)) for n in (10, 12)}
+    table = pd.DataFrame({"scan": [f"d{i}" for i in range(12)], "modality": "PET", "row": range(12)})
+    runtime = Runtime(stage="judge", key="", device_name="cpu", workspace=tmp_path)
+    observed, learnt = tuple(f"s{i}" for i in range(12)), [f"s{i}" for i in range(12)]
+    tested = [f"t{i // 2}" for i in range(10)]
+    found = Comparisons(observed, learnt, tested, table, JudgeConfig(), runtime)
+    found.add("features", "PET", rows[12], rows[10], rows[12])
+    assert found.judgements == {}
+    said = (
+        "PET, features: not judged with scans of 12 training, 5 held-out and 12 synthetic patients; it takes 6 of each"
+    )
+    assert said in "\n".join(runtime.notes)
+    found.tested = [f"t{i}" for i in range(10)]
+    found.add("features", "PET", rows[12], rows[10], rows[12])
+    assert found.judgements["features", "PET"].held_out_patients == 10
 
 
 def test_a_synthetic_patient_in_a_test_split_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 """The report's section on the joint model."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
+from reporting.imputed_figures import ImputedBeside, beside_figure
 from reporting.joint_page import Joint, joint_section
 from reporting.pages import environment
 
@@ -65,6 +70,55 @@ def test_the_section_shows_map_patterns_and_imputed_scans() -> None:
 )
 def test_the_verdict_says_what_the_figures_say(held: float, better: float, words: str) -> None:
     assert words in joint_section(page(held=held, better=better))["verdict"]
+
+
+def beside(modality: str, shape: tuple[int, ...], name: str = "s01") -> ImputedBeside:
+    """A hidden scan that was brighter than the best guess."""
+    mean = np.full(shape, 0.4, dtype=np.float32)
+    return ImputedBeside(
+        name, modality, "MRI", mean + 0.1, mean, mean / 4, np.stack([mean, mean + 0.02]), error=0.1, error_without=0.2
+    )
+
+
+def test_imputed_scans_are_shown_beside_real_ones_with_how_far_they_were_off() -> None:
+    volumes = [beside("PET", (8, 9, 7), name) for name in ("s01", "s<3>")]
+    given = page(beside=(*volumes, beside("eye", (16, 16, 3))))
+    figures = given.quality.assign(image_error=0.1, image_error_without=0.2, image_cover_90=0.88)  # type: ignore[union-attr]
+    given = dataclasses.replace(given, quality=figures)
+    section = joint_section(given)
+    assert [name for name, _, _ in section["beside"]] == ["PET", "eye"]
+    assert section["beside"][0][2] == (
+        "s01 from MRI: best guess 0.100 off, the mean training scan 0.200; "
+        "s<3> from MRI: best guess 0.100 off, the mean training scan 0.200"
+    )
+    assert section["images"].rows == (("PET", "24", "0.100", "0.200", "88%"),)
+    assert section["image_verdict"].endswith("PET: in 24 of 24 scans, 50% less error on average.")
+    text = html(given)
+    assert "Imputed beside real scans, and where we do not know" in text
+    assert "s<3>" not in text
+    worse = dataclasses.replace(given, quality=figures.assign(image_error=0.3))
+    assert "in 0 of 24 scans, 50% more error" in joint_section(worse)["image_verdict"]
+    assert joint_section(dataclasses.replace(given, quality=figures.head(5)))["image_verdict"] == ""
+
+
+def test_without_images_nothing_is_said_of_them() -> None:
+    assert joint_section(page())["images"] is None
+    assert "Imputed beside real scans" not in html(page())
+
+
+def test_the_map_of_what_nobody_knows_has_the_scale_of_how_far_it_was_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, float]] = []
+    usual = Axes.imshow
+
+    def record(axes: Axes, tile: np.ndarray, **options: Any) -> Any:
+        shown.append((options["cmap"], options["vmax"]))
+        return usual(axes, tile, **options)
+
+    monkeypatch.setattr(Axes, "imshow", record)
+    assert beside_figure([beside("PET", (8, 9, 7))], "radiological").startswith(b"<?xml")
+    assert [cmap for cmap, _ in shown[:6]] == ["gray", "gray", "magma", "magma", "gray", "gray"]
+    assert len(shown) == 12  # coronal and axial
+    assert {round(top, 6) for cmap, top in shown if cmap == "magma"} == {0.1}
 
 
 def test_few_patients_make_no_claim() -> None:

@@ -8,7 +8,7 @@ import torch
 from helpers import toy_run
 
 from baselines.methods import SIMPLE
-from pipeline.comparison.scenarios import Scenario
+from pipeline.comparison.scenarios import Scenario, build_sample
 from pipeline.comparison.tasks import ComparisonTasks
 from pipeline.core.runtime import Runtime
 from pipeline.store.comparison import ComparisonSet
@@ -59,3 +59,22 @@ def test_hidden_scans_change_nothing(tmp_path: Path) -> None:
     changed({learnt["scan"].iloc[0]})
     other, _ = predictions(tmp_path / "run", tmp_path / "other")
     assert not other.equals(before)
+
+
+def test_synthetic_patients_of_the_manifest_are_known_to_the_methods(tmp_path: Path) -> None:
+    table = toy_run.scans()
+    made = table["subject"].str[1:].astype(int) % 5 == 4  # in training in both repeats
+    for name, origin in (("real", {}), ("mixed", {"origin": made.map({True: "synthetic", False: ""})})):
+        toy_run.fill(tmp_path / name, table.assign(**origin))
+        store = FeatureStore(tmp_path / name / "features")
+        data = data_of_repeat(
+            CohortTables(tmp_path / name / "cohort"), SplitTables(tmp_path / name / "split"), store, 1
+        )
+        found = build_sample(data.scans, data, store, torch.device("cpu"))
+        synthetic = found.sample.synthetic
+        if not origin:
+            assert synthetic is None
+            continue
+        assert synthetic is not None
+        drawn = {name for name, one in zip(found.observations, synthetic.tolist(), strict=True) if one}
+        assert drawn == set(table.loc[made, "observation"])

@@ -214,3 +214,8 @@ def test_a_class_of_few_patients_does_not_leave() -> None:
     assert like_single_patients(model, ("a", "b", "c")) == (
         "4 training patients of the class a have pet, and a mean of fewer than 5 is too much like each of them"
     )
+    counted = {name: [9, 9, 9] for name in model.blocks.names}
+    assert like_single_patients(model, ("a", "b", "c"), counted) == ""
+    assert "3 training patients of the class b have t1" in like_single_patients(
+        exported_joint(patients=36).model, ("a", "b", "c"), counted | {"t1": [9, 3, 9]}
+    )  # of several sessions each
