@@ -158,7 +158,7 @@ class _Repeat:
 
     def _write_images(self, image: DecodedImage, row: dict[str, Any], marker: Marker) -> None:
         stem, kind = row["images"].rpartition("/")[2], self.grid.kinds[row["modality"]]
-        size = {"spacing_mm": self.grid.spacing_mm, "pixels": self.grid.pixels}
+        size: dict[str, Any] = {"spacing_mm": self.grid.spacing_mm, "pixels": self.grid.pixels}
         facts = {
             "origin": IMPUTED, "observation": row["observation"], "modality": row["modality"], "from": row["from"],
             "repeat": self.repeat, "what": "expected by a joint model of training patients from the other scans; never "

@@ -53,6 +53,9 @@ def test_draws_of_an_image_are_spread_about_its_mean_as_stated() -> None:
     assert found.draws.shape == (150, PIXELS)
     assert (found.draws.std(axis=0) / found.sd).mean() == pytest.approx(1, abs=0.1)
     assert np.abs(found.draws.mean(axis=0) - found.mean).mean() < 0.2 * found.sd.mean()
+    off, basis = found.draws - found.mean, decoder.basis
+    outside = off - (off @ basis.components.T) @ basis.components
+    assert outside.std(axis=0).mean() == pytest.approx(basis.residual.mean(), rel=0.2)
 
 
 def test_it_is_the_same_after_a_file() -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
+from reporting.formatting import percent
 from reporting.imputed_figures import ImputedBeside, beside_figure
 from reporting.joint_page import Joint, joint_section
 from reporting.pages import environment
@@ -91,13 +92,13 @@ def test_imputed_scans_are_shown_beside_real_ones_with_how_far_they_were_off() -
         "s01 from MRI: best guess 0.100 off, the mean training scan 0.200; "
         "s<3> from MRI: best guess 0.100 off, the mean training scan 0.200"
     )
-    assert section["images"].rows == (("PET", "24", "0.100", "0.200", "88%"),)
-    assert section["image_verdict"].endswith("PET: in 24 of 24 scans, 50% less error on average.")
+    assert section["images"].rows == (("PET", "24", "0.100", "0.200", percent(0.88)),)
+    assert section["image_verdict"].endswith(f"PET: in 24 of 24 scans, {percent(0.5)} less error on average.")
     text = html(given)
     assert "Imputed beside real scans, and where we do not know" in text
     assert "s<3>" not in text
     worse = dataclasses.replace(given, quality=figures.assign(image_error=0.3))
-    assert "in 0 of 24 scans, 50% more error" in joint_section(worse)["image_verdict"]
+    assert f"in 0 of 24 scans, {percent(0.5)} more error" in joint_section(worse)["image_verdict"]
     assert joint_section(dataclasses.replace(given, quality=figures.head(5)))["image_verdict"] == ""
 
 
