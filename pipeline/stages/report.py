@@ -76,8 +76,10 @@ def report(
     joint_page = None
     if made_from_inputs(joint, now | {"contribute": contribute.fingerprint}):
         stages += (joint,)
-        with_imputed = made_from_inputs(impute, now | {"joint": joint.fingerprint})
+        with_imputed = made_from_inputs(impute, now | {"joint": joint.fingerprint}) and impute.whole()
         stages += (impute,) if with_imputed else ()
+        if impute.manifest is not None and not with_imputed:
+            runtime.note("what was imputed is of earlier data and not shown; type --stages impute,report")
         joint_page = _joint(joint, impute if with_imputed else None, cohort.scans(), config.convention)
     elif joint.manifest is not None:
         runtime.note("the joint model is of earlier data and not shown; type --stages joint,impute,report")

@@ -132,6 +132,10 @@ class ImputedSet(Artifact):
         arrays = safetensors.numpy.load_file(self._checked(file, sha256))
         return BesideReal(**{name: values.astype(np.float32) for name, values in arrays.items()})
 
+    def whole(self) -> bool:
+        """Return whether all tables are there; an earlier version of the stage wrote fewer."""
+        return all((self.folder / name).is_file() for name in self.FILES)
+
     def files(self) -> list[Path]:
         """List the files of the stage, with the imputed feature maps and images."""
         kept = (path for path in self.folder.glob("repeat-*/*") if path.name.startswith((f"{IMPUTED}_", "beside_")))
