@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from evaluation.calibration import calibration_error
 from evaluation.intervals import probability_columns

@@ -46,4 +46,5 @@ def test_the_table_tells_chance_from_overconfidence(
     main()
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| sure"))
     own = calibration_error(np.column_stack([1 - p_of["sure"], p_of["sure"]]), truth)
-    assert line.startswith(f"| sure | {own:.3f} |") and line.endswith("| 0% | 0% |")
+    assert line.startswith(f"| sure | {own:.3f} |")
+    assert line.endswith("| 0% | 0% |")
