@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.common import finished_comparison
 from evaluation.calibration import calibration_error
 from evaluation.intervals import probability_columns
-from pipeline.store.comparison import ComparisonSet
 
 DRAWS = 2000
 
@@ -45,10 +45,7 @@ def main() -> None:
     parser.add_argument("--scenario", default="as it is")
     parser.add_argument("--bar", type=float, default=0.08, help="how often is chance above it?")
     arguments = parser.parse_args()
-    store = ComparisonSet(arguments.workspace / "baselines")
-    table = store.read(store.folder, "predictions.csv")
-    if table is None or (table := table[table["scenario"] == arguments.scenario]).empty:
-        parser.error(f"{store.folder} has no predictions of the scenario {arguments.scenario!r}")
+    table, _ = finished_comparison(arguments.workspace, arguments.scenario)
     print(f"| method | ECE | by chance, mean [5 to 95 %] | chance above {arguments.bar:g} | chance above the ECE |")
     print("|---|---:|---|---:|---:|")
     for method, all_rows in table.groupby("method", sort=False):

@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from pipeline.core.provenance import REPOSITORY, git_commit, versions
+from pipeline.store.base import read_json
+from pipeline.store.comparison import ComparisonSet
 
 RESULTS = REPOSITORY / "runs" / "benchmarks"
 MATRIX = 2048  # rows and columns of the matrix product that the machine's speed is measured with
@@ -53,6 +56,22 @@ MATRIX_GFLOP = 2 * MATRIX**3 / 1e9
 def dice(one: torch.Tensor, other: torch.Tensor) -> float:
     """Overlap of two bool masks."""
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+def finished_comparison(workspace: Path, scenario: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the test predictions of a scenario in a finished stage `baselines`, and the settings of that stage.
+
+    Raises:
+        ValueError: the stage has not finished, so that its tables may be those of an earlier run, or it has no
+            predictions of the scenario.
+    """
+    store = ComparisonSet(workspace / "baselines")
+    if (made := read_json(store.folder / "manifest.json")) is None:
+        raise ValueError(f"{workspace}: the stage baselines has not finished; run it again")
+    table = store.read(store.folder, "predictions.csv")
+    if table is None or table[table["scenario"] == scenario].empty:
+        raise ValueError(f"{workspace} has no predictions of the scenario {scenario!r}; run the stage baselines")
+    return table[table["scenario"] == scenario], made["made_from"]["settings"]
 
 
 def machine() -> dict[str, Any]:

@@ -19,11 +19,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from benchmarks.common import machine
+from benchmarks.common import finished_comparison, machine
 from evaluation.intervals import LEVEL, probability_columns
 from evaluation.metrics import score
-from pipeline.store.base import read_json, write_json
-from pipeline.store.comparison import ComparisonSet
+from pipeline.store.base import write_json
 
 Array = npt.NDArray[np.float64]
 SCORES = ("auc", "log_loss")
@@ -78,18 +77,14 @@ def predictions_of(workspaces: Sequence[Path], scenario: str) -> list[pd.DataFra
     """Return the test predictions of each workspace in one scenario.
 
     Raises:
-        ValueError: a workspace has none, two have the same seed, or one has other test patients in a repeat.
+        ValueError: a workspace has none or did not finish, two have the same seed, or one has other test patients in a
+            repeat.
     """
     tables: list[pd.DataFrame] = []
     seeds: list[int] = []
     for workspace in workspaces:
-        store = ComparisonSet(workspace / "baselines")
-        made = read_json(store.folder / "manifest.json") or {}
-        seeds.append(made.get("made_from", {}).get("settings", {}).get("seed", -1))
-        table = store.read(store.folder, "predictions.csv")
-        if table is None or table[table["scenario"] == scenario].empty:
-            raise ValueError(f"{workspace} has no predictions of the scenario {scenario!r}; run the stage baselines")
-        table = table[table["scenario"] == scenario]
+        table, settings = finished_comparison(workspace, scenario)
+        seeds.append(settings["seed"])
         tables.append(table[~table[probability_columns(table)].isna().any(axis=1)])
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"baselines.seed is {seeds} in these workspaces; every run needs another one")

@@ -10,6 +10,7 @@ from scipy import stats
 
 from benchmarks.calibration_by_chance import errors_by_chance, main
 from evaluation.calibration import calibration_error
+from pipeline.store.base import write_json
 from pipeline.store.comparison import ComparisonSet
 
 
@@ -42,6 +43,7 @@ def test_the_table_tells_chance_from_overconfidence(
     store = ComparisonSet(tmp_path / "baselines")
     store.folder.mkdir()
     store.save_table("predictions.csv", table)
+    write_json(store.folder / "manifest.json", {"made_from": {"settings": {"seed": 0}}})
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path)])
     main()
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| sure"))

@@ -78,3 +78,6 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
         predictions_of([one, other], "as it is")
     with pytest.raises(ValueError, match="no predictions of the scenario 'complete'"):
         predictions_of([one], "complete")
+    (one / "baselines" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="has not finished"):
+        predictions_of([one, other], "as it is")
