@@ -70,7 +70,7 @@ def subjects_of(observations: pd.DataFrame) -> pd.DataFrame:
     Returns:
         str columns `subject`, `label`, `split`, sorted by subject.
     """
-    by_session = observations.sort_values("session", key=lambda names: names.map(_natural), kind="stable")
+    by_session = observations.sort_values("session", key=lambda names: names.map(natural_order), kind="stable")
     last = by_session.drop_duplicates("subject", keep="last").sort_values("subject")
     return last[["subject", "label", "split"]].reset_index(drop=True)
 
@@ -351,6 +351,6 @@ def _few(names: list[str]) -> str:
     return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _natural(name: str) -> tuple[str | int, ...]:
+def natural_order(name: str) -> tuple[str | int, ...]:
     """Return a sorting key in which numbers compare as numbers; text and numbers alternate."""
     return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"(\d+)", name)))

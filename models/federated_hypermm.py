@@ -27,6 +27,7 @@ Arrays = dict[str, NDArray[Any]]
 Step = Literal["extractor", "classifier"]
 EMBEDDING = "extractor.hypernetwork.embedding.weight"  # one row a modality
 NORMALISATION = ("extractor.centre", "extractor.spread")
+SILENT = "it sent nothing in time, or failed; its own log says which"
 FEWEST_SCANS = 5  # of a modality at a site; its scans of a rarer one are not used
 
 
@@ -130,6 +131,7 @@ class LocalSite:
         self.scans = Scans(scans.feature_maps, scans.modality, scans.target, train, scans.validation)
         self.sets = sets
         self.phi: Tensor | None = None
+        self._extractor: PretrainNetwork | None = None
         self.owned = torch.where(enough, counts, 0).numpy().astype(np.int64)
 
     def statistics(self) -> Arrays:
@@ -149,11 +151,11 @@ class LocalSite:
         """
         network: nn.Module
         if step == "extractor":
-            network = both = self.layout.extractor(self.rounds.seed)
+            network = both = self._extractor = self._extractor or self.layout.extractor(self.rounds.seed)
             load(both, state)
             loss = scan_loss(both, self.scans, StepOne())
             train, validation = self.scans.train, self.scans.stopping()
-            owned = self.owned
+            owned, judged = self.owned, "validation_ce"  # as decision 18: reconstruction gets better without end
         else:
             network, phi = self.layout.classifier(self.rounds.seed), self._phi(state)
             load(network, {name: values for name, values in state.items() if name in network.state_dict()})
@@ -166,7 +168,8 @@ class LocalSite:
 
             loss = set_loss(logits, self.sets, StepTwo(fit="epochs"), training, None)
             train, validation, owned = self.sets.train, self.sets.validation, self.owned
-        before = evaluate(network, loss, validation, batch_size=self.rounds.batch_size)["validation_loss"]
+            judged = "validation_loss"
+        before = evaluate(network, loss, validation, batch_size=self.rounds.batch_size).get(judged, float("nan"))
         wanted = self.rounds.extractor if step == "extractor" else self.rounds.classifier
         if len(train) and number <= wanted:  # beyond, the weights are only judged
             fit(
@@ -245,7 +248,7 @@ class Server:
     def start(self, statistics: Mapping[str, tuple[str, Arrays]], *, asked: Iterable[str] = ()) -> None:
         """Begin step 1 with the sites' sums: site → (hash of its settings, sums); `asked` are those that were asked."""
         for site in sorted(set(asked) - statistics.keys()):
-            self._refuse("statistics", site, "it sent nothing in time")
+            self._refuse("statistics", site, SILENT)
         good, shape = [], (self.layout.modalities, *self.layout.feature_map_shape)
         for site, (settings, sums) in sorted(statistics.items()):
             if settings != self.settings:
@@ -269,7 +272,7 @@ class Server:
             largest=self.rounds.largest_change,
         )  # fmt: skip
         for site in sorted(set(asked) - {update.site for update in updates}):
-            self._refuse(name, site, "it sent nothing in time")
+            self._refuse(name, site, SILENT)
         for site, reason in refused.items():
             self._refuse(name, site, reason)
         self._enough(len(kept), name)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from evaluation.confounding import THE_CLASS
+from reporting.fairness_others import FairnessOfOthers
 from reporting.fairness_page import Fairness
 from reporting.formatting import METRIC_LABELS, interval, is_number, number, spread
 from reporting.tables import Table
@@ -33,6 +34,7 @@ class Confounding:
         folds: of the cross-validation of the probes.
         repetitions: of it.
         lacking: tested observations without one of the modalities.
+        others: the audit beside HyperMM.
     """
 
     comparison: pd.DataFrame
@@ -45,6 +47,7 @@ class Confounding:
     folds: int
     repetitions: int
     lacking: int
+    others: FairnessOfOthers | None = None
 
 
 def confounding_section(page: Confounding) -> dict[str, Any]:

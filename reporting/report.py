@@ -17,6 +17,7 @@ from evaluation.intervals import LEVEL, probability_columns
 from reporting import figures, tables
 from reporting.comparison_page import Comparison, comparison_section
 from reporting.confounding_page import Confounding, confounding_section
+from reporting.fairness_others import others_section
 from reporting.fairness_page import fairness_section
 from reporting.formatting import METRIC_LABELS, count, interval, is_number, number, percent, seconds, verdict
 from reporting.hypotheses_page import Hypotheses, hypotheses_section
@@ -180,6 +181,11 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "synthetic": synthetic_section(data.synthetic) if data.synthetic else None,
         "recycled": recycled_section(data.recycled) if data.recycled else None,
         "fairness": fairness_section(data.confounding.fairness) if data.confounding else None,
+        "fairness_others": (
+            others_section(data.confounding.others, data.confounding.fairness)
+            if data.confounding and data.confounding.others
+            else None
+        ),
         "roc": data_uri(figures.roc_figure(data.predictions, data.classes)) if drawn else "",
         "calibration": data_uri(figures.calibration_figure(data.predictions, data.classes)) if drawn else "",
         "patients": [

@@ -109,7 +109,7 @@ def train_on_generated(
     *,
     classes: int,
     subjects: Sequence[str] | None = None,
-) -> Transfer:
+) -> tuple[Transfer, dict[str, pd.DataFrame]]:
     """Train a classifier on generated rows, another on real ones, and test both on the same real held-out rows.
 
     The classifier is a logistic regression on standardised columns. Generated rows are never tested on, but for
@@ -123,7 +123,8 @@ def train_on_generated(
         subjects: of the held-out rows; None if each is of another patient.
 
     Returns:
-        NaN where a class is missing in training, generated or held-out rows.
+        The scores, and the predictions for held-out rows of both, `real` and `generated`; NaN and no table where a
+        class is missing in training, generated or held-out rows.
 
     Raises:
         ValueError: other columns, or values that are not finite.
@@ -131,7 +132,7 @@ def train_on_generated(
     check_rows(train[0], generated[0], held_out[0], fewest=1)
     count = len(held_out[1]) if subjects is None else len(set(subjects))
     if any(len(np.unique(side[1])) < classes for side in (train, generated, held_out)):
-        return Transfer(count, *[np.nan] * 6)
+        return Transfer(count, *[np.nan] * 6), {}
     tables = {}
     for name, (rows, target) in {"real": train, "generated": generated}.items():
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=2000)).fit(rows, target)
@@ -140,7 +141,7 @@ def train_on_generated(
             coherent = _table(classifier.predict_proba(generated[0]), generated[1])
     scores = {name: summarise(table)["auc"]["mean"] for name, table in tables.items()}
     change = paired_difference(tables["generated"], tables["real"], "auc")
-    return Transfer(
+    found = Transfer(
         n=count,
         real_auc=scores["real"],
         generated_auc=scores["generated"],
@@ -149,6 +150,7 @@ def train_on_generated(
         high=change["high"],
         coherence=summarise(coherent)["auc"]["mean"],
     )
+    return found, tables
 
 
 def _table(probabilities: FloatArray, truth: IntArray, subjects: Sequence[str] | None = None) -> pd.DataFrame:

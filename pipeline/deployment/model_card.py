@@ -15,6 +15,7 @@ from pipeline.deployment.bundle_writer import INTENDED_USE, Export
 from pipeline.store.fitted import ClassifierSet
 from pipeline.training.repeat_data import RepeatData
 from pipeline.training.scores import subsets_of
+from reporting.fairness_page import Fairness, gaps_in_words
 from reporting.pages import markdown_text as text
 from synthesis.patients import FEWEST
 
@@ -32,6 +33,7 @@ class Trained:
         test_predictions: of this repeat.
         all_repeats: metric → mean, low, high over all repeats of the run.
         credit: of the frozen network's weights.
+        fairness: the audit of groups of patients; None where none was made.
     """
 
     repeat: int
@@ -40,9 +42,19 @@ class Trained:
     test_predictions: int
     all_repeats: Mapping[str, Mapping[str, Any]]
     credit: str
+    fairness: Fairness | None = None
 
     @classmethod
-    def of(cls, export: Export, classify: ClassifierSet, data: RepeatData, *, repeat: int, repeats: int) -> Self:
+    def of(
+        cls,
+        export: Export,
+        classify: ClassifierSet,
+        data: RepeatData,
+        *,
+        repeat: int,
+        repeats: int,
+        fairness: Fairness | None = None,
+    ) -> Self:
         """Collect the facts from the workspace; `data` is of the repeat."""
         subjects = data.scans.drop_duplicates("subject")
         counts = subjects.groupby(["split", "label"]).size().to_dict()
@@ -53,6 +65,7 @@ class Trained:
             test_predictions=int((classify.predictions()["repeat"] == repeat).sum()),
             all_repeats=classify.metrics()["threshold_half"],
             credit=_credit(export),
+            fairness=fairness,
         )
 
 
@@ -77,6 +90,7 @@ def model_card(export: Export, trained: Trained, *, onnx: str) -> str:
         _data(export, trained),
         *([_tables(export)] if export.tables else []),
         _figures(export, trained),
+        _groups(trained),
         _calibration(export),
         _conformal(export),
         _outliers(export),
@@ -149,6 +163,32 @@ def _figures(export: Export, trained: Trained) -> str:
         "scan that a patient had. The 95 % interval of this model is about other patients like the tested ones. The "
         "other repeats are other models, on other splits of the same subjects; their interval is about this way of "
         "training, on patients like these. Where the two columns differ much, believe the wider interval."
+    )
+
+
+def _groups(trained: Trained) -> str:
+    """Is the model as good in every group of patients; all repeats together, as in the report."""
+    head = "## Groups of patients\n\n"
+    if trained.fairness is None:
+        return head + "Not looked at: the stage confounding had not run when the model was exported."
+    page, rows = trained.fairness, []
+    pairs = {name for name in page.groups["grouping"] if " and " in str(name)}
+    for row in page.groups.to_dict("records"):
+        if row["grouping"] in pairs:
+            continue
+        few = row["fewest"] < page.smallest_group
+        cells = [f"too few: {int(row['fewest'])} of the rarest class", "–", "–"]
+        if not few:
+            named = ({end: row[f"{name}_{end}"] for end in ("mean", "low", "high")} for name in ("auc", "tpr", "fpr"))
+            cells = [_interval(values) for values in named]
+        rows.append(
+            f"| {text(row['grouping'])} | {text(row['group'])} | {int(row['subjects'])} | {' | '.join(cells)} |"
+        )
+    top = ["| by | group | patients | AUC | sensitivity | false positive rate |", "|---|---|---|---|---|---|"]
+    return (
+        f"{head}{text(' '.join(gaps_in_words(page)))}\n\n" + "\n".join([*top, *rows]) + "\n\nTest predictions of all "
+        "repeats together, so these figures are of the way of training and not of this model alone. Groups that the "
+        "manifest does not name were not looked at, and nothing was corrected."
     )
 
 

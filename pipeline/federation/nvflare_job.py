@@ -15,7 +15,12 @@ TASKS = ["statistics", "extractor", "classifier", "finish"]
 
 
 def write_job(
-    folder: Path, job: Job, *, workspaces: Mapping[str, Path] | None = None, executors: Mapping[str, str] | None = None
+    folder: Path,
+    job: Job,
+    *,
+    workspaces: Mapping[str, Path] | None = None,
+    executors: Mapping[str, str] | None = None,
+    server: str = CONTROLLER,
 ) -> None:
     """Write a job.
 
@@ -25,11 +30,12 @@ def write_job(
         workspaces: site → its workspace, for the simulator, where all sites are on one machine; None: every site finds
             its own in its kit.
         executors: site → another class in place of the executor, for tests of faults.
+        server: class of the controller.
     """
     text = json.dumps(job.to_json(), sort_keys=True)
-    server = {"format_version": 2, "task_data_filters": [], "task_result_filters": [], "components": []}
-    controller = {"id": "hypermm", "path": CONTROLLER, "args": {"job_json": text}}
-    write_json(folder / "app_server" / "config" / "config_fed_server.json", server | {"workflows": [controller]})
+    own_config = {"format_version": 2, "task_data_filters": [], "task_result_filters": [], "components": []}
+    controller = {"id": "hypermm", "path": server, "args": {"job_json": text}}
+    write_json(folder / "app_server" / "config" / "config_fed_server.json", own_config | {"workflows": [controller]})
     places: dict[str, dict[str, Any]] = {"app_server": {"sites": ["server"]}}
     own: Mapping[str, Path | None] = workspaces or {"": None}
     for site, workspace in own.items():

@@ -5,6 +5,7 @@ NVFlare brings the connections, the certificates and the jobs; what is averaged,
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from console.errors import InputError
 from files.reading import parse_json, read_bytes
 from models.federated_averaging import Update
 from models.federated_hypermm import Arrays, Server, Step, TooFewSitesError
-from pipeline.federation.rounds import Job, WorkspaceSite
+from pipeline.federation.rounds import Job, Patience, WorkspaceSite
 from pipeline.store.base import write_json
 from pipeline.store.base import write_record as write_with_hash
 
@@ -42,6 +43,7 @@ class HyperMMController(ModelController):
     def __init__(self, job_json: str) -> None:
         super().__init__(persistor_id="", ignore_result_error=True, allow_empty_global_weights=True)
         self.job_json = job_json
+        self.patience = Patience()
 
     def run(self) -> None:
         """Train φ and ρ, and leave `model.safetensors` and `federation.json` in the folder of the run."""
@@ -85,7 +87,12 @@ class HyperMMController(ModelController):
 
     def _ask(self, task: str, number: int, state: Arrays, timeout_s: int) -> list[FLModel]:
         data = FLModel(params=state, params_type=ParamsType.FULL, current_round=number)
-        found: list[FLModel] = self.send_model_and_wait(task_name=task, data=data, timeout=timeout_s)
+        asked, begun = [client.name for client in self.engine.get_clients()], time.monotonic()
+        fewest, longer_s = self.patience.waits(asked)
+        found: list[FLModel] = self.broadcast_model(
+            task_name=task, data=data, timeout=timeout_s, min_responses=fewest, wait_time_after_min_received=longer_s
+        )
+        self.patience.note(asked, [str(model.meta["client_name"]) for model in found], time.monotonic() - begun)
         return found
 
 

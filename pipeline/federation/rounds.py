@@ -1,5 +1,7 @@
 """A federated training of HyperMM as a job, and a site's part of it from its workspace after the stage features."""
 
+import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,38 @@ class Job:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"this is no job of a federated training: {error!r}") from error
         return job
+
+
+class Patience:
+    """How long a round waits for a site that sent nothing in the last one, so that one dead site does not cost all.
+
+    Of such sites none has to answer: once as many have as sent something last time, the round goes on for `TIMES` the
+    longest that a round took in which nobody was missed, and not until its time is up. A site that is back in this time
+    is waited for again.
+
+    Attributes:
+        silent: sites that sent nothing in the last round.
+        longest_s: seconds of the longest round in which nobody was missed.
+    """
+
+    TIMES = 3
+
+    def __init__(self) -> None:
+        self.silent: frozenset[str] = frozenset()
+        self.longest_s = 0.0
+
+    def waits(self, asked: Collection[str]) -> tuple[int, int]:
+        """Return how many have to answer, 0 for all of them, and the seconds that the round goes on then."""
+        absent = self.silent.intersection(asked)
+        if not absent or len(absent) == len(asked) or not self.longest_s:
+            return 0, 0
+        return len(asked) - len(absent), math.ceil(self.TIMES * self.longest_s)
+
+    def note(self, asked: Collection[str], answered: Collection[str], seconds: float) -> None:
+        """Note who answered in a round, and how long it took."""
+        self.silent = frozenset(asked) - frozenset(answered)
+        if not self.silent:
+            self.longest_s = max(self.longest_s, seconds)
 
 
 def plan_of_workspace(workspace: Path, classes: tuple[str, ...]) -> dict[str, Any]:

@@ -5,10 +5,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.runner.stage import Stage
+from pipeline.specs.baselines import STAGE as BASELINES
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.impute import STAGE as IMPUTE
+from pipeline.specs.judge import STAGE as JUDGE
 from pipeline.specs.split import STAGE as SPLIT
+from pipeline.specs.synthesise import STAGE as SYNTHESISE
 
 
 class ConfoundingConfig(BaseModel):
@@ -38,8 +42,9 @@ STAGE = Stage(
     function="pipeline.stages.confounding:confounding",
     config=ConfoundingConfig,
     artifact="pipeline.store.confounding:ConfoundingTables",
-    version=3,
+    version=4,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "classify": CLASSIFY},
+    reads_if_present={"baselines": BASELINES, "impute": IMPUTE, "synthesise": SYNTHESISE, "judge": JUDGE},
     external_inputs="pipeline.stages.confounding:state_of_beside",
     check_requirements="pipeline.stages.confounding:check_beside",
 )

@@ -9,6 +9,7 @@ from evaluation.conformal import ONE_MINUS_P, SCORES, known_score
 from pipeline.runner.stage import Stage
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.confounding import STAGE as CONFOUNDING
 from pipeline.specs.contribute import STAGE as CONTRIBUTE
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.joint import STAGE as JOINT
@@ -63,7 +64,7 @@ STAGE = Stage(
     function="pipeline.stages.export:export",
     config=ExportConfig,
     artifact="pipeline.deployment.bundle:BundleFolder",
-    version=5,
+    version=6,
     reads={
         "cohort": COHORT,
         "split": SPLIT,
@@ -72,7 +73,7 @@ STAGE = Stage(
         "pretrain": PRETRAIN,
         "classify": CLASSIFY,
     },
-    reads_if_present={"contribute": CONTRIBUTE, "joint": JOINT},
+    reads_if_present={"contribute": CONTRIBUTE, "joint": JOINT, "confounding": CONFOUNDING},
     settings={"run_name": "name"},
     external_inputs="pipeline.stages.export:signing_fingerprint",
 )

@@ -58,7 +58,7 @@ STAGE = Stage(
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.report_page:ReportPage",
-    version=5,
+    version=6,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

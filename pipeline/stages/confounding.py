@@ -1,6 +1,6 @@
 """What else could explain the result: methods that see no image, probes of the feature maps, groups of patients."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,23 @@ from baselines.names import SIMPLE_NAMES, TABLE_BASELINES
 from baselines.sample import CannotFit
 from cohort.covariates import as_numbers, availability_of, covariates_of, folds_of, kinds_of, patterns_of
 from cohort.origin import real_only
-from cohort.splits import shuffled
+from cohort.splits import natural_order, shuffled
 from console.errors import InputError
 from evaluation.comparison import comparison_table
-from evaluation.confounding import THE_CLASS, bands, gain_over_covariates, probe_category, probe_number
+from evaluation.confounding import THE_CLASS, gain_over_covariates, probe_category, probe_number
 from evaluation.fairness import audit_groups, crossed, gaps_between_groups
 from evaluation.intervals import probability_columns, summarise
 from evaluation.metrics import decide
 from files.reading import file_sha256
+from pipeline.comparison.by_group import Audit, groups_by
 from pipeline.core.runtime import Runtime
 from pipeline.specs.confounding import ConfoundingConfig
+from pipeline.store.comparison import ComparisonSet
 from pipeline.store.confounding import ConfoundingTables
 from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet
+from pipeline.store.imputed import ImputedSet
+from pipeline.store.synthetic import JudgementTables, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.repeat_data import data_of_repeat, repeats_of
 from pipeline.training.scores import as_scored
@@ -34,7 +38,6 @@ FOLDS, REPETITIONS = 5, 3  # of the probes
 PROBE_COLUMNS = ("covariate", "kind", "modality", "n", "subjects", "mean", "low", "high", "remark")
 PREDICTED = ["repeat", "subject", "observation", "truth"]
 BESIDE_METRICS = ("auc", "balanced_accuracy")
-NOT_GIVEN = "not given"
 LOADED = 256  # feature maps at a time
 MOST_PROBED = 500  # subjects; more would take minutes, and their intervals are narrow enough
 
@@ -44,6 +47,10 @@ def confounding(
     split: SplitTables,
     features: FeatureStore,
     classify: ClassifierSet,
+    baselines: ComparisonSet,
+    impute: ImputedSet,
+    synthesise: SyntheticCohort,
+    judge: JudgementTables,
     out: ConfoundingTables,
     config: ConfoundingConfig,
     runtime: Runtime,
@@ -84,18 +91,27 @@ def confounding(
     used = test["scans_used"].str.split(";").explode().rename("scan").to_frame().merge(scans, on="scan")
     training = split.splits().query("split == 'train'")["subject"].unique()
     learnt_from = set(scans.loc[scans["subject"].isin(training), "observation"])
-    groups, moved = _of_subjects(_groups(covariates, patterns_of(used), learnt_from), test)
+    groups, moved = _of_subjects(
+        groups_by(covariates, learnt_from) | {"scans": patterns_of(used)}, test, _sessions(scans)
+    )
     for name, count in moved.items():
         runtime.note(f"{name}: {count} patients change group between sessions; they are counted in that of the first")
     judged = test.assign(decided=_decided(test, classify.metrics().get("thresholds")))
+    singly = dict(groups)
     groups |= crossed(groups)
     tables["groups.csv"] = audit_groups(judged, groups, smallest=config.smallest_group)
     tables["gaps.csv"] = gaps_between_groups(
         judged, groups, tables["groups.csv"], smallest=config.smallest_group, permutations=config.permutations,
         seed=config.seed,
     )  # fmt: skip
+    now = {artifact.folder.name: artifact.fingerprint for artifact in (cohort, split, features, synthesise)}
+    audit = Audit(config.smallest_group, config.permutations, config.seed)
+    audit.comparator(baselines, now, repeats, groups)
+    audit.imputations(impute, now, test, singly)
+    audit.synthetic(judge, synthesise, now, covariates, split.splits(), scans)
+    tables |= audit.tables()
     tables["splits_beside.csv"] = _beside(split, test, classes, config)
-    facts = {
+    facts = audit.facts | {
         "covariates": list(covariates.columns), "gain": gain, "weights_of_images": weights, "reference": reference,
         "smallest_group": config.smallest_group, "folds": FOLDS, "repetitions": REPETITIONS,
         "split_by": _split_by(split), "permutations": config.permutations,
@@ -211,22 +227,21 @@ def _gram(scans: pd.DataFrame, names: list[str], features: FeatureStore) -> np.n
     return (mean @ mean.T).astype(np.float64)
 
 
-def _groups(covariates: pd.DataFrame, patterns: pd.Series, learnt_from: Container[str]) -> dict[str, pd.Series]:
-    """Return name of a grouping → observation → group; bands of numbers are learnt from the observations named."""
-    groups: dict[str, pd.Series] = {}
-    for name, kind in kinds_of(covariates).items():
-        cells = covariates[name]
-        if kind == "number":
-            cut = bands(as_numbers(cells), learnt_from=learnt_from)
-            groups[name] = cut.cat.add_categories(NOT_GIVEN).fillna(NOT_GIVEN)
-        else:
-            groups[name] = cells.where(cells != "", NOT_GIVEN)
-    return groups | {"scans": patterns}
+def _sessions(scans: pd.DataFrame) -> pd.Series:
+    """Return observation → place of its session, by name with numbers in it as numbers: ses-2 comes before ses-10."""
+    rows = scans.drop_duplicates("observation").sort_values(
+        "session", key=lambda s: s.map(natural_order), kind="stable"
+    )
+    return pd.Series(range(len(rows)), index=rows["observation"].to_numpy())
 
 
-def _of_subjects(groups: dict[str, pd.Series], test: pd.DataFrame) -> tuple[dict[str, pd.Series], dict[str, int]]:
+def _of_subjects(
+    groups: dict[str, pd.Series], test: pd.DataFrame, place: pd.Series
+) -> tuple[dict[str, pd.Series], dict[str, int]]:
     """Return grouping → tested subject → group of the first session, and how many subjects change their group."""
-    tested = test.drop_duplicates("observation").sort_values("observation", kind="stable")
+    tested = test.drop_duplicates("observation").sort_values(
+        "observation", key=lambda names: names.map(place), kind="stable"
+    )
     first = tested.drop_duplicates("subject").set_index("subject")["observation"]
     result: dict[str, pd.Series] = {}
     moved: dict[str, int] = {}

@@ -27,13 +27,15 @@ from pipeline.deployment.signing import key_fingerprint
 from pipeline.specs.export import ExportConfig
 from pipeline.stages.classify import refuse_leak
 from pipeline.stages.cohort import UNREADABLE
-from pipeline.store.base import made_from_inputs
+from pipeline.store.base import made_from_inputs, made_from_known
+from pipeline.store.confounding import ConfoundingTables
 from pipeline.store.contribution import ContributionSet
 from pipeline.store.features import FeatureStore
 from pipeline.store.fitted import ClassifierSet, ExtractorSet
 from pipeline.store.joint import JointSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
+from pipeline.training.audit_page import fairness_of
 from pipeline.training.feature_maps import FeatureMaps, feature_maps_of, table_encoders
 from pipeline.training.joint_patients import CovariateBlocks
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
@@ -51,6 +53,7 @@ def export(
     classify: ClassifierSet,
     contribute: ContributionSet,
     joint: JointSet,
+    confounding: ConfoundingTables,
     run_name: str,
     out: BundleFolder,
     config: ExportConfig,
@@ -96,7 +99,13 @@ def export(
         scans=_scan_roles(cohort, roles),
         joint=_joint(joint, cohort, now, data, trained, config, runtime),
     )
-    training = Trained.of(material, classify, data, repeat=config.repeat, repeats=repeats)
+    of_now = made_from_known(confounding, now | {"classify": classify.fingerprint})
+    if not of_now and confounding.manifest is not None:
+        runtime.note("groups of patients were audited for an earlier model and are not in the model card")
+    training = Trained.of(
+        material, classify, data, repeat=config.repeat, repeats=repeats,
+        fairness=fairness_of(confounding) if of_now else None,
+    )  # fmt: skip
     card = model_card(material, training, onnx=no_onnx)
     write_bundle(out.bundle, material, model, card=card, onnx=onnx, signing_key=config.signing_key)
     Bundle.read(out.bundle)

@@ -95,16 +95,17 @@ def judge_synthetic(
             "patients of a modality. Draw more patients (synthesise.patients), or give the split more held-out ones"
         )
     verdict = found.verdict()
+    transfer, predictions = _transfer(train, held_out, channels, drawn, made, tested)
     facts = {
         "verdict": verdict, "refused": verdict == COPIES, "too_many": found.too_many(),
         "most_copied": config.most_copied, "repeat": made["repeat"], "patients": int(drawn["subject"].nunique()),
-        "judgements": found.plain(), "transfer": _transfer(train, held_out, channels, drawn, made, tested),
+        "judgements": found.plain(), "transfer": transfer,
         "walls": [name for name, _, _ in walls], "left_out": left_out,
     }  # fmt: skip
     manifest = synthesise.rows().assign(judged=verdict)
     manifest["path"] = [f"../{synthesise.folder.name}/{path}" for path in manifest["path"]]
     out.save_walls(walls)
-    out.save(facts, pd.DataFrame(found.copies, columns=list(JudgementTables.COPY_COLUMNS)), manifest)
+    out.save(facts, pd.DataFrame(found.copies, columns=list(JudgementTables.COPY_COLUMNS)), manifest, predictions)
     runtime.results |= {"counts": {"comparisons": len(found.judgements), "copies": len(found.copies)}}
 
 
@@ -275,7 +276,7 @@ def _transfer(
     drawn: pd.DataFrame,
     made: Mapping[str, Any],
     tested: list[str],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train on synthetic patients and on real ones, test both on held-out ones, whose subjects are `tested`."""
     subjects = sorted(drawn["subject"].unique())
     place = {name: i for i, name in enumerate(subjects)}
@@ -291,11 +292,14 @@ def _transfer(
             columns[name].append(np.where(np.isnan(side), 0.0, side - centre))  # missing: as if average
     target = np.array([made["classes"].index(label[name]) for name in subjects], dtype=np.int64)
     sides = {name: np.concatenate(each, axis=1) for name, each in columns.items()}
-    result = train_on_generated(
+    result, tables = train_on_generated(
         (sides["train"], train.labels),
         (sides["generated"], target),
         (sides["held_out"], held_out.labels),
         classes=len(made["classes"]),
         subjects=tested,
     )
-    return dict(vars(result))
+    named = {name: table.assign(observation=list(held_out.observations)) for name, table in tables.items()}
+    predictions = [table.assign(trained_on=name) for name, table in named.items()]
+    nothing = pd.DataFrame(columns=["trained_on", "repeat", "subject", "observation", "truth"])
+    return dict(vars(result)), pd.concat(predictions, ignore_index=True) if predictions else nothing

@@ -29,10 +29,10 @@ from pipeline.store.synthetic import JudgementTables
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.update import UpdateSet
 from pipeline.store.volumes import VolumeSet
+from pipeline.training.audit_page import fairness_of, fairness_of_others
 from pipeline.training.scores import as_scored
 from reporting.comparison_page import Comparison
 from reporting.confounding_page import Confounding
-from reporting.fairness_page import Fairness
 from reporting.hypotheses_page import Hypotheses
 from reporting.imputed_figures import ImputedBeside
 from reporting.joint_page import Joint
@@ -254,13 +254,8 @@ def _confounding(tables: ConfoundingTables) -> Confounding:
     return Confounding(
         comparison=tables.read("comparison.csv"),
         probes=tables.read("probes.csv"),
-        fairness=Fairness(
-            groups=tables.read("groups.csv"),
-            gaps=tables.read("gaps.csv"),
-            smallest_group=facts["smallest_group"],
-            permutations=facts["permutations"],
-            positive=facts["positive"],
-        ),
+        fairness=fairness_of(tables),
+        others=fairness_of_others(tables),
         splits=tables.read("splits_beside.csv"),
         covariates=tuple(facts["covariates"]),
         gain=facts["gain"],

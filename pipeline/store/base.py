@@ -170,6 +170,12 @@ def made_from_inputs(artifact: Artifact, now: Mapping[str, str]) -> bool:
     return inputs is not None and all(now.get(name) == seen for name, seen in inputs.items())
 
 
+def made_from_known(artifact: Artifact, now: Mapping[str, str]) -> bool:
+    """Return whether a stage is finished and was made from what these stages are now, whatever else it read."""
+    inputs = ((artifact.manifest or {}).get("made_from") or {}).get("inputs")
+    return inputs is not None and all(now.get(name, seen) == seen for name, seen in inputs.items())
+
+
 def safe_id(name: str) -> str:
     """Return the name if it is safe as the name of a folder in an artifact.
 

@@ -15,6 +15,7 @@ class ConfoundingTables(Artifact):
 
     TABLES: ClassVar = (
         "predictions.csv", "comparison.csv", "probes.csv", "groups.csv", "gaps.csv", "splits_beside.csv",
+        "groups_of_others.csv", "gaps_of_others.csv", "groups_imputed.csv", "gaps_imputed.csv", "groups_synthetic.csv",
     )  # fmt: skip
     FILES: ClassVar = (*TABLES, "confounding.json")
 
@@ -27,7 +28,7 @@ class ConfoundingTables(Artifact):
     def read(self, name: str) -> pd.DataFrame:
         """Return one of `TABLES`; names are text, and an empty figure is NaN."""
         text = ("scenario", "method", "note", "subject", "observation", "covariate", "modality", "kind", "remark")
-        kept = dict.fromkeys((*text, "grouping", "group", "split", "measure", "highest", "lowest"), str)
+        kept = dict.fromkeys((*text, "grouping", "group", "split", "measure", "highest", "lowest", "of"), str)
         frame = pd.read_csv(self.folder / name, dtype=kept, keep_default_na=False, na_values=[""])
         return frame.assign(**{name: frame[name].fillna("") for name in kept if name in frame})
 

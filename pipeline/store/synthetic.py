@@ -135,9 +135,13 @@ class SyntheticCohort(Artifact):
 
 
 class JudgementTables(Artifact):
-    """`judgement.json` (all figures), `copies.csv` (what copies whom), `manifest.csv` (released or not), walls."""
+    """`judgement.json` (all figures), `copies.csv` (what copies whom), `manifest.csv` (released or not), walls.
 
-    FILES: ClassVar = ("judgement.json", "copies.csv", "manifest.csv")
+    `transfer.csv` has the predictions for held-out real patients of a classifier trained on real patients and of one
+    trained on synthetic ones (`trained_on`: real, generated).
+    """
+
+    FILES: ClassVar = ("judgement.json", "copies.csv", "manifest.csv", "transfer.csv")
     COPY_COLUMNS: ClassVar = ("scan", "space", "modality", "training_observation", "distance", "ratio")
 
     def save_walls(self, walls: Sequence[tuple[str, bytes, bytes]]) -> None:
@@ -160,8 +164,11 @@ class JudgementTables(Artifact):
             for number, name in enumerate(self.facts().get("walls", ()))
         )
 
-    def save(self, facts: Mapping[str, Any], copies: pd.DataFrame, manifest: pd.DataFrame) -> None:
+    def save(
+        self, facts: Mapping[str, Any], copies: pd.DataFrame, manifest: pd.DataFrame, transfer: pd.DataFrame
+    ) -> None:
         """Write all files."""
+        self.save_table("transfer.csv", transfer)
         write_json(self.folder / "judgement.json", facts)
         self.save_table("copies.csv", copies, self.COPY_COLUMNS)
         self.save_table("manifest.csv", manifest, SyntheticCohort.MANIFEST_COLUMNS)
@@ -169,6 +176,11 @@ class JudgementTables(Artifact):
     def facts(self) -> dict[str, Any]:
         """Return the content of `judgement.json`."""
         return read_json(self.folder / "judgement.json") or {}
+
+    def transfer(self) -> pd.DataFrame:
+        """Return the predictions for held-out patients; no row where a class was missing."""
+        kept = dict.fromkeys(("trained_on", "subject", "observation"), str)
+        return pd.read_csv(self.folder / "transfer.csv", dtype=kept, keep_default_na=False, na_values=[""])
 
     def copies(self) -> pd.DataFrame:
         """Return the table of copies, all text."""

@@ -22,13 +22,12 @@ from helpers import federated_faults, federated_sites  # noqa: E402
 from nvflare.app_common.abstract.fl_model import FLModel  # noqa: E402
 
 from models.federated_hypermm import Arrays, Server, train_in_one_process  # noqa: E402
-from pipeline.federation.nvflare_job import write_job  # noqa: E402
+from pipeline.federation.nvflare_job import CONTROLLER, write_job  # noqa: E402
 from pipeline.federation.nvflare_parts import HyperMMController, HyperMMExecutor  # noqa: E402
 from pipeline.federation.rounds import Job, WorkspaceSite  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
-TIMEOUT_S = 30  # of a round in which a site goes wrong; a round takes seconds, and a late site answers after 45
-LONGEST_S = 560
+LONGEST_S = 1800  # a busy machine needs minutes until all processes have started
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(LONGEST_S + 60), pytest.mark.usefixtures("one_thread")]
 ALLOWED = ["nvflare.", "pipeline.federation.nvflare_parts", "helpers.federated_faults"]
 RUN = "from nvflare.private.fed.app.simulator.simulator_runner import SimulatorRunner as S; import sys; \
 sys.exit(S(sys.argv[1], sys.argv[2], clients=sys.argv[3], threads=len(sys.argv[3].split(','))).run())"
@@ -39,13 +38,15 @@ def workspaces(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> di
     return federated_sites.make(tmp_path_factory.mktemp("sites"))
 
 
-def simulate(folder: Path, job: Job, workspaces: dict[str, Path], **executors: str) -> Path:
+def simulate(folder: Path, job: Job, workspaces: dict[str, Path], server: str = CONTROLLER, **executors: str) -> Path:
     """Run the simulator in a process of its own, which starts one for each site; return its folder."""
-    write_job(folder / "job", job, workspaces=workspaces, executors=executors)
+    write_job(folder / "job", job, workspaces=workspaces, executors=executors, server=server)
     (folder / "sim" / "local").mkdir(parents=True)
     (folder / "sim" / "local" / "resources.json").write_text(json.dumps({"class_allow_list": ALLOWED}))
     found = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    (folder / "signals").mkdir()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": found}
+    environment[federated_faults.SIGNALS] = str(folder / "signals")
     words = [sys.executable, "-c", RUN, str(folder / "job"), str(folder / "sim"), ",".join(workspaces)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
@@ -65,7 +66,7 @@ def told(sim: Path) -> dict[str, list]:
 def test_the_simulator_finds_the_weights_of_one_process_and_every_site_gets_them(
     workspaces: dict[str, Path], tmp_path: Path
 ) -> None:
-    job = federated_sites.job(workspaces["east"], timeout_s=200)
+    job = federated_sites.job(workspaces["east"], timeout_s=LONGEST_S)
     sim = simulate(tmp_path, job, workspaces)
     assert told(sim)["refused"] == []
     local = {name: WorkspaceSite(name, path, job).local for name, path in workspaces.items()}
@@ -111,40 +112,48 @@ class Silent(HyperMMExecutor):
         return super().answer(task, given, site, fl_ctx)
 
 
-def test_what_comes_over_nvflare_is_checked_and_named(workspaces: dict[str, Path]) -> None:
-    job = federated_sites.job(workspaces["east"], extractor=2, classifier=2)
-    words = json.dumps(job.to_json())
-    bad = {"silent": Silent, "notanumber": federated_faults.NotANumber, "scaled": federated_faults.Scaled}
-    sites = {name: HyperMMExecutor(words) for name in ("east", "north")} | {n: k(words) for n, k in bad.items()}
-    server = Server(job.layout, job.settings, job.rounds)
-    Direct(job, sites, workspaces | dict.fromkeys(bad, workspaces["west"]))._train(job, server)
-    refused = {(where, site): reason for where, site, reason in server.log.refused}
-    assert set(refused) == {("extractor round 2", name) for name in bad}
-    assert "it sent nothing in time" in refused["extractor round 2", "silent"]
-    assert "not finite" in refused["extractor round 2", "notanumber"]
-    assert "times as far" in refused["extractor round 2", "scaled"]
-
-
-def test_sites_that_go_wrong_are_named_and_the_others_finish(workspaces: dict[str, Path], tmp_path: Path) -> None:
-    """Two sites are well; of the others one each dies, is late, sends NaN, scales its update, has another backbone."""
-    faults = ("Killed", "Late", "NotANumber", "Scaled")
+def test_what_comes_over_nvflare_is_checked_and_named(workspaces: dict[str, Path], tmp_path: Path) -> None:
     other = tmp_path / "other"
     federated_sites.fill(other, federated_sites.patients(2))
     path = other / "features" / "manifest.json"
     made = {"version": 1, "settings": {"backbone": "vgg16"}}
     federated_sites.write_record(path, {**(federated_sites.read_record(path) or {}), "made_from": made})
-    there = {name: workspaces[name] for name in ("east", "north")} | {"other": other}
-    there |= {fault.lower(): workspaces["west"] for fault in faults}
-    job = federated_sites.job(workspaces["east"], timeout_s=TIMEOUT_S, extractor=2, classifier=2)
-    sim = simulate(tmp_path, job, there, **{fault.lower(): f"helpers.federated_faults.{fault}" for fault in faults})
-    refused = {(where, site): reason for where, site, reason in told(sim)["refused"]}
+    job = federated_sites.job(workspaces["east"], extractor=2, classifier=2)
+    words = json.dumps(job.to_json())
+    bad = {"silent": Silent, "notanumber": federated_faults.NotANumber, "scaled": federated_faults.Scaled}
+    sites = {name: HyperMMExecutor(words) for name in ("east", "north", "other")} | {
+        n: k(words) for n, k in bad.items()
+    }
+    server = Server(job.layout, job.settings, job.rounds)
+    there = workspaces | dict.fromkeys(bad, workspaces["west"]) | {"other": other}
+    Direct(job, sites, there)._train(job, server)
+    refused = {(where, site): reason for where, site, reason in server.log.refused}
+    assert {site for where, site in refused if where == "extractor round 2"} == {*bad, "other"}
+    assert {site for where, site in refused if where != "extractor round 2"} == {"other"}
     assert "other settings" in refused["statistics", "other"]
+    assert "it sent nothing in time" in refused["extractor round 2", "silent"]
+    assert "not finite" in refused["extractor round 2", "notanumber"]
+    assert "times as far" in refused["extractor round 2", "scaled"]
+
+
+def test_a_site_that_dies_and_one_that_is_late_are_named_and_the_others_finish(
+    workspaces: dict[str, Path], tmp_path: Path
+) -> None:
+    """Nobody waits for seconds but round 2, whose time is up without the two; the late one answers after that."""
+    there = {name: workspaces[name] for name in ("east", "north")} | dict.fromkeys(
+        ("killed", "late"), workspaces["west"]
+    )
+    job = federated_sites.job(workspaces["east"], timeout_s=LONGEST_S, extractor=2, classifier=2)
+    names = {"killed": "Killed", "late": "Late", "north": "Patient"}
+    faults = {site: f"helpers.federated_faults.{name}" for site, name in names.items()}
+    sim = simulate(tmp_path, job, there, "helpers.federated_faults.ShortRound", **faults)
+    refused = {(where, site): reason for where, site, reason in told(sim)["refused"]}
     second = {site: reason for (where, site), reason in refused.items() if where == "extractor round 2"}
-    assert "it sent nothing in time" in second["killed"]
-    assert "it sent nothing in time" in second["late"]
-    assert "not finite" in second["notanumber"]
-    assert "times as far" in second["scaled"]
-    assert {"east", "north"}.isdisjoint(site for _, site in refused)
+    assert second.keys() == {"killed", "late"}
+    assert all("it sent nothing in time" in reason for reason in second.values())
+    assert {site for _, site in refused} == {"killed", "late"}
+    assert ("classifier round 2", "killed") in refused
     assert ("classifier round 2", "late") not in refused  # it is back
     assert (sim / "server" / "simulate_job" / "model.safetensors").exists()
-    assert (sim / "north" / "simulate_job" / "predictions.csv").exists()
+    for site in ("east", "north", "late"):
+        assert (sim / site / "simulate_job" / "predictions.csv").exists()

@@ -134,7 +134,7 @@ def test_transfer_is_that_of_scikit_learn_and_says_what_labels_are_worth() -> No
     for name, count in {"train": 80, "made": 120, "held": 60}.items():
         target = random.integers(0, 2, count)
         sides[name] = (people(count, random) + 0.6 * target[:, np.newaxis], target)
-    found = train_on_generated(sides["train"], sides["made"], sides["held"], classes=2)
+    found, tables = train_on_generated(sides["train"], sides["made"], sides["held"], classes=2)
     expected = {}
     for name in ("train", "made"):
         scale = StandardScaler().fit(sides[name][0])
@@ -148,15 +148,15 @@ def test_transfer_is_that_of_scikit_learn_and_says_what_labels_are_worth() -> No
     assert found.low < found.difference < found.high
     assert found.difference == pytest.approx(found.generated_auc - found.real_auc)
     twice = tuple(np.repeat(each, 2, axis=0) for each in sides["held"])  # two visits of each patient tell no more
-    again = train_on_generated(
+    again, _ = train_on_generated(
         sides["train"], sides["made"], twice, classes=2, subjects=[f"s{i // 2}" for i in range(120)]
     )
     assert again.n == found.n == 60
     assert [again.low, again.high] == pytest.approx([found.low, found.high], abs=0.002)
     wrong = (sides["made"][0], 1 - sides["made"][1])
-    assert train_on_generated(sides["train"], wrong, sides["held"], classes=2).generated_auc < 0.5
+    assert train_on_generated(sides["train"], wrong, sides["held"], classes=2)[0].generated_auc < 0.5
     one_class = (sides["made"][0], np.zeros(120, dtype=int))
-    assert np.isnan(train_on_generated(sides["train"], one_class, sides["held"], classes=2).difference)
+    assert np.isnan(train_on_generated(sides["train"], one_class, sides["held"], classes=2)[0].difference)
 
 
 def test_a_judgement_is_plain_values() -> None:

@@ -1,0 +1,254 @@
+"""What else is audited by group of patients beside HyperMM: the best comparator, imputations, synthetic patients.
+
+Each is taken if its stage has run on the data of now. The comparator is chosen on validation patients: the one with the
+highest AUC there, so that no test score is looked at before the audit.
+"""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from baselines.names import SIMPLE_NAMES, TABLE_BASELINES
+from cohort.covariates import as_numbers, kinds_of
+from evaluation.comparison import holm
+from evaluation.confounding import bands
+from evaluation.fairness import audit_groups, gaps_between_groups
+from evaluation.group_means import GAP_COLUMNS, GROUP_COLUMNS, audit_means, gaps_of_means
+from evaluation.intervals import probability_columns, summarise
+from evaluation.metrics import best_threshold, decide
+from evaluation.published import AS_IT_IS
+from pipeline.store.base import made_from_known
+from pipeline.store.comparison import ComparisonSet
+from pipeline.store.imputed import ImputedSet
+from pipeline.store.synthetic import JudgementTables, SyntheticCohort
+
+HYPERMM = SIMPLE_NAMES["hypermm"]
+Groups = Mapping[str, pd.Series]
+FROM_REAL, FROM_SYNTHETIC = "linear model trained on real patients", "linear model trained on synthetic patients"
+NOT_GIVEN = "not given"
+NO_COMPARATOR: dict[str, Any] = {"name": "", "validation": {}, "left_out": {}}
+SHARES = ("grouping", "group", "training", "synthetic", "share_training", "share_synthetic")
+
+
+@dataclass
+class Audit:
+    """The audit of others than HyperMM, by the same groups.
+
+    Attributes:
+        smallest: patients of each class that a group needs.
+        permutations: random groups.
+        seed: of them.
+        groups: a table of each classifier.
+        gaps: the same.
+        imputed: groups and gaps of imputations.
+        shares: of groups among synthetic patients.
+        facts: which comparator was taken, and why others were not.
+    """
+
+    smallest: int
+    permutations: int
+    seed: int
+    groups: list[pd.DataFrame] = field(default_factory=list)
+    gaps: list[pd.DataFrame] = field(default_factory=list)
+    imputed: dict[str, pd.DataFrame] = field(default_factory=dict)
+    shares: pd.DataFrame = field(default_factory=lambda: shares_of_groups({}, {}))
+    facts: dict[str, Any] = field(default_factory=lambda: {"comparator": NO_COMPARATOR})
+
+    def comparator(self, baselines: ComparisonSet, made: Mapping[str, str], repeats: list[int], groups: Groups) -> None:
+        """Audit the comparator that is best on validation patients."""
+        if not made_from_known(baselines, made):
+            return
+        name, scores, left = best_comparator(baselines, repeats)
+        self.facts["comparator"] = {"name": name, "validation": scores, "left_out": left}
+        if name:
+            self._add(name, comparator_predictions(baselines, name, repeats), groups)
+
+    def imputations(self, impute: ImputedSet, made: Mapping[str, str], test: pd.DataFrame, groups: Groups) -> None:
+        """Audit the CRPS of imputed feature maps of test patients, whose real ones were hidden."""
+        if not made_from_known(impute, made):
+            return
+        people = test.drop_duplicates("observation").set_index("observation")[["subject", "truth"]]
+        self.imputed = imputed_by_group(
+            impute.read("quality.csv"), people, groups, smallest=self.smallest, permutations=self.permutations,
+            seed=self.seed,
+        )  # fmt: skip
+
+    def synthetic(
+        self,
+        judge: JudgementTables,
+        synthesise: SyntheticCohort,
+        made: Mapping[str, str],
+        covariates: pd.DataFrame,
+        splits: pd.DataFrame,
+        scans: pd.DataFrame,
+    ) -> None:
+        """Audit what is learnt from synthetic patients, and their shares of groups, where they have covariates.
+
+        Args:
+            judge: with predictions for held-out real patients.
+            synthesise: with the manifest of synthetic patients.
+            made: stage → fingerprint.
+            covariates: of real observations.
+            splits: of all repeats.
+            scans: of real patients.
+        """
+        if not made_from_known(judge, made):
+            return
+        repeat = splits[splits["repeat"] == judge.facts()["repeat"]].set_index("subject")["split"]
+        subject = scans.drop_duplicates("observation").set_index("observation")["subject"]
+        training = set(subject.index[subject.map(repeat) == "train"])
+        by_observation = groups_by(covariates, training)
+        transfer = judge.transfer()
+        first = transfer.drop_duplicates("subject").set_index("subject")["observation"]
+        groups = {name: first.map(of).astype(of.dtype) for name, of in by_observation.items()}
+        for name, trained_on in ((FROM_REAL, "real"), (FROM_SYNTHETIC, "generated")):
+            rows = transfer[transfer["trained_on"] == trained_on].drop(columns="trained_on")
+            if len(rows):
+                decided = decide(rows[probability_columns(rows)].to_numpy(dtype=np.float64))
+                self._add(name, rows.assign(decided=decided), groups)
+        drawn = synthesise.rows().drop_duplicates("subject").set_index("subject")
+        shared = [name for name in covariates if name in drawn]
+        both = groups_by(pd.concat([covariates.loc[sorted(training), shared], drawn[shared]]), training)
+        sides = ({name: of[of.index.isin(there)] for name, of in both.items()} for there in (training, drawn.index))
+        self.shares = shares_of_groups(*sides)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return all tables by file; with columns also where nothing was audited."""
+        if not self.groups:
+            nobody = pd.DataFrame({"repeat": [1], "subject": "", "observation": "", "truth": 0, "p_0": 1.0, "p_1": 0.0})
+            self._add("", nobody.assign(decided=0), {})
+        imputed = self.imputed or imputed_by_group(
+            pd.DataFrame(columns=["observation", "modality", "crps"]), pd.DataFrame(columns=["subject", "truth"]), {},
+            smallest=self.smallest, permutations=0, seed=0,
+        )  # fmt: skip
+        return {
+            "groups_of_others.csv": pd.concat(self.groups, ignore_index=True),
+            "gaps_of_others.csv": pd.concat(self.gaps, ignore_index=True),
+            "groups_synthetic.csv": self.shares,
+            **imputed,
+        }
+
+    def _add(self, name: str, predictions: pd.DataFrame, groups: Groups) -> None:
+        """Audit predictions with `decided`; p is corrected for the tests of this classifier."""
+        audited = audit_groups(predictions, groups, smallest=self.smallest)
+        gaps = gaps_between_groups(
+            predictions, groups, audited, smallest=self.smallest, permutations=self.permutations, seed=self.seed
+        )
+        for tables, found in ((self.groups, audited), (self.gaps, gaps)):
+            found.insert(0, "of", name)
+            tables.append(found)
+
+
+def groups_by(covariates: pd.DataFrame, learnt_from: Container[str]) -> dict[str, pd.Series]:
+    """Return name of a covariate → observation → group; bands of numbers are learnt from the observations named."""
+    groups: dict[str, pd.Series] = {}
+    for name, kind in kinds_of(covariates).items():
+        cells = covariates[name]
+        if kind == "number":
+            cut = bands(as_numbers(cells), learnt_from=learnt_from)
+            groups[name] = cut.cat.add_categories(NOT_GIVEN).fillna(NOT_GIVEN)
+        else:
+            groups[name] = cells.where(cells != "", NOT_GIVEN)
+    return groups
+
+
+def best_comparator(baselines: ComparisonSet, repeats: list[int]) -> tuple[str, dict[str, float], dict[str, str]]:
+    """Return the method with the highest AUC on validation patients, mean over repeats, without HyperMM.
+
+    Methods that see no image are shown elsewhere. One that predicts nothing for a validation patient is left out, since
+    it could be the best on the easy ones.
+
+    Returns:
+        Its name, or "" if there is none; name → AUC on validation of all that were compared; name → why it was not.
+    """
+    found = baselines.comparison()
+    names = found.loc[found["scenario"] == AS_IT_IS, "method"].unique()
+    scores: dict[str, float] = {}
+    left: dict[str, str] = {}
+    for name in (str(each) for each in names):
+        if name == HYPERMM or name in TABLE_BASELINES.values() or name.startswith(f"{HYPERMM},"):
+            continue
+        tables = [baselines.read(baselines.folder_of(AS_IT_IS, name, n), "validation.csv") for n in repeats]
+        there = [table for table in tables if table is not None]
+        if len(there) < len(repeats):
+            left[name] = "no validation predictions in every repeat"
+            continue
+        validation = pd.concat(there, ignore_index=True)
+        columns = probability_columns(validation)
+        if validation[columns].isna().any(axis=None):
+            left[name] = "no prediction for some validation patients"
+            continue
+        score = summarise(validation)["auc"]["mean"]
+        if np.isnan(score):
+            left[name] = "validation patients of one class only"
+        else:
+            scores[name] = float(score)
+    best = max(scores, key=lambda name: scores[name]) if scores else ""
+    return best, scores, left
+
+
+def comparator_predictions(baselines: ComparisonSet, name: str, repeats: list[int]) -> pd.DataFrame:
+    """Return the test predictions of a comparator, `decided` at the threshold of its own validation patients."""
+    made = []
+    for repeat in repeats:
+        folder = baselines.folder_of(AS_IT_IS, name, repeat)
+        test, validation = (baselines.read(folder, file) for file in ("predictions.csv", "validation.csv"))
+        if test is None or validation is None:
+            continue
+        columns = probability_columns(test)
+        test = test[test[columns].notna().all(axis=1)]
+        probabilities = test[columns].to_numpy(dtype=np.float64)
+        if len(columns) == 2:
+            threshold, _ = best_threshold(validation["truth"].to_numpy(), validation["p_1"].to_numpy())
+            made.append(test.assign(decided=decide(probabilities, threshold=threshold)))
+        else:
+            made.append(test.assign(decided=decide(probabilities)))
+    return pd.concat(made, ignore_index=True)
+
+
+def imputed_by_group(
+    quality: pd.DataFrame, people: pd.DataFrame, groups: Groups, *, smallest: int, permutations: int, seed: int
+) -> dict[str, pd.DataFrame]:
+    """Return `groups_imputed.csv` and `gaps_imputed.csv`: CRPS of imputed feature maps against the real ones hidden.
+
+    Args:
+        quality: of imputations, as the stage impute writes it.
+        people: index observation; `subject`, `truth` (class).
+        groups: grouping → subject → group.
+        smallest: patients of a group.
+        permutations: random groups.
+        seed: of them.
+    """
+    quality = quality.merge(people, left_on="observation", right_index=True)
+    groups_of, gaps_of = [], []
+    for modality, rows in quality.groupby("modality"):
+        of_subject = rows.groupby("subject").agg(value=("crps", "mean"), truth=("truth", "first")).reset_index()
+        audited = audit_means(of_subject, groups, smallest=smallest)
+        gaps = gaps_of_means(of_subject, groups, smallest=smallest, permutations=permutations, seed=seed)
+        groups_of.append(audited.assign(modality=modality))
+        gaps_of.append(gaps.assign(modality=modality))
+    empty = [pd.DataFrame(columns=[*names, "modality"]) for names in (GROUP_COLUMNS, GAP_COLUMNS)]
+    groups_table, gaps_table = (
+        pd.concat(made, ignore_index=True) if made else none
+        for made, none in zip((groups_of, gaps_of), empty, strict=True)
+    )
+    corrected = holm(gaps_table["p"].to_numpy(dtype=np.float64))
+    return {"groups_imputed.csv": groups_table, "gaps_imputed.csv": gaps_table.assign(p_holm=corrected)}
+
+
+def shares_of_groups(training: Groups, synthetic: Groups) -> pd.DataFrame:
+    """Return the share of each group among training and among synthetic patients, for groupings that both have."""
+    rows = []
+    for grouping, real in training.items():
+        if grouping not in synthetic:
+            continue
+        sides = [each.dropna().astype(str).value_counts() for each in (real, synthetic[grouping])]
+        order = dict.fromkeys([*map(str, real.dropna().sort_values(kind="stable").unique()), *map(str, sides[1].index)])
+        for group in order:
+            counts = [int(side.get(group, 0)) for side in sides]
+            shares = [count / max(int(side.sum()), 1) for count, side in zip(counts, sides, strict=True)]
+            rows.append((grouping, group, *counts, *shares))
+    return pd.DataFrame(rows, columns=list(SHARES))

@@ -1,0 +1,111 @@
+"""The audit of groups of patients beside HyperMM: the best comparator, imputations, synthetic patients."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from reporting.fairness_page import LEVEL, Fairness, fairness_section
+from reporting.formatting import interval, is_number, number
+from reporting.tables import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class FairnessOfOthers:
+    """What the stage confounding found for others, by the groups of the report.
+
+    Attributes:
+        groups: as `fairness.audit_groups` returns it, with `of`.
+        gaps: as `fairness.gaps_between_groups` returns it, with `of`.
+        groups_imputed: as `group_means.audit_means` returns it, with `modality`.
+        gaps_imputed: as `group_means.gaps_of_means` returns it, with `modality` and `p_holm`.
+        shares: of groups among training and synthetic patients.
+        comparator: its name, "" for none; AUC on validation of all that were compared; why others were not.
+    """
+
+    groups: pd.DataFrame
+    gaps: pd.DataFrame
+    groups_imputed: pd.DataFrame
+    gaps_imputed: pd.DataFrame
+    shares: pd.DataFrame
+    comparator: Mapping[str, Any]
+
+
+def others_section(others: FairnessOfOthers, page: Fairness) -> dict[str, Any]:
+    """Return the variables of `fairness_others.html.j2`; `page` is that of HyperMM."""
+    named = [str(name) for name in dict.fromkeys(others.groups["of"]) if name]
+    classifiers = []
+    for name in named:
+        own = dataclasses.replace(
+            page,
+            groups=others.groups[others.groups["of"] == name].drop(columns="of").reset_index(drop=True),
+            gaps=others.gaps[others.gaps["of"] == name].drop(columns="of").reset_index(drop=True),
+        )
+        classifiers.append({"name": name, "how": _how(name, others.comparator), **fairness_section(own)})
+    return {
+        "classifiers": classifiers,
+        "imputed": _imputed(others) if len(others.groups_imputed) else None,
+        "imputed_answer": imputed_in_words(others.gaps_imputed, page.smallest_group),
+        "shares": _shares(others.shares) if len(others.shares) else None,
+    }
+
+
+def _how(name: str, comparator: Mapping[str, Any]) -> str:
+    """Say how the comparator was chosen."""
+    if name != comparator["name"]:
+        return "Tested on real patients of validation and test, decided at a probability of one half."
+    score = f"AUC {comparator['validation'][name]:.2f}"
+    words = f"Chosen among {len(comparator['validation'])} comparators by its {score} on validation patients"
+    left = "; ".join(f"{other}: {why}" for other, why in comparator["left_out"].items())
+    return f"{words}.{f' Not among them: {left}.' if left else ''}"
+
+
+def imputed_in_words(gaps: pd.DataFrame, smallest: int) -> list[str]:
+    """Say in which groups scans are imputed worse than chance explains, or that this cannot be said."""
+    tested = [row for row in gaps.to_dict("records") if is_number(row["p_holm"])]
+    if not tested:
+        return [
+            "Whether scans are imputed as well in every group cannot be said: no two groups have "
+            f"{smallest} test patients whose scan could be hidden and imputed."
+        ]
+    found = sorted((row for row in tested if row["p_holm"] < LEVEL), key=lambda row: row["p_holm"])
+    if not found:
+        least = min(row["p_holm"] for row in tested)
+        return [
+            f"Scans are imputed as well in every group, as far as chance lets one see ({len(tested)} tests; the "
+            f"smallest p is {least:.2g}, corrected for their number)."
+        ]
+    return [
+        f"{row['modality']} is imputed worse by {row['grouping']}: CRPS of {row['highest']} minus {row['lowest']} is "
+        f"{row['gap']:.3g} (interval {interval(row['low'], row['high'])}), more than chance explains "
+        f"(p {row['p_holm']:.2g}, corrected for the number of tests)."
+        for row in found
+    ]
+
+
+def _imputed(others: FairnessOfOthers) -> Table:
+    """CRPS of imputed feature maps by group."""
+    rows = []
+    for row in others.groups_imputed.to_dict("records"):
+        cells = [str(row["modality"]), str(row["grouping"]), str(row["group"]), f"{int(row['subjects']):,}"]
+        few = not is_number(row["mean"])
+        cells += ["too few", "–"] if few else [number(row["mean"]), interval(row["low"], row["high"])]
+        rows.append(tuple(cells))
+    headers = ("Modality", "By", "Group", "Patients", "CRPS", "Interval")
+    return Table(headers, tuple(rows), numeric=frozenset(range(3, 6)))
+
+
+def _shares(shares: pd.DataFrame) -> Table:
+    """Share of each group among training and synthetic patients."""
+    rows = [
+        (
+            str(row["grouping"]), str(row["group"]), f"{int(row['training']):,}", number(row["share_training"]),
+            f"{int(row['synthetic']):,}", number(row["share_synthetic"]),
+        )
+        for row in shares.to_dict("records")
+    ]  # fmt: skip
+    headers = ("By", "Group", "Training patients", "Share", "Synthetic patients", "Share")
+    return Table(headers, tuple(rows), numeric=frozenset(range(2, 6)))
