@@ -104,20 +104,18 @@ def main() -> None:
     )  # fmt: skip
     found: dict[str, Any] = {"left out": ", ".join(left_out) or "nobody"}
     found |= {f"{site}: patients, of class 1": _counted(cohort, site) for site in sorted(set(cohort.site))}
-    predictions = in_folds(cohort, rounds, arguments.folds, arguments.repeats)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    predictions = in_folds(cohort, rounds, arguments.folds, arguments.repeats, arguments.out / "federation_sites.csv")
     found |= scored(predictions)
     if not arguments.owns:
         found |= one_left_out(cohort, rounds)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    name = f"federation_sites-{arguments.name}"
-    finish(name, found, arguments)
+    finish("federation_sites", found, arguments)
 
 
 def _arguments() -> argparse.Namespace:
     parser = options(__doc__ or "")
     add = parser.add_argument
     add("--workspace", type=Path, required=True, help="after the stage features")
-    add("--name", default="cohort", help="of the file of results")
     add("--site", default="site", help="covariate with the site; default site")
     add("--owns", nargs="*", metavar="NAME=A+B", help="hospitals to share the patients out among, and what each owns")
     add("--folds", type=int, default=4)
@@ -169,8 +167,12 @@ def _counted(cohort: Cohort, site: str) -> str:
     return f"{here.sum()}, {int(cohort.target[here].sum())}"
 
 
-def in_folds(cohort: Cohort, rounds: Rounds, folds: int, repeats: int) -> pd.DataFrame:
-    """Return predictions: way, has, repeat (a fold of a repeat), subject, observation, truth, p_0, p_1."""
+def in_folds(cohort: Cohort, rounds: Rounds, folds: int, repeats: int, saved: Path) -> pd.DataFrame:
+    """Return predictions, and write them after each fold.
+
+    Returns:
+        way, has, repeat (a fold of a repeat), subject, observation, truth, p_0, p_1.
+    """
     strata = np.array([f"{s} {k}" for s, k in zip(cohort.site, cohort.target.tolist(), strict=True)])
     tables, number = [], 0
     for repeat in range(repeats):
@@ -188,10 +190,10 @@ def in_folds(cohort: Cohort, rounds: Rounds, folds: int, repeats: int) -> pd.Dat
                     )
                 )
             print(f"fold {number}: {time.process_time() - begun:.0f} CPU-seconds", flush=True)
-            print(
-                pd.concat(tables).groupby(["has", "way"])[["truth", "p_1"]].apply(lambda t: round(float(_auc(t)), 3)),
-                flush=True,
-            )
+            done = pd.concat(tables, ignore_index=True)
+            done.to_csv(saved, index=False)
+            for (has, way), part in done.groupby(["has", "way"]):
+                print(f"  {way}, tested with {has}: AUC {_auc(part):.3f} so far", flush=True)
     return pd.concat(tables, ignore_index=True)
 
 

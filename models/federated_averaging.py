@@ -5,7 +5,7 @@ Nothing here knows a network, a file or NVFlare: names and arrays in, names and 
 Source: McMahan et al. 2017 (FedAvg, weighted by items of each site).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 State = Mapping[str, NDArray[np.float32]]
 SMALLEST_CHANGE = 1e-30
+MOST_ITEMS = 10_000_000  # of a site; a number is its weight in the average
 LARGEST_CHANGE = 10.0  # times the median change of the other sites
 
 
@@ -95,13 +96,17 @@ def _wrong(update: Update, given: State, settings: str, modalities: int) -> str:
     if update.state.keys() != given.keys():
         return f"other weights ({', '.join(sorted(update.state.keys() ^ given.keys())[:3])})"
     for name, values in update.state.items():
+        if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+            return f"{name} holds no floating point numbers"
         if np.shape(values) != given[name].shape:
             return f"{name} has the shape {np.shape(values)}, not {given[name].shape}"
         if not np.isfinite(values).all():
             return f"{name} holds numbers that are not finite"
     owned = np.asarray(update.owned)
-    if update.items < 1 or owned.shape != (modalities,) or (owned < 0).any():
+    if not 1 <= update.items <= MOST_ITEMS or owned.shape != (modalities,) or not (owned >= 0).all():
         return f"{update.items} items, {owned.tolist()} by modality"
+    if (owned > MOST_ITEMS).any() or not 0 <= update.validation_items <= MOST_ITEMS:
+        return f"more than {MOST_ITEMS:,} items of a modality or of validation"
     if update.validation_loss is not None and not np.isfinite(update.validation_loss):
         return "its validation loss is not finite"
     return ""
@@ -150,12 +155,29 @@ def average(
     return out
 
 
-def mean_loss(updates: Sequence[Update]) -> float | None:
-    """Return the validation loss of the weights that were given, over all sites; None if no site has such items."""
-    some = [each for each in updates if each.validation_loss is not None and each.validation_items > 0]
-    if not some:
-        return None
-    weights = [each.validation_items for each in some]
-    return float(
-        np.average([each.validation_loss for each in some if each.validation_loss is not None], weights=weights)
-    )
+Losses = Mapping[str, tuple[float, int]]  # site → validation loss, items
+
+
+def losses_of(updates: Sequence[Update]) -> dict[str, tuple[float, int]]:
+    """Return the validation loss of the weights that were given, for the sites that have such items."""
+    return {
+        each.site: (each.validation_loss, each.validation_items)
+        for each in updates
+        if each.validation_loss is not None and each.validation_items > 0
+    }
+
+
+def mean_loss(losses: Losses, sites: Iterable[str]) -> float | None:
+    """Return the validation loss over some sites, each by its items; None if none of them has any."""
+    some = [losses[site] for site in sites if site in losses]
+    return float(np.average([loss for loss, _ in some], weights=[items for _, items in some])) if some else None
+
+
+def is_better(new: Losses, best: Losses) -> bool:
+    """Return whether weights are better than others, judged by the sites that have judged both.
+
+    A site that was missed in one of the two rounds would otherwise make a round better by its absence.
+    """
+    both = new.keys() & best.keys()
+    a, b = mean_loss(new, sorted(both)), mean_loss(best, sorted(both))
+    return a is not None and b is not None and a < b

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.extractor import PretrainNetwork, UniversalExtractor
-from models.federated_averaging import LARGEST_CHANGE, Log, Update, average, mean_loss, screen
+from models.federated_averaging import (
+    LARGEST_CHANGE,
+    Log,
+    Losses,
+    Update,
+    average,
+    is_better,
+    losses_of,
+    mean_loss,
+    screen,
+)
 from models.fit import Loss, evaluate, fit
 from models.hypermm import Scans, Sets, extract, new_classifier, new_extractor, predict_sets, scan_loss, set_loss
 from models.set_classifier import SetClassifier
@@ -79,11 +89,13 @@ class Layout:
         modalities: M.
         classes: K.
         feature_map_shape: (C, H, W).
+        names: of the modalities, for messages.
     """
 
     modalities: int
     classes: int
     feature_map_shape: tuple[int, int, int]
+    names: tuple[str, ...] = ()
 
     def extractor(self, seed: int) -> PretrainNetwork:
         """Return an untrained φ with its heads."""
@@ -235,7 +247,8 @@ class Server:
         rounds: settings.
         log: what happened.
         state: the weights that are sent next.
-        best: those with the smallest validation loss so far, and that loss.
+        best: those with the smallest validation loss so far, and that of each site.
+        counts: site → scans of each modality that it has summed, (M,).
     """
 
     layout: Layout
@@ -243,7 +256,8 @@ class Server:
     rounds: Rounds
     log: Log = field(default_factory=Log)
     state: Arrays = field(default_factory=dict)
-    best: tuple[float, Arrays] | None = None
+    best: tuple[Losses, Arrays] | None = None
+    counts: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def start(self, statistics: Mapping[str, tuple[str, Arrays]], *, asked: Iterable[str] = ()) -> None:
         """Begin step 1 with the sites' sums: site → (hash of its settings, sums); `asked` are those that were asked."""
@@ -253,11 +267,15 @@ class Server:
         for site, (settings, sums) in sorted(statistics.items()):
             if settings != self.settings:
                 self._refuse("statistics", site, f"other settings ({settings}, not {self.settings})")
-            elif "total" not in sums or np.shape(sums["total"]) != shape or not _finite(sums):
-                self._refuse("statistics", site, "sums of another shape, or not finite")
+            elif not _are_sums(sums, shape):
+                self._refuse("statistics", site, "sums of another shape, or not finite, or of fewer than no scans")
             else:
                 good.append(sums)
+                self.counts[site] = np.asarray(sums["count"])
         self._enough(len(good), "statistics")
+        for number in np.flatnonzero(sum(self.counts.values()) == 0):
+            named = self.layout.names[number] if self.layout.names else f"modality {number + 1}"
+            self.log.lines.append(f"{named}: no site has {FEWEST_SCANS} training scans of it, so φ does not learn it")
         self.state = arrays_of(self.layout.extractor(self.rounds.seed)) | normalisation(good)
 
     def take(self, step: Step, number: int, updates: list[Update], *, asked: Iterable[str] = ()) -> None:
@@ -271,13 +289,18 @@ class Server:
             updates, self.state, settings=self.settings, modalities=self.layout.modalities,
             largest=self.rounds.largest_change,
         )  # fmt: skip
+        for update in [each for each in kept if each.site in self.counts]:
+            if not np.array_equal(update.owned, self.counts[update.site]):
+                refused[update.site] = "other numbers of scans than when it sent its sums"
+                kept.remove(update)
         for site in sorted(set(asked) - {update.site for update in updates}):
             self._refuse(name, site, SILENT)
         for site, reason in refused.items():
             self._refuse(name, site, reason)
         self._enough(len(kept), name)
         self._judge(kept)
-        loss = mean_loss(kept)
+        losses = losses_of(kept)
+        loss = mean_loss(losses, sorted(losses))
         rows = frozenset({EMBEDDING})
         self.log.lines.append(
             f"{name}: {', '.join(each.site for each in kept)}"
@@ -296,9 +319,9 @@ class Server:
         return chosen
 
     def _judge(self, kept: list[Update]) -> None:
-        loss = mean_loss(kept)
-        if loss is not None and (self.best is None or loss < self.best[0]):
-            self.best = loss, self.state
+        losses = losses_of(kept)
+        if losses and (self.best is None or is_better(losses, self.best[0])):
+            self.best = losses, self.state
 
     def _refuse(self, where: str, site: str, reason: str) -> None:
         self.log.refused.append((where, site, reason))
@@ -312,8 +335,16 @@ class Server:
             )
 
 
-def _finite(sums: Arrays) -> bool:
-    return all(bool(np.isfinite(values).all()) for values in sums.values())
+def _are_sums(sums: Arrays, shape: tuple[int, ...]) -> bool:
+    """Return whether these can be count (M,), Σz (M, C, H, W) and Σ|z|² (M,)."""
+    wanted = {"count": shape[:1], "total": shape, "squares": shape[:1]}
+    if sums.keys() != wanted.keys():
+        return False
+    for name, values in sums.items():
+        given = np.asarray(values)
+        if given.shape != wanted[name] or given.dtype.kind != "f" or not np.isfinite(given).all():
+            return False
+    return bool((sums["count"] >= 0).all() and (sums["squares"] >= 0).all())
 
 
 def train_in_one_process(sites: Mapping[str, Site], server: Server) -> tuple[Arrays, Arrays]:

@@ -42,6 +42,9 @@ def combine(sent: Mapping[str, Sent], *, factors: int = 4, seed: int = 0, draws:
             f"noise was added by {len(noise)} of {len(sent)} sites (ε up to {max(n['epsilon'] for n in noise):g} a "
             f"contribution): counts and sums are not exact, and cells of fewer than {LEAST} patients are left out"
         )
+    if clips := {name: each.facts["clip"] for name, each in sent.items() if each.facts.get("clip") is not None}:
+        lengths = ", ".join(f"{clip:g} ({name})" for name, clip in clips.items())
+        notes.append(f"scores were shortened to a length of {lengths}; other contributions were not")
     shape = tuple(plan["feature_map_shape"])
     if not plan["feature_maps"]:
         notes.append("means of feature maps were not shared: embeddings can be made, imputed feature maps cannot")
@@ -77,6 +80,7 @@ def _check_alike(sent: Mapping[str, Sent]) -> None:
     if twice:
         files = [name for name, each in sent.items() if each.facts["id"] in twice]
         raise FederationFileError(f"{' and '.join(files)} are the same contribution; its patients would count twice")
+    _check_sources(sent)
     masked = {name: each for name, each in sent.items() if each.ring is not None}
     if not masked:
         return
@@ -84,6 +88,19 @@ def _check_alike(sent: Mapping[str, Sent]) -> None:
         plain = next(name for name, each in sent.items() if each.ring is None)
         raise FederationFileError(f"{plain} has no masks and {next(iter(masked))} has; masks need all sites")
     _check_masks(masked)
+
+
+def _check_sources(sent: Mapping[str, Sent]) -> None:
+    """Refuse two contributions of one workspace: of a rerun the newest alone counts."""
+    first_of: dict[str, str] = {}
+    for name, each in sent.items():
+        source = str(each.facts.get("source") or name)
+        if source in first_of:
+            raise FederationFileError(
+                f"{first_of[source]} and {name} come from the same workspace, so its patients would count twice; leave "
+                "out the older one"
+            )
+        first_of[source] = name
 
 
 def _check_masks(sent: Mapping[str, Sent]) -> None:

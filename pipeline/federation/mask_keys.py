@@ -7,6 +7,7 @@ pair; so fingerprints are compared another way, such as by telephone.
 Source: RFC 7748 (X25519), RFC 5869 (HKDF), RFC 8439 (ChaCha20).
 """
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -21,8 +22,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from console.errors import InputError
 from files.key_pairs import MOST_KEY, fingerprint, write_key_pair
 from files.reading import UnusableFileError, open_regular, read_bytes
+from files.writing import PRIVATE, readable_by, replacing
 
 MOST_SITES = 1000
+MOST_ROUNDS = 10_000_000  # bytes of a list of rounds
 
 
 class MaskKeyError(InputError):
@@ -85,11 +88,35 @@ def public_keys(folder: Path) -> dict[str, X25519PublicKey]:
     Raises:
         MaskKeyError: a file holds no key, or two sites have the same.
     """
-    files = sorted(folder.glob("*.pub"))[:MOST_SITES]
+    files = sorted(folder.glob("*.pub"))
+    if len(files) > MOST_SITES:
+        raise MaskKeyError(f"{folder} has {len(files)} public keys; masks are made for at most {MOST_SITES} sites")
     keys = {path.stem: public_key(path) for path in files}
     if len({fingerprint(key) for key in keys.values()}) < len(keys):
         raise MaskKeyError(f"{folder}: two sites have the same public key; each needs its own")
     return keys
+
+
+def use_round(path: Path, context: str) -> None:
+    """Note beside a key, in KEY.rounds, that masks were made with it for a context; the same masks are made once only.
+
+    A workspace knows its own rounds; this knows those of all workspaces that share the key.
+
+    Raises:
+        MaskKeyError: they were made before, or this cannot be noted.
+    """
+    used, told = path.with_name(f"{path.name}.rounds"), hashlib.sha256(context.encode()).hexdigest()
+    try:
+        before = read_bytes(used, most=MOST_ROUNDS).decode().split() if used.exists() else []
+        if told in before:
+            raise MaskKeyError(
+                f"the key {path} has made masks for this round before, perhaps from another workspace; the same masks "
+                "on other sums would give their difference away. Agree on another contribute.round with all sites"
+            )
+        with readable_by(PRIVATE), replacing(used) as partial:
+            partial.write_text("".join(f"{each}\n" for each in [*before, told]), "ascii")
+    except (OSError, ValueError, UnusableFileError) as error:
+        raise MaskKeyError(f"{used}, which lists the rounds of the key, cannot be used: {error}") from error
 
 
 def streams(

@@ -87,13 +87,19 @@ class HyperMMController(ModelController):
 
     def _ask(self, task: str, number: int, state: Arrays, timeout_s: int) -> list[FLModel]:
         data = FLModel(params=state, params_type=ParamsType.FULL, current_round=number)
-        asked, begun = [client.name for client in self.engine.get_clients()], time.monotonic()
-        fewest, longer_s = self.patience.waits(asked)
+        asked = [client.name for client in self.engine.get_clients()]
+        fewest, longer_s = self.patience.waits(asked, timeout_s)
         found: list[FLModel] = self.broadcast_model(
             task_name=task, data=data, timeout=timeout_s, min_responses=fewest, wait_time_after_min_received=longer_s
         )
-        self.patience.note(asked, [str(model.meta["client_name"]) for model in found], time.monotonic() - begun)
+        self.patience.note(asked, {str(model.meta["client_name"]): _seconds(model) for model in found})
         return found
+
+
+def _seconds(model: FLModel) -> float:
+    """Return how long a site says that it worked on an answer."""
+    said = model.meta.get("seconds")
+    return float(said) if isinstance(said, int | float) else 0.0
 
 
 def _update(model: FLModel) -> Update:
@@ -125,11 +131,14 @@ class HyperMMExecutor(Executor):
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Do one task: statistics, extractor, classifier, finish."""
+        begun = time.monotonic()
         try:
             if self.site is None:
                 self.site = self._site(fl_ctx)
             given = FLModelUtils.from_shareable(shareable)
-            return FLModelUtils.to_shareable(self.answer(task_name, given, self.site, fl_ctx))
+            answer = self.answer(task_name, given, self.site, fl_ctx)
+            answer.meta["seconds"] = round(time.monotonic() - begun, 3)
+            return FLModelUtils.to_shareable(answer)
         except (InputError, FloatingPointError, OSError, ValueError) as error:
             self.log_error(fl_ctx, f"{task_name}: {error}")
             return make_reply(ReturnCode.EXECUTION_EXCEPTION)

@@ -1,7 +1,7 @@
 """A federated training of HyperMM as a job, and a site's part of it from its workspace after the stage features."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.repeat_data import RepeatData, data_of_repeat
 from pipeline.training.repeat_data import Sets as Observations
 
-FORMAT = "hypermm-rounds/1"
+FORMAT = "hypermm-rounds/2"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Job:
     def layout(self) -> Layout:
         """What the networks are made for."""
         channels, height, width = self.plan["feature_map_shape"]
-        return Layout(len(self.plan["modalities"]), len(self.plan["classes"]), (channels, height, width))
+        names = tuple(self.plan["modalities"])
+        return Layout(len(names), len(self.plan["classes"]), (channels, height, width), names)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for `from_json`."""
@@ -76,33 +77,32 @@ class Job:
 class Patience:
     """How long a round waits for a site that sent nothing in the last one, so that one dead site does not cost all.
 
-    Of such sites none has to answer: once as many have as sent something last time, the round goes on for `TIMES` the
-    longest that a round took in which nobody was missed, and not until its time is up. A site that is back in this time
-    is waited for again.
+    Of such sites none has to answer: once as many have as sent something last time, the round goes on for `SPARE_S` and
+    `TIMES` the longest that a site has worked on an answer, and not until its time is up. A site that is back in this
+    time is waited for again.
 
     Attributes:
         silent: sites that sent nothing in the last round.
-        longest_s: seconds of the longest round in which nobody was missed.
+        longest_s: seconds that a site has worked on an answer, the longest.
     """
 
-    TIMES = 3
+    TIMES, SPARE_S = 3, 10
 
     def __init__(self) -> None:
         self.silent: frozenset[str] = frozenset()
         self.longest_s = 0.0
 
-    def waits(self, asked: Collection[str]) -> tuple[int, int]:
+    def waits(self, asked: Collection[str], timeout_s: int) -> tuple[int, int]:
         """Return how many have to answer, 0 for all of them, and the seconds that the round goes on then."""
         absent = self.silent.intersection(asked)
-        if not absent or len(absent) == len(asked) or not self.longest_s:
+        if not absent or len(absent) == len(asked):
             return 0, 0
-        return len(asked) - len(absent), math.ceil(self.TIMES * self.longest_s)
+        return len(asked) - len(absent), min(timeout_s, math.ceil(self.TIMES * self.longest_s) + self.SPARE_S)
 
-    def note(self, asked: Collection[str], answered: Collection[str], seconds: float) -> None:
-        """Note who answered in a round, and how long it took."""
-        self.silent = frozenset(asked) - frozenset(answered)
-        if not self.silent:
-            self.longest_s = max(self.longest_s, seconds)
+    def note(self, asked: Collection[str], seconds: Mapping[str, float]) -> None:
+        """Note who answered in a round: site → seconds that it says it worked on it."""
+        self.silent = frozenset(asked) - seconds.keys()
+        self.longest_s = max([self.longest_s, *(each for each in seconds.values() if math.isfinite(each))])
 
 
 def plan_of_workspace(workspace: Path, classes: tuple[str, ...]) -> dict[str, Any]:

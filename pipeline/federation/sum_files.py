@@ -92,6 +92,11 @@ def read_contribution(path: Path) -> Sent:
         if not (isinstance(facts["id"], str) and isinstance(facts["repeat"], int)):
             raise ValueError("no id, or no repeat")
         blocks, classes = layout_of(facts["plan"]), len(facts["plan"]["classes"])
+        if noise := facts.get("noise"):
+            if not all(float(noise[name]) > 0 for name in ("epsilon", "delta", "sd")):
+                raise ValueError("noise of no size")
+        if facts.get("clip") is not None and not float(facts["clip"]) > 0:
+            raise ValueError("scores shortened to no length")
         if facts.get("sites") is not None and not {"site", "round", "keys"} <= facts.keys():
             raise ValueError("masks without site, round or keys")
         if "cells" in facts:

@@ -13,6 +13,7 @@ from console.errors import InputError
 from files.key_pairs import fingerprint
 from models.joint.blocks import FloatArray
 from models.joint.dense import TooManyBlocksError, length_of, to_vector
+from models.joint.disclosure import told_apart
 from models.joint.federated import Contribution, contribution_of, scores_of, small_cells
 from models.joint.masks import OutOfRangeError, masked, to_ring
 from models.joint.model import Patients
@@ -66,6 +67,10 @@ def contribute(
     of_rows = rows.loc[train, "subject"].to_list()
     kept = _without_small_cells(patients, labels, of_rows, plan, config, runtime)
     subjects = sorted({of_rows[i] for i in kept})
+    summed = _summed(patients, labels, of_rows, kept, plan, config)
+    earlier = out.releases()
+    if config.epsilon is None:
+        _refuse_differences(earlier, summed, config)
     sent = _sent(patients.rows(kept), labels[kept], plan, config, runtime, out)
     release = {
         "id": sent.facts["id"],
@@ -75,8 +80,10 @@ def contribute(
         "delta": config.delta if config.epsilon else None,
         "train_subjects": subjects,
         "validation_subjects": [],
+        "source": sent.facts["source"],
+        "summed": summed,
     }
-    _say_what_is_spent([*out.releases(), release], runtime)
+    _say_what_is_spent([*earlier, release], runtime)
     out.save(contribution_bytes(sent), release)
     _say_averaged(data, runtime)
     runtime.results |= {"counts": {"training patients": len(kept)}, "plan": plan, "plan_hash": plan_hash(plan)}
@@ -125,6 +132,40 @@ def _without_small_cells(
     return kept
 
 
+def _summed(
+    patients: Patients,
+    labels: NDArray[np.int64],
+    subjects: list[str],
+    kept: NDArray[np.int64],
+    plan: Plan,
+    config: ContributeConfig,
+) -> dict[str, list[str]]:
+    """Return the patients of each sum: of cells by their names, and with feature maps of modalities."""
+    blocks = layout_of(plan)
+    patterns = blocks.patterns(scores_of(patients, blocks, tuple(plan["feature_map_shape"])))
+    found: dict[str, set[str]] = {}
+    for i in kept.tolist():
+        found.setdefault(cell_name(plan, (int(labels[i]), patterns[i])), set()).add(subjects[i])
+        for name, has in zip(blocks.names, patterns[i], strict=True):
+            if config.feature_maps and has and name in plan["modalities"]:
+                found.setdefault(f"feature maps of {name}", set()).add(subjects[i])
+    return {name: sorted(members) for name, members in found.items()}
+
+
+def _refuse_differences(earlier: list[dict[str, Any]], summed: dict[str, list[str]], config: ContributeConfig) -> None:
+    """Refuse sums whose difference from released ones is that of a few patients; with noise there is nothing exact."""
+    exact = [each.get("summed", {}) for each in earlier if not each["epsilon"]]
+    before = [members for each in exact for members in each.values()]
+    found = told_apart(before, list(summed.values()), config.smallest_cell)
+    if found and before:
+        raise InputError(
+            f"these sums and those released before (contribute/sent.json) together give away the sum over "
+            f"{len(found[0])} patient(s) alone ({', '.join(found[0])}); contribute.smallest_cell is "
+            f"{config.smallest_cell}. Contribute again when more patients have changed, send the earlier file once "
+            "more, or add noise (contribute.epsilon)"
+        )
+
+
 def _sent(
     patients: Patients,
     labels: NDArray[np.int64],
@@ -135,8 +176,10 @@ def _sent(
 ) -> Sent:
     """Sum, shorten, add noise and masks as the settings say."""
     blocks, classes, shape = layout_of(plan), len(plan["classes"]), tuple(plan["feature_map_shape"])
+    own = secrets.token_hex(16)
     facts: dict[str, Any] = {
-        "id": secrets.token_hex(16), "plan": plan, "repeat": config.repeat, "clip": config.clip, "noise": None,
+        "id": own, "source": _source(out, own), "plan": plan, "repeat": config.repeat, "clip": config.clip,
+        "noise": None,
     }  # fmt: skip
     total = contribution_of(patients, labels, blocks, classes, shape, feature_maps=config.feature_maps)
     if config.clip is not None:
@@ -161,6 +204,12 @@ def _sent(
         raise InputError(str(error)) from error
 
 
+def _source(out: ContributionSet, own: str) -> str:
+    """Return what all contributions of this workspace have in common: the id of its first, a random one."""
+    releases = out.releases()
+    return str(releases[0].get("source", releases[0]["id"])) if releases else own
+
+
 def _masked(
     vector: FloatArray, facts: dict[str, Any], plan: Plan, config: ContributeConfig, out: ContributionSet
 ) -> Sent:
@@ -175,7 +224,8 @@ def _masked(
     keys = mask_keys.public_keys(config.public_keys)
     context = f"{plan_hash(plan)} repeat {config.repeat} round {config.round}"
     size = length_of(layout_of(plan), len(plan["classes"]), widths_of(plan))
-    streams = mask_keys.streams(config.site, mask_keys.secret_key(config.key), keys, context=context, size=8 * size)
+    secret = mask_keys.secret_key(config.key)
+    streams = mask_keys.streams(config.site, secret, keys, context=context, size=8 * size)
     told = "\n".join(f"{name} {fingerprint(key)}" for name, key in keys.items())
     facts |= {
         "site": config.site,
@@ -184,9 +234,11 @@ def _masked(
         "round": config.round,
     }
     try:
-        return Sent(facts, ring=masked(to_ring(vector, sites=len(keys)), config.site, streams))
+        ring = masked(to_ring(vector, sites=len(keys)), config.site, streams)
     except (OutOfRangeError, ValueError) as error:
         raise InputError(str(error)) from error
+    mask_keys.use_round(config.key, f"{context}\n{told}")
+    return Sent(facts, ring=ring)
 
 
 def _say_what_is_spent(releases: list[dict[str, Any]], runtime: Runtime) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from models.federated_averaging import Update, average, mean_loss, screen
+from models.federated_averaging import Update, average, is_better, losses_of, mean_loss, screen
 
 GIVEN = {"w": np.zeros((2, 3), dtype=np.float32), "rows": np.ones((3, 2), dtype=np.float32), "fixed": np.ones(1)}
 
@@ -47,6 +47,11 @@ def test_sound_updates_pass_in_the_order_of_their_names() -> None:
         (update("x", 1.0, items=0), "0 items"),
         (update("x", 1.0, owned=(1, -1, 0)), "[1, -1, 0] by modality"),
         (update("x", 1.0, owned=(1,)), "[1] by modality"),
+        (update("x", 1.0, items=10**12), "1000000000000 items"),
+        (update("x", 1.0, owned=(10**12, 0, 0)), "more than 10,000,000 items"),
+        (update("x", 1.0, validation_items=10**12), "more than 10,000,000 items"),
+        (update("x", 1.0, state={**GIVEN, "w": np.full((2, 3), "x")}), "w holds no floating point numbers"),
+        (update("x", 1.0, state={**GIVEN, "w": [[0.0] * 3] * 2}), "w holds no floating point numbers"),
         (update("x", 100.0), "its weights moved 90.9 times as far"),
         (update("x", 1.0, validation_loss=np.inf), "its validation loss is not finite"),
     ],
@@ -73,5 +78,13 @@ def test_the_loss_is_over_the_items_of_those_that_have_any() -> None:
         update("b", 0, validation_loss=2.0, validation_items=30),
         update("c", 0),
     ]
-    assert mean_loss(some) == pytest.approx(1.75)
-    assert mean_loss(some[2:]) is None
+    assert mean_loss(losses_of(some), "abc") == pytest.approx(1.75)
+    assert mean_loss(losses_of(some[2:]), "abc") is None
+
+
+def test_weights_are_compared_by_the_sites_that_judged_both() -> None:
+    best = {"easy": (0.2, 10), "hard": (0.9, 10)}
+    assert not is_better({"easy": (0.3, 10)}, best)  # its mean is lower for want of the hard site alone
+    assert is_better({"easy": (0.1, 10)}, best)
+    assert is_better({"easy": (0.3, 10), "hard": (0.7, 10), "new": (5.0, 10)}, best)
+    assert not is_better({"new": (0.0, 10)}, best)

@@ -9,7 +9,7 @@ from helpers import federated_sites
 from console.errors import InputError
 from models.federated_hypermm import Server, train_in_one_process
 from pipeline.cli import federation
-from pipeline.federation.rounds import Job, WorkspaceSite
+from pipeline.federation.rounds import Job, Patience, WorkspaceSite
 from pipeline.store.base import read_record, write_record
 from pipeline.store.tables import SplitTables
 
@@ -89,3 +89,16 @@ def test_a_workspace_without_features_and_a_job_of_another_kind_are_refused(
     with pytest.raises(InputError, match="no job of a federated training"):
         Job.from_json({**job.to_json(), "format": "other"})
     assert Job.from_json(json.loads(json.dumps(job.to_json()))).settings == job.settings
+
+
+def test_a_site_that_was_silent_is_waited_for_no_longer_than_answers_take() -> None:
+    patience, asked = Patience(), ["a", "b", "c"]
+    assert patience.waits(asked, 3600) == (0, 0)  # everybody has to answer
+    patience.note(asked, {"a": 2.0, "b": 5.5})
+    assert patience.waits(asked, 3600) == (2, 27)  # three times 5.5, and 10
+    assert patience.waits(asked, 20) == (2, 20)
+    assert patience.waits(["a", "b"], 3600) == (0, 0)  # who is not asked is not missed
+    patience.note(asked, {"a": 1.0, "b": float("nan"), "c": 1.0})
+    assert patience.waits(asked, 3600) == (0, 0)  # it is back
+    patience.note(asked, {})
+    assert patience.waits(asked, 3600) == (0, 0)

@@ -1,6 +1,7 @@
 """Sites contribute, a coordinator combines, a site imputes with the model of all: files, refusals, what is said."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,39 @@ def test_masked_contributions_give_the_same_model_and_none_by_itself(
         send(sites["east"], **masks_of(keys, "east"), clip=4.0)
 
 
+def test_the_masks_of_a_round_are_made_once_by_all_workspaces_of_a_key(
+    sites: dict[str, Path], keys: Path, tmp_path: Path
+) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(sites["north"], tmp_path / name, ignore=shutil.ignore_patterns("contribute"))
+    send(tmp_path / "one", **masks_of(keys, "north", round="twice"))
+    with pytest.raises(InputError, match="made masks for this round before, perhaps from another workspace"):
+        send(tmp_path / "other", **masks_of(keys, "north", round="twice"))
+    send(tmp_path / "other", **masks_of(keys, "north", round="another"))
+
+
+def test_a_patient_more_gives_no_sums_that_tell_that_patient_apart(sites: dict[str, Path], tmp_path: Path) -> None:
+    """The sums before and after differ by one patient: what was sent twice would be that patient's scores."""
+    workspace = tmp_path / "run"
+    shutil.copytree(sites["east"], workspace, ignore=shutil.ignore_patterns("contribute"))
+    first = read_contribution(send(workspace))
+    split = SplitTables(workspace / "split")
+    table = split.splits()
+    moved = table.loc[table["split"] == "validation", "subject"].iloc[0]
+
+    def learn_from(subjects: list[str]) -> None:
+        split.save_splits(table.assign(split=table["split"].mask(table["subject"].isin(subjects), "train")), {})
+        toy_run.finish(split, **split.contents())
+
+    learn_from([moved])
+    with pytest.raises(InputError, match=f"give away the sum over 1 patient\\(s\\) alone \\({moved}\\)"):
+        send(workspace)
+    learn_from(table.loc[table["split"] == "validation", "subject"].to_list())
+    again = read_contribution(send(workspace, small_cells="leave_out"))
+    with pytest.raises(FederationFileError, match="come from the same workspace"):
+        combine({"first": first, "again": again})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -222,9 +256,9 @@ def test_masked_contributions_give_the_same_model_and_none_by_itself(
 def test_masks_that_do_not_cancel_are_refused(plain: dict[str, Path], change: dict[str, Any], message: str) -> None:
     first = read_contribution(plain["east"])
     facts = {"site": "west", "sites": ["east", "north", "west"], "keys": "k", "round": "1"}
-    of = {"a": facts, "b": facts | change}
+    of = {"a": facts, "b": facts | change}  # of two workspaces
     ring = np.zeros(1, dtype=np.uint64)
-    sent = {name: Sent({**first.facts, **each, "id": name}, ring=ring) for name, each in of.items()}
+    sent = {name: Sent({**first.facts, **each, "id": name, "source": name}, ring=ring) for name, each in of.items()}
     with pytest.raises(FederationFileError, match=message):
         combine(sent)
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.numpy
 
@@ -69,16 +70,18 @@ def test_the_simulator_finds_the_weights_of_one_process_and_every_site_gets_them
     job = federated_sites.job(workspaces["east"], timeout_s=LONGEST_S)
     sim = simulate(tmp_path, job, workspaces)
     assert told(sim)["refused"] == []
-    local = {name: WorkspaceSite(name, path, job).local for name, path in workspaces.items()}
-    extractor, classifier = train_in_one_process(local, Server(job.layout, job.settings, job.rounds))  # type: ignore[arg-type]
+    parts = {name: WorkspaceSite(name, path, job) for name, path in workspaces.items()}
+    local = {name: part.local for name, part in parts.items() if part.local}
+    extractor, classifier = train_in_one_process(local, Server(job.layout, job.settings, job.rounds))
     expected = {f"phi.{n}": v for n, v in extractor.items()} | {f"rho.{n}": v for n, v in classifier.items()}
     for place in ("server", "east", "north", "west"):
         found = safetensors.numpy.load_file(sim / place / "simulate_job" / "model.safetensors")
         assert found.keys() == expected.keys()
         for name, values in expected.items():
             np.testing.assert_allclose(found[name], values, atol=1e-6, err_msg=name)
-    for place in ("east", "north", "west"):
-        assert len((sim / place / "simulate_job" / "predictions.csv").read_text().splitlines()) > 20
+    for place, part in parts.items():
+        table = pd.read_csv(sim / place / "simulate_job" / "predictions.csv")
+        pd.testing.assert_frame_equal(table, part.predictions(extractor, classifier), check_dtype=False)
 
 
 class Direct(HyperMMController):
