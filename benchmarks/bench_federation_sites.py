@@ -88,9 +88,9 @@ class Cohort:
         of_scan = [torch.isin(owner, part).nonzero().flatten() for part in parts]
         target = self.target[people]
         scans = Scans(self.maps[rows], modality, target[owner], *of_scan)
-        return scans, Sets(
-            Groups.of(owner, len(people)), target, *parts, modality, torch.arange(len(people))
-        )  # fmt: skip
+        train_sets, held_sets = parts
+        groups = Groups.of(owner, len(people))
+        return scans, Sets(groups, target, train_sets, held_sets, modality, torch.arange(len(people)))  # fmt: skip
 
 
 def main() -> None:
@@ -105,10 +105,13 @@ def main() -> None:
     found: dict[str, Any] = {"left out": ", ".join(left_out) or "nobody"}
     found |= {f"{site}: patients, of class 1": _counted(cohort, site) for site in sorted(set(cohort.site))}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    predictions = in_folds(cohort, rounds, arguments.folds, arguments.repeats, arguments.out / "federation_sites.csv")
+    predictions = in_folds(
+        cohort, rounds, arguments.folds, arguments.repeats, validation=arguments.validation,
+        saved=arguments.out / "federation_sites.csv",
+    )  # fmt: skip
     found |= scored(predictions)
     if not arguments.owns:
-        found |= one_left_out(cohort, rounds)
+        found |= one_left_out(cohort, rounds, arguments.validation)
     finish("federation_sites", found, arguments)
 
 
@@ -118,9 +121,11 @@ def _arguments() -> argparse.Namespace:
     add("--workspace", type=Path, required=True, help="after the stage features")
     add("--site", default="site", help="covariate with the site; default site")
     add("--owns", nargs="*", metavar="NAME=A+B", help="hospitals to share the patients out among, and what each owns")
+    add("--average", action="store_true", help="feature maps averaged over positions: a tenth of the time")
     add("--folds", type=int, default=4)
     add("--repeats", type=int, default=1, help="of the folds")
-    add("--rounds", type=int, nargs=2, default=(5, 30), metavar="N", help="of φ and of ρ")
+    add("--rounds", type=int, nargs=2, default=(3, 20), metavar="N", help="of φ and of ρ")
+    add("--validation", type=int, default=0, metavar="N", help="one of N for validation; 0: the last round counts")
     add("--epochs", type=int, default=1, help="of a site in a round")
     add("--rates", type=float, nargs=2, default=(1e-4, 1e-3), metavar="X", help="learning rates of φ and of ρ")
     return parser.parse_args()
@@ -154,6 +159,8 @@ def read(arguments: argparse.Namespace) -> tuple[Cohort, list[str]]:
         for s, m in zip(scans["subject"], scans["modality"], strict=True)
     ]
     maps = store.load(scans["scan"].to_list())
+    if arguments.average:
+        maps = maps.mean(dim=(2, 3), keepdim=True)
     layout = Layout(len(modalities), len(classes), tuple(maps.shape[1:]))  # type: ignore[arg-type]
     modality = torch.tensor([modalities.index(m) for m in scans["modality"]])
     return Cohort(
@@ -167,7 +174,7 @@ def _counted(cohort: Cohort, site: str) -> str:
     return f"{here.sum()}, {int(cohort.target[here].sum())}"
 
 
-def in_folds(cohort: Cohort, rounds: Rounds, folds: int, repeats: int, saved: Path) -> pd.DataFrame:
+def in_folds(cohort: Cohort, rounds: Rounds, folds: int, repeats: int, *, validation: int, saved: Path) -> pd.DataFrame:
     """Return predictions, and write them after each fold.
 
     Returns:
@@ -179,7 +186,7 @@ def in_folds(cohort: Cohort, rounds: Rounds, folds: int, repeats: int, saved: Pa
         split = StratifiedKFold(folds, shuffle=True, random_state=repeat).split(strata, strata)
         for rest, tested in split:
             number += 1
-            train, validation = _held(rest, strata, repeat)
+            train, validation = _held(rest, strata, repeat, validation)
             begun = time.process_time()
             own = dataclasses.replace(rounds, seed=repeat)
             for way, has, p in _ways(cohort, own, train, validation, tested):
@@ -197,11 +204,13 @@ def in_folds(cohort: Cohort, rounds: Rounds, folds: int, repeats: int, saved: Pa
     return pd.concat(tables, ignore_index=True)
 
 
-def _held(rest: np.ndarray, strata: np.ndarray, repeat: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return training and validation patients, a seventh of each site and class for validation."""
+def _held(rest: np.ndarray, strata: np.ndarray, repeat: int, share: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and validation patients: one of `share` of each site and class for validation; 0: nobody."""
+    if share == 0:
+        return rest, np.zeros(0, dtype=np.int64)
     shuffled = np.random.default_rng([7, repeat]).permutation(rest)
     place = pd.Series(strata[shuffled]).groupby(strata[shuffled]).cumcount().to_numpy()
-    held = place % 7 == 3
+    held = place % share == share // 2
     return np.sort(shuffled[~held]), np.sort(shuffled[held])
 
 
@@ -211,8 +220,9 @@ def _sites(
     nobody = np.zeros(0, dtype=np.int64)
     out = {}
     for name in names:
-        own = [part[cohort.site[part] == name] for part in (train, held)]
-        out[name] = LocalSite(name, SETTINGS, cohort.layout, *cohort.data(*own, nobody), rounds)
+        own, own_held = (part[cohort.site[part] == name] for part in (train, held))
+        scans, sets = cohort.data(own, own_held, nobody)
+        out[name] = LocalSite(name, SETTINGS, cohort.layout, scans, sets, rounds)
     return out
 
 
@@ -262,14 +272,14 @@ def _by_folds(
     return predict_sets(rho, features_of(network.extractor, scans), sets.groups).numpy()
 
 
-def one_left_out(cohort: Cohort, rounds: Rounds) -> dict[str, Any]:
+def one_left_out(cohort: Cohort, rounds: Rounds, validation: int) -> dict[str, Any]:
     """Return the AUC on all patients of a site that no training saw: the others federated, and in one place."""
     found: dict[str, Any] = {}
     every = np.arange(len(cohort.target))
     strata = np.array([f"{s} {k}" for s, k in zip(cohort.site, cohort.target.tolist(), strict=True)])
     for name in sorted(set(cohort.site)):
         tested = every[cohort.site == name]
-        train, held = _held(every[cohort.site != name], strata, 0)
+        train, held = _held(every[cohort.site != name], strata, 0, validation)
         others = sorted(set(cohort.site) - {name})
         nobody = np.zeros(0, dtype=np.int64)
         scans, sets = cohort.data(nobody, nobody, tested)

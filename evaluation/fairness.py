@@ -52,7 +52,7 @@ _SMALLEST = 1e-6  # probability in a log odds
 _NEWTON_STEPS = 25
 _STEEPEST = 20.0  # slope; beyond it the classes are separated, and there is none
 _RIDGE = 1e-9  # relative; keeps a Newton step finite where classes are separated
-_BLOCK_VALUES = 4_000_000  # weights held at once, 32 MB
+_BLOCK_VALUES = 2_000_000  # weights held at once, 16 MB, and some arrays of the same size
 
 
 def audit_groups(predictions: pd.DataFrame, groups: Mapping[str, pd.Series], *, smallest: int) -> pd.DataFrame:
@@ -173,7 +173,7 @@ def permutation_test(
 
     observed, random = gaps(assigned_s[np.newaxis]), np.random.default_rng(seed)
     as_large = dict.fromkeys(tested, 0)
-    block = max(1, _BLOCK_VALUES // max(len(first), 1))
+    block = max(1, _BLOCK_VALUES // max(len(rows), 1))
     for start in range(0, permutations, block):
         assigned = np.tile(assigned_s, (min(block, permutations - start), 1))
         for members in members_of:
@@ -281,23 +281,52 @@ def _difference(most: pd.Series, least: pd.Series, name: str) -> tuple[float, fl
 
 
 @dataclass(frozen=True)
-class _Sums:
-    """What the tested measures are made of, by subject, S of them.
+class _Ranks:
+    """Rows in the order of their probability of one class, n of them.
 
     Attributes:
-        wins: (K', S, S), how often a row of class k of the first subject outscores one of another class of the second,
-            ties one half; of class 1 alone where there are two.
-        positives: (K', S), rows of class k.
-        negatives: (K', S), rows of other classes.
+        owner: subject of each row, (n,).
+        positive: whether it is of the class, (n,).
+        below: rows with a smaller probability, (n,).
+        upto: rows with a smaller or the same one, (n,).
+    """
+
+    owner: npt.NDArray[np.intp]
+    positive: npt.NDArray[np.bool_]
+    below: npt.NDArray[np.intp]
+    upto: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, scores: FloatArray, positive: npt.NDArray[np.bool_], owner: npt.NDArray[np.intp]) -> _Ranks:
+        """Sort the rows."""
+        order = np.argsort(scores, kind="stable")
+        ranked = scores[order]
+        below, upto = (np.searchsorted(ranked, ranked, side=side) for side in ("left", "right"))
+        return cls(owner[order], positive[order], below, upto)
+
+    def auc(self, members_bs: FloatArray) -> FloatArray:
+        """Return the AUC within B groups, (B,): how often a row of the class outscores another, ties one half."""
+        weight = members_bs[:, self.owner]
+        others = np.zeros((len(weight), weight.shape[1] + 1))
+        np.cumsum(np.where(self.positive, 0.0, weight), axis=1, out=others[:, 1:])
+        own = np.where(self.positive, weight, 0.0)
+        won = (own * (others[:, self.below] + others[:, self.upto])).sum(axis=1) / 2
+        return np.asarray(won / (own.sum(axis=1) * others[:, -1]))
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What the tested measures are made of, by subject, S of them; memory grows with the rows, not with their square.
+
+    Attributes:
+        ranks: of each class; of class 1 alone where there are two.
         squares: (S,), squared distances of probability and truth, as in the Brier score.
         rows: (S,).
         decided: class 0 and 1 → (S,), its rows that were decided as class 1.
         truth: class 0 and 1 → (S,), its rows.
     """
 
-    wins: FloatArray
-    positives: FloatArray
-    negatives: FloatArray
+    ranks: tuple[_Ranks, ...]
     squares: FloatArray
     rows: FloatArray
     decided: FloatArray
@@ -315,19 +344,10 @@ def _sums_of_subjects(rows: pd.DataFrame, owner: npt.NDArray[np.intp]) -> _Sums:
         added = np.bincount(owner, weights=np.asarray(values, dtype=np.float64), minlength=count)
         return added.astype(np.float64)
 
-    wins = np.zeros((len(looked_at), count, count))
-    for number, k in enumerate(looked_at):
-        others = np.flatnonzero(truth != k)
-        for row in np.flatnonzero(truth == k):
-            score, against = probabilities[row, k], probabilities[others, k]
-            won = (score > against) + 0.5 * (score == against)
-            wins[number, owner[row]] += np.bincount(owner[others], weights=won, minlength=count)
     squares = ((probabilities - (truth[:, np.newaxis] == np.arange(len(columns)))) ** 2)[:, looked_at].sum(axis=1)
     decided = rows["decided"].to_numpy() == 1
     return _Sums(
-        wins=wins,
-        positives=np.stack([of_subject(truth == k) for k in looked_at]),
-        negatives=np.stack([of_subject(truth != k) for k in looked_at]),
+        ranks=tuple(_Ranks.of(probabilities[:, k], truth == k, owner) for k in looked_at),
         squares=of_subject(squares),
         rows=of_subject(np.ones(len(truth))),
         decided=np.stack([of_subject((truth == k) & decided) for k in (0, 1)]),
@@ -337,10 +357,7 @@ def _sums_of_subjects(rows: pd.DataFrame, owner: npt.NDArray[np.intp]) -> _Sums:
 
 def _measured_by_sums(sums: _Sums, members_bs: FloatArray) -> dict[str, FloatArray]:
     """Return the tested measures of B groups, (B,) each; `members_bs` is 1 for the subjects of a group, else 0."""
-    aucs = []
-    for wins, positives, negatives in zip(sums.wins, sums.positives, sums.negatives, strict=True):
-        won = ((members_bs @ wins) * members_bs).sum(axis=1)
-        aucs.append(won / ((members_bs @ positives) * (members_bs @ negatives)))
+    aucs = [ranks.auc(members_bs) for ranks in sums.ranks]
     result = {"auc": np.mean(aucs, axis=0), "brier": (members_bs @ sums.squares) / (members_bs @ sums.rows)}
     for name, k in (("tpr", 1), ("fpr", 0)):
         result[name] = (members_bs @ sums.decided[k]) / (members_bs @ sums.truth[k])

@@ -298,7 +298,8 @@ class Server:
         for site, reason in refused.items():
             self._refuse(name, site, reason)
         self._enough(len(kept), name)
-        self._judge(kept)
+        if number > 1:  # what round 1 was given is untrained, and no result, however small its loss
+            self._judge(kept)
         losses = losses_of(kept)
         loss = mean_loss(losses, sorted(losses))
         rows = frozenset({EMBEDDING})
