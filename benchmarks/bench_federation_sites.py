@@ -106,7 +106,7 @@ def main() -> None:
     found |= {f"{site}: patients, of class 1": _counted(cohort, site) for site in sorted(set(cohort.site))}
     arguments.out.mkdir(parents=True, exist_ok=True)
     predictions = in_folds(
-        cohort, rounds, arguments.folds, arguments.repeats, validation=arguments.validation,
+        cohort, rounds, arguments.folds, arguments.repeats, share=arguments.validation,
         saved=arguments.out / "federation_sites.csv",
     )  # fmt: skip
     found |= scored(predictions)
@@ -174,7 +174,7 @@ def _counted(cohort: Cohort, site: str) -> str:
     return f"{here.sum()}, {int(cohort.target[here].sum())}"
 
 
-def in_folds(cohort: Cohort, rounds: Rounds, folds: int, repeats: int, *, validation: int, saved: Path) -> pd.DataFrame:
+def in_folds(cohort: Cohort, rounds: Rounds, folds: int, repeats: int, *, share: int, saved: Path) -> pd.DataFrame:
     """Return predictions, and write them after each fold.
 
     Returns:
@@ -186,7 +186,7 @@ def in_folds(cohort: Cohort, rounds: Rounds, folds: int, repeats: int, *, valida
         split = StratifiedKFold(folds, shuffle=True, random_state=repeat).split(strata, strata)
         for rest, tested in split:
             number += 1
-            train, validation = _held(rest, strata, repeat, validation)
+            train, validation = _held(rest, strata, repeat, share)
             begun = time.process_time()
             own = dataclasses.replace(rounds, seed=repeat)
             for way, has, p in _ways(cohort, own, train, validation, tested):
@@ -272,14 +272,14 @@ def _by_folds(
     return predict_sets(rho, features_of(network.extractor, scans), sets.groups).numpy()
 
 
-def one_left_out(cohort: Cohort, rounds: Rounds, validation: int) -> dict[str, Any]:
+def one_left_out(cohort: Cohort, rounds: Rounds, share: int) -> dict[str, Any]:
     """Return the AUC on all patients of a site that no training saw: the others federated, and in one place."""
     found: dict[str, Any] = {}
     every = np.arange(len(cohort.target))
     strata = np.array([f"{s} {k}" for s, k in zip(cohort.site, cohort.target.tolist(), strict=True)])
     for name in sorted(set(cohort.site)):
         tested = every[cohort.site == name]
-        train, held = _held(every[cohort.site != name], strata, 0, validation)
+        train, held = _held(every[cohort.site != name], strata, 0, share)
         others = sorted(set(cohort.site) - {name})
         nobody = np.zeros(0, dtype=np.int64)
         scans, sets = cohort.data(nobody, nobody, tested)

@@ -15,7 +15,7 @@ from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.confounding import STAGE as CONFOUNDING
 from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.specs.pretrain import STAGE as PRETRAIN
-from pipeline.stages.confounding import check_beside, state_of_beside
+from pipeline.stages.confounding import _of_subjects, _sessions, check_beside, state_of_beside
 from pipeline.store.confounding import ConfoundingTables
 from pipeline.store.fitted import ClassifierSet
 from pipeline.store.tables import CohortTables
@@ -123,6 +123,22 @@ def test_without_covariates_only_availability_is_asked(done: Path, tmp_path: Pat
     assert found.facts()["gain"]["difference"] is None
     assert found.facts()["gain"]["availability_auc"] is not None
     assert set(found.read("groups.csv")["grouping"]) == {"scans"}
+
+
+def test_where_no_other_stage_has_run_nothing_else_is_audited(done: Path) -> None:
+    found = ConfoundingTables(done / "confounding")
+    assert found.facts()["comparator"]["name"] == ""
+    for name in ("groups_of_others.csv", "gaps_of_others.csv", "groups_imputed.csv", "groups_synthetic.csv"):
+        assert found.read(name).empty
+
+
+def test_the_first_session_is_that_with_the_smallest_number() -> None:
+    scans = pd.DataFrame({"subject": "p", "session": ["ses-10", "ses-2"], "observation": ["p_ses-10", "p_ses-2"]})
+    test = scans.assign(repeat=1)
+    age = pd.Series(["old", "young"], index=scans["observation"], dtype=object)
+    groups, moved = _of_subjects({"age": age}, test, _sessions(scans))
+    assert groups["age"].to_dict() == {"p": "young"}
+    assert moved == {"age": 1}
 
 
 def test_another_workspace_is_shown_beside(done: Path, tmp_path: Path) -> None:

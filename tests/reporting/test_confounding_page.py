@@ -13,6 +13,7 @@ from evaluation.comparison import comparison_table
 from evaluation.confounding import GAIN_COLUMNS
 from evaluation.fairness import audit_groups, gaps_between_groups
 from reporting.confounding_page import Confounding, answers, availability_tells, confounding_section, images_add
+from reporting.fairness_others import FairnessOfOthers, imputed_in_words, others_section
 from reporting.fairness_page import Fairness, fairness_section, gaps_in_words
 from reporting.report import ReportData, render_report
 
@@ -135,6 +136,43 @@ def test_the_report_has_both_sections(page: Confounding, report_data: Callable[.
         assert anchor not in without
     assert "&lt;A&gt;" in html
     assert "<A>" not in html
+
+
+def others_of(page: Fairness) -> FairnessOfOthers:
+    """A comparator with the same scores, imputations that are worse in site <A>, synthetic women."""
+    imputed = {"modality": "PET", "grouping": "site"}
+    means = [
+        imputed | {"group": g, "subjects": 20, "mean": m, "low": m - 0.1, "high": m + 0.1}
+        for g, m in (("<A>", 2), ("B", 1))
+    ]
+    gap = imputed | {"groups": 2, "highest": "<A>", "lowest": "B", "gap": 1.0, "low": 0.8, "high": 1.2, "p": 0.001}
+    shares = [("sex", "<F>", 10, 30, 0.5, 0.75), ("sex", "M", 10, 10, 0.5, 0.25)]
+    names = ["grouping", "group", "training", "synthetic", "share_training", "share_synthetic"]
+    return FairnessOfOthers(
+        page.groups.assign(of="Multi<CNN>"), page.gaps.assign(of="Multi<CNN>"), pd.DataFrame(means),
+        pd.DataFrame([gap | {"p_holm": 0.002}]), pd.DataFrame(shares, columns=names),
+        {"name": "Multi<CNN>", "validation": {"Multi<CNN>": 0.81, "b": 0.7}, "left_out": {"c": "one class"}},
+    )  # fmt: skip
+
+
+def test_others_are_told_with_how_they_were_chosen(page: Confounding, report_data: Callable[..., ReportData]) -> None:
+    others = others_of(page.fairness)
+    found = others_section(others, page.fairness)
+    assert found["classifiers"][0]["how"] == (
+        "Chosen among 2 comparators by its AUC 0.81 on validation patients. Not among them: c: one class."
+    )
+    assert found["classifiers"][0]["groups"].rows == fairness_section(page.fairness)["groups"].rows
+    assert found["imputed_answer"][0].startswith(
+        "PET is imputed worse by site: CRPS of <A> minus B is 1 (interval 0.80"
+    )
+    assert imputed_in_words(others.gaps_imputed.assign(p_holm=0.5), 5)[0].startswith(
+        "Scans are imputed as well in every"
+    )
+    assert "cannot be said: no two groups have 5 test" in imputed_in_words(others.gaps_imputed[:0], 5)[0]
+    html = render_report(dataclasses.replace(report_data(), confounding=dataclasses.replace(page, others=others)))
+    for words in ("Multi&lt;CNN&gt;", "Imputed scans", "PET is imputed worse", "Synthetic patients", "&lt;F&gt;"):
+        assert words in html
+    assert "<F>" not in html
 
 
 def test_gaps_are_said_and_marked_only_where_chance_does_not_explain_them(

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
 from pipeline.deployment.bundle_writer import Export
 from pipeline.deployment.model_card import Trained, model_card
+from reporting.fairness_page import Fairness
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -22,11 +24,23 @@ HOSTILE = (
 )
 
 
+def fairness(group: str) -> Fairness:
+    """Two groups, one of them too small, and a pair of groups."""
+    ends = {
+        f"{name}_{end}": v for name in ("auc", "tpr", "fpr") for end, v in (("mean", 0.8), ("low", 0.7), ("high", 0.9))
+    }
+    row = {"grouping": "sex", "group": group, "subjects": 20, "n": 20, "fewest": 10, "prevalence": 0.5, **ends}
+    rows = [row, row | {"group": "M", "fewest": 4}, row | {"grouping": "sex and site", "group": "both"}]
+    gap = {"grouping": "sex", "measure": "auc", "highest": "M", "lowest": group, "gap": 0.3, "low": 0.1, "high": 0.5}
+    return Fairness(pd.DataFrame(rows), pd.DataFrame([gap | {"groups": 2, "p": 0.001, "p_holm": 0.01}]), 10, 2000, "AD")
+
+
 @pytest.fixture
 def card(tmp_path: Path, small_model: Callable[..., Path]) -> Callable[..., str]:
-    def make(**changes: object) -> str:
+    def make(group: str | None = "F", **changes: object) -> str:
         def text(export: Export) -> str:
-            trained = Trained(1, 2, {"train": dict.fromkeys(export.classes, 7)}, 20, export.test, "a credit")
+            audit = None if group is None else fairness(group)
+            trained = Trained(1, 2, {"train": dict.fromkeys(export.classes, 7)}, 20, export.test, "a credit", audit)
             return model_card(export, trained, onnx="")
 
         return (small_model(tmp_path / "bundle", card=text, **changes) / "docs" / "README.md").read_text("utf-8")
@@ -51,10 +65,10 @@ def shown(markdown: str) -> str:
 
 @pytest.mark.parametrize("word", HOSTILE)
 def test_a_name_stays_a_name(card: Callable[..., str], word: str) -> None:
-    usual = card(classes=("CN", "plain", "AD"), authors="plain", copyright="plain")
-    hostile = card(classes=("CN", word, "AD"), authors=f"{word}\n\n# Heading", copyright=f"\n- {word}")
+    usual = card("Quux", classes=("CN", "Quux", "AD"), authors="Quux", copyright="Quux")
+    hostile = card(word, classes=("CN", word, "AD"), authors=f"{word}\n\n# Heading", copyright=f"\n- {word}")
     assert kinds(hostile) == kinds(usual)
-    assert shown(hostile).count(word) == shown(usual).count("plain")
+    assert shown(hostile).count(word) == shown(usual).count("Quux")
     for kind in ("html_inline", "html_block", "link_open", "image"):
         assert kind not in kinds(hostile)
 
@@ -68,3 +82,12 @@ def test_addresses_are_not_made_into_links(card: Callable[..., str]) -> None:
 def test_the_card_warns_of_running_a_stranger_s_configs(card: Callable[..., str]) -> None:
     assert "never run an untrusted bundle with it" in card()
     assert "--trusted KEY.pub" in card()
+
+
+def test_the_card_has_the_groups_of_patients_or_says_that_nobody_looked(card: Callable[..., str]) -> None:
+    page = card()
+    assert "| sex | F | 20 | 0.800 [0.700, 0.900] | 0.800 [0.700, 0.900] | 0.800 [0.700, 0.900] |" in page
+    assert "| sex | M | 20 | too few: 4 of the rarest class | – | – |" in page
+    assert "AUC by sex: M minus F is 0.30" in page
+    assert "sex and site" not in page
+    assert "Not looked at: the stage confounding had not run" in card(None)
