@@ -39,6 +39,7 @@ from models.settings import StepOne, StepTwo, Training
 Maps = NDArray[np.float32]
 SHAPE, MODALITIES = (8, 2, 2), ("MRI", "PET")
 TRAINING, TESTED, WOMEN = 120, 400, 0.2
+EPOCHS = 6  # of φ at most
 SIGNAL = 0.45  # of the class in each channel that shows it, in standard deviations of a patient
 HARMS = {"none": (1.0, 0.0), "another sign": (0.0, 1.0), "half the sign": (0.5, 0.0), "no sign": (0.0, 0.0)}
 """Name → how much of the men's sign, and of one of their own, sick women show."""
@@ -71,12 +72,14 @@ class People:
 
 def main() -> None:
     """Measure, print and write."""
-    arguments = options(__doc__ or "").parse_args()
+    parser = options(__doc__ or "")
+    parser.add_argument("--seeds", type=int, default=12, metavar="N", help="cohorts of each harm; default 12")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for seed in range(1 if arguments.quick else 12):
+    for seed in range(1 if arguments.quick else arguments.seeds):
         for harm in HARMS:
-            for remedy, scores in compared(harm, seed, epochs=2 if arguments.quick else 20):
+            for remedy, scores in compared(harm, seed, epochs=2 if arguments.quick else EPOCHS):
                 rows.setdefault((harm, remedy), []).append(scores)
     found: dict[str, Any] = {}
     for (harm, remedy), each in rows.items():

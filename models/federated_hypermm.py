@@ -37,7 +37,7 @@ Arrays = dict[str, NDArray[Any]]
 Step = Literal["extractor", "classifier"]
 EMBEDDING = "extractor.hypernetwork.embedding.weight"  # one row a modality
 NORMALISATION = ("extractor.centre", "extractor.spread")
-SILENT = "it sent nothing in time, or failed; its own log says which"
+SILENT = "it sent nothing in time, or failed (its own log says which)"
 FEWEST_SCANS = 5  # of a modality at a site; its scans of a rarer one are not used
 
 

@@ -17,11 +17,12 @@ from models.federated_hypermm import (
     Server,
     Step,
     TooFewSitesError,
+    load,
     normalisation,
     train_in_one_process,
     with_proximal,
 )
-from models.fit import fit
+from models.fit import evaluate, fit
 from models.hypermm import scan_loss
 from models.settings import StepOne
 
@@ -170,9 +171,56 @@ def test_other_settings_and_silence_are_named_and_too_few_sites_stop() -> None:
     assert ("statistics", "b", f"other settings (other, not {SETTINGS})") in coordinator.log.refused
     silent = server(rounds)
     with pytest.raises(
-        TooFewSitesError, match=r"statistics: 1 sites sent .*b: it sent nothing in time; c: it sent nothing"
+        TooFewSitesError, match=r"statistics: 1 sites sent .*b: it sent nothing in time.*; c: it sent nothing"
     ):
         silent.start({"a": (SETTINGS, there["a"].statistics())}, asked=there)
     sent = [there["a"].round("extractor", 1, coordinator.state)]
-    with pytest.raises(TooFewSitesError, match=r"1 sites sent .* 2 are needed. b: .* in time; c: it sent nothing"):
+    with pytest.raises(TooFewSitesError, match=r"1 sites sent .* 2 are needed. b: .* in time.*; c: it sent nothing"):
         coordinator.take("extractor", 1, sent, asked=there)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda sums: sums.pop("count"),
+        lambda sums: sums.update(count=-sums["count"]),
+        lambda sums: sums.update(squares=sums["squares"][:1]),
+        lambda sums: sums.update(total=sums["total"].astype(str)),
+    ],
+)
+def test_statistics_that_are_none_are_left_out(change: object) -> None:
+    there, coordinator = sites(), server()
+    sent = {name: (SETTINGS, each.statistics()) for name, each in there.items()}
+    change(sent["b"][1])  # type: ignore[operator]
+    coordinator.start(sent)
+    assert [site for _, site, _ in coordinator.log.refused] == ["b"]
+    assert "sums of another shape" in coordinator.log.refused[0][2]
+
+
+def test_numbers_of_scans_that_change_and_modalities_of_nobody_are_named() -> None:
+    some = {name: each for name, each in sites().items() if name != "c"}
+    some["a"] = site("a", "first", 0, ROUNDS)  # now nobody has the second
+    coordinator = server(dataclasses.replace(ROUNDS, fewest_sites=1))
+    coordinator.start({name: (SETTINGS, each.statistics()) for name, each in some.items()})
+    assert coordinator.log.lines[-1].startswith("modality 2: no site has 5 training scans of it")
+    sent = [each.round("extractor", 1, coordinator.state) for each in some.values()]
+    sent[1] = dataclasses.replace(sent[1], owned=sent[1].owned * 100)
+    coordinator.take("extractor", 1, sent)
+    assert ("extractor round 1", "b", "other numbers of scans than when it sent its sums") in coordinator.log.refused
+
+
+def test_untrained_weights_are_no_result_and_phi_is_judged_by_its_cross_entropy() -> None:
+    there, coordinator = sites(), server()
+    coordinator.start({name: (SETTINGS, each.statistics()) for name, each in there.items()})
+    start = coordinator.state
+    given = [each.round("extractor", 1, start) for each in there.values()]
+    network = LAYOUT.extractor(ROUNDS.seed)
+    load(network, start)
+    scans = there["a"].scans
+    found = evaluate(network, scan_loss(network, scans, StepOne()), scans.stopping(), batch_size=8)
+    assert given[0].validation_loss == pytest.approx(found["validation_ce"])
+    assert found["validation_ce"] < found["validation_loss"]
+    coordinator.take("extractor", 1, [dataclasses.replace(each, validation_loss=0.0) for each in given])
+    after = [dataclasses.replace(each, validation_loss=9.0) for each in given]
+    chosen = coordinator.finish("extractor", after)
+    assert any(not np.array_equal(chosen[name], start[name]) for name in start)
