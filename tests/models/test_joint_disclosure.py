@@ -33,6 +33,12 @@ def test_a_sum_over_all_and_those_over_parts_give_the_rest_away() -> None:
     assert told_apart([TWENTY], parts[:1], 5) == []
 
 
+def test_two_sums_and_that_of_both_without_two_patients_give_these_away() -> None:
+    one, other = TWENTY[:10], TWENTY[10:]
+    assert told_apart([TWENTY], [[*one, "x"], [*other, "y"]], 5) == [("x", "y")]
+    assert told_apart([TWENTY], [[*one, "x"], [*other, "y"]], 2) == []
+
+
 def test_what_was_given_away_before_is_not_held_against_the_new_one() -> None:
     before = [TWENTY, TWENTY[:-1]]
     assert told_apart(before, [TWENTY], 5) == []
