@@ -23,6 +23,7 @@ import pytest
         "joint",
         "synthetic",
         "fairness",
+        "fairness_remedies",
         "federation",
         "hypotheses",
     ],
