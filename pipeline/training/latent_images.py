@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -16,10 +17,12 @@ from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
 from pipeline.store.synthetic import SyntheticCohort
 from synthesis.grid import box_shape
-from synthesis.latent import LatentConfig, LatentModel, fit_latent, padded
+from synthesis.latent import LOSSES, LatentConfig, LatentModel, fit_latent, padded
 from synthesis.patients import Drawn
 
+log = logging.getLogger("hypermm")
 Decode = Callable[[Drawn, NDArray[np.int64]], Features]  # patients, and which of them → images (m, D)
+Losses = tuple[tuple[int, float], ...]  # steps done, mean loss of those since the row before
 
 
 def latent_decoders(
@@ -34,8 +37,11 @@ def latent_decoders(
     *,
     spacing_mm: float,
     pixels: int,
-) -> dict[str, Decode]:
-    """Train the networks of each modality, or go on where a run was stopped; return modality → decoder.
+) -> tuple[dict[str, Decode], dict[str, Losses]]:
+    """Train the networks of each modality, or go on where a run was stopped.
+
+    Returns:
+        Modality → decoder, and modality → losses of its training.
 
     Args:
         model: of the feature maps.
@@ -50,6 +56,7 @@ def latent_decoders(
         pixels: side of pictures.
     """
     found: dict[str, Decode] = {}
+    losses: dict[str, Losses] = {}
     with runtime.progress(len(images) * (settings.autoencoder_steps + settings.flow_steps), "step") as progress:
         for number, (modality, rows) in enumerate(images.items()):
             there = np.flatnonzero(np.isfinite(rows[:, 0]))
@@ -64,12 +71,24 @@ def latent_decoders(
                 settings,
                 device=runtime.device,
                 state=kept,
-                keep=partial(out.save_networks, number, key),
+                keep=partial(_keep, out, number, key, modality, settings),
                 advance=progress.advance,
             )
+            losses[modality] = network.losses
             noise = 1_009 * settings.seed + number  # of its own for each modality: only scores and class are shared
             found[modality] = partial(_decode, network, model, modality, shape, noise)
-    return found
+    return found, losses
+
+
+def _keep(
+    out: SyntheticCohort, number: int, key: str, modality: str, settings: LatentConfig, state: Mapping[str, Tensor]
+) -> None:
+    """Write the state of a modality's networks, and its last loss into the log."""
+    out.save_networks(number, key, state)
+    step, loss = state[LOSSES][-1].tolist()
+    part = "autoencoder" if step <= settings.autoencoder_steps else "flow"
+    total = settings.autoencoder_steps + settings.flow_steps
+    log.info("synthesise: %s, %s: mean loss %.4g up to step %d of %d", modality, part, loss, step, total)
 
 
 def _decode(

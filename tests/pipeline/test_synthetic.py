@@ -350,12 +350,16 @@ def test_the_decoder_kl_draws_images_and_keeps_its_networks(
     assert (drawn["path"] != "").all()
     assert store.facts()["decoder"] == "kl"
     assert store.facts()["images"] == ["high", "low"]
+    assert {name: [step for step, _ in rows] for name, rows in store.facts()["losses"].items()} == {
+        "high": [3, 6], "low": [3, 6]
+    }  # fmt: skip
     for path in drawn["path"]:
         assert png_pixels(store.image(path).read_bytes()).shape == (16, 16, 3)
     kept = {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}
     assert len(kept) == 2
     assert run(*words, "--synthesise.patients", "9", workspace="kl") == 0
     assert store.drawn()["subject"].nunique() == 9
+    assert store.facts()["losses"]["low"][1][0] == 6  # of the training that was
     assert kept == {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}
     assert run(*words, "--synthesise.kl.learning_rate", "0.001", "--synthesise.patients", "6", workspace="kl") == 0
     assert kept != {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}

@@ -1,6 +1,7 @@
 """The decoder kl, tiny: it learns, draws what it is told, and goes on where it was stopped."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,20 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(stopped_at: int) -
     assert len(steps) == 7 - stopped_at
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+    assert [step for step, _ in whole.losses] == [2, 3, 4, 6, 7]  # each state kept, and the end of the autoencoder
+    assert again.losses == whole.losses
+
+
+def test_losses_are_means_since_the_row_before_and_fall() -> None:
+    images, told = pictures(32)
+    each = fit_latent(images, told, replace(TINY, keep_every=1), device=CPU).losses
+    loss = [value for _, value in each]
+    assert [step for step, _ in each] == list(range(1, 161))
+    some = dict(fit_latent(images, told, TINY, device=CPU).losses)
+    expected = {40: loss[:40], 60: loss[40:60], 80: loss[60:80], 120: loss[80:120], 160: loss[120:]}
+    assert some == pytest.approx({step: np.mean(part) for step, part in expected.items()})
+    assert some[60] < 0.8 * some[40]
+    assert some[160] < 0.8 * some[80]
 
 
 def test_volumes_are_drawn_too_and_latents_have_unit_spread() -> None:
