@@ -2,8 +2,8 @@
 
 On made data: scores of two blocks with shared factors, one hidden in test patients. On the feature maps of a workspace
 (--workspace, after the stage features): each modality in turn (or only --hide) is hidden in all test patients and in
-half of training, and imputed from the others. Ridge is the mean of its regressions from each modality that is there; its spread for each
-feature is the root mean square of its residuals over five folds of training.
+half of training, and imputed from the others. Ridge is the mean of its regressions from each modality that is there;
+its spread for each feature is the root mean square of its residuals over five folds of training.
 """
 
 import argparse
