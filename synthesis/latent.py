@@ -56,6 +56,11 @@ class LatentConfig:
     seed: int = 0
 
     @property
+    def steps(self) -> int:
+        """Of training, of both networks."""
+        return self.autoencoder_steps + self.flow_steps
+
+    @property
     def multiple(self) -> int:
         """What the sides of an image are padded to a multiple of: the flow halves a latent image once more."""
         return int(2 ** len(self.channels))
@@ -203,10 +208,9 @@ def fit_latent(
     ]
     if state is not None:
         done = _restore(model, optimisers, state)
-    total = config.autoencoder_steps + config.flow_steps
     model.train()
     since: list[float] = []
-    for step in range(done, total):
+    for step in range(done, config.steps):
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         rows = torch.randint(len(images), (min(config.batch, len(images)),), generator=random)
         batch = images[rows].to(device)
@@ -225,7 +229,7 @@ def fit_latent(
         optimiser.step()
         advance()
         since.append(float(loss.detach()))
-        kept = (step + 1) % config.keep_every == 0 or step + 1 == total
+        kept = (step + 1) % config.keep_every == 0 or step + 1 == config.steps
         if kept or step + 1 == config.autoencoder_steps:
             model.losses += ((step + 1, sum(since) / len(since)),)
             since = []

@@ -17,9 +17,10 @@ from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
 from pipeline.store.synthetic import SyntheticCohort
 from synthesis.grid import box_shape
-from synthesis.latent import LOSSES, LatentConfig, LatentModel, fit_latent, padded
+from synthesis.latent import LOSSES, STEP, LatentConfig, LatentModel, fit_latent, padded
 from synthesis.patients import Drawn
 
+FORMAT = 2  # of a kept state; one of another format is not gone on from
 log = logging.getLogger("hypermm")
 Decode = Callable[[Drawn, NDArray[np.int64]], Features]  # patients, and which of them → images (m, D)
 Losses = tuple[tuple[int, float], ...]  # steps done, mean loss of those since the row before
@@ -57,14 +58,15 @@ def latent_decoders(
     """
     found: dict[str, Decode] = {}
     losses: dict[str, Losses] = {}
-    with runtime.progress(len(images) * (settings.autoencoder_steps + settings.flow_steps), "step") as progress:
-        for number, (modality, rows) in enumerate(images.items()):
-            there = np.flatnonzero(np.isfinite(rows[:, 0]))
-            shape = (pixels, pixels, 3) if kinds[modality] == "image" else box_shape(spacing_mm)
-            tensor = padded(_channels_first(rows[there], shape), settings.multiple)
-            told = _condition(model, modality, scores[there], labels[there])
-            key = digest([_hash(tensor), _hash(told), _of_training(settings)])
-            kept = out.networks(number, key)
+    for number, (modality, rows) in enumerate(images.items()):
+        there = np.flatnonzero(np.isfinite(rows[:, 0]))
+        shape = (pixels, pixels, 3) if kinds[modality] == "image" else box_shape(spacing_mm)
+        tensor = padded(_channels_first(rows[there], shape), settings.multiple)
+        told = _condition(model, modality, scores[there], labels[there])
+        key = digest([FORMAT, _hash(tensor), _hash(told), _of_training(settings)])
+        kept = out.networks(number, key)
+        left = settings.steps - (0 if kept is None else int(kept[STEP]))
+        with runtime.progress(left, "step") as progress:
             network = fit_latent(
                 tensor,
                 told,
@@ -74,9 +76,9 @@ def latent_decoders(
                 keep=partial(_keep, out, number, key, modality, settings),
                 advance=progress.advance,
             )
-            losses[modality] = network.losses
-            noise = 1_009 * settings.seed + number  # of its own for each modality: only scores and class are shared
-            found[modality] = partial(_decode, network, model, modality, shape, noise)
+        losses[modality] = network.losses
+        noise = 1_009 * settings.seed + number  # of its own for each modality: only scores and class are shared
+        found[modality] = partial(_decode, network, model, modality, shape, noise)
     return found, losses
 
 
@@ -87,8 +89,7 @@ def _keep(
     out.save_networks(number, key, state)
     step, loss = state[LOSSES][-1].tolist()
     part = "autoencoder" if step <= settings.autoencoder_steps else "flow"
-    total = settings.autoencoder_steps + settings.flow_steps
-    log.info("synthesise: %s, %s: mean loss %.4g up to step %d of %d", modality, part, loss, step, total)
+    log.info("synthesise: %s, %s: mean loss %.4g up to step %d of %d", modality, part, loss, step, settings.steps)
 
 
 def _decode(
