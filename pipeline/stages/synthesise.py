@@ -134,7 +134,7 @@ def synthesise(
             f"{', '.join(tabular)}: of tables only the codes are drawn, in features-*.safetensors; the manifest of "
             "synthetic patients has images alone"
         )
-    facts = {
+    facts: dict[str, Any] = {
         "modalities": list(modalities), "images": sorted(drawn.loc[drawn["path"] != "", "modality"].unique()),
         "classes": list(data.classes), "label": label, "repeat": config.repeat, "training": len(train),
         "shape": list(features.feature_map_shape()), "notes": list(model.notes), "decoder": config.decoder,
