@@ -101,13 +101,14 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--workspace", type=Path, help="a demo with synthetic patients, for the regions")
     arguments = parser.parse_args()
-    table = generators(1 if arguments.quick else SEEDS)
-    print(table.round(2).to_string())
-    found = {f"{name}: {figure}": float(value) for (name, figure), value in table.stack().items()}
     if arguments.workspace:
         rows = list(regions(arguments.workspace))
         print(pd.DataFrame(rows).to_string(index=False))
-        found |= {f"{row['region']}, {row['class']}: p": float(str(row["p"])) for row in rows}
+        found = {f"{row['region']}, {row['class']}: p": float(str(row["p"])) for row in rows}
+    else:
+        table = generators(1 if arguments.quick else SEEDS)
+        print(table.round(2).to_string())
+        found = {f"{name}: {figure}": float(value) for (name, figure), value in table.stack().items()}
     finish("synthetic", found, arguments)
 
 

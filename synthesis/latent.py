@@ -21,7 +21,7 @@ from monai.networks.schedulers import RFlowScheduler
 from torch import Tensor, nn
 
 TIMES = 1000  # of the flow, as MONAI numbers them
-STEP = "step"  # of the state
+STEP, LOSSES = "step", "losses"  # of the state
 Keep = Callable[[Mapping[str, Tensor]], None]
 
 
@@ -54,6 +54,11 @@ class LatentConfig:
     draw_steps: int = 30
     keep_every: int = 500
     seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Of training, of both networks."""
+        return self.autoencoder_steps + self.flow_steps
 
     @property
     def multiple(self) -> int:
@@ -111,13 +116,17 @@ class LatentModel(nn.Module):
         shape: (channels, …) of an image, sides multiples of `LatentConfig.multiple`.
         condition: numbers that the patient is told by.
         config: sizes.
+
+    Attributes:
+        losses: of training: the number of steps done, and the mean loss of the steps since the row before.
     """
 
     spread: Tensor
+    losses: tuple[tuple[int, float], ...]
 
     def __init__(self, shape: tuple[int, ...], condition: int, config: LatentConfig) -> None:
         super().__init__()
-        self.shape, self.config = shape, config
+        self.shape, self.config, self.losses = shape, config, ()
         dimensions = len(shape) - 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -199,9 +208,9 @@ def fit_latent(
     ]
     if state is not None:
         done = _restore(model, optimisers, state)
-    total = config.autoencoder_steps + config.flow_steps
     model.train()
-    for step in range(done, total):
+    since: list[float] = []
+    for step in range(done, config.steps):
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         rows = torch.randint(len(images), (min(config.batch, len(images)),), generator=random)
         batch = images[rows].to(device)
@@ -219,7 +228,12 @@ def fit_latent(
         loss.backward()
         optimiser.step()
         advance()
-        if keep is not None and ((step + 1) % config.keep_every == 0 or step + 1 == total):
+        since.append(float(loss.detach()))
+        kept = (step + 1) % config.keep_every == 0 or step + 1 == config.steps
+        if kept or step + 1 == config.autoencoder_steps:
+            model.losses += ((step + 1, sum(since) / len(since)),)
+            since = []
+        if keep is not None and kept:
             keep(_state(model, optimisers, step + 1))
     return model.eval()
 
@@ -268,7 +282,8 @@ def _state(model: LatentModel, optimisers: list[torch.optim.Adam], step: int) ->
     for name, parameter, optimiser in _moments(optimisers):
         for key, value in optimiser.state.get(parameter, {}).items():
             state[f"{name}.{key}"] = value.detach().cpu().clone()
-    return state | {STEP: torch.tensor(step)}
+    losses = torch.tensor(model.losses, dtype=torch.float64).view(-1, 2)
+    return state | {STEP: torch.tensor(step), LOSSES: losses}
 
 
 def _restore(model: LatentModel, optimisers: list[torch.optim.Adam], state: Mapping[str, Tensor]) -> int:
@@ -280,9 +295,10 @@ def _restore(model: LatentModel, optimisers: list[torch.optim.Adam], state: Mapp
     weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     try:
         model.load_state_dict(weights)
-        done = int(state[STEP])
+        done, losses = int(state[STEP]), state[LOSSES].tolist()
     except (RuntimeError, KeyError) as error:
         raise ValueError(f"the state is of other networks: {error}") from error
+    model.losses = tuple((int(step), loss) for step, loss in losses)
     for name, parameter, optimiser in _moments(optimisers):
         kept = {key: state[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in state}
         if kept:

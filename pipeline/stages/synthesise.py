@@ -24,7 +24,7 @@ from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.grid_images import GridImages
 from pipeline.training.joint_patients import CovariateBlocks, part_of_repeat
-from pipeline.training.latent_images import Decode, latent_decoders
+from pipeline.training.latent_images import Decode, Losses, latent_decoders
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 from synthesis.latent import LatentConfig
 from synthesis.patients import Drawn, class_offsets, draw_patients, observed_patterns
@@ -89,10 +89,11 @@ def synthesise(
     )
     out.begin()
     decoders: dict[str, Decode] = {}
+    losses: dict[str, Losses] = {}
     if config.decoder == "kl":
         learnt = {name: rows for name, rows in images.items() if name in modalities}
         settings = LatentConfig(**config.kl.model_dump(), seed=config.seed)
-        decoders = latent_decoders(
+        decoders, losses = latent_decoders(
             model, scores, part.labels, learnt, kinds, out, settings, runtime,
             spacing_mm=config.spacing_mm, pixels=config.pixels,
         )  # fmt: skip
@@ -133,12 +134,14 @@ def synthesise(
             f"{', '.join(tabular)}: of tables only the codes are drawn, in features-*.safetensors; the manifest of "
             "synthetic patients has images alone"
         )
-    facts = {
+    facts: dict[str, Any] = {
         "modalities": list(modalities), "images": sorted(drawn.loc[drawn["path"] != "", "modality"].unique()),
         "classes": list(data.classes), "label": label, "repeat": config.repeat, "training": len(train),
         "shape": list(features.feature_map_shape()), "notes": list(model.notes), "decoder": config.decoder,
         "spacing_mm": config.spacing_mm, "pixels": config.pixels,
     }  # fmt: skip
+    if losses:
+        facts["losses"] = losses
     out.save(_manifest(drawn, covariates, label or "label"), drawn, facts)
 
 

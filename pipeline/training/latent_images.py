@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -16,10 +17,13 @@ from pipeline.core.provenance import digest
 from pipeline.core.runtime import Runtime
 from pipeline.store.synthetic import SyntheticCohort
 from synthesis.grid import box_shape
-from synthesis.latent import LatentConfig, LatentModel, fit_latent, padded
+from synthesis.latent import LOSSES, STEP, LatentConfig, LatentModel, fit_latent, padded
 from synthesis.patients import Drawn
 
+FORMAT = 2  # of a kept state; one of another format is not gone on from
+log = logging.getLogger("hypermm")
 Decode = Callable[[Drawn, NDArray[np.int64]], Features]  # patients, and which of them → images (m, D)
+Losses = tuple[tuple[int, float], ...]  # steps done, mean loss of those since the row before
 
 
 def latent_decoders(
@@ -34,8 +38,11 @@ def latent_decoders(
     *,
     spacing_mm: float,
     pixels: int,
-) -> dict[str, Decode]:
-    """Train the networks of each modality, or go on where a run was stopped; return modality → decoder.
+) -> tuple[dict[str, Decode], dict[str, Losses]]:
+    """Train the networks of each modality, or go on where a run was stopped.
+
+    Returns:
+        Modality → decoder, and modality → losses of its training.
 
     Args:
         model: of the feature maps.
@@ -50,26 +57,39 @@ def latent_decoders(
         pixels: side of pictures.
     """
     found: dict[str, Decode] = {}
-    with runtime.progress(len(images) * (settings.autoencoder_steps + settings.flow_steps), "step") as progress:
-        for number, (modality, rows) in enumerate(images.items()):
-            there = np.flatnonzero(np.isfinite(rows[:, 0]))
-            shape = (pixels, pixels, 3) if kinds[modality] == "image" else box_shape(spacing_mm)
-            tensor = padded(_channels_first(rows[there], shape), settings.multiple)
-            told = _condition(model, modality, scores[there], labels[there])
-            key = digest([_hash(tensor), _hash(told), _of_training(settings)])
-            kept = out.networks(number, key)
+    losses: dict[str, Losses] = {}
+    for number, (modality, rows) in enumerate(images.items()):
+        there = np.flatnonzero(np.isfinite(rows[:, 0]))
+        shape = (pixels, pixels, 3) if kinds[modality] == "image" else box_shape(spacing_mm)
+        tensor = padded(_channels_first(rows[there], shape), settings.multiple)
+        told = _condition(model, modality, scores[there], labels[there])
+        key = digest([FORMAT, _hash(tensor), _hash(told), _of_training(settings)])
+        kept = out.networks(number, key)
+        left = settings.steps - (0 if kept is None else int(kept[STEP]))
+        with runtime.progress(left, "step") as progress:
             network = fit_latent(
                 tensor,
                 told,
                 settings,
                 device=runtime.device,
                 state=kept,
-                keep=partial(out.save_networks, number, key),
+                keep=partial(_keep, out, number, key, modality, settings),
                 advance=progress.advance,
             )
-            noise = 1_009 * settings.seed + number  # of its own for each modality: only scores and class are shared
-            found[modality] = partial(_decode, network, model, modality, shape, noise)
-    return found
+        losses[modality] = network.losses
+        noise = 1_009 * settings.seed + number  # of its own for each modality: only scores and class are shared
+        found[modality] = partial(_decode, network, model, modality, shape, noise)
+    return found, losses
+
+
+def _keep(
+    out: SyntheticCohort, number: int, key: str, modality: str, settings: LatentConfig, state: Mapping[str, Tensor]
+) -> None:
+    """Write the state of a modality's networks, and its last loss into the log."""
+    out.save_networks(number, key, state)
+    step, loss = state[LOSSES][-1].tolist()
+    part = "autoencoder" if step <= settings.autoencoder_steps else "flow"
+    log.info("synthesise: %s, %s: mean loss %.4g up to step %d of %d", modality, part, loss, step, settings.steps)
 
 
 def _decode(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import nibabel
@@ -18,6 +19,7 @@ from console.errors import PreconditionError
 from intake.pseudonyms import read_or_make_key
 from pipeline.cli import watermark
 from pipeline.cli.main import main
+from pipeline.core.progress import Progress
 from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import scan_contents
 from pipeline.specs.judge import JudgeConfig
@@ -343,6 +345,13 @@ def test_the_decoder_kl_draws_images_and_keeps_its_networks(
         return usual(self, condition, seed=seed)
 
     monkeypatch.setattr(LatentModel, "draw", watched)
+    totals, usual_progress = [], Runtime.progress
+
+    def noted(self: Runtime, total: int, unit: str) -> AbstractContextManager[Progress]:
+        totals.extend([total] if unit == "step" else [])
+        return usual_progress(self, total, unit)
+
+    monkeypatch.setattr(Runtime, "progress", noted)
     assert run(*words, "--synthesise.patients", "6", workspace="kl") == 0
     assert len({seed // 1_000_003 for seed in seeds}) == 2  # one patient's noise is another in each modality
     store = SyntheticCohort(folder / "kl" / "synthesise")
@@ -350,12 +359,17 @@ def test_the_decoder_kl_draws_images_and_keeps_its_networks(
     assert (drawn["path"] != "").all()
     assert store.facts()["decoder"] == "kl"
     assert store.facts()["images"] == ["high", "low"]
+    assert {name: [step for step, _ in rows] for name, rows in store.facts()["losses"].items()} == {
+        "high": [3, 6], "low": [3, 6]
+    }  # fmt: skip
     for path in drawn["path"]:
         assert png_pixels(store.image(path).read_bytes()).shape == (16, 16, 3)
     kept = {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}
     assert len(kept) == 2
     assert run(*words, "--synthesise.patients", "9", workspace="kl") == 0
     assert store.drawn()["subject"].nunique() == 9
+    assert store.facts()["losses"]["low"][1][0] == 6  # of the training that was
+    assert totals == [6, 6, 0, 0]  # steps left
     assert kept == {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}
     assert run(*words, "--synthesise.kl.learning_rate", "0.001", "--synthesise.patients", "6", workspace="kl") == 0
     assert kept != {path: path.stat().st_mtime_ns for path in (store.folder / "networks").iterdir()}

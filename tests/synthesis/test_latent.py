@@ -1,6 +1,7 @@
 """The decoder kl, tiny: it learns, draws what it is told, and goes on where it was stopped."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,6 +39,9 @@ def test_drawn_images_show_what_they_were_told() -> None:
     assert (left - right).abs().mean() > 0.35
     assert torch.equal(drawn, model.draw(told[:10], seed=1))
     assert not torch.equal(drawn, model.draw(told[:10], seed=2))
+    losses = dict(model.losses)
+    assert losses[60] < 0.8 * losses[40]
+    assert losses[160] < 0.8 * losses[80]
 
 
 @pytest.mark.parametrize("stopped_at", [2, 4, 6])
@@ -56,6 +60,18 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(stopped_at: int) -
     assert len(steps) == 7 - stopped_at
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+    assert [step for step, _ in whole.losses] == [2, 3, 4, 6, 7]  # each state kept, and the end of the autoencoder
+    assert again.losses == whole.losses
+
+
+def test_losses_are_means_of_the_steps_since_the_row_before() -> None:
+    images, told = pictures(6)
+    each = fit_latent(images, told, replace(QUICK, keep_every=1), device=CPU).losses
+    loss = [value for _, value in each]
+    assert [step for step, _ in each] == list(range(1, 8))
+    parts = {2: loss[:2], 3: loss[2:3], 4: loss[3:4], 6: loss[4:6], 7: loss[6:]}
+    expected = {step: np.mean(part) for step, part in parts.items()}
+    assert dict(fit_latent(images, told, QUICK, device=CPU).losses) == pytest.approx(expected)
 
 
 def test_volumes_are_drawn_too_and_latents_have_unit_spread() -> None:
