@@ -41,7 +41,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)
-	for question in features skull_strip training protocol memory startup scheduling intervals joint synthetic fairness fairness_remedies federation hypotheses profile watermark; do \
+	for question in features skull_strip training protocol memory startup scheduling intervals joint synthetic fairness fairness_remedies federation hypotheses missingness profile watermark; do \
 		$(BIN)/python -m benchmarks.bench_$$question $(ARGS) || exit 1; \
 	done
 

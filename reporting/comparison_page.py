@@ -18,11 +18,15 @@ from reporting.comparison_tables import (
     MECHANISMS_LEAD,
     MECHANISMS_TITLE,
     NO_BREAK,
+    PATTERN_LEAD,
+    PATTERN_TITLE,
     PROBABILITIES_CAPTION,
     SUBSETS_LEAD,
     SUBSETS_TITLE,
     limits,
     mechanisms_text,
+    pattern_sentences,
+    pattern_text,
     probabilities_text,
     subsets_text,
 )
@@ -61,6 +65,7 @@ class Comparison:
         gains: `scenario`, `covariates` (their names, joined by commas) and the entries of
             `confounding.gain_over_covariates`; None where no such method was compared.
         mechanisms: as `comparison.mechanisms_table` returns it; None for none.
+        pattern: as `pattern.pattern_table` returns it; None for none.
         subsets: as `comparison.subsets_table` returns it; None for none.
     """
 
@@ -73,6 +78,7 @@ class Comparison:
     imputations: tuple[tuple[str, bytes], ...] = ()
     gains: pd.DataFrame | None = None
     mechanisms: pd.DataFrame | None = None
+    pattern: pd.DataFrame | None = None
     subsets: pd.DataFrame | None = None
 
 
@@ -95,6 +101,7 @@ def comparison_markdown(
     reference: str = "HyperMM",
     gains: pd.DataFrame | None = None,
     mechanisms: pd.DataFrame | None = None,
+    pattern: pd.DataFrame | None = None,
     subsets: pd.DataFrame | None = None,
 ) -> str:
     """Write a comparison as Markdown, a heading of third order for each scenario.
@@ -106,6 +113,7 @@ def comparison_markdown(
         reference: the method that others were compared with.
         gains: as in `Comparison`.
         mechanisms: as in `Comparison`.
+        pattern: as in `Comparison`.
         subsets: as in `Comparison`.
 
     Raises:
@@ -121,6 +129,9 @@ def comparison_markdown(
     if mechanisms is not None and len(mechanisms):
         blocks += [f"### {MECHANISMS_TITLE}", markdown_text(MECHANISMS_LEAD)]
         blocks.append(_markdown_table(mechanisms_text(mechanisms)))
+    if pattern is not None and len(pattern):
+        blocks += [f"**{PATTERN_TITLE}**", markdown_text(PATTERN_LEAD), _markdown_table(pattern_text(pattern))]
+        blocks += [f"> {markdown_text(sentence)}" for sentence in pattern_sentences(pattern)]
     if subsets is not None and len(subsets):
         blocks += [f"### {SUBSETS_TITLE}", markdown_text(SUBSETS_LEAD), _markdown_table(subsets_text(subsets))]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -129,7 +140,7 @@ def comparison_markdown(
 def comparison_section(comparison: Comparison) -> dict[str, Any]:
     """Return the variables of `comparison.html.j2`."""
     curves, patients, reasons = comparison.robustness, comparison.patients, comparison.mechanisms
-    subsets = comparison.subsets
+    subsets, habit = comparison.subsets, comparison.pattern
     return {
         "sections": scenario_sections(
             comparison.table,
@@ -144,6 +155,10 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
         "mechanisms_figure": data_uri(mechanisms_figure(reasons)) if reasons is not None and len(reasons) else "",
         "mechanisms_title": MECHANISMS_TITLE,
         "mechanisms_lead": MECHANISMS_LEAD,
+        "pattern": pattern_text(habit) if habit is not None and len(habit) else None,
+        "pattern_title": PATTERN_TITLE,
+        "pattern_lead": PATTERN_LEAD,
+        "pattern_sentences": pattern_sentences(habit) if habit is not None else [],
         "subsets": subsets_text(subsets) if subsets is not None and len(subsets) else None,
         "subsets_title": SUBSETS_TITLE,
         "subsets_lead": SUBSETS_LEAD,

@@ -21,6 +21,12 @@ MECHANISMS_LEAD = (
     "a row; the same test patients are in every column, as far as the method could take them. Along a row nothing but "
     "the test changes: a difference between columns is what another reason for missing scans does to this model."
 )
+PATTERN_TITLE = "What is made of which scans there are"
+PATTERN_LEAD = (
+    "In each line test patients lose scans for the reason; what differs is the training. Where training patients lost "
+    "scans at random, nothing but chance could be learnt from who lacks one. Shuffled: as many of each class lost them "
+    "in training as by the reason, but not those of whom the reason is true."
+)
 SUBSETS_TITLE = "Given only some of the scans"
 SUBSETS_LEAD = (
     "Each method was trained once, and tested with only these scans of the test patients who have all of them. A coin "
@@ -28,6 +34,7 @@ SUBSETS_LEAD = (
     "probabilities do harm; lower is better."
 )
 _IN_SUBSETS = (("auc", 2), ("log_loss", 3), ("brier", 3))
+AVAILABILITY = "availability only"  # is meant to
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -53,6 +60,51 @@ def mechanisms_text(mechanisms: pd.DataFrame) -> Table:
         rows.append((str(method), str(training), *(_auc_with_n(cells.get(name)) for name in columns)))
     headers = ("Method", "Lost in training by", *(f"Test: {name}" for name in columns))
     return Table(headers, tuple(rows), numeric=frozenset(range(2, len(headers))))
+
+
+def pattern_text(pattern: pd.DataFrame) -> Table:
+    """Return AUC by what was lost in training, a row for each method and reason; see `pattern.pattern_table`."""
+    headers = (
+        "Method", "Lost in the test by", "n", "AUC, lost so in training", "Lost at random", "Learnt from who lacks it",
+        "Shuffled within classes", "Against shuffled",
+    )  # fmt: skip
+    body = [
+        (
+            str(row["method"]), str(row["reason"]), f"{int(row['n']):,}", number(row["auc"]),
+            number(row["random_auc"], missing="–"), _signed(row, "learnt"), number(row["shuffled_auc"], missing="–"),
+            _signed(row, "within"),
+        )
+        for row in pattern.to_dict("records")
+    ]  # fmt: skip
+    return Table(headers, tuple(body), numeric=frozenset(range(2, len(headers))))
+
+
+def pattern_sentences(pattern: pd.DataFrame) -> list[str]:
+    """Say of each method that learnt from which scans there are, beyond chance, that it did, and what can be done."""
+    found = [row for row in pattern.to_dict("records") if is_number(row["learnt_low"]) and row["learnt_low"] > 0]
+    sentences = [
+        f"{row['method']} makes use of which scans there are: where {row['reason']} decides who lacks one, AUC "
+        f"{row['auc']:.2f} against {row['random_auc']:.2f} when it could not learn that ({_signed(row, 'learnt')})."
+        for row in found
+    ]
+    if any(row["method"] != AVAILABILITY for row in found):
+        sentences.append(
+            "If that is a habit of the hospital and not of the disease, it will not hold elsewhere. Two settings "
+            "weaken it: classify.modality_dropout (with classify.fit: epochs) hides scans at random in training; "
+            "split.missing with mechanism class hides scans of the class that keeps more of them, until the classes "
+            "lack as many. "
+            "Neither is applied by itself."
+        )
+    return sentences
+
+
+def _signed(row: Mapping[str, Any], name: str) -> str:
+    """Write `+0.07 [-0.01 to +0.15]`."""
+    if not is_number(row[name]):
+        return "–"
+    text = f"{row[name]:+.2f}"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{text} [{low:+.2f} to {high:+.2f}]" if is_number(low) and is_number(high) else text
 
 
 def _auc_with_n(row: Mapping[str, Any] | None) -> str:

@@ -107,7 +107,7 @@ def availability_tells(gain: Mapping[str, Any], *, lacking: bool = False) -> str
     if is_number(gain["availability_low"]) and gain["availability_low"] > 0.5:
         return (
             f"Which scans were made already tells the label: {auc}, without a look at any of them. "
-            "A model may have learnt that."
+            "The classifier may have learnt the hospital’s habit."
         )
     if not lacking:
         return ""

@@ -14,6 +14,7 @@ from reporting.imputed_figures import ImputedBeside, beside_figure
 from reporting.joint_figures import embedding_figure
 from reporting.pages import data_uri
 from reporting.tables import Table
+from reporting.tipping_page import tipping_section
 
 MOST_SITES = 7
 LEVELS = (50, 80, 90, 95)
@@ -33,6 +34,8 @@ class Joint:
         quality: repeat, modality, observation, from, crps, crps_without, cover_50 … cover_95, image_error,
             image_error_without, image_cover_90 (NaN where there is no decoder); None likewise.
         notes: of the model, such as links that could not be learnt.
+        tipping: as `impute/tipping.csv` has it; None without the stage impute.
+        selection: as `impute/selection.csv` has it; None likewise.
         beside: test patients' scans that were hidden, with what was imputed in their place.
         convention: of volumes, "radiological" or "neurological".
     """
@@ -44,6 +47,8 @@ class Joint:
     imputed: pd.DataFrame | None
     quality: pd.DataFrame | None
     notes: Sequence[str] = ()
+    tipping: pd.DataFrame | None = None
+    selection: pd.DataFrame | None = None
     beside: Sequence[ImputedBeside] = ()
     convention: str = "radiological"
 
@@ -70,6 +75,9 @@ def joint_section(page: Joint) -> dict[str, Any]:
         "images": None if page.quality is None else _images(page.quality),
         "image_verdict": "" if page.quality is None else _image_verdict(page.quality),
         "notes": page.notes,
+        "tipping": tipping_section(
+            page.tipping, page.selection, nobody=page.imputed is not None and page.imputed.empty
+        ),
     }
 
 

@@ -13,6 +13,7 @@ import torch
 
 from cohort.mechanisms import CLASS, COVARIATE, ITSELF, RANDOM, Missing
 from cohort.missingness import Pulls, column_of, hide_scans, positive_of, pulls_of, pulls_of_numbers
+from cohort.splits import shuffled
 from console.errors import PreconditionError
 from pipeline.comparison.scenarios import Scenario
 from pipeline.specs.baselines import MechanismsConfig
@@ -21,6 +22,7 @@ from pipeline.training.repeat_data import RepeatData
 
 NOTHING = "nothing"  # hidden in the test
 DIGITS = 3  # of a standardised score, so that another machine's last bits do not change who is hidden
+UNCHANGED = (RANDOM, CLASS)  # reasons that lose scans alike, once shuffled within each class
 LOADED = 256  # feature maps at a time
 
 
@@ -30,10 +32,12 @@ class Lost:
 
     Attributes:
         by: reason → names of scans, of all splits.
+        shuffled: reason → as many scans of each class and split, of others; not where it would change nothing.
         notes: on patients of whom a reason knows nothing, and shares that could not be reached.
     """
 
     by: Mapping[str, frozenset[str]]
+    shuffled: Mapping[str, frozenset[str]]
     notes: tuple[str, ...]
 
     def tests(self, data: RepeatData) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -43,12 +47,13 @@ class Lost:
 
     def left(self, scenario: Scenario, data: RepeatData) -> pd.DataFrame:
         """Return the scans of a repeat without those that the scenario's reason takes in training and validation."""
-        gone = data.scans["scan"].isin(self.by[scenario.lost_by]) & (data.scans["split"] != "test")
+        lost = self.shuffled if scenario.shuffled else self.by
+        gone = data.scans["scan"].isin(lost[scenario.lost_by]) & (data.scans["split"] != "test")
         return data.scans[~gone]
 
 
 def scenarios_of_mechanisms(config: MechanismsConfig, modalities: tuple[str, ...]) -> list[Scenario]:
-    """Return one scenario a reason.
+    """Return one scenario a reason, and one more where who lost the scan is shuffled within each class.
 
     Raises:
         PreconditionError: there is one modality only, or the one named is not there.
@@ -56,7 +61,11 @@ def scenarios_of_mechanisms(config: MechanismsConfig, modalities: tuple[str, ...
     modality = _modality(config, modalities)
     share = f"{100 * config.share:g}% of {modality} lost in training"
     how = {reason: "at random" if reason == RANDOM else f"by {reason}" for reason in config.reasons}
-    return [Scenario(f"{share} {how[reason]}", lost_by=reason) for reason in config.reasons]
+    found = [Scenario(f"{share} {how[reason]}", lost_by=reason) for reason in config.reasons]
+    more = [reason for reason in config.reasons if config.shuffled and reason not in UNCHANGED]
+    return found + [
+        Scenario(f"{share} {how[reason]}, shuffled within each class", lost_by=reason, shuffled=True) for reason in more
+    ]
 
 
 def lost_scans(
@@ -87,7 +96,26 @@ def lost_scans(
             raise PreconditionError(f"baselines.mechanisms: {error}") from error
         by[reason] = frozenset(found.scans.loc[~found.scans["available"], "scan"])
         notes += [*unknown, *found.notes]
-    return Lost(by, tuple(notes))
+    shuffles = {reason: _shuffled(lost, scans, modality, seed, reason) for reason, lost in by.items()}
+    return Lost(by, {reason: lost for reason, lost in shuffles.items() if reason not in UNCHANGED}, tuple(notes))
+
+
+def _shuffled(lost: frozenset[str], scans: pd.DataFrame, modality: str, seed: int, reason: str) -> frozenset[str]:
+    """Return the scans that as many patients of each class and split would lose, drawn by a hash.
+
+    Args:
+        lost: scans that the reason takes.
+        scans: of patients with every modality.
+        modality: that is lost.
+        seed: of the draw.
+        reason: another one draws others.
+    """
+    rows = scans[scans["modality"] == modality]
+    gone: set[str] = set()
+    for (split, label), group in rows.groupby(["split", "label"]):
+        names = shuffled(set(group["subject"]), seed, "shuffled", reason, split, label)
+        gone |= set(names[: group.loc[group["scan"].isin(lost), "subject"].nunique()])
+    return frozenset(rows.loc[rows["subject"].isin(gone), "scan"])
 
 
 def _modality(config: MechanismsConfig, modalities: tuple[str, ...]) -> str:

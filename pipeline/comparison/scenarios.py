@@ -11,6 +11,7 @@ from torch import Tensor
 from baselines.sample import Sample
 from cohort.missingness import hide_scans
 from cohort.splits import shuffled
+from evaluation.pattern import SHUFFLED
 from evaluation.published import AS_IT_IS, COMPLETE
 from pipeline.store.features import FeatureStore
 from pipeline.training.feature_maps import feature_maps_of
@@ -32,6 +33,7 @@ class Scenario:
         patients: share of the training patients of each class that are used, rounded up; in (0, 1].
         subsets: every method is tested with each subset of modalities in turn.
         lost_by: why training and validation patients lack scans, see `pipeline.comparison.mechanisms`; "" for not.
+        shuffled: who lacks them is shuffled within each class.
     """
 
     name: str
@@ -40,6 +42,12 @@ class Scenario:
     patients: float = 1.0
     subsets: bool = False
     lost_by: str = ""
+    shuffled: bool = False
+
+    @property
+    def training(self) -> str:
+        """Why training patients lack scans, as the tables of `mechanisms` name it."""
+        return f"{self.lost_by}{SHUFFLED if self.shuffled else ''}"
 
 
 def scenarios_of(

@@ -18,6 +18,7 @@ from evaluation.comparison import (
     subsets_table,
 )
 from evaluation.confounding import GAIN_COLUMNS, gain_over_covariates
+from evaluation.pattern import pattern_table
 from evaluation.published import published_beside
 from files.writing import replacing
 from pipeline.comparison.imputation import compared, imputed_path
@@ -92,6 +93,11 @@ def write_tables(
         out.save_table("mechanisms.csv", mechanisms)
     else:
         (out.folder / "mechanisms.csv").unlink(missing_ok=True)
+    pattern = pattern_table(collected.mechanisms) if mechanisms is not None else None
+    if pattern is not None and len(pattern):
+        out.save_table("pattern.csv", pattern)
+    else:
+        (out.folder / "pattern.csv").unlink(missing_ok=True)
     subsets = subsets_table(collected.subsets) if len(collected.subsets) else None
     if subsets is not None:
         out.save_table("subsets.csv", subsets)
@@ -109,7 +115,14 @@ def write_tables(
     published = published_beside(config.published, [scenario.name for scenario in scenarios])
     title = describe_cohort(collected.predictions, classes)
     page = comparison_markdown(
-        table, published, cohort=title, reference=reference, gains=gains, mechanisms=mechanisms, subsets=subsets
+        table,
+        published,
+        cohort=title,
+        reference=reference,
+        gains=gains,
+        mechanisms=mechanisms,
+        pattern=pattern,
+        subsets=subsets,
     )
     if len(collected.quality):
         page += f"\n{describe_quality(collected.quality)} ({config.gan.describe()}.)\n"
@@ -195,7 +208,7 @@ def _collected(
                     if scenario.lost_by:
                         tables = [made.assign(tested=NOTHING), out.read(folder, "mechanisms.csv")]
                         mechanisms += [
-                            frame.assign(method=name, training=scenario.lost_by)
+                            frame.assign(method=name, training=scenario.training)
                             for frame in tables
                             if frame is not None
                         ]

@@ -110,7 +110,7 @@ class ComparisonTasks:
         if data.scans.drop_duplicates("observation")["subject"].duplicated().any():
             numbers.append("the joint model's folds are of patients")  # they were of sessions
         which = dataclasses.asdict(scenario)
-        for name in ("lost_by", "subsets"):
+        for name in ("lost_by", "subsets", "shuffled"):
             if not which[name]:
                 del which[name]  # as before there was such a thing, so that what was trained stays valid
         return [self.version, settings, which, repeat, rows, numbers]

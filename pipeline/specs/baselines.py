@@ -59,6 +59,11 @@ class MechanismsConfig(BaseModel):
     )
     of: str | None = Field(default=None, min_length=1, description="column of cohort.covariates, for covariate")
     value: str | None = Field(default=None, min_length=1, description="value of that column, if it is no number")
+    shuffled: bool = Field(
+        default=False,
+        description="train once more for each reason but random and class, with who lost the scan shuffled within each "
+        "class: as many of each class, and no longer for the reason",
+    )
 
     @field_validator("reasons")
     @classmethod
@@ -71,6 +76,22 @@ class MechanismsConfig(BaseModel):
     def _a_covariate_is_named(self) -> Self:
         if "covariate" in self.reasons and self.of is None:
             raise ValueError("reason covariate: name a column of cohort.covariates in `of`")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        for reason, names in {"covariate": ("of", "value"), "other": ("other",)}.items():
+            given = [name for name in names if getattr(self, name) is not None]
+            if given and reason not in self.reasons:
+                raise ValueError(
+                    f"{', '.join(given)} is for reason {reason}, and reasons are {', '.join(self.reasons)}; name "
+                    f"{reason} in reasons, or leave {', '.join(given)} out"
+                )
+        if self.shuffled and not set(self.reasons) - {"random", "class"}:
+            raise ValueError(
+                f"shuffled: reasons are {', '.join(self.reasons)}, and shuffled within each class these lose scans as "
+                "before; name covariate, other or itself in reasons, or leave shuffled out"
+            )
         return self
 
 

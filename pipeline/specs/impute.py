@@ -1,10 +1,11 @@
-"""Every missing scan, as the joint model imputes it: mean, standard deviation and draws."""
+"""Every missing scan, as the joint model imputes it: mean, standard deviation and draws; and what would tip."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cohort.mechanisms import Slope
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
@@ -34,6 +35,20 @@ class ImputeConfig(BaseModel):
         "its place; with images",
     )
     seed: int = Field(default=0, ge=0, description="of the draws; each repeat adds its number")
+    deltas: tuple[Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)], ...] = Field(
+        default=(-2, -1.5, -1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1, 1.5, 2),
+        description="standard deviations by which imputed scores are moved, 0 among them, to see when a conclusion "
+        "changes; empty for none",
+    )
+    along: Literal["principal", "class"] = Field(
+        default="principal",
+        description="direction of that: principal, where scans of the modality differ most; class, between the classes",
+    )
+    slopes: tuple[Slope, ...] = Field(
+        default=(-2, 2),
+        description="stated slopes of losing a scan for what it shows (as itself in baselines.mechanisms), for each of "
+        "which the joint model is fitted again; empty for none",
+    )
     mark_key: Path | None = Field(
         default=None,
         description="file of the key of the images' watermark (docs/watermark.md); null: no mark",
@@ -44,6 +59,20 @@ class ImputeConfig(BaseModel):
         min_length=1,
         description="what is marked together, such as a release; whoever looks for the mark has to name it",
     )
+
+    @field_validator("deltas")
+    @classmethod
+    def _ascending(cls, deltas: tuple[float, ...]) -> tuple[float, ...]:
+        if deltas and (list(deltas) != sorted(set(deltas)) or 0 not in deltas or len(deltas) < 2):
+            raise ValueError(f"{deltas}: expected ascending numbers, 0 among them and one other at least")
+        return deltas
+
+    @field_validator("slopes")
+    @classmethod
+    def _each_once(cls, slopes: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(slopes)) < len(slopes) or 0 in slopes:
+            raise ValueError(f"{slopes}: expected different numbers other than 0, which is missing at random")
+        return slopes
 
     @model_validator(mode="after")
     def _images_are_draws(self) -> Self:
@@ -57,7 +86,7 @@ STAGE = Stage(
     function="pipeline.stages.impute:impute",
     config=ImputeConfig,
     artifact="pipeline.store.imputed:ImputedSet",
-    version=3,
+    version=4,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES, "joint": JOINT},
     external_inputs="pipeline.store.marking:mark_of",
 )

@@ -1,6 +1,8 @@
 """Every missing scan as the joint model imputes it, and how far its intervals can be trusted.
 
-Quality is measured on test patients: each modality that one has is hidden and imputed from the others.
+Quality is measured on test patients: each modality that one has is hidden and imputed from the others. What if scans
+are missing for what they would have shown? Imputed scores are moved until conclusions change
+(`pipeline.training.tipping`).
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from cohort.covariates import covariates_of
 from cohort.origin import real_only
 from console.errors import InputError
 from evaluation.imputation import LEVELS, gaussian_coverage, gaussian_crps
+from models.joint.blocks import FloatArray
 from models.joint.decoder import DecodedImage, Decoder
 from models.joint.model import JointModel, Patients
 from models.settings import seed_of_repeat
@@ -32,6 +35,7 @@ from pipeline.training.grid_images import GridImages
 from pipeline.training.imputed_scans import ImputedScan, hidden_scans, missing_scans
 from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table, scores_of
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
+from pipeline.training.tipping import SELECTION, TIPPING, RepeatScores, selection_table, tipping_table
 from synthesis.grid import LEAST, box_shape
 from synthesis.grid import LEVELS as GREY_LEVELS
 
@@ -65,6 +69,7 @@ def impute(
     covariates = covariates_of(scans)
     kinds = scans.drop_duplicates("modality").set_index("modality")["kind"].to_dict()
     tables: dict[str, list[dict[str, Any]]] = {"imputed.csv": [], "quality.csv": [], "beside.csv": []}
+    placed: list[RepeatScores] = []
     repeats = repeats_of(split)
     grid: GridImages | None = None
     with runtime.progress(len(repeats), "repeat") as progress:
@@ -84,13 +89,16 @@ def impute(
             seed = seed_of_repeat(config.seed, repeat)
             random = np.random.default_rng([seed, 4])
             rows = observation_table(data, model)
+            found: list[FloatArray] = []
             for names in chunks(rows.index.to_list()):
                 patients = joint_patients(names, data, maps, blocks, covariates)
                 scores = scores_of(model, patients, names, own)
+                found.append(scores)
                 for scan in missing_scans(
                     model, decoders, patients, scores, random, draws=config.draws, shown=config.images
                 ):
                     tables["imputed.csv"].append(work.write(scan, rows.loc[names[scan.row]], marker))
+            placed.append(_placed(repeat, model, np.concatenate(found), rows, record))
             random = np.random.default_rng([seed, 5])
             for names in chunks(rows.index[rows["split"] == "test"].to_list()):
                 patients = joint_patients(names, data, maps, blocks, covariates)
@@ -102,6 +110,7 @@ def impute(
     columns = {"imputed.csv": out.COLUMNS, "quality.csv": QUALITY, "beside.csv": out.BESIDE}
     for name, made in tables.items():
         out.save_table(name, pd.DataFrame(made, columns=list(columns[name])))
+    _tip(placed, out, config, runtime)
     _note(tables["imputed.csv"], marker, config, runtime)
     images = sum(row["images"] != "" for row in tables["imputed.csv"])
     runtime.results |= {
@@ -111,6 +120,30 @@ def impute(
             "checked against a real one": len(tables["quality.csv"]),
         }
     }
+
+
+def _placed(
+    repeat: int, model: JointModel, scores: FloatArray, rows: pd.DataFrame, record: dict[str, Any]
+) -> RepeatScores:
+    """Return the patients of a repeat as conclusions are drawn from them."""
+    classes = tuple(record["classes"])
+    labels = np.array([classes.index(label) for label in rows["label"]], dtype=np.int64)
+    about = rows.reset_index()[["subject", "observation", "split"]]
+    return RepeatScores(repeat, model, scores, about, labels, classes, "federated" in record)
+
+
+def _tip(placed: Sequence[RepeatScores], out: ImputedSet, config: ImputeConfig, runtime: Runtime) -> None:
+    """Write conclusions with imputed scores moved, and under stated reasons; empty tables where none is asked for."""
+    tipping, notes = pd.DataFrame(columns=list(TIPPING)), list[str]()
+    if config.deltas:
+        tipping, notes = tipping_table(placed, config.deltas, config.along, config.seed)
+    selection = pd.DataFrame(columns=list(SELECTION))
+    if config.slopes:
+        selection, more = selection_table(placed[0], config.slopes, config.along)
+        notes += more
+    out.save_table("tipping.csv", tipping)
+    out.save_table("selection.csv", selection)
+    runtime.notes += notes
 
 
 def _note(made: Sequence[dict[str, Any]], marker: Marker, config: ImputeConfig, runtime: Runtime) -> None:

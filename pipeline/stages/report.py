@@ -198,6 +198,7 @@ def _comparison(baselines: ComparisonSet, convention: str, now: dict[str, str]) 
         robustness=baselines.robustness(),
         patients=baselines.patients(),
         mechanisms=baselines.mechanisms(),
+        pattern=baselines.pattern(),
         subsets=baselines.subsets(),
         imputations=baselines.pictures(convention),
         gains=baselines.gains(),
@@ -217,6 +218,8 @@ def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame, conv
         imputed=None if impute is None else impute.read(),
         quality=None if impute is None else impute.read("quality.csv"),
         notes=tuple(record["model"]["notes"]),
+        tipping=None if impute is None else impute.read("tipping.csv"),
+        selection=None if impute is None else impute.read("selection.csv"),
         beside=() if impute is None else tuple(_beside(impute)),
         convention=convention,
     )

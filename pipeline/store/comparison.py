@@ -13,7 +13,7 @@ from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, read_json, read_record, write_json, write_record
 
 TEXT = {"scenario": str, "method": str, "subject": str, "observation": str, "hidden_modality": str, "where": str}
-TEXT |= {"training": str, "tested": str, "modalities": str}
+TEXT |= {"training": str, "tested": str, "modalities": str, "reason": str}
 
 
 class ComparisonSet(Artifact):
@@ -74,7 +74,7 @@ class ComparisonSet(Artifact):
 
     def contents(self) -> dict[str, Any]:
         """Return the fingerprint of the tables."""
-        names = ("comparison", "gains", "robustness", "patients", "mechanisms", "subsets")
+        names = ("comparison", "gains", "robustness", "patients", "mechanisms", "pattern", "subsets")
         files = (*(f"{name}.csv" for name in names), "comparison.md")
         return {"fingerprint": digest([file_sha256(p) for n in files if (p := self.folder / n).exists()])}
 
@@ -104,6 +104,11 @@ class ComparisonSet(Artifact):
     def mechanisms(self) -> pd.DataFrame | None:
         """Return the table that `evaluation.comparison.mechanisms_table` made; None without such scenarios."""
         path = self.folder / "mechanisms.csv"
+        return pd.read_csv(path, dtype=TEXT) if path.exists() else None
+
+    def pattern(self) -> pd.DataFrame | None:
+        """Return the table that `evaluation.pattern.pattern_table` made; None without such scenarios."""
+        path = self.folder / "pattern.csv"
         return pd.read_csv(path, dtype=TEXT) if path.exists() else None
 
     def subsets(self) -> pd.DataFrame | None:

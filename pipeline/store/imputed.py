@@ -21,7 +21,10 @@ from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, DamagedError
 from pipeline.store.made_images import write_image
 
-TEXT = ("observation", "subject", "split", "modality", "kind", "from", "file", "sha256", "images")
+TEXT = (
+    *("observation", "subject", "split", "modality", "kind", "from", "file", "sha256", "images"),
+    *("conclusion", "moved"),
+)
 IMPUTED = "imputed"
 MARK = {"origin": IMPUTED}  # one entry: their order in a file is by chance, and so would be its hash
 
@@ -62,12 +65,13 @@ class ImputedSet(Artifact):
     """Tables, and in `repeat-N/` feature maps and images of what is missing.
 
     `imputed.csv`: a row for each repeat and missing modality. `quality.csv`, `beside.csv`: test patients whose own scan
-    was hidden, and those of them whose images are kept. `repeat-N/imputed_….safetensors`: feature maps;
+    was hidden, and those of them whose images are kept. `tipping.csv`, `selection.csv`: as `pipeline.training.tipping`
+    makes them. `repeat-N/imputed_….safetensors`: feature maps;
     `imputed_…_mean`, `_sd`, `_draw-1`, … (.nii.gz or .png, and .json): images; `beside_….safetensors`: a real scan and
     what was imputed in its place.
     """
 
-    FILES: ClassVar = ("imputed.csv", "quality.csv", "beside.csv")
+    FILES: ClassVar = ("imputed.csv", "quality.csv", "beside.csv", "tipping.csv", "selection.csv")
     COLUMNS: ClassVar = (
         "repeat", "observation", "subject", "split", "modality", "from", "sd", "file", "sha256", "images"
     )  # fmt: skip

@@ -26,6 +26,7 @@ import pytest
         "fairness_remedies",
         "federation",
         "hypotheses",
+        "missingness",
     ],
 )
 def test_quick(question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The stages joint and impute on made-up feature maps: who is learnt from, what is written, what is said."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from evaluation.imputation import gaussian_crps
 from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.run import run_stage
 from pipeline.specs.impute import STAGE as IMPUTE
+from pipeline.specs.impute import ImputeConfig
 from pipeline.specs.joint import STAGE as JOINT
 from pipeline.store.base import ArtifactError, DamagedError
 from pipeline.store.features import FeatureStore
@@ -28,6 +30,7 @@ from pipeline.training.repeat_data import data_of_repeat
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 REPEATS = [1, 2]
+NO_MOVES: dict[str, object] = {"deltas": (), "slopes": ()}  # which cost a second
 
 
 def scans(subjects: int = 60) -> pd.DataFrame:
@@ -44,15 +47,15 @@ def run(workspace: Path, table: pd.DataFrame, **joint: object) -> Path:
     return workspace
 
 
-def again(workspace: Path, **joint: object) -> None:
-    settings = toy_run.settings(joint={"draws": 4, "decoder": "none", **joint}, impute={"draws": 3})
+def again(workspace: Path, impute: dict[str, object] = NO_MOVES, **joint: object) -> None:
+    settings = toy_run.settings(joint={"draws": 4, "decoder": "none", **joint}, impute={"draws": 3, **impute})
     for stage in (JOINT, IMPUTE):
         run_stage(stage, settings, workspace, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
-    return run(tmp_path_factory.mktemp("joint"), scans())
+    return run(tmp_path_factory.mktemp("joint"), scans(), impute={"deltas": (-1, 0, 1), "slopes": (-2, 2)})
 
 
 def run_on(workspace: Path, table: pd.DataFrame, kept: pd.DataFrame, **joint: object) -> Path:
@@ -171,6 +174,58 @@ def test_what_is_missing_is_imputed_and_marked(done: Path) -> None:
     path.write_bytes(content)
 
 
+def test_imputed_scores_are_moved_and_conclusions_written(done: Path) -> None:
+    """Whose conclusions: class differences of training patients, answers of test patients; 0 moves nothing."""
+    out, table = ImputedSet(done / "impute"), scans()
+    tipping = out.read("tipping.csv")
+    assert list(tipping["modality"].unique()) == list(toy_run.MODALITIES)
+    train = [s for s in table["subject"].unique() if part_of(done, 1)[s] == "train"]
+    assert (tipping["moved"] == "sick").any()
+    for modality, rows in tipping.groupby("modality"):
+        has = set(table.loc[table["modality"] == modality, "subject"])
+        apart = rows[rows["conclusion"] == "classes apart"]
+        sick = set(table.loc[table["label"] == "sick", "subject"])
+        lacking = {"all": len(set(train) - has), "sick": len((set(train) - has) & sick)}
+        assert apart.groupby("moved")["lacking"].first().to_dict() == {k: v for k, v in lacking.items() if v}
+        if lacking["sick"]:
+            moves = apart[apart["moved"] == "sick"].set_index("delta")["value"]
+            assert moves[1] - moves[0] == pytest.approx(lacking["sick"] / len(set(train) & sick))
+        auc = rows[rows["conclusion"] == "AUC"].set_index("delta")
+        tested = [s for n in REPEATS for s in table["subject"].unique() if part_of(done, n)[s] == "test"]
+        assert (auc["n"] == len(tested)).all()
+        assert (auc["lacking"] == sum(s not in has for s in tested)).all()
+        still = rows[(rows["delta"] == 0) & rows["conclusion"].isin(["AUC against no move", "answers changed"])]
+        assert (still["value"] == 0).all()
+    selection = out.read("selection.csv").set_index(["modality", "slope"])
+    assert (selection["delta"].xs(2, level="slope") > 0).all()
+    assert (selection["delta"].xs(-2, level="slope") < 0).all()
+    assert (selection["mean"].abs() < selection["delta"].abs()).all()  # only some have lost it
+
+
+def test_no_move_and_no_slope_leave_the_tables_empty(done: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "run"
+    shutil.copytree(done, workspace)
+    again(workspace)
+    out = ImputedSet(workspace / "impute")
+    assert len(out.read()) > 0
+    assert out.read("tipping.csv").empty
+    assert out.read("selection.csv").empty
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"deltas": (-1.0, 1.0)}, "0 among them"),
+        ({"deltas": (1.0, 0.0)}, "ascending"),
+        ({"slopes": (2.0, 2.0)}, "different numbers"),
+        ({"slopes": (0.0,)}, "missing at random"),
+    ],
+)
+def test_moves_that_tell_nothing_are_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ImputeConfig.model_validate(settings)
+
+
 def test_quality_is_that_of_hidden_scans_of_test_patients(done: Path) -> None:
     quality = ImputedSet(done / "impute").read("quality.csv")
     table = scans()
@@ -283,8 +338,10 @@ def test_all_complete_leaves_nothing_to_impute(tmp_path: Path) -> None:
         first = part.iloc[0].to_dict()
         rows += [{**first, "modality": m, "scan": f"{subject}_{m}"} for m in toy_run.MODALITIES]
     workspace = run(tmp_path, pd.DataFrame(rows), covariates=False)
+    again(workspace, impute={"deltas": (-1, 0, 1), "slopes": (2,)}, covariates=False)
     assert "nothing was imputed" in notes(workspace, "impute")
-    assert ImputedSet(workspace / "impute").read().empty
+    out = ImputedSet(workspace / "impute")
+    assert all(out.read(name).empty for name in ("imputed.csv", "tipping.csv", "selection.csv"))
     table = JointSet(workspace / "joint").embeddings()
     assert (table[["sd1", "sd2"]].fillna(1) < 1e-6).all(axis=None)
 

@@ -75,7 +75,9 @@ OTHER: dict[str, Any] = {
     "baselines.rates": (0.25,),
     "baselines.curve_rates": (0.0,),
     "baselines.patients": (0.4,),
-    "baselines.mechanisms.reasons": ("random",),
+    "baselines.mechanisms.reasons": ("covariate", "other"),
+    "impute.deltas": (-1.0, 0.0),
+    "impute.slopes": (1.0,),
     "synthesise.kl.channels": (16, 32),
     "contribute.classes": ("well", "sick"),
     "contribute.covariates": {"age": (60.0, 9.0)},
@@ -108,11 +110,12 @@ def fields_of(config: BaseModel, before: tuple[str, ...] = ()) -> Iterator[tuple
 
 COHORT = {"manifest": "phantoms", "modalities": {"MRI": {}, "PET": {}, "US": {"kind": "image"}}}
 REFUSED = {("US", "normalise"), ("US", "trust"), ("MRI", "bits"), ("PET", "bits")}  # of the other kind only
+REASONS = {"mechanisms": {"reasons": ("random", "covariate", "other"), "of": "age"}}
 EPOCHS = {"fit": "epochs"}  # whose settings are read then, and refused otherwise
 CONTRIBUTE = {"feature_maps": False, "clip": 2.0, "site": "east", "key": "k", "public_keys": "keys"}
 FIELDS = [
     path
-    for path in fields_of(toy_run.settings(cohort=COHORT, classify=EPOCHS, contribute=CONTRIBUTE))
+    for path in fields_of(toy_run.settings(cohort=COHORT, classify=EPOCHS, contribute=CONTRIBUTE, baselines=REASONS))
     if path[-2:] not in REFUSED
 ]
 
@@ -177,7 +180,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     settings = toy_run.settings(
         cohort=COHORT, classify=EPOCHS, export={"signing_key": folder / "key"}, predict={"model": models[0]},
         executor={"kind": "dask"}, synthesise={"mark_key": folder / "mark"},
-        impute={"mark_key": folder / "mark"}, contribute=CONTRIBUTE,
+        impute={"mark_key": folder / "mark"}, contribute=CONTRIBUTE, baselines=REASONS,
     )  # fmt: skip
     for stage in STAGES:
         artifact = stage.writes(folder / "run" / stage.name)
@@ -630,7 +633,7 @@ def test_a_setting_is_in_the_key_of_the_tasks_that_it_is_about(
     tasks: Callable[..., set[tuple[str, str]]], path: tuple[str, ...]
 ) -> None:
     usual = GANS if path[1] == "gan" else set(TASKS)
-    assert tasks(changed(toy_run.settings(), path)) == IN_SOME_TASKS.get(".".join(path[1:]), usual)
+    assert tasks(changed(toy_run.settings(baselines=REASONS), path)) == IN_SOME_TASKS.get(".".join(path[1:]), usual)
 
 
 IN_TASKS_OF = {

@@ -43,6 +43,7 @@ def test_availability_is_named_only_where_it_tells_the_label() -> None:
     assert len(answers(GAIN, ("age",))) == 1
     told = answers(GAIN | {"availability_auc": 0.72, "availability_low": 0.61, "availability_high": 0.8}, ("age",))
     assert "Which scans were made already tells the label: AUC 0.72 (interval 0.61 to 0.80)" in told[1]
+    assert told[1].endswith("The classifier may have learnt the hospital’s habit.")
 
 
 def test_where_scans_are_missing_the_auc_of_availability_is_always_said() -> None:

@@ -126,6 +126,15 @@ def test_few_patients_make_no_claim() -> None:
     assert joint_section(page(6))["verdict"].endswith("with 6 patients that says little.")
 
 
+def test_moves_of_imputed_scores_have_their_part() -> None:
+    none = pd.DataFrame({name: [] for name in ("modality", "conclusion", "moved", "delta")})
+    text = html(page(tipping=none, selection=none))
+    assert "If scans are missing for what they would have shown" in text
+    assert "impute.deltas is empty" in text
+    assert "nothing to tip" in html(page(tipping=none, selection=none, imputed=page().imputed.iloc[:0]))  # type: ignore[union-attr]
+    assert "for what they would have shown" not in html(page())
+
+
 def test_without_the_stage_impute_there_is_no_table_of_it() -> None:
     text = html(page(imputed=None, quality=None))
     assert "Imputed feature maps" not in text

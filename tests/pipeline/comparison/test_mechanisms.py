@@ -14,6 +14,7 @@ from helpers import toy_run
 
 from console.errors import PreconditionError
 from evaluation.intervals import summarise
+from evaluation.pattern import SHUFFLED
 from pipeline.comparison.mechanisms import Lost, lost_scans, main_direction, scenarios_of_mechanisms
 from pipeline.comparison.scenarios import Scenario
 from pipeline.comparison.tables import _hidden_in_both
@@ -57,7 +58,8 @@ COVARIATES = pd.DataFrame({"age": [str(90 - i % 20) for i in range(100)]}, index
 
 
 def lost(data: RepeatData, features: FeatureStore, **settings: object) -> Lost:
-    config = MechanismsConfig.model_validate({"reasons": REASONS, "of": "age", "slope": 20} | settings)
+    given = {"reasons": REASONS, "of": "age", "slope": 20} | settings
+    config = MechanismsConfig.model_validate({name: value for name, value in given.items() if value is not None})
     return lost_scans(data, config, COVARIATES, features, seed=1)
 
 
@@ -125,6 +127,45 @@ def test_the_class_is_a_reason_for_two_classes_only(data: RepeatData, features: 
         lost(three, features)
     others = tuple(reason for reason in REASONS if reason != "class")
     assert tuple(lost(three, features, reasons=others).by) == others
+
+
+def test_shuffled_as_many_of_each_class_lose_the_scan_and_others(data: RepeatData, features: FeatureStore) -> None:
+    """By `itself` those with a high last digit; shuffled, a digit tells nothing beyond what it tells of the class."""
+    found = lost(data, features, shuffled=True)
+    assert set(found.shuffled) == {"covariate", "other", "itself"}
+    rows = data.scans.set_index("scan")
+
+    def cells(scans: frozenset[str]) -> dict[tuple[str, str], int]:
+        return rows.loc[sorted(scans)].groupby(["split", "label"]).size().to_dict()
+
+    for reason, scans in found.shuffled.items():
+        assert cells(scans) == cells(found.by[reason])
+        assert scans != found.by[reason]
+        assert all(scan.endswith("_PET") for scan in scans)
+    high = {name: np.mean([int(s[1:4]) % 10 >= 5 for s in by["itself"]]) for name, by in
+            (("by", found.by), ("shuffled", found.shuffled))}  # fmt: skip
+    assert high["by"] > 0.9
+    assert high["shuffled"] < 0.7
+    config = MechanismsConfig.model_validate({"reasons": REASONS, "of": "age", "shuffled": True})
+    scenarios = scenarios_of_mechanisms(config, data.modalities)
+    assert [s.training for s in scenarios] == [*REASONS, *(f"{reason}{SHUFFLED}" for reason in REASONS[1:4])]
+    left = found.left(scenarios[-1], data)
+    gone = data.scans[~data.scans["scan"].isin(left["scan"])]
+    assert set(gone["scan"]) == {s for s in found.shuffled["itself"] if int(s[1:4]) % 4 != 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"of": "age"}, "of is for reason covariate, and reasons are random, other, itself, class; name covariate"),
+        ({"of": "age", "value": "70"}, "of, value is for reason covariate"),
+        ({"reasons": ("random", "class"), "other": "MRI"}, "other is for reason other"),
+        ({"reasons": ("random", "class"), "shuffled": True}, "shuffled within each class these lose scans as before"),
+    ],
+)
+def test_settings_of_a_reason_that_is_not_asked_for_are_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        MechanismsConfig.model_validate(settings)
 
 
 def test_settings_that_say_nothing_or_two_things_are_refused() -> None:
@@ -207,7 +248,17 @@ def test_a_cell_is_the_score_of_the_predictions_with_these_scans_hidden(compared
 def test_the_page_and_the_markdown_show_it(compared: Path) -> None:
     text = (compared / "baselines" / "comparison.md").read_text("utf-8")
     assert "### Why scans are missing" in text
-    (row,) = re.findall(r"\| availability only \| class \|.*", text)
+    assert "What is made of which scans there are" in text
+    pattern = ComparisonSet(compared / "baselines").pattern()
+    assert pattern is not None
+    assert list(pattern["method"]) == ["HyperMM", "ridge imputation", "availability only", "covariates + HyperMM"]
+    assert set(pattern["reason"]) == {"class"}
+    table = ComparisonSet(compared / "baselines").mechanisms()
+    assert table is not None
+    cell = table.set_index(["method", "training", "tested"])["auc_mean"]
+    row = pattern.set_index("method").loc["HyperMM"]
+    assert row["learnt"] == pytest.approx(cell["HyperMM", "class", "class"] - cell["HyperMM", "random", "class"])
+    row, _ = re.findall(r"\| availability only \| class \|.*", text)  # of the reasons, of the pattern
     assert row.count("[") == 3 or row.count("\\[") == 3
 
 
@@ -234,10 +285,15 @@ def test_other_scenarios_keep_their_keys_and_their_curve(data: RepeatData, featu
     run = ComparisonTasks(features, ComparisonSet(Path()), BaselinesConfig(), runtime, data.modalities, False, 3)
     named = [
         set(run._inputs(scenario, 1, data)[2])
-        for scenario in (Scenario("x"), Scenario("x", lost_by="class"), Scenario("x", subsets=True))
+        for scenario in (
+            Scenario("x"),
+            Scenario("x", lost_by="class"),
+            Scenario("x", subsets=True),
+            Scenario("x", lost_by="other", shuffled=True),
+        )
     ]
     before = {"name", "hidden", "complete_only", "patients"}
-    assert named == [before, before | {"lost_by"}, before | {"subsets"}]
+    assert named == [before, before | {"lost_by"}, before | {"subsets"}, before | {"lost_by", "shuffled"}]
     frame = pd.DataFrame({"scenario": ["complete", "x"], "method": "HyperMM", "p_0": 0.5, "p_1": 0.5})
     both = [Scenario("complete"), Scenario("x", lost_by="class"), Scenario("half", (("PET", 0.5),))]
     points = _hidden_in_both(frame, both)

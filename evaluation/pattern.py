@@ -1,0 +1,50 @@
+"""How much does a method make of which scans there are? AUC by whether that told something in training."""
+
+import numpy as np
+import pandas as pd
+
+from evaluation.intervals import paired_difference, probability_columns, summarise
+
+AT_RANDOM = "random"
+SHUFFLED = ", shuffled within classes"  # after the name of a reason
+KEY = ["repeat", "observation"]
+PATTERN = (
+    "method", "reason", "n", "auc", "random_auc", "learnt", "learnt_low", "learnt_high", "shuffled_auc", "within",
+    "within_low", "within_high",
+)  # fmt: skip
+
+
+def pattern_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Compute how much each method makes of which scans there are, for each reason but `AT_RANDOM`.
+
+    The test is that of the reason in every figure. What changes is the training: scans lost by the same reason, at
+    random, or by the reason and then shuffled within each class. Trained at random, a method cannot have learnt that
+    who lacks the scan is of one class; shuffled, it can, and not what kind of patient of the class that is.
+
+    Args:
+        predictions: as `comparison.mechanisms_table` takes them.
+
+    Returns:
+        Columns `method`, `reason`, `n` (predictions made in all that are compared), `auc` (trained by the reason),
+        `random_auc`, `shuffled_auc`; `learnt`, `learnt_low`, `learnt_high`: `auc` minus `random_auc`; `within`,
+        `within_low`, `within_high`: `auc` minus `shuffled_auc`. NaN where it was not trained so.
+    """
+    columns, rows = probability_columns(predictions), []
+    made = predictions[~predictions[columns].isna().any(axis=1)]
+    cells = {key: table for key, table in made.groupby(["method", "training", "tested"], sort=False)}
+    for method, reason in dict.fromkeys(zip(made["method"], made["training"], strict=True)):
+        own = cells.get((method, reason, reason))
+        if reason == AT_RANDOM or own is None:
+            continue
+        row = dict.fromkeys(PATTERN, np.nan) | {"method": method, "reason": reason, "n": len(own)}
+        row["auc"] = summarise(own)["auc"]["mean"]
+        for name, training, of in (("random", AT_RANDOM, "learnt"), ("shuffled", reason + SHUFFLED, "within")):
+            other = cells.get((method, training, reason))
+            shared = None if other is None else own[KEY].merge(other[KEY], on=KEY)
+            if other is None or shared is None or shared.empty:
+                continue
+            found = paired_difference(own.merge(shared, on=KEY), other.merge(shared, on=KEY), "auc")
+            row[f"{name}_auc"] = summarise(other)["auc"]["mean"]
+            row |= {of: found["difference"], f"{of}_low": found["low"], f"{of}_high": found["high"]}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(PATTERN))
