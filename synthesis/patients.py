@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from models.joint.blocks import FloatArray
 from models.joint.model import COVARIATE, Features, JointModel
-from models.joint.posterior import draw
 
 FEWEST = 5  # patients of a class whose mean may be shown
 AT_ONCE = 20  # patients drawn with the same parameters
@@ -76,11 +75,12 @@ def class_offsets(model: JointModel, block: str, features: Features, labels: NDA
     """
     basis, part = model.bases[block], model.blocks.slice_of(block)
     offsets = np.zeros((model.gaussian.classes, features.shape[1]), dtype=np.float32)
+    means = model.class_means()[:, part]
     there = ~np.isnan(features[:, 0])
     for label in range(len(offsets)):
         rows = features[there & (labels == label)]
         if len(rows) >= FEWEST:
-            offsets[label] = rows.mean(axis=0) - basis.features(model.gaussian.estimate.mean[label][None, part])[0]
+            offsets[label] = rows.mean(axis=0) - basis.features(means[[label]])[0]
     return offsets
 
 
@@ -108,7 +108,7 @@ def draw_patients(model: JointModel, count: int, modalities: tuple[str, ...], ra
     for start in range(0, count, AT_ONCE):
         some = slice(start, start + AT_ONCE)
         empty = np.full((len(classes[some]), model.blocks.width), np.nan)
-        scores[some] = draw(model.gaussian, empty, 1, random, classes[some])[0][0]
+        scores[some] = model.draw_scores(empty, 1, random, classes[some])[0][0]
     covariates = {
         name.removeprefix(COVARIATE): scores[:, model.blocks.slice_of(name)]
         for name in model.blocks.names

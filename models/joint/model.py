@@ -7,14 +7,16 @@ are blocks of their own, as numbers that were standardised before.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.joint.basis import MOST, Basis, Kind, NoVariationError, fit_basis
 from models.joint.blocks import Blocks, FloatArray
 from models.joint.embedding import Embedding, shared_directions
-from models.joint.gaussian import SPARE, JointGaussian, class_probabilities, condition
+from models.joint.gaussian import SPARE, Conditional, JointGaussian, class_probabilities, condition
 from models.joint.posterior import DRAWS, draw, fit
 from models.joint.sums import Sums, sums_of
 
@@ -97,6 +99,28 @@ class JointModel:
         """Layout of the scores."""
         return self.gaussian.blocks
 
+    def on(self, device: torch.device | str) -> Self:
+        """Return the model with its network, if it has one, on a device."""
+        return self
+
+    def draw_scores(
+        self,
+        rows: FloatArray,
+        count: int,
+        random: np.random.Generator,
+        labels: NDArray[np.int64] | None = None,
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Draw the missing scores of patients (n, d), and their classes; as `models.joint.posterior.draw`."""
+        return draw(self.gaussian, rows, count, random, labels)
+
+    def condition(self, rows: FloatArray, labels: NDArray[np.int64] | None = None) -> Conditional:
+        """Return mean and covariance of all scores given those that are there; as `models.joint.gaussian.condition`."""
+        return condition(self.gaussian, rows, labels)
+
+    def class_means(self) -> FloatArray:
+        """Return the mean scores of each class, (K, d)."""
+        return self.gaussian.estimate.mean
+
     def scores(self, patients: Patients) -> FloatArray:
         """Return the scores of patients, (n, d), NaN where a block is missing or was not learnt.
 
@@ -124,7 +148,7 @@ class JointModel:
 
     def embed_scores(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As `embed`, of scores (n, d), NaN where a block is missing."""
-        parts = [self.embedding.of(condition(self.gaussian, rows[i : i + CHUNK])) for i in range(0, len(rows), CHUNK)]
+        parts = [self.embedding.of(self.condition(rows[i : i + CHUNK])) for i in range(0, len(rows), CHUNK)]
         return np.concatenate([mean for mean, _ in parts]), np.concatenate([spread for _, spread in parts])
 
     def distances(self, patients: Patients) -> FloatArray:
@@ -165,7 +189,7 @@ class JointModel:
         basis, part = self.bases[modality], self.blocks.slice_of(modality)
         mean, variance = [], []
         for i in range(0, len(rows), CHUNK):
-            found = condition(self.gaussian, rows[i : i + CHUNK], None if labels is None else labels[i : i + CHUNK])
+            found = self.condition(rows[i : i + CHUNK], None if labels is None else labels[i : i + CHUNK])
             mean.append(found.mean[:, part])
             variance += [basis.variance(each[part, part]) for each in found.covariance]
         return basis.features(np.concatenate(mean)), np.sqrt(np.stack(variance)).astype(np.float32)
@@ -194,7 +218,7 @@ class JointModel:
             modality → (S, n, D), drawn for everybody, those who have it included (theirs are near their own scan: same
             scores, another residual); and the drawn classes, (S, n).
         """
-        drawn, classes = scores or draw(self.gaussian, self.scores(patients), count, random, labels)
+        drawn, classes = scores or self.draw_scores(self.scores(patients), count, random, labels)
         made = {}
         for name in modalities or tuple(self.bases):
             basis = self.bases[name]

@@ -1,21 +1,25 @@
 """The joint model as named arrays and plain values, and back."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.joint.basis import Basis
 from models.joint.blocks import Blocks
 from models.joint.decoder import FEATURES, IMAGE, Decoder
+from models.joint.diffusion import Diffusion, DiffusionConfig
+from models.joint.diffusion_model import DiffusionModel
 from models.joint.embedding import Embedding
 from models.joint.gaussian import JointGaussian, Parameters
 from models.joint.model import JointModel
 from models.joint.sums import Cell, Sums
 
 Arrays = dict[str, NDArray[Any]]
+DIFFUSION = "diffusion."  # before the names of the network's arrays
 TRAINING = "training.scores"  # (n, d), of the patients that the model was learnt from
 PERSONAL = ("sums.", "training.")
 
@@ -44,6 +48,9 @@ def to_arrays(model: JointModel) -> tuple[Arrays, dict[str, Any]]:
         "gaussian_notes": list(gaussian.notes),
         "notes": list(model.notes),
     }
+    if isinstance(model, DiffusionModel):
+        arrays |= {DIFFUSION + name: value.cpu().numpy() for name, value in model.engine.state_dict().items()}
+        facts["diffusion"] = {**asdict(model.engine.config), "answer_seed": model.seed}
     return arrays, facts
 
 
@@ -76,7 +83,23 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) ->
         int(facts["iterations"]),
     )
     sums = Sums(blocks, int(facts["classes"]), cells)
-    return JointModel(bases, gaussian, embedding, sums, tuple(facts["notes"]))
+    model = JointModel(bases, gaussian, embedding, sums, tuple(facts["notes"]))
+    return _with_network(model, arrays, facts["diffusion"]) if facts.get("diffusion") else model
+
+
+def _with_network(model: JointModel, arrays: Mapping[str, NDArray[Any]], config: Mapping[str, Any]) -> DiffusionModel:
+    """Put the network of the diffusion engine beside the linear model."""
+    try:
+        settings = DiffusionConfig(**{item.name: config[item.name] for item in fields(DiffusionConfig)})
+        network = Diffusion(model.blocks, model.gaussian.classes, settings)
+        own = {name: each for name, each in arrays.items() if name.startswith(DIFFUSION)}
+        state = {name.removeprefix(DIFFUSION): torch.from_numpy(np.array(each)) for name, each in own.items()}
+        network.load_state_dict(state)
+        seed = int(config["answer_seed"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"this is no network of the diffusion engine: {error!r}") from error
+    plain = {item.name: getattr(model, item.name) for item in fields(JointModel)}
+    return DiffusionModel(**plain, diffusion=network.eval(), seed=seed)
 
 
 def without_patients(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> tuple[Arrays, dict[str, Any]]:

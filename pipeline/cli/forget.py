@@ -19,6 +19,8 @@ from pipeline.deployment.bundle_contents import MOST_ROUNDS
 from pipeline.deployment.bundle_layout import SEEN
 from pipeline.specs.registry import STAGES
 from pipeline.store.base import read_record
+from pipeline.store.joint import ENGINES
+from pipeline.store.synthetic import NETWORKS
 from pipeline.store.tables import CohortTables
 from pipeline.store.update import UpdateSet
 from pipeline.store.viewers import WithViewers
@@ -26,6 +28,7 @@ from synthesis.updating import apart
 
 OF_SCANS = ("preprocess", "features")
 WITH_PAGES = ("report", "predict")
+IN_TRAINING = (("joint", ENGINES), ("synthesise", NETWORKS))  # folders below stages
 KEPT = ("export",)  # exported models are their owners' business
 TEXT = (".csv", ".json", ".html", ".md", ".log", ".yaml")
 MOST = 64_000_000  # bytes of a text file that is searched
@@ -51,6 +54,7 @@ def forget(workspace: Path, subject: str, bundles: Sequence[Path] = ()) -> list[
     updated.never_again(subject)
     lines += _from_scans(workspace, scans)
     lines += _learnt_from(workspace, subject)
+    lines += in_training(workspace)
     lines += _still_named(workspace, subject)
     lines += [_in_bundle(folder, subject) for folder in (workspace / "export" / "bundle", *bundles) if folder.is_dir()]
     lines.append(
@@ -123,6 +127,17 @@ def _learnt_from(workspace: Path, subject: str) -> list[str]:
             (folder / "manifest.json").unlink(missing_ok=True)
             names = ", ".join(each.name for each in fitted)
             lines.append(f"{stage.name}: learnt from the subject, so it is removed and has to be refitted ({names})")
+    return lines
+
+
+def in_training(workspace: Path) -> list[str]:
+    """Remove states of networks that go on from there: no record says whose scans they have seen."""
+    lines = []
+    for stage, name in IN_TRAINING:
+        if (workspace / stage / name).is_dir():
+            remove_folder(workspace / stage / name, below=workspace / stage)
+            (workspace / stage / "manifest.json").unlink(missing_ok=True)
+            lines.append(f"{stage}: networks in training are removed; the next run trains them from the start")
     return lines
 
 

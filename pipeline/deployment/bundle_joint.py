@@ -22,6 +22,7 @@ from pydantic import FailFast, Field, model_validator
 
 from models.joint.basis import Basis
 from models.joint.decoder import Decoder
+from models.joint.diffusion_model import DiffusionModel
 from models.joint.model import COVARIATE, JointModel
 from models.joint.state import (
     Arrays,
@@ -66,6 +67,16 @@ class ExportedJoint:
     covariates: CovariateBlocks | None
     training: int
     distances: tuple[float, ...]
+
+
+def of_no_bundle(model: JointModel) -> str:
+    """Return why a bundle cannot hold the model; "" if it can."""
+    if not isinstance(model, DiffusionModel):
+        return ""
+    return (
+        "it is of the engine diffusion, and bundles answer by the linear engine; type --joint.engine linear --stages "
+        "joint,export"
+    )
 
 
 def like_single_patients(

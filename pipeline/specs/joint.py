@@ -1,15 +1,16 @@
 """One joint model of all modalities, and the embedding of every patient."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from console.errors import InputError
 from files.reading import file_sha256
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.contribute import STAGE as CONTRIBUTE
+from pipeline.specs.diffusion import ENGINE, DiffusionConfig, Engine
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.split import STAGE as SPLIT
@@ -20,6 +21,8 @@ class JointConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    engine: Engine = Field(default="linear", description=ENGINE)
+    diffusion: DiffusionConfig = DiffusionConfig()
     basis: Literal["pca", "public"] = Field(
         default="pca",
         description="of each modality: pca of training scans; public: drawn by a seed, learnt from nobody",
@@ -40,6 +43,15 @@ class JointConfig(BaseModel):
         default=(),
         description="joint models of several sites, one for each repeat, used in place of fitting (docs/federation.md)",
     )
+
+    @model_validator(mode="after")
+    def _sums_are_linear(self) -> Self:
+        if self.engine == "diffusion" and self.federated:
+            raise ValueError(
+                "engine diffusion is learnt from patients, and joint models of several sites are made of sums; leave "
+                "engine at linear, or joint.federated empty"
+            )
+        return self
 
 
 def _state_of_models(config: JointConfig) -> Any:

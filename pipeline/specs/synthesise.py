@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
+from pipeline.specs.diffusion import ENGINE, DiffusionConfig, Engine
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.split import STAGE as SPLIT
@@ -44,6 +45,8 @@ class SynthesiseConfig(BaseModel):
 
     patients: int = Field(default=100, ge=1, le=100_000, description="to draw")
     repeat: int = Field(default=1, ge=1, description="whose training patients are learnt from; no other is looked at")
+    engine: Engine = Field(default="linear", description=ENGINE)
+    diffusion: DiffusionConfig = DiffusionConfig()
     decoder: Literal["pca", "kl", "none"] = Field(
         default="pca",
         description="of volumes and pictures; pca: principal components, drawn together with the feature maps; kl: an "

@@ -11,7 +11,7 @@ from models.onnx_graph import largest_difference, onnx_graph
 from models.set_model import SetModel
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle import Bundle, BundleFolder, strictest
-from pipeline.deployment.bundle_joint import ExportedJoint, distances_of, like_single_patients
+from pipeline.deployment.bundle_joint import ExportedJoint, distances_of, like_single_patients, of_no_bundle
 from pipeline.deployment.bundle_writer import Export, write_bundle
 from pipeline.deployment.calibration_set import (
     CALIBRATION_SPLITS,
@@ -195,7 +195,7 @@ def _joint(
         runtime.note(f"the joint model is not exported: φ was not trained on {', '.join(strange)}")
         return None
     record, rows = joint.record(config.repeat) or {}, joint.embeddings()
-    if reason := _not_to_leave(model, record, data.classes):
+    if reason := of_no_bundle(model) or _not_to_leave(model, record, data.classes):
         runtime.note(f"the joint model is not exported: {reason}")
         return None
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()

@@ -60,6 +60,11 @@ def hypothesise(
     Raises:
         InputError: a hypothesis names what the joint model does not have, or nothing can be learnt.
     """
+    if joint.engine == "diffusion":
+        raise InputError(
+            "joint.engine is diffusion, and effects are reckoned from regressions of the linear engine; type "
+            "--joint.engine linear with --stages hypothesise"
+        )
     repeats = repeats_of(split)
     asked: dict[str, Asked] = {}
     shape: tuple[int, int, int] = (0, 0, 0)

@@ -75,7 +75,7 @@ def impute(
     with runtime.progress(len(repeats), "repeat") as progress:
         for repeat in repeats:
             data = without_synthetic(data_of_repeat(cohort, split, features, repeat), cohort)
-            maps, model = feature_maps_of(data, features), joint.model(repeat)
+            maps, model = feature_maps_of(data, features), joint.model(repeat).on(runtime.device)
             record, own = joint.record(repeat) or {}, joint.training_scores(repeat)
             if not record.get("feature_maps", True):
                 raise InputError(

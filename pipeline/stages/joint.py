@@ -1,10 +1,12 @@
 """One joint model of all modalities for each repeat, learnt from its training patients, and everybody's embedding."""
 
 import itertools
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from cohort.covariates import covariates_of
@@ -13,10 +15,12 @@ from console.errors import InputError
 from models.joint.basis import NoVariationError
 from models.joint.blocks import FloatArray
 from models.joint.decoder import Decoder, fit_decoder
+from models.joint.diffusion import DiffusionConfig
 from models.joint.gaussian import TooFewPatientsError
 from models.joint.model import CannotJoinError, JointModel, Patients, fit_model
 from models.joint.model import JointConfig as ModelConfig
 from models.settings import seed_of_repeat
+from pipeline.core.progress import Progress
 from pipeline.core.runtime import Runtime
 from pipeline.federation.plan import encoder_of, plan_of
 from pipeline.federation.received import check_received, model_of_repeat
@@ -29,6 +33,7 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.joint import JointSet
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
+from pipeline.training.diffusion import diffusion_engine
 from pipeline.training.feature_maps import FeatureMaps, encoding_notes, feature_maps_of
 from pipeline.training.grid_images import GridImages
 from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table, scores_of
@@ -58,7 +63,8 @@ def joint(
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
     images = None if config.decoder == "none" else GridImages(preprocess, kinds, config.spacing_mm, config.pixels)
     tables = []
-    with runtime.progress(2 * len(repeats), "step") as progress:
+    training = config.diffusion.steps if config.engine == "diffusion" else 0
+    with runtime.progress((2 + training) * len(repeats), "step") as progress:
         for repeat in repeats:
             data = without_synthetic(data_of_repeat(cohort, split, features, repeat), cohort)
             maps = feature_maps_of(data, features)
@@ -67,9 +73,11 @@ def joint(
                     settings = (modalities, preprocess_settings, features_settings)
                     _receive(data, features_shape(maps), contribute, split, settings, out, config, runtime, repeat)
                 else:
-                    _fit(data, maps, covariates, images, out, config, runtime, repeat)
+                    _fit(data, maps, covariates, images, out, config, runtime, repeat, progress)
+            elif training:
+                progress.advance(training)
             progress.advance()
-            tables.append(_embeddings(data, maps, covariates, out, repeat))
+            tables.append(_embeddings(data, maps, covariates, out, repeat, runtime.device))
             progress.advance()
             runtime.notes += [f"repeat {repeat}: {note}" for note in (out.record(repeat) or {}).get("notes", ())]
     table = pd.concat(tables, ignore_index=True)
@@ -86,6 +94,7 @@ def _fit(
     config: JointConfig,
     runtime: Runtime,
     repeat: int,
+    progress: Progress,
 ) -> None:
     rows = observation_table(data)
     train = rows.index[rows["split"] == "train"].to_list()
@@ -110,6 +119,12 @@ def _fit(
             f"repeat {repeat}: {len(train)} training patients give one score in all, and a map has two directions; "
             "add patients, modalities or covariates"
         )
+    if config.engine == "diffusion":
+        model = diffusion_engine(
+            model, scores, labels, DiffusionConfig(**config.diffusion.model_dump(), seed=settings.seed),
+            device=runtime.device, progress=progress,
+            state=partial(out.engine, repeat), keep=partial(out.save_engine, repeat),
+        )  # fmt: skip
     averaged = data.scans[data.scans["split"] == "train"].groupby(["observation", "modality"]).size()
     notes = [*encoding_notes(data), *model.notes]
     if (averaged > 1).any():
@@ -139,6 +154,7 @@ def _fit(
             "notes": notes,
         },
     )
+    out.drop_engine(repeat)
 
 
 def _patients_with(
@@ -232,10 +248,10 @@ def features_shape(maps: FeatureMaps) -> tuple[int, int, int]:
 
 
 def _embeddings(
-    data: RepeatData, maps: FeatureMaps, covariates: pd.DataFrame, out: JointSet, repeat: int
+    data: RepeatData, maps: FeatureMaps, covariates: pd.DataFrame, out: JointSet, repeat: int, device: torch.device
 ) -> pd.DataFrame:
     """Return the rows of one repeat; classes are not used, those of training patients neither."""
-    model, own = out.model(repeat), out.training_scores(repeat)
+    model, own = out.model(repeat).on(device), out.training_scores(repeat)
     coded = (out.record(repeat) or {}).get("covariates")
     blocks = CovariateBlocks.from_json(coded) if coded else None
     rows = observation_table(data, model)

