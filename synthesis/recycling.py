@@ -162,7 +162,9 @@ def strength_of(rows: FloatArray, labels: Labels, seed: int, owners: Sequence[st
         chance = np.zeros((len(labels), len(classes)))
         for held in held_out:
             train = ~held
-            chance[held] = _fitted(rows[train], labels[train], np.ones(int(train.sum())), strength).predict_proba(rows[held])
+            chance[held] = _fitted(rows[train], labels[train], np.ones(int(train.sum())), strength).predict_proba(
+                rows[held]
+            )
         losses.append(log_loss(labels, chance, labels=classes))
     return STRENGTHS[int(np.argmin(losses))]
 

