@@ -97,7 +97,8 @@ def main() -> None:
         heads, originals = list(_heads(arguments, pipeline)), list(_pictures(arguments))
 
         def some(changes: Mapping[str, Any]) -> dict[str, Any]:
-            return dict(list(changes.items())[: 3 if arguments.quick else None])
+            named = {n: each for n, each in changes.items() if any(part in n for part in arguments.changes or [n])}
+            return dict(list(named.items())[: 3 if arguments.quick else None])
 
         parts = {
             "changes": lambda: survival(_marked(heads, arguments.marks), some(CHANGES), tools, report, thorough=False),
@@ -143,6 +144,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--marks", type=int, default=2, help="keys that each image is marked with")
     parser.add_argument("--keys", type=int, default=10_000, help="wrong keys")
     parser.add_argument("--patients", type=int, default=60, help="phantoms for the classifier")
+    parser.add_argument("--changes", nargs="*", default=[], help="only changes whose name has one of these words")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=[], help=f"parts of {' '.join(PARTS)}")
     arguments = parser.parse_args()
     if arguments.quick:
