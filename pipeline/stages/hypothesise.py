@@ -287,8 +287,7 @@ class Asked:
             owners = np.unique(np.array(subjects)[there], return_inverse=True)[1]
             count = np.bincount(owners)
             if len(count) >= FEWEST:
-                total = np.zeros((len(values), len(count)))
-                np.add.at(total, (slice(None), owners), values[:, there])
+                total = values[:, there] @ (owners[:, None] == np.arange(len(count)))
                 where.setdefault(target, []).append(total / count)
 
     def _remember(self, found: Mapping[str, FloatArray], names: list[tuple[str, str]], repeat: int) -> None:
