@@ -19,37 +19,61 @@ BLOCKS = Blocks(("MRI", "PET", "covariate severity"), (4, 4, 1))
 SIGNS = Blocks(("MRI", "PET", "covariate severity"), (1, 1, 1))
 SEVERITY = "covariate severity"
 DRAWS, TESTED = 30, 100
+NOISE = 0.1  # of a sign's score, in which the sign itself is 0 or 1
 
 
 def main() -> None:
     """Run it."""
     parser = options(__doc__ or "")
     parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--patients", type=int, default=300)
+    parser.add_argument("--patients", type=int, nargs="+", default=[300], help="in training, half of them diseased")
+    parser.add_argument("--only", choices=("conditional", "confounded"), help="one of the two parts")
     arguments = parser.parse_args()
     seeds = 5 if arguments.quick else arguments.seeds
     found: dict[str, float] = {}
-    for penetrance in (0.6, 0.7, 0.8):
-        truth = (penetrance - 1) / penetrance
-        errors = [abs(conditional(seed, penetrance, arguments.patients) - truth) for seed in range(seeds)]
-        found[f"penetrance {penetrance}: size of the conditional, truth"] = -truth
-        found[f"penetrance {penetrance}: largest error"] = max(errors)
-        found[f"penetrance {penetrance}: seeds within .1"] = sum(error <= 0.1 for error in errors)
+    for penetrance in (0.6, 0.7, 0.8) if arguments.only != "confounded" else ():
+        truth, limit = (penetrance - 1) / penetrance, limit_of(penetrance)
+        found |= {f"penetrance {penetrance}: truth": truth, f"penetrance {penetrance}: endless patients": limit}
+        for patients in arguments.patients:
+            answers = np.array([conditional(seed, penetrance, patients) for seed in range(seeds)])
+            error, name = answers[:, 0] - truth, f"penetrance {penetrance}, {patients} patients"
+            inside = (answers[:, 1] <= truth) & (truth <= answers[:, 2])
+            found |= {
+                f"{name}: seeds within .1": int((np.abs(error) <= 0.1).sum()),
+                f"{name}: mean error": float(error.mean()),
+                f"{name}: sd between seeds": float(error.std(ddof=1)),
+                f"{name}: largest error": float(np.abs(error).max()),
+                f"{name}: half of the interval": float((answers[:, 2] - answers[:, 1]).mean() / 2),
+                f"{name}: intervals hold the truth": int(inside.sum()),
+                f"{name}: shrinkage": float(answers[:, 3].mean()),
+            }
+            print(name, {key.split(": ")[1]: value for key, value in list(found.items())[-7:]}, flush=True)
     counts = np.zeros(4, dtype=int)
-    for seed in range(seeds):
-        counts += confounded(seed, arguments.patients)
+    for seed in range(seeds if arguments.only != "conditional" else 0):
+        counts += confounded(seed, arguments.patients[0])
     names = (
         "held: do-effect interval holds 0",
         "not held: interval holds 0",
         "pairings permuted: silent",
         "random: silent",
     )
-    found |= {f"{name}, of {seeds} seeds": int(count) for name, count in zip(names, counts, strict=True)}
+    if arguments.only != "conditional":
+        found |= {f"{name}, of {seeds} seeds": int(count) for name, count in zip(names, counts, strict=True)}
     finish("hypotheses", found, arguments)
 
 
-def conditional(seed: int, penetrance: float, patients: int) -> float:
-    """Return the change of PET's sign when MRI's sign appears, in diseased test patients."""
+def limit_of(penetrance: float) -> float:
+    """Return what the model says of endlessly many patients: its scores have noise, and one covariance for all.
+
+    Among the diseased the signs have the variance p (1 − p) and the covariance −(1 − p)²; the healthy have neither.
+    """
+    noise = NOISE**2
+    own, shared = penetrance * (1 - penetrance), -((1 - penetrance) ** 2)
+    return (shared / 2) / (own / 2 + noise)
+
+
+def conditional(seed: int, penetrance: float, patients: int) -> tuple[float, float, float, float]:
+    """Return the change of PET's sign when MRI's sign appears, in diseased test patients; its interval; and λ."""
     random = np.random.default_rng([seed, 177])
 
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +81,7 @@ def conditional(seed: int, penetrance: float, patients: int) -> float:
         which = random.random(count)  # P(both) = 2 penetrance - 1, each alone 1 - penetrance
         signs = np.stack([which < penetrance, (which < 2 * penetrance - 1) | (which >= penetrance)], axis=1)
         signs &= labels[:, None] == 1
-        rows = np.column_stack([signs + 0.1 * random.standard_normal((count, 2)), random.standard_normal(count)])
+        rows = np.column_stack([signs + NOISE * random.standard_normal((count, 2)), random.standard_normal(count)])
         return rows, labels
 
     rows, labels = draw(patients)
@@ -66,7 +90,8 @@ def conditional(seed: int, penetrance: float, patients: int) -> float:
     tested = tested[truth == 1]
     moves = np.ones((len(tested), 1))
     question = Question("MRI", Along("component", 0), 1.0, (CLASS,))
-    return float(shift(model, question, tested, moves).scores[:, :, 1].mean())
+    found = mean_difference([shift(model, question, tested, moves).scores[:, :, 1]])
+    return found.mean, found.low, found.high, model.shrinkage
 
 
 def confounded(seed: int, patients: int) -> np.ndarray:

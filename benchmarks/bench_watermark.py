@@ -97,7 +97,8 @@ def main() -> None:
         heads, originals = list(_heads(arguments, pipeline)), list(_pictures(arguments))
 
         def some(changes: Mapping[str, Any]) -> dict[str, Any]:
-            return dict(list(changes.items())[: 3 if arguments.quick else None])
+            named = {n: each for n, each in changes.items() if any(part in n for part in arguments.changes or [n])}
+            return dict(list(named.items())[: 3 if arguments.quick else None])
 
         parts = {
             "changes": lambda: survival(_marked(heads, arguments.marks), some(CHANGES), tools, report, thorough=False),
@@ -134,12 +135,16 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = options(__doc__ or "")
     parser.add_argument("--volumes", type=Path, nargs="*", default=[], help="folders of NIfTIs; else demo phantoms")
+    parser.add_argument(
+        "--prepared", type=Path, nargs="*", default=[], help="scans' folders of a stage preprocess, stripped already"
+    )
     parser.add_argument("--trust", choices=("sform", "qform"), help="affine of NIfTIs whose codes are 0")
     parser.add_argument("--pictures", type=Path, nargs="*", default=[], help="folders of pictures; else drawn biopsies")
     parser.add_argument("--limit", type=int, default=12, help="files of a folder, evenly spread")
     parser.add_argument("--marks", type=int, default=2, help="keys that each image is marked with")
     parser.add_argument("--keys", type=int, default=10_000, help="wrong keys")
     parser.add_argument("--patients", type=int, default=60, help="phantoms for the classifier")
+    parser.add_argument("--changes", nargs="*", default=[], help="only changes whose name has one of these words")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=[], help=f"parts of {' '.join(PARTS)}")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -149,6 +154,10 @@ def _arguments() -> argparse.Namespace:
 
 def _heads(arguments: argparse.Namespace, pipeline: VolumePipeline) -> Iterator[Head]:
     """Yield preprocessed brains of the folders, or of phantoms, whose mask is known."""
+    for folder in arguments.prepared:
+        image, mask = read_volume(folder / "volume.nii.gz"), read_volume(folder / "mask.nii.gz")
+        volume = image[0].numpy().astype(np.float32)
+        yield Head(folder.name, volume, mask[0].numpy() > 0, image.affine.numpy())
     for folder in arguments.volumes:
         for path in _spread(sorted(folder.glob("*.nii*")), arguments.limit):
             try:
@@ -163,7 +172,7 @@ def _heads(arguments: argparse.Namespace, pipeline: VolumePipeline) -> Iterator[
                 print(f"{path.name} left out: {error}")
                 continue
             yield Head(f"{folder.name}/{path.name.split('.')[0]}", brain.volume, brain.mask, brain.affine)
-    if not arguments.volumes:
+    if not arguments.volumes and not arguments.prepared:
         config = PhantomsConfig(mri_voxel_mm=3.0 if arguments.quick else SPACING_MM)
         for number in range(1, arguments.limit + 1):
             yield _phantom(number, config)

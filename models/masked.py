@@ -63,6 +63,16 @@ class MaskedNetwork(nn.Module):
         return every[torch.arange(len(codes)), hidden]
 
 
+def normalise(network: MaskedNetwork, sets: MaskedSets) -> None:
+    """Fit what φ standardises its input with, to training sets; nothing else is learnt."""
+
+    def batches() -> list[tuple[Tensor, Tensor]]:
+        owner, modality = sets.has[sets.train].nonzero(as_tuple=True)
+        return [(sets.feature_maps[sets.train[owner], modality], modality)]
+
+    network.extractor.fit_normalisation(batches, "standardise")
+
+
 def pretrain_masked(network: MaskedNetwork, sets: MaskedSets, training: Training) -> History:
     """Train φ and the heads in place; the epoch that is best on validation sets stays.
 
@@ -78,12 +88,7 @@ def pretrain_masked(network: MaskedNetwork, sets: MaskedSets, training: Training
         FloatingPointError: the loss is no longer a finite number.
     """
     enough = sets.has.sum(dim=1) >= 2
-
-    def batches() -> list[tuple[Tensor, Tensor]]:
-        owner, modality = sets.has[sets.train].nonzero(as_tuple=True)
-        return [(sets.feature_maps[sets.train[owner], modality], modality)]
-
-    network.extractor.fit_normalisation(batches, "standardise")
+    normalise(network, sets)
     draws = torch.Generator().manual_seed(training.seed)
 
     def loss(items: Tensor, learning: bool) -> dict[str, Tensor]:

@@ -192,7 +192,8 @@ def _expected(
 def outcomes(model: JointGaussian, question: Question, rows: FloatArray, moved: Shift) -> Mapping[str, FloatArray]:
     """Return, for each other modality and for the class, differences (S, n), NaN where a patient lacks the target.
 
-    A modality's difference is along its class axis, in standard deviations; that of `class` is of a probability.
+    A modality's difference is along its class axis, in standard deviations; that of `class` is of a probability. What
+    is held has no difference.
     """
     found: dict[str, FloatArray] = {}
     for name in model.blocks.names:
@@ -201,5 +202,6 @@ def outcomes(model: JointGaussian, question: Question, rows: FloatArray, moved: 
         part = model.blocks.slice_of(name)
         along = moved.scores[:, :, part] @ class_axis(model, name)
         found[name] = np.where(np.isnan(rows[:, part.start]), np.nan, along)
-    found[CLASS] = moved.chance
+    if CLASS not in question.held:
+        found[CLASS] = moved.chance
     return found

@@ -15,12 +15,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import log_ndtr
 from torch import Tensor
 
 from synthesis.mark_pattern import SHORTEST_KEY, key_signs
-from synthesis.mark_views import Image, View, coarse, cropped, straight_view, turned_views, turns
+from synthesis.mark_views import (
+    ASLANT,
+    Image,
+    View,
+    coarse,
+    cropped,
+    mirror_offset,
+    straight_view,
+    turned_views,
+    turns,
+)
 
 RADEMACHER = 1 / (4 * math.exp(log_ndtr(-math.sqrt(2))))  # 3.18, the constant of the bound
 ENOUGH = 1e-9  # p at which no further turns and sizes are tried
@@ -69,10 +81,12 @@ def detect(image: Image, key: bytes, batches: Sequence[str], *, thorough: bool =
     mirrored = mirrors(axes)
     all_spectra = torch.stack([noise_spectrum(mirror(one)) for one in noise for _, mirror in mirrored])
     number_of_trials = trials(axes, len(turns(axes)) * len(all_spectra))
+    offsets, groups = _groups(image, [mirror for _, mirror in mirrored], len(noise))
     candidates: list[tuple[float, View, int]] = []
-    for view in turned_views(image):
-        largest = correlations(view.spectrum, all_spectra, axes, finer=1).abs().flatten(1).amax(1)
-        candidates += [(float(z), view, number) for number, z in enumerate(largest)]
+    for views in zip(*(turned_views(image, offset) for offset in offsets), strict=True):
+        for view, numbers in zip(views, groups, strict=True):
+            largest = correlations(view.spectrum, all_spectra[numbers], axes, finer=1).abs().flatten(1).amax(1)
+            candidates += [(float(z), view, number) for number, z in zip(numbers, largest, strict=True)]
         candidates = sorted(candidates, key=lambda each: -each[0])[:CLOSER]
         if corrected_p(candidates[0][0], number_of_trials) <= ENOUGH:
             candidates = candidates[:1]
@@ -82,6 +96,25 @@ def detect(image: Image, key: bytes, batches: Sequence[str], *, thorough: bool =
         how = ", ".join(filter(None, (mirrored[number % len(mirrored)][0], view.how)))
         best = min(best, Found(z, corrected_p(z, number_of_trials), how), key=lambda found: (found.p, -found.z))
     return best
+
+
+def _groups(
+    image: Image, mirrored: Sequence["Mirror"], batches: int
+) -> tuple[list[NDArray[np.float64]], list[list[int]]]:
+    """Return turns that come before all others, and for each the numbers of the spectra that are looked for in it.
+
+    There is one, no turn at all, unless the image's own axes lie aslant.
+    """
+    offsets: list[NDArray[np.float64]] = []
+    groups: list[list[int]] = []
+    for number, mirror in enumerate(mirrored):
+        offset = mirror_offset(image, mirror.which)
+        same = [i for i, each in enumerate(offsets) if np.abs(each - offset).max() < ASLANT]
+        if not same:
+            offsets.append(offset)
+            groups.append([])
+        groups[same[0] if same else -1] += [batch * len(mirrored) + number for batch in range(batches)]
+    return offsets, groups
 
 
 def trials(axes: int, views: int) -> float:

@@ -23,6 +23,7 @@ MARGIN = 1.5 * LONGEST  # units around the image, so that its opposite sides do 
 RINGS = 24  # of wavelengths, between the centre and the edge of the spectrum
 TURNS_3D = (-6.0, -3.0, 0.0, 3.0, 6.0)  # degrees about each axis, together at most
 MOST_3D = 7.5
+ASLANT = 0.01  # of the entries of a turn, about 0.6°, below which axes count as those of the world
 TURNS_2D = (-6.0, -4.5, -3.0, -1.5, 0.0, 1.5, 3.0, 4.5, 6.0)
 SIZES = tuple(1.02**n for n in range(-35, 36))  # of a picture: half to twice what it was marked at
 LOOKED_AT = 2048  # pixels along a side, in the middle of a picture, that are looked at: all of it but for whole slides
@@ -93,8 +94,32 @@ def turns(axes: int) -> list[tuple[float, tuple[float, ...]]]:
     return sorted(pairs, key=lambda each: (abs(math.log(each[0])), abs(each[1][0])))
 
 
-def turned_views(image: Image) -> Iterator[View]:
-    """Yield the image turned by up to 7.5°; a picture also resized."""
+def mirror_offset(image: Image, which: Sequence[int]) -> NDArray[np.float64]:
+    """Return the turn that makes a mirror along the pattern's axes one along the image's own, (axes, axes).
+
+    Who mirrors a file turns over the order of its voxels. Where these lie aslant, by an angle a, that is a mirror along
+    the world's axes and a turn by 2 a.
+
+    Args:
+        image: as it lies.
+        which: axes of the pattern; those of the image that are nearest to them are meant.
+    """
+    directions = image.steps / np.linalg.norm(image.steps, axis=0)
+    nearest = np.abs(directions).argmax(axis=0)
+    own = np.where(np.isin(nearest, which), -1.0, 1.0)
+    world = np.where(np.isin(np.arange(len(nearest)), which), -1.0, 1.0)
+    offset: NDArray[np.float64] = (directions * own) @ np.linalg.inv(directions) * world
+    straight = len(set(nearest.tolist())) < len(nearest) or np.abs(offset - np.eye(len(nearest))).max() < ASLANT
+    return np.eye(len(nearest)) if straight else offset
+
+
+def turned_views(image: Image, offset: NDArray[np.float64] | None = None) -> Iterator[View]:
+    """Yield the image turned by up to 7.5°; a picture also resized.
+
+    Args:
+        image: as it lies.
+        offset: a turn before all of these, (axes, axes), of `mirror_offset`; None for none.
+    """
     if image.values.ndim == 2:
         image = Image(_middle(image.values, SEARCHED), image.steps)
     last, values, steps = 0.0, image.values, image.steps
@@ -102,7 +127,8 @@ def turned_views(image: Image) -> Iterator[View]:
         if size != last:
             last, (values, steps) = size, _whitened(image, size)
         words = [f"resized to {size:.0%}"] * (abs(size - 1) > 0.01) + [_turned(degrees)] * any(degrees)
-        yield View(_spectrum(values, steps, _rotation(degrees)), ", ".join(words))
+        turn = _rotation(degrees) if offset is None else offset @ _rotation(degrees)
+        yield View(_spectrum(values, steps, turn), ", ".join(words))
 
 
 def _middle(values: Tensor, most: int) -> Tensor:

@@ -5,7 +5,7 @@ model: real patients alone; real patients with noise of the covariance within cl
 a class.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +26,36 @@ Modalities = Mapping[str, Features]  # modality → (n, D) float32, rows of NaN 
 Labels = NDArray[np.int64]
 
 
-def labelled(labels: Labels, share: float, seed: int) -> NDArray[np.int64]:
-    """Return the patients whose label may be used, sorted: a share of each class; a smaller share is a part of it.
+def labelled(labels: Labels, share: float, seed: int, owners: Sequence[str]) -> NDArray[np.int64]:
+    """Return the rows of patients whose label may be used, sorted; a smaller share is a part of a larger one.
+
+    Patients are chosen, not sessions: all sessions of a patient are labelled, or none. A patient counts in the class of
+    the last row.
 
     Args:
-        labels: of all training patients, (n,).
-        share: from 0 (excluded) to 1.
+        labels: of all training observations, (n,).
+        share: of each class's patients, from 0 (excluded) to 1.
         seed: of the order.
+        owners: the patient of each row.
     """
     random = np.random.default_rng([seed, 21])
+    patients, of = np.unique(np.asarray(owners), return_inverse=True)
+    classes = _classes_of(labels, of)
     chosen = []
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
+    for label in np.unique(classes):
+        members = random.permutation(np.flatnonzero(classes == label))
         chosen.append(members[: max(LEAST_OF_CLASS, int(np.ceil(share * len(members) - 1e-9)))])
-    return np.sort(np.concatenate(chosen))
+    wanted = np.zeros(len(patients), dtype=bool)
+    wanted[np.concatenate(chosen)] = True
+    return np.flatnonzero(wanted[of])
+
+
+def _classes_of(labels: Labels, of: NDArray[np.int64]) -> Labels:
+    """Return the class of each patient, that of the last row."""
+    classes = np.zeros(int(of.max()) + 1, dtype=np.int64)
+    for patient, label in zip(of, labels, strict=True):
+        classes[patient] = label
+    return classes
 
 
 def synthetic(
@@ -128,22 +144,27 @@ def scale_of(features: Modalities) -> dict[str, tuple[FloatArray, FloatArray]]:
     return found
 
 
-def strength_of(rows: FloatArray, labels: Labels, seed: int) -> float:
+def strength_of(rows: FloatArray, labels: Labels, seed: int, owners: Sequence[str]) -> float:
     """Return the inverse penalty with the least held-out loss in inner folds of real, labelled patients.
 
-    All ways of a share use this one, so that none has a choice of its own. Too few patients for folds get the strongest
-    penalty.
+    Ways that add patients use the one of real patients alone, so that none has a choice of its own. Sessions of a
+    patient are in one fold. Too few patients for folds get the strongest penalty.
     """
-    smallest = int(np.bincount(labels)[np.unique(labels)].min())
-    if smallest < 2 or len(np.unique(labels)) < 2:
+    of = np.unique(np.asarray(owners), return_inverse=True)[1]
+    patients, classes = _classes_of(labels, of), np.unique(labels)
+    smallest = min(int((patients == label).sum()) for label in classes)
+    if smallest < 2 or len(classes) < 2:
         return STRENGTHS[0]
     folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
-    classes = np.unique(labels)
+    held_out = [np.isin(of, held) for _, held in folds.split(patients, patients)]
     losses = []
     for strength in STRENGTHS:
         chance = np.zeros((len(labels), len(classes)))
-        for train, held in folds.split(rows, labels):
-            chance[held] = _fitted(rows[train], labels[train], np.ones(len(train)), strength).predict_proba(rows[held])
+        for held in held_out:
+            train = ~held
+            chance[held] = _fitted(rows[train], labels[train], np.ones(int(train.sum())), strength).predict_proba(
+                rows[held]
+            )
         losses.append(log_loss(labels, chance, labels=classes))
     return STRENGTHS[int(np.argmin(losses))]
 

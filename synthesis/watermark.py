@@ -30,6 +30,7 @@ def mark_volume(
     *,
     key: bytes,
     batch: str,
+    decibels: float = PSNR_DB,
 ) -> NDArray[np.float32]:
     """Return a volume with the mark of a key.
 
@@ -39,6 +40,7 @@ def mark_volume(
         affine: voxel to world, (4, 4), mm.
         key: at least 32 bytes, secret.
         batch: what is marked together; whoever verifies has to know it.
+        decibels: peak signal-to-noise ratio; more is a weaker mark, which is lost sooner (docs/results/watermark.md).
 
     Returns:
         (X, Y, Z), within the range of intensities that the volume has inside the mask.
@@ -52,11 +54,16 @@ def mark_volume(
     added = _pattern_over(image_of_volume(volume, affine), mask, key_signs(key, batch, 3))
     inside = volume[mask]
     limits = (float(inside.min()), float(inside.max()))
-    return _added(volume, mask, added * contrast[mask], peak=_range(inside), limits=limits)
+    return _added(volume, mask, added * contrast[mask], peak=_range(inside), limits=limits, decibels=decibels)
 
 
 def mark_picture(
-    pixels: NDArray[np.uint8], *, key: bytes, batch: str, mask: NDArray[np.bool_] | None = None
+    pixels: NDArray[np.uint8],
+    *,
+    key: bytes,
+    batch: str,
+    mask: NDArray[np.bool_] | None = None,
+    decibels: float = PSNR_DB,
 ) -> NDArray[np.uint8]:
     """Return a picture with the mark of a key; all colours of a pixel change alike.
 
@@ -65,6 +72,7 @@ def mark_picture(
         key: at least 32 bytes, secret.
         batch: what is marked together; whoever verifies has to know it.
         mask: (H, W), where it may change; None: everywhere.
+        decibels: as for a volume.
 
     Raises:
         MarkError: the picture is constant where it may change.
@@ -75,7 +83,8 @@ def mark_picture(
     contrast = local_contrast(grey, inside, [CONTRAST / PIXEL] * 2)
     added = _pattern_over(image_of_picture(pixels), inside, key_signs(key, batch, 2))
     peak = min(GREYS, 2 * _range(grey[inside]))
-    change = _added(grey, inside, added * contrast[inside], peak=peak, limits=(-np.inf, np.inf)) - grey
+    unlimited = (-np.inf, np.inf)
+    change = _added(grey, inside, added * contrast[inside], peak=peak, limits=unlimited, decibels=decibels) - grey
     changed = pixels + (change[..., None] if pixels.ndim == 3 else change)
     return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
 
@@ -159,9 +168,10 @@ def _added(
     *,
     peak: float,
     limits: tuple[float, float],
+    decibels: float,
 ) -> NDArray[np.float32]:
     """Add the mark inside the mask, as strong as the ratio allows, and stay within limits."""
-    strength = peak * 10 ** (-PSNR_DB / 20) / float(np.sqrt(np.mean(added.astype(np.float64) ** 2)))
+    strength = peak * 10 ** (-decibels / 20) / float(np.sqrt(np.mean(added.astype(np.float64) ** 2)))
     out = values.astype(np.float32)
     out[mask] = np.clip(out[mask] + np.float32(strength) * added, *limits)
     return out

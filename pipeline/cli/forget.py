@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from cohort.manifest import UNSAFE
 from cohort.names import canonical
 from console.errors import InputError
 from files.reading import UnusableFileError, parse_json, read_bytes
@@ -18,10 +19,11 @@ from pipeline.deployment.bundle import subject_hash
 from pipeline.deployment.bundle_contents import MOST_ROUNDS
 from pipeline.deployment.bundle_layout import SEEN
 from pipeline.specs.registry import STAGES
-from pipeline.store.base import read_record
+from pipeline.store.base import read_json, read_record
+from pipeline.store.contribution import ContributionSet
 from pipeline.store.joint import ENGINES
-from pipeline.store.synthetic import NETWORKS
-from pipeline.store.tables import CohortTables
+from pipeline.store.synthetic import IMAGES, NETWORKS
+from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.update import UpdateSet
 from pipeline.store.viewers import WithViewers
 from synthesis.updating import apart
@@ -48,12 +50,14 @@ def forget(workspace: Path, subject: str, bundles: Sequence[Path] = ()) -> list[
     updated = UpdateSet(workspace / "update")
     state = updated.state()
     scans = _scans(workspace, subject)
-    if not scans and (state is None or subject not in state.subjects):
+    if not scans and (state is None or subject not in state.subjects) and not _assigned(workspace, subject):
         raise InputError(f"{workspace} knows no subject {subject!r}; ids are spelt as in the manifest")
     lines = [_from_sums(updated, subject)]
     updated.never_again(subject)
     lines += _from_scans(workspace, scans)
     lines += _learnt_from(workspace, subject)
+    lines += _drawn_from(workspace, subject)
+    lines += _sent(workspace, subject)
     lines += in_training(workspace)
     lines += _still_named(workspace, subject)
     lines += [_in_bundle(folder, subject) for folder in (workspace / "export" / "bundle", *bundles) if folder.is_dir()]
@@ -65,11 +69,30 @@ def forget(workspace: Path, subject: str, bundles: Sequence[Path] = ()) -> list[
 
 
 def _scans(workspace: Path, subject: str) -> list[str]:
+    """Return the scans of a subject; also those whose rows have left the manifest and whose results are still there.
+
+    Their names begin with the subject's. Of other subjects who have left and whose names begin so, results go too: they
+    are made again from the scans, if these come back.
+    """
     cohort = CohortTables(workspace / "cohort")
-    if not (cohort.folder / "scans.csv").exists():
+    table = cohort.scans() if (cohort.folder / "scans.csv").exists() else None
+    own = [] if table is None else table.loc[table["subject"] == subject, "scan"].to_list()
+    others = set() if table is None else set(table["scan"]) - set(own)
+    folders = {path.name for stage in OF_SCANS for path in (workspace / stage).glob("*") if path.is_dir()}
+    pages = {path.stem for stage in WITH_PAGES for path in (workspace / stage / WithViewers.VIEWERS).glob("*.html")}
+    stem = re.sub(UNSAFE, "_", subject)
+    left = {name for name in (folders | pages) - others if name == stem or name.startswith(f"{stem}_")}
+    return sorted({*own, *left})
+
+
+def _assigned(workspace: Path, subject: str) -> list[tuple[int, str]]:
+    """Return repeat and split of a subject, by the frozen splits, which outlive the rows of the manifest."""
+    split = SplitTables(workspace / "split")
+    if not (split.folder / "splits.csv").exists():
         return []
-    table = cohort.scans()
-    return table.loc[table["subject"] == subject, "scan"].to_list()
+    rows = split.splits()
+    rows = rows[rows["subject"] == subject]
+    return [(int(row.repeat), str(row.split)) for row in rows.itertuples()]
 
 
 def _from_sums(updated: UpdateSet, subject: str) -> str:
@@ -139,6 +162,35 @@ def in_training(workspace: Path) -> list[str]:
             (workspace / stage / "manifest.json").unlink(missing_ok=True)
             lines.append(f"{stage}: networks in training are removed; the next run trains them from the start")
     return lines
+
+
+def _drawn_from(workspace: Path, subject: str) -> list[str]:
+    """Remove what synthetic patients were drawn with and from, if the subject was in it; no file there has a name."""
+    folder = workspace / "synthesise"
+    repeat = (read_json(folder / "synthesis.json") or {}).get("repeat")
+    if repeat is None or (repeat, "train") not in _assigned(workspace, subject):
+        return []
+    for name in (NETWORKS, IMAGES):
+        remove_folder(folder / name, below=folder)
+    for path in folder.glob("features-*.safetensors"):
+        path.unlink()
+    for stage in ("synthesise", "judge"):
+        (workspace / stage / "manifest.json").unlink(missing_ok=True)
+    return ["synthesise: its patients were drawn from the subject among others; they and the networks are removed"]
+
+
+def _sent(workspace: Path, subject: str) -> list[str]:
+    """Remove the sums for other sites, if the subject is in them, and name the releases that went out."""
+    contribution = ContributionSet(workspace / "contribute")
+    holds = [each["id"] for each in contribution.releases() if subject in each["train_subjects"]]
+    if not holds:
+        return []
+    (contribution.folder / ContributionSet.FILE).unlink(missing_ok=True)
+    (contribution.folder / "manifest.json").unlink(missing_ok=True)
+    return [
+        f"contribute: the sums of {len(holds)} releases hold the subject ({', '.join(holds)}); the file here is "
+        "removed. Whoever received one, or a model made of it, has to be told: sums that were sent are not taken back"
+    ]
 
 
 def _still_named(workspace: Path, subject: str) -> list[str]:

@@ -15,7 +15,6 @@ from pipeline.cli.summary import print_plan, print_summary
 from pipeline.cli.workspace import (
     check_format,
     collect,
-    expired_calibration,
     restore_settings,
     save_settings,
     set_splits_aside,
@@ -33,6 +32,7 @@ from pipeline.runner.stage import named
 from pipeline.settings import Settings, describe_settings, load_settings
 from pipeline.specs.registry import STAGES
 from pipeline.store.base import ArtifactError
+from pipeline.store.update import expired_calibration
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -124,7 +124,7 @@ def forget_subject(options: argparse.Namespace, workspace: Path) -> int:
 def collected(config: Settings, workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
     """Return failures and notes of all stages, and write the failures to `failures.csv` if possible."""
     failures, notes = collect(workspace)
-    notes += expired_calibration(workspace)
+    notes += [f"export: {sentence}" for sentence in [expired_calibration(workspace)] if sentence]
     try:
         write_failures(failures, workspace, for_spreadsheets=config.report.csv_safe)
     except OSError as error:  # the disk may be full

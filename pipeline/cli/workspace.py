@@ -34,19 +34,6 @@ def collect(workspace: Path) -> tuple[list[dict[str, str]], list[str]]:
     return failures, notes
 
 
-def expired_calibration(workspace: Path) -> list[str]:
-    """Return a sentence if the exported model of this workspace was calibrated before the newest update."""
-    exported, updated = (Artifact(workspace / name).manifest or {} for name in ("export", "update"))
-    seen = [(each.get("made_from") or {}).get("inputs", {}).get("cohort") for each in (exported, updated)]
-    versions = updated.get("counts", {}).get("versions", 0)
-    if None in seen or seen[0] == seen[1] or versions < 2:
-        return []
-    return [
-        f"export: the calibration of export/bundle has expired: patients have come since ({versions} versions in "
-        "update/versions.json); type --stages export"
-    ]
-
-
 def write_failures(failures: Sequence[Mapping[str, str]], workspace: Path, *, for_spreadsheets: bool = False) -> None:
     """Write `failures.csv`: one row per scan that could not be used, with the stage and the reason.
 

@@ -73,6 +73,7 @@ class Export:
         scans: SHA-256 of a scan's file → role.
         tables: modality → columns with what they are coded with, as `cohort.table_encoding` gives them.
         joint: the joint model of all modalities; None for none.
+        cohort: fingerprint of the cohort that it was made from.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Export:
     scans: Mapping[str, str]
     tables: Mapping[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
     joint: ExportedJoint | None = None
+    cohort: str = ""
 
 
 def write_bundle(

@@ -291,6 +291,13 @@ def _limits(export: Export) -> str:
         f"abstentions are those at an error rate of {export.calibration['conformal']['error_rate']:g}, whatever rate "
         "is chosen for predictions.",
     ]
+    if export.cohort:
+        lines.append(
+            "Calibration expires when the workspace that this model came from learns from newer patients (the stage "
+            "`update`). Where the model still lies there, predictions say so; a copy does not know. Ask whoever has "
+            f"the workspace: unless `cohorts` in its `update/versions.json` names `{text(export.cohort)}`, or there is "
+            "no such file, error rates and flags of unusual scans are about earlier patients."
+        )
     if missing:
         lines.append(f"No training scan was a {text(' or a '.join(missing))}; the model cannot read these.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)

@@ -61,12 +61,19 @@ class Hypothesis(BaseModel):
         return f"{self.clamp} along {self.along} by {self.by}{held}"
 
 
+def _all_different(hypotheses: tuple[Hypothesis, ...]) -> tuple[Hypothesis, ...]:
+    names = [str(each) for each in hypotheses]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{twice[0]} stands in the list twice; ask each hypothesis once")
+    return hypotheses
+
+
 class HypothesiseConfig(BaseModel):
     """Questions asked in silico (docs/hypotheses.md)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hypotheses: tuple[Hypothesis, ...] = Field(
+    hypotheses: Annotated[tuple[Hypothesis, ...], AfterValidator(_all_different)] = Field(
         default=(), description="list of {clamp, along, by, held} or {ablate, held}; none: each modality along class"
     )
     seed: int = Field(
@@ -79,7 +86,7 @@ STAGE = Stage(
     function="pipeline.stages.hypothesise:hypothesise",
     config=HypothesiseConfig,
     artifact="pipeline.store.hypotheses:HypothesisTables",
-    version=1,
+    version=2,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
     settings={"joint": "joint"},
 )

@@ -40,6 +40,6 @@ STAGE = Stage(
     function="pipeline.stages.recycle:recycle",
     config=RecycleConfig,
     artifact="pipeline.store.recycle:RecycleTables",
-    version=1,
+    version=2,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
 )

@@ -5,6 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.preprocess import STAGE as PREPROCESS
 
 
 class UpdateConfig(BaseModel):
@@ -26,6 +27,6 @@ STAGE = Stage(
     function="pipeline.stages.update:update",
     config=UpdateConfig,
     artifact="pipeline.store.update:UpdateSet",
-    version=1,
-    reads={"cohort": COHORT, "features": FEATURES},
+    version=2,
+    reads={"cohort": COHORT, "preprocess": PREPROCESS, "features": FEATURES},
 )

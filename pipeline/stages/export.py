@@ -98,6 +98,7 @@ def export(
         subjects=roles,
         scans=_scan_roles(cohort, roles),
         joint=_joint(joint, cohort, now, data, trained, config, runtime),
+        cohort=cohort.fingerprint,
     )
     of_now = made_from_known(confounding, now | {"classify": classify.fingerprint})
     if not of_now and confounding.manifest is not None:

@@ -202,23 +202,24 @@ class Asked:
                 raise InputError(f"hypothesise.hypotheses: {self.hypothesis}: {error}") from error
             chosen = self._inside(world, question, chosen, moved)
             moves = np.repeat(moved[None], len(chosen), axis=0)
-        if len(chosen) < FEWEST:
-            self.notes.append(f"repeat {repeat}: {len(chosen)} test patients can be asked, {FEWEST} are needed")
+        subjects = [world.subjects[i] for i in chosen]
+        if len(set(subjects)) < FEWEST:
+            self.notes.append(f"repeat {repeat}: {len(set(subjects))} test patients can be asked, {FEWEST} are needed")
             return
         rows = world.tested[chosen]
         changed = shift(gaussian, question, rows, moves)
         found = outcomes(gaussian, question, rows, changed)
-        self._keep(self.found, found)
+        self._keep(self.found, found, subjects)
         self._remember(found, [(world.observations[i], world.subjects[i]) for i in chosen], repeat)
         self._map(world, changed)
         silent = self._permuted(world, question, seed)
         if silent is not None:
             controlled = outcomes(gaussian, question, rows, shift(silent, question, rows, moves))
-            self._keep(self.controls.setdefault("permuted", {}), controlled)
+            self._keep(self.controls.setdefault("permuted", {}), controlled, subjects)
         if moves is not None:
             aside = random_moves(gaussian, moves[0], question.source, len(chosen), seed)
             controlled = outcomes(gaussian, question, rows, shift(gaussian, question, rows, aside))
-            self._keep(self.controls.setdefault("random", {}), controlled)
+            self._keep(self.controls.setdefault("random", {}), controlled, subjects)
 
     def _question(self, model: JointModel) -> Question:
         """Return the hypothesis with the names of blocks.
@@ -282,13 +283,17 @@ class Asked:
         return world.silent[source]
 
     @staticmethod
-    def _keep(where: dict[str, list[FloatArray]], found: Mapping[str, FloatArray]) -> None:
+    def _keep(where: dict[str, list[FloatArray]], found: Mapping[str, FloatArray], subjects: list[str]) -> None:
+        """Keep the differences of patients; sessions of one are averaged, since they are no two patients."""
         for target, values in found.items():
             if target.startswith(COVARIATE):
                 continue
-            some = values[:, ~np.isnan(values[0])]
-            if some.shape[1] >= FEWEST:
-                where.setdefault(target, []).append(some)
+            there = ~np.isnan(values[0])
+            owners = np.unique(np.array(subjects)[there], return_inverse=True)[1]
+            count = np.bincount(owners)
+            if len(count) >= FEWEST:
+                total = values[:, there] @ (owners[:, None] == np.arange(len(count)))
+                where.setdefault(target, []).append(total / count)
 
     def _remember(self, found: Mapping[str, FloatArray], names: list[tuple[str, str]], repeat: int) -> None:
         for target, values in found.items():
@@ -358,7 +363,7 @@ class Asked:
         if self.refused:
             notes.insert(
                 0,
-                f"{self.refused} of {self.possible} moves are refused: they leave the ellipsoid that holds "
+                f"{self.refused} of {self.possible} moves are refused: they end outside of the ellipsoid that holds "
                 f"{INSIDE:.0%} of the training patients",
             )
         return "; ".join(notes)

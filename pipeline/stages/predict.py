@@ -25,6 +25,7 @@ from pipeline.store.base import ArtifactError, DamagedError
 from pipeline.store.features import FeatureStore
 from pipeline.store.predictions import PredictionSet
 from pipeline.store.tables import CohortTables
+from pipeline.store.update import expired_beside
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import FeatureMaps, coded
 from preprocessing.normalise import PUBLISHED
@@ -33,6 +34,7 @@ from reporting.patient_page import missing_page, patient_page, worklist_page
 from reporting.patient_table import SCHEMA, patients_csv
 from synthesis.grid import box_shape
 
+EXPIRED = "the model's calibration has expired: patients came after it was exported, so its error rate is not promised"
 KEPT_BESIDE = "keep_slices"  # of features: changes what is kept beside the feature maps, not the feature maps
 
 
@@ -65,6 +67,9 @@ def predict(
     joint_pages: dict[str, PatientJoint] = {}
     feature_maps = coded(features, _tables(scans, bundle), bundle.tables, (channels, height, width))
     out.remove_maps()
+    expired = "" if config.model is None else expired_beside(config.model)
+    if expired:
+        runtime.note(f"{expired}, or calibrate it on patients of now")
     groups = list(scans.groupby("observation", sort=True))
     with runtime.progress(len(groups), "patient") as progress:
         for observation, rows in groups:
@@ -89,7 +94,7 @@ def predict(
                 runtime.note(f"no prediction for {observation}: {prediction['reason']}")
                 refused.append({**names, **prediction})
             else:
-                prediction["notes"] += _notes_on_scans(prediction, preprocess)
+                prediction["notes"] += [EXPIRED] * bool(expired) + _notes_on_scans(prediction, preprocess)
                 patients.append({**names, **prediction})
             progress.advance()
     content = {**_made_with(bundle, config), "patients": patients, "refused": refused}
@@ -388,5 +393,8 @@ def check_model(config: PredictConfig) -> None:
 
 
 def model_fingerprint(config: PredictConfig) -> Any:
-    """Return the fingerprint of the model; None if none is given."""
-    return read_bundle(config).fingerprint if config.model is not None else None
+    """Return the fingerprint of the model, and whether its calibration has expired; None if none is given."""
+    if config.model is None:
+        return None
+    fingerprint, expired = read_bundle(config).fingerprint, expired_beside(config.model)
+    return [fingerprint, expired] if expired else fingerprint

@@ -1,22 +1,19 @@
 """A label-efficiency curve: real patients alone, with synthetic ones, with rivals, and with a pretrained φ."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from cohort.origin import synthetic_subjects
 from console.errors import PreconditionError
 from evaluation.comparison import holm
 from evaluation.intervals import paired_difference, summarise
-from models.extractor import UniversalExtractor
-from models.joint.basis import NoVariationError, fit_basis
 from models.joint.gaussian import TooFewPatientsError
 from models.joint.model import CannotJoinError, JointConfig, Patients, fit_model
-from models.masked import MaskedNetwork, MaskedSets, pretrain_masked
 from models.settings import Training, seed_of_repeat
 from pipeline.core.runtime import Runtime
 from pipeline.specs.recycle import RecycleConfig
@@ -26,7 +23,8 @@ from pipeline.store.recycle import RecycleTables
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.joint_patients import Part, observation_table, part_of_repeat
-from pipeline.training.repeat_data import data_of_repeat, repeats_of
+from pipeline.training.repeat_data import data_of_repeat, repeats_of, without_synthetic
+from synthesis.masked_codes import masked_codes
 from synthesis.recycling import (
     Modalities,
     classify,
@@ -39,13 +37,19 @@ from synthesis.recycling import (
     synthetic,
 )
 
-REAL, SYNTHETIC, NOISE, MIXUP, MASKED = (
-    "real only", "synthetic", "noise of the same covariance", "mixup within classes", "masked pretraining",
+REAL, SYNTHETIC, NOISE, MIXUP, UNTRAINED, MASKED, MASKED_MORE = (
+    "real only", "synthetic", "noise of the same covariance", "mixup within classes", "φ, not pretrained",
+    "masked pretraining", "masked pretraining, synthetic sets too",
 )  # fmt: skip
 RIVALS = {NOISE: noisy, MIXUP: mixed}
+PHI = "φ"
 DRAWS = 10  # of the parameters of the joint model
-HIDDEN_SCORES = 8  # of a hidden modality, predicted in masked pretraining
-Made = tuple[NDArray[np.float64], NDArray[np.int64]]
+Drawn = tuple[Modalities, NDArray[np.int64]]  # patients that were made up, and their classes
+TOO_GOOD = (
+    "the synthetic patients of the manifest were drawn from all training patients of one repeat: at small shares they "
+    "know labels that were to be unknown, and in other repeats patients who are tested. What is drawn from them looks "
+    "better than it is"
+)
 GAIN, NO_GAIN, HARM = "gain", "no gain", "harm"
 
 
@@ -75,78 +79,141 @@ def recycle(
     repeats, rows = repeats_of(split), []
     with runtime.progress(len(repeats) * len(config.labelled), "point") as progress:
         for repeat in repeats:
-            data = data_of_repeat(cohort, split, features, repeat)
-            maps = feature_maps_of(data, features)
-            table = pd.DataFrame(index=observation_table(data).index)
-            shape = features_shape(maps)
-            parts = {name: part_of_repeat(data, maps, [name], None, table) for name in ("train", "validation", "test")}
-            about = observation_table(data)
-            subjects = about.loc[list(parts["test"].observations), "subject"].to_list()
+            world, tested = _world(cohort, split, features, config, repeat)
+            if world.codes[MASKED] is None:
+                runtime.notes.append(f"repeat {repeat}: nobody has two modalities, so there is nothing to hide")
             for share in config.labelled:
-                for way, rho, chance, count in _ways(parts, shape, share, config, repeat, classes, runtime):
-                    frame = pd.DataFrame(
-                        {"labelled": share, "way": way, "rho": rho, "repeat": repeat, "subject": subjects,
-                         "observation": parts["test"].observations, "truth": parts["test"].labels, "patients": count}
-                    )  # fmt: skip
+                for way, rho, chance, count in _ways(world, share, config, runtime):
+                    frame = tested.assign(labelled=share, way=way, rho=rho, patients=count)
                     rows.append(frame.assign(**{f"p_{k}": chance[:, k] for k in range(classes)}))
                 progress.advance()
     predictions = pd.concat(rows, ignore_index=True)
     curve = curve_of(predictions, len(repeats))
     out.save(curve, predictions, {"generation": generation, "repeats": len(repeats), "rho": list(config.rho)})
     gains = curve[curve["says"] == GAIN]
+    if generation > 1:
+        runtime.note(TOO_GOOD)
     named = sorted({f"{row['way']} at {row['labelled']:.0%} of the labels" for row in gains.to_dict("records")})
     none = "no gain: no way of making more patients is better than real patients alone, beyond chance"
     runtime.note(f"gain: {'; '.join(named)}" if named else none)
 
 
+@dataclass(frozen=True)
+class World:
+    """A repeat: its patients as channel means of feature maps, and what does not depend on the share of labels.
+
+    Attributes:
+        patients: train, validation and test, real ones alone.
+        labels: classes of training patients, (n,).
+        owners: the subject of each row of training.
+        made_before: synthetic patients of the manifest and their classes; None for none.
+        codes: way → codes of training and test patients by a φ that saw no label; None where nothing can be hidden.
+        classes: their number.
+        repeat: its number.
+        seed: of the repeat.
+    """
+
+    patients: dict[str, dict[str, NDArray[np.float32]]]
+    labels: NDArray[np.int64]
+    owners: tuple[str, ...]
+    made_before: Drawn | None
+    codes: dict[str, dict[str, NDArray[np.float32]] | None]
+    classes: int
+    repeat: int
+    seed: int
+
+
 def _ways(
-    parts: dict[str, Part],
-    shape: tuple[int, int, int],
-    share: float,
-    config: RecycleConfig,
-    repeat: int,
-    classes: int,
-    runtime: Runtime,
+    world: World, share: float, config: RecycleConfig, runtime: Runtime
 ) -> Iterator[tuple[str, float, NDArray[np.float64], int]]:
     """Yield way, ρ, probabilities of test patients and labelled patients, for one share of the labels."""
-    seed = seed_of_repeat(config.seed, repeat)
-    train, everybody = parts["train"], {name: _means(part, shape) for name, part in parts.items()}
-    chosen = labelled(train.labels, share, seed)
-    labels = train.labels[chosen]
+    chosen = labelled(world.labels, share, world.seed, world.owners)
+    labels, owners = world.labels[chosen], [world.owners[i] for i in chosen]
+    count = len(set(owners))
     if len(np.unique(labels)) < 2:
-        raise PreconditionError(f"repeat {repeat}: training patients of one class alone; a curve needs two")
-    real = {name: rows[chosen] for name, rows in everybody["train"].items()}
-    scale = scale_of(real)
-    columns, tested = design(real, scale), design(everybody["test"], scale)
-    strength = strength_of(columns, labels, seed)
+        raise PreconditionError(f"repeat {world.repeat}: training patients of one class alone; a curve needs two")
+    real = {name: rows[chosen] for name, rows in world.patients["train"].items()}
 
     def answers(
-        rows: NDArray[np.float64], tested: NDArray[np.float64], added: Made | None = None, rho: float = 0.0
-    ) -> NDArray[np.float64]:
-        return classify((rows, labels), added, tested, share=rho, strength=strength, classes=classes)
+        train: Modalities, tested: Modalities, made: Mapping[tuple[str, float], Drawn | None]
+    ) -> Iterator[tuple[str, float, NDArray[np.float64], int]]:
+        scale = scale_of(train)
+        rows = design(train, scale)
+        strength = strength_of(rows, labels, world.seed, owners)
+        for (way, rho), drawn in made.items():
+            added = None if drawn is None else (design(drawn[0], scale), drawn[1])
+            chance = classify(
+                (rows, labels), added, design(tested, scale), share=rho, strength=strength, classes=world.classes
+            )
+            yield way, rho, chance, count
 
-    yield REAL, 0.0, answers(columns, tested), len(chosen)
-    made: dict[str, tuple[Modalities, NDArray[np.int64]]] = {
-        way: maker(real, labels, config.patients, seed) for way, maker in RIVALS.items()
-    }
+    drawn = _drawn(world, real, labels, share, config, runtime)
+    made = {**({} if drawn is None else {SYNTHETIC: drawn})}
+    made |= {way: maker(real, labels, config.patients, world.seed) for way, maker in RIVALS.items()}
+    points = {(way, rho): each for way, each in made.items() for rho in config.rho}
+    yield from answers(real, world.patients["test"], {(REAL, 0.0): None, **points})
+    codes = dict(world.codes)
+    if drawn is not None and codes[MASKED] is not None:
+        codes[MASKED_MORE] = masked_codes(world.patients, _training(config, world.seed), drawn=drawn[0])
+    for way, found in codes.items():
+        if found is not None:
+            yield from answers({PHI: found["train"][chosen]}, {PHI: found["test"]}, {(way, 0.0): None})
+
+
+def _drawn(
+    world: World,
+    real: Modalities,
+    labels: NDArray[np.int64],
+    share: float,
+    config: RecycleConfig,
+    runtime: Runtime,
+) -> Drawn | None:
+    """Draw from a joint model of the labelled patients, and of those that the manifest says were drawn before."""
+    learnt, of = dict(real), labels
+    if world.made_before is not None:
+        earlier, classes = world.made_before
+        learnt = {name: np.concatenate([rows, earlier[name]]) for name, rows in real.items()}
+        of = np.concatenate([labels, classes])
+    settings = JointConfig(components=config.components, draws=DRAWS, seed=world.seed)
     try:
-        model, _ = fit_model(
-            Patients(real, {}), labels, classes, JointConfig(components=config.components, draws=DRAWS, seed=seed)
-        )
-        made = {SYNTHETIC: synthetic(model, real, labels, config.patients, seed), **made}
+        model, _ = fit_model(Patients(learnt, {}), of, world.classes, settings)
     except (CannotJoinError, TooFewPatientsError) as error:
-        runtime.notes.append(f"repeat {repeat}, {share:.0%} of the labels: nobody can be drawn: {error}")
-    for way, (rows, of) in made.items():
-        for rho in config.rho:
-            yield way, rho, answers(columns, tested, (design(rows, scale), of), rho), len(chosen)
-    codes = _masked(everybody, made.get(SYNTHETIC, (None, None))[0], config, seed)
-    if codes is None:
-        runtime.notes.append(f"repeat {repeat}: no two modalities together, so there is nothing to hide in pretraining")
-        return
-    inside = scale_of({"φ": codes["train"][chosen]})
-    columns, tested = (design({"φ": rows}, inside) for rows in (codes["train"][chosen], codes["test"]))
-    strength = strength_of(columns, labels, seed)
-    yield MASKED, 0.0, answers(columns, tested), len(chosen)
+        runtime.notes.append(f"repeat {world.repeat}, {share:.0%} of the labels: nobody can be drawn: {error}")
+        return None
+    return synthetic(model, learnt, of, config.patients, world.seed)
+
+
+def _training(config: RecycleConfig, seed: int) -> Training:
+    return Training(config.epochs, config.batch_size, config.learning_rate, seed=seed)
+
+
+def _world(
+    cohort: CohortTables, split: SplitTables, features: FeatureStore, config: RecycleConfig, repeat: int
+) -> tuple[World, pd.DataFrame]:
+    """Return a repeat, and its test patients: subject, observation, truth."""
+    everybody = data_of_repeat(cohort, split, features, repeat)
+    data = without_synthetic(everybody, cohort)
+    maps = feature_maps_of(data, features)
+    shape, about = features_shape(maps), observation_table(data)
+    table = pd.DataFrame(index=about.index)
+    parts = {name: part_of_repeat(data, maps, [name], None, table) for name in ("train", "validation", "test")}
+    patients = {name: _means(part, shape) for name, part in parts.items()}
+    earlier = None
+    if len(everybody.scans) > len(data.scans):
+        made = replace(everybody, scans=everybody.scans[~everybody.scans["scan"].isin(data.scans["scan"])])
+        part = part_of_repeat(made, maps, ["train"], None, pd.DataFrame(index=observation_table(made).index))
+        earlier = _means(part, shape), part.labels
+    seed = seed_of_repeat(config.seed, repeat)
+    codes = {
+        way: masked_codes(patients, _training(config, seed), pretrained=way == MASKED) for way in (UNTRAINED, MASKED)
+    }
+    train, test = parts["train"], parts["test"]
+    owners = tuple(about.loc[list(train.observations), "subject"])
+    tested = pd.DataFrame(
+        {"repeat": repeat, "subject": about.loc[list(test.observations), "subject"].to_list(),
+         "observation": test.observations, "truth": test.labels}
+    )  # fmt: skip
+    return World(patients, train.labels, owners, earlier, codes, len(data.classes), repeat, seed), tested
 
 
 def _means(part: Part, shape: tuple[int, int, int]) -> dict[str, NDArray[np.float32]]:
@@ -157,55 +224,6 @@ def _means(part: Part, shape: tuple[int, int, int]) -> dict[str, NDArray[np.floa
         means = np.full((len(rows), shape[0]), np.nan, dtype=np.float32)
         means[~missing] = rows[~missing].reshape(-1, *shape).mean(axis=(2, 3))
         found[name] = means
-    return found
-
-
-def _masked(
-    everybody: dict[str, dict[str, NDArray[np.float32]]],
-    drawn: Modalities | None,
-    config: RecycleConfig,
-    seed: int,
-) -> dict[str, NDArray[np.float32]] | None:
-    """Pretrain φ on all training patients without their labels, and on synthetic ones; return codes by part.
-
-    None if nobody has two modalities.
-    """
-    names = tuple(everybody["train"])
-    bases = {}
-    for name in names:
-        rows = everybody["train"][name]
-        try:
-            bases[name] = fit_basis(rows[~np.isnan(rows[:, 0])], most=HIDDEN_SCORES, seed=seed)[0]
-        except (NoVariationError, ValueError):
-            continue
-    parts = [everybody["train"], everybody["validation"], *([drawn] if drawn is not None else [])]
-    stacked = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    has = np.stack([~np.isnan(stacked[name][:, 0]) & (name in bases) for name in names], axis=1)
-    real, held = len(next(iter(everybody["train"].values()))), len(next(iter(everybody["validation"].values())))
-    train = np.concatenate([np.arange(real), np.arange(real + held, len(has))])
-    if not (has[train].sum(axis=1) >= 2).any():
-        return None
-    most = max(basis.size for basis in bases.values())
-    scores = np.zeros((*has.shape, most), dtype=np.float32)
-    for m, name in enumerate(names):
-        if name in bases:
-            scores[has[:, m], m, : bases[name].size] = bases[name].scores(stacked[name][has[:, m]])
-    maps = np.nan_to_num(np.stack([stacked[name] for name in names], axis=1))
-    sets = MaskedSets(
-        torch.from_numpy(maps)[..., None, None], torch.from_numpy(has), torch.from_numpy(scores),
-        torch.from_numpy(train), torch.arange(real, real + held),
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    network = MaskedNetwork(UniversalExtractor(len(names), (maps.shape[2], 1, 1)), len(names), most)
-    training = Training(config.epochs, config.batch_size, config.learning_rate, seed=seed)
-    pretrain_masked(network, sets, training)
-    found = {}
-    with torch.inference_mode():
-        for side in ("train", "test"):
-            given = everybody[side]
-            there = np.stack([~np.isnan(given[name][:, 0]) for name in names], axis=1)
-            z = torch.from_numpy(np.nan_to_num(np.stack([given[name] for name in names], axis=1)))[..., None, None]
-            found[side] = network.codes(z, torch.from_numpy(there)).numpy()
     return found
 
 

@@ -90,6 +90,12 @@ def split(cohort: CohortTables, out: SplitTables, config: SplitConfig, runtime: 
         raise PreconditionError(str(error)) from error
     for note in hidden.notes:
         runtime.note(note)
+    tested = {frozenset(rows["subject"]) for _, rows in splits[splits["split"] == "test"].groupby("repeat")}
+    if made and len(tested) > 1:
+        runtime.note(
+            f"{len(made)} synthetic patients are trained on in every repeat. They were drawn from the training "
+            "patients of one, and other repeats test some of these: results there look better than they are"
+        )
     trained = [
         {"repeat": repeat, "subject": subject, "split": "train"}
         for repeat in splits["repeat"].unique()

@@ -1,5 +1,6 @@
 """Update a joint model with the patients of a newer manifest: predict them, then learn from them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort.origin import real_only
+from cohort.splits import natural_order
 from console.errors import PreconditionError
 from models.joint.basis import public_components
 from models.joint.blocks import Blocks, FloatArray
@@ -17,6 +19,7 @@ from pipeline.specs.update import UpdateConfig
 from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables
 from pipeline.store.update import UpdateSet
+from pipeline.store.volumes import VolumeSet
 from synthesis.updating import (
     NEWEST,
     Prediction,
@@ -36,6 +39,7 @@ BEFORE, HELD_OUT = "before it was learnt", "held out"
 SAME = 1e-5  # relative; scores of the same feature maps, summed up in another order
 EXACT = 1e-10  # between sums that were updated and sums made anew, relative
 CHUNK = 256  # scans loaded at a time
+OF_VOXELS = ("spacing_mm", "skull_strip_mode", "register_to")  # settings of preprocess that change what is seen
 EXPIRED = (
     "Version {version} of the joint model knows patients that an earlier exported model does not. What was measured "
     "for that model, its calibration, its conformal sets and its distances, is about the patients before them and has "
@@ -44,7 +48,12 @@ EXPIRED = (
 
 
 def update(
-    cohort: CohortTables, features: FeatureStore, out: UpdateSet, config: UpdateConfig, runtime: Runtime
+    cohort: CohortTables,
+    preprocess: VolumeSet,
+    features: FeatureStore,
+    out: UpdateSet,
+    config: UpdateConfig,
+    runtime: Runtime,
 ) -> None:
     """Write a new version if the manifest has new patients, or new sessions or scans of those who are in.
 
@@ -66,8 +75,9 @@ def update(
             f"classes are {classes}, and those of update/ are {record['classes']}; sums of other classes do not go "
             "together. Remove the folder update/ to start anew"
         )
-    if before is not None and record["scores_of"] != scores_of:
-        _start_anew(before, now, runtime)
+    prepared, log = _prepared(cohort, preprocess, features), out.log() if before is not None else None
+    if before is not None and (changed := _changed(record, scores_of, prepared)):
+        _start_anew(before, now, changed, runtime)
         before = None
     names = sorted({*now.sums.blocks.names, *(before.sums.blocks.names if before else ())})
     sizes = dict(zip(now.sums.blocks.names, now.sums.blocks.sizes, strict=True))
@@ -76,29 +86,31 @@ def update(
     now = with_blocks(now, blocks)
     state = with_blocks(before, blocks) if before else nobody(blocks, len(classes))
     new, again = _changes(state, now)
-    log = out.log() if before is not None and record["versions"] else None
     versions = record["versions"]
+    facts: dict[str, Any] = {"classes": classes, "scores_of": scores_of}
+    facts["prepared"] = {**record.get("prepared", {}), **prepared}
     if not new and not again:
         assert log is not None  # nothing new, so there is a version
         runtime.note(f"nobody is new; version {len(versions)} stays")
-        out.save(state, log, {"classes": classes, "scores_of": scores_of, "versions": versions})
+        cohorts = dict.fromkeys([*record.get("cohorts", ()), cohort.fingerprint])
+        out.save(state, log, {**facts, "versions": versions, "cohorts": list(cohorts)})
         return
     try:
         after, said, how = _learn(state, now, [*new, *again], config)
         version = len(versions) + 1
         rows = _rows(said, now, [*new, *again], classes, version=version, how=how)
         log = rows if log is None else pd.concat([log, rows], ignore_index=True)
-        facts = _facts(after, log, version, config)
+        found = _facts(after, log, version, config)
     except TooFewPatientsError as error:
         raise PreconditionError(f"no joint model can be learnt: {error}") from error
     absent = sorted(set(state.subjects) - set(now.subjects))
-    facts |= {
+    found |= {
         "added": new, "replaced": again, "absent": len(absent), "in": list(after.subjects),
         "forgetting": config.forgetting, "log_loss": float(rows["log_loss"].mean()), "how": how, "erased": 0,
     }  # fmt: skip
-    for note in _notes(facts, absent):
+    for note in _notes(found, absent):
         runtime.note(note)
-    out.save(after, log, {"classes": classes, "scores_of": scores_of, "versions": [*versions, facts]})
+    out.save(after, log, {**facts, "versions": [*versions, found], "cohorts": [cohort.fingerprint]})
 
 
 def _patients(cohort: CohortTables, features: FeatureStore, config: UpdateConfig, runtime: Runtime) -> Updated:
@@ -109,7 +121,10 @@ def _patients(cohort: CohortTables, features: FeatureStore, config: UpdateConfig
         raise PreconditionError("no scan has a feature map; see failures.csv")
     if tables := sorted(set(everything.loc[everything["kind"] == "table", "modality"])):
         runtime.note(f"{', '.join(tables)}: tables are coded by what patients show, so they are not in this model")
-    newest = scans.groupby("subject")["session"].transform("max")
+    sessions = scans.drop_duplicates(["subject", "session"])
+    sessions = sessions.sort_values("session", key=lambda names: names.map(natural_order), kind="stable")
+    last = sessions.drop_duplicates("subject", keep="last").set_index("subject")["session"]
+    newest = scans["subject"].map(last)
     earlier = scans.loc[scans["session"] != newest, "subject"].nunique()
     if earlier:
         runtime.note(f"{earlier} patients have several sessions; the last one counts")
@@ -145,7 +160,31 @@ def _scores_of(features: FeatureStore, config: UpdateConfig) -> str:
     return digest([made_from.get("settings"), features.feature_map_shape(), config.components])
 
 
-def _start_anew(before: Updated, now: Updated, runtime: Runtime) -> None:
+def _prepared(cohort: CohortTables, preprocess: VolumeSet, features: FeatureStore) -> dict[str, str]:
+    """Return hashes of how scans are prepared, of all and of each modality; else old and new ones would be mixed."""
+    made = [(artifact.manifest or {}).get("made_from", {}) for artifact in (cohort, preprocess, features)]
+    settings = made[1].get("settings", {})
+    everybody = [
+        {name: settings.get(name) for name in OF_VOXELS},
+        *([each.get("version"), each.get("external")] for each in made[1:]),
+    ]
+    modalities = made[0].get("settings", {}).get("modalities", {})
+    return {f"modality {name}": digest(each) for name, each in modalities.items()} | {"all": digest(everybody)}
+
+
+def _changed(record: Mapping[str, Any], scores_of: str, prepared: Mapping[str, str]) -> str:
+    """Return what changed so that everybody has other scores; "" for nothing. What was not recorded did not change."""
+    if record["scores_of"] != scores_of:
+        return "the backbone or update.components"
+    before = record.get("prepared", {})
+    other = [name for name, each in prepared.items() if before.get(name, each) != each]
+    if not other:
+        return ""
+    names = [name.removeprefix("modality ") for name in other if name != "all"]
+    return f"how {' and '.join(names) or 'every scan'} is prepared (cohort.modalities, preprocess, weights)"
+
+
+def _start_anew(before: Updated, now: Updated, changed: str, runtime: Runtime) -> None:
     """Say that everybody is learnt from anew.
 
     Raises:
@@ -153,11 +192,11 @@ def _start_anew(before: Updated, now: Updated, runtime: Runtime) -> None:
     """
     if lost := sorted(set(before.subjects) - set(now.subjects)):
         raise PreconditionError(
-            "the backbone or update.components changed, so everybody has other scores; "
+            f"{changed} changed, so patients have other scores; "
             f"{len(lost)} patients who are in are not in the manifest any more ({lost[0]} among them) and cannot be "
             "scored anew. Put them back, go back to the earlier settings, or remove the folder update/ to start anew"
         )
-    runtime.note("the backbone or update.components changed: everybody is scored and learnt from anew")
+    runtime.note(f"{changed} changed: everybody is scored and learnt from anew")
 
 
 def _changes(state: Updated, now: Updated) -> tuple[list[str], list[str]]:
@@ -219,7 +258,9 @@ def _facts(after: Updated, log: pd.DataFrame, version: int, config: UpdateConfig
         TooFewPatientsError: nothing can be learnt from them.
     """
     model, left_out = model_of(after.sums)
-    last = log[log["how"] == BEFORE].drop_duplicates("subject", keep="last")
+    # what was said with other scores, before everybody was learnt from anew, is no measure of these
+    since = max(log.loc[log["how"] == HELD_OUT, "version"], default=0)
+    last = log[(log["how"] == BEFORE) & (log["version"] > since)].drop_duplicates("subject", keep="last")
     count = max(NEWEST, int((last["version"] == version).sum()))
     here = last[last["subject"].isin(after.subjects)].tail(count)
     found = drift(after, dict(zip(here["subject"], here["surprise"], strict=True)), version=version, seed=config.seed)

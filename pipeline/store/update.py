@@ -156,5 +156,34 @@ class UpdateSet(Artifact):
         }
 
 
+def expired_calibration(workspace: Path) -> str:
+    """Return a sentence if the exported model of a workspace was calibrated before its newest update, or "".
+
+    Patients came with a manifest: the newest version names those that it knows, and the exported model has its own.
+    """
+    record = read_record(workspace / "update" / RECORD) or {}
+    exported = (Artifact(workspace / "export").manifest or {}).get("made_from", {}).get("inputs", {}).get("cohort")
+    known = record.get("cohorts") or _cohort_of(workspace / "update")
+    versions = len(record.get("versions", ()))
+    if not exported or not known or exported in known or versions < 2:
+        return ""
+    return (
+        f"the calibration of {workspace.name}/export/bundle has expired: patients have come since ({versions} versions "
+        "in update/versions.json); type --stages export"
+    )
+
+
+def expired_beside(bundle: Path) -> str:
+    """Return the same of an exported model that lies where it was made; of a copy elsewhere nothing is known: ""."""
+    folder = bundle.resolve()
+    return expired_calibration(folder.parent.parent) if folder.parts[-2:] == ("export", "bundle") else ""
+
+
+def _cohort_of(folder: Path) -> list[str]:
+    """Return the manifest that a version of an earlier program was made from."""
+    cohort = (Artifact(folder).manifest or {}).get("made_from", {}).get("inputs", {}).get("cohort")
+    return [cohort] if cohort else []
+
+
 def _hash(subject: str, salt: bytes) -> str:
     return hashlib.pbkdf2_hmac("sha256", canonical(subject).encode("utf-8", "surrogateescape"), salt, ROUNDS).hex()

@@ -14,7 +14,7 @@ from console.errors import InputError
 from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.run import run_stage
 from pipeline.specs.hypothesise import STAGE as HYPOTHESISE
-from pipeline.specs.hypothesise import Hypothesis
+from pipeline.specs.hypothesise import Hypothesis, HypothesiseConfig
 from pipeline.store.features import FeatureStore
 from pipeline.store.hypotheses import HypothesisTables
 from pipeline.store.tables import CohortTables, SplitTables
@@ -87,6 +87,7 @@ def test_every_target_has_an_effect_and_its_controls(done: Path) -> None:
     assert (effects["p_holm"] >= effects["p"]).all()
     held = effects[effects["held"] != ""]
     assert set(held["says"]) == {"an effect only if all that both depend on is held: age, class"}
+    assert set(held["target"]) == {"PET", "US"}  # what is held, the class, has no difference
     assert effects.loc[effects["hypothesis"] == "without PET", "random"].isna().all()
 
 
@@ -99,6 +100,29 @@ def test_only_test_patients_are_asked_and_each_is_written_down(done: Path) -> No
     effect = out.read().query("hypothesis == 'MRI along class by -1 sd' and target == 'PET'").iloc[0]
     assert rows.groupby("repeat")["difference"].mean().mean() == pytest.approx(effect["effect"])
     assert (rows["sd"] > 0).all()
+
+
+def test_sessions_of_a_patient_are_not_several_patients(done: Path, tmp_path: Path) -> None:
+    """Each test patient comes three times; the interval stays as it was."""
+    table = scans()
+    splits = SplitTables(done / "split").splits()
+    tested = set(splits.loc[splits["split"] == "test", "subject"])
+    more = [
+        table[table["subject"].isin(tested)].assign(
+            session=f"{n}",
+            observation=lambda rows, n=n: rows["subject"] + f"_{n}",
+            scan=lambda rows, n=n: rows["scan"] + f"_{n}",
+        )
+        for n in (2, 3)
+    ]
+    whole = pd.concat([table, *more], ignore_index=True)
+    toy_run.fill(tmp_path, whole)
+    linked(tmp_path, whole)
+    again(tmp_path)
+    now, before = (HypothesisTables(folder / "hypothesise").read() for folder in (tmp_path, done))
+    columns = ["patients", "effect", "low", "high", "permuted", "permuted_low"]
+    pd.testing.assert_frame_equal(now[columns], before[columns])
+    assert now["refused"].iloc[0] == 3 * before["refused"].iloc[0]
 
 
 def test_maps_add_up_to_the_effect_on_the_modality(done: Path) -> None:
@@ -134,7 +158,7 @@ def test_moves_out_of_the_ellipsoid_are_refused_and_said(done: Path) -> None:
     out = again(done, hypotheses=({"clamp": "MRI", "along": "class", "by": "5 sd"},))
     row = out.read().iloc[0]
     assert row["refused"] > 10
-    assert "moves are refused: they leave the ellipsoid that holds 95% of the training patients" in row["note"]
+    assert "moves are refused: they end outside of the ellipsoid that holds 95% of the training patients" in row["note"]
     assert "test patients can be asked, 5 are needed" in row["note"]
     assert any("moves are refused" in note for note in (out.manifest or {})["notes"])
 
@@ -168,6 +192,11 @@ def test_what_the_model_does_not_have_is_refused(done: Path, asked: dict[str, ob
 def test_settings_that_say_nothing_are_refused(asked: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Hypothesis.model_validate(asked)
+
+
+def test_a_hypothesis_is_asked_once() -> None:
+    with pytest.raises(ValidationError, match="MRI along class by 1 sd stands in the list twice"):
+        HypothesiseConfig.model_validate({"hypotheses": [{"clamp": "MRI"}, {"clamp": "MRI", "by": "1 sd"}]})
 
 
 def test_without_a_list_each_modality_is_asked_about(done: Path) -> None:

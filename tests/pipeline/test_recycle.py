@@ -1,6 +1,5 @@
 """The stage recycle on made-up feature maps: the curve, its rivals, what is refused."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,16 @@ from helpers import toy_run
 from console.errors import PreconditionError
 from pipeline.runner.run import run_stage
 from pipeline.specs.recycle import STAGE as RECYCLE
-from pipeline.stages.recycle import MASKED, MIXUP, NOISE, REAL, SYNTHETIC, curve_of
+from pipeline.stages.recycle import (
+    MASKED,
+    MASKED_MORE,
+    MIXUP,
+    NOISE,
+    REAL,
+    SYNTHETIC,
+    UNTRAINED,
+    curve_of,
+)
 from pipeline.store.recycle import RecycleTables
 from pipeline.store.tables import CohortTables, SplitTables
 
@@ -44,7 +52,8 @@ def done(tmp_path_factory: pytest.TempPathFactory, one_thread: None, one_repeat:
 def test_every_way_has_a_point_at_every_share(done: Path) -> None:
     out = RecycleTables(done / "recycle")
     curve = out.curve()
-    ways = {(REAL, 0.0), (SYNTHETIC, 0.5), (NOISE, 0.5), (MIXUP, 0.5), (MASKED, 0.0)}
+    ways = {(REAL, 0.0), (SYNTHETIC, 0.5), (NOISE, 0.5), (MIXUP, 0.5)}
+    ways |= {(way, 0.0) for way in (UNTRAINED, MASKED, MASKED_MORE)}
     for _, rows in curve.groupby("labelled"):
         assert set(zip(rows["way"], rows["rho"], strict=True)) == ways
     assert curve.loc[curve["way"] == REAL, "difference"].isna().all()
@@ -70,7 +79,7 @@ def test_labels_that_are_not_used_change_nothing(tmp_path: Path, monkeypatch: py
     """Masked pretraining sees the scans of everybody in training, and the labels of the labelled alone."""
     from pipeline.stages import recycle as stage
 
-    monkeypatch.setattr(stage, "labelled", lambda labels, share, seed: np.arange(len(labels) // 2))
+    monkeypatch.setattr(stage, "labelled", lambda labels, share, seed, owners: np.arange(len(labels) // 2))
     table, found = toy_run.scans(), []
     toy_run.fill(tmp_path, table)
     splits = SplitTables(tmp_path / "split").splits()
@@ -99,8 +108,22 @@ def test_a_later_generation_is_refused_unless_asked_for(tmp_path: Path) -> None:
     toy_run.fill(tmp_path, table)
     with pytest.raises(PreconditionError, match="what is drawn from them is of generation 2"):
         again(tmp_path)
-    assert again(tmp_path, generation=2, labelled=(1.0,)).facts()["generation"] == 2
-    assert json.loads((tmp_path / "recycle" / "recycle.json").read_text())["generation"] == 2
+    out = again(tmp_path, generation=2, labelled=(1.0,))
+    assert out.facts()["generation"] == 2
+    assert "looks better than it is" in "\n".join((out.manifest or {})["notes"])
+    later = pd.read_csv(tmp_path / "recycle" / "predictions.csv")
+    without = table[table["origin"] == ""].drop(columns=["origin", "judged"])
+    toy_run.fill(tmp_path, without)
+    names = SplitTables(tmp_path / "split").splits()
+    names["split"] = names["subject"].map(parts)
+    SplitTables(tmp_path / "split").save_splits(names, {})
+    toy_run.finish(SplitTables(tmp_path / "split"), **SplitTables(tmp_path / "split").contents())
+    again(tmp_path, generation=2, labelled=(1.0,))
+    real = pd.read_csv(tmp_path / "recycle" / "predictions.csv")
+    for way in (REAL, NOISE, MASKED, SYNTHETIC):
+        same = np.allclose(*(each.loc[each["way"] == way, "p_1"] for each in (later, real)))
+        assert same == (way != SYNTHETIC), way
+    assert set(real["patients"]) == set(later["patients"])
 
 
 def made_predictions(*, better: float, count: int = 200) -> pd.DataFrame:

@@ -136,6 +136,8 @@ def test_synthetic_patients_are_trained_on_and_tested_never(run: Callable[..., i
     for path in (folder / "mixed").glob("c*/*predictions*.csv"):
         assert not pd.read_csv(path)["subject"].str.startswith("synthetic-").any(), path
     assert "40 subjects" in (folder / "mixed" / "report" / "report.html").read_text()
+    said = json.loads((folder / "mixed" / "split" / "manifest.json").read_text())["notes"]
+    assert any("other repeats test some of these: results there look better" in note for note in said)
     assert run("--stages", "split", workspace="mixed", settings=config) == 0  # frozen ones hold
 
 

@@ -15,14 +15,15 @@ from helpers import toy_run
 from console.errors import InputError, PreconditionError
 from pipeline.cli.forget import forget
 from pipeline.cli.main import main
-from pipeline.cli.workspace import expired_calibration
 from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.run import run_stage
 from pipeline.specs.joint import STAGE as JOINT
 from pipeline.specs.update import STAGE as UPDATE
 from pipeline.store.base import ArtifactError, read_record, write_record
 from pipeline.store.features import FeatureStore
-from pipeline.store.update import UpdateSet
+from pipeline.store.tables import CohortTables
+from pipeline.store.update import UpdateSet, expired_beside, expired_calibration
+from pipeline.store.volumes import VolumeSet
 from synthesis.updating import apart
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,6 +116,48 @@ def test_a_new_session_and_a_new_scan_replace_what_was_there(copied: Path) -> No
     assert len(state.subjects) == 60
     assert apart(state.sums, state.anew()) < 1e-10
     assert "1 patients have several sessions; the last one counts" in notes(out)
+
+
+def test_the_tenth_session_is_later_than_the_second(tmp_path: Path) -> None:
+    later = TABLE[TABLE["subject"] == "s03"].assign(session="ses-10", observation="s03_ses-10", label="well")
+    later["scan"] = later["scan"] + "_ses-10"
+    early = TABLE.assign(session=TABLE["session"].mask(TABLE["subject"] == "s03", "ses-2"))
+    assert set(early.loc[early["subject"] == "s03", "label"]) == {"sick"}
+    toy_run.fill(tmp_path, pd.concat([early, later], ignore_index=True))
+    log = again(tmp_path).log().set_index("subject")
+    assert log.loc["s03", "truth"] == "well"
+
+
+def test_scans_that_are_prepared_otherwise_are_not_mixed_with_earlier_ones(copied: Path) -> None:
+    """Other voxels give other scores, with the same backbone and the same settings of the stage features."""
+
+    def prepared(spacing_mm: float, normalise: str = "minmax") -> None:
+        volumes, cohort = VolumeSet(copied / "preprocess"), CohortTables(copied / "cohort")
+        made_from = {"version": 1, "settings": {"spacing_mm": spacing_mm, "brain_ml": [1, spacing_mm]}}
+        toy_run.finish(volumes, fingerprint=f"volumes {spacing_mm}", made_from=made_from)
+        modalities = {"modalities": {"MRI": {"normalise": normalise}}}
+        toy_run.finish(cohort, **cohort.contents(), made_from={"version": 1, "settings": modalities})
+
+    path = copied / "update" / "versions.json"
+    older = {name: each for name, each in (read_record(path) or {}).items() if name != "prepared"}
+    write_record(path, older)  # as an earlier program left it
+    toy_run.fill(copied, TABLE)
+    prepared(1.0)
+    assert "nobody is new" in notes(again(copied))
+    toy_run.fill(copied, FIRST)
+    prepared(2.0)
+    with pytest.raises(PreconditionError, match=r"how every scan is prepared .* changed.*20 patients who are in"):
+        again(copied)
+    prepared(1.0, "robust")
+    with pytest.raises(PreconditionError, match=r"how MRI is prepared"):
+        again(copied)
+    toy_run.fill(copied, TABLE)
+    prepared(2.0)
+    out = again(copied)
+    assert "how every scan is prepared" in notes(out)
+    assert [version["how"] for version in versions(out)] == ["held out", "before it was learnt", "held out"]
+    assert out.log().groupby("version").size().to_list() == [40, 20, 60]  # what was said before stays in the log
+    assert versions(out)[2]["drift"]["newest"] == 0  # and is not held against the new scores
 
 
 def test_who_leaves_the_manifest_stays_in_and_is_said(copied: Path) -> None:
@@ -248,10 +291,66 @@ def test_forget_from_the_command_line(copied: Path, tmp_path: Path, capsys: pyte
     assert "taken out of the sums" in capsys.readouterr().out
 
 
+def test_who_left_the_manifest_first_is_forgotten_too(copied: Path) -> None:
+    """The rows are gone, and with them the table that says which results are the patient's."""
+    gone, other = "s01", "s10"
+    for scan in TABLE.loc[TABLE["subject"].isin([gone, other]), "scan"]:
+        (copied / "preprocess" / scan).mkdir(parents=True, exist_ok=True)
+    table = TABLE[TABLE["subject"] != gone]
+    cohort = CohortTables(copied / "cohort")
+    cohort.save(table, toy_run.CLASSES)
+    toy_run.finish(cohort, **cohort.contents())
+    assert list((copied / "features").glob(f"{gone}_*"))
+    forget(copied, gone)
+    for stage in ("features", "preprocess"):
+        assert not list((copied / stage).glob(f"{gone}_*"))
+        assert list((copied / stage).glob(f"{other}_*"))
+    said = "\n".join(forget(copied, gone))  # the frozen splits still know the name
+    assert "in no sums" in said
+
+
+def test_what_was_drawn_from_the_patient_and_what_was_sent_is_removed(copied: Path) -> None:
+    splits = pd.read_csv(copied / "split" / "splits.csv", dtype={"subject": str})
+    first = splits[splits["repeat"] == 1].set_index("split")["subject"]
+    inside, outside = first["train"].iloc[0], first["test"].iloc[0]
+    drawn = copied / "synthesise"
+    for name in ("networks", "images"):
+        (drawn / name).mkdir(parents=True)
+    (drawn / "features-0.safetensors").write_bytes(b"maps")
+    (drawn / "synthesis.json").write_text('{"repeat": 1}')
+    sums = copied / "contribute" / "contribution.safetensors"
+    sums.parent.mkdir()
+    sums.write_bytes(b"sums")
+    release = {"id": "4711", "train_subjects": [inside], "round": None, "epsilon": None, "delta": None}
+    write_record(copied / "contribute" / "sent.json", {"releases": [release]})
+    said = "\n".join(forget(copied, outside))
+    assert (drawn / "networks").exists()
+    assert sums.exists()
+    assert "releases" not in said
+    said = "\n".join(forget(copied, inside))
+    assert sorted(path.name for path in drawn.iterdir()) == ["synthesis.json"]
+    assert not sums.exists()
+    assert "synthesise: its patients were drawn from the subject among others" in said
+    assert "contribute: the sums of 1 releases hold the subject (4711)" in said
+
+
 def test_an_exported_model_of_before_has_an_expired_calibration(copied: Path) -> None:
     now = UpdateSet(copied / "update").manifest or {}
-    for cohort, expected in (("older", 1), (now["made_from"]["inputs"]["cohort"], 0)):
+    bundle = copied / "export" / "bundle"
+    for cohort, expected in (("older", True), (now["made_from"]["inputs"]["cohort"], False)):
         write_record(copied / "export" / "manifest.json", {"made_from": {"inputs": {"cohort": cohort}}, "files": {}})
-        found = expired_calibration(copied)
-        assert len(found) == expected
+        assert bool(expired_calibration(copied)) == expected
+        assert bool(expired_beside(bundle)) == expected
     assert not expired_calibration(copied / "elsewhere")
+    assert not expired_beside(copied / "copy of the bundle")
+
+
+def test_a_changed_manifest_without_new_patients_expires_nothing(copied: Path) -> None:
+    before = (UpdateSet(copied / "update").manifest or {})["made_from"]["inputs"]["cohort"]
+    toy_run.fill(copied, TABLE.assign(age="70"))
+    again(copied)
+    now = (UpdateSet(copied / "update").manifest or {})["made_from"]["inputs"]["cohort"]
+    assert now != before
+    for cohort in (before, now):
+        write_record(copied / "export" / "manifest.json", {"made_from": {"inputs": {"cohort": cohort}}, "files": {}})
+        assert not expired_calibration(copied)

@@ -30,13 +30,26 @@ def patients(count: int = 60, seed: int = 0) -> tuple[dict[str, np.ndarray], np.
 
 def test_smaller_shares_are_parts_of_larger_ones_and_keep_the_classes() -> None:
     labels = np.repeat([0, 1], [70, 30])
-    chosen = [labelled(labels, share, 3) for share in (0.1, 0.25, 0.5, 1.0)]
+    names = [f"s{i:03d}" for i in range(100)]
+    chosen = [labelled(labels, share, 3, names) for share in (0.1, 0.25, 0.5, 1.0)]
     assert [len(each) for each in chosen] == [10, 26, 50, 100]
     for small, large in zip(chosen, chosen[1:], strict=False):
         assert set(small) < set(large)
     assert np.bincount(labels[chosen[0]]).tolist() == [7, 3]
-    assert np.bincount(labels[labelled(labels, 0.001, 0)]).tolist() == [2, 2]
-    assert set(chosen[0]) != set(labelled(labels, 0.1, 4))
+    assert np.bincount(labels[labelled(labels, 0.001, 0, names)]).tolist() == [2, 2]
+    assert set(chosen[0]) != set(labelled(labels, 0.1, 4, names))
+
+
+def test_all_sessions_of_a_patient_are_labelled_or_none_and_lie_in_one_fold() -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(40) % 2, 3)
+    names = [f"s{i // 3:02d}" for i in range(120)]
+    chosen = labelled(labels, 0.25, 0, names)
+    assert len(chosen) == 30
+    assert len({names[i] for i in chosen}) == 10
+    # each patient's own pattern says nothing of others; with a session of it in training it would say everything
+    own = np.repeat(np.eye(40), 3, axis=0) + 0.01 * random.standard_normal((120, 40))
+    assert strength_of(own, labels, 0, names) < strength_of(own, labels, 0, [f"{i}" for i in range(120)])
 
 
 def test_noise_has_the_covariance_within_classes() -> None:
@@ -105,5 +118,6 @@ def test_the_penalty_is_strong_where_there_is_nothing_to_learn() -> None:
     features, labels = patients(60)
     rows = design(features, scale_of(features))
     blind = np.random.default_rng(0).standard_normal(rows.shape) / np.sqrt(10)
-    assert strength_of(blind, labels, 0) < strength_of(rows, labels, 0)
-    assert strength_of(rows[:3], np.array([0, 0, 1]), 0) == STRENGTHS[0]
+    names = [f"s{i:03d}" for i in range(60)]
+    assert strength_of(blind, labels, 0, names) < strength_of(rows, labels, 0, names)
+    assert strength_of(rows[:3], np.array([0, 0, 1]), 0, names[:3]) == STRENGTHS[0]

@@ -144,6 +144,13 @@ def test_what_cannot_be_marked_is_refused(volume, mask, message):
         mark_volume(volume, mask, AFFINE, key=KEY, batch="1")
 
 
+def test_weaker_mark_is_weaker_and_found_less_clearly(brain, marked):
+    volume, mask = brain
+    weak = mark_volume(volume, mask, AFFINE, key=KEY, batch="1", decibels=48.0)
+    assert psnr_db(volume, weak, mask) == pytest.approx(48, abs=0.2)
+    assert found(weak).z < found(marked).z - 5
+
+
 def test_psnr_is_that_of_its_definition():
     before = np.linspace(0, 1, 1001)
     after = before + np.where(np.arange(1001) % 2, 0.01, -0.01)
@@ -300,6 +307,22 @@ def test_turned_and_mirrored_heads_are_found_by_the_whole_search(marked, brain, 
     assert "mirrored" in result.how
     assert "turned by" in result.how
     assert found(brain[0][::-1], thorough=True).p > 0.01
+
+
+def test_mirrored_file_of_a_scan_that_lies_aslant_is_found(brain, few_turns, monkeypatch):
+    """The voxels are mirrored along their own axes, 12° from the world's, so the head is turned by 24° too."""
+    monkeypatch.setattr(mark_views, "TURNS_3D", (0.0,))
+    turn = np.eye(4)
+    turn[:3, :3] = mark_views._rotation((12.0, 0.0, 0.0))
+    aslant = turn @ AFFINE
+    made = mark_volume(*brain, aslant, key=KEY, batch="1")
+    for axis, name in ((1, "back-front"), (2, "top-bottom"), (0, "left-right")):
+        result = found(np.flip(made, axis), aslant, thorough=True)
+        assert result.p < CLEAR, name
+        assert result.how == f"mirrored {name}"
+    assert found(np.flip(brain[0], 1), aslant, thorough=True).p > 0.01
+    offset = mark_views.mirror_offset(image_of_volume(made, aslant), (1,))
+    np.testing.assert_allclose(offset, mark_views._rotation((24.0, 0.0, 0.0)), atol=1e-12)
 
 
 def test_whole_search_turns_by_up_to_six_degrees_about_any_axis():

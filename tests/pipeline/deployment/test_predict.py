@@ -18,6 +18,7 @@ from evaluation.calibration import apply_temperature
 from files.reading import file_sha256
 from pipeline.cli.main import main
 from pipeline.deployment.bundle import Bundle
+from pipeline.store.base import read_record, write_record
 from reporting import patient_page
 
 pytestmark = pytest.mark.usefixtures("one_thread", "thin_backbone")
@@ -73,6 +74,23 @@ def test_the_answers_are_those_of_the_test_calibrated(lab: Lab) -> None:
         np.testing.assert_allclose(list(patient["probabilities"].values()), calibrated, atol=1e-5)
         assert [s["scan"] for s in patient["scans"] if s["used"]] == row["scans_used"].split(";")
         assert "error rate is not promised" in patient["notes"][0]  # it set the thresholds itself
+
+
+def test_a_calibration_that_has_expired_is_said_with_every_answer(lab: Lab) -> None:
+    """Patients came to the workspace of the model after it was exported."""
+    mine = (read_record(lab.run / "export" / "manifest.json") or {})["made_from"]["inputs"]["cohort"]
+    updated = lab.run / "update" / "versions.json"
+    updated.parent.mkdir()
+    table = lab.of("test").head(2)
+    for known, expired in (("a newer manifest", True), (mine, False)):
+        write_record(updated, {"versions": [{}, {}], "cohorts": [known]})
+        found = lab.predict(table, name="expired")
+        said = [any("calibration has expired" in note for note in patient["notes"]) for patient in found["patients"]]
+        assert said == [expired] * len(said)
+        notes = (read_record(lab.folder / "expired" / "predict" / "manifest.json") or {})["notes"]
+        assert any("run/export/bundle has expired: patients have come since (2 versions" in n for n in notes) == expired
+    shutil.rmtree(updated.parent)
+    assert mine in (lab.model / "docs" / "README.md").read_text()  # whoever has a copy can look it up
 
 
 def test_a_contribution_is_what_the_answer_loses_without_the_scan(lab: Lab) -> None:
