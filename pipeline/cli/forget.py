@@ -58,7 +58,7 @@ def forget(workspace: Path, subject: str, bundles: Sequence[Path] = ()) -> list[
     lines += _learnt_from(workspace, subject)
     lines += _drawn_from(workspace, subject)
     lines += _sent(workspace, subject)
-    lines += in_training(workspace)
+    lines += _in_training(workspace)
     lines += _still_named(workspace, subject)
     lines += [_in_bundle(folder, subject) for folder in (workspace / "export" / "bundle", *bundles) if folder.is_dir()]
     lines.append(
@@ -153,7 +153,7 @@ def _learnt_from(workspace: Path, subject: str) -> list[str]:
     return lines
 
 
-def in_training(workspace: Path) -> list[str]:
+def _in_training(workspace: Path) -> list[str]:
     """Remove states of networks that go on from there: no record says whose scans they have seen."""
     lines = []
     for stage, name in IN_TRAINING:
@@ -165,18 +165,17 @@ def in_training(workspace: Path) -> list[str]:
 
 
 def _drawn_from(workspace: Path, subject: str) -> list[str]:
-    """Remove what synthetic patients were drawn with and from, if the subject was in it; no file there has a name."""
+    """Remove synthetic patients if the subject was among those whom they were drawn from; no file there has a name."""
     folder = workspace / "synthesise"
     repeat = (read_json(folder / "synthesis.json") or {}).get("repeat")
     if repeat is None or (repeat, "train") not in _assigned(workspace, subject):
         return []
-    for name in (NETWORKS, IMAGES):
-        remove_folder(folder / name, below=folder)
+    remove_folder(folder / IMAGES, below=folder)
     for path in folder.glob("features-*.safetensors"):
         path.unlink()
     for stage in ("synthesise", "judge"):
         (workspace / stage / "manifest.json").unlink(missing_ok=True)
-    return ["synthesise: its patients were drawn from the subject among others; they and the networks are removed"]
+    return ["synthesise: its patients were drawn from the subject among others; they are removed"]
 
 
 def _sent(workspace: Path, subject: str) -> list[str]:

@@ -314,8 +314,7 @@ def test_what_was_drawn_from_the_patient_and_what_was_sent_is_removed(copied: Pa
     first = splits[splits["repeat"] == 1].set_index("split")["subject"]
     inside, outside = first["train"].iloc[0], first["test"].iloc[0]
     drawn = copied / "synthesise"
-    for name in ("networks", "images"):
-        (drawn / name).mkdir(parents=True)
+    (drawn / "images").mkdir(parents=True)
     (drawn / "features-0.safetensors").write_bytes(b"maps")
     (drawn / "synthesis.json").write_text('{"repeat": 1}')
     sums = copied / "contribute" / "contribution.safetensors"
@@ -324,7 +323,7 @@ def test_what_was_drawn_from_the_patient_and_what_was_sent_is_removed(copied: Pa
     release = {"id": "4711", "train_subjects": [inside], "round": None, "epsilon": None, "delta": None}
     write_record(copied / "contribute" / "sent.json", {"releases": [release]})
     said = "\n".join(forget(copied, outside))
-    assert (drawn / "networks").exists()
+    assert (drawn / "images").exists()
     assert sums.exists()
     assert "releases" not in said
     said = "\n".join(forget(copied, inside))
