@@ -1,20 +1,20 @@
 """Every missing scan, as the joint model imputes it: mean, standard deviation and draws; and what would tip."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cohort.mechanisms import Slope
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
 from pipeline.specs.joint import STAGE as JOINT
+from pipeline.specs.marks import MarkConfig
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.split import STAGE as SPLIT
 
 
-class ImputeConfig(BaseModel):
+class ImputeConfig(MarkConfig):
     """Imputed feature maps and images (docs/synthesis.md)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,16 +48,6 @@ class ImputeConfig(BaseModel):
         default=(-2, 2),
         description="stated slopes of losing a scan for what it shows (as itself in baselines.mechanisms), for each of "
         "which the joint model is fitted again; empty for none",
-    )
-    mark_key: Path | None = Field(
-        default=None,
-        description="file of the key of the images' watermark (docs/watermark.md); null: no mark",
-        json_schema_extra={"changes_results": False},  # the stage's key holds a name of this key instead
-    )
-    mark_batch: str = Field(
-        default="1",
-        min_length=1,
-        description="what is marked together, such as a release; whoever looks for the mark has to name it",
     )
 
     @field_validator("deltas")

@@ -1,6 +1,5 @@
 """Synthetic patients, drawn from a joint model of the training patients of one repeat."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,6 +8,7 @@ from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.diffusion import ENGINE, DiffusionConfig, Engine
 from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.marks import MarkConfig
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.split import STAGE as SPLIT
 
@@ -38,7 +38,7 @@ class KLConfig(BaseModel):
     )
 
 
-class SynthesiseConfig(BaseModel):
+class SynthesiseConfig(MarkConfig):
     """Synthetic patients: how many, from whom, and what of them is drawn."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,16 +58,6 @@ class SynthesiseConfig(BaseModel):
     pixels: int = Field(default=64, ge=16, le=256, description="side of synthetic pictures")
     components: int = Field(default=32, ge=1, description="scores of a modality at most; never more than scans / 3")
     seed: int = Field(default=0, ge=0, description="another seed draws other patients")
-    mark_key: Path | None = Field(
-        default=None,
-        description="file of the key of the images' watermark (docs/watermark.md); null: no mark",
-        json_schema_extra={"changes_results": False},  # the stage's key holds a name of this key instead
-    )
-    mark_batch: str = Field(
-        default="1",
-        min_length=1,
-        description="what is marked together, such as a release; whoever looks for the mark has to name it",
-    )
 
 
 STAGE = Stage(
