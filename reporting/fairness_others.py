@@ -60,7 +60,11 @@ def _how(name: str, comparator: Mapping[str, Any]) -> str:
     score = f"AUC {comparator['validation'][name]:.2f}"
     words = f"Chosen among {len(comparator['validation'])} comparators by its {score} on validation patients"
     left = "; ".join(f"{other}: {why}" for other, why in comparator["left_out"].items())
-    return f"{words}.{f' Not among them: {left}.' if left else ''}"
+    without = comparator.get("not_predicted", 0)
+    left = f" Not among them: {left}." if left else ""
+    return f"{words}.{left}" + (
+        f" Test predictions that it could not make, left out here: {without}." if without else ""
+    )
 
 
 def imputed_in_words(gaps: pd.DataFrame, smallest: int) -> list[str]:

@@ -10,18 +10,19 @@ for two sets only. Source: Denning 1982, Cryptography and Data Security, section
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 SMALL = 1e-8  # of a residual; below, it is rounding
+Row = tuple[str, ...]  # a patient first, then what tells the patient's rows apart, such as the session
 
 
-def told_apart(sets: Sequence[Iterable[str]], new: Sequence[Iterable[str]], least: int) -> list[tuple[str, ...]]:
-    """Return groups of fewer than `least` patients whose sums, or difference of sums, new sets give away.
+def told_apart(sets: Sequence[Iterable[Row]], new: Sequence[Iterable[Row]], least: int) -> list[tuple[Row, ...]]:
+    """Return groups of rows of fewer than `least` patients whose sums, or difference of sums, new sets give away.
 
     Args:
-        sets: of patients whose sums were released before.
+        sets: of rows whose sums were released before.
         new: sets whose sums are to be released.
         least: patients that a sum has to be over.
 
@@ -35,18 +36,22 @@ def told_apart(sets: Sequence[Iterable[str]], new: Sequence[Iterable[str]], leas
     return sorted(found - known, key=lambda group: (len(group), group))
 
 
-def _by_pairs(one: Sequence[frozenset[str]], other: Sequence[frozenset[str]], least: int) -> Iterable[tuple[str, ...]]:
+def _patients(rows: Collection[Row]) -> int:
+    return len({row[0] for row in rows})
+
+
+def _by_pairs(one: Sequence[frozenset[Row]], other: Sequence[frozenset[Row]], least: int) -> Iterable[tuple[Row, ...]]:
     for a in one:
         for b in other:
-            if 0 < len(apart := a ^ b) < least:
+            if 0 < _patients(apart := a ^ b) < least:
                 yield tuple(sorted(apart))
 
 
-def _by_span(sets: Sequence[frozenset[str]], least: int) -> Iterable[tuple[str, ...]]:
+def _by_span(sets: Sequence[frozenset[Row]], least: int) -> Iterable[tuple[Row, ...]]:
     """Yield small atoms whose indicator is in the span of those of the sets."""
-    atoms: dict[tuple[bool, ...], list[str]] = {}
-    for patient in sorted(frozenset().union(*sets)):
-        atoms.setdefault(tuple(patient in each for each in sets), []).append(patient)
+    atoms: dict[tuple[bool, ...], list[Row]] = {}
+    for row in sorted(frozenset().union(*sets)):
+        atoms.setdefault(tuple(row in each for each in sets), []).append(row)
     if not atoms:
         return
     rows = np.array(list(atoms), dtype=np.float64)  # (atoms, sets): columns are the sets
@@ -54,12 +59,12 @@ def _by_span(sets: Sequence[frozenset[str]], least: int) -> Iterable[tuple[str, 
     kept = vectors[:, sizes > SMALL * sizes[0]]
     rest = np.eye(len(rows)) - kept @ kept.T  # what combinations of the sets leave of an indicator; 0 if they reach it
     members = list(atoms.values())
-    small = [number for number, each in enumerate(members) if len(each) < least]
+    small = [number for number, each in enumerate(members) if _patients(each) < least]
     for number in small:
         if np.abs(rest[:, number]).max() < SMALL:
             yield tuple(members[number])
     for one, other in itertools.combinations(small, 2):
-        if len(members[one]) + len(members[other]) >= least:
+        if _patients([*members[one], *members[other]]) >= least:
             continue
         added, taken = (np.abs(rest[:, one] + sign * rest[:, other]).max() for sign in (1, -1))
         if min(added, taken) < SMALL:

@@ -30,7 +30,9 @@ from synthesis.updating import apart
 
 OF_SCANS = ("preprocess", "features")
 WITH_PAGES = ("report", "predict")
+SHOWING = (("impute", "repeat-*"), ("judge", "wall-*-real.png"), ("report", "*.html"))  # scans of several patients
 IN_TRAINING = (("joint", ENGINES), ("synthesise", NETWORKS))  # folders below stages
+KEPT_FACTS = ("classes", "scores_of", "prepared", "cohorts")  # of the record of the stage update
 KEPT = ("export",)  # exported models are their owners' business
 TEXT = (".csv", ".json", ".html", ".md", ".log", ".yaml")
 MOST = 64_000_000  # bytes of a text file that is searched
@@ -50,7 +52,8 @@ def forget(workspace: Path, subject: str, bundles: Sequence[Path] = ()) -> list[
     updated = UpdateSet(workspace / "update")
     state = updated.state()
     scans = _scans(workspace, subject)
-    if not scans and (state is None or subject not in state.subjects) and not _assigned(workspace, subject):
+    in_sums = state is not None and subject in state.subjects
+    if not (scans or in_sums or _assigned(workspace, subject) or _on_record(workspace, subject)):
         raise InputError(f"{workspace} knows no subject {subject!r}; ids are spelt as in the manifest")
     lines = [_from_sums(updated, subject)]
     updated.never_again(subject)
@@ -59,6 +62,7 @@ def forget(workspace: Path, subject: str, bundles: Sequence[Path] = ()) -> list[
     lines += _drawn_from(workspace, subject)
     lines += _sent(workspace, subject)
     lines += _in_training(workspace)
+    lines += _shown(workspace, subject)
     lines += _still_named(workspace, subject)
     lines += [_in_bundle(folder, subject) for folder in (workspace / "export" / "bundle", *bundles) if folder.is_dir()]
     lines.append(
@@ -95,6 +99,24 @@ def _assigned(workspace: Path, subject: str) -> list[tuple[int, str]]:
     return [(int(row.repeat), str(row.split)) for row in rows.itertuples()]
 
 
+def _on_record(workspace: Path, subject: str) -> bool:
+    """Say whether something was fitted to a subject, or sums were sent, that rows and splits no longer know."""
+    sent = ContributionSet(workspace / "contribute").releases()
+    return any(subject in each["train_subjects"] for each in sent) or any(
+        _fitted_to(workspace / stage.name, subject) for stage in STAGES
+    )
+
+
+def _fitted_to(folder: Path, subject: str) -> list[Path]:
+    """Return the repeats of a stage that were fitted to a subject."""
+    found = []
+    for path in sorted(folder.glob("repeat-*/record.json")):
+        record = read_record(path) or {}
+        if subject in (*record.get("train_subjects", ()), *record.get("validation_subjects", ())):
+            found.append(path.parent)
+    return found
+
+
 def _from_sums(updated: UpdateSet, subject: str) -> str:
     """Subtract the subject from the sums of the stage update, and take the name out of all its versions."""
     state, record = updated.state(), updated.record()
@@ -107,7 +129,7 @@ def _from_sums(updated: UpdateSet, subject: str) -> str:
         versions.append({**version, **lists, "erased": version["erased"] + (subject in version["in"])})
     log = updated.log()
     (updated.folder / "manifest.json").unlink(missing_ok=True)
-    facts = {"classes": record["classes"], "scores_of": record["scores_of"], "versions": versions}
+    facts = {name: record[name] for name in KEPT_FACTS if name in record} | {"versions": versions}
     updated.save(left, log[log["subject"] != subject], facts)
     return (
         f"update: taken out of the sums by subtraction; {len(left.subjects)} patients are left, and the sums differ "
@@ -139,11 +161,7 @@ def _learnt_from(workspace: Path, subject: str) -> list[str]:
     lines = []
     for stage in STAGES:
         folder = workspace / stage.name
-        fitted = []
-        for path in sorted(folder.glob("repeat-*/record.json")):
-            record = read_record(path) or {}
-            if subject in (*record.get("train_subjects", ()), *record.get("validation_subjects", ())):
-                fitted.append(path.parent)
+        fitted = _fitted_to(folder, subject)
         for each in fitted:
             remove_folder(each, below=folder)
         if fitted:
@@ -180,16 +198,31 @@ def _drawn_from(workspace: Path, subject: str) -> list[str]:
 
 def _sent(workspace: Path, subject: str) -> list[str]:
     """Remove the sums for other sites, if the subject is in them, and name the releases that went out."""
-    contribution = ContributionSet(workspace / "contribute")
-    holds = [each["id"] for each in contribution.releases() if subject in each["train_subjects"]]
+    holds = ContributionSet(workspace / "contribute").forget(subject)
     if not holds:
         return []
-    (contribution.folder / ContributionSet.FILE).unlink(missing_ok=True)
-    (contribution.folder / "manifest.json").unlink(missing_ok=True)
     return [
         f"contribute: the sums of {len(holds)} releases hold the subject ({', '.join(holds)}); the file here is "
         "removed. Whoever received one, or a model made of it, has to be told: sums that were sent are not taken back"
     ]
+
+
+def _shown(workspace: Path, subject: str) -> list[str]:
+    """Remove pictures and imputed scans of patients, if the subject was one of them; their files are read by nobody."""
+    if not _assigned(workspace, subject):
+        return []
+    lines = []
+    for stage, pattern in SHOWING:
+        there = sorted((workspace / stage).glob(pattern))
+        for path in there:
+            if path.is_dir():
+                remove_folder(path, below=workspace / stage)
+            else:
+                path.unlink()
+        if there:
+            (workspace / stage / "manifest.json").unlink(missing_ok=True)
+            lines.append(f"{stage}: {pattern} removed, which may show the subject")
+    return lines
 
 
 def _still_named(workspace: Path, subject: str) -> list[str]:

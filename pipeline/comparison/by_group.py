@@ -13,6 +13,7 @@ import pandas as pd
 
 from baselines.names import SIMPLE_NAMES, TABLE_BASELINES
 from cohort.covariates import as_numbers, kinds_of
+from cohort.splits import natural_order
 from evaluation.comparison import holm
 from evaluation.confounding import bands
 from evaluation.fairness import audit_groups, gaps_between_groups
@@ -29,7 +30,7 @@ HYPERMM = SIMPLE_NAMES["hypermm"]
 Groups = Mapping[str, pd.Series]
 FROM_REAL, FROM_SYNTHETIC = "linear model trained on real patients", "linear model trained on synthetic patients"
 NOT_GIVEN = "not given"
-NO_COMPARATOR: dict[str, Any] = {"name": "", "validation": {}, "left_out": {}}
+NO_COMPARATOR: dict[str, Any] = {"name": "", "validation": {}, "left_out": {}, "not_predicted": 0}
 SHARES = ("grouping", "group", "training", "synthetic", "share_training", "share_synthetic")
 
 
@@ -62,9 +63,12 @@ class Audit:
         if not made_from_known(baselines, made):
             return
         name, scores, left = best_comparator(baselines, repeats)
-        self.facts["comparator"] = {"name": name, "validation": scores, "left_out": left}
+        self.facts["comparator"] = {"name": name, "validation": scores, "left_out": left, "not_predicted": 0}
         if name:
-            self._add(name, comparator_predictions(baselines, name, repeats), groups)
+            predictions = comparator_predictions(baselines, name, repeats)
+            made_any = predictions[probability_columns(predictions)].notna().all(axis=1)
+            self.facts["comparator"]["not_predicted"] = int((~made_any).sum())
+            self._add(name, predictions[made_any], groups)
 
     def imputations(self, impute: ImputedSet, made: Mapping[str, str], test: pd.DataFrame, groups: Groups) -> None:
         """Audit the CRPS of imputed feature maps of test patients, whose real ones were hidden."""
@@ -102,7 +106,9 @@ class Audit:
         training = set(subject.index[subject.map(repeat) == "train"])
         by_observation = groups_by(covariates, training)
         transfer = judge.transfer()
-        first = transfer.drop_duplicates("subject").set_index("subject")["observation"]
+        place = sessions_in_order(scans)
+        first = transfer.sort_values("observation", key=lambda names: names.map(place), kind="stable")
+        first = first.drop_duplicates("subject").set_index("subject")["observation"]
         groups = {name: first.map(of).astype(of.dtype) for name, of in by_observation.items()}
         for name, trained_on in ((FROM_REAL, "real"), (FROM_SYNTHETIC, "generated")):
             rows = transfer[transfer["trained_on"] == trained_on].drop(columns="trained_on")
@@ -112,7 +118,9 @@ class Audit:
         drawn = synthesise.rows().drop_duplicates("subject").set_index("subject")
         shared = [name for name in covariates if name in drawn]
         both = groups_by(pd.concat([covariates.loc[sorted(training), shared], drawn[shared]]), training)
-        sides = ({name: of[of.index.isin(there)] for name, of in both.items()} for there in (training, drawn.index))
+        of_train = subject[subject.index.isin(training)].sort_index(key=lambda names: names.map(place), kind="stable")
+        patients = of_train.index[~of_train.duplicated()]  # in their first sessions
+        sides = ({name: of[of.index.isin(there)] for name, of in both.items()} for there in (patients, drawn.index))
         self.shares = shares_of_groups(*sides)
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -155,6 +163,14 @@ def groups_by(covariates: pd.DataFrame, learnt_from: Container[str]) -> dict[str
     return groups
 
 
+def sessions_in_order(scans: pd.DataFrame) -> pd.Series:
+    """Return observation → place of its session, by name with numbers in it as numbers: ses-2 comes before ses-10."""
+    rows = scans.drop_duplicates("observation").sort_values(
+        "session", key=lambda s: s.map(natural_order), kind="stable"
+    )
+    return pd.Series(range(len(rows)), index=rows["observation"].to_numpy())
+
+
 def best_comparator(baselines: ComparisonSet, repeats: list[int]) -> tuple[str, dict[str, float], dict[str, str]]:
     """Return the method with the highest AUC on validation patients, mean over repeats, without HyperMM.
 
@@ -191,7 +207,10 @@ def best_comparator(baselines: ComparisonSet, repeats: list[int]) -> tuple[str, 
 
 
 def comparator_predictions(baselines: ComparisonSet, name: str, repeats: list[int]) -> pd.DataFrame:
-    """Return the test predictions of a comparator, `decided` at the threshold of its own validation patients."""
+    """Return test predictions of a comparator, `decided` at the threshold of its own validation patients.
+
+    Those of whom it says nothing have no probabilities.
+    """
     made = []
     for repeat in repeats:
         folder = baselines.folder_of(AS_IT_IS, name, repeat)
@@ -199,7 +218,6 @@ def comparator_predictions(baselines: ComparisonSet, name: str, repeats: list[in
         if test is None or validation is None:
             continue
         columns = probability_columns(test)
-        test = test[test[columns].notna().all(axis=1)]
         probabilities = test[columns].to_numpy(dtype=np.float64)
         if len(columns) == 2:
             threshold, _ = best_threshold(validation["truth"].to_numpy(), validation["p_1"].to_numpy())

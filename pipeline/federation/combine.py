@@ -134,7 +134,8 @@ def _added(sent: Mapping[str, Sent]) -> tuple[Contribution, list[str]]:
     if every[0].ring is not None:
         ring = _ring_sum([each.ring for each in every if each.ring is not None])
         return from_vector(from_ring(ring), blocks, classes, widths), [
-            f"sums of {len(every)} sites came with masks; none of them was seen by itself"
+            f"sums of {len(every)} sites came with masks; no file shows those of one site. What one site "
+            "alone has, such as a modality or a pattern of scans, is that site's in the total, too"
         ]
     vectors = [each.noisy if each.plain is None else to_vector(each.plain, widths) for each in every]
     return from_vector(np.sum([v for v in vectors if v is not None], axis=0), blocks, classes, widths), []

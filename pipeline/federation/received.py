@@ -53,6 +53,11 @@ def check_received(
         )
     used = [each for each in contributed.releases() if each["id"] in facts["contributions"]]
     for release in used:
+        if release.get("forgotten"):
+            raise InputError(
+                "the joint model holds a patient of this workspace who was to be forgotten (contribution "
+                f"{release['id']}). Contribute again, and combine again without that contribution"
+            )
         if seen := leaked(release["train_subjects"], split.splits(), repeat):
             raise InputError(
                 f"repeat {repeat}: the joint model holds sums of {len(seen)} subject(s) of the test split "

@@ -109,6 +109,10 @@ def read_contribution(path: Path) -> Sent:
             or (kind, values.dtype) not in (("noisy", np.float64), ("ring", np.uint64))
         ):
             raise ValueError(f"{kind} of {values.shape} {values.dtype}; expected {length} numbers")
+        if kind == "ring" and not facts.get("sites"):
+            raise ValueError("masks without sites")
+        if kind == "noisy" and not facts.get("noise"):
+            raise ValueError("noise of no known size")
         return Sent(facts, noisy=values) if kind == "noisy" else Sent(facts, ring=values)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise FederationFileError(f"{path} is no usable contribution: {error}") from error

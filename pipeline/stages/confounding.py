@@ -11,7 +11,7 @@ from baselines.names import SIMPLE_NAMES, TABLE_BASELINES
 from baselines.sample import CannotFit
 from cohort.covariates import as_numbers, availability_of, covariates_of, folds_of, kinds_of, patterns_of
 from cohort.origin import real_only
-from cohort.splits import natural_order, shuffled
+from cohort.splits import shuffled
 from console.errors import InputError
 from evaluation.comparison import comparison_table
 from evaluation.confounding import THE_CLASS, gain_over_covariates, probe_category, probe_number
@@ -19,7 +19,7 @@ from evaluation.fairness import audit_groups, crossed, gaps_between_groups
 from evaluation.intervals import probability_columns, summarise
 from evaluation.metrics import decide
 from files.reading import file_sha256
-from pipeline.comparison.by_group import Audit, groups_by
+from pipeline.comparison.by_group import Audit, groups_by, sessions_in_order
 from pipeline.core.runtime import Runtime
 from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.store.comparison import ComparisonSet
@@ -92,7 +92,7 @@ def confounding(
     training = split.splits().query("split == 'train'")["subject"].unique()
     learnt_from = set(scans.loc[scans["subject"].isin(training), "observation"])
     groups, moved = _of_subjects(
-        groups_by(covariates, learnt_from) | {"scans": patterns_of(used)}, test, _sessions(scans)
+        groups_by(covariates, learnt_from) | {"scans": patterns_of(used)}, test, sessions_in_order(scans)
     )
     for name, count in moved.items():
         runtime.note(f"{name}: {count} patients change group between sessions; they are counted in that of the first")
@@ -225,14 +225,6 @@ def _gram(scans: pd.DataFrame, names: list[str], features: FeatureStore) -> np.n
     mean /= count[:, np.newaxis].astype(np.float32)
     mean -= mean.mean(axis=0)  # smaller numbers are multiplied more exactly
     return (mean @ mean.T).astype(np.float64)
-
-
-def _sessions(scans: pd.DataFrame) -> pd.Series:
-    """Return observation → place of its session, by name with numbers in it as numbers: ses-2 comes before ses-10."""
-    rows = scans.drop_duplicates("observation").sort_values(
-        "session", key=lambda s: s.map(natural_order), kind="stable"
-    )
-    return pd.Series(range(len(rows)), index=rows["observation"].to_numpy())
 
 
 def _of_subjects(

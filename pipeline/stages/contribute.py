@@ -33,6 +33,8 @@ from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.joint_patients import joint_patients, observation_table
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 
+SCORE_DIGITS = 6  # of scores, in the hash that says whether a scan was another one
+
 
 def contribute(
     cohort: CohortTables,
@@ -67,7 +69,7 @@ def contribute(
     of_rows = rows.loc[train, "subject"].to_list()
     kept = _without_small_cells(patients, labels, of_rows, plan, config, runtime)
     subjects = sorted({of_rows[i] for i in kept})
-    summed = _summed(patients, labels, of_rows, kept, plan, config)
+    summed = _summed(patients, labels, list(zip(of_rows, train, strict=True)), kept, plan, config)
     earlier = out.releases()
     if config.epsilon is None:
         _refuse_differences(earlier, summed, config)
@@ -135,35 +137,48 @@ def _without_small_cells(
 def _summed(
     patients: Patients,
     labels: NDArray[np.int64],
-    subjects: list[str],
+    of_rows: list[tuple[str, str]],
     kept: NDArray[np.int64],
     plan: Plan,
     config: ContributeConfig,
-) -> dict[str, list[str]]:
-    """Return the patients of each sum: of cells by their names, and with feature maps of modalities."""
+) -> dict[str, list[list[str]]]:
+    """Return the rows of each sum: of cells by their names, and with feature maps of modalities.
+
+    A row is subject, observation, and a hash of its scores: sums over the same patients differ by one of them alone if
+    that one has a session more, or another scan in the place of one.
+    """
     blocks = layout_of(plan)
-    patterns = blocks.patterns(scores_of(patients, blocks, tuple(plan["feature_map_shape"])))
-    found: dict[str, set[str]] = {}
+    scores = scores_of(patients, blocks, tuple(plan["feature_map_shape"]))
+    patterns = blocks.patterns(scores)
+    found: dict[str, list[list[str]]] = {}
     for i in kept.tolist():
-        found.setdefault(cell_name(plan, (int(labels[i]), patterns[i])), set()).add(subjects[i])
+        row = [*of_rows[i], hashlib.sha256(scores[i].round(SCORE_DIGITS).tobytes()).hexdigest()[:16]]
+        found.setdefault(cell_name(plan, (int(labels[i]), patterns[i])), []).append(row)
         for name, has in zip(blocks.names, patterns[i], strict=True):
             if config.feature_maps and has and name in plan["modalities"]:
-                found.setdefault(f"feature maps of {name}", set()).add(subjects[i])
-    return {name: sorted(members) for name, members in found.items()}
+                found.setdefault(f"feature maps of {name}", []).append(row)
+    return found
 
 
-def _refuse_differences(earlier: list[dict[str, Any]], summed: dict[str, list[str]], config: ContributeConfig) -> None:
-    """Refuse sums whose difference from released ones is that of a few patients; with noise there is nothing exact."""
+def _refuse_differences(
+    earlier: list[dict[str, Any]], summed: dict[str, list[list[str]]], config: ContributeConfig
+) -> None:
+    """Refuse sums whose difference from released ones is that of a few patients; with noise there is nothing exact.
+
+    Rows are held against each other by subject and observation, and once more with their scores.
+    """
     exact = [each.get("summed", {}) for each in earlier if not each["epsilon"]]
-    before = [members for each in exact for members in each.values()]
-    found = told_apart(before, list(summed.values()), config.smallest_cell)
-    if found and before:
-        raise InputError(
-            f"these sums and those released before (contribute/sent.json) together give away the sum over "
-            f"{len(found[0])} patient(s) alone ({', '.join(found[0])}); contribute.smallest_cell is "
-            f"{config.smallest_cell}. Contribute again when more patients have changed, send the earlier file once "
-            "more, or add noise (contribute.epsilon)"
-        )
+    for parts in (2, 3):
+        before = [[tuple(row[:parts]) for row in rows] for each in exact for rows in each.values()]
+        new = [[tuple(row[:parts]) for row in rows] for rows in summed.values()]
+        if before and (found := told_apart(before, new, config.smallest_cell)):
+            named = sorted({row[0] for row in found[0]})
+            raise InputError(
+                f"these sums and those released before (contribute/sent.json) together give away the sum over "
+                f"{len(named)} patient(s) alone ({', '.join(named)}); contribute.smallest_cell is "
+                f"{config.smallest_cell}. Contribute again when more patients have changed, send the earlier file once "
+                "more, or add noise (contribute.epsilon)"
+            )
 
 
 def _sent(
@@ -225,8 +240,9 @@ def _masked(
     context = f"{plan_hash(plan)} repeat {config.repeat} round {config.round}"
     size = length_of(layout_of(plan), len(plan["classes"]), widths_of(plan))
     secret = mask_keys.secret_key(config.key)
-    streams = mask_keys.streams(config.site, secret, keys, context=context, size=8 * size)
     told = "\n".join(f"{name} {fingerprint(key)}" for name, key in keys.items())
+    context = f"{context}\n{told}"  # with other sites the masks are others, too
+    streams = mask_keys.streams(config.site, secret, keys, context=context, size=8 * size)
     facts |= {
         "site": config.site,
         "sites": list(keys),
@@ -237,7 +253,7 @@ def _masked(
         ring = masked(to_ring(vector, sites=len(keys)), config.site, streams)
     except (OutOfRangeError, ValueError) as error:
         raise InputError(str(error)) from error
-    mask_keys.use_round(config.key, f"{context}\n{told}")
+    mask_keys.use_round(config.key, context)
     return Sent(facts, ring=ring)
 
 

@@ -65,6 +65,11 @@ def hypothesise(
             "joint.engine is diffusion, and effects are reckoned from regressions of the linear engine; type "
             "--joint.engine linear with --stages hypothesise"
         )
+    if joint.federated:
+        raise InputError(
+            "joint.federated names a model of several sites, and hypotheses are asked of a model of the patients here "
+            "alone; type --joint.federated [] with --stages hypothesise"
+        )
     repeats = repeats_of(split)
     asked: dict[str, Asked] = {}
     shape: tuple[int, int, int] = (0, 0, 0)

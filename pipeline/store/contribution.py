@@ -1,5 +1,6 @@
 """The artifact of the stage contribute: the file to send, and what stays at the site."""
 
+import secrets
 from typing import Any, ClassVar
 
 from files.reading import file_sha256
@@ -40,6 +41,29 @@ class ContributionSet(Artifact):
         write_record(self.folder / "sent.json", {"releases": [*self.releases(), release]})
         with replacing(self.folder / self.FILE) as partial:
             partial.write_bytes(content)
+
+    def forget(self, subject: str) -> list[str]:
+        """Take a subject's name out of all releases, mark those that hold the subject, and remove the file to send.
+
+        A name that says nothing takes its place, so that sums of a few patients by a difference are still found.
+
+        Returns:
+            The ids of the releases that hold the subject.
+        """
+        releases, other = self.releases(), f"forgotten-{secrets.token_hex(8)}"
+        holds = [each for each in releases if subject in each["train_subjects"]]
+        for each in holds:
+            each["forgotten"] = True
+            each["train_subjects"] = sorted(other if name == subject else name for name in each["train_subjects"])
+            for rows in each.get("summed", {}).values():
+                for row in rows:
+                    if row[0] == subject:
+                        row[:2] = [other, other]
+        if holds:
+            (self.folder / self.FILE).unlink(missing_ok=True)
+            (self.folder / "manifest.json").unlink(missing_ok=True)
+            write_record(self.folder / "sent.json", {"releases": releases})
+        return [each["id"] for each in holds]
 
     def contents(self) -> dict[str, Any]:
         """Return the fingerprint of the releases."""

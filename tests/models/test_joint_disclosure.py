@@ -5,9 +5,15 @@ import itertools
 import numpy as np
 import pytest
 
-from models.joint.disclosure import told_apart
+from models.joint import disclosure
 
 TWENTY = [f"p{i:02d}" for i in range(20)]
+
+
+def told_apart(sets: list[list[str]], new: list[list[str]], least: int) -> list[tuple[str, ...]]:
+    """Ask with one row for each patient."""
+    rows = [[[(name,) for name in each] for each in side] for side in (sets, new)]
+    return [tuple(row[0] for row in group) for group in disclosure.told_apart(*rows, least)]
 
 
 def test_one_patient_more_is_told_apart_and_five_are_not() -> None:
@@ -59,3 +65,13 @@ def test_atoms_in_the_span_are_those_that_integer_combinations_reach(seed: int) 
     assert reached <= set(told_apart([], sets, 3)) | set(told_apart(sets, sets, 3)) | set(
         told_apart(sets[:-1], sets, 3)
     )
+
+
+def test_a_session_more_of_a_patient_gives_the_patient_away() -> None:
+    once = [(name, "1") for name in TWENTY]
+    assert disclosure.told_apart([once], [[*once, ("p07", "2")]], 5) == [(("p07", "2"),)]
+    again = [*once[:7], ("p07", "1, another scan"), *once[8:]]
+    assert disclosure.told_apart([once], [again], 5) == [(("p07", "1"), ("p07", "1, another scan"))]
+    of_four = [(name, f"{n}") for name in TWENTY[:4] for n in (2, 3)]  # eight rows, four patients
+    assert len(disclosure.told_apart([once], [[*once, *of_four]], 5)) == 1
+    assert disclosure.told_apart([once], [[*once, *((name, "2") for name in TWENTY[:5])]], 5) == []

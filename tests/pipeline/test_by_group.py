@@ -82,6 +82,20 @@ def test_the_comparator_is_chosen_on_validation_and_decided_at_its_own_threshold
     assert set(found["of"]) == {"Multi-CNN"}
 
 
+def test_test_patients_of_whom_the_comparator_says_nothing_are_counted(baselines: ComparisonSet) -> None:
+    folder = baselines.folder_of("as it is", "Multi-CNN", 1)
+    tables = {name: baselines.read(folder, name) for name in ("predictions.csv", "validation.csv")}
+    test = tables["predictions.csv"]
+    assert test is not None
+    test.loc[:4, ["p_0", "p_1"]] = np.nan
+    baselines.finish(folder, "key", tables, {})
+    audit = Audit(smallest=5, permutations=200, seed=0)
+    audit.comparator(baselines, NOW, [1, 2], {"sex": SEX})
+    assert audit.facts["comparator"]["not_predicted"] == 5
+    groups = audit.tables()["groups_of_others.csv"]
+    assert groups.loc[groups["grouping"] == "sex", "n"].sum() == 91
+
+
 def test_what_is_of_other_data_is_not_audited(baselines: ComparisonSet) -> None:
     audit = Audit(smallest=5, permutations=200, seed=0)
     audit.comparator(baselines, NOW | {"split": "another"}, [1, 2], {"sex": SEX})
@@ -129,9 +143,12 @@ def test_synthetic_patients_are_judged_by_group_and_their_shares_counted(tmp_pat
     )
     made.save_table("manifest.csv", drawn.assign(judged="no", sex=["F"] * 8 + ["M"] * 2), made.MANIFEST_COLUMNS)
     trained = [f"t{i}" for i in range(6)]
-    covariates = pd.DataFrame({"sex": [*SEX, *"FFMMMM"]}, index=[*PEOPLE, *trained])
-    scans = pd.DataFrame({"observation": covariates.index, "subject": covariates.index})
-    splits = pd.DataFrame({"repeat": 1, "subject": covariates.index, "split": ["test"] * 48 + ["train"] * 6})
+    again = [f"t0_{i}" for i in range(2, 11)]  # nine sessions more of a woman, who is one patient
+    covariates = pd.DataFrame({"sex": [*SEX, *"FFMMMM", *"FFFFFFFFF"]}, index=[*PEOPLE, *trained, *again])
+    subjects = [*PEOPLE, *trained, *["t0"] * 9]
+    sessions = [*["1"] * 54, *(str(i) for i in range(2, 11))]
+    scans = pd.DataFrame({"observation": covariates.index, "subject": subjects, "session": sessions})
+    splits = pd.DataFrame({"repeat": 1, "subject": [*PEOPLE, *trained], "split": ["test"] * 48 + ["train"] * 6})
     audit = Audit(smallest=5, permutations=200, seed=0)
     audit.synthetic(judge, made, NOW, covariates, splits, scans)
     found = audit.tables()["groups_of_others.csv"].set_index(["of", "group"])

@@ -10,12 +10,13 @@ from helpers import toy_run
 
 from baselines.names import TABLE_BASELINES
 from console.errors import InputError
+from pipeline.comparison.by_group import sessions_in_order
 from pipeline.runner.run import run_stage
 from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.confounding import STAGE as CONFOUNDING
 from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.specs.pretrain import STAGE as PRETRAIN
-from pipeline.stages.confounding import _of_subjects, _sessions, check_beside, state_of_beside
+from pipeline.stages.confounding import _of_subjects, check_beside, state_of_beside
 from pipeline.store.confounding import ConfoundingTables
 from pipeline.store.fitted import ClassifierSet
 from pipeline.store.tables import CohortTables
@@ -136,7 +137,7 @@ def test_the_first_session_is_that_with_the_smallest_number() -> None:
     scans = pd.DataFrame({"subject": "p", "session": ["ses-10", "ses-2"], "observation": ["p_ses-10", "p_ses-2"]})
     test = scans.assign(repeat=1)
     age = pd.Series(["old", "young"], index=scans["observation"], dtype=object)
-    groups, moved = _of_subjects({"age": age}, test, _sessions(scans))
+    groups, moved = _of_subjects({"age": age}, test, sessions_in_order(scans))
     assert groups["age"].to_dict() == {"p": "young"}
     assert moved == {"age": 1}
 

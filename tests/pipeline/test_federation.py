@@ -15,6 +15,7 @@ from console.errors import InputError
 from pipeline.cli import federation
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle_joint import ExportedJoint, joint_files, joint_of
+from pipeline.federation import mask_keys
 from pipeline.federation.combine import combine
 from pipeline.federation.sum_files import (
     FederationFileError,
@@ -24,6 +25,7 @@ from pipeline.federation.sum_files import (
     read_contribution,
     read_model,
 )
+from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.run import run_stage
 from pipeline.specs.contribute import STAGE as CONTRIBUTE
 from pipeline.specs.impute import STAGE as IMPUTE
@@ -222,6 +224,24 @@ def test_the_masks_of_a_round_are_made_once_by_all_workspaces_of_a_key(
     send(tmp_path / "other", **masks_of(keys, "north", round="another"))
 
 
+def test_with_other_sites_the_masks_are_others(
+    sites: dict[str, Path], keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same masks for three sites and for four would give what changed between two sums away."""
+    made: list[dict[str, bytes]] = []
+    streams = mask_keys.streams
+    monkeypatch.setattr(mask_keys, "streams", lambda *args, **of: made.append(streams(*args, **of)) or made[-1])
+    shutil.copytree(keys / "public", tmp_path / "four")
+    assert federation.main(["key", str(tmp_path / "south")]) == 0
+    (tmp_path / "south.pub").rename(tmp_path / "four" / "south.pub")
+    for name, public in (("one", keys / "public"), ("other", tmp_path / "four")):
+        shutil.copytree(sites["north"], tmp_path / name, ignore=shutil.ignore_patterns("contribute"))
+        masks = masks_of(keys, "north", round="three-or-four", public_keys=public)
+        send(tmp_path / name, **masks)
+    three, four = made
+    assert all(three[name] != four[name] for name in three)
+
+
 def test_a_patient_more_gives_no_sums_that_tell_that_patient_apart(sites: dict[str, Path], tmp_path: Path) -> None:
     """The sums before and after differ by one patient: what was sent twice would be that patient's scores."""
     workspace = tmp_path / "run"
@@ -235,6 +255,26 @@ def test_a_patient_more_gives_no_sums_that_tell_that_patient_apart(sites: dict[s
         split.save_splits(table.assign(split=table["split"].mask(table["subject"].isin(subjects), "train")), {})
         toy_run.finish(split, **split.contents())
 
+    cohort = CohortTables(workspace / "cohort")
+    scans = cohort.scans()
+    trained = table.loc[table["split"] == "train", "subject"].iloc[0]
+    later = scans[scans["subject"] == trained]
+    later = later.assign(scan=later["scan"] + "_later", session="later", observation=later["observation"] + "_later")
+    available = pd.concat([scans, later]).assign(available=True)
+    store = FeatureStore(workspace / "features")
+    for old, new in zip(scans.loc[scans["subject"] == trained, "scan"], later["scan"], strict=True):
+        feature_map = store.load([old])[0]
+        store.save(new, feature_map)
+        store.finish(new, "key", {"shape": list(feature_map.shape)})
+    toy_run.finish(store, **scan_contents(store, dict.fromkeys(available["scan"], "key")))
+    split.save_table("availability.csv", available, split.AVAILABILITY_COLUMNS)
+    toy_run.finish(split, **split.contents())
+    for kept in (pd.concat([scans, later]), scans):
+        cohort.save(kept, toy_run.CLASSES)
+        toy_run.finish(cohort, **cohort.contents())
+        if len(kept) > len(scans):
+            with pytest.raises(InputError, match=f"give away the sum over 1 patient\\(s\\) alone \\({trained}\\)"):
+                send(workspace)
     learn_from([moved])
     with pytest.raises(InputError, match=f"give away the sum over 1 patient\\(s\\) alone \\({moved}\\)"):
         send(workspace)
@@ -349,6 +389,10 @@ def test_a_model_of_patients_who_are_tested_here_is_refused(sites: dict[str, Pat
     ]})  # fmt: skip
     try:
         with pytest.raises(InputError, match=f"1 subject.*of the test split \\({tested}\\)"):
+            run_stage(JOINT, settings({"federated": [model]}), workspace, device="cpu")
+        write_record(path, record)
+        ContributionSet(path.parent).forget(record["releases"][0]["train_subjects"][0])
+        with pytest.raises(InputError, match="a patient of this workspace who was to be forgotten"):
             run_stage(JOINT, settings({"federated": [model]}), workspace, device="cpu")
     finally:
         write_record(path, record)

@@ -177,6 +177,13 @@ def test_what_the_model_does_not_have_is_refused(done: Path, asked: dict[str, ob
         again(done, hypotheses=(asked,))
 
 
+def test_a_model_of_several_sites_is_refused(done: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"sums of others")
+    settings = toy_run.settings(joint={"federated": [tmp_path / "model.safetensors"]})
+    with pytest.raises(InputError, match="joint.federated names a model of several sites"):
+        run_stage(HYPOTHESISE, settings, done, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -20,6 +20,7 @@ from pipeline.runner.run import run_stage
 from pipeline.specs.joint import STAGE as JOINT
 from pipeline.specs.update import STAGE as UPDATE
 from pipeline.store.base import ArtifactError, read_record, write_record
+from pipeline.store.contribution import ContributionSet
 from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables
 from pipeline.store.update import UpdateSet, expired_beside, expired_calibration
@@ -320,7 +321,11 @@ def test_what_was_drawn_from_the_patient_and_what_was_sent_is_removed(copied: Pa
     sums = copied / "contribute" / "contribution.safetensors"
     sums.parent.mkdir()
     sums.write_bytes(b"sums")
-    release = {"id": "4711", "train_subjects": [inside], "round": None, "epsilon": None, "delta": None}
+    for name in ("impute/repeat-1/beside.safetensors", "judge/wall-0-real.png", "judge/wall-0-synthetic.png"):
+        (copied / name).parent.mkdir(parents=True, exist_ok=True)
+        (copied / name).write_bytes(b"shown")
+    summed = {"MRI": [[inside, f"{inside}_1", "hash"], ["other", "other_1", "hash"]]}
+    release = {"id": "4711", "train_subjects": [inside, "other"], "summed": summed, "epsilon": None, "delta": None}
     write_record(copied / "contribute" / "sent.json", {"releases": [release]})
     said = "\n".join(forget(copied, outside))
     assert (drawn / "images").exists()
@@ -331,6 +336,30 @@ def test_what_was_drawn_from_the_patient_and_what_was_sent_is_removed(copied: Pa
     assert not sums.exists()
     assert "synthesise: its patients were drawn from the subject among others" in said
     assert "contribute: the sums of 1 releases hold the subject (4711)" in said
+    assert [path.name for path in (copied / "judge").iterdir()] == ["wall-0-synthetic.png"]
+    assert not list((copied / "impute").iterdir())
+    (release,) = ContributionSet(copied / "contribute").releases()
+    assert release["forgotten"]
+    assert inside not in str(release)
+    assert release["summed"]["MRI"][1] == ["other", "other_1", "hash"]
+
+
+def test_forgetting_a_patient_keeps_how_scans_were_prepared(copied: Path) -> None:
+    out = UpdateSet(copied / "update")
+    before = out.record() or {}
+    assert {"prepared", "cohorts"} <= before.keys()
+    forget(copied, "s03")
+    after = out.record() or {}
+    assert all(after[name] == before[name] for name in ("prepared", "cohorts", "classes", "scores_of"))
+
+
+def test_a_patient_of_whom_nothing_but_a_release_is_left_can_be_forgotten(copied: Path) -> None:
+    with pytest.raises(InputError, match="knows no subject 'gone'"):
+        forget(copied, "gone")
+    (copied / "contribute").mkdir()
+    release = {"id": "4711", "train_subjects": ["gone"], "epsilon": None}
+    write_record(copied / "contribute" / "sent.json", {"releases": [release]})
+    assert "the sums of 1 releases hold the subject" in "\n".join(forget(copied, "gone"))
 
 
 def test_an_exported_model_of_before_has_an_expired_calibration(copied: Path) -> None:
