@@ -121,11 +121,16 @@ def _selection(selection: pd.DataFrame) -> Table:
     body = [
         (
             str(row["modality"]), f"{row['slope']:+g}", f"{int(row['lacking'])} of {int(row['n'])}",
-            f"{row['delta']:+.2f}", f"{row['mean']:+.2f}", f"{row['apart']:.2f}",
+            *(_stated(row[name], sign) for name, sign in (("delta", "+"), ("mean", "+"), ("apart", ""))),
         )
         for row in selection.to_dict("records")
     ]  # fmt: skip
     return Table(headers, tuple(body), numeric=frozenset(range(1, len(headers))))
+
+
+def _stated(value: float, sign: str) -> str:
+    """Write a figure of a stated slope; NaN where the fit has not converged."""
+    return f"{value:{sign}.2f}" if np.isfinite(value) else "not converged"
 
 
 @as_svg

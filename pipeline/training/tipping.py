@@ -139,7 +139,8 @@ def selection_table(scores: RepeatScores, slopes: Sequence[float], along: str) -
     """Return what each stated slope does to each modality that a training patient lacks, columns `SELECTION`.
 
     Figures are in standard deviations along the direction: `delta`, how much higher the lost scores are than if they
-    were missing at random; `mean`, how much higher everybody's mean; `apart`, the last class against the others.
+    were missing at random; `mean`, how much higher everybody's mean; `apart`, the last class against the others. They
+    are NaN where the fit has not converged: then they say no more than where it was stopped.
     """
     made: list[dict[str, Any]] = []
     notes: list[str] = []
@@ -157,17 +158,22 @@ def selection_table(scores: RepeatScores, slopes: Sequence[float], along: str) -
         except CannotTipError:
             continue
         for slope, found, at_random in _stated(scores, train, modality, direction, slopes):
-            if not found.converged:
-                notes.append(f"{modality}, stated slope {slope:g}: not converged after {found.iterations} steps")
+            rest = found.converged and at_random.converged
+            if not rest:
+                steps = max(found.iterations, at_random.iterations)
+                notes.append(
+                    f"{modality}, stated slope {slope:g}: not converged after {steps} steps, so it gives no figures; "
+                    "a class all of whom lack the scan is one reason"
+                )
             spread, part = at_random.spread, scores.model.blocks.slice_of(modality)
             moved = _mean(found.parameters, part, direction) - _mean(at_random.parameters, part, direction)
-            made.append(
-                {
-                    "modality": modality, "slope": slope, "n": len(train), "lacking": lacking,
-                    "delta": float((found.lost - at_random.lost).mean()) / spread, "mean": moved / spread,
-                    "apart": _last(found.parameters, part, direction) / spread, "converged": found.converged,
-                }
-            )  # fmt: skip
+            figures = {
+                "delta": float((found.lost - at_random.lost).mean()) / spread,
+                "mean": moved / spread,
+                "apart": _last(found.parameters, part, direction) / spread,
+            }
+            about = {"modality": modality, "slope": slope, "n": len(train), "lacking": lacking}
+            made.append(about | (figures if rest else dict.fromkeys(figures, np.nan)) | {"converged": rest})
     return pd.DataFrame(made, columns=list(SELECTION)), notes
 
 

@@ -57,6 +57,14 @@ def test_the_first_move_that_changes_a_conclusion_is_said() -> None:
     assert "data:image/svg+xml" in html
 
 
+def test_a_stated_slope_whose_fit_never_rested_has_no_figure() -> None:
+    lost = SELECTION.assign(delta=np.nan, mean=np.nan, apart=np.nan, converged=False, slope=-2.0)
+    section = tipping_section(tipping(), pd.concat([SELECTION, lost]), nobody=False)
+    assert section is not None
+    assert section["selection"].rows[1][3:] == ("not converged",) * 3
+    assert section["selection"].rows[0][3] == "+0.80"
+
+
 @pytest.mark.parametrize(("nobody", "words"), [(True, NOTHING), (False, NOT_ASKED)])
 def test_nothing_to_tip_is_said(nobody: bool, words: str) -> None:
     section = tipping_section(*NONE, nobody=nobody)
