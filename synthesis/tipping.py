@@ -71,6 +71,7 @@ def class_difference(
     random: np.random.Generator,
     *,
     last_only: bool = False,
+    subjects: Sequence[str] | None = None,
 ) -> FloatArray:
     """Return how far the last class lies from the others along a direction, with its interval, for each δ, (q, 3).
 
@@ -86,6 +87,7 @@ def class_difference(
         deltas: in standard deviations.
         random: source of chance.
         last_only: move only those of the last class.
+        subjects: patient of each row, whose sessions are averaged: they count as one patient; None for one row each.
 
     Raises:
         CannotTipError: nobody (of the class) lacks the block, or one side has fewer than 2 patients.
@@ -95,13 +97,19 @@ def class_difference(
     moved = lacking & last if last_only else lacking
     if not moved.any():
         raise CannotTipError(f"{block}: no such patient lacks it, so there is nothing to move")
-    if min(last.sum(), (~last).sum()) < 2:
+    who = np.arange(len(rows)) if subjects is None else np.unique(np.asarray(subjects), return_inverse=True)[1]
+    _, patient = np.unique(np.stack([who, last], axis=1), axis=0, return_inverse=True)  # within a class
+    sessions = np.bincount(patient)
+    of_last = np.bincount(patient, weights=last) > 0
+    if min(of_last.sum(), (~of_last).sum()) < 2:
         raise CannotTipError(
-            f"{block}: {last.sum()} patients of the last class and {(~last).sum()} others; 2 each needed"
+            f"{block}: {of_last.sum()} patients of the last class and {(~of_last).sum()} others; 2 each needed"
         )
+    mean = np.zeros((len(rows), len(sessions)))
+    mean[np.arange(len(rows)), patient] = 1 / sessions[patient]
     drawn, _ = draw(model, rows, IMPUTATIONS, random, labels)
     scores = drawn[:, :, part] @ direction.unit / direction.spread
-    return np.array([_rubin(scores + delta * moved, last) for delta in deltas])
+    return np.array([_rubin((scores + delta * moved) @ mean, of_last) for delta in deltas])
 
 
 def answers(
@@ -140,7 +148,7 @@ def answers(
 
 
 def _rubin(scores: FloatArray, last: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Return the difference of means with its interval; scores (S, n)."""
+    """Return the difference of means with its interval; scores of patients (S, p)."""
     one, other = scores[:, last], scores[:, ~last]
     difference = one.mean(axis=1) - other.mean(axis=1)
     within = float((one.var(axis=1, ddof=1) / one.shape[1] + other.var(axis=1, ddof=1) / other.shape[1]).mean())

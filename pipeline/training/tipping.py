@@ -48,7 +48,14 @@ class RepeatScores:
 
     def lacking(self, modality: str, rows: NDArray[np.int64]) -> int:
         """Return how many of some rows lack a modality."""
-        return int(np.isnan(self.rows[rows, self.model.blocks.slice_of(modality).start]).sum())
+        return int(self._lacks(modality, rows).sum())
+
+    def subjects_lacking(self, modality: str, rows: NDArray[np.int64]) -> int:
+        """Return how many patients lack a modality in some of their rows."""
+        return int(self.about["subject"].iloc[rows[self._lacks(modality, rows)]].nunique())
+
+    def _lacks(self, modality: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.isnan(self.rows[rows, self.model.blocks.slice_of(modality).start])
 
 
 def tipping_table(
@@ -74,18 +81,21 @@ def tipping_table(
 
 
 def _apart(scores: RepeatScores, modality: str, deltas: Sequence[float], along: str, seed: int) -> list[dict[str, Any]]:
-    """Return how far the last class lies from the others, all moved and only its own."""
+    """Return how far the last class lies from the others, all moved and only its own; `n` and `lacking` are patients."""
     train, gaussian = scores.part("train"), scores.model.gaussian
     rows, labels = scores.rows[train], scores.labels[train]
     direction, last = direction_of(gaussian, modality, along), len(scores.classes) - 1
+    subjects = scores.about["subject"].iloc[train].to_list()
     made = []
     for only in (False, True):
-        lacking = scores.lacking(modality, train[labels == last] if only else train)
+        lacking = scores.subjects_lacking(modality, train[labels == last] if only else train)
         if not lacking:
             continue
         random = np.random.default_rng([seed, 31])
-        found = class_difference(gaussian, rows, labels, modality, direction, deltas, random, last_only=only)
-        about = {"conclusion": DIFFERENCE, "moved": scores.classes[last] if only else "all", "n": len(train)}
+        found = class_difference(
+            gaussian, rows, labels, modality, direction, deltas, random, last_only=only, subjects=subjects
+        )
+        about = {"conclusion": DIFFERENCE, "moved": scores.classes[last] if only else "all", "n": len(set(subjects))}
         made += [
             {**about, "delta": delta, "lacking": lacking, "value": value, "low": low, "high": high}
             for delta, (value, low, high) in zip(deltas, found, strict=True)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from models.joint.model import JointConfig, Patients, fit_model
-from pipeline.training.tipping import RepeatScores, selection_table, tipping_table
+from pipeline.training.tipping import RepeatScores, directions, selection_table, tipping_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DELTAS = (-1.0, 0.0, 1.0)
@@ -43,3 +43,35 @@ def test_a_slope_whose_fit_never_rests_gives_no_figure() -> None:
     assert table["converged"].all()
     assert (table["delta"] > 0).all()
     assert notes == []
+
+
+def test_sessions_of_a_patient_count_as_one() -> None:
+    """Four alike sessions of everybody who has both scans: no more is known than from one."""
+    once, often = placed(), placed(sessions=4)
+    tables = [
+        tipping_table([each], DELTAS, "principal", 0)[0].query("conclusion == 'classes apart' and moved == 'all'")
+        for each in (once, often)
+    ]
+    assert set(tables[0]["n"]) == set(tables[1]["n"]) == {60}
+    assert set(tables[0]["lacking"]) == set(tables[1]["lacking"]) == {once.lacking("PET", np.arange(60))}
+    width = [(table["high"] - table["low"]).to_numpy() for table in tables]
+    assert (width[1] > 0.8 * width[0]).all()
+
+
+def test_a_direction_points_the_same_way_in_every_repeat() -> None:
+    """The same patients in two repeats; in the second the principal direction is across the classes, so its sign is
+    anybody's, and here the other one."""
+    one = placed(split="test")
+    estimate, part = one.model.gaussian.estimate, one.model.blocks.slice_of("PET")
+    mean = estimate.mean.copy()
+    mean[:, part] = -mean[:, part]
+    turned = dataclasses.replace(
+        one.model,
+        gaussian=dataclasses.replace(one.model.gaussian, estimate=dataclasses.replace(estimate, mean=mean)),
+    )
+    two = dataclasses.replace(one, repeat=2, model=turned)
+    first, second = directions([one, two], "PET", "principal")
+    np.testing.assert_allclose(first.unit, second.unit)
+    assert first.unit @ (estimate.mean[1, part] - estimate.mean[0, part]) > 0
+    first, second = directions([one, two], "PET", "class")
+    np.testing.assert_allclose(first.unit, -second.unit)
