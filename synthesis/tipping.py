@@ -30,7 +30,8 @@ class Direction(NamedTuple):
     """Along what scores are moved.
 
     Attributes:
-        unit: in the scores of the block, (d_b,), of length 1; the last class has the higher mean along it.
+        unit: in the scores of the block, (d_b,), of length 1; `direction_of` gives the last class the higher mean along
+            it.
         spread: standard deviation of patients along it.
     """
 

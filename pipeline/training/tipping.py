@@ -103,14 +103,34 @@ def _apart(scores: RepeatScores, modality: str, deltas: Sequence[float], along: 
     return made
 
 
+def directions(repeats: Sequence[RepeatScores], modality: str, along: str) -> list[Direction]:
+    """Return the direction of each repeat; principal ones all point as the first does, as feature maps show them.
+
+    Which of its two ways a principal direction points is decided by the classes in the first repeat alone. Decided anew
+    in each, it would turn round where the classes hardly differ along it, and one δ would be two moves.
+
+    Raises:
+        CannotTipError: as `direction_of`.
+    """
+    found: list[Direction] = []
+    first: FloatArray | None = None
+    for each in repeats:
+        direction, basis = direction_of(each.model.gaussian, modality, along), each.model.bases[modality]
+        shown = direction.unit @ basis.components * basis.scale
+        first = shown if first is None else first
+        if along == "principal" and shown @ first < 0:
+            direction = direction._replace(unit=-direction.unit)
+        found.append(direction)
+    return found
+
+
 def _answers(
     repeats: Sequence[RepeatScores], modality: str, deltas: Sequence[float], along: str, seed: int
 ) -> list[dict[str, Any]]:
     """Return the AUC of the model's answers, its change, and the share of answers that change."""
     tables: list[list[pd.DataFrame]] = [[] for _ in deltas]
-    for each in repeats:
+    for each, direction in zip(repeats, directions(repeats, modality, along), strict=True):
         test = each.part("test")
-        direction = direction_of(each.model.gaussian, modality, along)
         random = np.random.default_rng([seed, each.repeat, 32])
         rows = each.rows[test]
         found = answers(each.model.gaussian, rows, modality, direction, deltas, random)
