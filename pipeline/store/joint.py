@@ -15,7 +15,7 @@ from models.joint.decoder import Decoder
 from models.joint.model import JointModel
 from models.joint.state import TRAINING, Arrays, decoder_from_arrays, decoder_to_arrays, from_arrays, to_arrays
 from pipeline.core.provenance import digest
-from pipeline.store.base import ArtifactError, DamagedError
+from pipeline.store.base import ArtifactError, DamagedError, read_record
 from pipeline.store.fitted import RepeatSet
 from pipeline.store.in_training import in_training, save_in_training
 
@@ -134,6 +134,11 @@ class JointSet(RepeatSet):
         return table.fillna({"has": ""})
 
     def contents(self) -> dict[str, Any]:
-        """Return the fingerprint of the models and of the table."""
+        """Return the fingerprint of the models and of the table; settings of a network's draws are no weights."""
         files = [*sorted(self.folder.glob("repeat-*/weights.safetensors")), self.folder / "embeddings.csv"]
-        return {"fingerprint": digest([[f.parent.name, file_sha256(f)] for f in files])}
+        parts: list[list[Any]] = [[f.parent.name, file_sha256(f)] for f in files]
+        for record in sorted(self.folder.glob("repeat-*/record.json")):
+            about = (read_record(record) or {}).get("model") or {}
+            if about.get("diffusion"):
+                parts.append([record.parent.name, about["diffusion"]])
+        return {"fingerprint": digest(parts)}

@@ -1,6 +1,7 @@
 """The engine diffusion in the stages: who is learnt from, how a stopped run goes on, and what is refused by name."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pipeline.specs.impute import STAGE as IMPUTE
 from pipeline.specs.joint import STAGE as JOINT
 from pipeline.specs.joint import JointConfig
 from pipeline.specs.synthesise import STAGE as SYNTHESISE
+from pipeline.store.base import write_record
 from pipeline.store.imputed import ImputedSet
 from pipeline.store.joint import JointSet
 from pipeline.store.synthetic import SyntheticCohort
@@ -122,6 +124,19 @@ def test_synthetic_patients_are_drawn_by_the_network(done: Path) -> None:
     assert np.isfinite(maps).all()
     stages(done, SYNTHESISE)  # as it was: nothing to do
     np.testing.assert_array_equal(out.features("MRI"), maps)
+
+
+def test_other_draw_steps_are_another_model(done: Path, tmp_path: Path) -> None:
+    """The weights are the same, and what is imputed is not: the fingerprint tells."""
+    shutil.copytree(done / "joint", tmp_path / "joint")
+    out = JointSet(tmp_path / "joint")
+    before = out.contents()
+    assert before == JointSet(done / "joint").contents()
+    path = tmp_path / "joint" / "repeat-1" / "record.json"
+    record = out.record(1) or {}
+    record["model"]["diffusion"]["draw_steps"] += 1
+    write_record(path, record)
+    assert out.contents() != before
 
 
 def test_what_it_cannot_do_is_refused_by_name(done: Path) -> None:
