@@ -25,8 +25,8 @@ def pattern_table(predictions: pd.DataFrame) -> pd.DataFrame:
         predictions: as `comparison.mechanisms_table` takes them.
 
     Returns:
-        Columns `method`, `reason`, `n` (predictions made in all that are compared), `auc` (trained by the reason),
-        `random_auc`, `shuffled_auc`; `learnt`, `learnt_low`, `learnt_high`: `auc` minus `random_auc`; `within`,
+        Columns `method`, `reason`, `n` (predictions made in all trainings of the row: every figure of it is of these),
+        `auc` (trained by the reason), `random_auc`, `shuffled_auc`; `learnt`, `learnt_low`, `learnt_high`: `auc` minus `random_auc`; `within`,
         `within_low`, `within_high`: `auc` minus `shuffled_auc`. NaN where it was not trained so.
     """
     columns, rows = probability_columns(predictions), []
@@ -36,15 +36,19 @@ def pattern_table(predictions: pd.DataFrame) -> pd.DataFrame:
         own = cells.get((method, reason, reason))
         if reason == AT_RANDOM or own is None:
             continue
-        row = dict.fromkeys(PATTERN, np.nan) | {"method": method, "reason": reason, "n": len(own)}
-        row["auc"] = summarise(own)["auc"]["mean"]
-        for name, training, of in (("random", AT_RANDOM, "learnt"), ("shuffled", reason + SHUFFLED, "within")):
-            other = cells.get((method, training, reason))
-            shared = None if other is None else own[KEY].merge(other[KEY], on=KEY)
-            if other is None or shared is None or shared.empty:
-                continue
-            found = paired_difference(own.merge(shared, on=KEY), other.merge(shared, on=KEY), "auc")
-            row[f"{name}_auc"] = summarise(other)["auc"]["mean"]
-            row |= {of: found["difference"], f"{of}_low": found["low"], f"{of}_high": found["high"]}
+        against = (("random", AT_RANDOM, "learnt"), ("shuffled", reason + SHUFFLED, "within"))
+        others = {(name, of): cells[key] for name, way, of in against if (key := (method, way, reason)) in cells}
+        shared = own[KEY]
+        for other in others.values():
+            shared = shared.merge(other[KEY], on=KEY)
+        row = dict.fromkeys(PATTERN, np.nan) | {"method": method, "reason": reason, "n": len(shared)}
+        if len(shared):
+            own = own.merge(shared, on=KEY)
+            row["auc"] = summarise(own)["auc"]["mean"]
+            for (name, of), other in others.items():
+                other = other.merge(shared, on=KEY)
+                found = paired_difference(own, other, "auc")
+                row[f"{name}_auc"] = summarise(other)["auc"]["mean"]
+                row |= {of: found["difference"], f"{of}_low": found["low"], f"{of}_high": found["high"]}
         rows.append(row)
     return pd.DataFrame(rows, columns=list(PATTERN))

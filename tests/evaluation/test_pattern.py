@@ -43,8 +43,11 @@ def test_training_by_the_reason_is_held_against_training_at_random() -> None:
     assert list(zip(found["method"], found["reason"], strict=True)) == [("A", "class"), ("A", "itself"), ("B", "class")]
     rows = found.set_index(["method", "reason"])
     points = mechanisms_table(table).set_index(["method", "training", "tested"])["auc_mean"]
-    assert rows.loc[("A", "class"), "auc"] == points["A", "class", "class"]
     assert rows.loc[("A", "class"), "random_auc"] == points["A", "random", "class"]
+    assert rows.loc[("B", "class"), "auc"] == points["B", "class", "class"]
+    assert rows["n"].to_list() == [59, 59, 60]  # one that A could not take, trained at random
+    assert rows["auc"] - rows["random_auc"] == pytest.approx(rows["learnt"], nan_ok=True)
+    assert rows["auc"] - rows["shuffled_auc"] == pytest.approx(rows["within"], nan_ok=True)
     kept = table[(table["method"] == "A") & (table["tested"] == "class") & (table["observation"] != "s3")]
     expected = paired_difference(kept[kept["training"] == "class"], kept[kept["training"] == "random"], "auc")
     assert rows.loc[("A", "class"), ["learnt", "learnt_low", "learnt_high"]].to_list() == pytest.approx(
