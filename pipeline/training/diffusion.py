@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from console.errors import InputError
 from models.joint.blocks import FloatArray
 from models.joint.diffusion import DiffusionConfig
 from models.joint.diffusion_model import DiffusionModel, with_diffusion
@@ -41,6 +42,9 @@ def diffusion_engine(
         progress: of the stage; it is advanced by `config.steps`.
         state: returns what was kept under a key, or None.
         keep: keeps a state under a key.
+
+    Raises:
+        InputError: the loss is not finite.
     """
     content = hashlib.sha256(np.ascontiguousarray(np.nan_to_num(scores, nan=-1e300)).tobytes() + labels.tobytes())
     blocks = [list(model.blocks.names), list(model.blocks.sizes), model.gaussian.classes]
@@ -49,13 +53,16 @@ def diffusion_engine(
     kept = state(key)
     if kept is not None:
         progress.advance(int(kept["step"]))
-    return with_diffusion(
-        model,
-        scores,
-        labels,
-        config,
-        device=device,
-        state=kept,
-        keep=lambda values: keep(key, values),
-        advance=progress.advance,
-    )
+    try:
+        return with_diffusion(
+            model,
+            scores,
+            labels,
+            config,
+            device=device,
+            state=kept,
+            keep=lambda values: keep(key, values),
+            advance=progress.advance,
+        )
+    except FloatingPointError as error:
+        raise InputError(f"the diffusion engine of {len(scores)} patients: {error} (diffusion.learning_rate)") from error

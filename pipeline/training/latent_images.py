@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from console.errors import InputError
 from models.joint.blocks import FloatArray
 from models.joint.model import Features, JointModel
 from pipeline.core.provenance import digest
@@ -55,6 +56,9 @@ def latent_decoders(
         runtime: of the stage.
         spacing_mm: voxel size of volumes.
         pixels: side of pictures.
+
+    Raises:
+        InputError: the loss is not finite.
     """
     found: dict[str, Decode] = {}
     losses: dict[str, Losses] = {}
@@ -67,15 +71,18 @@ def latent_decoders(
         kept = out.networks(number, key)
         left = settings.steps - (0 if kept is None else int(kept[STEP]))
         with runtime.progress(left, "step") as progress:
-            network = fit_latent(
-                tensor,
-                told,
-                settings,
-                device=runtime.device,
-                state=kept,
-                keep=partial(_keep, out, number, key, modality, settings),
-                advance=progress.advance,
-            )
+            try:
+                network = fit_latent(
+                    tensor,
+                    told,
+                    settings,
+                    device=runtime.device,
+                    state=kept,
+                    keep=partial(_keep, out, number, key, modality, settings),
+                    advance=progress.advance,
+                )
+            except FloatingPointError as error:
+                raise InputError(f"decoder kl, {modality}: {error} (synthesise.kl.learning_rate)") from error
         losses[modality] = network.losses
         noise = 1_009 * settings.seed + number  # of its own for each modality: only scores and class are shared
         found[modality] = partial(_decode, network, model, modality, shape, noise)
