@@ -18,6 +18,10 @@ SMALLEST_SPREAD = 1e-6
 Keep = Callable[[Mapping[str, Tensor]], None]
 
 
+class OtherNetworkError(ValueError):
+    """A state in training that this network cannot go on from."""
+
+
 def fit_diffusion(
     rows: FloatArray,
     labels: Labels,
@@ -49,7 +53,8 @@ def fit_diffusion(
         The engine with averaged weights, in eval mode, on the device.
 
     Raises:
-        ValueError: no patient, part of a block, an infinite score, or a state of another network.
+        ValueError: no patient, part of a block, or an infinite score.
+        OtherNetworkError: the state is of another network.
         FloatingPointError: the loss is not finite.
     """
     if len(rows) == 0 or config.steps < 1:
@@ -156,7 +161,7 @@ def _restore(model: Diffusion, averaged: Diffusion, optimiser: torch.optim.Adam,
     """Put a state back; return the steps that were done.
 
     Raises:
-        ValueError: it is of another network.
+        OtherNetworkError: it is of another network.
     """
     try:
         for prefix, each in (("model.", model), ("averaged.", averaged)):
@@ -168,4 +173,4 @@ def _restore(model: Diffusion, averaged: Diffusion, optimiser: torch.optim.Adam,
             }
         return int(state[STEP])
     except (RuntimeError, KeyError) as error:
-        raise ValueError(f"the state is of another network: {error}") from error
+        raise OtherNetworkError(f"the state is of another network: {error}") from error

@@ -2,7 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
+import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,12 +15,16 @@ from torch import Tensor
 from console.errors import InputError
 from models.joint.blocks import FloatArray
 from models.joint.diffusion import DiffusionConfig
+from models.joint.diffusion_fit import STEP, OtherNetworkError
 from models.joint.diffusion_model import DiffusionModel, with_diffusion
 from models.joint.model import JointModel
 from pipeline.core.progress import Progress
 from pipeline.core.provenance import digest
 
+FORMAT = 1  # of a kept state; one of another format is not gone on from
 NOT_OF_TRAINING = {"draw_steps", "keep_every"}  # settings that the trained network does not depend on
+
+log = logging.getLogger("hypermm")
 
 
 def diffusion_engine(
@@ -40,7 +47,7 @@ def diffusion_engine(
         config: of the engine.
         device: to train on.
         progress: of the stage; it is advanced by `config.steps`.
-        state: returns what was kept under a key, or None.
+        state: returns what was kept under a key, or None. A state of another network counts as none.
         keep: keeps a state under a key.
 
     Raises:
@@ -49,20 +56,25 @@ def diffusion_engine(
     content = hashlib.sha256(np.ascontiguousarray(np.nan_to_num(scores, nan=-1e300)).tobytes() + labels.tobytes())
     blocks = [list(model.blocks.names), list(model.blocks.sizes), model.gaussian.classes]
     settings = {name: each for name, each in dataclasses.asdict(config).items() if name not in NOT_OF_TRAINING}
-    key = digest([content.hexdigest(), blocks, settings])
-    kept = state(key)
-    if kept is not None:
-        progress.advance(int(kept["step"]))
+    key = digest([FORMAT, content.hexdigest(), blocks, settings])
+    train = partial(with_diffusion, model, scores, labels, config, device=device, keep=partial(keep, key))
+    kept, ahead = state(key), 0
+    if kept is not None and STEP in kept:
+        ahead = int(kept[STEP])
+        progress.advance(ahead)
+    steps = itertools.count(1)
+
+    def advance_anew() -> None:
+        if next(steps) > ahead:
+            progress.advance()
+
     try:
-        return with_diffusion(
-            model,
-            scores,
-            labels,
-            config,
-            device=device,
-            state=kept,
-            keep=lambda values: keep(key, values),
-            advance=progress.advance,
-        )
+        try:
+            return train(state=kept, advance=progress.advance)
+        except OtherNetworkError as error:
+            log.warning("the diffusion engine is trained from its first step: %s", error)
+            return train(advance=advance_anew)
     except FloatingPointError as error:
-        raise InputError(f"the diffusion engine of {len(scores)} patients: {error} (diffusion.learning_rate)") from error
+        raise InputError(
+            f"the diffusion engine of {len(scores)} patients: {error} (diffusion.learning_rate)"
+        ) from error

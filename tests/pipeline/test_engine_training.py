@@ -29,7 +29,11 @@ def fitted() -> tuple[JointModel, FloatArray]:
 
 
 def trained(
-    fitted: tuple[JointModel, FloatArray], config: DiffusionConfig, kept: dict[str, Mapping[str, Tensor]], *, any_key: bool
+    fitted: tuple[JointModel, FloatArray],
+    config: DiffusionConfig,
+    kept: dict[str, Mapping[str, Tensor]],
+    *,
+    any_key: bool,
 ) -> tuple[DiffusionModel, Progress]:
     """Train, with states kept in a dictionary; with `any_key` the last one is given whatever the key."""
     progress = Progress("joint", config.steps, "step")
@@ -44,3 +48,23 @@ def test_a_loss_that_runs_away_is_said_with_its_setting(fitted: tuple[JointModel
     wild = dataclasses.replace(TINY, learning_rate=1e30)
     with pytest.raises(InputError, match=r"of 30 patients: the loss of step 2 is not finite.*diffusion\.learning_rate"):
         trained(fitted, wild, {}, any_key=False)
+
+
+def test_a_state_of_another_network_is_no_state(fitted: tuple[JointModel, FloatArray]) -> None:
+    other: dict[str, Mapping[str, Tensor]] = {}
+    trained(fitted, dataclasses.replace(TINY, width=16), other, any_key=False)
+    model, progress = trained(fitted, TINY, other, any_key=True)
+    fresh, _ = trained(fitted, TINY, {}, any_key=False)
+    assert progress.done == TINY.steps
+    for name, values in fresh.engine.state_dict().items():
+        torch.testing.assert_close(model.engine.state_dict()[name], values, rtol=0, atol=0)
+
+
+def test_a_state_of_another_format_is_not_asked_for(
+    fitted: tuple[JointModel, FloatArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, Mapping[str, Tensor]] = {}
+    trained(fitted, TINY, kept, any_key=False)
+    monkeypatch.setattr("pipeline.training.diffusion.FORMAT", 99)
+    trained(fitted, TINY, kept, any_key=False)
+    assert len(kept) == 2
