@@ -76,7 +76,7 @@ STAGE = Stage(
     function="pipeline.stages.impute:impute",
     config=ImputeConfig,
     artifact="pipeline.store.imputed:ImputedSet",
-    version=4,
+    version=5,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES, "joint": JOINT},
     external_inputs="pipeline.store.marking:mark_of",
 )

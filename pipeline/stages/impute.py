@@ -19,6 +19,7 @@ from console.errors import InputError
 from evaluation.imputation import LEVELS, gaussian_coverage, gaussian_crps
 from models.joint.blocks import FloatArray
 from models.joint.decoder import DecodedImage, Decoder
+from models.joint.diffusion_model import DiffusionModel
 from models.joint.model import JointModel, Patients
 from models.settings import seed_of_repeat
 from pipeline.core.runtime import Runtime
@@ -49,6 +50,10 @@ DESCRIPTION = "IMPUTED, never measured; HyperMM joint model, {}"  # NIfTI header
 NO_IMAGES = (
     "no images of missing scans: the joint model has no decoder for them (joint.decoder is none, it is of several "
     "sites, or they are tables)"
+)
+OF_LINEAR = (
+    "joint.engine is diffusion: moves δ and stated reasons, with the AUC among them, are those of the linear model of the "
+    "same patients, whose imputed scores are other ones than those written here"
 )
 
 
@@ -141,6 +146,8 @@ def _tip(placed: Sequence[RepeatScores], out: ImputedSet, config: ImputeConfig, 
     if config.slopes:
         selection, more = selection_table(placed[0], config.slopes, config.along)
         notes += more
+    if (config.deltas or config.slopes) and any(isinstance(each.model, DiffusionModel) for each in placed):
+        notes.append(OF_LINEAR)
     out.save_table("tipping.csv", tipping)
     out.save_table("selection.csv", selection)
     runtime.notes += notes

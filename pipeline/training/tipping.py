@@ -81,7 +81,7 @@ def tipping_table(
 
 
 def _apart(scores: RepeatScores, modality: str, deltas: Sequence[float], along: str, seed: int) -> list[dict[str, Any]]:
-    """Return how far the last class lies from the others, all moved and only its own; `n` and `lacking` are patients."""
+    """Return how far the last class lies from the others, all moved and only its own; `n` is of patients."""
     train, gaussian = scores.part("train"), scores.model.gaussian
     rows, labels = scores.rows[train], scores.labels[train]
     direction, last = direction_of(gaussian, modality, along), len(scores.classes) - 1

@@ -63,6 +63,8 @@ def test_draws_and_embeddings_are_those_of_the_network(done: Path) -> None:
     whole = table["has"] == "MRI+PET+US"
     assert table.loc[whole, ["sd1", "sd2"]].max(axis=None) < 1e-6
     assert (table.loc[~whole, "sd1"] > 0).all()
+    imputed = "\n".join((ImputedSet(done / "impute").manifest or {})["notes"])
+    assert "moves δ and stated reasons, with the AUC among them, are those of the linear model" in imputed
     made = ImputedSet(done / "impute").read()
     assert len(made) > 10
     found = ImputedSet(done / "impute").load(made["file"][0], made["sha256"][0])
