@@ -4,7 +4,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from cohort.mechanisms import Slope
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
@@ -44,10 +43,10 @@ class ImputeConfig(MarkConfig):
         default="principal",
         description="direction of that: principal, where scans of the modality differ most; class, between the classes",
     )
-    slopes: tuple[Slope, ...] = Field(
+    slopes: tuple[Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)], ...] = Field(
         default=(-2, 2),
-        description="stated slopes of losing a scan for what it shows (as itself in baselines.mechanisms), for each of "
-        "which the joint model is fitted again; empty for none",
+        description="stated slopes of losing a scan for what it shows (as itself in baselines.mechanisms), from -10 to "
+        "10, for each of which the joint model is fitted again; empty for none",
     )
 
     @field_validator("deltas")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from models.joint.model import JointConfig, Patients, fit_model
+from pipeline.specs.impute import ImputeConfig
 from pipeline.training.tipping import RepeatScores, directions, selection_table, tipping_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -75,3 +76,9 @@ def test_a_direction_points_the_same_way_in_every_repeat() -> None:
     assert first.unit @ (estimate.mean[1, part] - estimate.mean[0, part]) > 0
     first, second = directions([one, two], "PET", "class")
     np.testing.assert_allclose(first.unit, -second.unit)
+
+
+def test_steeper_slopes_than_the_quadrature_can_take_are_refused() -> None:
+    assert ImputeConfig(slopes=(-10, 10)).slopes == (-10, 10)
+    with pytest.raises(ValueError, match="less than or equal to 10"):
+        ImputeConfig(slopes=(10.5,))
