@@ -68,7 +68,11 @@ class DiffusionModel(JointModel):
         return self.engine.draw(rows, count, random, labels)
 
     def condition(self, rows: FloatArray, labels: NDArray[np.int64] | None = None) -> Conditional:
-        """Return mean and covariance of `ANSWER_DRAWS` draws; observed scores as they are, their covariance 0."""
+        """Return mean and covariance of `ANSWER_DRAWS` draws; observed scores as they are, their covariance 0.
+
+        The seed is fixed, and the noise goes by the place of a row: the same rows in the same order have the same
+        answers; a patient asked about beside others has other draws.
+        """
         random = np.random.default_rng([self.seed, 21])
         drawn, classes = self.draw_scores(rows, ANSWER_DRAWS, random, labels)
         mean = drawn.mean(axis=0)
