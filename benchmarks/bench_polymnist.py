@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--vae-epochs", type=int, default=40)
     parser.add_argument("--steps", type=int, default=8000, help="of the diffusion engine")
     parser.add_argument("--width", type=int, default=384, help="of its network")
-    parser.add_argument("--missing", type=float, nargs="*", default=MISSING, help="shares hidden in training")
+    parser.add_argument("--missing", type=float, nargs="*", default=MISSING, help="chance of being hidden in training, before one modality of each tuple is put back")
     arguments = parser.parse_args()
     if unknown := set(arguments.only or ()) - set(ways(arguments)):
         parser.error(f"--only {sorted(unknown)}: there are {', '.join(ways(arguments))}")
@@ -152,7 +152,11 @@ def _settings(name: str, arguments: argparse.Namespace) -> str:
 
 
 def with_gaps(rows: Codes, share: float, kept: bool, *, seed: int = 0) -> Codes:
-    """Hide a share of the modalities of tuples at random, never all; without `kept`, hide whole incomplete tuples."""
+    """Hide modalities of tuples at random, never all; without `kept`, hide whole incomplete tuples.
+
+    Each is hidden with the chance `share`, then one of each tuple, any one, is put back: with M modalities the share
+    that is missing is (1 − 1/M) of it.
+    """
     if not share:
         return rows
     random = np.random.default_rng([seed, 33])
@@ -178,7 +182,9 @@ def scored(
     found = {"CPU s of the fit": time.process_time() - started}
     given = conditional_coherence(model, rooms, codes["test"][:tested], labels["test"][:tested])
     found |= {f"coherence given {size}": share for size, share in given.items()}
-    found["joint coherence"], drawn = joint_coherence(model, rooms, min(JOINT_DRAWS, len(codes["test"])))
+    share, drawn = joint_coherence(model, rooms, min(JOINT_DRAWS, len(codes["test"])))
+    if len(rooms.judges) > 1:  # one judge agrees with itself
+        found["joint coherence"] = share
     found |= {f"KD {MODALITIES[m]}": value for m, value in distances(rooms, drawn, real).items()}
     return found
 
