@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from benchmarks.polymnist_models import Codes, Draws, Labels, fit_diffused, fit_
 from benchmarks.polymnist_networks import Sizes, Studio, studio
 from benchmarks.polymnist_scores import conditional_coherence, distances, joint_coherence
 from benchmarks.polymnist_sets import accuracy_by_number, fit_sets
-from benchmarks.polymnist_vaes import BETA, KINDS, fit_vae
+from benchmarks.polymnist_vaes import ALPHA, BETA, KINDS, LATENT, NARROW, PRIVATE, fit_vae
+from files.writing import replacing
 from models.joint.diffusion import DiffusionConfig
 from pipeline.core.provenance import REPOSITORY
 
 JOINT_DRAWS = 1000
 MISSING = (0.0, 0.2, 0.5)
+VAE_SIZES = {"latent": LATENT, "narrow": NARROW, "private": PRIVATE, "alpha": ALPHA}
 SETS = {"tuples": 2000, "epochs": 4}
 Fit = Callable[[dict[str, Codes], dict[str, Labels]], Draws]
 
@@ -47,7 +49,8 @@ class Cached:
         if name not in self.found:
             started = time.process_time()
             self.found[name] = {**make(), "CPU s": time.process_time() - started}
-            self.path.write_text(json.dumps(self.found, indent=1), "utf-8")
+            with replacing(self.path) as partial_file:
+                partial_file.write_text(json.dumps(self.found, indent=1), "utf-8")
             print(name, {key: round(value, 4) for key, value in self.found[name].items()}, flush=True)
         figures: dict[str, float] = self.found[name]
         return figures
@@ -72,7 +75,13 @@ def main() -> None:
     parser.add_argument("--vae-epochs", type=int, default=40)
     parser.add_argument("--steps", type=int, default=8000, help="of the diffusion engine")
     parser.add_argument("--width", type=int, default=384, help="of its network")
-    parser.add_argument("--missing", type=float, nargs="*", default=MISSING, help="chance of being hidden in training, before one modality of each tuple is put back")
+    parser.add_argument(
+        "--missing",
+        type=float,
+        nargs="*",
+        default=MISSING,
+        help="chance of being hidden in training, before one modality of each tuple is put back",
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.only or ()) - set(ways(arguments)):
         parser.error(f"--only {sorted(unknown)}: there are {', '.join(ways(arguments))}")
@@ -98,7 +107,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     found |= _named("HyperMM", cached.once(f"HyperMM {sets}", partial(hypermm, splits, **sets)))
     rooms = studio(splits, sizes, place, tuple(MODALITIES.index(name) for name in arguments.judged))
     about = "" if len(rooms.judges) == len(MODALITIES) else f", judged {' '.join(arguments.judged)}"
-    found |= _named("judges", cached.once(f"judges{about}", partial(judges, rooms, splits["test"])))
+    found |= _named(
+        "judges", cached.once(f"judges{about} {json.dumps(asdict(sizes))}", partial(judges, rooms, splits["test"]))
+    )
     codes = {name: rooms.codes(part) for name, part in splits.items()}
     labels = {name: part.labels.numpy() for name, part in splits.items()}
     with torch.inference_mode():
@@ -110,7 +121,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 if arguments.only and name not in arguments.only:
                     continue
                 title = f"{name}, {100 * share:g} % missing, {'kept' if kept else 'discarded'}" if share else name
-                key = f"{title} {_settings(name, arguments)}{about}"
+                key = f"{title} {settings_of(name, arguments, sizes)}{about}"
                 score = partial(scored, fit, gaps, labels, rooms, real, arguments.tested)
                 found |= _named(title, cached.once(key, score))
     return found
@@ -133,7 +144,7 @@ def ways(arguments: argparse.Namespace) -> dict[str, Fit]:
 
         return fitted
 
-    config = DiffusionConfig(width=arguments.width, steps=arguments.steps)
+    config = _engine(arguments)
     return {
         "linear": on_whole(lambda rows, labels: fit_linear(rows, labels, 1)),
         "linear, mean a digit": on_whole(lambda rows, labels: fit_linear(rows, labels, CLASSES)),
@@ -144,11 +155,18 @@ def ways(arguments: argparse.Namespace) -> dict[str, Fit]:
     }
 
 
-def _settings(name: str, arguments: argparse.Namespace) -> str:
-    """Return the settings that a model's figures depend on."""
+def _engine(arguments: argparse.Namespace) -> DiffusionConfig:
+    return DiffusionConfig(width=arguments.width, steps=arguments.steps)
+
+
+def settings_of(name: str, arguments: argparse.Namespace, sizes: Sizes) -> str:
+    """Return the settings that a model's figures depend on, as JSON."""
+    told: dict[str, Any] = {"tested": arguments.tested, "joint draws": JOINT_DRAWS, **asdict(sizes)}
     if name.startswith("diffusion"):
-        return f"{arguments.tested} tested, {arguments.steps} steps of width {arguments.width}"
-    return f"{arguments.tested} tested" + (f", {arguments.vae_epochs} epochs, β {BETA[name]}" if name in BETA else "")
+        told |= asdict(_engine(arguments))
+    if name in BETA:
+        told |= {"epochs": arguments.vae_epochs, "beta": BETA[name], **VAE_SIZES}
+    return json.dumps(told)
 
 
 def with_gaps(rows: Codes, share: float, kept: bool, *, seed: int = 0) -> Codes:
