@@ -27,7 +27,7 @@ def pattern_table(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns `method`, `reason`, `n` (predictions made in all trainings of the row: every figure of it is of these),
         `auc` (trained by the reason), `random_auc`, `shuffled_auc`; `learnt`, `learnt_low`, `learnt_high`: `auc` minus
-        `random_auc`; `within`, `within_low`, `within_high`: `auc` minus `shuffled_auc`. NaN where it was not trained so.
+        `random_auc`; `within`, `within_low`, `within_high`: `auc` minus `shuffled_auc`. NaN where not trained so.
     """
     columns, rows = probability_columns(predictions), []
     made = predictions[~predictions[columns].isna().any(axis=1)]

@@ -52,8 +52,8 @@ NO_IMAGES = (
     "sites, or they are tables)"
 )
 OF_LINEAR = (
-    "joint.engine is diffusion: moves δ and stated reasons, with the AUC among them, are those of the linear model of the "
-    "same patients, whose imputed scores are other ones than those written here"
+    "joint.engine is diffusion: moves δ and stated reasons, with the AUC among them, are those of the linear model of "
+    "the same patients, whose imputed scores are other ones than those written here"
 )
 
 
