@@ -14,7 +14,7 @@ from torch import Tensor
 
 from console.errors import InputError
 from models.joint.diffusion_model import DiffusionModel
-from pipeline.cli.forget import in_training
+from pipeline.cli.forget import _in_training as in_training
 from pipeline.deployment.bundle_joint import of_no_bundle
 from pipeline.runner.run import run_stage
 from pipeline.specs.hypothesise import STAGE as HYPOTHESISE
