@@ -10,8 +10,8 @@ from console.parser import Parser, real_path, typed_path
 from pipeline.executors.registry import EXECUTORS
 
 STAGE_NAMES = (
-    "cohort", "split", "preprocess", "features", "pretrain", "classify", "confounding", "baselines", "contribute",
-    "joint", "impute", "hypothesise", "update", "synthesise", "judge", "recycle", "report", "export", "predict",
+    "cohort", "split", "preprocess", "features", "pretrain", "classify", "baselines", "contribute", "joint", "impute",
+    "hypothesise", "update", "synthesise", "judge", "confounding", "recycle", "report", "export", "predict",
 )  # fmt: skip
 ONLY_IF_NAMED = (
     "baselines", "contribute", "joint", "impute", "hypothesise", "update", "synthesise", "judge", "recycle", "export",

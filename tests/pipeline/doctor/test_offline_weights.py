@@ -114,6 +114,8 @@ def test_settings_with_weights_from_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["fast", "accurate"])
 def test_no_key_depends_on_where_the_weights_lie(tmp_path: Path, mode: str) -> None:
     (tmp_path / HD_BET).mkdir()
+    there = parameter_file(0)
+    (tmp_path / HD_BET / there.name).symlink_to(there)  # the stage judge asks whether they are there
     before = _settings(preprocess__skull_strip_mode=mode)
     after = use_weights_from(before, tmp_path)
     assert after != before
