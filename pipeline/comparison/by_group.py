@@ -47,6 +47,7 @@ class Audit:
         imputed: groups and gaps of imputations.
         shares: of groups among synthetic patients.
         facts: which comparator was taken, and why others were not.
+        notes: on what could not be audited.
     """
 
     smallest: int
@@ -57,6 +58,7 @@ class Audit:
     imputed: dict[str, pd.DataFrame] = field(default_factory=dict)
     shares: pd.DataFrame = field(default_factory=lambda: shares_of_groups({}, {}))
     facts: dict[str, Any] = field(default_factory=lambda: {"comparator": NO_COMPARATOR})
+    notes: list[str] = field(default_factory=list)
 
     def comparator(self, baselines: ComparisonSet, made: Mapping[str, str], repeats: list[int], groups: Groups) -> None:
         """Audit the comparator that is best on validation patients."""
@@ -100,6 +102,12 @@ class Audit:
             scans: of real patients.
         """
         if not made_from_known(judge, made):
+            return
+        if not judge.has_transfer():
+            self.notes.append(
+                "synthetic patients are not audited: the stage judge ran in an earlier version, without predictions; "
+                "type --stages judge,confounding"
+            )
             return
         repeat = splits[splits["repeat"] == judge.facts()["repeat"]].set_index("subject")["split"]
         subject = scans.drop_duplicates("observation").set_index("observation")["subject"]

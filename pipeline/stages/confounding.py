@@ -109,6 +109,8 @@ def confounding(
     audit.comparator(baselines, now, repeats, groups)
     audit.imputations(impute, now, test, singly)
     audit.synthetic(judge, synthesise, now, covariates, split.splits(), scans)
+    for note in audit.notes:
+        runtime.note(note)
     tables |= audit.tables()
     tables["splits_beside.csv"] = _beside(split, test, classes, config)
     facts = audit.facts | {

@@ -174,6 +174,10 @@ class JudgementTables(Artifact):
         """Return the content of `judgement.json`."""
         return read_json(self.folder / "judgement.json") or {}
 
+    def has_transfer(self) -> bool:
+        """Return whether there are predictions for held-out patients; earlier versions of the stage wrote none."""
+        return (self.folder / "transfer.csv").is_file()
+
     def transfer(self) -> pd.DataFrame:
         """Return the predictions for held-out patients; no row where a class was missing."""
         kept = dict.fromkeys(("trained_on", "subject", "observation"), str)

@@ -155,6 +155,11 @@ def test_synthetic_patients_are_judged_by_group_and_their_shares_counted(tmp_pat
     for name, of in ((FROM_REAL, "real"), (FROM_SYNTHETIC, "generated")):
         women = tables[of][tables[of]["subject"].map(SEX) == "F"]
         assert found["auc_mean"][name, "F"] == pytest.approx(roc_auc_score(women["truth"], women["p_1"]))
+    (judge.folder / "transfer.csv").unlink()  # as of an earlier version of the stage
+    earlier = Audit(smallest=5, permutations=200, seed=0)
+    earlier.synthetic(judge, made, NOW, covariates, splits, scans)
+    assert "type --stages judge,confounding" in earlier.notes[0]
+    assert not earlier.groups
     shares = audit.tables()["groups_synthetic.csv"].set_index("group")
     assert shares["share_training"].to_dict() == pytest.approx({"F": 1 / 3, "M": 2 / 3})
     assert shares["share_synthetic"].to_dict() == pytest.approx({"F": 0.8, "M": 0.2})
