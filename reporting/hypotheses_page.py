@@ -128,7 +128,7 @@ def effects_figure(figure: Figure, effects: pd.DataFrame, positive: str) -> None
         )
         if mask.any()
     ]
-    figure.set_size_inches(9.2, 0.6 + 0.42 * sum(len(rows) for _, rows in panels) + 0.7 * len(panels))
+    figure.set_size_inches(9.2, 0.9 + 0.42 * sum(len(rows) for _, rows in panels) + 0.7 * len(panels))
     heights = [len(rows) + 1.2 for _, rows in panels]
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     series = (
@@ -148,12 +148,13 @@ def effects_figure(figure: Figure, effects: pd.DataFrame, positive: str) -> None
         axis.set_ylim(len(rows) - 0.4, -0.6)
         axis.set_title(title)
     names = ("effect", "control: pairings permuted", "control: random directions")
-    axes[0].legend(
+    figure.legend(  # outside, where no interval lies
         handles=[
             Line2D([], [], color=colour, marker=marker, linestyle="-", markersize=4, label=name)
             for name, (*_, colour, marker) in zip(names, series, strict=True)
         ],
-        loc="best",
+        loc="outside lower center",
+        ncols=3,
         labelcolor=INK,
     )
 
