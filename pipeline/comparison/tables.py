@@ -80,38 +80,25 @@ def write_tables(
     )
     out.save_table("predictions.csv", collected.predictions)
     out.save_table("comparison.csv", table)
-    if len(collected.curves):
-        out.save_table("robustness.csv", robustness_table(collected.curves))
-    else:
-        (out.folder / "robustness.csv").unlink(missing_ok=True)
-    if len(training_patients or {}) > 1:
-        out.save_table("patients.csv", patients_table(collected.predictions, training_patients or {}))
-    else:
-        (out.folder / "patients.csv").unlink(missing_ok=True)
+    several = len(training_patients or {}) > 1
     mechanisms = mechanisms_table(collected.mechanisms) if len(collected.mechanisms) else None
-    if mechanisms is not None:
-        out.save_table("mechanisms.csv", mechanisms)
-    else:
-        (out.folder / "mechanisms.csv").unlink(missing_ok=True)
     pattern = pattern_table(collected.mechanisms) if mechanisms is not None else None
-    if pattern is not None and len(pattern):
-        out.save_table("pattern.csv", pattern)
-    else:
-        (out.folder / "pattern.csv").unlink(missing_ok=True)
     subsets = subsets_table(collected.subsets) if len(collected.subsets) else None
-    if subsets is not None:
-        out.save_table("subsets.csv", subsets)
-    else:
-        (out.folder / "subsets.csv").unlink(missing_ok=True)
     gains = _gains(collected.predictions, covariates)
-    if len(gains):
-        out.save_table("gains.csv", gains)
-    else:
-        (out.folder / "gains.csv").unlink(missing_ok=True)
-    if len(collected.quality):
-        out.save_table("imputation_quality.csv", collected.quality)
-    else:
-        (out.folder / "imputation_quality.csv").unlink(missing_ok=True)
+    only_if_there = {
+        "robustness.csv": robustness_table(collected.curves) if len(collected.curves) else None,
+        "patients.csv": patients_table(collected.predictions, training_patients or {}) if several else None,
+        "mechanisms.csv": mechanisms,
+        "pattern.csv": pattern if pattern is not None and len(pattern) else None,
+        "subsets.csv": subsets,
+        "gains.csv": gains if len(gains) else None,
+        "imputation_quality.csv": collected.quality if len(collected.quality) else None,
+    }
+    for name, found in only_if_there.items():
+        if found is None:
+            (out.folder / name).unlink(missing_ok=True)  # of an earlier run
+        else:
+            out.save_table(name, found)
     published = published_beside(config.published, [scenario.name for scenario in scenarios])
     title = describe_cohort(collected.predictions, classes)
     page = comparison_markdown(
