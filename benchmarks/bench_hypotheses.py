@@ -1,7 +1,8 @@
 """Are hypotheses in silico answered right where the truth is known, and are their controls silent?
 
 Phantom-like scores, 300 training patients: among the diseased each of two modalities shows its sign with a chance, but
-one of them always, so that the signs go together and do not make each other. And patients whose severity makes both.
+one of them always, so that the signs go together and do not make each other. Patients whose severity makes both. And
+patients who come several times, with nothing that links the two but the class.
 """
 
 import numpy as np
@@ -19,6 +20,8 @@ BLOCKS = Blocks(("MRI", "PET", "covariate severity"), (4, 4, 1))
 SIGNS = Blocks(("MRI", "PET", "covariate severity"), (1, 1, 1))
 SEVERITY = "covariate severity"
 DRAWS, TESTED = 30, 100
+VISITS = ((60, 1), (60, 4), (30, 8))  # patients in training, visits of each
+OWN = 0.9  # share of a score's variance that is the patient's and not the visit's
 NOISE = 0.1  # of a sign's score, in which the sign itself is 0 or 1
 
 
@@ -27,11 +30,11 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--patients", type=int, nargs="+", default=[300], help="in training, half of them diseased")
-    parser.add_argument("--only", choices=("conditional", "confounded"), help="one of the two parts")
+    parser.add_argument("--only", choices=("conditional", "confounded", "visits"), help="one of the parts")
     arguments = parser.parse_args()
     seeds = 5 if arguments.quick else arguments.seeds
     found: dict[str, float] = {}
-    for penetrance in (0.6, 0.7, 0.8) if arguments.only != "confounded" else ():
+    for penetrance in (0.6, 0.7, 0.8) if arguments.only in (None, "conditional") else ():
         truth, limit = (penetrance - 1) / penetrance, limit_of(penetrance)
         found |= {f"penetrance {penetrance}: truth": truth, f"penetrance {penetrance}: endless patients": limit}
         for patients in arguments.patients:
@@ -49,7 +52,7 @@ def main() -> None:
             }
             print(name, {key.split(": ")[1]: value for key, value in list(found.items())[-7:]}, flush=True)
     counts = np.zeros(4, dtype=int)
-    for seed in range(seeds if arguments.only != "conditional" else 0):
+    for seed in range(seeds if arguments.only in (None, "confounded") else 0):
         counts += confounded(seed, arguments.patients[0])
     names = (
         "held: do-effect interval holds 0",
@@ -57,8 +60,12 @@ def main() -> None:
         "pairings permuted: silent",
         "random: silent",
     )
-    if arguments.only != "conditional":
+    if arguments.only in (None, "confounded"):
         found |= {f"{name}, of {seeds} seeds": int(count) for name, count in zip(names, counts, strict=True)}
+    for patients, often in VISITS if arguments.only in (None, "visits") else ():
+        silent = np.sum([visits(seed, patients, often) for seed in range(seeds)], axis=0)
+        for name, count in zip(("by visit", "by patient"), silent, strict=True):
+            found[f"{patients} patients, {often} visits each, permuted {name}: silent, of {seeds}"] = int(count)
     finish("hypotheses", found, arguments)
 
 
@@ -113,10 +120,35 @@ def confounded(seed: int, patients: int) -> np.ndarray:
     held = Question("MRI", Along("component", 0), 1.0, (SEVERITY, CLASS))
     move = displacement(model, free)
     same = np.repeat(move[None], len(tested), axis=0)
-    mixed = permuted(rows, labels, BLOCKS, 2, "MRI", draws=DRAWS, seed=seed)
+    once = [str(number) for number in range(len(rows))]
+    mixed = permuted(rows, labels, BLOCKS, 2, "MRI", subjects=once, draws=DRAWS, seed=seed)
     aside = random_moves(model, move, "MRI", len(tested), seed)
     asked = ((model, held, same), (model, free, same), (mixed, free, same), (model, free, aside))
     return np.array([_holds_0(_effect(model, *each, tested)) for each in asked], dtype=int)
+
+
+def visits(seed: int, patients: int, often: int) -> np.ndarray:
+    """Return whether the control of permuted pairings is silent, pairings permuted by visit and by patient."""
+    random = np.random.default_rng([seed, 179])
+
+    def draw(count: int, times: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.repeat(np.arange(count) % 2, times)
+        own = np.sqrt(OWN) * random.standard_normal((count, BLOCKS.width))
+        rows = np.repeat(own, times, axis=0)
+        rows += np.sqrt(1 - OWN) * random.standard_normal(rows.shape)
+        rows[:, [0, 4]] += labels[:, None]
+        return rows, labels
+
+    rows, labels = draw(patients, often)
+    tested = draw(TESTED, 1)[0]
+    model = fit(sums_of(rows, labels, BLOCKS, 2), draws=0, seed=seed)
+    question = Question("MRI", Along("component", 0))
+    moves = np.repeat(displacement(model, question)[None], len(tested), axis=0)
+    silent = []
+    for subjects in (np.arange(len(rows)), np.repeat(np.arange(patients), often)):
+        mixed = permuted(rows, labels, BLOCKS, 2, "MRI", subjects=[str(s) for s in subjects], draws=DRAWS, seed=seed)
+        silent.append(_holds_0(_effect(model, mixed, question, moves, tested)))
+    return np.array(silent, dtype=int)
 
 
 def _effect(

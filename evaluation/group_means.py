@@ -28,7 +28,7 @@ def audit_means(values: pd.DataFrame, groups: Mapping[str, pd.Series], *, smalle
     """Return the mean of each group of patients.
 
     Args:
-        values: one row a patient: `subject`, `truth` (class), `value`.
+        values: one row a patient: `subject`, `truth` (class, or all classes that the patient has been of), `value`.
         groups: name of a grouping → subject (index) → group; subjects that are not listed are in none.
         smallest: patients that a group needs.
 

@@ -97,9 +97,27 @@ def random_moves(model: JointGaussian, moved: FloatArray, block: str, count: int
 
 
 def permuted(
-    rows: FloatArray, labels: NDArray[np.int64], blocks: Blocks, classes: int, source: str, *, draws: int, seed: int
+    rows: FloatArray,
+    labels: NDArray[np.int64],
+    blocks: Blocks,
+    classes: int,
+    source: str,
+    *,
+    subjects: Sequence[str],
+    draws: int,
+    seed: int,
 ) -> JointGaussian:
     """Return the model of training patients whose source is somebody else's, of any class: nothing is linked to it.
+
+    Args:
+        rows: scores of training sessions, (n, d).
+        labels: their classes, (n,).
+        blocks: layout of the scores.
+        classes: K.
+        source: the block that is somebody else's.
+        subjects: whose sessions these are, (n,).
+        draws: of the parameters.
+        seed: of chance.
 
     Raises:
         TooFewPatientsError: as `fit`.
@@ -107,8 +125,30 @@ def permuted(
     part = blocks.slice_of(source)
     there = np.flatnonzero(~np.isnan(rows[:, part.start]))
     mixed = rows.copy()
-    mixed[there, part] = rows[np.random.default_rng([seed, 5]).permutation(there), part]
+    random = np.random.default_rng([seed, 5])
+    mixed[there, part] = rows[there[of_somebody_else([subjects[i] for i in there], random)], part]
     return fit(sums_of(mixed, labels, blocks, classes), draws=draws, seed=seed)
+
+
+def of_somebody_else(subjects: Sequence[str], random: np.random.Generator) -> NDArray[np.int64]:
+    """Return for each session a session of another subject, (n,); all sessions of a subject get those of the same one.
+
+    Single sessions must not be shuffled: those of a subject are alike, and would be so no more. Then chance links the
+    source less than it does among as few subjects. Subjects sit in a ring in random order, and each gets the next one's
+    sessions: in their order, from the first again where that one has fewer, the last ones not used where it has more. A
+    single subject keeps its own.
+
+    Args:
+        subjects: whose sessions these are, (n,).
+        random: source of chance.
+    """
+    names, owner = np.unique(np.asarray(subjects, dtype=object), return_inverse=True)
+    own = [np.flatnonzero(owner == number) for number in range(len(names))]
+    ring = random.permutation(len(names))
+    taken = np.empty(len(owner), dtype=np.int64)
+    for number, other in zip(ring, np.roll(ring, -1), strict=True):
+        taken[own[number]] = np.resize(own[other], len(own[number]))
+    return taken
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from pipeline.deployment.bundle import subject_hash
 from pipeline.deployment.bundle_contents import MOST_ROUNDS
 from pipeline.deployment.bundle_layout import SEEN
 from pipeline.specs.registry import STAGES
-from pipeline.store.base import read_json, read_record
+from pipeline.store.base import Artifact, read_record
 from pipeline.store.contribution import ContributionSet
 from pipeline.store.joint import ENGINES
-from pipeline.store.synthetic import IMAGES, NETWORKS
+from pipeline.store.synthetic import NETWORKS, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.update import UpdateSet
 from pipeline.store.viewers import WithViewers
@@ -102,8 +102,10 @@ def _assigned(workspace: Path, subject: str) -> list[tuple[int, str]]:
 def _on_record(workspace: Path, subject: str) -> bool:
     """Say whether something was fitted to a subject, or sums were sent, that rows and splits no longer know."""
     sent = ContributionSet(workspace / "contribute").releases()
-    return any(subject in each["train_subjects"] for each in sent) or any(
-        _fitted_to(workspace / stage.name, subject) for stage in STAGES
+    return (
+        any(subject in each["train_subjects"] for each in sent)
+        or any(_fitted_to(workspace / stage.name, subject) for stage in STAGES)
+        or bool(SyntheticCohort(workspace / "synthesise").learnt_from(subject))
     )
 
 
@@ -183,17 +185,39 @@ def _in_training(workspace: Path) -> list[str]:
 
 
 def _drawn_from(workspace: Path, subject: str) -> list[str]:
-    """Remove synthetic patients if the subject was among those whom they were drawn from; no file there has a name."""
-    folder = workspace / "synthesise"
-    repeat = (read_json(folder / "synthesis.json") or {}).get("repeat")
-    if repeat is None or (repeat, "train") not in _assigned(workspace, subject):
+    """Remove synthetic patients that were drawn from the subject among others, whatever the splits are by now.
+
+    The folder knows whom it was learnt from. Where an earlier version of the stage made it, the splits of now tell, if
+    they are those that it was made from; if not, nobody can, and it is removed too.
+    """
+    made = SyntheticCohort(workspace / "synthesise")
+    drawn = made.learnt_from(subject)
+    if drawn is None:
+        repeat = made.facts().get("repeat")
+        if repeat is None:
+            return []
+        drawn = (repeat, "train") in _assigned(workspace, subject)
+        unknown = not drawn and not _of_these_splits(workspace, "synthesise")
+    else:
+        unknown = False
+    if not drawn and not unknown:
         return []
-    remove_folder(folder / IMAGES, below=folder)
-    for path in folder.glob("features-*.safetensors"):
-        path.unlink()
+    made.discard()
     for stage in ("synthesise", "judge"):
         (workspace / stage / "manifest.json").unlink(missing_ok=True)
+    if unknown:
+        return [
+            "synthesise: its patients were drawn with other splits, by a version that did not note from whom; it may "
+            "have been the subject, so they are removed"
+        ]
     return ["synthesise: its patients were drawn from the subject among others; they are removed"]
+
+
+def _of_these_splits(workspace: Path, stage: str) -> bool:
+    """Say whether a stage is finished, and was made with the splits of now."""
+    made_from = (Artifact(workspace / stage).manifest or {}).get("made_from", {})
+    now = SplitTables(workspace / "split").fingerprint
+    return now != "" and made_from.get("inputs", {}).get("split") == now
 
 
 def _sent(workspace: Path, subject: str) -> list[str]:
@@ -208,11 +232,15 @@ def _sent(workspace: Path, subject: str) -> list[str]:
 
 
 def _shown(workspace: Path, subject: str) -> list[str]:
-    """Remove pictures and imputed scans of patients, if the subject was one of them; their files are read by nobody."""
-    if not _assigned(workspace, subject):
-        return []
+    """Remove pictures and imputed scans of patients, if the subject may be one of them; these files have no names.
+
+    It may be one who is in a split, or was in an earlier one.
+    """
+    assigned = _assigned(workspace, subject)
     lines = []
     for stage, pattern in SHOWING:
+        if not assigned and _of_these_splits(workspace, stage):
+            continue
         there = sorted((workspace / stage).glob(pattern))
         for path in there:
             if path.is_dir():

@@ -77,10 +77,16 @@ class Audit:
         if not made_from_known(impute, made):
             return
         people = test.drop_duplicates("observation").set_index("observation")[["subject", "truth"]]
+        quality = impute.read("quality.csv")
         self.imputed = imputed_by_group(
-            impute.read("quality.csv"), people, groups, smallest=self.smallest, permutations=self.permutations,
-            seed=self.seed,
+            quality, people, groups, smallest=self.smallest, permutations=self.permutations, seed=self.seed,
         )  # fmt: skip
+        for modality, subjects in classes_change(quality, people).items():
+            self.notes.append(
+                f"imputed {modality}: {len(subjects)} patients change class between sessions "
+                f"({', '.join(subjects[:5])}{', …' if len(subjects) > 5 else ''}); each counts once, with the mean of "
+                "all sessions, and the random groups exchange them among themselves"
+            )
 
     def synthetic(
         self,
@@ -240,6 +246,9 @@ def imputed_by_group(
 ) -> dict[str, pd.DataFrame]:
     """Return `groups_imputed.csv` and `gaps_imputed.csv`: CRPS of imputed feature maps against the real ones hidden.
 
+    A patient counts once, with the mean of all sessions and repeats. In the random groups patients of a class change
+    places; who changes class between sessions is of neither, and changes places with those who do so too.
+
     Args:
         quality: of imputations, as the stage impute writes it.
         people: index observation; `subject`, `truth` (class).
@@ -251,7 +260,7 @@ def imputed_by_group(
     quality = quality.merge(people, left_on="observation", right_index=True)
     groups_of, gaps_of = [], []
     for modality, rows in quality.groupby("modality"):
-        of_subject = rows.groupby("subject").agg(value=("crps", "mean"), truth=("truth", "first")).reset_index()
+        of_subject = rows.groupby("subject").agg(value=("crps", "mean"), truth=("truth", _classes)).reset_index()
         audited = audit_means(of_subject, groups, smallest=smallest)
         gaps = gaps_of_means(of_subject, groups, smallest=smallest, permutations=permutations, seed=seed)
         groups_of.append(audited.assign(modality=modality))
@@ -263,6 +272,19 @@ def imputed_by_group(
     )
     corrected = holm(gaps_table["p"].to_numpy(dtype=np.float64))
     return {"groups_imputed.csv": groups_table, "gaps_imputed.csv": gaps_table.assign(p_holm=corrected)}
+
+
+def _classes(of_sessions: pd.Series) -> str:
+    """Return the class of a subject's sessions, such as "1", or all of them: "0, 1"."""
+    return ", ".join(str(k) for k in sorted(set(of_sessions)))
+
+
+def classes_change(quality: pd.DataFrame, people: pd.DataFrame) -> dict[str, list[str]]:
+    """Return modality → subjects with imputed sessions of more than one class; without modalities that have none."""
+    rows = quality.merge(people, left_on="observation", right_index=True)
+    several = rows.groupby(["modality", "subject"])["truth"].nunique() > 1
+    changing = several.index[several].to_frame(index=False)
+    return {str(name): sorted(of["subject"]) for name, of in changing.groupby("modality")}
 
 
 def shares_of_groups(training: Groups, synthetic: Groups) -> pd.DataFrame:

@@ -115,6 +115,7 @@ class World:
         model: fitted to training patients.
         rows: scores that it was learnt from, (n, d).
         labels: classes of these, (n,).
+        trained: subjects of these, (n,).
         tested: scores of test patients, (m, d).
         observations: of test patients.
         subjects: of these.
@@ -126,6 +127,7 @@ class World:
     model: JointModel
     rows: FloatArray
     labels: NDArray[np.int64]
+    trained: tuple[str, ...]
     tested: FloatArray
     observations: tuple[str, ...]
     subjects: tuple[str, ...]
@@ -155,9 +157,10 @@ def _world(cohort: CohortTables, split: SplitTables, features: FeatureStore, joi
     except (CannotJoinError, TooFewPatientsError) as error:
         raise PreconditionError(f"repeat {repeat}: {error}") from error
     tested = parts["test"]
+    subjects = {name: tuple(about.loc[list(part.observations), "subject"]) for name, part in parts.items()}
     return World(
-        model, rows, parts["train"].labels, model.scores(tested.patients), tested.observations,
-        tuple(about.loc[list(tested.observations), "subject"]), shape, settings,
+        model, rows, parts["train"].labels, subjects["train"], model.scores(tested.patients), tested.observations,
+        subjects["test"], shape, settings,
     )  # fmt: skip
 
 
@@ -281,7 +284,7 @@ class Asked:
         try:
             world.silent[source] = permuted(
                 world.rows, world.labels, model.blocks, model.gaussian.classes, source,
-                draws=world.config.draws, seed=seed,
+                subjects=world.trained, draws=world.config.draws, seed=seed,
             )  # fmt: skip
         except TooFewPatientsError:
             pass  # without this control; the columns stay empty

@@ -58,7 +58,8 @@ def synthesise(
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
     maps = feature_maps_of(data, features)
     table = covariates_of(real_only(cohort.scans()))
-    train = data.scans.loc[data.scans["split"] == "train", "observation"].unique()
+    training = data.scans[data.scans["split"] == "train"]
+    train = training["observation"].unique()
     blocks = CovariateBlocks.fit(table.loc[train], table) if config.covariates and len(table.columns) else None
     part = part_of_repeat(data, maps, ["train"], blocks, table)
     grid = GridImages(preprocess, kinds, config.spacing_mm, config.pixels)
@@ -79,7 +80,7 @@ def synthesise(
     marker = Marker.ready(
         config.mark_key, config.mark_batch, setting="synthesise.mark_key", workspace=runtime.workspace
     )
-    out.begin()
+    out.begin(training["subject"].unique())
     if config.engine == "diffusion":
         with runtime.progress(config.diffusion.steps, "step") as progress:
             model = diffusion_engine(

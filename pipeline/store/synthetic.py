@@ -1,6 +1,6 @@
 """Artifacts of the stages synthesise and judge."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +16,10 @@ from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, DamagedError, read_json, write_json
 from pipeline.store.in_training import in_training, save_in_training
 from pipeline.store.made_images import write_image
+from pipeline.store.subject_hashes import add_hashes, hashed_in
 
 IMAGES, NETWORKS = "images", "networks"
+LEARNT_FROM = "learnt_from.json"
 
 
 class SyntheticCohort(Artifact):
@@ -26,21 +28,34 @@ class SyntheticCohort(Artifact):
     `manifest.csv` (a cohort manifest, one row a scan, `origin` synthetic, `judged` no), `drawn.csv` (one row a patient
     and modality, with the row of its feature map), `features-<number>.safetensors` (`feature_maps`, (n, C, H, W)
     float32) for each modality, `synthesis.json`, and the folder `images`; with the decoder kl or the engine
-    diffusion `networks`.
+    diffusion `networks`. `learnt_from.json` has salted hashes of the training patients' ids, for --forget.
     """
 
     FILES: ClassVar = ("manifest.csv", "drawn.csv", "synthesis.json")
     MANIFEST_COLUMNS: ClassVar = ("subject", "modality", "path", "origin", "judged")
     DRAWN_COLUMNS: ClassVar = ("scan", "subject", "modality", "label", "row", "path", "sha256")
 
-    def begin(self) -> Path:
-        """Remove the images of earlier runs; return the folder for new ones."""
+    def begin(self, learnt_from: Iterable[str]) -> Path:
+        """Remove what earlier runs drew, and note the subjects whom is learnt from; return the folder for images."""
         real_folder(self.folder, below=self.folder.parent)
         images = self.folder / IMAGES
         remove_folder(images, below=self.folder)
         for old in self.folder.glob("features-*.safetensors"):
             old.unlink()
+        (self.folder / LEARNT_FROM).unlink(missing_ok=True)
+        add_hashes(self.folder / LEARNT_FROM, learnt_from)
         return real_folder(images, below=self.folder)
+
+    def learnt_from(self, subject: str) -> bool | None:
+        """Say whether what lies here was learnt from a subject; None if an earlier version of the stage made it."""
+        found = hashed_in(self.folder / LEARNT_FROM, [subject])
+        return None if found is None else bool(found)
+
+    def discard(self) -> None:
+        """Remove images, feature maps, and the note on whom they were learnt from; the tables stay."""
+        remove_folder(self.folder / IMAGES, below=self.folder)
+        for path in (*self.folder.glob("features-*.safetensors"), self.folder / LEARNT_FROM):
+            path.unlink(missing_ok=True)
 
     def save_image(self, name: str, content: bytes, facts: Mapping[str, Any]) -> str:
         """Write an image and, beside it, what it is, as JSON; return the hash of the image."""

@@ -1,7 +1,6 @@
 """The artifact of the stage update: sums over patients, who is in, and what was said of each before it was learnt."""
 
 import hashlib
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,17 +10,16 @@ import pandas as pd
 import safetensors
 import safetensors.numpy
 
-from cohort.names import canonical
 from files.reading import file_sha256
 from files.writing import real_folder, replacing
 from models.joint.blocks import Blocks
 from models.joint.sums import Cell, Sums
 from pipeline.core.provenance import digest
 from pipeline.store.base import Artifact, ArtifactError, read_record, write_record
+from pipeline.store.subject_hashes import add_hashes, hashed_in
 from synthesis.updating import Updated
 
 RECORD, LOG, FORGOTTEN = "versions.json", "prequential.csv", "forgotten.json"
-ROUNDS = 20_000  # of PBKDF2
 
 
 class UpdateSet(Artifact):
@@ -134,18 +132,12 @@ class UpdateSet(Artifact):
 
     def forgotten(self, subjects: Sequence[str]) -> list[str]:
         """Return those of some subjects who were to be forgotten; only hashes of their ids are kept."""
-        record = read_record(self.folder / FORGOTTEN) or {}
-        if not record.get("subjects"):
-            return []
-        salt = bytes.fromhex(record["salt"])
-        return [name for name in subjects if _hash(name, salt) in record["subjects"]]
+        return hashed_in(self.folder / FORGOTTEN, subjects) or []
 
     def never_again(self, subject: str) -> None:
         """Note, as a hash, that a subject was to be forgotten."""
         real_folder(self.folder, below=self.folder.parent)
-        record = read_record(self.folder / FORGOTTEN) or {"salt": secrets.token_hex(16), "subjects": []}
-        hashes = {*record["subjects"], _hash(subject, bytes.fromhex(record["salt"]))}
-        write_record(self.folder / FORGOTTEN, {"salt": record["salt"], "subjects": sorted(hashes)})
+        add_hashes(self.folder / FORGOTTEN, [subject])
 
     def contents(self) -> dict[str, Any]:
         """Return the fingerprint of the state and of all updates, and counts."""
@@ -183,7 +175,3 @@ def _cohort_of(folder: Path) -> list[str]:
     """Return the manifest that a version of an earlier program was made from."""
     cohort = (Artifact(folder).manifest or {}).get("made_from", {}).get("inputs", {}).get("cohort")
     return [cohort] if cohort else []
-
-
-def _hash(subject: str, salt: bytes) -> str:
-    return hashlib.pbkdf2_hmac("sha256", canonical(subject).encode("utf-8", "surrogateescape"), salt, ROUNDS).hex()

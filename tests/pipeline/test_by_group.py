@@ -130,6 +130,48 @@ def test_imputations_are_worse_in_the_group_that_was_made_worse(tmp_path: Path) 
     assert (found["low"] < found["mean"]).all()
 
 
+def test_imputations_of_patients_who_change_class_are_exchanged_among_themselves(tmp_path: Path) -> None:
+    """Twelve patients have a second visit with the other class; which of the two comes first must not matter."""
+    out = ImputedSet(real_folder(tmp_path / "impute", below=tmp_path))
+    random = np.random.default_rng(1)
+    changing = PEOPLE[:12]
+    names = [*PEOPLE, *(f"{name}_2" for name in changing)]
+    subjects = [*PEOPLE, *changing]
+    truth = [int(name[1:]) % 2 for name in PEOPLE] + [1 - int(name[1:]) % 2 for name in changing]
+    rows = [
+        {"repeat": 1, "modality": "PET", "observation": name, "from": "MRI", "crps_without": 3.0,
+         "crps": random.normal(1 + 0.4 * (SEX[who] == "F") + 2 * (who in changing), 0.5)}
+        for name, who in zip(names, subjects, strict=True)
+    ]  # fmt: skip
+    test = pd.DataFrame({"observation": names, "subject": subjects, "truth": truth})
+    found = []
+    for order in (1, -1):  # the second visits last, or first
+        out.save_table("quality.csv", pd.DataFrame(rows[::order]))
+        finish(out)
+        audit = Audit(smallest=5, permutations=400, seed=0)
+        audit.imputations(out, NOW, test, {"sex": SEX})
+        found.append(audit.imputed["gaps_imputed.csv"])
+        assert audit.notes == [
+            "imputed PET: 12 patients change class between sessions (p00, p01, p02, p03, p04, …); each counts once, "
+            "with the mean of all sessions, and the random groups exchange them among themselves"
+        ]
+        assert audit.imputed["groups_imputed.csv"]["subjects"].sum() == len(PEOPLE)
+    pd.testing.assert_frame_equal(*found)
+    crps = pd.DataFrame(rows).assign(subject=subjects).groupby("subject")["crps"].mean()
+    stratum = [name if name == "changes" else str(int(who[1:]) % 2) for who in PEOPLE
+               for name in ["changes" if who in changing else "once"]]  # fmt: skip
+    drawn, value, women = np.random.default_rng(7), crps[PEOPLE].to_numpy(), (SEX[PEOPLE] == "F").to_numpy()
+    gap = abs(value[women].mean() - value[~women].mean())
+    as_large = 0
+    for _ in range(2000):
+        mixed = women.copy()
+        for each in set(stratum):
+            members = np.flatnonzero([name == each for name in stratum])
+            mixed[members] = drawn.permutation(women[members])
+        as_large += abs(value[mixed].mean() - value[~mixed].mean()) >= gap
+    assert found[0]["p"].iloc[0] == pytest.approx(as_large / 2000, abs=0.05)
+
+
 def test_synthetic_patients_are_judged_by_group_and_their_shares_counted(tmp_path: Path) -> None:
     judge = JudgementTables(real_folder(tmp_path / "judge", below=tmp_path))
     made = SyntheticCohort(real_folder(tmp_path / "synthesise", below=tmp_path))

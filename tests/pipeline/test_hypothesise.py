@@ -11,6 +11,7 @@ from helpers import toy_run
 from pydantic import ValidationError
 
 from console.errors import InputError
+from models.joint.gaussian import TooFewPatientsError
 from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.run import run_stage
 from pipeline.specs.hypothesise import STAGE as HYPOTHESISE
@@ -100,6 +101,28 @@ def test_only_test_patients_are_asked_and_each_is_written_down(done: Path) -> No
     effect = out.read().query("hypothesis == 'MRI along class by -1 sd' and target == 'PET'").iloc[0]
     assert rows.groupby("repeat")["difference"].mean().mean() == pytest.approx(effect["effect"])
     assert (rows["sd"] > 0).all()
+
+
+def test_the_control_knows_whose_sessions_training_patients_are(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = scans()
+    again_ = table.assign(session="2", observation=table["subject"] + "_2", scan=table["scan"] + "_2")
+    whole = pd.concat([table, again_], ignore_index=True)
+    toy_run.fill(tmp_path, whole)
+    linked(tmp_path, whole)
+    seen: list[tuple[str, ...]] = []
+
+    def watched(rows: np.ndarray, *rest: object, subjects: tuple[str, ...], **more: object) -> None:
+        assert len(subjects) == len(rows)
+        seen.append(subjects)
+        raise TooFewPatientsError("this control is not wanted here")
+
+    monkeypatch.setattr("pipeline.stages.hypothesise.permuted", watched)
+    again(tmp_path)
+    splits = SplitTables(tmp_path / "split").splits()
+    train = sorted(splits.loc[splits["split"] == "train", "subject"])
+    assert seen[0] == tuple(name for name in train for _ in range(2))
 
 
 def test_sessions_of_a_patient_are_not_several_patients(done: Path, tmp_path: Path) -> None:

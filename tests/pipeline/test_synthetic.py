@@ -105,6 +105,16 @@ def test_the_manifest_has_every_image_with_label_covariates_and_origin(run: Call
     assert all((folder / "judge" / path).is_file() for path in judged["path"])
 
 
+def test_whom_the_patients_were_learnt_from_is_known_and_not_named(run: Callable[..., int]) -> None:
+    folder = run.folder / "run"  # type: ignore[attr-defined]
+    splits = SplitTables(folder / "split").splits().query("repeat == 1").set_index("subject")["split"]
+    made = SyntheticCohort(folder / "synthesise")
+    for subject, split in splits.items():
+        assert made.learnt_from(str(subject)) == (split == "train")
+        assert str(subject) not in (folder / "synthesise" / "learnt_from.json").read_text()
+    assert made.learnt_from("somebody") is False
+
+
 def test_the_label_and_the_image_belong_together(run: Callable[..., int]) -> None:
     folder = run.folder / "run" / "synthesise"  # type: ignore[attr-defined]
     table = pd.read_csv(folder / "manifest.csv", dtype=str).query("modality == 'low'")

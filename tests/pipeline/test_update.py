@@ -22,7 +22,8 @@ from pipeline.specs.update import STAGE as UPDATE
 from pipeline.store.base import ArtifactError, read_record, write_record
 from pipeline.store.contribution import ContributionSet
 from pipeline.store.features import FeatureStore
-from pipeline.store.tables import CohortTables
+from pipeline.store.synthetic import SyntheticCohort
+from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.update import UpdateSet, expired_beside, expired_calibration
 from pipeline.store.volumes import VolumeSet
 from synthesis.updating import apart
@@ -310,14 +311,22 @@ def test_who_left_the_manifest_first_is_forgotten_too(copied: Path) -> None:
     assert "in no sums" in said
 
 
+def drawn_in(workspace: Path) -> SyntheticCohort:
+    """Synthetic patients, as an earlier version of the stage left them: nobody is noted."""
+    drawn = SyntheticCohort(workspace / "synthesise")
+    (drawn.folder / "images").mkdir(parents=True)
+    (drawn.folder / "features-0.safetensors").write_bytes(b"maps")
+    (drawn.folder / "synthesis.json").write_text('{"repeat": 1}')
+    return drawn
+
+
 def test_what_was_drawn_from_the_patient_and_what_was_sent_is_removed(copied: Path) -> None:
     splits = pd.read_csv(copied / "split" / "splits.csv", dtype={"subject": str})
     first = splits[splits["repeat"] == 1].set_index("split")["subject"]
     inside, outside = first["train"].iloc[0], first["test"].iloc[0]
-    drawn = copied / "synthesise"
-    (drawn / "images").mkdir(parents=True)
-    (drawn / "features-0.safetensors").write_bytes(b"maps")
-    (drawn / "synthesis.json").write_text('{"repeat": 1}')
+    drawn = drawn_in(copied).folder
+    now = SplitTables(copied / "split").fingerprint
+    write_record(drawn / "manifest.json", {"made_from": {"inputs": {"split": now}}, "files": {}})
     sums = copied / "contribute" / "contribution.safetensors"
     sums.parent.mkdir()
     sums.write_bytes(b"sums")
@@ -342,6 +351,64 @@ def test_what_was_drawn_from_the_patient_and_what_was_sent_is_removed(copied: Pa
     assert release["forgotten"]
     assert inside not in str(release)
     assert release["summed"]["MRI"][1] == ["other", "other_1", "hash"]
+
+
+def in_training(workspace: Path, split: str) -> str:
+    splits = SplitTables(workspace / "split").splits()
+    return str(splits.query("repeat == 1 and split == @split")["subject"].iloc[0])
+
+
+@pytest.mark.parametrize("by_now", ["test", "nowhere"])
+def test_what_was_drawn_before_new_splits_is_found(copied: Path, by_now: str) -> None:
+    """By the new splits the patient is tested, or is no patient any more; the drawn ones were learnt from him."""
+    gone, stays = in_training(copied, "train"), in_training(copied, "test")
+    drawn = SyntheticCohort(copied / "synthesise")
+    drawn.begin([gone])
+    (drawn.folder / "images" / "syn.png").write_bytes(b"drawn")
+    (drawn.folder / "synthesis.json").write_text('{"repeat": 1}')
+    assert gone.encode() not in (drawn.folder / "learnt_from.json").read_bytes()
+    split = SplitTables(copied / "split")
+    rows = split.splits()
+    (split.folder / "splits.csv").unlink()
+    rows = rows.assign(split=rows["split"].where(rows["subject"] != gone, "test")) if by_now == "test" else rows[:0]
+    split.save_table("splits.csv", rows)
+    assert not [line for line in forget(copied, stays) if line.startswith("synthesise")]
+    assert (drawn.folder / "images").exists()
+    assert "synthesise: its patients were drawn from the subject among others" in "\n".join(forget(copied, gone))
+    assert sorted(path.name for path in drawn.folder.iterdir()) == ["synthesis.json"]
+
+
+def test_a_patient_of_whom_nothing_but_drawn_patients_is_left_can_be_forgotten(copied: Path) -> None:
+    SyntheticCohort(copied / "synthesise").begin(["gone"])
+    assert "synthesise: its patients were drawn from the subject" in "\n".join(forget(copied, "gone"))
+    with pytest.raises(InputError, match="knows no subject 'gone'"):
+        forget(copied, "gone")
+
+
+def test_if_nobody_noted_from_whom_was_drawn_and_splits_are_others_it_is_removed(copied: Path) -> None:
+    tested = in_training(copied, "test")
+    drawn = drawn_in(copied)
+    now = SplitTables(copied / "split").fingerprint
+    for split, removed in ((now, False), ("others", True)):
+        write_record(drawn.folder / "manifest.json", {"made_from": {"inputs": {"split": split}}, "files": {}})
+        said = "\n".join(forget(copied, tested))
+        assert (not drawn.folder.joinpath("images").exists()) == removed
+        assert ("it may have been the subject, so they are removed" in said) == removed
+
+
+def test_pictures_of_patients_of_earlier_splits_are_removed(copied: Path) -> None:
+    """A patient who is in the sums alone, and may have been in earlier splits."""
+    wall = copied / "judge" / "wall-0-real.png"
+    wall.parent.mkdir()
+    split = SplitTables(copied / "split")
+    known = split.fingerprint
+    rows = split.splits()
+    split.save_table("splits.csv", rows[~rows["subject"].isin(["s02", "s03"])])
+    for gone, seen, removed in (("s02", known, False), ("s03", "others", True)):
+        wall.write_bytes(b"shown")
+        write_record(copied / "judge" / "manifest.json", {"made_from": {"inputs": {"split": seen}}, "files": {}})
+        forget(copied, gone)
+        assert wall.exists() != removed
 
 
 def test_forgetting_a_patient_keeps_how_scans_were_prepared(copied: Path) -> None:

@@ -12,6 +12,7 @@ from synthesis.hypotheses import (
     class_axis,
     displacement,
     distance,
+    of_somebody_else,
     outcomes,
     permuted,
     random_moves,
@@ -72,13 +73,49 @@ def test_controls_are_silent() -> None:
         made = confounded(seed, draws=15)
         move = displacement(made.model, question)
         moves = np.repeat(move[None], len(made.tested), axis=0)
-        mixed = permuted(made.rows, made.labels, BLOCKS, 2, "MRI", draws=15, seed=seed)
+        once = [f"s{i}" for i in range(len(made.rows))]
+        mixed = permuted(made.rows, made.labels, BLOCKS, 2, "MRI", subjects=once, draws=15, seed=seed)
         changed = outcomes(made.model, question, made.tested, shift(mixed, question, made.tested, moves))
         e = mean_difference([changed["PET"]])
         silent["permuted"] += e.low <= 0 <= e.high
         e = effect(made, question, move=random_moves(made.model, move, "MRI", len(made.tested), seed))
         silent["random"] += e.low <= 0 <= e.high
     assert min(silent.values()) >= 8
+
+
+def test_sessions_of_a_patient_get_those_of_one_other_patient() -> None:
+    """Shuffled one by one, sessions of a patient would be alike no more, and chance would link less than it does."""
+    subjects = np.repeat([f"s{i}" for i in range(12)], np.arange(12) % 4 + 1)
+    session = np.concatenate([np.arange(n % 4 + 1) for n in range(12)])
+    for seed in range(20):
+        taken = of_somebody_else(list(subjects), np.random.default_rng(seed))
+        giver = {who: set(subjects[taken[subjects == who]]) for who in set(subjects)}
+        assert all(len(of) == 1 for of in giver.values())
+        assert {who for of in giver.values() for who in of} == set(subjects)  # each gives once
+        assert all(of != {who} for who, of in giver.items())
+        sizes = np.array([(subjects == subjects[i]).sum() for i in taken])
+        np.testing.assert_array_equal(session[taken], session % sizes)
+    np.testing.assert_array_equal(of_somebody_else(["a", "a"], np.random.default_rng(0)), [0, 1])
+
+
+def visits(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """30 patients with 8 visits, nine tenths of whose variance is the patient's; nothing links the blocks."""
+    random = np.random.default_rng([seed, 9])
+    own = np.sqrt(0.9) * random.standard_normal((30, BLOCKS.width))
+    rows = np.repeat(own, 8, axis=0) + np.sqrt(0.1) * random.standard_normal((240, BLOCKS.width))
+    return rows, np.repeat(np.arange(30) % 2, 8), [f"s{i:02d}" for i in range(30) for _ in range(8)]
+
+
+def test_pairings_are_permuted_by_patient() -> None:
+    """What chance links among 30 patients: a correlation of 1 / sqrt(30), however often they come."""
+    found: dict[str, list[float]] = {"by patient": [], "by visit": []}
+    for seed in range(12):
+        rows, labels, subjects = visits(seed)
+        for name, of in (("by patient", subjects), ("by visit", [str(i) for i in range(len(rows))])):
+            mixed = permuted(rows, labels, BLOCKS, 2, "MRI", subjects=of, draws=0, seed=seed)
+            covariance = mixed.estimate.covariance[:4, 4:8]
+            found[name].append(float(np.square(covariance).mean()))
+    assert np.mean(found["by patient"]) > 2 * np.mean(found["by visit"])
 
 
 def test_the_probability_moves_with_the_source_and_with_what_it_brings_along() -> None:
