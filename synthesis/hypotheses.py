@@ -126,7 +126,7 @@ def permuted(
     there = np.flatnonzero(~np.isnan(rows[:, part.start]))
     mixed = rows.copy()
     random = np.random.default_rng([seed, 5])
-    mixed[there, part] = rows[there[of_somebody_else([subjects[i] for i in there], random)], part]
+    mixed[there, part] = rows[there[of_somebody_else([subjects[int(i)] for i in there], random)], part]
     return fit(sums_of(mixed, labels, blocks, classes), draws=draws, seed=seed)
 
 
