@@ -97,7 +97,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     sizes = Sizes()
     if arguments.quick:
         sizes = replace(sizes, judge_epochs=(1, 1), basis_pictures=500, code=16)
-        splits = {name: Split(part.pictures[:600], part.labels[:600]) for name, part in splits.items()}
+        splits = {name: part.first(600) for name, part in splits.items()}
         arguments.vae_epochs, arguments.steps, arguments.width, arguments.tested = 1, 20, 32, 50
     place = arguments.cache / ("quick" if arguments.quick else "full")
     place.mkdir(exist_ok=True)

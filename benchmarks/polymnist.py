@@ -14,7 +14,7 @@ Source: Sutter, Daunhawer and Vogt 2021, "Generalized multimodal ELBO" (MoPoE), 
 import hashlib
 import json
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +48,19 @@ class Split:
     Attributes:
         pictures: (n, 5, 3, 28, 28), uint8.
         labels: the digit, (n,), int64.
+        shapes: where the digit is white, so where the background is inverted, (n, 5, 28, 28), bool.
     """
 
     pictures: Tensor
     labels: Tensor
+    shapes: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def first(self, count: int) -> "Split":
+        """Return the first tuples."""
+        return Split(self.pictures[:count], self.labels[:count], self.shapes[:count])
 
     def of(self, modality: int) -> Tensor:
         """Return the pictures of one modality, (n, 3, 28, 28), float32 in [0, 1]."""
@@ -108,32 +114,37 @@ def make(digits: list[Bytes], papers: list[Bytes], *, seed: int = SEED) -> dict[
     """
     random = np.random.default_rng(seed)
     edges = np.cumsum([0.0, *SPLITS.values()])
-    parts: dict[str, tuple[list[Bytes], list[int]]] = {name: ([], []) for name in SPLITS}
+    parts: dict[str, tuple[list[Bytes], list[int], list[NDArray[np.bool_]]]] = {name: ([], [], []) for name in SPLITS}
     for label, every in enumerate(digits):
         order = random.permutation(len(every))
-        for number, (name, (rows, labels)) in enumerate(parts.items()):
+        for number, (name, (rows, labels, shapes)) in enumerate(parts.items()):
             low, high = (round(float(edge) * len(every)) for edge in edges[number : number + 2])
-            own = every[order[low:high]]
+            own = every[order[low:high]] >= 128
             for _ in range(ROUNDS[name]):
-                made = [_on_paper(own[random.permutation(len(own))], paper, random) for paper in papers]
-                rows.append(np.stack(made, axis=1))
+                made = []
+                for paper in papers:
+                    white = own[random.permutation(len(own))]
+                    made.append((_on_paper(white, paper, random), white))
+                rows.append(np.stack([pictures for pictures, _ in made], axis=1))
+                shapes.append(np.stack([white for _, white in made], axis=1))
                 labels += [label] * len(own)
     out = {}
-    for name, (rows, labels) in parts.items():
+    for name, (rows, labels, shapes) in parts.items():
         mixed = random.permutation(len(labels))
         out[name] = Split(
             torch.from_numpy(np.ascontiguousarray(np.concatenate(rows)[mixed])),
             torch.tensor(labels, dtype=torch.int64)[mixed],
+            torch.from_numpy(np.ascontiguousarray(np.concatenate(shapes)[mixed])),
         )
     return out
 
 
-def _on_paper(digits: Bytes, paper: Bytes, random: np.random.Generator) -> Bytes:
+def _on_paper(white: NDArray[np.bool_], paper: Bytes, random: np.random.Generator) -> Bytes:
     """Put digits (n, 28, 28) on crops of a background: (n, 3, 28, 28)."""
-    tops = random.integers(0, paper.shape[0] - SIDE + 1, len(digits))
-    lefts = random.integers(0, paper.shape[1] - SIDE + 1, len(digits))
+    tops = random.integers(0, paper.shape[0] - SIDE + 1, len(white))
+    lefts = random.integers(0, paper.shape[1] - SIDE + 1, len(white))
     crops = np.stack([paper[t : t + SIDE, x : x + SIDE] for t, x in zip(tops, lefts, strict=True)])
-    return np.where((digits >= 128)[..., None], 255 - crops, crops).transpose(0, 3, 1, 2)
+    return np.where(white[..., None], 255 - crops, crops).transpose(0, 3, 1, 2)
 
 
 def fingerprint(splits: dict[str, Split]) -> str:
@@ -155,10 +166,10 @@ def load(digits: Path, cache: Path) -> dict[str, Split]:
     Raises:
         WrongFileError: digits, pictures, or what was made of them are not what they were.
     """
-    path = cache / f"polymnist-{SEED}.safetensors"
+    path = cache / f"polymnist-{SEED}-shapes.safetensors"
     if path.is_file():
         arrays = load_file(path)
-        splits = {name: Split(arrays[f"{name}.pictures"], arrays[f"{name}.labels"]) for name in SPLITS}
+        splits = {name: Split(*(arrays[f"{name}.{item.name}"] for item in fields(Split))) for name in SPLITS}
     else:
         splits = make(read_digits(digits), backgrounds())
         cache.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from benchmarks.polymnist import CLASSES, MODALITIES, SIDE, Split
+from benchmarks.polymnist import CLASSES, MODALITIES, SIDE, Bytes, Split, backgrounds
 from models.fit import fit
 from models.settings import Training
 
@@ -38,11 +38,13 @@ class Sizes:
         code: components of a modality.
         basis_pictures: of training, that a basis is learnt from.
         judge_epochs: of each judge, at either of `RATES`.
+        judge_moved: pixels at most that a training digit is moved for a judge.
     """
 
     code: int = 64
     basis_pictures: int = 6000
-    judge_epochs: tuple[int, int] = (6, 2)
+    judge_epochs: tuple[int, int] = (10, 8)
+    judge_moved: int = 1
 
 
 class Judge(nn.Sequential):
@@ -50,9 +52,9 @@ class Judge(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Conv2d(3, 24, 5, stride=2, padding=2), nn.ReLU(),
-            nn.Conv2d(24, 48, 5, stride=2, padding=2), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
-            nn.Linear(48 * 49, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, CLASSES),
+            nn.Conv2d(3, 24, 5, stride=2, padding=2), nn.BatchNorm2d(24), nn.ReLU(),
+            nn.Conv2d(24, 48, 5, stride=2, padding=2), nn.BatchNorm2d(48), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2),
+            nn.Linear(48 * 49, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, CLASSES),
         )  # fmt: skip
 
     def features(self, pictures: Tensor) -> Tensor:
@@ -62,22 +64,57 @@ class Judge(nn.Sequential):
         return pictures
 
 
-def fit_judge(splits: dict[str, Split], modality: int, sizes: Sizes) -> Judge:
-    """Train the judge of a modality; of each rate the epoch that is best in validation stays."""
-    parts = [splits["train"], splits["validation"]]
-    pictures = torch.cat([part.pictures[:, modality] for part in parts])
-    labels = torch.cat([part.labels for part in parts])
-    train, validation = torch.arange(len(labels)).split([len(part) for part in parts])
+def fit_judge(splits: dict[str, Split], modality: int, sizes: Sizes, paper: Bytes) -> Judge:
+    """Train the judge of a modality; of each rate the epoch that is best in validation stays.
+
+    A training digit is moved and put on another crop of the background whenever it is seen. Validation pictures stay
+    as they are.
+
+    Args:
+        splits: of the tuples.
+        modality: number of the modality, seed of weights and chance.
+        sizes: of the training.
+        paper: its background, (height, width, 3).
+    """
+    train, validation = splits["train"], splits["validation"]
+    labels = torch.cat([train.labels, validation.labels])
+    items = torch.arange(len(labels)).split([len(train), len(validation)])
     torch.manual_seed(modality)
+    random = torch.Generator().manual_seed(modality)
     judge = Judge()
 
     def loss(items: Tensor, learning: bool) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(judge(pictures[items].float() / 255), labels[items])}
+        if learning:
+            shown = fresh_pictures(train.shapes[items, modality], paper, sizes.judge_moved, random)
+        else:
+            shown = validation.pictures[items - len(train), modality].float() / 255
+        return {"ce": F.cross_entropy(judge(shown), labels[items])}
 
     for rate, epochs in zip(RATES, sizes.judge_epochs, strict=True):
         training = Training(epochs, 64, rate, weight_decay=0.0, patience=epochs, seed=modality)
-        fit(judge, loss, train=train, validation=validation, training=training)
+        fit(judge, loss, train=items[0], validation=items[1], training=training)
     return judge
+
+
+def fresh_pictures(shapes: Tensor, paper: Bytes, moved: int, random: torch.Generator) -> Tensor:
+    """Move digits a little and put each on a random crop of a background.
+
+    Args:
+        shapes: where digits are white, (n, 28, 28), bool.
+        paper: the background, (height, width, 3).
+        moved: pixels at most along either axis.
+        random: source of chance.
+
+    Returns:
+        (n, 3, 28, 28), float32 in [0, 1].
+    """
+    crops = torch.from_numpy(paper.copy()).unfold(0, SIDE, 1).unfold(1, SIDE, 1)
+    tops, lefts = (torch.randint(count, (len(shapes),), generator=random) for count in crops.shape[:2])
+    windows = F.pad(shapes, (moved,) * 4).unfold(1, SIDE, 1).unfold(2, SIDE, 1)
+    down, right = torch.randint(2 * moved + 1, (2, len(shapes)), generator=random)
+    white = windows[torch.arange(len(shapes)), down, right]
+    shown = crops[tops, lefts].float() / 255
+    return torch.where(white[:, None], 1 - shown, shown)
 
 
 @dataclass(frozen=True)
@@ -147,10 +184,11 @@ class Studio:
 def studio(splits: dict[str, Split], sizes: Sizes, cache: Path, judged: tuple[int, ...]) -> Studio:
     """Return judges, from the cache where they are there, and bases."""
     judges: dict[int, Judge] = {}
-    settings = {"judge_epochs": list(sizes.judge_epochs)}
-    for m in judged:
-        path = cache / f"judge-{m}.safetensors"
-        judges[m] = _cached(path, Judge(), settings, partial(fit_judge, splits, m, sizes))
+    settings = {"judge_epochs": list(sizes.judge_epochs), "judge_moved": sizes.judge_moved}
+    for m, paper in enumerate(backgrounds()):
+        if m in judged:
+            path = cache / f"judge-{m}.safetensors"
+            judges[m] = _cached(path, Judge(), settings, partial(fit_judge, splits, m, sizes, paper))
     learnt = splits["train"].pictures[: sizes.basis_pictures]
     bases = [fit_picture_basis(learnt[:, m], sizes.code) for m in range(len(MODALITIES))]
     return Studio(judges, tuple(bases))

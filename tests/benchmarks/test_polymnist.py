@@ -13,7 +13,7 @@ from baselines.vae import MultiVae
 from benchmarks import bench_polymnist as bench
 from benchmarks.polymnist import CLASSES, MODALITIES, SIDE, SPLITS, WrongFileError, load, make, read_digits
 from benchmarks.polymnist_models import fit_mixture
-from benchmarks.polymnist_networks import Sizes
+from benchmarks.polymnist_networks import Sizes, fresh_pictures
 from benchmarks.polymnist_scores import conditional_coherence, joint_coherence
 from benchmarks.polymnist_vaes import KINDS, PRIVATE, bound, divergence, fit_vae, one_of, random_subsets
 
@@ -42,16 +42,36 @@ def test_a_digit_is_inverted_into_its_background_and_in_one_part_only() -> None:
             pictures = part.pictures[:, m]
             low = 30 * (m + 1)
             assert set(pictures.unique().tolist()) == {low, 255 - low}
-            place = (pictures[:, 0] == 255 - low).flatten(1)
-            assert (place.sum(1) == 1).all()
-            assert (place.float().argmax(1) // 20 == part.labels).all()
-            seen[name] |= set(place.float().argmax(1).tolist())
+            place = pictures[:, 0] == 255 - low
+            assert (place.sum((1, 2)) == 1).all()
+            assert (place == part.shapes[:, m]).all()
+            assert (place.flatten(1).float().argmax(1) // 20 == part.labels).all()
+            seen[name] |= set(place.flatten(1).float().argmax(1).tolist())
     first, second = ((splits["train"].pictures[:, m, 0] != 30 * (m + 1)).flatten(1).float().argmax(1) for m in (0, 1))
     assert (first != second).float().mean() > 0.8  # of a tuple, other digits of its class
     assert not seen["train"] & seen["test"]
     assert not seen["train"] & seen["validation"]
     assert len(set.union(*seen.values())) == 200
     assert sum(SPLITS.values()) == pytest.approx(1)
+
+
+def test_a_judge_learns_from_moved_digits_on_other_crops() -> None:
+    paper = np.random.default_rng(0).integers(0, 100, (40, 50, 3), dtype=np.uint8)
+    shapes = torch.zeros(300, SIDE, SIDE, dtype=torch.bool)
+    shapes[:, 10, 12] = True
+    shown = fresh_pictures(shapes, paper, 2, torch.Generator().manual_seed(0))
+    assert shown.shape == (300, 3, SIDE, SIDE)
+    white = (shown > 0.5).all(1)
+    assert (white.sum((1, 2)) == 1).all()
+    assert set(white.any(2).int().argmax(1).tolist()) == {8, 9, 10, 11, 12}  # rows
+    assert set(white.any(1).int().argmax(1).tolist()) == {10, 11, 12, 13, 14}  # columns
+    inverted = torch.where(white[:, None], 1 - shown, shown)
+    crops = torch.from_numpy(paper).float().unfold(0, SIDE, 1).unfold(1, SIDE, 1).flatten(0, 1) / 255
+    near = torch.cdist(inverted.flatten(1), crops.flatten(1))
+    assert near.min(1).values.max() < 1e-4
+    assert len(set(near.argmin(1).tolist())) > 100  # of the 13 x 23 crops
+    still = fresh_pictures(shapes, paper, 0, torch.Generator().manual_seed(0))
+    assert ((still > 0.5).all(1) == shapes).all()
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
