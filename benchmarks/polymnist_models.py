@@ -1,20 +1,30 @@
 """Joint models of the codes of PolyMNIST, each as something that draws the codes of missing modalities."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from scipy.special import logsumexp
+from torch import Tensor
 
 from benchmarks.polymnist import CLASSES, MODALITIES
+from files.writing import replacing
 from models.joint.blocks import Blocks
 from models.joint.diffusion import Diffusion, DiffusionConfig
-from models.joint.diffusion_fit import fit_diffusion
+from models.joint.diffusion_fit import STEP, fit_diffusion, held_out_loss
 from models.joint.gaussian import JointGaussian, fit_estimate, log_density
 from models.joint.posterior import draw
 from models.joint.sums import sums_of
 
+SECONDS, CURVE = "CPU s", "validation"  # of a kept state
 Codes = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
@@ -93,17 +103,55 @@ def fit_mixture(rows: Codes, labels: Labels) -> Mixture:
 
 @dataclass
 class Diffused:
-    """The diffusion engine."""
+    """The diffusion engine.
+
+    Attributes:
+        engine: trained.
+        curve: steps → loss on validation tuples, of the averaged weights.
+        earlier_s: CPU seconds of training that were spent before this process.
+    """
 
     engine: Diffusion
+    curve: dict[int, float]
+    earlier_s: float
 
     def draw(self, rows: Codes, random: np.random.Generator) -> Codes:
         """Draw missing codes; the digit is not told."""
         return np.asarray(self.engine.draw(rows, 1, random)[0][0])
 
 
-def fit_diffused(rows: Codes, labels: Labels, classes: int, config: DiffusionConfig) -> Diffused:
-    """Train the diffusion engine of `models.joint`; with K = 1 it sees no labels, as the VAEs."""
-    blocks = blocks_of(rows.shape[1] // len(MODALITIES))
-    known = labels if classes > 1 else np.zeros_like(labels)
-    return Diffused(fit_diffusion(rows, known, blocks, classes, config))
+def fit_diffused(
+    codes: dict[str, Codes], labels: dict[str, Labels], classes: int, config: DiffusionConfig, folder: Path
+) -> Diffused:
+    """Train the diffusion engine of `models.joint`; with K = 1 it sees no labels, as the VAEs.
+
+    Args:
+        codes: of training and validation, each tuple with a modality at least.
+        labels: digits of the same tuples.
+        classes: 10, or 1 without labels.
+        config: of the engine.
+        folder: of states in training; a run that was stopped goes on from there.
+    """
+    blocks = blocks_of(codes["train"].shape[1] // len(MODALITIES))
+    known = {name: each if classes > 1 else np.zeros_like(each) for name, each in labels.items()}
+    content = hashlib.sha256(np.nan_to_num(codes["train"], nan=-1e300).tobytes() + known["train"].tobytes())
+    content.update(json.dumps([classes, asdict(config)]).encode())
+    folder.mkdir(exist_ok=True)
+    path = folder / f"diffusion-{content.hexdigest()[:16]}.safetensors"
+    state = load_file(path) if path.is_file() else None
+    earlier_s = 0.0 if state is None else float(state[SECONDS])
+    curve: dict[int, float] = {}
+    if state is not None:
+        curve = {int(step): loss for step, loss in state[CURVE].tolist()}
+    started, probe = time.process_time(), Diffusion(blocks, classes, config).eval()
+
+    def keep(state: Mapping[str, Tensor]) -> None:
+        averaged = {name.removeprefix("averaged."): each for name, each in state.items() if "averaged." in name}
+        probe.load_state_dict(averaged)
+        curve[int(state[STEP])] = held_out_loss(probe, codes["validation"], known["validation"])
+        spent = torch.tensor(earlier_s + time.process_time() - started)
+        with replacing(path) as partial_file:
+            save_file({**state, SECONDS: spent, CURVE: torch.tensor(list(curve.items()))}, partial_file)
+
+    engine = fit_diffusion(codes["train"], known["train"], blocks, classes, config, state=state, keep=keep)
+    return Diffused(engine, curve, earlier_s)

@@ -37,13 +37,13 @@ class Sizes:
     Attributes:
         code: components of a modality.
         basis_pictures: of training, that a basis is learnt from.
-        judge_epochs: of each judge, at either of `RATES`.
+        judge_epochs: of each judge, at either of `RATES`; chosen on validation pictures.
         judge_moved: pixels at most that a training digit is moved for a judge.
     """
 
     code: int = 64
     basis_pictures: int = 6000
-    judge_epochs: tuple[int, int] = (10, 8)
+    judge_epochs: tuple[tuple[int, int], ...] = ((5, 3), (5, 3), (5, 3), (5, 3), (10, 8))
     judge_moved: int = 1
 
 
@@ -90,7 +90,7 @@ def fit_judge(splits: dict[str, Split], modality: int, sizes: Sizes, paper: Byte
             shown = validation.pictures[items - len(train), modality].float() / 255
         return {"ce": F.cross_entropy(judge(shown), labels[items])}
 
-    for rate, epochs in zip(RATES, sizes.judge_epochs, strict=True):
+    for rate, epochs in zip(RATES, sizes.judge_epochs[modality], strict=True):
         training = Training(epochs, 64, rate, weight_decay=0.0, patience=epochs, seed=modality)
         fit(judge, loss, train=items[0], validation=items[1], training=training)
     return judge
@@ -184,9 +184,9 @@ class Studio:
 def studio(splits: dict[str, Split], sizes: Sizes, cache: Path, judged: tuple[int, ...]) -> Studio:
     """Return judges, from the cache where they are there, and bases."""
     judges: dict[int, Judge] = {}
-    settings = {"judge_epochs": list(sizes.judge_epochs), "judge_moved": sizes.judge_moved}
     for m, paper in enumerate(backgrounds()):
         if m in judged:
+            settings = {"judge_epochs": list(sizes.judge_epochs[m]), "judge_moved": sizes.judge_moved}
             path = cache / f"judge-{m}.safetensors"
             judges[m] = _cached(path, Judge(), settings, partial(fit_judge, splits, m, sizes, paper))
     learnt = splits["train"].pictures[: sizes.basis_pictures]

@@ -117,6 +117,22 @@ def _loss(model: Diffusion, values: Tensor, there: Tensor, random: torch.Generat
     return loss
 
 
+@torch.no_grad()
+def held_out_loss(model: Diffusion, rows: FloatArray, labels: Labels, *, rounds: int = 4, seed: int = 0) -> float:
+    """Return the loss of training over patients that the model was not trained on.
+
+    Args:
+        model: in eval mode.
+        rows: scores, (n, d), NaN where a block is missing.
+        labels: classes, (n,).
+        rounds: of choosing times, noise and what is given, for every patient.
+        seed: of these; with the same one two models are compared on the same noise.
+    """
+    values, there = (each.to(model.centre.device) for each in model.whitened(rows, labels))
+    random = torch.Generator().manual_seed(seed)
+    return float(np.mean([float(_loss(model, values, there, random)) for _ in range(rounds)]))
+
+
 def _rate(step: int, steps: int) -> float:
     """Return the share of the highest learning rate."""
     rise = min(1.0, (step + 1) / max(1, steps // 100))

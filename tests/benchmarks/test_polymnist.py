@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from torch.distributions import Normal, kl_divergence
 
 from baselines.vae import MultiVae
 from benchmarks import bench_polymnist as bench
+from benchmarks import polymnist_models
 from benchmarks.polymnist import CLASSES, MODALITIES, SIDE, SPLITS, WrongFileError, load, make, read_digits
-from benchmarks.polymnist_models import fit_mixture
+from benchmarks.polymnist_models import fit_diffused, fit_mixture
 from benchmarks.polymnist_networks import Sizes, fresh_pictures
 from benchmarks.polymnist_scores import conditional_coherence, joint_coherence
 from benchmarks.polymnist_vaes import KINDS, PRIVATE, bound, divergence, fit_vae, one_of, random_subsets
+from models.joint.diffusion import DiffusionConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -65,11 +68,11 @@ def test_a_judge_learns_from_moved_digits_on_other_crops() -> None:
     assert (white.sum((1, 2)) == 1).all()
     assert set(white.any(2).int().argmax(1).tolist()) == {8, 9, 10, 11, 12}  # rows
     assert set(white.any(1).int().argmax(1).tolist()) == {10, 11, 12, 13, 14}  # columns
-    inverted = torch.where(white[:, None], 1 - shown, shown)
-    crops = torch.from_numpy(paper).float().unfold(0, SIDE, 1).unfold(1, SIDE, 1).flatten(0, 1) / 255
-    near = torch.cdist(inverted.flatten(1), crops.flatten(1))
-    assert near.min(1).values.max() < 1e-4
-    assert len(set(near.argmin(1).tolist())) > 100  # of the 13 x 23 crops
+    beneath = (255 * torch.where(white[:, None], 1 - shown, shown)).round().byte().flatten(1).numpy()
+    crops = torch.from_numpy(paper).unfold(0, SIDE, 1).unfold(1, SIDE, 1).flatten(2).flatten(0, 1).numpy()
+    found = {each.tobytes() for each in beneath}
+    assert found <= {each.tobytes() for each in crops}
+    assert len(found) > 100  # of the 13 x 23 crops
     still = fresh_pictures(shapes, paper, 0, torch.Generator().manual_seed(0))
     assert ((still > 0.5).all(1) == shapes).all()
 
@@ -106,6 +109,47 @@ def test_the_mixture_draws_the_digit_that_is_there() -> None:
     nearest = ((drawn[:, None] - centre) ** 2).sum(-1).argmin(1)
     assert (nearest == labels[:50]).mean() > 0.85
     np.testing.assert_array_equal(drawn[:, :2], rows[:50, :2])
+
+
+def test_the_diffusion_engine_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    codes = {"train": random.standard_normal((60, 10)), "validation": random.standard_normal((20, 10))}
+    labels = {"train": np.arange(60) % CLASSES, "validation": np.arange(20) % CLASSES}
+    config = DiffusionConfig(width=8, layers=1, steps=6, batch=4, keep_every=2, draw_steps=2)
+    whole = fit_diffused(codes, labels, 1, config, tmp_path / "whole")
+    assert list(whole.curve) == [2, 4, 6]
+    assert whole.earlier_s == 0
+
+    writing, written = polymnist_models.save_file, []
+
+    def stopped(state: dict[str, torch.Tensor], path: Path) -> None:
+        if written:
+            raise KeyboardInterrupt
+        writing(state, path)
+        written.append(float(state["CPU s"]))
+
+    monkeypatch.setattr(polymnist_models, "save_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fit_diffused(codes, labels, 1, config, tmp_path / "parts")
+    monkeypatch.setattr(polymnist_models, "save_file", writing)
+    asked: list[int] = []
+    real = polymnist_models.fit_diffusion
+
+    def seen(*arguments: Any, state: dict[str, torch.Tensor] | None, **others: Any) -> Any:
+        asked.append(int(state["step"]) if state else 0)
+        return real(*arguments, state=state, **others)
+
+    monkeypatch.setattr(polymnist_models, "fit_diffusion", seen)
+    parts = fit_diffused(codes, labels, 1, config, tmp_path / "parts")
+    assert asked == [2]
+    assert parts.curve == pytest.approx(whole.curve)
+    assert parts.earlier_s == pytest.approx(written[0])
+    rows = np.full((3, 10), np.nan)
+    np.testing.assert_array_equal(*(each.draw(rows, np.random.default_rng(1)) for each in (whole, parts)))
+    assert len(list((tmp_path / "parts").iterdir())) == 1
+    fit_diffused(codes | {"train": codes["train"] + 1}, labels, 1, config, tmp_path / "other")
+    names = {path.name for path in tmp_path.rglob("*.safetensors")}
+    assert len(names) == 2  # other codes, another state
 
 
 def test_subsets_are_chosen_alike() -> None:
@@ -208,7 +252,7 @@ def test_figures_are_kept_under_everything_that_they_depend_on() -> None:
         key = bench.settings_of(name, arguments, sizes)
         assert bench.settings_of(name, arguments, sizes) == key
         assert bench.settings_of(name, arguments, dataclasses.replace(sizes, code=16)) != key
-        assert bench.settings_of(name, arguments, dataclasses.replace(sizes, judge_epochs=(1, 1))) != key
+        assert bench.settings_of(name, arguments, dataclasses.replace(sizes, judge_epochs=((1, 1),) * 5)) != key
     for word in ("layers", "batch", "learning_rate", "draw_steps"):
         assert f'"{word}"' in bench.settings_of("diffusion", arguments, sizes)
     assert '"latent": 64' in bench.settings_of("MoPoE", arguments, sizes)

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.joint import diffusion_fit
 from models.joint.blocks import Blocks
 from models.joint.diffusion import Diffusion, DiffusionConfig
-from models.joint.diffusion_fit import fit_diffusion, given_blocks
+from models.joint.diffusion_fit import fit_diffusion, given_blocks, held_out_loss
 from models.joint.diffusion_model import DiffusionModel, NeedsLinearError, with_diffusion
 from models.joint.gaussian import regression
 from models.joint.model import JointConfig, JointModel, Patients, fit_model
@@ -69,6 +69,22 @@ def test_patients_that_never_were_are_spread_as_the_known_ones(known: tuple[Worl
     real, _ = here.draw(20_000, np.random.default_rng(6))
     assert np.abs(np.cov(made[0].T) - np.cov(real.T)).max() < 0.3
     assert classes.mean() == pytest.approx(0.5, abs=0.08)
+
+
+def test_the_loss_of_others_is_that_of_patients_who_are_given_and_falls_with_training(
+    known: tuple[World, Diffusion],
+) -> None:
+    here, engine = known
+    rows, labels = here.draw(400, np.random.default_rng(7))
+    loss = held_out_loss(engine, rows, labels)
+    assert held_out_loss(engine, rows, labels) == loss
+    assert held_out_loss(engine, rows, labels, seed=1) != loss
+    untrained = Diffusion(here.blocks, 2, SMALL).eval()
+    untrained.load_state_dict({**untrained.state_dict(), "centre": engine.centre, "spread": engine.spread})
+    assert held_out_loss(untrained, rows, labels) == pytest.approx(1, abs=0.15)  # that of a network that says nothing
+    assert loss < 0.8
+    strangers = rows + 10 * rows.std(axis=0)
+    assert held_out_loss(engine, strangers, labels) > 5 * loss
 
 
 def test_a_link_that_is_no_line_is_learnt() -> None:
