@@ -3,7 +3,8 @@
 On made data: scores of two blocks with shared factors, one hidden in test patients. On the feature maps of a workspace
 (--workspace, after the stage features): each modality in turn (or only --hide) is hidden in all test patients and in
 half of training, and imputed from the others. Ridge is the mean of its regressions from each modality that is there;
-its spread for each feature is the root mean square of its residuals over five folds of training.
+its spread for each feature is the root mean square of its residuals over five folds of training. Both are taken as
+Gaussian, and, where training has no feature below 0, as what the stage impute takes them for: as at least 0.
 """
 
 import argparse
@@ -17,7 +18,15 @@ from numpy.typing import NDArray
 
 from baselines.imputers import fit_ridge
 from benchmarks.common import finish, options
-from evaluation.imputation import LEVELS, energy_score, gaussian_coverage, gaussian_crps
+from evaluation.imputation import (
+    LEVELS,
+    energy_score,
+    gaussian_coverage,
+    gaussian_crps,
+    rectified,
+    rectified_coverage,
+    rectified_crps,
+)
 from models.joint.blocks import Blocks
 from models.joint.model import JointConfig, JointModel, Patients, fit_model
 from models.joint.posterior import draw, fit
@@ -25,6 +34,7 @@ from models.joint.sums import sums_of
 from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.feature_maps import feature_maps_of
+from pipeline.training.imputed_scans import at_least_0
 from pipeline.training.joint_patients import joint_patients, observation_table
 from pipeline.training.repeat_data import data_of_repeat, repeats_of
 
@@ -39,6 +49,7 @@ HIDDEN = 0.5  # share of training patients who lack the modality too
 def main() -> None:
     """Measure, print and write."""
     parser = options(__doc__ or "")
+    parser.add_argument("--patients", type=int, nargs="+", default=[20, 54, 200], help="of each made cohort")
     parser.add_argument("--workspace", type=Path, help="of a run after the stage features")
     parser.add_argument("--repeats", type=int, default=2, help="of the workspace's splits")
     parser.add_argument("--hide", nargs="+", help="modalities of the workspace; each in turn unless given")
@@ -55,7 +66,7 @@ def made(arguments: argparse.Namespace) -> dict[str, Any]:
     """Coverage on Gaussian scores, by patients and by how strongly the blocks are linked."""
     found: dict[str, Any] = {}
     seeds = 2 if arguments.quick else 10
-    for count in (20, 54) if arguments.quick else (20, 54, 200):
+    for count in (20, 54) if arguments.quick else arguments.patients:
         for link in (0.4,) if arguments.quick else (0.0, 0.4, 0.8):
             for share in (0.0, HIDDEN):
                 rows = np.mean([_made_once(count, link, share, seed) for seed in range(seeds)], axis=0)
@@ -116,9 +127,11 @@ def real(workspace: Path, most: int, hide: list[str] | None = None) -> dict[str,
     for modality, rows in parts.items():
         for key in rows[0]:
             found[f"{modality} hidden: {key}"] = float(np.mean([row[key] for row in rows]))
-        change = [row["joint, CRPS"] - row["ridge, CRPS"] for row in rows]
-        found[f"{modality} hidden: CRPS, joint minus ridge, lowest repeat"] = min(change)
-        found[f"{modality} hidden: CRPS, joint minus ridge, highest repeat"] = max(change)
+        for one, other in (("joint", "ridge"), ("joint at least 0", "ridge at least 0"), ("joint at least 0", "ridge")):
+            if f"{one}, CRPS" in rows[0]:
+                change = [row[f"{one}, CRPS"] - row[f"{other}, CRPS"] for row in rows]
+                found[f"{modality} hidden: CRPS, {one} minus {other}, lowest repeat"] = min(change)
+                found[f"{modality} hidden: CRPS, {one} minus {other}, highest repeat"] = max(change)
     return found
 
 
@@ -153,14 +166,33 @@ def _hidden(
     sd, spread = np.maximum(sd, floor), np.maximum(spread, floor)
     drawn = model.draw(given, ENERGY_DRAWS, random, modalities=(modality,))[0][modality]
     row = {"training patients with it": float(learnt.has(modality).sum()), "test patients": float(len(checked))}
-    for name, (centre, width) in {"joint": (mean, sd), "ridge": (ridge, spread)}.items():
+    known = learnt.features[modality][learnt.has(modality)]
+    floored, varied = bool(known.min() >= 0), known.std(axis=0) > 0
+    drawn_of = {"joint": drawn, "ridge": ridge + spread * random.standard_normal((ENERGY_DRAWS, *ridge.shape))}
+    for name, (centre, width) in {"joint": (mean, sd), "ridge": (ridge, np.broadcast_to(spread, ridge.shape))}.items():
         covered = gaussian_coverage(truth, centre, width)
         row |= {f"{name}, {100 * a:g} % interval": float(v) for a, v in zip(LEVELS, covered, strict=True)}
         row[f"{name}, CRPS"] = float(gaussian_crps(truth, centre, width).mean())
-    noisy = (ridge + spread * random.standard_normal((ENERGY_DRAWS, *ridge.shape))).astype(np.float32)
-    row["joint, energy score"] = float(energy_score(truth, drawn).mean())
-    row["ridge, energy score"] = float(energy_score(truth, noisy).mean())
+        row[f"{name}, energy score"] = float(energy_score(truth, drawn_of[name].astype(np.float32)).mean())
+        if floored:
+            made = at_least_0(drawn_of[name], centre, width)
+            told = _at_least_0(truth, centre, width, varied)
+            row |= {f"{name} at least 0, {what}": value for what, value in told.items()}
+            row[f"{name} at least 0, energy score"] = float(energy_score(truth, made).mean())
     return row | {"joint, seconds": seconds, "ridge, seconds": ridge_seconds} | _scores_covered(model, test, modality)
+
+
+def _at_least_0(truth: Maps, mean: Maps, sd: Maps, varied: NDArray[np.bool_]) -> dict[str, float]:
+    """Coverage and CRPS of features taken as at least 0: of all, of those that varied in training, of single kinds."""
+    covered = rectified_coverage(truth, mean, sd)
+    row = {f"{100 * a:g} % interval": float(v) for a, v in zip(LEVELS, covered, strict=True)}
+    location, scale = rectified(mean, sd)
+    kinds = {"that varied": np.broadcast_to(varied, truth.shape), "whose interval is above 0": location > 1.645 * scale}
+    for kind, chosen in kinds.items():
+        inside = rectified_coverage(truth[chosen], mean[chosen], sd[chosen], (0.9,))[0]
+        row |= {f"share of features {kind}": float(chosen.mean()), f"90 % interval, features {kind}": float(inside)}
+    row["90 % interval, closed"] = float(rectified_coverage(truth, mean, sd, (0.9,), closed=True)[0])
+    return row | {"CRPS": float(rectified_crps(truth, mean, sd).mean())}
 
 
 def _scores_covered(model: JointModel, test: Patients, modality: str) -> dict[str, float]:

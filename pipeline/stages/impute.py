@@ -16,7 +16,7 @@ import torch
 from cohort.covariates import covariates_of
 from cohort.origin import real_only
 from console.errors import InputError
-from evaluation.imputation import LEVELS, gaussian_coverage, gaussian_crps
+from evaluation.imputation import LEVELS, gaussian_coverage, gaussian_crps, rectified_coverage, rectified_crps
 from models.joint.blocks import FloatArray
 from models.joint.decoder import DecodedImage, Decoder
 from models.joint.diffusion_model import DiffusionModel
@@ -33,7 +33,7 @@ from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.grid_images import GridImages
-from pipeline.training.imputed_scans import ImputedScan, hidden_scans, missing_scans
+from pipeline.training.imputed_scans import SMALLEST_SD, ImputedScan, hidden_scans, missing_scans, never_negative
 from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table, scores_of
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 from pipeline.training.tipping import SELECTION, TIPPING, RepeatScores, selection_table, tipping_table
@@ -43,9 +43,8 @@ from synthesis.grid import LEVELS as GREY_LEVELS
 IMAGE_QUALITY = ("image_error", "image_error_without", "image_cover_90")
 QUALITY = (
     "repeat", "modality", "observation", "from", "crps", "crps_without", *(f"cover_{round(100 * a)}" for a in LEVELS),
-    *IMAGE_QUALITY,
+    "closed_90", *IMAGE_QUALITY,
 )  # fmt: skip
-SMALLEST_SD = 1e-6  # of a feature or voxel that never varies in training
 DESCRIPTION = "IMPUTED, never measured; HyperMM joint model, {}"  # NIfTI header, at most 79 characters
 NO_IMAGES = (
     "no images of missing scans: the joint model has no decoder for them (joint.decoder is none, it is of several "
@@ -90,7 +89,10 @@ def impute(
             blocks = CovariateBlocks.from_json(record["covariates"]) if record.get("covariates") else None
             grid = grid or GridImages(preprocess, kinds, record["grid"]["spacing_mm"], record["grid"]["pixels"])
             decoders = joint.decoders(repeat) if config.images else {}
-            work = _Repeat(repeat, data, model, decoders, grid, tuple(record["feature_map_shape"]), out, config)
+            floored = never_negative(data, maps)
+            work = _Repeat(
+                repeat, data, model, decoders, grid, tuple(record["feature_map_shape"]), out, config, floored
+            )
             seed = seed_of_repeat(config.seed, repeat)
             random = np.random.default_rng([seed, 4])
             rows = observation_table(data, model)
@@ -100,7 +102,7 @@ def impute(
                 scores = scores_of(model, patients, names, own)
                 found.append(scores)
                 for scan in missing_scans(
-                    model, decoders, patients, scores, random, draws=config.draws, shown=config.images
+                    model, decoders, patients, scores, random, draws=config.draws, shown=config.images, floored=floored
                 ):
                     tables["imputed.csv"].append(work.write(scan, rows.loc[names[scan.row]], marker))
             placed.append(_placed(repeat, model, np.concatenate(found), rows, record))
@@ -176,6 +178,7 @@ class _Repeat:
     shape: tuple[int, ...]
     out: ImputedSet
     config: ImputeConfig
+    floored: frozenset[str]  # modalities whose features are never below 0
 
     def write(self, scan: ImputedScan, about: pd.Series, marker: Marker) -> dict[str, Any]:
         """Write feature map and images of one missing scan; return its row of `imputed.csv`."""
@@ -254,11 +257,15 @@ class _Repeat:
         centre, total = self.model.gaussian.estimate.total()
         usual = np.maximum(np.sqrt(basis.variance(total[part, part])), SMALLEST_SD)
         flat, sd = basis.features(centre[None, part])[0], np.maximum(scan.sd, SMALLEST_SD)
-        covered = gaussian_coverage(truth, scan.mean, sd)
+        floored = scan.modality in self.floored
+        crps, coverage = (rectified_crps, rectified_coverage) if floored else (gaussian_crps, gaussian_coverage)
+        covered = coverage(truth, scan.mean, sd)
+        closed = rectified_coverage(truth, scan.mean, sd, closed=True) if floored else covered
         return {
-            "crps": float(gaussian_crps(truth, scan.mean, sd).mean()),
-            "crps_without": float(gaussian_crps(truth, flat, usual).mean()),
+            "crps": float(crps(truth, scan.mean, sd).mean()),
+            "crps_without": float(crps(truth, flat, usual).mean()),
             **{f"cover_{round(100 * a)}": float(share) for a, share in zip(LEVELS, covered, strict=True)},
+            "closed_90": float(closed[LEVELS.index(0.9)]),
         }
 
     def _image(self, scan: ImputedScan, image: DecodedImage, truth: np.ndarray) -> dict[str, float]:

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluation.imputation import rectified
 from models.joint.blocks import FloatArray
 from models.joint.decoder import DecodedImage, Decoder
 from models.joint.model import Features, JointModel, Patients
+from pipeline.training.feature_maps import FeatureMaps
+from pipeline.training.joint_patients import chunks
+from pipeline.training.repeat_data import RepeatData
 
+SMALLEST_SD = 1e-6  # of a feature or voxel that never varies in training
 IMAGE_DRAWS = 100  # of scores, from which mean and standard deviation of an image are made
 
 
@@ -34,6 +39,16 @@ class ImputedScan:
     image: DecodedImage | None
 
 
+def never_negative(data: RepeatData, maps: FeatureMaps) -> frozenset[str]:
+    """Return the modalities whose training scans have no feature below 0, as after a ReLU."""
+    train = data.scans[data.scans["split"] == "train"]
+    return frozenset(
+        str(modality)
+        for modality, rows in train.groupby("modality")
+        if all(float(maps.load(names).min()) >= 0 for names in chunks(rows["scan"].to_list()))
+    )
+
+
 def missing_scans(
     model: JointModel,
     decoders: Mapping[str, Decoder],
@@ -43,6 +58,7 @@ def missing_scans(
     *,
     draws: int,
     shown: int,
+    floored: frozenset[str] = frozenset(),
 ) -> Iterator[ImputedScan]:
     """Yield what each observation lacks; draws of what one observation lacks belong together. Classes are not used.
 
@@ -54,11 +70,14 @@ def missing_scans(
         random: source of chance.
         draws: of a feature map, S.
         shown: draws of an image, at most S.
+        floored: modalities whose features are never below 0; nor are draws of them.
     """
     for row in range(len(patients)):
         lacking = tuple(name for name in model.bases if not patients.has(name)[row])
         if lacking:
-            yield from _of_one(model, decoders, patients, scores, row, lacking, random, draws=draws, shown=shown)
+            yield from _of_one(
+                model, decoders, patients, scores, row, lacking, random, draws=draws, shown=shown, floored=floored
+            )
 
 
 def hidden_scans(
@@ -98,6 +117,7 @@ def _of_one(
     *,
     draws: int,
     shown: int,
+    floored: frozenset[str] = frozenset(),
 ) -> Iterator[ImputedScan]:
     one, own = patients.rows(np.array([row])), scores[[row]]
     count = max(draws, IMAGE_DRAWS) if any(name in decoders for name in wanted) else draws
@@ -105,8 +125,26 @@ def _of_one(
     made, _ = model.draw(one, draws, random, modalities=wanted, scores=(drawn[:draws], classes[:draws]))
     for modality in wanted:
         mean, sd = model.impute_scores(own, modality)
+        features = made[modality][:, 0]
+        if modality in floored:
+            features = at_least_0(features, mean[0], sd[0])
         image = None
         if modality in decoders:
             part = drawn[:, 0, model.blocks.slice_of(modality)]
             image = decoders[modality].decode(part, classes[:, 0], shown, random)
-        yield ImputedScan(row, modality, mean[0], sd[0], made[modality][:, 0], image)
+        yield ImputedScan(row, modality, mean[0], sd[0], features, image)
+
+
+def at_least_0(draws: Features, mean: Features, sd: Features) -> Features:
+    """Return Gaussian draws (S, ...) as draws of features that are never below 0, of the same mean and spread.
+
+    What went together goes together: each number is moved along its own scale and those below 0 become 0.
+
+    Args:
+        draws: of the features.
+        mean: that they were drawn about, (...).
+        sd: their standard deviation, (...).
+    """
+    sd = np.maximum(sd, SMALLEST_SD)
+    location, scale = rectified(mean, sd)
+    return np.maximum(location + scale * ((draws - mean) / sd), 0).astype(np.float32)

@@ -256,6 +256,36 @@ def test_quality_does_not_look_at_the_scan_that_it_checks(done: Path) -> None:
     assert gaussian_crps(truth, mean, sd).mean() == pytest.approx(row["crps"], rel=1e-4)
 
 
+def test_features_after_a_relu_are_drawn_and_judged_as_at_least_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MRI's here; the others go below 0, and stay Gaussian."""
+    plain = toy_run.feature_map
+    monkeypatch.setattr(
+        toy_run,
+        "feature_map",
+        lambda n, m, label: (plain(n, m, label) - 0.5 * (m == "MRI")).clamp_min(-9 * (m != "MRI")),
+    )
+    workspace = run(tmp_path, scans(), draws=10)
+    imputed = ImputedSet(workspace / "impute")
+    made = {
+        m: [imputed.load(r.file, r.sha256) for r in rows.itertuples()] for m, rows in imputed.read().groupby("modality")
+    }
+    mri = torch.stack([each.draws for each in made["MRI"]])
+    assert (mri >= 0).all()
+    assert 0.3 < (mri == 0).float().mean() < 0.8
+    mean, sd = (torch.stack([getattr(each, name) for each in made["MRI"]]) for name in ("mean", "sd"))
+    assert mri.mean() == pytest.approx(float(mean.mean()), abs=0.05)
+    assert mri.var() == pytest.approx(float((sd**2).mean() + mean.var()), rel=0.15)
+    assert (made["PET"][0].draws < 0).any()
+    quality = imputed.read("quality.csv")
+    of = quality["modality"] == "MRI"
+    assert (quality.loc[of, "closed_90"] >= quality.loc[of, "cover_90"]).all()
+    assert quality.loc[of, "closed_90"].mean() > quality.loc[of, "cover_90"].mean() + 0.01
+    assert (quality.loc[~of, "closed_90"] == quality.loc[~of, "cover_90"]).all()
+    assert 0.75 < quality.loc[of, "cover_90"].mean() < 0.95
+
+
 def test_a_model_that_is_not_there_or_damaged_is_said(done: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no joint model of repeat 7"):
         JointSet(done / "joint").model(7)
