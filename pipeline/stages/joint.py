@@ -132,6 +132,12 @@ def _fit(
             "several scans of one modality are averaged before the joint model sees them (times in training: "
             f"{(averaged > 1).sum()})"
         )
+    sessions = rows.loc[train, "subject"].value_counts()
+    if (sessions > 1).any():
+        notes.append(
+            f"{(sessions > 1).sum()} training patients have several sessions, each of which counts as a patient: "
+            "intervals are too narrow"
+        )
     decoders: dict[str, Decoder] = {}
     if images is not None:
         decoders, more = _decoders(data, model, scores, tuple(train), labels, images, settings)

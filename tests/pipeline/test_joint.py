@@ -403,6 +403,9 @@ def test_several_scans_of_a_modality_are_averaged_and_said(tmp_path: Path) -> No
     every = pd.concat([table, later, more.assign(scan=more["scan"] + "_again")], ignore_index=True)
     workspace = run(tmp_path, every)
     assert "several scans of one modality are averaged" in notes(workspace)
+    people = table.loc[learns(table), "subject"].nunique()
+    said = f"repeat 1: {people} training patients have several sessions, each of which counts as a patient"
+    assert said in notes(workspace)
     joint = JointSet(workspace / "joint")
     trained = table[learns(table) & (table["modality"] == "PET")]
     counted = (joint.record(1) or {})["patients"]["PET"]  # patients, not sessions
