@@ -16,6 +16,7 @@ from pipeline.cli.main import main
 from pipeline.store.fitted import ClassifierSet
 from pipeline.training.scores import as_scored
 
+pytestmark = pytest.mark.timeout(2400)  # 192 scans through VGG16, on two slow cores
 SUBJECTS = 96
 VOXEL_MM = 3.0
 GAIN_IN_AUC = 0.05  # at least, of both modalities over either one

@@ -148,6 +148,8 @@ def _completed(
         slope, left = regression(covariance, seen, missing)
         gram = np.block([[np.full((1, 1), float(cell.count)), first[None]], [first[:, None], second]])
         values, vectors = np.linalg.eigh(gram)
+        signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(values))])
+        vectors = vectors * signs  # which rounding decides otherwise, and with them what the same seed draws
         rank = min(int(cell.count), int((values > 1e-10 * values[-1]).sum()))
         root = vectors[:, -rank:] * np.sqrt(values[-rank:])  # G = root rootᵀ
         spread = np.linalg.cholesky(left)
