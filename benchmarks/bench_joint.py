@@ -168,12 +168,13 @@ def _hidden(
     row = {"training patients with it": float(learnt.has(modality).sum()), "test patients": float(len(checked))}
     known = learnt.features[modality][learnt.has(modality)]
     floored, varied = bool(known.min() >= 0), known.std(axis=0) > 0
-    drawn_of = {"joint": drawn, "ridge": ridge + spread * random.standard_normal((ENERGY_DRAWS, *ridge.shape))}
+    noisy = ridge + spread * random.standard_normal((ENERGY_DRAWS, *ridge.shape))
+    drawn_of: dict[str, Maps] = {"joint": drawn, "ridge": noisy.astype(np.float32)}
     for name, (centre, width) in {"joint": (mean, sd), "ridge": (ridge, np.broadcast_to(spread, ridge.shape))}.items():
         covered = gaussian_coverage(truth, centre, width)
         row |= {f"{name}, {100 * a:g} % interval": float(v) for a, v in zip(LEVELS, covered, strict=True)}
         row[f"{name}, CRPS"] = float(gaussian_crps(truth, centre, width).mean())
-        row[f"{name}, energy score"] = float(energy_score(truth, drawn_of[name].astype(np.float32)).mean())
+        row[f"{name}, energy score"] = float(energy_score(truth, drawn_of[name]).mean())
         if floored:
             made = at_least_0(drawn_of[name], centre, width)
             told = _at_least_0(truth, centre, width, varied)
