@@ -139,7 +139,6 @@ def _fit(sample: Sample, training: Training, variant: Variant) -> FittedHyperMM:
         sample.target,
         sample.train[has[sample.train]],
         sample.validation[has[sample.validation]],
-        modality=sample.modality[known],
         subject=torch.arange(len(sample.target), device=device) if sample.subject is None else sample.subject,
     )
     second = replace(training, batch_size=variant.batch_size or training.batch_size)

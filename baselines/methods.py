@@ -108,7 +108,7 @@ SIMPLE: dict[str, Baseline] = {
 """The methods that need nothing but feature maps, by key."""
 
 ABLATIONS: tuple[Baseline, ...] = (
-    _hypermm("HyperMM, sum", two=StepTwo(aggregate="sum")),
+    _hypermm("HyperMM, mean", two=StepTwo(aggregate="mean")),
     _hypermm("HyperMM, max", two=StepTwo(aggregate="max")),
     _hypermm("HyperMM, step 1 CE only", one=StepOne(losses="classification")),
     _hypermm("HyperMM, step 1 MSE only", one=StepOne(losses="reconstruction")),

@@ -162,7 +162,7 @@ def trained(train: People, validation: People, tested: People, *, seed: int, epo
     scans = Scans(maps.flatten(0, 1), modality, target[owner], of_scans[0], of_scans[1])
     # copies of a patient are one subject, so that no inner fold learns from a copy of whom it tests
     _, subject = np.unique(maps.flatten(1).numpy(), axis=0, return_inverse=True)
-    sets = Sets(Groups.of(owner, count), target, rows[0], rows[1], modality, torch.from_numpy(subject.reshape(-1)))
+    sets = Sets(Groups.of(owner, count), target, rows[0], rows[1], torch.from_numpy(subject.reshape(-1)))
     phi = new_extractor(StepOne(), modalities=many, feature_map_shape=SHAPE, classes=2, seed=seed)
     training = Training(epochs=epochs, learning_rate=3e-3, patience=5, seed=seed)
     fit_extractor(phi, scans, StepOne(), training)

@@ -90,7 +90,7 @@ class Cohort:
         scans = Scans(self.maps[rows], modality, target[owner], *of_scan)
         train_sets, held_sets = parts
         groups = Groups.of(owner, len(people))
-        return scans, Sets(groups, target, train_sets, held_sets, modality, torch.arange(len(people)))  # fmt: skip
+        return scans, Sets(groups, target, train_sets, held_sets, torch.arange(len(people)))
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def patients(count: int, has: str, seed: int, *, signal: float = 1.0) -> tuple[S
     target, kinds = torch.from_numpy(labels), torch.from_numpy(modality)
     single = Scans(torch.from_numpy(maps.astype(np.float32)), kinds, target[owner], scans["train"], scans["validation"])
     groups = Groups.of(torch.from_numpy(owner), count)
-    return single, Sets(groups, target, sets["train"], sets["validation"], kinds, torch.arange(count))
+    return single, Sets(groups, target, sets["train"], sets["validation"], torch.arange(count))
 
 
 PARTS = {"train": (0, 1, 2), "validation": (3,)}
@@ -73,7 +73,7 @@ def pooled(parts: Sequence[LocalSite], rounds: Rounds) -> LocalSite:
     labels, target = (torch.cat([each.target for each in some]) for some in (scans, sets))
     single = Scans(maps, modality, labels, rows["train"], rows["validation"])
     groups = Groups.of(owner, people[-1])
-    together = Sets(groups, target, kept["train"], kept["validation"], modality, torch.arange(people[-1]))
+    together = Sets(groups, target, kept["train"], kept["validation"], torch.arange(people[-1]))
     return LocalSite("all", SETTINGS, LAYOUT, single, together, rounds)
 
 

@@ -74,7 +74,7 @@ def fit_sets(
     second = StepTwo(fit="epochs", modality_dropout=DROPOUT, batch_size=64)
     classifier = new_classifier(second, feature_map_shape=shape, classes=CLASSES, seed=seed)
     sets = Sets(
-        Groups.of(owner, len(labels)), labels, torch.arange(tuples), torch.arange(tuples, len(labels)), modality,
+        Groups.of(owner, len(labels)), labels, torch.arange(tuples), torch.arange(tuples, len(labels)),
         torch.arange(len(labels)),
     )  # fmt: skip
     training = Training(3 * epochs, 64, 3e-4, weight_decay=0.0, patience=5, seed=seed)

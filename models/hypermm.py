@@ -75,7 +75,6 @@ class Sets:
         target: class of each set, (B,), int64 in [0, K).
         train: sets to learn from, (T,), int64.
         validation: sets that decide when to stop, (V,), int64; a ρ fitted by folds does not look at them.
-        modality: of every scan, (N,), int64.
         subject: of each set, (B,), int64; a subject may have several.
     """
 
@@ -83,7 +82,6 @@ class Sets:
     target: Tensor
     train: Tensor
     validation: Tensor
-    modality: Tensor
     subject: Tensor
 
 
@@ -146,9 +144,7 @@ def scan_loss(network: PretrainNetwork, scans: Scans, step: StepOne, weights: Te
 def new_classifier(step: StepTwo, *, feature_map_shape: tuple[int, int, int], classes: int, seed: int) -> SetClassifier:
     """Return an untrained ρ, on the CPU."""
     torch.manual_seed(seed)
-    return SetClassifier(
-        math.prod(feature_map_shape), classes, hidden=step.hidden, dropout=step.dropout, how=step.aggregate
-    )
+    return SetClassifier(math.prod(feature_map_shape), classes, hidden=step.hidden, dropout=step.dropout, how=step.how)
 
 
 def fit_classifier(
@@ -163,8 +159,7 @@ def fit_classifier(
 ) -> History | Choice:
     """Train ρ in place on sets, φ frozen: CE(y, ρ(aggregate_k φ(x_k, m_k))).
 
-    By folds: with a penalty, on every subset of a set's modalities (`models.penalised`). By epochs: on whole sets; the
-    best validation epoch stays.
+    By folds: with a penalty (`models.penalised`). By epochs: the best validation epoch stays.
 
     Args:
         classifier: of `new_classifier`, on the device of `phi`.
@@ -186,7 +181,6 @@ def fit_classifier(
             phi,
             sets.groups.of_sets(sets.train),
             sets.target[sets.train],
-            modality=sets.modality,
             subject=sets.subject[sets.train],
             seed=training.seed,
             class_weights=weights,

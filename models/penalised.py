@@ -1,9 +1,9 @@
-"""Step 2 without epochs: a penalised linear ρ on every subset of each set's modalities (docs/decisions/0017).
+"""Step 2 without epochs: a penalised linear ρ, its penalty chosen by inner folds (docs/decisions/0017, 0030).
 
-As published, ρ takes gradient steps on whole sets until the loss of validation sets rises. With some dozen validation
-patients the epoch that is kept is chance, and a ρ that has seen whole sets only is over-confident on single scans. Here
-every set stands there once with each subset of its modalities, the loss has a penalty on ρ's weights, and how strong it
-is, is chosen by inner folds over training subjects. Validation sets are not looked at.
+As published, ρ takes gradient steps until the loss of validation sets rises. With some dozen validation patients the
+epoch that is kept is chance. Here the loss has a penalty on ρ's weights, and how strong it is, is chosen by inner folds
+over training subjects. Validation sets are not looked at. With the sum as aggregate each scan adds its own evidence, so
+that a set of few scans is told with less certainty than one of many.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.set_classifier import SetClassifier
-from models.sets import Groups, Rows, subsets_of
+from models.sets import Groups, Rows
 from models.settings import CHUNK
 from models.softmax_regression import Array, Labels, cross_entropies, inner_products, minimise, span
 
@@ -26,7 +26,6 @@ PENALTY = 0.01
 """The one taken where no inner fold can be made."""
 
 FOLDS, ROUNDS = 5, 3
-MOST_SUBSETS = 15  # of a set's modalities, as 4 have; of more: each alone, all but one, and all
 OF_BIAS = 1e-4  # a penalty on b too small to be seen, but for a class without a training set
 
 
@@ -50,34 +49,37 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Subsets of sets, as the regression sees them: R rows of B sets.
+class _Problem:
+    """The regression that is solved again and again: one row a set, B of them.
 
     Attributes:
-        inputs: in the space that they span, (R, r).
-        labels: (R,).
-        owner: the set of each, (R,), in [0, B).
-        share: weight of each; those of a set sum to the weight of its class, (R,).
+        inputs: aggregates less their mean, in the space that they span, (B, r).
+        labels: (B,).
+        weight: how much each set counts, (B,).
+        classes: K.
     """
 
     inputs: Array
     labels: Labels
-    owner: Labels
-    share: Array
+    weight: Array
+    classes: int
 
     def solve(self, some: npt.NDArray[np.bool_], penalty: float, start: Array, *, gradient: float = 1e-8) -> Array:
-        """Fit on the rows of some sets (B,), from `start` until no gradient is larger."""
-        rows = some[self.owner]
-        weights = self.share[rows] / self.share[rows].sum()
+        """Fit on some sets (B,), from `start` until no gradient is larger."""
+        weights = self.weight[some] / self.weight[some].sum()
         return minimise(
-            self.inputs[rows],
-            self.labels[rows],
+            self.inputs[some],
+            self.labels[some],
             penalty,
             start,
             weights=weights,
             of_bias=OF_BIAS,
             gradient=gradient,
         )
+
+    def nothing(self) -> Array:
+        """Return the solution that gives every class the same chance."""
+        return np.zeros((self.inputs.shape[1] + 1, self.classes))
 
 
 def fit_penalised(
@@ -86,7 +88,6 @@ def fit_penalised(
     groups: Groups,
     target: Tensor,
     *,
-    modality: Tensor,
     subject: Tensor,
     seed: int,
     class_weights: Tensor | None = None,
@@ -98,7 +99,6 @@ def fit_penalised(
         phi: of every scan, rows (C·H·W), float32.
         groups: scans of the B training sets, at least one each.
         target: their classes, (B,), int64.
-        modality: of every scan in `phi`, (N,), int64.
         subject: of each set, (B,), int64; sets of one subject are in one fold.
         seed: of the folds.
         class_weights: (K,), how much a set of each class counts; None: 1.
@@ -111,25 +111,18 @@ def fit_penalised(
     *hidden, last = (layer for layer in classifier.rho if isinstance(layer, nn.Linear))
     if hidden or next(classifier.pooling.parameters(), None) is not None:
         raise ValueError("fit: folds takes a linear ρ and an aggregate without weights; use fit: epochs")
-    subsets, owner, cut = every_subset(groups, modality)
-    labels, sets = target.cpu().numpy(), owner.numpy()
+    groups, labels = groups.to("cpu"), target.cpu().numpy()
     weight = np.ones(len(labels)) if class_weights is None else class_weights.cpu().double().numpy()[labels]
-    share = (weight / np.bincount(sets))[sets]
-    mean = torch.from_numpy(share / share.sum())  # weights of the rows in their mean, which is subtracted
-    gram = _gram(classifier, phi, subsets)
+    mean = torch.from_numpy(weight / weight.sum())  # weights of the sets in their mean, which is subtracted
+    gram = _gram(classifier, phi, groups)
     of_mean = gram @ mean.to(gram)
     inputs, projection = span(gram - of_mean - of_mean[:, None] + mean.to(gram) @ of_mean)
-    problem = _Rows(inputs.cpu().numpy(), labels[sets], sets, share)
-    choice = _choose(problem, labels, subject.cpu().numpy(), weight, classifier.classes, seed)
-    if cut:
-        choice.notes.append(
-            f"{cut} training sets have more than {MOST_SUBSETS} subsets of modalities: single ones, all but one, and "
-            "all were learnt from"
-        )
-    solution = problem.solve(np.ones(len(labels), bool), choice.penalty, _nothing(problem, classifier.classes))
-    factors = projection.cpu() @ torch.from_numpy(solution[:-1])  # of the rows without their mean
+    problem = _Problem(inputs.cpu().numpy(), labels, weight, classifier.classes)
+    choice = _choose(problem, subject.cpu().numpy(), seed)
+    solution = problem.solve(np.ones(len(labels), bool), choice.penalty, problem.nothing())
+    factors = projection.cpu() @ torch.from_numpy(solution[:-1])  # of the sets without their mean
     both = torch.cat([factors - mean[:, None] * factors.sum(0), mean[:, None]], 1)
-    *weights, centre = _combined(classifier, phi, subsets, both)
+    *weights, centre = _combined(classifier, phi, groups, both)
     with torch.no_grad():
         last.weight.copy_(torch.stack(weights))
         last.bias.copy_(torch.from_numpy(solution[-1]) - torch.stack(weights).cpu() @ centre.cpu())
@@ -137,35 +130,9 @@ def fit_penalised(
     return choice
 
 
-def every_subset(groups: Groups, modality: Tensor) -> tuple[Groups, Tensor, int]:
-    """Return every set with each subset of its modalities; all scans of a modality go together.
-
-    Args:
-        groups: scans of B sets.
-        modality: of every scan, (N,), int64.
-
-    Returns:
-        The scans of R subsets, on the CPU; the set of each, (R,), int64; and the number of sets that have too many.
-    """
-    items, of_scan = groups.items.cpu(), modality.cpu()
-    scans: list[Tensor] = []
-    owner: list[int] = []
-    cut = 0
-    starts = groups.starts.tolist()
-    for number, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
-        of_set = items[start:end]
-        present = tuple(of_scan[of_set].unique().tolist())
-        subsets = subsets_of(present, most=MOST_SUBSETS)
-        cut += len(subsets) < 2 ** len(present) - 1
-        scans += [of_set[torch.isin(of_scan[of_set], torch.tensor(subset))] for subset in subsets]
-        owner += [number] * len(subsets)
-    sizes = torch.tensor([0, *(len(some) for some in scans)])
-    return Groups(torch.cat(scans), sizes.cumsum(0)), torch.tensor(owner), cut
-
-
 @torch.no_grad()
 def _aggregates(classifier: SetClassifier, phi: Rows, sets: Groups) -> Iterator[Tensor]:
-    """Yield what ρ's first layer is given, (n, D), n of the R sets at a time."""
+    """Yield what ρ's first layer is given, (n, D), n of the B sets at a time."""
     for some in torch.arange(len(sets.starts) - 1).split(CHUNK):
         scans, owner = sets.batch(some)
         features = phi[scans]
@@ -173,7 +140,7 @@ def _aggregates(classifier: SetClassifier, phi: Rows, sets: Groups) -> Iterator[
 
 
 def _gram(classifier: SetClassifier, phi: Rows, sets: Groups) -> Tensor:
-    """Return the inner products of the aggregates of R sets, (R, R), float64, without holding all aggregates."""
+    """Return the inner products of the aggregates of B sets, (B, B), float64, without holding all aggregates."""
     parts: dict[tuple[int, int], Tensor] = {}
     for i, left in enumerate(_aggregates(classifier, phi, sets)):
         for j, right in zip(range(i + 1), _aggregates(classifier, phi, sets), strict=False):
@@ -184,16 +151,16 @@ def _gram(classifier: SetClassifier, phi: Rows, sets: Groups) -> Tensor:
 
 
 def _combined(classifier: SetClassifier, phi: Rows, sets: Groups, factors: Tensor) -> Tensor:
-    """Return weighted sums of the aggregates of R sets, (F, D), float64; factors (R, F)."""
+    """Return weighted sums of the aggregates of B sets, (F, D), float64; factors (B, F)."""
     parts = zip(_aggregates(classifier, phi, sets), factors.split(CHUNK), strict=True)
     total: Tensor = sum(some.to(rows).double().T @ rows.double() for rows, some in parts)
     return total
 
 
-def _choose(problem: _Rows, labels: Labels, subject: Labels, weight: Array, classes: int, seed: int) -> Choice:
+def _choose(problem: _Problem, subject: Labels, seed: int) -> Choice:
     """Return the penalty with the lowest log loss of sets that were held out, the stronger one in a tie."""
+    labels = problem.labels
     losses, times = np.zeros((len(PENALTIES), len(labels))), np.zeros(len(labels))
-    rows_of_set = np.bincount(problem.owner)
     for round_ in range(ROUNDS):
         fold = folds_of(labels, subject, np.random.default_rng([seed, round_]))
         for number in range(fold.max() + 1):
@@ -202,12 +169,10 @@ def _choose(problem: _Rows, labels: Labels, subject: Labels, weight: Array, clas
             held = ~learnt & np.isin(labels, known)  # of a class that it has never seen, a model says nothing
             if len(known) < 2 or not held.any():
                 continue
-            rows = held[problem.owner]
-            solution = _nothing(problem, classes)
+            solution = problem.nothing()
             for place, penalty in enumerate(PENALTIES):
                 solution = problem.solve(learnt, penalty, solution, gradient=1e-5)
-                each = cross_entropies(problem.inputs[rows], problem.labels[rows], solution)
-                losses[place] += np.bincount(problem.owner[rows], each, minlength=len(labels)) / rows_of_set
+                losses[place, held] += cross_entropies(problem.inputs[held], labels[held], solution)
             times += held
     counted = times > 0
     if not counted.any():
@@ -215,7 +180,7 @@ def _choose(problem: _Rows, labels: Labels, subject: Labels, weight: Array, clas
         note = f"no inner fold of the training subjects leaves two classes to learn from; penalty {PENALTY} was taken"
         return Choice(PENALTY, [row | {"best": True}], [note])
     each = losses[:, counted] / times[counted]
-    share = weight[counted] / weight[counted].sum()
+    share = problem.weight[counted] / problem.weight[counted].sum()
     mean = each @ share
     error = np.sqrt(np.square(each - mean[:, None]) @ np.square(share))
     best = int(mean.argmin())
@@ -243,7 +208,3 @@ def folds_of(labels: Labels, subject: Labels, random: np.random.Generator) -> La
     fold = np.empty(len(subjects), np.int64)
     fold[order] = np.arange(len(subjects)) % FOLDS
     return fold[of_set]
-
-
-def _nothing(problem: _Rows, classes: int) -> Array:
-    return np.zeros((problem.inputs.shape[1] + 1, classes))

@@ -62,9 +62,9 @@ class StepTwo:
     """Settings of ρ and its training on sets (docs/decisions/0005, 0017).
 
     Attributes:
-        fit: "folds" is a penalised linear ρ on every subset of a set's modalities, its penalty chosen by inner folds
-            (`models.penalised`); "epochs" is gradient steps on whole sets until validation sets say stop, as published.
-        aggregate: over the scans of a set.
+        fit: "folds" is a penalised linear ρ, its penalty chosen by inner folds (`models.penalised`); "epochs" is
+            gradient steps until validation sets say stop, as published.
+        aggregate: over the scans of a set; None is the sum by folds and the mean by epochs (docs/decisions/0030).
         hidden: widths of ρ's hidden layers; (512, 128) as published, none makes ρ linear.
         dropout: share of hidden units dropped in training; by epochs only, as the next two.
         modality_dropout: chance that a training scan is left out of its set, never the last.
@@ -72,11 +72,16 @@ class StepTwo:
     """
 
     fit: Fit = "folds"
-    aggregate: Aggregate = "mean"
+    aggregate: Aggregate | None = None
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     modality_dropout: float = 0.0
     batch_size: int = 4
+
+    @property
+    def how(self) -> Aggregate:
+        """Return the aggregate that is taken."""
+        return self.aggregate or ("sum" if self.fit == "folds" else "mean")
 
 
 def seed_of_repeat(seed: int, repeat: int) -> int:

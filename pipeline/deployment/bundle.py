@@ -91,6 +91,7 @@ class Bundle:
         stage_versions: of the same stages, in training.
         kinds: modality → kind, columns, skull_strip, normalise, trust and bits, as in cohort.modalities.
         tables: modality → what its values are coded with, of modalities that are tables.
+        most_scans: modality → the most scans of it that a training patient had at one time; empty in older models.
         temperature: T of the calibrated probabilities softmax(logits / T).
         fingerprint: SHA-256 of its checksums.json, and so of the whole content, hex.
         network_arguments: of `models.set_model.SetModel`.
@@ -113,6 +114,7 @@ class Bundle:
     stage_versions: dict[str, int]
     kinds: dict[str, dict[str, Any]]
     tables: dict[str, TableEncoder]
+    most_scans: dict[str, int]
     temperature: float
     fingerprint: str
     network_arguments: dict[str, Any]
@@ -164,6 +166,7 @@ class Bundle:
             stage_versions={name: stage["version"] for name, stage in model["made_with"].items()},
             kinds=model["kinds"],
             tables={name: TableEncoder.from_json(columns) for name, columns in model.get("tables", {}).items()},
+            most_scans=model.get("most_scans", {}),
             temperature=float(calibration["temperature"]["value"]),
             fingerprint=hashlib.sha256(listing).hexdigest(),
             network_arguments=model["network"],
@@ -191,6 +194,22 @@ class Bundle:
             return set_model_from(content, **self.network_arguments)
         except ValueError as error:
             raise BundleError(f"{self.folder / WEIGHTS}: {error}. The model cannot be used") from error
+
+    def beyond_training(self, modality: Sequence[str]) -> list[str]:
+        """Say of which modalities a patient has more scans than any training patient; nothing unless ρ adds them up.
+
+        Args:
+            modality: of each of the patient's scans.
+        """
+        if self.network_arguments["aggregate"] != "sum":
+            return []
+        counts = {name: list(modality).count(name) for name in dict.fromkeys(modality)}
+        return [
+            f"{count} scans are {name}, and no training patient had more than {most}: every scan adds certainty, so "
+            "the probabilities may be too far from one half"
+            for name, count in counts.items()
+            if (most := self.most_scans.get(name)) is not None and count > most
+        ]
 
     def conformal_scores(self, subset: frozenset[str]) -> NDArray[np.float64] | None:
         """Return sorted scores of calibration subjects, predicted from exactly these modalities; None without any.

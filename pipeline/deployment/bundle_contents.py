@@ -146,6 +146,7 @@ class ModelContent(_Content):
     settings: _Sections
     weights: _Weights
     made_with: _MadeWith
+    most_scans: dict[Name, Annotated[int, Field(ge=1, le=1_000_000)]] = {}  # older exported models do not have it
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -153,6 +154,8 @@ class ModelContent(_Content):
             raise ValueError(f"trained has {shown(min(unknown))}, modalities has not")
         if set(self.kinds) != set(self.modalities):
             raise ValueError("kinds and modalities have different names")
+        if unknown := set(self.most_scans) - set(self.modalities):
+            raise ValueError(f"most_scans has {shown(min(unknown))}, modalities has not")
         if (self.network.modalities, self.network.classes) != (len(self.modalities), len(self.classes)):
             raise ValueError("network has other numbers of modalities and classes than names")
         if set(self.tables) != {name for name in self.trained if self.kinds[name].kind == "table"}:

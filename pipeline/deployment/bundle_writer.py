@@ -72,6 +72,7 @@ class Export:
         subjects: subject → role.
         scans: SHA-256 of a scan's file → role.
         tables: modality → columns with what they are coded with, as `cohort.table_encoding` gives them.
+        most_scans: modality → the most scans of it that a training patient had at one time.
         joint: the joint model of all modalities; None for none.
         cohort: fingerprint of the cohort that it was made from.
     """
@@ -94,6 +95,7 @@ class Export:
     subjects: Mapping[str, str]
     scans: Mapping[str, str]
     tables: Mapping[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    most_scans: Mapping[str, int] = dataclasses.field(default_factory=dict)
     joint: ExportedJoint | None = None
     cohort: str = ""
 
@@ -293,6 +295,7 @@ def _model(export: Export) -> dict[str, Any]:
         "tables": dict(export.tables),
         "settings": _without_paths(export),
         "weights": dict(export.weights),
+        "most_scans": dict(export.most_scans),
         "made_with": {name: {"version": version} for name, version in export.stage_versions.items()},
     }
 

@@ -194,5 +194,5 @@ def _tensors(data: RepeatData, job: Job, features: FeatureStore) -> tuple[Scans,
     rows = {name: torch.from_numpy(np.flatnonzero(part == name)) for name in ("train", "validation")}
     subject = torch.from_numpy(first["subject"].factorize()[0].astype(np.int64))
     labels = torch.tensor([classes.index(name) for name in first["label"]], dtype=torch.int64)
-    sets = Sets(grouped.groups, labels, rows["train"], rows["validation"], modality, subject)
+    sets = Sets(grouped.groups, labels, rows["train"], rows["validation"], subject)
     return scans, sets, grouped.observations

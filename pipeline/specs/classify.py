@@ -26,10 +26,12 @@ class ClassifyConfig(TrainingConfig):
 
     fit: Fit = Field(
         default=StepTwo.fit,
-        description="folds: a penalised linear ρ on every subset of a patient's modalities, the penalty chosen by "
-        "inner folds; epochs: gradient steps until validation says stop, as published",
+        description="folds: a penalised linear ρ, the penalty chosen by inner folds; epochs: gradient steps until "
+        "validation says stop, as published",
     )
-    aggregate: Aggregate = Field(default=StepTwo.aggregate, description="over the scans of a set")
+    aggregate: Aggregate = Field(
+        default=StepTwo().how, description="over the scans of a set; by epochs the default is the mean, as published"
+    )
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=StepTwo.hidden, description="widths of ρ's hidden layers; [512, 128] as published, [] makes ρ linear"
     )
@@ -47,6 +49,13 @@ class ClassifyConfig(TrainingConfig):
         """Return the settings of the method."""
         return StepTwo(**{field.name: getattr(self, field.name) for field in dataclasses.fields(StepTwo)})
 
+    @model_validator(mode="before")
+    @classmethod
+    def _aggregate_of_the_fit(cls, given: object) -> object:
+        if isinstance(given, dict) and given.get("fit") == "epochs":
+            return {"aggregate": StepTwo(fit="epochs").how, **given}
+        return given
+
     @model_validator(mode="after")
     def _only_what_is_read(self) -> Self:
         if self.fit == "folds":
@@ -63,6 +72,6 @@ STAGE = Stage(
     function="pipeline.stages.classify:classify",
     config=ClassifyConfig,
     artifact="pipeline.store.fitted:ClassifierSet",
-    version=3,
+    version=4,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "pretrain": PRETRAIN},
 )

@@ -64,7 +64,7 @@ STAGE = Stage(
     function="pipeline.stages.export:export",
     config=ExportConfig,
     artifact="pipeline.deployment.bundle:BundleFolder",
-    version=6,
+    version=7,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

@@ -187,9 +187,7 @@ def _fit(
         history = hypermm.fit_classifier(
             classifier,
             phi,
-            hypermm.Sets(
-                sets.groups, sets.target, train, validation, data.modality(), torch.from_numpy(subject).to(phi.device)
-            ),
+            hypermm.Sets(sets.groups, sets.target, train, validation, torch.from_numpy(subject).to(phi.device)),
             config.step,
             config.training(repeat),
             balance_classes=config.balance_classes,

@@ -97,6 +97,7 @@ def export(
         test=_test_figures(classify, data, config.repeat),
         subjects=roles,
         scans=_scan_roles(cohort, roles),
+        most_scans=_most_scans(data),
         joint=_joint(joint, cohort, now, data, trained, config, runtime),
         cohort=cohort.fingerprint,
     )
@@ -124,6 +125,13 @@ def _record(pretrain: ExtractorSet, split: SplitTables, repeat: int) -> tuple[di
     record = pretrain.record(repeat) or {}
     refuse_leak(record, split, repeat)
     return record, len(repeats)
+
+
+def _most_scans(data: RepeatData) -> dict[str, int]:
+    """Return modality → the most scans of it that a training patient has in one session."""
+    train = data.scans[data.scans["split"] == "train"]
+    counts = train.groupby(["observation", "modality"]).size().groupby("modality").max()
+    return {str(name): int(count) for name, count in counts.items()}
 
 
 def _trained_scans(data: RepeatData, trained: tuple[str, ...]) -> RepeatData:

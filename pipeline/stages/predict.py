@@ -259,6 +259,7 @@ def _patient(
         "the prediction looks better than it is" if used_in_training else "the error rate is not promised for those"
     )
     notes = [f"the model knows this patient ({role} split): {warning}"] if role else []
+    notes += bundle.beyond_training([modality for _, modality in scans])
     modality_of = dict(scans)
     for scan, values in values_of(used).items():
         for name, value in bundle.tables[modality_of[scan]].unseen(values).items():

@@ -98,7 +98,7 @@ def many(count: int = 40) -> tuple[Scans, Sets]:
     train, validation = torch.arange(count // 2), torch.arange(count // 2, 3 * count // 4)
     of = {name: torch.isin(owner, sets).nonzero().squeeze(1) for name, sets in (("t", train), ("v", validation))}
     scans = Scans(feature_maps, modality, target[owner], of["t"], of["v"])
-    return scans, Sets(Groups.of(owner, count), target, train, validation, modality, torch.arange(count))
+    return scans, Sets(Groups.of(owner, count), target, train, validation, torch.arange(count))
 
 
 def fitted(scans: Scans, sets: Sets, one: StepOne = StepOne(), two: StepTwo = StepTwo(), **options: bool) -> bytes:  # noqa: B008

@@ -85,7 +85,7 @@ def test_it_is_the_last_row_of_the_ablations() -> None:
     assert row.name == "HyperMM, paper protocol"
     assert row.fit.__closure__ is not None
     variant = next(cell.cell_contents for cell in row.fit.__closure__)
-    assert (variant.one, variant.two.hidden, variant.two.aggregate) == (settings.pretrain.step, (512, 128), "mean")
+    assert (variant.one, variant.two.hidden, variant.two.how) == (settings.pretrain.step, (512, 128), "mean")
     assert variant.two.fit == "epochs"
     assert (variant.batch_size, variant.two.modality_dropout, variant.two_steps, variant.fine_tune) == (
         1,

@@ -87,6 +87,13 @@ def test_the_method_is_told_what_was_set() -> None:
         assert config(**by_epochs, **loop, batch_size=9, seed=5).training(3) == expected
 
 
+def test_the_aggregate_follows_the_fit_unless_it_is_set() -> None:
+    assert (ClassifyConfig().aggregate, ClassifyConfig(fit="epochs").aggregate) == ("sum", "mean")
+    assert (StepTwo().how, StepTwo(fit="epochs").how) == ("sum", "mean")
+    for fit in get_args(Fit):
+        assert ClassifyConfig(fit=fit, aggregate="max").step.how == "max"
+
+
 @pytest.mark.parametrize(
     "option",
     [

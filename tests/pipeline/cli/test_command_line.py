@@ -85,7 +85,7 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(
     shown = capsys.readouterr().out
     before = dict.fromkeys(("cohort", "split", "preprocess", "features", "pretrain"), "up to date")
     assert plan_of(shown) == before | {"classify": "run", "confounding": "check", "report": "check"}
-    assert "classify.aggregate changed from mean to max" in shown
+    assert "classify.aggregate changed from sum to max" in shown
     assert main([*argv, *change]) == 0
     assert feature_maps == {p: p.stat().st_mtime_ns for p in (run / "features").rglob("features.safetensors")}
     assert set(plan_of(main_output(capsys, [*argv, *change, "--dry-run"])).values()) == {"up to date"}

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,21 @@ def test_a_contribution_is_what_the_answer_loses_without_the_scan(lab: Lab) -> N
             (missing,) = alone[name]["missing"]
             assert missing["modality"] == left_out
             assert missing["n"] >= 5
+
+
+def test_more_scans_than_any_training_patient_had_are_remarked(lab: Lab) -> None:
+    """ρ adds scans up, so that what nobody in training had makes it surer than it has a right to be."""
+    assert lab.bundle.most_scans == {"high": 1, "low": 1}
+    low = lab.of("test").query("modality == 'low'").head(3).assign(subject=["twice", "twice", "once"])
+    patients = named(lab.predict(low, name="twice")["patients"])
+    assert {name: sum(scan["used"] for scan in patients[name]["scans"]) for name in patients} == {"twice": 2, "once": 1}
+    told = {
+        name: [n for n in patients[name]["notes"] if "no training patient had more than 1" in n] for name in patients
+    }
+    assert told["once"] == []
+    assert [note.split(",")[0] for note in told["twice"]] == ["2 scans are low"]
+    mean = replace(lab.bundle, network_arguments={**lab.bundle.network_arguments, "aggregate": "mean"})
+    assert (len(lab.bundle.beyond_training(["low", "low"])), mean.beyond_training(["low", "low"])) == (1, [])
 
 
 def test_a_set_is_answered_only_if_it_has_one_class(lab: Lab) -> None:
