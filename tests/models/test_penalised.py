@@ -1,7 +1,5 @@
 """ρ fitted by folds: scikit-learn as oracle, what a set counts, and what folds and validation promise."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch

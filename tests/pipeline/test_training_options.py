@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from helpers import toy_run
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from models.hypermm import Sets, fit_classifier
 from models.penalised import PENALTIES
-from models.settings import StepOne, StepTwo, Training
+from models.settings import Fit, StepOne, StepTwo, Training
 from pipeline.runner.run import run_stage
 from pipeline.specs.classify import ClassifyConfig
 from pipeline.specs.pretrain import PretrainConfig
