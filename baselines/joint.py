@@ -1,8 +1,8 @@
 """The joint model as an imputer: gaps filled with its mean, or with its draws, then Multi-CNN.
 
-The model is learnt from training observations of real patients and their classes; classes are never used to fill a gap,
-since a classifier would read them there. Training observations are filled by models that were learnt without them and
-the other sessions of their patient, so that what fills their gaps is as good as it will be for new ones.
+The model is learnt from training observations of real patients and their classes, one session of each patient; classes
+are never used to fill a gap, since a classifier would read them there. Training observations are filled by models that
+were learnt without their patient, so that what fills their gaps is as good as it will be for new ones.
 
 Source: Rubin 1987, "Multiple imputation for nonresponse in surveys" (answers averaged over draws).
 """
@@ -22,6 +22,7 @@ from models.joint.blocks import FloatArray
 from models.joint.gaussian import JointGaussian, TooFewPatientsError, condition
 from models.joint.model import CannotJoinError, JointConfig, JointModel, Patients, fit_model
 from models.joint.posterior import draw, fit
+from models.joint.sessions import one_session_each
 from models.joint.sums import subtract, sums_of
 from models.settings import Training
 
@@ -35,10 +36,10 @@ class JointFiller:
     """Fills gaps with the mean of the joint model, given what is there.
 
     Attributes:
-        model: learnt from all training observations.
+        model: learnt from training observations, one of each patient.
         without: models of the same scores without one fold each.
         fold: observation → fold, of training observations.
-        rows: observation → scores that the model was learnt from.
+        rows: observation → scores that the model was learnt from; not of other sessions.
         mean: filler of modalities that the model could not learn.
         mask: as in `Filler`.
         notes: as in `Filler`.
@@ -227,7 +228,7 @@ def joint_filler(sample: Sample, training: Training) -> JointFiller:
 
 
 def _fit_filler(sample: Sample, seed: int) -> JointFiller:
-    """Fit the joint model to training observations of real patients, and one without the patients of each fold.
+    """Fit the joint model to real training patients, each once, and one without the patients of each fold.
 
     Raises:
         CannotFit: no modality can be learnt.
@@ -240,12 +241,18 @@ def _fit_filler(sample: Sample, seed: int) -> JointFiller:
     if sample.subject is not None:  # sessions of one patient are in one fold
         owner = np.unique(sample.subject[train].cpu().numpy(), return_inverse=True)[1]
     grid, modality_mask = grid[train], modality_mask[train]
-    labels = sample.target[train].cpu().numpy()
+    session = train if sample.session is None else sample.session[train]
+    once = one_session_each(owner, modality_mask.sum(1).cpu().numpy(), session.cpu().numpy())
+    labels = sample.target[train].cpu().numpy()[once]
     channels, height, width = grid.shape[2:]
     config = JointConfig(draws=PARAMETER_DRAWS, seed=seed)
     try:
         model, rows = fit_model(
-            patients_of(grid, modality_mask), labels, sample.classes, config, shape=(channels, height, width)
+            patients_of(grid[once], modality_mask[once]),
+            labels,
+            sample.classes,
+            config,
+            shape=(channels, height, width),
         )
     except CannotJoinError as error:
         raise CannotFit(str(error)) from error
@@ -253,14 +260,15 @@ def _fit_filler(sample: Sample, seed: int) -> JointFiller:
     fold = (random.permutation(int(owner.max(initial=-1)) + 1) % FOLDS)[owner]
     without = []
     for held in range(FOLDS):
-        left = fold == held
+        left = fold[once] == held
         try:
             others = subtract(model.sums, sums_of(rows[left], labels[left], model.blocks, sample.classes))
             without.append(fit(others, draws=PARAMETER_DRAWS, seed=seed))
         except TooFewPatientsError:  # with so few, a fold cannot be spared
             without.append(model.gaussian)
     numbers = train.tolist()
+    learnt = [numbers[i] for i in once.tolist()]
     return JointFiller(
-        model, tuple(without), dict(zip(numbers, fold.tolist(), strict=True)), dict(zip(numbers, rows, strict=True)),
+        model, tuple(without), dict(zip(numbers, fold.tolist(), strict=True)), dict(zip(learnt, rows, strict=True)),
         impute_mean(grid, modality_mask), notes=model.notes,
     )  # fmt: skip

@@ -28,6 +28,7 @@ class Sample:
         modalities: M.
         classes: K.
         subject: of each observation, (B,), int64; None: each is of another subject.
+        session: of each observation, (B,), int64, ascending in time; None: observations are in that order.
         synthetic: whether an observation is of a patient that never was, (B,), bool; None: none is. A classifier may be
             trained on them; a model that says how sure it is must not learn from them, since they would count as
             patients.
@@ -43,6 +44,7 @@ class Sample:
     modalities: int
     classes: int
     subject: Tensor | None = None
+    session: Tensor | None = None
     synthetic: Tensor | None = None
 
     @property

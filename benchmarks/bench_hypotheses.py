@@ -2,7 +2,8 @@
 
 Phantom-like scores, 300 training patients: among the diseased each of two modalities shows its sign with a chance, but
 one of them always, so that the signs go together and do not make each other. Patients whose severity makes both. And
-patients who come several times, with nothing that links the two but the class.
+patients who come several times, with nothing that links the two but the class: all visits learnt from, as it was once,
+and one visit of each patient, as the pipeline does.
 """
 
 import numpy as np
@@ -12,6 +13,7 @@ from evaluation.paired import MeanDifference, mean_difference
 from models.joint.blocks import Blocks
 from models.joint.gaussian import JointGaussian
 from models.joint.posterior import fit
+from models.joint.sessions import one_session_each
 from models.joint.sums import sums_of
 from synthesis.hypotheses import displacement, outcomes, permuted, random_moves, shift
 from synthesis.questions import CLASS, Along, Question
@@ -21,6 +23,7 @@ SIGNS = Blocks(("MRI", "PET", "covariate severity"), (1, 1, 1))
 SEVERITY = "covariate severity"
 DRAWS, TESTED = 30, 100
 VISITS = ((60, 1), (60, 4), (30, 8))  # patients in training, visits of each
+LEARNT = ("all visits, permuted by visit", "all visits, permuted by patient", "one visit of each patient")
 OWN = 0.9  # share of a score's variance that is the patient's and not the visit's
 NOISE = 0.1  # of a sign's score, in which the sign itself is 0 or 1
 
@@ -64,8 +67,8 @@ def main() -> None:
         found |= {f"{name}, of {seeds} seeds": int(count) for name, count in zip(names, counts, strict=True)}
     for patients, often in VISITS if arguments.only in (None, "visits") else ():
         silent = np.sum([visits(seed, patients, often) for seed in range(seeds)], axis=0)
-        for name, count in zip(("by visit", "by patient"), silent, strict=True):
-            found[f"{patients} patients, {often} visits each, permuted {name}: silent, of {seeds}"] = int(count)
+        for name, count in zip(LEARNT, silent, strict=True):
+            found[f"{patients} patients, {often} visits each; {name}: silent, of {seeds}"] = int(count)
     finish("hypotheses", found, arguments)
 
 
@@ -128,7 +131,10 @@ def confounded(seed: int, patients: int) -> np.ndarray:
 
 
 def visits(seed: int, patients: int, often: int) -> np.ndarray:
-    """Return whether the control of permuted pairings is silent, pairings permuted by visit and by patient."""
+    """Return whether the control of permuted pairings is silent.
+
+    All visits learnt from, pairings permuted by visit and by patient; and one visit of each patient learnt from.
+    """
     random = np.random.default_rng([seed, 179])
 
     def draw(count: int, times: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,12 +147,15 @@ def visits(seed: int, patients: int, often: int) -> np.ndarray:
 
     rows, labels = draw(patients, often)
     tested = draw(TESTED, 1)[0]
-    model = fit(sums_of(rows, labels, BLOCKS, 2), draws=0, seed=seed)
-    question = Question("MRI", Along("component", 0))
-    moves = np.repeat(displacement(model, question)[None], len(tested), axis=0)
+    owner, visit = np.repeat(np.arange(patients), often), np.tile(np.arange(often), patients)
+    once = one_session_each(owner, np.full(len(rows), 2), visit)
+    every, question = np.arange(len(rows)), Question("MRI", Along("component", 0))
     silent = []
-    for subjects in (np.arange(len(rows)), np.repeat(np.arange(patients), often)):
-        mixed = permuted(rows, labels, BLOCKS, 2, "MRI", subjects=[str(s) for s in subjects], draws=DRAWS, seed=seed)
+    for learnt, subjects in ((every, every), (every, owner), (once, owner)):
+        of = rows[learnt], labels[learnt], BLOCKS, 2
+        model = fit(sums_of(*of), draws=0, seed=seed)
+        moves = np.repeat(displacement(model, question)[None], len(tested), axis=0)
+        mixed = permuted(*of, "MRI", subjects=[str(s) for s in subjects[learnt]], draws=DRAWS, seed=seed)
         silent.append(_holds_0(_effect(model, mixed, question, moves, tested)))
     return np.array(silent, dtype=int)
 

@@ -35,7 +35,7 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.imputed_scans import at_least_0
-from pipeline.training.joint_patients import joint_patients, observation_table
+from pipeline.training.joint_patients import joint_patients, learnt_from, observation_table
 from pipeline.training.repeat_data import data_of_repeat, repeats_of
 
 Array = NDArray[np.float64]
@@ -116,7 +116,7 @@ def real(workspace: Path, most: int, hide: list[str] | None = None) -> dict[str,
         if unknown := set(hide or ()) - set(data.modalities):
             raise SystemExit(f"--hide {' '.join(sorted(unknown))}: the modalities are {', '.join(data.modalities)}")
         maps, table = feature_maps_of(data, features), observation_table(data)
-        of = {part: table.index[table["split"] == part].to_list() for part in ("train", "test")}
+        of = {"train": learnt_from(data), "test": table.index[table["split"] == "test"].to_list()}
         train, test = (joint_patients(names, data, maps, None, table) for names in of.values())
         labels = np.array([data.classes.index(label) for label in table.loc[of["train"], "label"]])
         for modality in hide or data.modalities:

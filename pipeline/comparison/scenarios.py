@@ -15,6 +15,7 @@ from evaluation.pattern import SHUFFLED
 from evaluation.published import AS_IT_IS, COMPLETE
 from pipeline.store.features import FeatureStore
 from pipeline.training.feature_maps import feature_maps_of
+from pipeline.training.joint_patients import session_order
 from pipeline.training.repeat_data import RepeatData
 
 Tests = tuple[tuple[str, tuple[str, ...]], ...]  # name of a test → test scans that are hidden in it
@@ -180,6 +181,7 @@ def build_sample(scans: pd.DataFrame, data: RepeatData, features: FeatureStore, 
         modalities=len(data.modalities),
         classes=len(data.classes),
         subject=torch.from_numpy(of_observation["subject"].factorize()[0]),
+        session=torch.tensor(session_order(of_observation["session"])),
         synthetic=torch.tensor(of_observation["synthetic"].to_numpy(dtype=bool)) if "synthetic" in scans else None,
         **splits,
     )

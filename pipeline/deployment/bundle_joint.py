@@ -87,8 +87,8 @@ def like_single_patients(
     Args:
         model: with its sums.
         classes: names, in order.
-        counted: block → patients of each class that have it. Without it the sums are asked, in which each session of a
-            patient is one.
+        counted: block → patients of each class that have it. Without it the sums are asked; those of other sites may
+            hold several sessions of a patient, from earlier versions.
     """
     patients = model.sums.with_block()
     if counted is not None:

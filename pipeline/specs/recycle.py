@@ -40,6 +40,6 @@ STAGE = Stage(
     function="pipeline.stages.recycle:recycle",
     config=RecycleConfig,
     artifact="pipeline.store.recycle:RecycleTables",
-    version=2,
+    version=3,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
 )

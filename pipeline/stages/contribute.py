@@ -30,7 +30,7 @@ from pipeline.store.contribution import ContributionSet
 from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.feature_maps import feature_maps_of
-from pipeline.training.joint_patients import joint_patients, observation_table
+from pipeline.training.joint_patients import joint_patients, learnt_from, notes_on_sessions, observation_table
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 
 SCORE_DIGITS = 6  # of scores, in the hash that says whether a scan was another one
@@ -47,7 +47,7 @@ def contribute(
     config: ContributeConfig,
     runtime: Runtime,
 ) -> None:
-    """Write the sums of the real training patients of one repeat.
+    """Write the sums of the real training patients of one repeat; of several sessions of a patient one is summed.
 
     Raises:
         InputError: a cell is too small, a class or a repeat is not there, or masks cannot be made.
@@ -59,8 +59,7 @@ def contribute(
     shape = features.feature_map_shape()
     classes = config.classes or cohort.classes()
     plan = plan_of(config, classes, modalities, preprocess, features_settings, shape)
-    rows = observation_table(data)
-    train = rows.index[rows["split"] == "train"].to_list()
+    rows, train = observation_table(data), learnt_from(data)
     if not train:
         raise InputError(f"repeat {config.repeat} has no training scan left; see failures.csv and split/splits.csv")
     covariates = covariates_of(real_only(cohort.scans()))
@@ -87,7 +86,8 @@ def contribute(
     }
     _say_what_is_spent([*earlier, release], runtime)
     out.save(contribution_bytes(sent), release)
-    _say_averaged(data, runtime)
+    runtime.notes += notes_on_sessions(data)
+    _say_averaged(data, train, runtime)
     runtime.results |= {"counts": {"training patients": len(kept)}, "plan": plan, "plan_hash": plan_hash(plan)}
 
 
@@ -107,14 +107,9 @@ def _without_small_cells(
 ) -> NDArray[np.int64]:
     """Return the observations that are summed.
 
-    With noise nobody is left out: that a cell is refused would tell of its patients what noise hides.
+    With noise nobody is left out: that a cell is refused would tell of its patients what noise hides. The noise is made
+    for one row of each patient, and there is no more than one.
     """
-    if config.epsilon is not None and len(set(subjects)) < len(subjects):
-        twice = next(name for name in subjects if subjects.count(name) > 1)
-        raise InputError(
-            f"contribute.epsilon: {twice} has several sessions in training, and noise is made to hide one observation "
-            "of a patient; keep one session of each patient in the manifest, or leave epsilon away"
-        )
     blocks = layout_of(plan)
     rows = scores_of(patients, blocks, tuple(plan["feature_map_shape"]))
     keys = list(zip(labels.tolist(), blocks.patterns(rows), strict=True))
@@ -268,8 +263,8 @@ def _say_what_is_spent(releases: list[dict[str, Any]], runtime: Runtime) -> None
     )
 
 
-def _say_averaged(data: RepeatData, runtime: Runtime) -> None:
-    several = data.scans[data.scans["split"] == "train"].groupby(["observation", "modality"]).size()
+def _say_averaged(data: RepeatData, train: list[str], runtime: Runtime) -> None:
+    several = data.scans[data.scans["observation"].isin(train)].groupby(["observation", "modality"]).size()
     if (several > 1).any():
         runtime.note(
             f"several scans of one modality were averaged first (times in training: {int((several > 1).sum())})"

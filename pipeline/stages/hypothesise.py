@@ -26,7 +26,14 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.hypotheses import HypothesisTables
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.feature_maps import feature_maps_of
-from pipeline.training.joint_patients import CovariateBlocks, Part, observation_table, part_of_repeat
+from pipeline.training.joint_patients import (
+    CovariateBlocks,
+    learnt_from,
+    notes_on_sessions,
+    observation_table,
+    part_of,
+    part_of_repeat,
+)
 from pipeline.training.repeat_data import data_of_repeat, repeats_of, without_synthetic
 from synthesis.hypotheses import (
     FEWEST,
@@ -82,7 +89,7 @@ def hypothesise(
             for hypothesis in config.hypotheses or _usual(world.model):
                 name = str(hypothesis)
                 asked.setdefault(name, Asked(hypothesis)).ask(world, seed_of_repeat(config.seed, repeat), repeat)
-            for note in world.model.notes:
+            for note in (*world.model.notes, *world.notes):
                 runtime.notes.append(f"repeat {repeat}: {note}")
             progress.advance()
     effects = pd.DataFrame(
@@ -121,6 +128,7 @@ class World:
         subjects: of these.
         shape: (C, H, W) of a feature map.
         config: of the model.
+        notes: on the sessions that it was learnt from.
         silent: source → model of permuted pairings, made once for all hypotheses of that source.
     """
 
@@ -133,6 +141,7 @@ class World:
     subjects: tuple[str, ...]
     shape: tuple[int, int, int]
     config: ModelConfig
+    notes: tuple[str, ...] = ()
     silent: dict[str, JointGaussian | None] = field(default_factory=dict)
 
 
@@ -140,27 +149,23 @@ def _world(cohort: CohortTables, split: SplitTables, features: FeatureStore, joi
     data = without_synthetic(data_of_repeat(cohort, split, features, repeat), cohort)
     maps = feature_maps_of(data, features)
     table = covariates_of(real_only(cohort.scans()))
-    about = observation_table(data)
-    train = about.index[about["split"] == "train"]
+    about, train = observation_table(data), learnt_from(data)
     blocks = None
     if joint.covariates and len(table.columns):
         blocks = CovariateBlocks.fit(table.reindex(train).fillna(""), table)
-    parts: dict[str, Part] = {name: part_of_repeat(data, maps, [name], blocks, table) for name in ("train", "test")}
+    learnt, tested = part_of(train, data, maps, blocks, table), part_of_repeat(data, maps, ["test"], blocks, table)
     settings = ModelConfig(
         joint.basis, joint.components, max(joint.draws, 2), joint.factors, seed_of_repeat(joint.seed, repeat)
     )
     shape = features_shape(maps)
     try:
-        model, rows = fit_model(
-            parts["train"].patients, parts["train"].labels, len(data.classes), settings, shape=shape
-        )
+        model, rows = fit_model(learnt.patients, learnt.labels, len(data.classes), settings, shape=shape)
     except (CannotJoinError, TooFewPatientsError) as error:
         raise PreconditionError(f"repeat {repeat}: {error}") from error
-    tested = parts["test"]
-    subjects = {name: tuple(about.loc[list(part.observations), "subject"]) for name, part in parts.items()}
+    trained, asked = (tuple(about.loc[list(part.observations), "subject"]) for part in (learnt, tested))
     return World(
-        model, rows, parts["train"].labels, subjects["train"], model.scores(tested.patients), tested.observations,
-        subjects["test"], shape, settings,
+        model, rows, learnt.labels, trained, model.scores(tested.patients), tested.observations, asked, shape, settings,
+        tuple(notes_on_sessions(data)),
     )  # fmt: skip
 
 

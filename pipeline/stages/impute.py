@@ -34,7 +34,14 @@ from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.grid_images import GridImages
 from pipeline.training.imputed_scans import SMALLEST_SD, ImputedScan, hidden_scans, missing_scans, never_negative
-from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table, scores_of
+from pipeline.training.joint_patients import (
+    CovariateBlocks,
+    chunks,
+    joint_patients,
+    learnt_from,
+    observation_table,
+    scores_of,
+)
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 from pipeline.training.tipping import SELECTION, TIPPING, RepeatScores, selection_table, tipping_table
 from synthesis.grid import LEAST, box_shape
@@ -105,7 +112,8 @@ def impute(
                     model, decoders, patients, scores, random, draws=config.draws, shown=config.images, floored=floored
                 ):
                     tables["imputed.csv"].append(work.write(scan, rows.loc[names[scan.row]], marker))
-            placed.append(_placed(repeat, model, np.concatenate(found), rows, record))
+            once = ((rows["split"] != "train") | rows.index.isin(learnt_from(data))).to_numpy()
+            placed.append(_placed(repeat, model, np.concatenate(found)[once], rows[once], record))
             random = np.random.default_rng([seed, 5])
             for names in chunks(rows.index[rows["split"] == "test"].to_list()):
                 patients = joint_patients(names, data, maps, blocks, covariates)
@@ -132,7 +140,7 @@ def impute(
 def _placed(
     repeat: int, model: JointModel, scores: FloatArray, rows: pd.DataFrame, record: dict[str, Any]
 ) -> RepeatScores:
-    """Return the patients of a repeat as conclusions are drawn from them."""
+    """Return the patients of a repeat as conclusions are drawn from them; those of training once, as learnt from."""
     classes = tuple(record["classes"])
     labels = np.array([classes.index(label) for label in rows["label"]], dtype=np.int64)
     about = rows.reset_index()[["subject", "observation", "split"]]

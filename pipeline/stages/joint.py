@@ -36,7 +36,15 @@ from pipeline.store.volumes import VolumeSet
 from pipeline.training.diffusion import diffusion_engine
 from pipeline.training.feature_maps import FeatureMaps, encoding_notes, feature_maps_of
 from pipeline.training.grid_images import GridImages
-from pipeline.training.joint_patients import CovariateBlocks, chunks, joint_patients, observation_table, scores_of
+from pipeline.training.joint_patients import (
+    CovariateBlocks,
+    chunks,
+    joint_patients,
+    learnt_from,
+    notes_on_sessions,
+    observation_table,
+    scores_of,
+)
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 
 
@@ -54,6 +62,8 @@ def joint(
     runtime: Runtime,
 ) -> None:
     """Fit one model per repeat on real training patients alone; write it, and the embedding of all real ones.
+
+    A patient counts once: of several sessions one is learnt from. All are placed.
 
     With `joint.federated` nothing is fitted: the model of several sites is written in its place.
     """
@@ -96,8 +106,7 @@ def _fit(
     repeat: int,
     progress: Progress,
 ) -> None:
-    rows = observation_table(data)
-    train = rows.index[rows["split"] == "train"].to_list()
+    rows, train = observation_table(data), learnt_from(data)
     if not train:
         raise InputError(f"repeat {repeat} has no training scan left; see failures.csv and split/splits.csv")
     blocks = None
@@ -125,18 +134,12 @@ def _fit(
             device=runtime.device, progress=progress,
             state=partial(out.engine, repeat), keep=partial(out.save_engine, repeat),
         )  # fmt: skip
-    averaged = data.scans[data.scans["split"] == "train"].groupby(["observation", "modality"]).size()
-    notes = [*encoding_notes(data), *model.notes]
+    averaged = data.scans[data.scans["observation"].isin(train)].groupby(["observation", "modality"]).size()
+    notes = [*encoding_notes(data), *model.notes, *notes_on_sessions(data)]
     if (averaged > 1).any():
         notes.append(
             "several scans of one modality are averaged before the joint model sees them (times in training: "
             f"{(averaged > 1).sum()})"
-        )
-    sessions = rows.loc[train, "subject"].value_counts()
-    if (sessions > 1).any():
-        notes.append(
-            f"{(sessions > 1).sum()} training patients have several sessions, each of which counts as a patient: "
-            "intervals are too narrow"
         )
     decoders: dict[str, Decoder] = {}
     if images is not None:
@@ -153,7 +156,7 @@ def _fit(
             "train_subjects": data.subjects("train"),
             "validation_subjects": data.subjects("validation"),
             "classes": data.classes,
-            "patients": _patients_with(model, scores, labels, rows.loc[train, "subject"].to_numpy(), len(data.classes)),
+            "patients": dict(zip(model.blocks.names, model.sums.with_block().T.tolist(), strict=True)),
             "feature_map_shape": list(image),
             "covariates": blocks.to_json() if blocks else None,
             "grid": {"spacing_mm": config.spacing_mm, "pixels": config.pixels},
@@ -161,17 +164,6 @@ def _fit(
         },
     )
     out.drop_engine(repeat)
-
-
-def _patients_with(
-    model: JointModel, scores: FloatArray, labels: NDArray[np.int64], subjects: NDArray[Any], classes: int
-) -> dict[str, list[int]]:
-    """Return block → patients of each class that have it; several sessions of a patient count once."""
-    return {
-        name: [len(set(subjects[(labels == k) & ~np.isnan(scores[:, part.start])])) for k in range(classes)]
-        for name in model.blocks.names
-        for part in [model.blocks.slice_of(name)]
-    }
 
 
 def _decoders(

@@ -22,7 +22,7 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.recycle import RecycleTables
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.training.feature_maps import feature_maps_of
-from pipeline.training.joint_patients import Part, observation_table, part_of_repeat
+from pipeline.training.joint_patients import Part, learnt_from, observation_table, part_of_repeat
 from pipeline.training.repeat_data import data_of_repeat, repeats_of, without_synthetic
 from synthesis.masked_codes import masked_codes
 from synthesis.recycling import (
@@ -106,6 +106,7 @@ class World:
         patients: train, validation and test, real ones alone.
         labels: classes of training patients, (n,).
         owners: the subject of each row of training.
+        once: which of these rows a joint model learns from, one of each patient, (n,).
         made_before: synthetic patients of the manifest and their classes; None for none.
         codes: way → codes of training and test patients by a φ that saw no label; None where nothing can be hidden.
         classes: their number.
@@ -116,6 +117,7 @@ class World:
     patients: dict[str, dict[str, NDArray[np.float32]]]
     labels: NDArray[np.int64]
     owners: tuple[str, ...]
+    once: NDArray[np.bool_]
     made_before: Drawn | None
     codes: dict[str, dict[str, NDArray[np.float32]] | None]
     classes: int
@@ -147,7 +149,8 @@ def _ways(
             )
             yield way, rho, chance, count
 
-    drawn = _drawn(world, real, labels, share, config, runtime)
+    once = world.once[chosen]
+    drawn = _drawn(world, {name: rows[once] for name, rows in real.items()}, labels[once], share, config, runtime)
     made = {**({} if drawn is None else {SYNTHETIC: drawn})}
     made |= {way: maker(real, labels, config.patients, world.seed) for way, maker in RIVALS.items()}
     points = {(way, rho): each for way, each in made.items() for rho in config.rho}
@@ -168,7 +171,7 @@ def _drawn(
     config: RecycleConfig,
     runtime: Runtime,
 ) -> Drawn | None:
-    """Draw from a joint model of the labelled patients, and of those that the manifest says were drawn before."""
+    """Draw from a joint model of the labelled patients, each once, and of those that were drawn before."""
     learnt, of = dict(real), labels
     if world.made_before is not None:
         earlier, classes = world.made_before
@@ -213,7 +216,8 @@ def _world(
         {"repeat": repeat, "subject": about.loc[list(test.observations), "subject"].to_list(),
          "observation": test.observations, "truth": test.labels}
     )  # fmt: skip
-    return World(patients, train.labels, owners, earlier, codes, len(data.classes), repeat, seed), tested
+    once = np.isin(train.observations, learnt_from(data))
+    return World(patients, train.labels, owners, once, earlier, codes, len(data.classes), repeat, seed), tested
 
 
 def _means(part: Part, shape: tuple[int, int, int]) -> dict[str, NDArray[np.float32]]:

@@ -25,7 +25,7 @@ from pipeline.store.volumes import VolumeSet
 from pipeline.training.diffusion import diffusion_engine
 from pipeline.training.feature_maps import feature_maps_of
 from pipeline.training.grid_images import GridImages
-from pipeline.training.joint_patients import CovariateBlocks, part_of_repeat
+from pipeline.training.joint_patients import CovariateBlocks, learnt_from, notes_on_sessions, part_of
 from pipeline.training.latent_images import Decode, Losses, latent_decoders
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 from synthesis.latent import LatentConfig
@@ -58,10 +58,9 @@ def synthesise(
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
     maps = feature_maps_of(data, features)
     table = covariates_of(real_only(cohort.scans()))
-    training = data.scans[data.scans["split"] == "train"]
-    train = training["observation"].unique()
+    train = learnt_from(data)
     blocks = CovariateBlocks.fit(table.loc[train], table) if config.covariates and len(table.columns) else None
-    part = part_of_repeat(data, maps, ["train"], blocks, table)
+    part = part_of(train, data, maps, blocks, table)
     grid = GridImages(preprocess, kinds, config.spacing_mm, config.pixels)
     images = {} if config.decoder == "none" else grid.of(data, part.observations)
     features_and_images = dict(part.patients.features)
@@ -80,14 +79,15 @@ def synthesise(
     marker = Marker.ready(
         config.mark_key, config.mark_batch, setting="synthesise.mark_key", workspace=runtime.workspace
     )
-    out.begin(training["subject"].unique())
+    out.begin(data.subjects("train"))
     if config.engine == "diffusion":
         with runtime.progress(config.diffusion.steps, "step") as progress:
             model = diffusion_engine(
                 model, scores, part.labels, DiffusionConfig(**config.diffusion.model_dump(), seed=config.seed),
                 device=runtime.device, progress=progress, state=out.engine, keep=out.save_engine,
             )  # fmt: skip
-    for note in model.notes:
+    notes = [*model.notes, *notes_on_sessions(data)]
+    for note in notes:
         runtime.note(note)
     modalities = tuple(name for name in part.patients.features if name in model.bases)
     if len(modalities) > 1 and not any(sum(has) > 1 for _, has in observed_patterns(model, modalities)):
@@ -146,7 +146,7 @@ def synthesise(
     facts: dict[str, Any] = {
         "modalities": list(modalities), "images": sorted(drawn.loc[drawn["path"] != "", "modality"].unique()),
         "classes": list(data.classes), "label": label, "repeat": config.repeat, "training": len(train),
-        "shape": list(features.feature_map_shape()), "notes": list(model.notes), "decoder": config.decoder,
+        "shape": list(features.feature_map_shape()), "notes": notes, "decoder": config.decoder,
         "engine": config.engine, "spacing_mm": config.spacing_mm, "pixels": config.pixels,
     }  # fmt: skip
     if losses:

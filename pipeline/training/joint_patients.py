@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from cohort.covariates import Encoder, as_numbers, fit_encoder, kinds_of
+from cohort.splits import natural_order
 from models.joint.blocks import FloatArray
 from models.joint.model import JointModel, Patients
+from models.joint.sessions import one_session_each
 from pipeline.training.feature_maps import FeatureMaps
 from pipeline.training.repeat_data import RepeatData
 
@@ -20,10 +22,10 @@ CHUNK = 128  # patients whose feature maps are loaded at once, where they need n
 
 @dataclass(frozen=True)
 class Part:
-    """Observations of some splits of a repeat.
+    """Some observations of a repeat.
 
     Attributes:
-        observations: names, sorted; the order of all rows.
+        observations: names; the order of all rows.
         labels: class index of each row, (n,).
         patients: features by modality, rows of NaN where there is no scan, and covariates.
     """
@@ -131,12 +133,52 @@ def joint_patients(
 def part_of_repeat(
     data: RepeatData, maps: FeatureMaps, splits: Sequence[str], covariates: CovariateBlocks | None, table: pd.DataFrame
 ) -> Part:
-    """Return the observations of some splits, as `joint_patients` does."""
+    """Return the observations of some splits, sorted, as `joint_patients` does."""
     rows = observation_table(data)
-    rows = rows[rows["split"].isin(splits)]
-    labels = np.array([data.classes.index(label) for label in rows["label"]], dtype=np.int64)
-    patients = joint_patients(rows.index.to_list(), data, maps, covariates, table)
-    return Part(tuple(rows.index), labels, patients)
+    return part_of(rows.index[rows["split"].isin(splits)].to_list(), data, maps, covariates, table)
+
+
+def part_of(
+    observations: Sequence[str],
+    data: RepeatData,
+    maps: FeatureMaps,
+    covariates: CovariateBlocks | None,
+    table: pd.DataFrame,
+) -> Part:
+    """Return some observations with their classes; arguments as for `joint_patients`."""
+    label = observation_table(data)["label"]
+    labels = np.array([data.classes.index(label[name]) for name in observations], dtype=np.int64)
+    return Part(tuple(observations), labels, joint_patients(observations, data, maps, covariates, table))
+
+
+def learnt_from(data: RepeatData) -> list[str]:
+    """Return the training observations that a joint model learns from, sorted: one of each patient.
+
+    It is that with the most modalities, of those the latest.
+    """
+    scans = data.scans[data.scans["split"] == "train"]
+    rows = scans.groupby("observation").agg({"subject": "first", "session": "first", "modality": "nunique"})
+    modalities = rows["modality"].to_numpy(dtype=np.int64)
+    chosen = one_session_each(rows["subject"].to_list(), modalities, session_order(rows["session"]))
+    return rows.index[chosen].to_list()
+
+
+def session_order(sessions: pd.Series) -> NDArray[np.int64]:
+    """Return a number for each session, (n,): they ascend in natural order, in which ses-10 is after ses-2."""
+    names = sorted(set(sessions), key=lambda name: (natural_order(name), name))
+    return sessions.map({name: number for number, name in enumerate(names)}).to_numpy(dtype=np.int64)
+
+
+def notes_on_sessions(data: RepeatData) -> list[str]:
+    """Return what to say of training patients with several sessions; nothing if there are none."""
+    scans = data.scans[data.scans["split"] == "train"]
+    several = int((scans.groupby("subject")["observation"].nunique() > 1).sum())
+    if not several:
+        return []
+    return [
+        f"{several} training patients have several sessions; the joint model learnt from one of each, that with the "
+        "most modalities, of those the latest"
+    ]
 
 
 def scores_of(

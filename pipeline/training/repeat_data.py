@@ -22,8 +22,8 @@ class RepeatData:
     """The scans of a repeat, one row each, and their modality and class indices.
 
     Attributes:
-        scans: scan, observation, subject, modality, label, split, with tables values, and with synthetic patients
-            synthetic (bool); index 0…N-1 is the row of the tensors.
+        scans: scan, observation, subject, session, modality, label, split, with tables values, and with synthetic
+            patients synthetic (bool); index 0…N-1 is the row of the tensors.
         modalities: names; a modality is numbered by its index.
         classes: names; a class is numbered by its index.
     """
@@ -114,7 +114,8 @@ def data_of_repeat(cohort: CohortTables, split: SplitTables, feature_maps: Featu
         & scans["scan"].map(available).fillna(False).astype(bool)
         & scans["subject"].isin(split_of.index)
     ]
-    names = ["scan", "observation", "subject", "modality", "label", *(["values"] if "values" in scans else [])]
+    names = ["scan", "observation", "subject", "session", "modality", "label"]
+    names += ["values"] if "values" in scans else []
     table = scans[names].assign(split=scans["subject"].map(split_of))
     if names_synthetic(cohort.scans()):
         table["synthetic"] = is_synthetic(scans)

@@ -27,7 +27,7 @@ class RepeatScores:
     Attributes:
         repeat: its number.
         model: of the repeat.
-        rows: scores of all observations, (n, d), NaN where a block is missing.
+        rows: scores of observations, (n, d), NaN where a block is missing; of training those learnt from alone.
         about: subject, observation, split of each row.
         labels: class index of each row, (n,).
         classes: names.

@@ -79,6 +79,27 @@ def test_sessions_of_one_patient_are_in_one_fold(sample: Sample) -> None:
     assert len(filler.fold) == len(sample.train)
 
 
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_patient_is_learnt_from_once(sample: Sample, in_time: bool) -> None:
+    """From the session with the most modalities, of those the latest; others are filled without the patient."""
+    subject, session = torch.arange(80) // 2, torch.arange(80) if in_time else 80 - torch.arange(80)
+    has = sample.modality_mask.sum(1)
+    best = {}
+    for i in sorted(sample.train.tolist(), key=lambda i: (int(has[i]), int(session[i]))):
+        best[i // 2] = i
+    once = replace(sample, train=torch.tensor(sorted(best.values())), subject=subject)
+    often = replace(sample, subject=subject, session=session)
+    one, other = (joint_filler(each, TRAINING) for each in (once, often))
+    assert other.model.sums.count == len(best) == 24
+    np.testing.assert_array_equal(one.model.gaussian.estimate.covariance, other.model.gaussian.estimate.covariance)
+    assert sorted(other.rows) == sorted(best.values())
+    assert {i: other.fold[i] for i in other.rows} == one.fold
+    assert other.fold.keys() == set(sample.train.tolist())
+    mask = sample.modality_mask
+    tested = [filler.fill(sample.grid()[sample.test], mask[sample.test], sample.test) for filler in (one, other)]
+    assert torch.equal(*tested)
+
+
 def test_draws_differ_where_there_is_a_gap_and_only_there(sample: Sample) -> None:
     filler = fit_joint_mean(sample, replace(TRAINING, epochs=1)).filler
     everybody, mask = torch.arange(80), sample.modality_mask

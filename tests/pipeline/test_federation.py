@@ -30,6 +30,7 @@ from pipeline.runner.run import run_stage
 from pipeline.specs.contribute import STAGE as CONTRIBUTE
 from pipeline.specs.impute import STAGE as IMPUTE
 from pipeline.specs.joint import STAGE as JOINT
+from pipeline.stages import contribute
 from pipeline.stages.export import _joint
 from pipeline.store.base import read_record, write_record
 from pipeline.store.contribution import ContributionSet
@@ -321,16 +322,47 @@ def test_small_cells_are_named_or_left_out(sites: dict[str, Path]) -> None:
         send(sites["west"], smallest_cell=100, small_cells="leave_out")
 
 
-def test_noise_is_not_made_for_several_sessions_of_a_patient(sites: dict[str, Path], tmp_path: Path) -> None:
-    table = patients(0, subjects=20)
-    later = table.assign(scan=table["scan"] + "_later", session="later", observation=table["observation"] + "_later")
-    toy_run.fill(tmp_path / "site", pd.concat([table, later]))
-    with pytest.raises(InputError, match="has several sessions in training"):
-        send(tmp_path / "site", epsilon=1.0, clip=3.0, feature_maps=False)
-    file = send(tmp_path / "site", smallest_cell=3, small_cells="leave_out")
-    sent = read_contribution(file)
-    assert sent.plain is not None
-    assert min(cell.count for cell in sent.plain.sums.cells.values()) >= 6  # two sessions of three patients
+def with_another_session(table: pd.DataFrame) -> pd.DataFrame:
+    """Each patient's session, and an earlier one of another age."""
+    early = {name: table[name] + "_early" for name in ("scan", "observation")}
+    return pd.concat([table.assign(session="2"), table.assign(session="1", age="40", **early)])
+
+
+def test_a_patient_with_several_sessions_is_summed_once(tmp_path: Path) -> None:
+    """At each site, so that the sites together have the sums of one site with all of their patients."""
+    everybody = toy_run.scans(100).drop_duplicates("subject").assign(modality="MRI", age="70")
+    one, other = everybody[:50], everybody[50:]
+    pet = one.assign(modality="PET", scan=one["subject"] + "_other")  # one pattern a site, so that no cell is small
+    tables = {"east": pd.concat([one, pet]), "north": other}
+    pooled = pd.concat(tables.values(), ignore_index=True)
+    sent = {}
+    for name, table in {**tables, "all": pooled, "all, once": pooled.assign(session="2")}.items():
+        toy_run.fill(tmp_path / name, table if name == "all, once" else with_another_session(table))
+        sent[name] = read_contribution(send(tmp_path / name))
+    merged = combine({name: sent[name] for name in tables})[0].sums
+    for name in ("all", "all, once"):
+        sums = combine({name: sent[name]})[0].sums
+        assert sums.count == merged.count == 40
+        assert sums.cells.keys() == merged.cells.keys()
+        for key, cell in sums.cells.items():
+            assert cell.count == merged.cells[key].count
+            np.testing.assert_allclose(cell.total, merged.cells[key].total, rtol=1e-9)
+            np.testing.assert_allclose(cell.outer, merged.cells[key].outer, rtol=1e-9)
+    assert "20 training patients have several sessions; the joint model learnt from one of each" in said(
+        tmp_path / "east"
+    )
+    assert "several sessions" not in said(tmp_path / "all, once")
+
+
+def test_noise_is_made_for_one_session_of_each_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made to hide one row, and a patient has no more than one."""
+    toy_run.fill(tmp_path, with_another_session(patients(0, subjects=20)))
+    train = SplitTables(tmp_path / "split").splits().query("repeat == 1 and split == 'train'")["subject"]
+    seen: list[int] = []
+    usual = contribute.noisy
+    monkeypatch.setattr(contribute, "noisy", lambda sums, *rest: seen.append(sums.count) or usual(sums, *rest))
+    assert read_contribution(send(tmp_path, epsilon=1.0, clip=3.0, feature_maps=False)).noisy is not None
+    assert seen == [len(train)]
 
 
 def test_noise_is_printed_and_spent_privacy_adds_up(sites: dict[str, Path], plain: dict[str, Path]) -> None:

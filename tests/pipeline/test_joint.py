@@ -398,20 +398,56 @@ def test_a_modality_that_never_varies_is_named(tmp_path: Path) -> None:
 
 def test_several_scans_of_a_modality_are_averaged_and_said(tmp_path: Path) -> None:
     table = scans()
-    more = table[table["modality"] == "MRI"]
     later = table.assign(scan=table["scan"] + "_later", session="later", observation=table["observation"] + "_later")
+    more = later[later["modality"] == "MRI"]
     every = pd.concat([table, later, more.assign(scan=more["scan"] + "_again")], ignore_index=True)
     workspace = run(tmp_path, every)
-    assert "several scans of one modality are averaged" in notes(workspace)
+    twice = (learns(table) & (table["modality"] == "MRI")).sum()  # in the sessions that are learnt from
+    averaged = "several scans of one modality are averaged before the joint model sees them"
+    assert f"{averaged} (times in training: {twice})" in notes(workspace)
     people = table.loc[learns(table), "subject"].nunique()
-    said = f"repeat 1: {people} training patients have several sessions, each of which counts as a patient"
-    assert said in notes(workspace)
+    assert f"repeat 1: {people} training patients have several sessions; the joint model" in notes(workspace)
     joint = JointSet(workspace / "joint")
     trained = table[learns(table) & (table["modality"] == "PET")]
     counted = (joint.record(1) or {})["patients"]["PET"]  # patients, not sessions
     assert counted == [(trained["label"] == name).sum() for name in toy_run.CLASSES]
     place = joint.model(1).blocks.names.index("PET")
-    assert joint.model(1).sums.with_block()[:, place].tolist() == [2 * count for count in counted]
+    assert joint.model(1).sums.with_block()[:, place].tolist() == counted
+
+
+def test_a_patient_with_several_sessions_counts_once(tmp_path: Path) -> None:
+    """The numbers are those of a cohort without the other sessions; these are placed and imputed all the same."""
+    once = scans().assign(session="ses-10")
+    several = once.groupby("observation")["modality"].transform("size") > 1
+
+    def other(table: pd.DataFrame, session: str) -> pd.DataFrame:
+        named = {name: table[name] + f"_{session}" for name in ("scan", "observation")}
+        return table.assign(session=session, age="40", **named)
+
+    early, late = other(once, "ses-2"), other(once[several].drop_duplicates("observation"), "ses-11")
+    moves = {"deltas": (-1, 0, 1), "slopes": (-1, 1)}
+    for name, table in (("once", once), ("often", pd.concat([once, early, late], ignore_index=True))):
+        toy_run.fill(tmp_path / name, table)
+        if name == "often":
+            change(tmp_path / name, [*early["scan"], *late["scan"]])
+        again(tmp_path / name, impute=moves)
+    assert weights(tmp_path / "often") == weights(tmp_path / "once")
+    ours, theirs = (JointSet(tmp_path / name / "joint") for name in ("often", "once"))
+    for repeat in REPEATS:
+        records = [each.record(repeat) or {} for each in (ours, theirs)]
+        for fact in ("train_observations", "train_subjects", "validation_subjects", "patients", "covariates"):
+            assert records[0][fact] == records[1][fact], fact
+    whole = pd.concat([once, early, late])
+    placed = ours.embeddings()
+    assert set(placed["observation"]) == set(whole["observation"])
+    shared = placed[placed["observation"].isin(once["observation"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(shared, theirs.embeddings())
+    imputed, alone = (ImputedSet(tmp_path / name / "impute") for name in ("often", "once"))
+    assert set(late["observation"]) < set(imputed.read()["observation"])
+    pd.testing.assert_frame_equal(imputed.read("selection.csv"), alone.read("selection.csv"))
+    tipping = [each.read("tipping.csv").query("conclusion == 'classes apart'") for each in (imputed, alone)]
+    pd.testing.assert_frame_equal(*(each.reset_index(drop=True) for each in tipping))
+    assert len(tipping[0])
 
 
 def test_three_classes(tmp_path: Path) -> None:

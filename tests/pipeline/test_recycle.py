@@ -99,6 +99,22 @@ def test_labels_that_are_not_used_change_nothing(tmp_path: Path, monkeypatch: py
     pd.testing.assert_frame_equal(*(each[columns].reset_index(drop=True) for each in found))
 
 
+def test_the_joint_model_learns_from_one_session_of_each_labelled_patient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is drawn is of patients; classifiers go on to see all their sessions."""
+    from pipeline.stages import recycle as stage
+
+    seen: list[int] = []
+    usual = stage.fit_model
+    monkeypatch.setattr(stage, "fit_model", lambda given, *rest: seen.append(len(given)) or usual(given, *rest))
+    table = toy_run.scans()
+    early = table.assign(session="1", observation=table["subject"] + "_1", scan=table["scan"] + "_1")
+    toy_run.fill(tmp_path, pd.concat([table.assign(session="2"), early], ignore_index=True))
+    curve = again(tmp_path).curve()
+    assert seen == curve.groupby("labelled")["patients"].first().to_list()
+
+
 def test_a_later_generation_is_refused_unless_asked_for(tmp_path: Path) -> None:
     table = toy_run.scans()
     parts = {s: toy_run.SPLITS[(n + 1) % 5] for n, s in enumerate(sorted(table["subject"].unique()))}

@@ -289,6 +289,27 @@ def test_only_training_patients_of_the_repeat_are_looked_at(tmp_path: Path) -> N
     assert any(differ(maps, before[name]) for name, maps in drawn(tmp_path, seed=1).items())
 
 
+def test_patients_are_drawn_from_one_session_of_each(tmp_path: Path) -> None:
+    """Those drawn are the same without the other sessions; whom they were learnt from is known all the same."""
+    table = toy_run.scans().assign(session="2")
+    early = table.assign(session="1", observation=table["subject"] + "_1", scan=table["scan"] + "_1")
+    toy_run.fill(tmp_path / "often", pd.concat([table, early], ignore_index=True))
+    store = FeatureStore(tmp_path / "often" / "features")
+    for name in early["scan"]:
+        store.save(name, 9 - store.load([name])[0])
+        store.finish(name, "key", {"shape": [4, 2, 2]})
+    toy_run.finish(store, **scan_contents(store, dict.fromkeys(store.scans(), "key")))
+    toy_run.fill(tmp_path / "once", table)
+    once = drawn(tmp_path / "once")
+    for name, maps in drawn(tmp_path / "often").items():
+        np.testing.assert_array_equal(maps, once[name])
+    made = SyntheticCohort(tmp_path / "often" / "synthesise")
+    train = SplitTables(tmp_path / "often" / "split").splits().query("repeat == 1 and split == 'train'")["subject"]
+    assert made.facts()["training"] == len(train) == 24
+    assert made.facts()["notes"][-1].startswith("24 training patients have several sessions; the joint model learnt")
+    assert all(made.learnt_from(name) for name in train)
+
+
 def kept(workspace: Path, table: pd.DataFrame) -> Path:
     """A toy workspace of all patients whose cohort has lost some scans."""
     toy_run.fill(workspace, toy_run.scans())

@@ -27,7 +27,7 @@ def data_of() -> Callable[..., RepeatData]:
         subjects: int = 60, modalities: tuple[str, ...] = MRI_AND_PET, absent: Sequence[str] = (), seed: int = 0
     ) -> RepeatData:
         rows = [
-            {"scan": f"p{n:02d}_{m}", "observation": f"p{n:02d}", "subject": f"p{n:02d}", "modality": m}
+            {"scan": f"p{n:02d}_{m}", "observation": f"p{n:02d}", "subject": f"p{n:02d}", "session": "", "modality": m}
             | {"label": ("well", "sick")[n % 2], "split": SPLITS[n % len(SPLITS)]}
             for n in range(subjects)
             for m in modalities
@@ -232,8 +232,9 @@ def test_several_scans_of_a_modality_stay_with_their_observation(
     data_of: Callable[..., RepeatData], feature_maps: FeatureStore
 ) -> None:
     data = data_of(4)
+    data.scans["session"] = "ses-2"
     later = data.scans[data.scans["subject"] == "p02"].assign(observation="p02_later", scan=["p02_x", "p02_y"])
-    later["modality"] = "MRI"
+    later = later.assign(modality="MRI", session="ses-10")
     for scan, value in (("p02_x", 100.0), ("p02_y", 200.0)):
         feature_maps.save(scan, torch.full((2, 1, 1), value))
         feature_maps.finish(scan, "key", {})
@@ -244,6 +245,9 @@ def test_several_scans_of_a_modality_stay_with_their_observation(
     assert subject is not None
     assert subject[index] == subject[scenario_sample.observations.index("p02")]  # inner folds are by subject
     assert len(subject.unique()) == 4
+    session = scenario_sample.sample.session
+    assert session is not None
+    assert session[index] > session[scenario_sample.observations.index("p02")]  # the joint model takes the latest
     assert scenario_sample.sample.modality_mask[index].tolist() == [True, False]
     assert scenario_sample.sample.grid()[index, 0].unique().tolist() == [150.0]
     assert scenario_sample.sample.grid()[scenario_sample.observations.index("p02"), 0].unique().tolist() == [20.0]
