@@ -152,7 +152,7 @@ STAGE = Stage(
     function="pipeline.stages.baselines:baselines",
     config=BaselinesConfig,
     artifact="pipeline.store.comparison:ComparisonSet",
-    version=4,
+    version=5,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
     settings={"preprocess_config": "preprocess", "features_config": "features"},
 )
