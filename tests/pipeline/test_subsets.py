@@ -51,7 +51,7 @@ def by_hand(run: Path) -> pd.DataFrame:
             if used.empty:
                 continue
             modality = torch.tensor([toy_run.MODALITIES.index(m) for m in used["modality"]])
-            phi = extractor(feature_maps.load(list(used["scan"])), modality).detach().flatten(1).numpy().mean(0)
+            phi = extractor(feature_maps.load(list(used["scan"])), modality).detach().flatten(1).numpy().sum(0)
             logits = (rho["rho.0.weight"] @ phi + rho["rho.0.bias"]).astype(np.float64)
             row = {"repeat": repeat, "modalities": "+".join(subset), "subject": subject}
             row |= {"scans_used": ";".join(used["scan"]), "truth": scans["label"].iloc[0]}
