@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--vae-epochs", type=int, default=40)
     parser.add_argument("--steps", type=int, default=3000, help="of the diffusion engine")
     parser.add_argument("--width", type=int, default=128, help="of its network, for each modality")
+    parser.add_argument("--dropout", type=float, default=0.0, help="of its network")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="of its network")
     parser.add_argument(
         "--missing",
         type=float,
@@ -164,7 +166,12 @@ def ways(arguments: argparse.Namespace) -> dict[str, Fit]:
 
 
 def _engine(arguments: argparse.Namespace) -> DiffusionConfig:
-    return DiffusionConfig(width=arguments.width, steps=arguments.steps)
+    return DiffusionConfig(
+        width=arguments.width,
+        steps=arguments.steps,
+        dropout=arguments.dropout,
+        weight_decay=arguments.weight_decay,
+    )
 
 
 def settings_of(name: str, arguments: argparse.Namespace, sizes: Sizes) -> str:
