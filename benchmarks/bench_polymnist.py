@@ -73,8 +73,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of models; all without it")
     parser.add_argument("--tested", type=int, default=500, help="test tuples of the coherence")
     parser.add_argument("--vae-epochs", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=8000, help="of the diffusion engine")
-    parser.add_argument("--width", type=int, default=384, help="of its network")
+    parser.add_argument("--steps", type=int, default=3000, help="of the diffusion engine")
+    parser.add_argument("--width", type=int, default=128, help="of its network, for each modality")
+    parser.add_argument("--dropout", type=float, default=0.0, help="of its network")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="of its network")
     parser.add_argument(
         "--missing",
         type=float,
@@ -164,7 +166,12 @@ def ways(arguments: argparse.Namespace) -> dict[str, Fit]:
 
 
 def _engine(arguments: argparse.Namespace) -> DiffusionConfig:
-    return DiffusionConfig(width=arguments.width, steps=arguments.steps)
+    return DiffusionConfig(
+        width=arguments.width,
+        steps=arguments.steps,
+        dropout=arguments.dropout,
+        weight_decay=arguments.weight_decay,
+    )
 
 
 def settings_of(name: str, arguments: argparse.Namespace, sizes: Sizes) -> str:

@@ -5,6 +5,7 @@ by one random time, and the loss is theirs alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from models.joint.diffusion import Diffusion, DiffusionConfig, Labels, schedule
 
 STEP = "step"  # of the state
 SMALLEST_SPREAD = 1e-6
+OF_DROPOUT = 2**40  # from the seed of a step to that of what dropout hides in it
 Keep = Callable[[Mapping[str, Tensor]], None]
 
 
@@ -65,14 +67,15 @@ def fit_diffusion(
         _fit_spread(each, rows, labels)
         each.to(device)
     values, there = (each.to(device) for each in model.whitened(rows, labels))
-    optimiser = torch.optim.Adam(model.network.parameters(), lr=config.learning_rate)
+    optimiser = torch.optim.AdamW(model.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     done = 0 if state is None else _restore(model, averaged, optimiser, state)
     for step in range(done, config.steps):
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         picked = torch.randint(len(values), (config.batch,), generator=random).to(device)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * _rate(step, config.steps)
-        loss = _loss(model, values[picked], there[picked], random)
+        with _own_chance(device, OF_DROPOUT + config.seed * 1_000_003 + step):
+            loss = _loss(model, values[picked], there[picked], random)
         if not bool(loss.isfinite()):
             raise FloatingPointError(f"the loss of step {step + 1} is not finite; try a lower learning rate")
         optimiser.zero_grad(set_to_none=True)
@@ -84,6 +87,15 @@ def fit_diffusion(
         if keep is not None and ((step + 1) % config.keep_every == 0 or step + 1 == config.steps):
             keep(_state(model, averaged, optimiser, step + 1))
     return averaged.eval()
+
+
+@contextmanager
+def _own_chance(device: torch.device | str, seed: int) -> Iterator[None]:
+    """Let what dropout hides hang on a seed, and leave the chance of everything else as it was."""
+    devices = [device] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def given_blocks(there: Tensor, random: torch.Generator) -> Tensor:

@@ -21,7 +21,7 @@ from models.joint.model import JointModel
 from pipeline.core.progress import Progress
 from pipeline.core.provenance import digest
 
-FORMAT = 1  # of a kept state; one of another format is not gone on from
+FORMAT = 2  # of a kept state; one of another format is not gone on from
 NOT_OF_TRAINING = {"draw_steps", "keep_every"}  # settings that the trained network does not depend on
 
 log = logging.getLogger("hypermm")

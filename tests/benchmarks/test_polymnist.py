@@ -246,7 +246,7 @@ def test_one_judge_gives_no_joint_coherence(judged: tuple[int, ...], monkeypatch
 
 
 def test_figures_are_kept_under_everything_that_they_depend_on() -> None:
-    arguments = argparse.Namespace(tested=50, vae_epochs=1, steps=20, width=32)
+    arguments = argparse.Namespace(tested=50, vae_epochs=1, steps=20, width=32, dropout=0.0, weight_decay=0.0)
     sizes = Sizes()
     for name in bench.ways(arguments):
         key = bench.settings_of(name, arguments, sizes)
@@ -255,6 +255,9 @@ def test_figures_are_kept_under_everything_that_they_depend_on() -> None:
         assert bench.settings_of(name, arguments, dataclasses.replace(sizes, judge_epochs=((1, 1),) * 5)) != key
     for word in ("layers", "batch", "learning_rate", "draw_steps"):
         assert f'"{word}"' in bench.settings_of("diffusion", arguments, sizes)
+    for name in ("steps", "width", "dropout", "weight_decay"):
+        other = argparse.Namespace(**{**vars(arguments), name: 0.5})
+        assert bench.settings_of("diffusion", other, sizes) != bench.settings_of("diffusion", arguments, sizes)
     assert '"latent": 64' in bench.settings_of("MoPoE", arguments, sizes)
 
 

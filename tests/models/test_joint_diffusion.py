@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from models.joint import diffusion_fit
 from models.joint.blocks import Blocks
-from models.joint.diffusion import Diffusion, DiffusionConfig
+from models.joint.diffusion import Apart, Diffusion, DiffusionConfig
 from models.joint.diffusion_fit import fit_diffusion, given_blocks, held_out_loss
 from models.joint.diffusion_model import DiffusionModel, NeedsLinearError, with_diffusion
 from models.joint.gaussian import regression
@@ -100,26 +101,92 @@ def test_a_link_that_is_no_line_is_learnt() -> None:
     assert (classes == 0).all()
 
 
-def test_a_training_that_was_stopped_goes_on_as_if_it_had_not() -> None:
-    here = world(1, (2, 2))
+@pytest.mark.parametrize("more", [{}, {"dropout": 0.3, "weight_decay": 0.5}])
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(more: dict[str, float]) -> None:
+    here, config = world(1, (2, 2)), dataclasses.replace(TINY, **more)
     rows, labels = here.draw(12, np.random.default_rng(0))
     kept: dict[int, Mapping[str, Tensor]] = {}
 
     def keep(state: Mapping[str, Tensor]) -> None:
         kept[int(state["step"])] = state
 
-    whole = fit_diffusion(rows, labels, here.blocks, 2, TINY, keep=keep)
+    whole = fit_diffusion(rows, labels, here.blocks, 2, config, keep=keep)
     assert sorted(kept) == [2, 4, 6, 7]
     for stopped_at in (2, 6, 7):
         steps: list[int] = []
+        torch.manual_seed(stopped_at)  # the chance of another process
         again = fit_diffusion(
-            rows, labels, here.blocks, 2, TINY, state=kept[stopped_at], advance=partial(steps.append, 1)
+            rows, labels, here.blocks, 2, config, state=kept[stopped_at], advance=partial(steps.append, 1)
         )
         assert len(steps) == 7 - stopped_at
         for name, value in whole.state_dict().items():
             assert torch.equal(value, again.state_dict()[name]), name
     with pytest.raises(ValueError, match="the state is of another network"):
-        fit_diffusion(rows, labels, here.blocks, 2, dataclasses.replace(TINY, width=9), state=kept[2])
+        fit_diffusion(rows, labels, here.blocks, 2, dataclasses.replace(config, width=9), state=kept[2])
+
+
+def test_dropout_hides_in_training_alone_and_leaves_the_chance_of_others() -> None:
+    here = world(1, (2, 2))
+    rows, labels = here.draw(12, np.random.default_rng(0))
+    hiding = dataclasses.replace(TINY, dropout=0.5)
+    plain = fit_diffusion(rows, labels, here.blocks, 2, TINY)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    engine = fit_diffusion(rows, labels, here.blocks, 2, hiding)
+    assert torch.equal(torch.get_rng_state(), before)
+    last = "network.last.1.weight"
+    assert not torch.equal(engine.state_dict()[last], plain.state_dict()[last])
+    one, other = (engine.draw(rows * np.nan, 1, np.random.default_rng(1))[0] for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert held_out_loss(engine, rows, labels) == held_out_loss(engine, rows, labels)
+
+
+def test_dropout_hides_other_numbers_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, told, real = world(1, (2, 2)), [], diffusion_fit._own_chance
+
+    def own_chance(device: str, seed: int) -> AbstractContextManager[None]:
+        told.append(seed)
+        return real(device, seed)
+
+    monkeypatch.setattr(diffusion_fit, "_own_chance", own_chance)
+    for seed in (0, 1):
+        config = dataclasses.replace(TINY, seed=seed)
+        fit_diffusion(*here.draw(12, np.random.default_rng(0)), here.blocks, 2, config)
+    assert len(set(told)) == 14
+
+
+def test_weight_decay_takes_its_share_of_every_weight_in_each_step() -> None:
+    here = world(1, (2, 2))
+    rows, labels = here.draw(12, np.random.default_rng(0))
+    one = dataclasses.replace(TINY, steps=1, average=0.0)
+    plain = fit_diffusion(rows, labels, here.blocks, 2, one).network.state_dict()
+    less = fit_diffusion(
+        rows, labels, here.blocks, 2, dataclasses.replace(one, weight_decay=200.0)
+    ).network.state_dict()
+    start = Diffusion(here.blocks, 2, one).network.state_dict()
+    for name, value in plain.items():
+        torch.testing.assert_close(less[name], value - 0.2 * start[name])  # .001 · 200 of what it was
+
+
+def test_each_block_has_weights_of_its_own_and_hears_of_the_others() -> None:
+    layer, x = Apart(3, 4, 2), torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    by_hand = [x[b].numpy() @ layer.weight[b].detach().numpy() + layer.bias[b].detach().numpy() for b in range(3)]
+    np.testing.assert_allclose(layer(x).detach().numpy(), np.stack(by_hand), rtol=1e-5, atol=1e-6)
+    assert not torch.equal(layer.weight[0], layer.weight[1])
+
+    network = Diffusion(Blocks(("a", "b"), (3, 2)), 1, TINY).network
+    random = torch.Generator().manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if name.startswith("last.") or ".back." in name:  # these begin with 0
+            torch.nn.init.normal_(parameter, generator=random)
+    noisy, times = torch.randn(4, 5, generator=random), torch.tensor([[0.0, 0.7]]).repeat(4, 1)
+    other = noisy.clone()
+    other[:, :3] += 1
+    assert (network(noisy, times) - network(other, times))[:, 3:].abs().min() > 1e-6
+    assert (network(noisy, times) - network(noisy, times.flip(1))).abs().min() > 1e-6
+    np.testing.assert_allclose(  # rows do not hear of each other
+        network(noisy, times)[1:].detach().numpy(), network(noisy[1:], times[1:]).detach().numpy(), atol=1e-5
+    )
 
 
 def test_some_blocks_are_given_never_all_and_never_one_that_is_missing() -> None:
@@ -137,7 +204,9 @@ def test_what_a_patient_lacks_is_neither_learnt_nor_seen() -> None:
     rows, labels = here.draw(8, np.random.default_rng(0))
     rows[:, :2] = np.nan
     engine = Diffusion(here.blocks, 2, TINY)
-    torch.nn.init.normal_(engine.network.last[2].weight, generator=torch.Generator().manual_seed(0))
+    random = torch.Generator().manual_seed(0)
+    for last in engine.network.last:
+        torch.nn.init.normal_(last.weight, generator=random)
     values, there = engine.whitened(rows, labels)
     assert not there[:, 0].any()
 
