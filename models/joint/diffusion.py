@@ -10,9 +10,9 @@ With the cosine schedule, x_t = cos(πt/2) x + sin(πt/2) ε, and the network's 
 
 Source: Bounoua, Franzese and Michiardi 2024, "Multi-modal latent diffusion" (masked multi-time; theirs draws with an
 SDE and predicts the score); Salimans and Ho 2022, appendix D (v, and steps without new noise, after Song et al. 2021);
-Nichol and Dhariwal 2021 (cosine). The network is this project's: residual
-layers in which each block has weights of its own, since a dense layer over all blocks learnt far less at equal cost
-(decision 24), scaled and shifted by the times.
+Nichol and Dhariwal 2021 (cosine). The network is this project's: residual layers in which each block has weights
+of its own, since a dense layer over all blocks learnt far less at equal cost (decision 24), scaled and shifted by the
+times.
 """
 
 from dataclasses import dataclass

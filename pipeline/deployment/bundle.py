@@ -21,6 +21,7 @@ rewrote the checksums: all content is checked (`bundle_contents`), and ends in a
 import hashlib
 import hmac
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,11 +204,10 @@ class Bundle:
         """
         if self.network_arguments["aggregate"] != "sum":
             return []
-        counts = {name: list(modality).count(name) for name in dict.fromkeys(modality)}
         return [
             f"{count} scans are {name}, and no training patient had more than {most}: every scan adds certainty, so "
             "the probabilities may be too far from one half"
-            for name, count in counts.items()
+            for name, count in Counter(modality).items()
             if (most := self.most_scans.get(name)) is not None and count > most
         ]
 
