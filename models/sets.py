@@ -1,13 +1,10 @@
 """Items grouped into sets of any size: which items a batch of sets has, without padding."""
 
-import itertools
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
-
-Name = TypeVar("Name")
 
 
 class Rows(Protocol):
@@ -16,14 +13,6 @@ class Rows(Protocol):
     def __getitem__(self, items: Tensor, /) -> Tensor:
         """Return some rows, (n, ...); items (n,) int64."""
         ...
-
-
-def subsets_of(modalities: tuple[Name, ...], *, most: int) -> list[tuple[Name, ...]]:
-    """List every non-empty subset, small ones first; of more than `most`, only single ones, all but one, and all."""
-    sizes: list[int] = list(range(1, len(modalities) + 1))
-    if 2 ** len(modalities) - 1 > most:
-        sizes = sorted({1, len(modalities) - 1, len(modalities)})
-    return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
 
 
 @dataclass(frozen=True)

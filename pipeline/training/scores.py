@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-import models.sets
 from console.errors import InputError
 from evaluation.intervals import summarise
 from evaluation.metrics import best_threshold
@@ -21,8 +20,14 @@ ANY, COMPLETE = "any", "complete"
 
 
 def subsets_of(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """List the subsets of modalities that are tested, small ones first; see `models.sets.subsets_of`."""
-    return models.sets.subsets_of(modalities, most=MOST_SUBSETS)
+    """List the subsets of modalities that are tested, small ones first.
+
+    All but the empty one; of more than `MOST_SUBSETS`, only single ones, all but one, and all.
+    """
+    sizes = list(range(1, len(modalities) + 1))
+    if 2 ** len(modalities) - 1 > MOST_SUBSETS:
+        sizes = sorted({1, len(modalities) - 1, len(modalities)})
+    return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
 
 
 def probabilities_of(classifier: SetClassifier, phi: Rows, sets: Sets) -> Tensor:
