@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from models.joint.blocks import Blocks, FloatArray
 from models.joint.gaussian import JointGaussian, Parameters, class_probabilities, regression
+from models.joint.model import COVARIATE
 from models.joint.posterior import fit
 from models.joint.sums import sums_of
 from synthesis.questions import CLASS, Question
@@ -156,9 +157,9 @@ class Shift:
     """What changes, for each draw of the parameters and each patient.
 
     Attributes:
-        scores: what the model expects of every block, after less before, (S, n, d); 0 for the source, and where a
-            patient has no such scan.
-        chance: probability of the last class from all scans, after less before, (S, n).
+        scores: what the model expects of every block, after less before, (S, n, d); 0 for the source and for
+            covariates, and where a patient has no such scan.
+        chance: probability of the last class from all scans and the patient's own covariates, after less before, (S, n).
         before: probability before, (S, n).
     """
 
@@ -182,7 +183,8 @@ def shift(model: JointGaussian, question: Question, rows: FloatArray, moves: Flo
     own = np.arange(part.start, part.stop)
     others = _columns(blocks, held)
     given = np.concatenate([own, others])
-    targets = np.setdiff1d(np.arange(blocks.width), given)
+    own_facts = _columns(blocks, _covariates(blocks))  # a patient's age does not move with a scan
+    targets = np.setdiff1d(np.arange(blocks.width), np.concatenate([given, own_facts]))
     every = model.draws or (model.estimate,)
     scores = np.zeros((len(every), *rows.shape))
     chance, start = np.zeros((len(every), len(rows))), np.zeros((len(every), len(rows)))
@@ -203,6 +205,10 @@ def shift(model: JointGaussian, question: Question, rows: FloatArray, moves: Flo
         chance[number] = class_probabilities(model, parameters, moved)[:, -1] - share[:, -1]
         start[number] = share[:, -1]
     return Shift(scores, chance, start)
+
+
+def _covariates(blocks: Blocks) -> list[str]:
+    return [name for name in blocks.names if name.startswith(COVARIATE)]
 
 
 def _columns(blocks: Blocks, names: Sequence[str]) -> NDArray[np.int64]:
@@ -232,12 +238,12 @@ def _expected(
 def outcomes(model: JointGaussian, question: Question, rows: FloatArray, moved: Shift) -> Mapping[str, FloatArray]:
     """Return, for each other modality and for the class, differences (S, n), NaN where a patient lacks the target.
 
-    A modality's difference is along its class axis, in standard deviations; that of `class` is of a probability. What
+    Covariates stay the patient's own. A modality's difference is along its class axis, in standard deviations; that of `class` is of a probability. What
     is held has no difference.
     """
     found: dict[str, FloatArray] = {}
     for name in model.blocks.names:
-        if name == question.source or name in question.held:
+        if name in (question.source, *question.held, *_covariates(model.blocks)):
             continue
         part = model.blocks.slice_of(name)
         along = moved.scores[:, :, part] @ class_axis(model, name)

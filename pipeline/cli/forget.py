@@ -15,6 +15,7 @@ from cohort.names import canonical
 from console.errors import InputError
 from files.reading import UnusableFileError, parse_json, read_bytes
 from files.writing import remove_folder
+from pipeline.cli.options import ONLY_IF_NAMED
 from pipeline.deployment.bundle import subject_hash
 from pipeline.deployment.bundle_contents import MOST_ROUNDS
 from pipeline.deployment.bundle_layout import SEEN
@@ -30,10 +31,17 @@ from synthesis.updating import apart
 
 OF_SCANS = ("preprocess", "features")
 WITH_PAGES = ("report", "predict")
-SHOWING = (("impute", "repeat-*"), ("judge", "wall-*-real.png"), ("report", "*.html"))  # scans of several patients
+SHOWING = (  # made of the scans of several patients, or fitted to them, and no record says whose
+    ("impute", "repeat-*"),
+    ("judge", "wall-*-real.png"),
+    ("report", "*.html"),
+    ("baselines", "*/"),
+    ("baselines", "*.png"),
+)
 IN_TRAINING = (("joint", ENGINES), ("synthesise", NETWORKS))  # folders below stages
-KEPT_FACTS = ("classes", "scores_of", "prepared", "cohorts")  # of the record of the stage update
+KEPT_FACTS = ("classes", "scores_of", "prepared", "cohorts", "sessions")  # of the record of the stage update
 KEPT = ("export",)  # exported models are their owners' business
+OWN_WAY = ("update", "contribute", "synthesise", "export")  # taken care of by themselves
 TEXT = (".csv", ".json", ".html", ".md", ".log", ".yaml")
 MOST = 64_000_000  # bytes of a text file that is searched
 
@@ -232,7 +240,7 @@ def _sent(workspace: Path, subject: str) -> list[str]:
 
 
 def _shown(workspace: Path, subject: str) -> list[str]:
-    """Remove pictures and imputed scans of patients, if the subject may be one of them; these files have no names.
+    """Remove what is made of patients' scans, if the subject may be one of them; these files have no names.
 
     It may be one who is in a split, or was in an earlier one.
     """
@@ -249,26 +257,41 @@ def _shown(workspace: Path, subject: str) -> list[str]:
                 path.unlink()
         if there:
             (workspace / stage / "manifest.json").unlink(missing_ok=True)
-            lines.append(f"{stage}: {pattern} removed, which may show the subject")
+            names = ", ".join(path.name for path in there)
+            lines.append(f"{stage}: removed, since it may show the subject or be fitted to it: {names}")
     return lines
 
 
 def _still_named(workspace: Path, subject: str) -> list[str]:
-    """Mark stages as unfinished whose files name the subject, and say so; they are made anew by the next run."""
+    """Remove files that name the subject, of stages that run only when named; say what else names it, and until when.
+
+    The other stages are marked as unfinished, so that the next run makes them anew.
+    """
     pattern = re.compile(rf"(?<![A-Za-z0-9]){re.escape(subject)}(?![A-Za-z0-9])")
-    named = []
+    removed, named = [], []
     for folder in sorted(path for path in workspace.iterdir() if path.is_dir() and path.name not in KEPT):
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in TEXT]
-        if any(pattern.search(_text(path)) or pattern.search(path.name) for path in files):
+        naming = [path for path in files if pattern.search(_text(path)) or pattern.search(path.name)]
+        if not naming:
+            continue
+        if folder.name in {stage.name for stage in STAGES} - {"cohort", "split"}:
+            (folder / "manifest.json").unlink(missing_ok=True)
+        if folder.name in ONLY_IF_NAMED and folder.name not in OWN_WAY:
+            for path in naming:
+                path.unlink(missing_ok=True)
+            removed.append(f"{folder.name} ({', '.join(sorted({path.name for path in naming}))})")
+        else:
             named.append(folder.name)
-            if folder.name in {stage.name for stage in STAGES} - {"cohort", "split"}:
-                (folder / "manifest.json").unlink(missing_ok=True)
-    if not named:
-        return []
-    return [
-        f"still named in {', '.join(named)}: these are made anew by the next run without the subject; logs and the "
-        "demo cohort are not, and synthetic patients that were drawn before stay wherever they were copied"
-    ]
+    lines = []
+    if removed:
+        lines.append(f"files that named the subject are removed from {'; '.join(removed)}: name these stages to have them")
+    if named:
+        lines.append(
+            f"still named in {', '.join(named)}: the next run makes them anew without the subject. split keeps the id "
+            "until --new-splits; logs and the demo cohort are not made anew, and synthetic patients that were drawn "
+            "before stay wherever they were copied"
+        )
+    return lines
 
 
 def _text(path: Path) -> str:

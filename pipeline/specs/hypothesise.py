@@ -86,7 +86,7 @@ STAGE = Stage(
     function="pipeline.stages.hypothesise:hypothesise",
     config=HypothesiseConfig,
     artifact="pipeline.store.hypotheses:HypothesisTables",
-    version=4,
+    version=5,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
     settings={"joint": "joint"},
 )

@@ -299,8 +299,6 @@ class Asked:
     def _keep(where: dict[str, list[FloatArray]], found: Mapping[str, FloatArray], subjects: list[str]) -> None:
         """Keep the differences of patients; sessions of one are averaged, since they are no two patients."""
         for target, values in found.items():
-            if target.startswith(COVARIATE):
-                continue
             there = ~np.isnan(values[0])
             owners = np.unique(np.array(subjects)[there], return_inverse=True)[1]
             count = np.bincount(owners)
@@ -310,8 +308,6 @@ class Asked:
 
     def _remember(self, found: Mapping[str, FloatArray], names: list[tuple[str, str]], repeat: int) -> None:
         for target, values in found.items():
-            if target.startswith(COVARIATE):
-                continue
             for (observation, subject), column in zip(names, values.T, strict=True):
                 if not np.isnan(column[0]):
                     self.patients.append(

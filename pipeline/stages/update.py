@@ -61,7 +61,7 @@ def update(
         PreconditionError: a patient is back who was to be forgotten, the classes or the scores are other ones than
             before, or there are too few patients.
     """
-    now = _patients(cohort, features, config, runtime)
+    now, sessions = _patients(cohort, features, config, runtime)
     classes = list(cohort.classes())
     if back := out.forgotten(now.subjects):
         raise PreconditionError(
@@ -69,6 +69,8 @@ def update(
             "manifest; if they have agreed again, remove update/forgotten.json"
         )
     before, record = out.state(), out.record() or {"versions": []}
+    older = _older(record.get("sessions", {}), sessions, runtime)
+    now = now.without(older)
     scores_of = _scores_of(features, config)
     if before is not None and (record["classes"] != classes):
         raise PreconditionError(
@@ -87,12 +89,15 @@ def update(
     state = with_blocks(before, blocks) if before else nobody(blocks, len(classes))
     new, again = _changes(state, now)
     versions = record["versions"]
+    absent = sorted(set(state.subjects) - set(now.subjects) - set(older))
     facts: dict[str, Any] = {"classes": classes, "scores_of": scores_of}
+    facts["sessions"] = {**record.get("sessions", {}), **{name: sessions[name] for name in now.subjects}}
     facts["prepared"] = {**record.get("prepared", {}), **prepared}
     if not new and not again:
         assert log is not None  # nothing new, so there is a version
         runtime.note(f"nobody is new; version {len(versions)} stays")
-        cohorts = dict.fromkeys([*record.get("cohorts", ()), cohort.fingerprint])
+        knows_all = not (absent or older)  # an older manifest does not know whom the newest version knows
+        cohorts = dict.fromkeys([*record.get("cohorts", ()), *([cohort.fingerprint] if knows_all else [])])
         out.save(state, log, {**facts, "versions": versions, "cohorts": list(cohorts)})
         return
     try:
@@ -103,7 +108,6 @@ def update(
         found = _facts(after, log, version, config)
     except TooFewPatientsError as error:
         raise PreconditionError(f"no joint model can be learnt: {error}") from error
-    absent = sorted(set(state.subjects) - set(now.subjects))
     found |= {
         "added": new, "replaced": again, "absent": len(absent), "in": list(after.subjects),
         "forgetting": config.forgetting, "log_loss": float(rows["log_loss"].mean()), "how": how, "erased": 0,
@@ -113,8 +117,10 @@ def update(
     out.save(after, log, {**facts, "versions": [*versions, found], "cohorts": [cohort.fingerprint]})
 
 
-def _patients(cohort: CohortTables, features: FeatureStore, config: UpdateConfig, runtime: Runtime) -> Updated:
-    """Return the newest session of each patient; scans of one modality are averaged."""
+def _patients(
+    cohort: CohortTables, features: FeatureStore, config: UpdateConfig, runtime: Runtime
+) -> tuple[Updated, dict[str, str]]:
+    """Return the newest session of each patient, scans of one modality averaged, and which session it is."""
     everything = real_only(cohort.scans())
     scans = everything[everything["scan"].isin(set(features.scans()))]
     if scans.empty:
@@ -151,7 +157,18 @@ def _patients(cohort: CohortTables, features: FeatureStore, config: UpdateConfig
     labels = np.array([classes.index(label[name]) for name in subjects], dtype=np.int64)
     weights = np.ones(len(subjects))
     sums = weighted_sums(rows, labels, weights, blocks, len(classes))
-    return Updated(sums, tuple(subjects), rows, labels, weights)
+    return Updated(sums, tuple(subjects), rows, labels, weights), {name: str(last[name]) for name in subjects}
+
+
+def _older(learnt: Mapping[str, str], sessions: Mapping[str, str], runtime: Runtime) -> list[str]:
+    """Return who was learnt from a later session than the newest of this manifest, and say that it stays."""
+    older = [n for n, now in sessions.items() if n in learnt and natural_order(now) < natural_order(learnt[n])]
+    if older:
+        runtime.note(
+            f"{len(older)} patients ({older[0]} among them) were learnt from a later session than the newest in this "
+            "manifest; the later one stays"
+        )
+    return older
 
 
 def _scores_of(features: FeatureStore, config: UpdateConfig) -> str:
@@ -193,8 +210,9 @@ def _start_anew(before: Updated, now: Updated, changed: str, runtime: Runtime) -
     if lost := sorted(set(before.subjects) - set(now.subjects)):
         raise PreconditionError(
             f"{changed} changed, so patients have other scores; "
-            f"{len(lost)} patients who are in are not in the manifest any more ({lost[0]} among them) and cannot be "
-            "scored anew. Put them back, go back to the earlier settings, or remove the folder update/ to start anew"
+            f"{len(lost)} patients who are in are not in the manifest any more ({lost[0]} among them), or with an "
+            "earlier session, and cannot be scored anew. Put them back, go back to the earlier settings, or remove the "
+            "folder update/ to start anew"
         )
     runtime.note(f"{changed} changed: everybody is scored and learnt from anew")
 
@@ -222,9 +240,11 @@ def _learn(state: Updated, now: Updated, subjects: list[str], config: UpdateConf
     here = set(state.subjects)
     rest = state.without([name for name in subjects if name in here])
     after = learn(state, subjects, rows, labels, forgetting=config.forgetting)
-    if rest.subjects:
+    try:
         return after, predict(rest.sums, rows, labels), BEFORE
-    said = held_out(after, seed=config.seed)  # the first patients: nobody was known before
+    except TooFewPatientsError:
+        pass
+    said = held_out(after, seed=config.seed)  # the first patients, or all but a few are back: too few were known before
     order = _rows_of(after, subjects)
     return after, Prediction(said.classes[order], said.surprise[order]), HELD_OUT
 

@@ -87,7 +87,8 @@ class UpdateSet(Artifact):
         Args:
             state: who is in.
             log: `LOG_COLUMNS` and a probability for each class.
-            facts: `classes`, `scores_of` and `versions`, a list of updates.
+            facts: `classes`, `scores_of`, `versions`, a list of updates, and `sessions`, the one that each patient was
+                learnt from; those of who is not in are left out.
         """
         real_folder(self.folder, below=self.folder.parent)
         cells = list(state.sums.cells.items())
@@ -110,6 +111,7 @@ class UpdateSet(Artifact):
                 "cells": [{"class": label, "has": list(pattern)} for (label, pattern), _ in cells],
                 "subjects": list(state.subjects),
                 **facts,
+                "sessions": {n: each for n, each in facts.get("sessions", {}).items() if n in state.subjects},
             },
         )
         for old in self.folder.glob("state-*.safetensors"):

@@ -120,6 +120,49 @@ def test_a_new_session_and_a_new_scan_replace_what_was_there(copied: Path) -> No
     assert "1 patients have several sessions; the last one counts" in notes(out)
 
 
+def test_an_older_manifest_takes_nothing_back(copied: Path) -> None:
+    """Neither a later session, nor that an exported model of before has expired."""
+    out = UpdateSet(copied / "update")
+    cohort = CohortTables(copied / "cohort")
+    early = cohort.fingerprint
+    later = TABLE[TABLE["subject"] == "s03"].assign(session="2", observation="s03_2")
+    later["scan"] = later["scan"] + "_2"
+    toy_run.fill(copied, pd.concat([TABLE, later], ignore_index=True))
+    store = FeatureStore(copied / "features")
+    for name in later["scan"]:
+        store.save(name, torch.full((4, 2, 2), 0.3))
+        store.finish(name, "key", {"shape": [4, 2, 2]})
+    toy_run.finish(store, **scan_contents(store, dict.fromkeys(store.scans(), "key")))
+    again(copied)
+    newest, record = out.state(), out.record() or {}
+    assert record["sessions"]["s03"] == "2"
+    assert record["cohorts"] == [cohort.fingerprint]
+    toy_run.fill(copied, TABLE)
+    again(copied)
+    after = out.state()
+    assert newest is not None
+    assert after is not None
+    np.testing.assert_array_equal(after.rows, newest.rows)
+    assert (out.record() or {})["cohorts"] == record["cohorts"] != [early]
+    assert "1 patients (s03 among them) were learnt from a later session" in notes(out)
+
+
+@pytest.mark.parametrize("back", [57, 60])
+def test_nearly_everybody_comes_back(copied: Path, back: int) -> None:
+    """Three or none are left who did not, too few to predict the others by: they are predicted by folds."""
+    who = sorted(TABLE["subject"].unique())[:back]
+    later = TABLE[TABLE["subject"].isin(who)].assign(session="2", observation=lambda table: table["subject"] + "_2")
+    later["scan"] = later["scan"] + "_2"
+    toy_run.fill(copied, pd.concat([TABLE, later], ignore_index=True))
+    store, random = FeatureStore(copied / "features"), torch.Generator().manual_seed(0)
+    for name in later["scan"]:
+        store.save(name, torch.randn(4, 2, 2, generator=random))
+        store.finish(name, "key", {"shape": [4, 2, 2]})
+    toy_run.finish(store, **scan_contents(store, dict.fromkeys(store.scans(), "key")))
+    last = versions(again(copied))[2]
+    assert (last["replaced"], last["how"]) == (who, "held out")
+
+
 def test_the_tenth_session_is_later_than_the_second(tmp_path: Path) -> None:
     later = TABLE[TABLE["subject"] == "s03"].assign(session="ses-10", observation="s03_ses-10", label="well")
     later["scan"] = later["scan"] + "_ses-10"
@@ -261,6 +304,31 @@ def test_who_is_forgotten_was_never_seen(copied: Path, tmp_path: Path, small_mod
     assert len(versions(run(copied, TABLE[TABLE["subject"] != gone]))) == 2
     with pytest.raises(InputError, match="knows no subject 's99'"):
         forget(copied, "s99")
+
+
+def test_comparisons_and_files_that_name_the_patient_are_removed(copied: Path) -> None:
+    """Networks that impute, what they drew, and tables of stages that the next run does not make by itself."""
+    gone = in_training(copied, "train")
+    task = copied / "baselines" / "missing" / "pix2pix" / "repeat-1"
+    made = [
+        task / "MRI-to-PET" / "checkpoint.safetensors",
+        task / "imputed" / f"{gone}_PET.nii.gz",
+        copied / "baselines" / "imputed.png",
+        copied / "hypothesise" / "patients.csv",
+        copied / "joint" / "embeddings.csv",
+    ]
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"subject\n{gone}\n")
+    other = copied / "hypothesise" / "effects.csv"
+    other.write_text("clamp\nMRI\n")
+    said = "\n".join(forget(copied, gone))
+    assert not [path for path in made if path.exists()]
+    assert other.exists()
+    assert "baselines: removed, since it may show the subject or be fitted to it: missing" in said
+    assert "baselines: removed, since it may show the subject or be fitted to it: imputed.png" in said
+    assert "removed from hypothesise (patients.csv); joint (embeddings.csv): name these stages to have them" in said
+    assert "split keeps the id until --new-splits" in said
 
 
 def test_a_bundle_that_holds_the_patient_is_named(copied: Path, small_model: Callable[..., Path]) -> None:

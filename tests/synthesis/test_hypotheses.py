@@ -5,7 +5,7 @@ import pytest
 from helpers.questioned import BLOCKS, Made, confounded, phantoms
 
 from evaluation.paired import MeanDifference, mean_difference
-from models.joint.gaussian import condition
+from models.joint.gaussian import class_probabilities, condition
 from models.joint.posterior import fit
 from models.joint.sums import sums_of
 from synthesis.hypotheses import (
@@ -129,6 +129,20 @@ def test_the_probability_moves_with_the_source_and_with_what_it_brings_along() -
     np.testing.assert_array_equal(shift(made.model, along, made.tested, np.ones((50, 1))).scores[:, :, 0], 0)
 
 
+def test_a_patient_keeps_age_where_scans_move() -> None:
+    """MRI follows severity and severity the class; a moved MRI makes nobody else more severe."""
+    made = confounded(0, draws=0)
+    question = Question("MRI", Along(CLASS))
+    move = np.r_[displacement(made.model, question), np.zeros(5)]
+    changed = shift(made.model, question, made.tested, np.repeat(move[None, :4], len(made.tested), axis=0))
+    after = made.tested + move
+    after[:, 4:8] += changed.scores[0][:, 4:8]
+    before, then = (class_probabilities(made.model, made.model.estimate, rows)[:, -1] for rows in (made.tested, after))
+    np.testing.assert_array_equal(changed.scores[0][:, 8], 0)
+    np.testing.assert_allclose(changed.chance[0], then - before, atol=1e-12)
+    assert SEVERITY not in outcomes(made.model, question, made.tested, changed)
+
+
 def test_one_draw_of_the_parameters_agrees_with_the_conditional_of_the_model() -> None:
     """An independent way to the same figure: `condition` before and after, on the source alone."""
     made = confounded(0, draws=0)
@@ -139,7 +153,7 @@ def test_one_draw_of_the_parameters_agrees_with_the_conditional_of_the_model() -
     expected = condition(made.model, before + np.r_[move, np.zeros(5)]).mean - condition(made.model, before).mean
     moves = np.repeat(move[None], len(made.tested), axis=0)
     found = shift(made.model, question, made.tested, moves).scores[0]
-    np.testing.assert_allclose(found[:, 4:], expected[:, 4:], atol=1e-10)
+    np.testing.assert_allclose(found[:, 4:8], expected[:, 4:8], atol=1e-10)
 
 
 def test_ablation_takes_the_source_away_and_leaves_missing_targets_alone() -> None:
