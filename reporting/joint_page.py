@@ -30,6 +30,7 @@ class Joint:
         site: observation → site or scanner; None if the manifest has none.
         shared: directions that blocks share, of the first repeat.
         blocks: name → scores, of the first repeat.
+        steps: of training the diffusion engine, of the first repeat; None with the linear one.
         imputed: repeat, observation, modality, from, sd; None without the stage impute.
         quality: repeat, modality, observation, from, crps, crps_without, cover_50 … cover_95, image_error,
             image_error_without, image_cover_90 (NaN where there is no decoder); None likewise.
@@ -51,6 +52,7 @@ class Joint:
     selection: pd.DataFrame | None = None
     beside: Sequence[ImputedBeside] = ()
     convention: str = "radiological"
+    steps: int | None = None
 
 
 def joint_section(page: Joint) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def joint_section(page: Joint) -> dict[str, Any]:
         "map": data_uri(embedding_figure(rows, groupings)),
         "blocks": ", ".join(f"{name} {size}" for name, size in page.blocks.items()),
         "shared": page.shared,
+        "steps": page.steps,
         "patterns": _patterns(wide),
         "imputed": None if page.imputed is None else _imputed(page.imputed, page.quality),
         "verdict": _verdict(page.quality),

@@ -16,7 +16,7 @@ from reporting.pages import data_uri
 from reporting.tables import Table
 
 REAL, GAIN, HARM = "real only", "gain", "harm"
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P")  # one less than colours, so that no two of 42 ways look alike
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from models.joint.basis import NoVariationError
 from models.joint.blocks import FloatArray
 from models.joint.decoder import Decoder, fit_decoder
 from models.joint.diffusion import DiffusionConfig
+from models.joint.diffusion_fit import held_out_loss
+from models.joint.diffusion_model import DiffusionModel
 from models.joint.gaussian import TooFewPatientsError
 from models.joint.model import CannotJoinError, JointModel, Patients, fit_model
 from models.joint.model import JointConfig as ModelConfig
@@ -38,11 +40,13 @@ from pipeline.training.feature_maps import FeatureMaps, encoding_notes, feature_
 from pipeline.training.grid_images import GridImages
 from pipeline.training.joint_patients import (
     CovariateBlocks,
+    Part,
     chunks,
     joint_patients,
     learnt_from,
     notes_on_sessions,
     observation_table,
+    part_of_repeat,
     scores_of,
 )
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
@@ -136,6 +140,8 @@ def _fit(
         )  # fmt: skip
     averaged = data.scans[data.scans["observation"].isin(train)].groupby(["observation", "modality"]).size()
     notes = [*encoding_notes(data), *model.notes, *notes_on_sessions(data)]
+    if isinstance(model, DiffusionModel):
+        notes.append(_held_out(model, part_of_repeat(data, maps, ["validation"], blocks, covariates)))
     if (averaged > 1).any():
         notes.append(
             "several scans of one modality are averaged before the joint model sees them (times in training: "
@@ -164,6 +170,19 @@ def _fit(
         },
     )
     out.drop_engine(repeat)
+
+
+def _held_out(model: DiffusionModel, validation: Part) -> str:
+    """Say how well the network guesses what is hidden of validation patients."""
+    rows = model.scores(validation.patients)
+    known = ~np.isnan(rows).all(axis=1)
+    if not known.any():
+        return "there are no validation patients to tell how much the diffusion engine has learnt"
+    loss = held_out_loss(model.engine, rows[known], validation.labels[known])
+    return (
+        f"diffusion engine: loss of {known.sum()} validation patients after {model.engine.config.steps} steps "
+        f"{loss:.3f}; a network that says nothing has 1"
+    )
 
 
 def _decoders(

@@ -1,6 +1,7 @@
 """The engine diffusion in the stages: who is learnt from, how a stopped run goes on, and what is refused by name."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,7 @@ def test_draws_and_embeddings_are_those_of_the_network(done: Path) -> None:
     assert not (done / "joint" / "in-training" / "1.safetensors").exists()
     said = "\n".join((out.manifest or {})["notes"])
     assert "repeat 1: the diffusion engine learnt from 12 patients" in said
+    assert re.search(r"repeat 1: diffusion engine: loss of \d+ validation patients after 12 steps \d\.\d{3};", said)
     table = out.embeddings()
     whole = table["has"] == "MRI+PET+US"
     assert table.loc[whole, ["sd1", "sd2"]].max(axis=None) < 1e-6

@@ -149,3 +149,8 @@ def test_sites_are_a_panel_of_their_own_and_notes_are_shown() -> None:
 
 def test_the_same_patients_give_the_same_bytes() -> None:
     assert joint_section(page())["map"] == joint_section(page())["map"]
+
+
+def test_the_engine_that_draws_is_named() -> None:
+    assert "those of a diffusion network trained on the same scores for 800 steps" in html(page(steps=800))
+    assert "diffusion" not in html(page())

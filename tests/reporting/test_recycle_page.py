@@ -2,9 +2,10 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from reporting.pages import environment
-from reporting.recycle_page import Recycled, recycled_section
+from reporting.recycle_page import Recycled, curve_figure, recycled_section
 
 
 def page(says: str = "no gain", generation: int = 1) -> Recycled:
@@ -44,3 +45,16 @@ def test_nothing_to_compare_is_said_and_bytes_are_the_same() -> None:
     only = page().curve.query("way == 'real only'")
     assert "Nothing but real patients could be tried" in html(Recycled(only, {"generation": 1, "repeats": 3}))
     assert recycled_section(page())["figure"] == recycled_section(page())["figure"]
+
+
+def test_no_two_ways_look_alike() -> None:
+    """The stage has nine ways beside real patients alone."""
+    rows = [
+        {"labelled": 1.0, "patients": 60, "way": f"way {i}", "rho": 0.5, "says": "no gain", "p": 0.5, "p_holm": 1.0}
+        | {"auc": 0.7, "auc_low": 0.6, "auc_high": 0.8, "difference": 0.01, "low": -0.02, "high": 0.04}
+        for i in range(9)
+    ]
+    figure = Figure()
+    curve_figure.__wrapped__(figure, pd.DataFrame(rows))  # type: ignore[attr-defined]
+    looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+    assert len(looks) == 9
