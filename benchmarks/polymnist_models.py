@@ -121,7 +121,13 @@ class Diffused:
 
 
 def fit_diffused(
-    codes: dict[str, Codes], labels: dict[str, Labels], classes: int, config: DiffusionConfig, folder: Path
+    codes: dict[str, Codes],
+    labels: dict[str, Labels],
+    classes: int,
+    config: DiffusionConfig,
+    folder: Path,
+    *,
+    device: str = "cpu",
 ) -> Diffused:
     """Train the diffusion engine of `models.joint`; with K = 1 it sees no labels, as the VAEs.
 
@@ -131,6 +137,7 @@ def fit_diffused(
         classes: 10, or 1 without labels.
         config: of the engine.
         folder: of states in training; a run that was stopped goes on from there.
+        device: to train and draw on.
     """
     blocks = blocks_of(codes["train"].shape[1] // len(MODALITIES))
     known = {name: each if classes > 1 else np.zeros_like(each) for name, each in labels.items()}
@@ -153,5 +160,7 @@ def fit_diffused(
         with replacing(path) as partial_file:
             save_file({**state, SECONDS: spent, CURVE: torch.tensor(list(curve.items()))}, partial_file)
 
-    engine = fit_diffusion(codes["train"], known["train"], blocks, classes, config, state=state, keep=keep)
+    engine = fit_diffusion(
+        codes["train"], known["train"], blocks, classes, config, device=device, state=state, keep=keep
+    )
     return Diffused(engine, curve, earlier_s)
