@@ -159,7 +159,8 @@ class Shift:
     Attributes:
         scores: what the model expects of every block, after less before, (S, n, d); 0 for the source and for
             covariates, and where a patient has no such scan.
-        chance: probability of the last class from all scans and the patient's own covariates, after less before, (S, n).
+        chance: probability of the last class from all scans and the patient's own covariates, after less before,
+            (S, n).
         before: probability before, (S, n).
     """
 
@@ -238,8 +239,8 @@ def _expected(
 def outcomes(model: JointGaussian, question: Question, rows: FloatArray, moved: Shift) -> Mapping[str, FloatArray]:
     """Return, for each other modality and for the class, differences (S, n), NaN where a patient lacks the target.
 
-    Covariates stay the patient's own. A modality's difference is along its class axis, in standard deviations; that of `class` is of a probability. What
-    is held has no difference.
+    Covariates stay the patient's own. A modality's difference is along its class axis, in standard deviations; that of
+    `class` is of a probability. What is held has no difference.
     """
     found: dict[str, FloatArray] = {}
     for name in model.blocks.names:

@@ -284,7 +284,9 @@ def _still_named(workspace: Path, subject: str) -> list[str]:
             named.append(folder.name)
     lines = []
     if removed:
-        lines.append(f"files that named the subject are removed from {'; '.join(removed)}: name these stages to have them")
+        lines.append(
+            f"files that named the subject are removed from {'; '.join(removed)}: name these stages to have them again"
+        )
     if named:
         lines.append(
             f"still named in {', '.join(named)}: the next run makes them anew without the subject. split keeps the id "

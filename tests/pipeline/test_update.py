@@ -327,7 +327,9 @@ def test_comparisons_and_files_that_name_the_patient_are_removed(copied: Path) -
     assert other.exists()
     assert "baselines: removed, since it may show the subject or be fitted to it: missing" in said
     assert "baselines: removed, since it may show the subject or be fitted to it: imputed.png" in said
-    assert "removed from hypothesise (patients.csv); joint (embeddings.csv): name these stages to have them" in said
+    assert (
+        "removed from hypothesise (patients.csv); joint (embeddings.csv): name these stages to have them again" in said
+    )
     assert "split keeps the id until --new-splits" in said
 
 
