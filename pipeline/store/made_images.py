@@ -39,7 +39,7 @@ def image_file(
     if kind == "image":
         return f"{name}.png", png_bytes(marker.picture(picture_of(values, side=pixels), name=name))
     volume, affine = volume_of(values, spacing_mm=spacing_mm), box_affine(spacing_mm)
-    content = volume_bytes(volume > 0, affine, name=name, marker=marker, description=description)
+    content = volume_bytes(volume, volume > 0, affine, name=name, marker=marker, description=description)
     return f"{name}.nii.gz", content
 
 

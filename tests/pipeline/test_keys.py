@@ -37,6 +37,7 @@ from pipeline.stages import features, preprocess
 from pipeline.store.base import Artifact, read_record, write_record
 from pipeline.store.comparison import ComparisonSet
 from pipeline.store.features import FeatureStore
+from pipeline.store.marking import Marker
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import data_of_repeat
@@ -607,7 +608,7 @@ def task_keys(workspace: Path, settings: Settings, **changes: Any) -> dict[tuple
             elif name == scenario.name:
                 translated(
                     run, scenario, repeat, key, left, all_scans=usable.scans, preprocess=volumes,  # type: ignore[arg-type]
-                    encoder=lambda: (None, 0.0), wanted=False,
+                    encoder=lambda: (None, 0.0), wanted=False, marker=Marker(None, "1", ""),
                 )  # fmt: skip
             else:
                 continue
@@ -643,15 +644,21 @@ IN_SOME_TASKS = {
     "curve_rates": {task for task in TASKS if task[0] == "complete"},
     "gan.pix2pix_epochs": {("hidden", "pix2pix")},
     "gan.cyclegan_epochs": {("hidden", "cyclegan")},
+    "mark_key": GANS,
+    "mark_batch": set(),  # without a key
 }
 
 
 @pytest.mark.parametrize("path", [path for path in FIELDS if path[0] == "baselines"], ids=".".join)
 def test_a_setting_is_in_the_key_of_the_tasks_that_it_is_about(
-    tasks: Callable[..., set[tuple[str, str]]], path: tuple[str, ...]
+    tasks: Callable[..., set[tuple[str, str]]], path: tuple[str, ...], tmp_path: Path
 ) -> None:
     usual = GANS if path[1] == "gan" else set(TASKS)
-    assert tasks(changed(toy_run.settings(baselines=REASONS), path)) == IN_SOME_TASKS.get(".".join(path[1:]), usual)
+    read_or_make_key(tmp_path / "mark.key", outside=[])
+    value = tmp_path / "mark.key" if path[1] == "mark_key" else None
+    assert tasks(changed(toy_run.settings(baselines=REASONS), path, value)) == IN_SOME_TASKS.get(
+        ".".join(path[1:]), usual
+    )
 
 
 IN_TASKS_OF = {
