@@ -19,6 +19,7 @@ SHORTEST, LONGEST = 6.0, 16.0  # units: wavelengths that pass
 TAPER = 0.1  # of the frequency at either edge of the band, over which it fades
 SHORTEST_KEY = 32  # bytes
 PIXEL = 2.0  # units of a pixel
+LEAST_KEPT = 0.02  # of the power of the pattern, below which an image is not marked
 
 
 class MarkError(ValueError):
@@ -113,11 +114,11 @@ def pattern(signs: NDArray[np.int8], voxels: NDArray[np.float64]) -> NDArray[np.
             cycles = cycles + one * float(size)
         gain = gain * (cycles.abs() <= 0.45)  # cycles a voxel; 0.5 is the most that a grid can hold
     kept = _power(gain, signs.shape[0])
-    if kept < 0.02 * whole:
+    if kept < LEAST_KEPT * whole:
         sizes = " x ".join(f"{size:.3g}" for size in np.linalg.norm(voxels, axis=0))
         raise MarkError(
-            f"voxels of {sizes} mm are too coarse for a mark of {SHORTEST:g} to {LONGEST:g} mm; write the image on a "
-            "grid of 4 mm or finer"
+            f"voxels of {sizes} mm are too coarse for a mark of {SHORTEST:g} to {LONGEST:g} mm: they hold less than "
+            f"{LEAST_KEPT:.0%} of it. Write the image on a finer grid; one of 4 mm holds two thirds"
         )
     spectrum = torch.fft.rfftn(torch.from_numpy(signs.astype(np.float32))) * gain
     made = torch.fft.irfftn(spectrum, s=signs.shape) / kept**0.5

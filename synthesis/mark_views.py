@@ -114,7 +114,7 @@ def mirror_offset(image: Image, which: Sequence[int]) -> NDArray[np.float64]:
 
 
 def turned_views(image: Image, offset: NDArray[np.float64] | None = None) -> Iterator[View]:
-    """Yield the image turned by up to 7.5°; a picture also resized.
+    """Yield a volume turned by up to 7.5° about any axis; a picture turned by up to 6° and resized to half to twice.
 
     Args:
         image: as it lies.

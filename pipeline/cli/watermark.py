@@ -53,7 +53,8 @@ def parser() -> Parser:
     way = ways.add_parser(
         "verify",
         help="print z and p of images",
-        epilog="exit codes: 0 every image carries the mark; 3 some do not; 2 some cannot be read, or the key cannot",
+        epilog="exit codes: 0 every image carries the mark; 3 some do not; 2 some cannot be read, or the key cannot be "
+        "used",
     )
     way.add_argument("files", nargs="+", type=typed_path, metavar="FILE", help="image, or folder of DICOM files")
     way.add_argument("--key", type=typed_path, required=True, metavar="KEYFILE", help="file of the secret key")

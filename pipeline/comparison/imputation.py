@@ -1,8 +1,9 @@
 """Impute whole scans with pix2pix or cycleGAN: train on training subjects, write volumes, compute their feature maps.
 
 All files are in the folder of one baseline: `<source>-to-<target>/` with `checkpoint.safetensors`, `history.csv`
-and `epoch-NNN.png`; `imputed/<observation>_<modality>.nii.gz`; `quality.csv`. An imputed scan is marked by the name
-of its folder and in its header, and is never read as a real one.
+and `epoch-NNN.png`; `imputed/imputed_<observation>_<modality>.nii.gz`, and .json; `quality.csv`. An imputed scan says
+what it is in its name, its header and the JSON beside it, carries a watermark if there is a key for it, and is never
+read as a real one. Feature maps and quality are those of the volume before it is marked.
 """
 
 import logging
@@ -27,15 +28,18 @@ from baselines.translation.quality import ssim_psnr
 from baselines.translation.training import Trainer, translate
 from cohort.table_members import values_of
 from devices.precision import half_precision
-from files.writing import replacing
+from files.writing import remove_folder, replacing
 from pipeline.comparison.scenarios import ScenarioSample
 from pipeline.core.progress import LINE_EVERY_S
 from pipeline.specs.baselines import GanConfig
+from pipeline.store.imputed import IMPUTED
+from pipeline.store.made_images import volume_bytes, write_image
+from pipeline.store.marking import Marker
 from pipeline.store.volumes import VolumeSet
 from preprocessing.encoding import png_bytes
 from preprocessing.qc import axial_slices
 from preprocessing.resample import resample
-from preprocessing.volumes import read_volume, write_volume
+from preprocessing.volumes import read_volume
 
 log = logging.getLogger("hypermm")
 Kind = Literal["pix2pix", "cyclegan"]
@@ -82,6 +86,7 @@ def impute(
     spacing_mm: float,
     device: torch.device,
     seed: int,
+    marker: Marker,
 ) -> Imputed:
     """Impute every missing scan of every observation from an available one.
 
@@ -97,6 +102,7 @@ def impute(
         spacing_mm: voxel size of the imputed volumes, that of preprocessing.
         device: where networks are trained.
         seed: of weights and order.
+        marker: of the imputed volumes.
 
     Raises:
         CannotFit: there are no training scans for a needed translation, or the sets have tables.
@@ -111,6 +117,7 @@ def impute(
         if sources:
             needed.setdefault((sources[0], target), []).append(observation)
     result = Imputed({}, [], 0.0, [], 0)
+    remove_folder(folder / IMPUTED, below=folder)  # of other networks, another watermark or another version
     for (source, target), observations in needed.items():
         names = modalities[source], modalities[target]
         network, parameters = _train(
@@ -122,8 +129,8 @@ def impute(
             made, frame = _translate(network, given, config, spacing_mm, device)
             feature_map = feature_map_of(made.volume, made.mask, (spacing_mm,) * 3)
             result.feature_maps[observation, target] = feature_map
-            _write(folder, scenario_sample.observations[observation], names, kind, made)
             name = scenario_sample.observations[observation]
+            _write(folder, name, names, kind, made, marker, seed)
             if (name, names[1]) in hidden:
                 real = in_frame(_scan(volumes, hidden[name, names[1]]), given, frame)
                 split = str(scenario_sample.scans.loc[scenario_sample.scans["observation"] == name, "split"].iloc[0])
@@ -256,14 +263,23 @@ def _translate(
 
 def imputed_path(folder: Path, observation: str, modality: str) -> Path:
     """Return the path of the imputed scan of an observation."""
-    return folder / "imputed" / f"{observation}_{modality}.nii.gz"
+    return folder / IMPUTED / f"{IMPUTED}_{observation}_{modality}.nii.gz"
 
 
-def _write(folder: Path, observation: str, names: tuple[str, str], kind: Kind, made: Scan) -> None:
+def _write(
+    folder: Path, observation: str, names: tuple[str, str], kind: Kind, made: Scan, marker: Marker, seed: int
+) -> None:
     path = imputed_path(folder, observation, names[1])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        write_volume(partial, made.volume.numpy(), made.affine, f"IMPUTED by {kind} from {names[0]}, not a scan")
+    name = "/".join([*folder.parts[-3:], path.name])  # scenario, method and repeat: one name each in the marker's notes
+    content = volume_bytes(
+        made.volume.numpy(), made.mask.numpy(), made.affine, name=name, marker=marker,
+        description=f"IMPUTED by {kind} from {names[0]}, not a scan",
+    )  # fmt: skip
+    facts = {
+        "origin": IMPUTED, "observation": observation, "modality": names[1], "from": names[0], "network": kind,
+        "what": "translated by a network from another scan of the same patient; never measured", "seed": seed,
+    }  # fmt: skip
+    write_image(path, content, {**facts, **marker.facts(name)})
 
 
 def _quality(real: Tensor, given: Scan, made: Scan, frame: Frame) -> dict[str, float]:

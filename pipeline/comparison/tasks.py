@@ -36,7 +36,9 @@ log = logging.getLogger("hypermm")
 FAILED = "failed "  # prefix of the key of a task that raised: the task is run again
 SHARED = "a network was trained by an earlier task"
 TaskResult = tuple[dict[str, pd.DataFrame], dict[str, Any]]  # file → table, facts of the record
-NOT_IN_A_TASK = ("only", "scenarios", "rates", "patients", "mechanisms", "published", "gan", "curve_rates")
+NOT_IN_A_TASK = (
+    "only", "scenarios", "rates", "patients", "mechanisms", "published", "gan", "curve_rates", "mark_batch",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +200,14 @@ class ComparisonTasks:
         return re.sub(r"\bmodality (\d+)\b", lambda match: self.modalities[int(match[1])], text)
 
     def task(
-        self, folder: Path, key: str, label: str, fit: Callable[[], TaskResult], *, shared_peak_mb: float = 0.0
+        self,
+        folder: Path,
+        key: str,
+        label: str,
+        fit: Callable[[], TaskResult],
+        *,
+        begun: str | None = None,
+        shared_peak_mb: float = 0.0,
     ) -> float:
         """Fit one baseline and write its result; record and log a failure, and continue with the others.
 
@@ -207,12 +216,13 @@ class ComparisonTasks:
             key: hash of the inputs.
             label: scenario, method and repeat, for messages.
             fit: returns tables and facts; its `SHARED` tells that a network was trained by an earlier task.
+            begun: hash of the inputs of what is half done in the folder, such as checkpoints; None: the key.
             shared_peak_mb: most memory that the earlier tasks of the unit took.
 
         Returns:
             The most memory that this and the earlier tasks of the unit took, MB.
         """
-        self.out.begin(folder, key)
+        self.out.begin(folder, begun or key)
         try:
             with _peak_memory(self.runtime) as peak:
                 tables, facts = fit()

@@ -12,8 +12,12 @@ from models.settings import seed_of_repeat
 from pipeline.comparison.imputation import Kind, impute
 from pipeline.comparison.scenarios import Scenario
 from pipeline.comparison.tasks import ComparisonTasks, TaskResult, predictions_of
+from pipeline.core.provenance import digest
+from pipeline.store.marking import Marker, mark_of
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import RepeatData
+
+FILES = 2  # version of the files of imputed volumes; another one writes them anew, with the networks that are there
 
 
 def translated(
@@ -26,9 +30,12 @@ def translated(
     all_scans: pd.DataFrame,
     preprocess: VolumeSet,
     encoder: Callable[[], tuple[Any, float]],
+    marker: Marker,
     wanted: bool,
-) -> None:
+) -> bool:
     """Do the task of one image-translation network, unless it is finished or not wanted.
+
+    Another watermark writes the volumes anew, with the networks that are trained already.
 
     Args:
         run: what all tasks share; the key is noted in it.
@@ -39,19 +46,25 @@ def translated(
         all_scans: of the repeat, hidden ones too.
         preprocess: volumes.
         encoder: gives the function from an imputed volume to its feature map, and real volumes' voxel size.
+        marker: of the imputed volumes.
         wanted: whether to fit it.
+
+    Returns:
+        Whether volumes were imputed now.
     """
     has = data.scans.groupby("observation")["modality"].nunique()
     if not scenario.hidden and bool((has == len(run.modalities)).all()):
-        return  # nothing to impute
+        return False  # nothing to impute
     gan = run.config.gan
     sizes = gan.model_dump(mode="json", exclude={f"{other}_epochs" for other in TRANSLATION_BASELINES if other != kind})
-    key = run.key(scenario, repeat, data, kind, sizes, preprocess.fingerprint)
+    trained = run.key(scenario, repeat, data, kind, sizes, preprocess.fingerprint)
+    mark = mark_of(run.config)
+    key = digest([trained, FILES, *([] if mark is None else [mark, run.config.mark_batch])])
     name = TRANSLATION_BASELINES[kind]
     folder = run.out.folder_of(scenario.name, name, repeat)
     run.keys[folder] = key
     if not wanted or run.out.record(folder, key) is not None:
-        return
+        return False
     scenario_sample = run.sample(data)
     is_hidden = ~all_scans["scan"].isin(data.scans["scan"]) & all_scans["observation"].isin(data.scans["observation"])
     hidden = {(row.observation, row.modality): row.scan for row in all_scans[is_hidden].itertuples()}
@@ -61,7 +74,7 @@ def translated(
         imputed = impute(
             kind, scenario_sample, run.modalities, hidden=hidden, volumes=preprocess, folder=folder,
             config=gan, feature_map_of=maker, spacing_mm=spacing_mm, device=run.runtime.device,
-            seed=seed_of_repeat(run.config.seed, repeat),
+            seed=seed_of_repeat(run.config.seed, repeat), marker=marker,
         )  # fmt: skip
         started = time.monotonic()
         centre, spread = (t.cpu() for t in scenario_sample.sample.scale())
@@ -78,4 +91,5 @@ def translated(
         }
         return tables, facts
 
-    run.task(folder, key, f"{scenario.name}, {name}, repeat {repeat}", fit)
+    run.task(folder, key, f"{scenario.name}, {name}, repeat {repeat}", fit, begun=trained)
+    return "imputation_seconds" in (run.out.record(folder, key) or {})

@@ -9,6 +9,7 @@ from cohort.mechanisms import Slope
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.marks import MarkConfig
 from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.split import STAGE as SPLIT
 from pipeline.training.fit import FitConfig
@@ -95,7 +96,7 @@ class MechanismsConfig(BaseModel):
         return self
 
 
-class BaselinesConfig(FitConfig):
+class BaselinesConfig(FitConfig, MarkConfig):
     """Baselines and scenarios of the comparison."""
 
     only: tuple[str, ...] = Field(default=(), description=f"baselines; empty for all that apply. {', '.join(KEYS)}")
@@ -155,4 +156,5 @@ STAGE = Stage(
     version=5,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
     settings={"preprocess_config": "preprocess", "features_config": "features"},
+    external_inputs="pipeline.store.marking:mark_of",
 )

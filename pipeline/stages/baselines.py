@@ -33,6 +33,7 @@ from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.stages.features import feature_map_maker
 from pipeline.store.comparison import ComparisonSet
 from pipeline.store.features import FeatureStore
+from pipeline.store.marking import Marker
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
@@ -90,6 +91,7 @@ def baselines(
         return feature_map_maker(features_config, runtime), preprocess_config.spacing_mm
 
     run = ComparisonTasks(features, out, config, runtime, modalities, pictures, STAGE.version)
+    marker = Marker.ready(config.mark_key, config.mark_batch, setting="baselines.mark_key", workspace=runtime.workspace)
     units: list[Unit] = []
     left: list[tuple[Scenario, int, RepeatData, Tests]] = []
     for scenario in scenarios:
@@ -108,11 +110,12 @@ def baselines(
     todo = sum(len(unit.tasks) for unit in units)
     with runtime.progress(todo + len(left) * len(others), "baseline") as progress:
         do_units(run, units, progress.advance)
+        imputed = False
         for scenario, repeat, remaining, tests in left:
             for key in get_args(Kind):
-                translated(
+                imputed |= translated(
                     run, scenario, repeat, key, remaining, all_scans=data[repeat].scans, preprocess=preprocess,
-                    encoder=imputed_scan_encoder, wanted=key in keys,
+                    encoder=imputed_scan_encoder, marker=marker, wanted=key in keys,
                 )  # fmt: skip
                 if key in keys:
                     progress.advance()
@@ -120,6 +123,8 @@ def baselines(
                 imageless(run, scenario, repeat, key, remaining, covariates=covariates, wanted=key in keys, tests=tests)
                 if key in keys:
                     progress.advance()
+    for note in marker.notes() if imputed else ():
+        runtime.note(note)
     published_methods = [method.name for method in methods if method not in ABLATIONS]
     runtime.results |= write_tables(
         out,

@@ -39,8 +39,32 @@ def image_file(
     if kind == "image":
         return f"{name}.png", png_bytes(marker.picture(picture_of(values, side=pixels), name=name))
     volume, affine = volume_of(values, spacing_mm=spacing_mm), box_affine(spacing_mm)
-    marked = marker.volume(volume.astype(np.float32), volume > 0, affine, name=name)
-    return f"{name}.nii.gz", nifti_bytes(np.rint(marked).astype(np.int16), affine, description)
+    content = volume_bytes(volume, volume > 0, affine, name=name, marker=marker, description=description)
+    return f"{name}.nii.gz", content
+
+
+def volume_bytes(
+    volume: NDArray[np.generic],
+    mask: NDArray[np.bool_],
+    affine: NDArray[np.float64],
+    *,
+    name: str,
+    marker: Marker,
+    description: str,
+) -> bytes:
+    """Return a made-up volume as a gzipped NIfTI, with its watermark.
+
+    Args:
+        volume: (X, Y, Z), float32, or int16 for whole grey levels; the file has the same type.
+        mask: (X, Y, Z), True inside the brain; nothing else is marked.
+        affine: voxel to world, (4, 4), mm.
+        name: of the image, for the marker's notes.
+        marker: marks it, if there is a key.
+        description: of the NIfTI header, at most 79 characters.
+    """
+    marked = marker.volume(volume.astype(np.float32), mask, affine, name=name)
+    whole = np.issubdtype(volume.dtype, np.integer)
+    return nifti_bytes((np.rint(marked) if whole else marked).astype(volume.dtype), affine, description)
 
 
 def spread_file(
@@ -60,5 +84,5 @@ def write_image(path: Path, content: bytes, facts: Mapping[str, Any]) -> str:
     """Write an image and, beside it, what it is, as JSON; return the hash of the image."""
     with replacing(path) as partial:
         partial.write_bytes(content)
-    write_json(path.with_name(path.name.split(".")[0] + ".json"), facts)
+    write_json(path.with_name(path.name.removesuffix(".nii.gz").removesuffix(".png") + ".json"), facts)
     return file_sha256(path)

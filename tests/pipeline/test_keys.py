@@ -37,6 +37,7 @@ from pipeline.stages import features, preprocess
 from pipeline.store.base import Artifact, read_record, write_record
 from pipeline.store.comparison import ComparisonSet
 from pipeline.store.features import FeatureStore
+from pipeline.store.marking import Marker
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import data_of_repeat
@@ -47,7 +48,7 @@ NO_RESULT = {
     "preprocess.largest_extent_mm", "preprocess.brain_ml", "preprocess.memory_gb", "preprocess.weights",
     "features.weights", "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe",
     "export.memory_mb", "export.signing_key", "predict.trusted", "synthesise.mark_key",
-    "impute.mark_key",
+    "impute.mark_key", "baselines.mark_key",
     "baselines.workers",
 }  # fmt: skip
 OTHER: dict[str, Any] = {
@@ -180,7 +181,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     settings = toy_run.settings(
         cohort=COHORT, classify=EPOCHS, export={"signing_key": folder / "key"}, predict={"model": models[0]},
         executor={"kind": "dask"}, synthesise={"mark_key": folder / "mark"},
-        impute={"mark_key": folder / "mark"}, contribute=CONTRIBUTE, baselines=REASONS,
+        impute={"mark_key": folder / "mark"}, contribute=CONTRIBUTE,
+        baselines={**REASONS, "mark_key": folder / "mark"},
     )  # fmt: skip
     for stage in STAGES:
         artifact = stage.writes(folder / "run" / stage.name)
@@ -224,6 +226,7 @@ def test_a_setting_makes_stale_what_reads_it_and_no_other(
         "export.signing_key": finished.folder / "copy",
         "synthesise.mark_key": finished.folder / "mark-copy",
         "impute.mark_key": finished.folder / "mark-copy",
+        "baselines.mark_key": finished.folder / "mark-copy",
         "preprocess.weights": finished.folder / "hd-bet",
     }
     found = stale(finished, changed(finished.settings, path, made_here.get(".".join(path))))
@@ -362,6 +365,10 @@ def other_mark_of_what_is_imputed(finished: SimpleNamespace, monkeypatch: pytest
     return changed(finished.settings, ("impute", "mark_key"), finished.folder / "other-mark")
 
 
+def other_mark_of_what_is_translated(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    return changed(finished.settings, ("baselines", "mark_key"), finished.folder / "other-mark")
+
+
 def hd_bet_gone(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
     def gone(number: int, folder: Path | None = None) -> Path:
         raise parameters.ParametersError("gone")
@@ -385,6 +392,7 @@ def other_model_in_its_place(finished: SimpleNamespace, monkeypatch: pytest.Monk
         (other_signing_key, "export"),
         (other_mark_key, "synthesise"),
         (other_mark_of_what_is_imputed, "impute"),
+        (other_mark_of_what_is_translated, "baselines"),
         (hd_bet_gone, "judge"),
         (other_model_in_its_place, "predict"),
     ],
@@ -600,7 +608,7 @@ def task_keys(workspace: Path, settings: Settings, **changes: Any) -> dict[tuple
             elif name == scenario.name:
                 translated(
                     run, scenario, repeat, key, left, all_scans=usable.scans, preprocess=volumes,  # type: ignore[arg-type]
-                    encoder=lambda: (None, 0.0), wanted=False,
+                    encoder=lambda: (None, 0.0), wanted=False, marker=Marker(None, "1", ""),
                 )  # fmt: skip
             else:
                 continue
@@ -636,15 +644,21 @@ IN_SOME_TASKS = {
     "curve_rates": {task for task in TASKS if task[0] == "complete"},
     "gan.pix2pix_epochs": {("hidden", "pix2pix")},
     "gan.cyclegan_epochs": {("hidden", "cyclegan")},
+    "mark_key": GANS,
+    "mark_batch": set(),  # without a key
 }
 
 
 @pytest.mark.parametrize("path", [path for path in FIELDS if path[0] == "baselines"], ids=".".join)
 def test_a_setting_is_in_the_key_of_the_tasks_that_it_is_about(
-    tasks: Callable[..., set[tuple[str, str]]], path: tuple[str, ...]
+    tasks: Callable[..., set[tuple[str, str]]], path: tuple[str, ...], tmp_path: Path
 ) -> None:
     usual = GANS if path[1] == "gan" else set(TASKS)
-    assert tasks(changed(toy_run.settings(baselines=REASONS), path)) == IN_SOME_TASKS.get(".".join(path[1:]), usual)
+    read_or_make_key(tmp_path / "mark.key", outside=[])
+    value = tmp_path / "mark.key" if path[1] == "mark_key" else None
+    assert tasks(changed(toy_run.settings(baselines=REASONS), path, value)) == IN_SOME_TASKS.get(
+        ".".join(path[1:]), usual
+    )
 
 
 IN_TASKS_OF = {

@@ -90,6 +90,16 @@ def test_pattern_for_thick_slices_has_nothing_that_they_cannot_hold():
     assert made.std() == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.parametrize(("spacing_mm", "marked"), [(8.6, True), (8.7, False)])
+def test_least_grid_that_holds_a_mark(spacing_mm, marked):
+    voxels, signs = np.eye(3) * spacing_mm, key_signs(KEY, "1", 3)
+    if marked:
+        np.testing.assert_allclose(pattern(signs, voxels).var(), 1, rtol=0.1)
+    else:
+        with pytest.raises(MarkError, match="they hold less than 2% of it"):
+            pattern(signs, voxels)
+
+
 def test_voxels_that_are_too_coarse_are_refused(brain):
     with pytest.raises(MarkError, match="voxels of 20 x 20 x 20 mm are too coarse for a mark of 6 to 16 mm"):
         mark_volume(*brain, np.diag([20.0, 20, 20, 1]), key=KEY, batch="1")

@@ -1,5 +1,7 @@
 """Whole scans imputed by pix2pix and cycleGAN: what is written, from whom it was learnt, killed and taken up again."""
 
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.heads_to_impute import MODALITIES, NEVER_THERE, SPACING_MM, SPLITS, feature_map_of, fill, head
+from helpers.marked import KEY, OTHER_KEY
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, map_coordinates
 
@@ -20,7 +23,10 @@ from files.reading import file_sha256
 from pipeline.comparison.imputation import Imputed, Kind, impute, imputed_path
 from pipeline.comparison.scenarios import ScenarioSample
 from pipeline.specs.baselines import GanConfig
+from pipeline.store.marking import Marker
 from pipeline.store.volumes import VolumeSet
+from synthesis.mark_detection import detect
+from synthesis.mark_views import image_of_volume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,11 +84,13 @@ def run(
     hidden: Mapping[tuple[str, str], str] = HIDDEN,
     config: GanConfig = SMALL,
     seed: int = 1,
+    key: bytes | None = None,
 ) -> Imputed:
     """Impute with small networks."""
     return impute(
         kind, drawn_without(absent), MODALITIES, hidden=hidden, volumes=volumes, folder=folder, config=config,
         feature_map_of=feature_map_of, spacing_mm=SPACING_MM, device=CPU, seed=seed,
+        marker=Marker(key, "1", "baselines.mark_key"),
     )  # fmt: skip
 
 
@@ -124,7 +132,7 @@ def test_every_missing_scan_and_no_other_is_imputed(done: Done) -> None:
     expected = {(names.index(scan[0]), MODALITIES.index(scan[2:])) for scan in MISSING}
     assert set(done.result.feature_maps) == expected
     files = {path.name for path in (done.folder / "imputed").iterdir()}
-    assert files == {f"{scan}.nii.gz" for scan in MISSING}
+    assert files == {f"imputed_{scan}.{ending}" for scan in MISSING for ending in ("nii.gz", "json")}
     assert {p.name for p in done.folder.iterdir() if p.is_dir()} == {"MRI-to-PET", "PET-to-MRI", "imputed"}
     assert done.result.parameters > 0
     assert done.result.seconds > 0
@@ -138,6 +146,10 @@ def test_an_imputed_scan_says_what_it_is_and_keeps_to_the_brain_it_was_made_from
         image = nibabel.load(imputed_path(done.folder, subject, modality))
         text = bytes(image.header["descrip"]).decode().rstrip("\0")
         assert text == f"IMPUTED by {done.kind} from {source}, not a scan"
+        path = done.folder / "imputed" / f"imputed_{scan}.json"
+        said = json.loads(path.read_text("utf-8"))
+        assert (said["origin"], said["network"], said["mark"]) == ("imputed", done.kind, None)
+        assert (said["observation"], said["modality"], said["from"]) == (subject, modality, source)
         np.testing.assert_allclose(image.header.get_zooms(), SPACING_MM, rtol=1e-5)
         voxels = image.get_fdata(dtype=np.float32)
         assert voxels.min() == 0
@@ -163,6 +175,33 @@ def test_the_feature_map_is_that_of_the_volume_that_was_written(done: Done) -> N
         voxels = torch.from_numpy(nibabel.load(path).get_fdata(dtype=np.float32))
         expected = torch.stack([voxels.mean(), voxels.std(), voxels.amax()])
         torch.testing.assert_close(feature_map.flatten(), expected)
+
+
+def test_with_a_key_imputed_scans_carry_its_mark_and_figures_stay_as_they_are(
+    done: Done, volumes: VolumeSet, tmp_path: Path
+) -> None:
+    folder = tmp_path / "marked"
+    shutil.copytree(done.folder, folder)  # with the networks
+    result = run(done.kind, volumes, folder, key=KEY)
+    assert result.quality == done.result.quality
+    assert all(torch.equal(found, done.result.feature_maps[key]) for key, found in result.feature_maps.items())
+    for scan in MISSING:
+        path = imputed_path(folder, *scan.split("_"))
+        image, plain = nibabel.load(path), nibabel.load(imputed_path(done.folder, *scan.split("_")))
+        marked = image_of_volume(image.get_fdata(dtype=np.float32), image.affine)
+        assert detect(marked, KEY, ["1"], thorough=False).p < 1e-3 < detect(marked, OTHER_KEY, ["1"], thorough=False).p
+        assert not image.get_fdata()[plain.get_fdata() == 0].any()
+        assert json.loads(path.with_name(f"imputed_{scan}.json").read_text("utf-8"))["mark"]["batch"] == "1"
+    differing = {path for path, content in contents(folder).items() if contents(done.folder)[path] != content}
+    assert {path.split("/")[0] for path in differing} == {"imputed"}
+
+
+def test_volumes_of_an_earlier_version_do_not_stay(done: Done, volumes: VolumeSet, tmp_path: Path) -> None:
+    folder = tmp_path / "earlier"
+    shutil.copytree(done.folder, folder)
+    (folder / "imputed" / "f_PET.nii.gz").touch()
+    run(done.kind, volumes, folder)
+    assert contents(folder) == contents(done.folder)
 
 
 def test_quality_is_measured_where_a_real_scan_was_hidden_and_only_there(done: Done) -> None:
@@ -255,8 +294,8 @@ def test_test_subjects_have_no_influence_on_what_is_trained(kind: Kind, tmp_path
         name: {path for path, content in found["nothing"].items() if files[path] != content}
         for name, files in found.items()
     }
-    assert differing["test"] == {"imputed/f_PET.nii.gz"}
-    assert differing["validation"] == {"imputed/e_PET.nii.gz"}
+    assert differing["test"] == {"imputed/imputed_f_PET.nii.gz"}
+    assert differing["validation"] == {"imputed/imputed_e_PET.nii.gz"}
     assert differing["hidden"] == set()
     assert {"MRI-to-PET/checkpoint.safetensors", "PET-to-MRI/checkpoint.safetensors"} <= differing["train"]
 

@@ -10,6 +10,7 @@ import torch
 from helpers.heads_to_impute import MODALITIES, SPACING_MM, feature_map_of, fill
 
 from files.reading import file_sha256
+from intake.pseudonyms import read_or_make_key
 from pipeline.core.runtime import Runtime
 from pipeline.specs.baselines import BaselinesConfig, GanConfig
 from pipeline.specs.features import FeaturesConfig
@@ -25,6 +26,7 @@ from pipeline.store.volumes import VolumeSet
 
 pytestmark = pytest.mark.usefixtures("thin_backbone")
 
+NO_MARK = "the images carry no watermark; name a file for its key: baselines.mark_key"
 SUBJECTS = "abcdehijkl"
 SPLITS = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
 TINY = GanConfig(
@@ -43,7 +45,15 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ComparisonSet]:
+def said() -> list[str]:
+    """Notes of all runs."""
+    return []
+
+
+@pytest.fixture
+def compare(
+    volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> Callable[..., ComparisonSet]:
     """Runs the stage with some methods on everybody's scans but those in `absent`, in one workspace."""
     monkeypatch.setattr(module, "feature_map_maker", lambda config, runtime: feature_map_of)
 
@@ -76,12 +86,13 @@ def compare(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
             feature_maps.finish(scan, "key", {})
         write_record(feature_maps.folder / "manifest.json", {"scans": dict.fromkeys(scans["scan"], "content")})
         config = BaselinesConfig(only=only, epochs=1, gan=gan, workers=1, **settings)
-        runtime = Runtime(stage="baselines", key="", device_name="cpu", workspace=tmp_path)
+        runtime = Runtime(stage="baselines", key="", device_name="cpu", workspace=tmp_path / "workspace")
         baselines(
             cohort, split, VolumeSet(volumes), feature_maps, PreprocessConfig(spacing_mm=SPACING_MM), FeaturesConfig(),
             out, config, runtime,
         )  # fmt: skip
-        assert runtime.notes == []
+        said.extend(runtime.notes)
+        assert set(runtime.notes) <= {NO_MARK}
         return out
 
     return run
@@ -171,8 +182,42 @@ def test_scans_that_never_were_are_imputed_and_cannot_be_measured(compare: Calla
     assert list(table["method"]) == ["mean imputation", "pix2pix"]
     assert list(table["n"]) == [2, 2]
     imputed = out.folder_of("as it is", "pix2pix", 1) / "imputed"
-    assert {path.name for path in imputed.iterdir()} == {f"{scan}.nii.gz" for scan in absent}
+    endings = ("nii.gz", "json")
+    assert {path.name for path in imputed.iterdir()} == {f"imputed_{s}.{end}" for s in absent for end in endings}
     assert out.pictures() == ()
+
+
+def test_another_watermark_writes_the_scans_anew_and_trains_no_network(
+    compare: Callable[..., ComparisonSet], tmp_path: Path
+) -> None:
+    def run(**settings: object) -> tuple[dict[str, str], dict[Path, int], dict[Path, int]]:
+        out = compare("mean", "pix2pix", scenarios=("missing",), **settings)
+        volumes = {str(path): file_sha256(path) for path in out.folder.rglob("imputed_*.nii.gz")}
+        networks = {path: path.stat().st_mtime_ns for path in out.folder.rglob("checkpoint.safetensors")}
+        rest = {path: time for path, time in times(out).items() if "pix2pix" not in path.parts}
+        return volumes, networks, rest
+
+    keys = {"first": tmp_path / "first.key", "second": tmp_path / "second.key"}
+    for path in keys.values():
+        read_or_make_key(path, outside=[])
+    plain = run()
+    first = run(mark_key=keys["first"])
+    batch = run(mark_key=keys["first"], mark_batch="2")
+    second = run(mark_key=keys["second"], mark_batch="2")
+    for before, after in ((plain, first), (first, batch), (batch, second)):
+        assert before[0].keys() == after[0].keys()
+        assert all(after[0][path] != content for path, content in before[0].items())
+        assert before[1:] == after[1:]
+    assert run() == plain
+
+
+def test_the_summary_says_that_imputed_scans_carry_no_mark(
+    compare: Callable[..., ComparisonSet], said: list[str], tmp_path: Path
+) -> None:
+    compare("mean", scenarios=("missing",))
+    assert said == []
+    compare("mean", "pix2pix", scenarios=("missing",))
+    assert said == [NO_MARK]
 
 
 def test_nothing_is_left_to_impute_once_the_scans_have_come(compare: Callable[..., ComparisonSet]) -> None:
