@@ -47,7 +47,7 @@ NO_RESULT = {
     "preprocess.largest_extent_mm", "preprocess.brain_ml", "preprocess.memory_gb", "preprocess.weights",
     "features.weights", "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe",
     "export.memory_mb", "export.signing_key", "predict.trusted", "synthesise.mark_key",
-    "impute.mark_key",
+    "impute.mark_key", "hypothesise.mark_key",
     "baselines.workers",
 }  # fmt: skip
 OTHER: dict[str, Any] = {
@@ -180,7 +180,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     settings = toy_run.settings(
         cohort=COHORT, classify=EPOCHS, export={"signing_key": folder / "key"}, predict={"model": models[0]},
         executor={"kind": "dask"}, synthesise={"mark_key": folder / "mark"},
-        impute={"mark_key": folder / "mark"}, contribute=CONTRIBUTE, baselines=REASONS,
+        impute={"mark_key": folder / "mark"}, hypothesise={"mark_key": folder / "mark"}, contribute=CONTRIBUTE,
+        baselines=REASONS,
     )  # fmt: skip
     for stage in STAGES:
         artifact = stage.writes(folder / "run" / stage.name)
@@ -224,6 +225,7 @@ def test_a_setting_makes_stale_what_reads_it_and_no_other(
         "export.signing_key": finished.folder / "copy",
         "synthesise.mark_key": finished.folder / "mark-copy",
         "impute.mark_key": finished.folder / "mark-copy",
+        "hypothesise.mark_key": finished.folder / "mark-copy",
         "preprocess.weights": finished.folder / "hd-bet",
     }
     found = stale(finished, changed(finished.settings, path, made_here.get(".".join(path))))
@@ -275,6 +277,7 @@ READ_BY = {
         "baselines",
         "joint",
         "impute",
+        "hypothesise",
         "update",
         "synthesise",
         "judge",
@@ -362,6 +365,10 @@ def other_mark_of_what_is_imputed(finished: SimpleNamespace, monkeypatch: pytest
     return changed(finished.settings, ("impute", "mark_key"), finished.folder / "other-mark")
 
 
+def other_mark_of_hypotheses(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    return changed(finished.settings, ("hypothesise", "mark_key"), finished.folder / "other-mark")
+
+
 def hd_bet_gone(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
     def gone(number: int, folder: Path | None = None) -> Path:
         raise parameters.ParametersError("gone")
@@ -385,6 +392,7 @@ def other_model_in_its_place(finished: SimpleNamespace, monkeypatch: pytest.Monk
         (other_signing_key, "export"),
         (other_mark_key, "synthesise"),
         (other_mark_of_what_is_imputed, "impute"),
+        (other_mark_of_hypotheses, "hypothesise"),
         (hd_bet_gone, "judge"),
         (other_model_in_its_place, "predict"),
     ],
