@@ -197,7 +197,8 @@ def _world(
         model, rows = fit_model(learnt.patients, learnt.labels, len(data.classes), settings, shape=shape)
     except (CannotJoinError, TooFewPatientsError) as error:
         raise PreconditionError(f"repeat {repeat}: {error}") from error
-    decoders, notes = {}, notes_on_sessions(data)
+    notes = notes_on_sessions(data)
+    decoders: dict[str, Decoder] = {}
     if joint.decoder == "pca":
         decoders, undecoded = decoders_of(data, model, rows, learnt.observations, learnt.labels, grid, settings)
         notes = [*notes, *undecoded]
