@@ -1,8 +1,8 @@
-"""The section of the report on questions asked in silico: effects, their controls, and where on the feature map."""
+"""The section of the report on questions asked in silico: effects, controls, where on the feature map, images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from reporting.figures import FAINT, INK, PALETTE, as_svg
 from reporting.formatting import interval, is_number, number
+from reporting.imputed_figures import HypothesisImages, hypothesis_figure
 from reporting.pages import data_uri
 from reporting.tables import Table
 
@@ -30,11 +31,15 @@ class Hypotheses:
         effects: as `effects.csv`.
         maps: as `maps.csv`.
         facts: positive, inside, repeats, and shrinkage of each.
+        images: of hypotheses and targets that can be decoded.
+        convention: of volumes, "radiological" or "neurological".
     """
 
     effects: pd.DataFrame
     maps: pd.DataFrame
     facts: Mapping[str, Any]
+    images: Sequence[HypothesisImages] = ()
+    convention: str = "radiological"
 
 
 def hypotheses_section(page: Hypotheses) -> dict[str, Any]:
@@ -42,13 +47,21 @@ def hypotheses_section(page: Hypotheses) -> dict[str, Any]:
     effects = page.effects
     once = effects.drop_duplicates("hypothesis").to_dict("records")
     asked = effects[effects["target"].notna() & (effects["target"] != "")]
+    surest = _surest(asked)
+    maps = page.maps[[key in surest for key in zip(page.maps["hypothesis"], page.maps["target"], strict=True)]]
+    images = sorted(
+        (each for each in page.images if (each.hypothesis, each.target) in surest),
+        key=lambda each: surest.index((each.hypothesis, each.target)),
+    )
     return {
         "positive": page.facts["positive"],
         "repeats": page.facts["repeats"],
         "shrinkage": number(float(np.mean(page.facts["shrinkage"]))),
         "effects": _effects(asked, str(page.facts["positive"])),
         "forest": data_uri(effects_figure(asked, str(page.facts["positive"]))) if len(asked) else "",
-        "maps": data_uri(maps_figure(_shown(page.maps, asked))) if len(_shown(page.maps, asked)) else "",
+        "maps": data_uri(maps_figure(maps)) if len(maps) else "",
+        "images": data_uri(hypothesis_figure(images, page.convention)) if images else "",
+        "images_left_out": len(page.images) - len(images),
         "sentences": [_sentence(row, str(page.facts["positive"])) for row in asked.to_dict("records")],
         "loud": [_loud(row, name) for row in asked.to_dict("records") for name in _CONTROLS if _speaks(row, name)],
         "notes": [f"{row['hypothesis']}: {row['note']}" for row in once if row["note"]],
@@ -102,13 +115,10 @@ def _sentence(row: Mapping[str, Any], positive: str) -> str:
     return f"{row['hypothesis']}: {target} would differ by {found} ({row['says']})."
 
 
-def _shown(maps: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
-    """Return the maps of the surest effects."""
+def _surest(effects: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return hypothesis and target of the surest effects, whose maps and images are shown."""
     order = effects[effects["target"] != CLASS].sort_values("p_holm", kind="stable").head(MOST_MAPS)
-    keys = list(zip(order["hypothesis"], order["target"], strict=True))
-    known = set(zip(maps["hypothesis"], maps["target"], strict=True))
-    chosen = [key for key in keys if key in known]
-    return maps[[key in chosen for key in zip(maps["hypothesis"], maps["target"], strict=True)]]
+    return list(zip(order["hypothesis"], order["target"], strict=True))
 
 
 @as_svg

@@ -1,4 +1,4 @@
-"""Imputed scans with the map of what nobody knows of them: of a new patient, and beside real scans that were hidden."""
+"""Imputed scans with the map of what nobody knows of them: of a new patient, beside real ones, of a hypothesis."""
 
 from __future__ import annotations
 
@@ -43,6 +43,27 @@ class ImputedBeside:
     draws: NDArray[np.float32]
     error: float
     error_without: float
+
+
+@dataclass(frozen=True)
+class HypothesisImages:
+    """What a hypothesis lets expect of a modality, mean over test patients.
+
+    Attributes:
+        hypothesis: in a line.
+        target: the modality.
+        before: expected of the patients' own feature maps, (X, Y, Z) in RAS+ order, or (H, W, 3); about [0, 1].
+        after: expected after the move, of the same shape.
+        difference: after less before.
+        sd: standard deviation of the mean difference.
+    """
+
+    hypothesis: str
+    target: str
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+    difference: NDArray[np.float32]
+    sd: NDArray[np.float32]
 
 
 @as_svg
@@ -133,11 +154,51 @@ def beside_figure(figure: Figure, scans: Sequence[ImputedBeside], convention: st
     bar.outline.set_visible(False)
 
 
-def _letters(axes: Axes, *, sagittal: bool, convention: str) -> None:
+@as_svg
+def hypothesis_figure(figure: Figure, rows: Sequence[HypothesisImages], convention: str) -> None:
+    """Draw for each hypothesis and target the image before and after, the difference and its standard deviation.
+
+    Of volumes, the axial slice in which most differs.
+
+    Args:
+        figure: drawn on.
+        rows: at least one.
+        convention: of volumes, "radiological" or "neurological".
+    """
+    titles = ("IMPUTED:\nbefore the move", "IMPUTED:\nafter the move", "Difference", "Its standard deviation")
+    figure.set_size_inches(9.2, 2.1 * len(rows) + 0.4)
+    panels = figure.subplots(len(rows), len(titles), squeeze=False)
+    for line, each in zip(panels, rows, strict=True):
+        images = [each.before, each.after, each.difference, each.sd]
+        if picture := each.before.shape[-1] == 3:
+            tiles = [image.mean(axis=-1) for image in images]
+        else:
+            box = _box(each.before)
+            most_differs = int((each.difference[box] ** 2).sum(axis=(0, 1)).argmax())
+            tiles = [_planes(image[box][:, :, [most_differs]], convention)[2] for image in images]
+        most = float(np.quantile(np.abs(tiles[2:]), BRIGHTEST)) or 1.0
+        for number, (axes, tile) in enumerate(zip(line, tiles, strict=True)):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if number < 2:
+                axes.imshow(np.clip(tile, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            else:
+                shown = axes.imshow(tile, cmap="PuOr", vmin=-most, vmax=most, interpolation="nearest")
+            if not picture:
+                _letters(axes, sagittal=False, convention=convention, color="white" if number < 2 else INK)
+            if each is rows[0]:
+                axes.set_title(titles[number], fontsize=9, color=INK)
+        line[0].set_ylabel(f"{each.hypothesis}\n→ {each.target}".replace(" along", "\nalong"), fontsize=8, color=INK)
+        bar = figure.colorbar(shown, ax=line, shrink=0.8, pad=0.02)
+        bar.set_label("of the range 0 to 1", fontsize=8)
+        bar.outline.set_visible(False)
+
+
+def _letters(axes: Axes, *, sagittal: bool, convention: str, color: str = "white") -> None:
     """Write at its left and right edge which side of the patient that is."""
     sides = "AP" if sagittal else "RL" if convention == "radiological" else "LR"
     for letter, x, place in zip(sides, (0.02, 0.98), ("left", "right"), strict=True):
-        axes.text(x, 0.5, letter, transform=axes.transAxes, color="white", ha=place, va="center", fontsize=8)
+        axes.text(x, 0.5, letter, transform=axes.transAxes, color=color, ha=place, va="center", fontsize=8)
 
 
 def _box(volume: NDArray[np.float32]) -> tuple[slice, ...]:

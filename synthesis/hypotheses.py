@@ -192,15 +192,15 @@ def shift(model: JointGaussian, question: Question, rows: FloatArray, moves: Flo
     for number, parameters in enumerate(every):
         share = class_probabilities(model, parameters, rows)
         kept = share if CLASS in question.held else None
-        one = _expected(model, parameters, rows, given, targets, kept)
+        one = expected(model, parameters, rows, given, targets, kept)
         if moves is None:
             after = rows.copy()
             after[:, own] = np.nan
-            two = _expected(model, parameters, after, others, targets, kept)
+            two = expected(model, parameters, after, others, targets, kept)
         else:
             after = rows.copy()
             after[:, own] += moves
-            two = _expected(model, parameters, after, given, targets, kept)
+            two = expected(model, parameters, after, given, targets, kept)
         scores[number][:, targets] = np.where(np.isnan(rows[:, targets]), 0.0, two - one)
         moved = after if moves is None else after + scores[number]
         chance[number] = class_probabilities(model, parameters, moved)[:, -1] - share[:, -1]
@@ -217,7 +217,7 @@ def _columns(blocks: Blocks, names: Sequence[str]) -> NDArray[np.int64]:
     return np.concatenate([*found, np.zeros(0, dtype=np.int64)])
 
 
-def _expected(
+def expected(
     model: JointGaussian,
     parameters: Parameters,
     rows: FloatArray,
@@ -225,7 +225,16 @@ def _expected(
     targets: NDArray[np.int64],
     share: FloatArray | None,
 ) -> FloatArray:
-    """Return what is expected of targets (n, m) given some columns; the class is held if its shares are given."""
+    """Return what is expected of targets (n, m) given some columns; the class is held if its shares are given.
+
+    Args:
+        model: layout and classes.
+        parameters: of it.
+        rows: (n, d).
+        given: columns that are known.
+        targets: columns that are asked for.
+        share: of each class, (n, K), where the class is held.
+    """
     only = np.full_like(rows, np.nan)
     only[:, given] = rows[:, given]
     if share is None:
@@ -252,3 +261,15 @@ def outcomes(model: JointGaussian, question: Question, rows: FloatArray, moved: 
     if CLASS not in question.held:
         found[CLASS] = moved.chance
     return found
+
+
+def of_subjects(values: FloatArray, subjects: Sequence[str]) -> FloatArray:
+    """Return values (S, n, ...) with the sessions of a subject averaged, (S, m, ...): they are no two patients.
+
+    Args:
+        values: of sessions.
+        subjects: whose sessions these are, (n,).
+    """
+    owners = np.unique(np.asarray(subjects), return_inverse=True)[1]
+    share = (owners[:, None] == np.arange(owners.max() + 1)) / np.bincount(owners)
+    return np.einsum("sn...,nm->sm...", values, share)

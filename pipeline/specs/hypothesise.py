@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from pipeline.specs.features import STAGE as FEATURES
+from pipeline.specs.marks import MarkConfig
+from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.split import STAGE as SPLIT
 from synthesis.questions import parse_along
 
@@ -68,7 +70,7 @@ def _all_different(hypotheses: tuple[Hypothesis, ...]) -> tuple[Hypothesis, ...]
     return hypotheses
 
 
-class HypothesiseConfig(BaseModel):
+class HypothesiseConfig(MarkConfig):
     """Questions asked in silico (docs/hypotheses.md)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,6 +89,7 @@ STAGE = Stage(
     config=HypothesiseConfig,
     artifact="pipeline.store.hypotheses:HypothesisTables",
     version=5,
-    reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
+    reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
     settings={"joint": "joint"},
+    external_inputs="pipeline.store.marking:mark_of",
 )

@@ -1,4 +1,4 @@
-"""Ask hypotheses of held-out patients: paired differences with intervals, and controls that have to be silent."""
+"""Ask hypotheses of held-out patients: paired differences with intervals, controls that have to be silent, images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from console.errors import InputError, PreconditionError
 from evaluation.comparison import holm
 from evaluation.paired import MeanDifference, mean_difference
 from models.joint.blocks import FloatArray
+from models.joint.decoder import Decoder
 from models.joint.gaussian import JointGaussian, TooFewPatientsError
 from models.joint.model import COVARIATE, CannotJoinError, JointModel, fit_model
 from models.joint.model import JointConfig as ModelConfig
@@ -21,11 +22,15 @@ from models.settings import seed_of_repeat
 from pipeline.core.runtime import Runtime
 from pipeline.specs.hypothesise import Hypothesis, HypothesiseConfig
 from pipeline.specs.joint import JointConfig
-from pipeline.stages.joint import features_shape
+from pipeline.stages.joint import decoders_of, features_shape
 from pipeline.store.features import FeatureStore
 from pipeline.store.hypotheses import HypothesisTables
+from pipeline.store.marking import Marker
 from pipeline.store.tables import CohortTables, SplitTables
+from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import feature_maps_of
+from pipeline.training.grid_images import GridImages
+from pipeline.training.hypothesis_images import write_images
 from pipeline.training.joint_patients import (
     CovariateBlocks,
     learnt_from,
@@ -42,27 +47,34 @@ from synthesis.hypotheses import (
     class_difference,
     displacement,
     distance,
+    of_subjects,
     outcomes,
     permuted,
     random_moves,
     shift,
 )
+from synthesis.hypothesis_images import ImageChange, image_change, over_repeats
 from synthesis.questions import CLASS, Question, parse_along
 
 ASSOCIATION = "association, not intervention"
 HELD = "an effect only if all that both depend on is held: "
+NO_IMAGES = (
+    "no images of hypotheses: nothing was moved and decoded (joint.decoder is none, all others are tables, or too "
+    "few patients have them)"
+)
 
 
 def hypothesise(
     cohort: CohortTables,
     split: SplitTables,
+    preprocess: VolumeSet,
     features: FeatureStore,
     joint: JointConfig,
     out: HypothesisTables,
     config: HypothesiseConfig,
     runtime: Runtime,
 ) -> None:
-    """Write effects and controls; the joint model is that of the stage joint, and no class of a test patient is used.
+    """Write effects, controls and images, by the model of the stage joint; no class of a test patient is used.
 
     Raises:
         InputError: a hypothesis names what the joint model does not have, or nothing can be learnt.
@@ -77,13 +89,19 @@ def hypothesise(
             "joint.federated names a model of several sites, and hypotheses are asked of a model of the patients here "
             "alone; type --joint.federated [] with --stages hypothesise"
         )
+    out.begin()
+    marker = Marker.ready(
+        config.mark_key, config.mark_batch, setting="hypothesise.mark_key", workspace=runtime.workspace
+    )
+    kinds = real_only(cohort.scans()).drop_duplicates("modality").set_index("modality")["kind"].to_dict()
+    grid = GridImages(preprocess, kinds, joint.spacing_mm, joint.pixels)
     repeats = repeats_of(split)
     asked: dict[str, Asked] = {}
     shape: tuple[int, int, int] = (0, 0, 0)
     shrinkage: list[float] = []
     with runtime.progress(len(repeats), "repeat") as progress:
         for repeat in repeats:
-            world = _world(cohort, split, features, joint, repeat)
+            world = _world(cohort, split, features, grid, joint, repeat)
             shape = world.shape
             shrinkage.append(world.model.gaussian.shrinkage)
             for hypothesis in config.hypotheses or _usual(world.model):
@@ -98,10 +116,16 @@ def hypothesise(
     effects["p_holm"] = holm(effects["p"].to_numpy(dtype=float))
     patients = [row for each in asked.values() for row in each.patients]
     maps = [row for each in asked.values() for row in each.map_rows()]
+    images = [
+        write_images(str(each.hypothesis), target, over_repeats(parts), each.says, grid=grid, out=out, marker=marker)
+        for each in asked.values()
+        for target, parts in each.images.items()
+    ]
     out.save(
         effects,
         pd.DataFrame(patients, columns=list(HypothesisTables.PATIENTS)),
         pd.DataFrame(maps, columns=list(HypothesisTables.MAPS)),
+        pd.DataFrame(images, columns=list(HypothesisTables.IMAGES)),
         {
             "repeats": len(repeats),
             "positive": cohort.classes()[-1],
@@ -112,6 +136,8 @@ def hypothesise(
     )
     for row in effects[effects["note"] != ""].drop_duplicates(["hypothesis", "note"]).to_dict("records"):
         runtime.note(f"{row['hypothesis']}: {row['note']}")
+    for note in marker.notes() if images else [NO_IMAGES]:
+        runtime.note(note)
 
 
 @dataclass(frozen=True)
@@ -128,7 +154,8 @@ class World:
         subjects: of these.
         shape: (C, H, W) of a feature map.
         config: of the model.
-        notes: on the sessions that it was learnt from.
+        decoders: modality → decoder, of those that have images.
+        notes: on the sessions that it was learnt from, and on what cannot be decoded.
         silent: source → model of permuted pairings, made once for all hypotheses of that source.
     """
 
@@ -141,11 +168,19 @@ class World:
     subjects: tuple[str, ...]
     shape: tuple[int, int, int]
     config: ModelConfig
+    decoders: Mapping[str, Decoder]
     notes: tuple[str, ...] = ()
     silent: dict[str, JointGaussian | None] = field(default_factory=dict)
 
 
-def _world(cohort: CohortTables, split: SplitTables, features: FeatureStore, joint: JointConfig, repeat: int) -> World:
+def _world(
+    cohort: CohortTables,
+    split: SplitTables,
+    features: FeatureStore,
+    grid: GridImages,
+    joint: JointConfig,
+    repeat: int,
+) -> World:
     data = without_synthetic(data_of_repeat(cohort, split, features, repeat), cohort)
     maps = feature_maps_of(data, features)
     table = covariates_of(real_only(cohort.scans()))
@@ -162,10 +197,15 @@ def _world(cohort: CohortTables, split: SplitTables, features: FeatureStore, joi
         model, rows = fit_model(learnt.patients, learnt.labels, len(data.classes), settings, shape=shape)
     except (CannotJoinError, TooFewPatientsError) as error:
         raise PreconditionError(f"repeat {repeat}: {error}") from error
+    notes = notes_on_sessions(data)
+    decoders: dict[str, Decoder] = {}
+    if joint.decoder == "pca":
+        decoders, undecoded = decoders_of(data, model, rows, learnt.observations, learnt.labels, grid, settings)
+        notes = [*notes, *undecoded]
     trained, asked = (tuple(about.loc[list(part.observations), "subject"]) for part in (learnt, tested))
     return World(
         model, rows, learnt.labels, trained, model.scores(tested.patients), tested.observations, asked, shape, settings,
-        tuple(notes_on_sessions(data)),
+        decoders, tuple(notes),
     )  # fmt: skip
 
 
@@ -184,6 +224,7 @@ class Asked:
         controls: name of a control → the same.
         patients: rows of `patients.csv`.
         maps: target → maps (S, H, W) of each repeat.
+        images: target → images of each repeat, if the source is moved.
         refused: moves that would leave the ellipsoid, over repeats.
         possible: patients asked, over repeats.
         notes: what stood in the way.
@@ -194,9 +235,15 @@ class Asked:
     controls: dict[str, dict[str, list[FloatArray]]] = field(default_factory=dict)
     patients: list[dict[str, Any]] = field(default_factory=list)
     maps: dict[str, list[FloatArray]] = field(default_factory=dict)
+    images: dict[str, list[ImageChange]] = field(default_factory=dict)
     refused: int = 0
     possible: int = 0
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def says(self) -> str:
+        """What an answer is: an association, or what it takes for an effect."""
+        return HELD + ", ".join(self.hypothesis.held) if self.hypothesis.held else ASSOCIATION
 
     def ask(self, world: World, seed: int, repeat: int) -> None:
         """Ask the test patients of a repeat.
@@ -225,6 +272,8 @@ class Asked:
         self._keep(self.found, found, subjects)
         self._remember(found, [(world.observations[i], world.subjects[i]) for i in chosen], repeat)
         self._map(world, changed)
+        if moves is not None:
+            self._decode(world, question, rows, changed, subjects)
         silent = self._permuted(world, question, seed)
         if silent is not None:
             controlled = outcomes(gaussian, question, rows, shift(silent, question, rows, moves))
@@ -300,11 +349,9 @@ class Asked:
         """Keep the differences of patients; sessions of one are averaged, since they are no two patients."""
         for target, values in found.items():
             there = ~np.isnan(values[0])
-            owners = np.unique(np.array(subjects)[there], return_inverse=True)[1]
-            count = np.bincount(owners)
-            if len(count) >= FEWEST:
-                total = values[:, there] @ (owners[:, None] == np.arange(len(count)))
-                where.setdefault(target, []).append(total / count)
+            owners = np.array(subjects)[there]
+            if len(set(owners)) >= FEWEST:
+                where.setdefault(target, []).append(of_subjects(values[:, there], owners))
 
     def _remember(self, found: Mapping[str, FloatArray], names: list[tuple[str, str]], repeat: int) -> None:
         for target, values in found.items():
@@ -331,6 +378,17 @@ class Asked:
             where = (change * axis / norm).reshape(len(mean), *world.shape).sum(axis=1)
             self.maps.setdefault(name, []).append(where)
 
+    def _decode(self, world: World, question: Question, rows: FloatArray, changed: Shift, subjects: list[str]) -> None:
+        """Keep the images of each target, before and after, of the patients who have it."""
+        for target, decoder in world.decoders.items():
+            part = world.model.blocks.slice_of(target)
+            there = np.flatnonzero(~np.isnan(rows[:, part.start]))
+            owners = [subjects[i] for i in there]
+            if target == question.source or target in question.held or len(set(owners)) < FEWEST:
+                continue
+            found = image_change(decoder, question, rows[there, part], changed.scores[:, there, part], owners)
+            self.images.setdefault(target, []).append(found)
+
     def map_rows(self) -> list[dict[str, Any]]:
         """Return rows of `maps.csv`; draws of all repeats together."""
         rows = []
@@ -349,8 +407,7 @@ class Asked:
         usual: dict[str, Any] = {
             "hypothesis": str(self.hypothesis), "source": self.hypothesis.source,
             "held": ", ".join(self.hypothesis.held), "refused": self.refused,
-            "says": HELD + ", ".join(self.hypothesis.held) if self.hypothesis.held else ASSOCIATION,
-            "note": self._note(),
+            "says": self.says, "note": self._note(),
         }  # fmt: skip
         if not self.found:
             return [usual | {"target": "", "patients": 0, "p": np.nan}]

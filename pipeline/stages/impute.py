@@ -25,9 +25,9 @@ from models.settings import seed_of_repeat
 from pipeline.core.runtime import Runtime
 from pipeline.specs.impute import ImputeConfig
 from pipeline.store.features import FeatureStore
-from pipeline.store.imputed import IMPUTED, BesideReal, Imputed, ImputedSet
+from pipeline.store.imputed import BesideReal, Imputed, ImputedSet
 from pipeline.store.joint import JointSet
-from pipeline.store.made_images import image_file, spread_file
+from pipeline.store.made_images import DESCRIPTION, IMPUTED, image_file, spread_file
 from pipeline.store.marking import Marker
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
@@ -44,7 +44,7 @@ from pipeline.training.joint_patients import (
 )
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
 from pipeline.training.tipping import SELECTION, TIPPING, RepeatScores, selection_table, tipping_table
-from synthesis.grid import LEAST, box_shape
+from synthesis.grid import LEAST
 from synthesis.grid import LEVELS as GREY_LEVELS
 
 IMAGE_QUALITY = ("image_error", "image_error_without", "image_cover_90")
@@ -52,7 +52,6 @@ QUALITY = (
     "repeat", "modality", "observation", "from", "crps", "crps_without", *(f"cover_{round(100 * a)}" for a in LEVELS),
     "closed_90", *IMAGE_QUALITY,
 )  # fmt: skip
-DESCRIPTION = "IMPUTED, never measured; HyperMM joint model, {}"  # NIfTI header, at most 79 characters
 NO_IMAGES = (
     "no images of missing scans: the joint model has no decoder for them (joint.decoder is none, it is of several "
     "sites, or they are tables)"
@@ -289,8 +288,7 @@ class _Repeat:
         }
 
     def _beside(self, row: dict[str, Any], image: DecodedImage, truth: np.ndarray) -> dict[str, Any]:
-        kind = self.grid.kinds[row["modality"]]
-        shape = (self.grid.pixels, self.grid.pixels, 3) if kind == "image" else box_shape(self.grid.spacing_mm)
+        kind, shape = self.grid.kinds[row["modality"]], self.grid.shape_of(row["modality"])
         images = BesideReal(
             truth.reshape(shape), image.mean.reshape(shape), image.sd.reshape(shape), image.draws.reshape(-1, *shape)
         )

@@ -149,7 +149,7 @@ def _fit(
         )
     decoders: dict[str, Decoder] = {}
     if images is not None:
-        decoders, more = _decoders(data, model, scores, tuple(train), labels, images, settings)
+        decoders, more = decoders_of(data, model, scores, tuple(train), labels, images, settings)
         notes += more
     out.save_model(
         repeat,
@@ -185,7 +185,7 @@ def _held_out(model: DiffusionModel, validation: Part) -> str:
     )
 
 
-def _decoders(
+def decoders_of(
     data: RepeatData,
     model: JointModel,
     scores: FloatArray,
@@ -194,7 +194,17 @@ def _decoders(
     images: GridImages,
     settings: ModelConfig,
 ) -> tuple[dict[str, Decoder], list[str]]:
-    """Return the decoder of each modality with images, and notes on those that could not be learnt."""
+    """Return the decoder of each modality with images, and notes on those that could not be learnt.
+
+    Args:
+        data: of the repeat.
+        model: fitted.
+        scores: that it was learnt from, (n, d).
+        train: observations of these, (n,).
+        labels: their classes, (n,).
+        images: reads their scans.
+        settings: of the model.
+    """
     found, notes = {}, []
     for modality in model.bases:
         if images.kinds[modality] == "table":

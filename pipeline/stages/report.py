@@ -34,7 +34,7 @@ from pipeline.training.scores import as_scored
 from reporting.comparison_page import Comparison
 from reporting.confounding_page import Confounding
 from reporting.hypotheses_page import Hypotheses
-from reporting.imputed_figures import ImputedBeside
+from reporting.imputed_figures import HypothesisImages, ImputedBeside
 from reporting.joint_page import Joint
 from reporting.quality import quality_of
 from reporting.recycle_page import Recycled
@@ -84,9 +84,9 @@ def report(
     elif joint.manifest is not None:
         runtime.note("the joint model is of earlier data and not shown; type --stages joint,impute,report")
     hypotheses = None
-    if made_from_inputs(hypothesise, now):
+    if made_from_inputs(hypothesise, now) and hypothesise.whole():
         stages += (hypothesise,)
-        hypotheses = Hypotheses(hypothesise.read(), hypothesise.read("maps.csv"), hypothesise.facts())
+        hypotheses = _hypotheses(hypothesise, config.convention)
     elif hypothesise.manifest is not None:
         runtime.note("the hypotheses were asked of earlier data and are not shown; type --stages hypothesise,report")
     updated = _updated(update, now)
@@ -234,6 +234,15 @@ def _beside(impute: ImputedSet) -> Iterator[ImputedBeside]:
             row["observation"], row["modality"], row["from"].replace("+", " and "), **vars(images),
             error=row["error"], error_without=row["error_without"],
         )  # fmt: skip
+
+
+def _hypotheses(hypothesise: HypothesisTables, convention: str) -> Hypotheses:
+    """Return the content of the section on hypotheses."""
+    images = tuple(
+        HypothesisImages(row["hypothesis"], row["target"], **hypothesise.load_arrays(row["file"], row["sha256"]))
+        for row in hypothesise.read("images.csv").to_dict("records")
+    )
+    return Hypotheses(hypothesise.read(), hypothesise.read("maps.csv"), hypothesise.facts(), images, convention)
 
 
 def _updated(update: UpdateSet, now: dict[str, str]) -> Update | None:

@@ -1,6 +1,5 @@
 """The artifact of the stage impute: scans that were never made, and how sure the joint model is of them."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import safetensors
-import safetensors.numpy
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -18,15 +16,13 @@ from torch import Tensor
 from files.reading import file_sha256
 from files.writing import real_folder, remove_folder, replacing
 from pipeline.core.provenance import digest
-from pipeline.store.base import Artifact, DamagedError
-from pipeline.store.made_images import write_image
+from pipeline.store.base import Artifact
+from pipeline.store.made_images import IMPUTED, MARK, as_written, read_arrays, stem_of, write_arrays, write_image
 
 TEXT = (
     *("observation", "subject", "split", "modality", "kind", "from", "file", "sha256", "images"),
     *("conclusion", "moved"),
 )
-IMPUTED = "imputed"
-MARK = {"origin": IMPUTED}  # one entry: their order in a file is by chance, and so would be its hash
 
 
 @dataclass(frozen=True)
@@ -98,14 +94,12 @@ class ImputedSet(Artifact):
 
     def save_beside(self, repeat: int, observation: str, modality: str, images: BesideReal) -> tuple[str, str]:
         """Write a real scan and what was imputed in its place; return path below the folder, and hash."""
-        arrays = {name: np.ascontiguousarray(values, dtype=np.float16) for name, values in vars(images).items()}
         name = f"{self.stem('beside', repeat, observation, modality)}.safetensors"
-        return name, self._write(name, safetensors.numpy.save(arrays, MARK))
+        return name, write_arrays(self._of_repeat(repeat) / Path(name).name, vars(images))
 
     def stem(self, what: str, repeat: int, observation: str, modality: str) -> str:
         """Return the path of a file below the folder, without its ending."""
-        safe = re.sub(r"[^A-Za-z0-9_-]", "_", f"{observation}_{modality}")[:80]
-        return f"repeat-{repeat}/{what}_{safe}_{digest([observation, modality])[:12]}"
+        return f"repeat-{repeat}/{stem_of(what, observation, modality)}"
 
     def begin(self) -> None:
         """Remove what an earlier run imputed: other patients may lack other scans now."""
@@ -124,7 +118,7 @@ class ImputedSet(Artifact):
         Raises:
             DamagedError: the file is missing or not as it was written.
         """
-        tensors = safetensors.torch.load_file(self._checked(file, sha256))
+        tensors = safetensors.torch.load_file(as_written(self.folder / file, sha256, self.folder.name))
         return Imputed(tensors["mean"], tensors["sd"], tensors["draws"])
 
     def load_beside(self, file: str, sha256: str) -> BesideReal:
@@ -133,8 +127,7 @@ class ImputedSet(Artifact):
         Raises:
             DamagedError: the file is missing or not as it was written.
         """
-        arrays = safetensors.numpy.load_file(self._checked(file, sha256))
-        return BesideReal(**{name: values.astype(np.float32) for name, values in arrays.items()})
+        return BesideReal(**read_arrays(self.folder / file, sha256, self.folder.name))
 
     def whole(self) -> bool:
         """Return whether all tables are there; an earlier version of the stage wrote fewer."""
@@ -157,9 +150,3 @@ class ImputedSet(Artifact):
         with replacing(path) as partial:
             partial.write_bytes(content)
         return file_sha256(path)
-
-    def _checked(self, file: str, sha256: str) -> Path:
-        path = self.folder / file
-        if not path.is_file() or file_sha256(path) != sha256:
-            raise DamagedError(f"{path} is missing or damaged; run --stages impute --force impute")
-        return path

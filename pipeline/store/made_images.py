@@ -1,18 +1,31 @@
 """Files of images that nobody took: each says so in its name and header, and in a JSON beside it."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from files.reading import file_sha256
 from files.writing import replacing
-from pipeline.store.base import write_json
+from pipeline.core.provenance import digest
+from pipeline.store.base import DamagedError, write_json
 from pipeline.store.marking import Marker
 from preprocessing.encoding import nifti_bytes, png_bytes
-from synthesis.grid import box_affine, picture_of, volume_of
+from synthesis.grid import LEVELS, box_affine, box_shape, picture_of, volume_of
+
+IMPUTED = "imputed"
+MARK = {"origin": IMPUTED}  # one entry: their order in a file is by chance, and so would be its hash
+DESCRIPTION = "IMPUTED, never measured; HyperMM joint model, {}"  # NIfTI header, at most 79 characters
+
+
+def stem_of(what: str, *of: str) -> str:
+    """Return a file name without its ending, of what it is and what it is of; other texts give other names."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", "_".join(of))[:80]
+    return f"{what}_{safe}_{digest(list(of))[:12]}"
 
 
 def image_file(
@@ -78,6 +91,44 @@ def spread_file(
         return f"{name}.png", png_bytes(picture_of(values, side=pixels))
     volume = volume_of(values, spacing_mm=spacing_mm, least=0.0)
     return f"{name}.nii.gz", nifti_bytes(volume, box_affine(spacing_mm), description)
+
+
+def numbers_file(values: NDArray[np.float32], name: str, *, spacing_mm: float, description: str) -> tuple[str, bytes]:
+    """Return file name and content of a map of numbers of either sign, (D,), in the units of a drawn volume.
+
+    It is a volume of float32, since small numbers count, and carries no mark.
+    """
+    volume = (values * LEVELS).astype(np.float32).reshape(box_shape(spacing_mm))
+    return f"{name}.nii.gz", nifti_bytes(volume, box_affine(spacing_mm), description)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[np.floating]]) -> str:
+    """Write images as float16 for the report, in a file that says that they are imputed; return its hash."""
+    with replacing(path) as partial:
+        made = {name: np.ascontiguousarray(values, dtype=np.float16) for name, values in arrays.items()}
+        partial.write_bytes(safetensors.numpy.save(made, MARK))
+    return file_sha256(path)
+
+
+def read_arrays(path: Path, sha256: str, stage: str) -> dict[str, NDArray[np.float32]]:
+    """Return what `write_arrays` wrote, as float32.
+
+    Raises:
+        DamagedError: the file is missing or not as it was written.
+    """
+    arrays = safetensors.numpy.load_file(as_written(path, sha256, stage))
+    return {name: values.astype(np.float32) for name, values in arrays.items()}
+
+
+def as_written(path: Path, sha256: str, stage: str) -> Path:
+    """Return the path of a file that is as the stage wrote it.
+
+    Raises:
+        DamagedError: it is missing or damaged.
+    """
+    if not path.is_file() or file_sha256(path) != sha256:
+        raise DamagedError(f"{path} is missing or damaged; run --stages {stage} --force {stage}")
+    return path
 
 
 def write_image(path: Path, content: bytes, facts: Mapping[str, Any]) -> str:

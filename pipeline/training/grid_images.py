@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import RepeatData
-from synthesis.grid import onto_box, small_picture
+from synthesis.grid import box_shape, onto_box, small_picture
 
 MOST_KEPT = 1000  # scans on the grid, some 400 kB each, that are kept for the next repeat
 
@@ -59,6 +59,10 @@ class GridImages:
                 values[count == 0] = np.nan
                 found[str(modality)] = values
         return found
+
+    def shape_of(self, modality: str) -> tuple[int, int, int]:
+        """Return the shape of an image of a modality: (X, Y, Z), or (H, W, 3) of a picture."""
+        return (self.pixels, self.pixels, 3) if self.kinds[modality] == "image" else box_shape(self.spacing_mm)
 
     def scan(self, scan: str, kind: str) -> NDArray[np.float32]:
         """Return one scan as a row, (D,)."""

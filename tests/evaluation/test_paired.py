@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.paired import mean_difference
+from evaluation.paired import mean_difference, variances
 
 
 def test_without_uncertainty_of_parameters_it_is_the_t_test() -> None:
@@ -14,6 +14,16 @@ def test_without_uncertainty_of_parameters_it_is_the_t_test() -> None:
     assert found.p == pytest.approx(expected.pvalue)
     assert (found.low, found.high) == pytest.approx(expected.confidence_interval(0.95))
     assert found.of_parameters == 0
+
+
+def test_the_variance_is_of_a_finite_number_of_draws_and_patients() -> None:
+    """Rubin 1987: (1 + 1/S) between draws, and that of a mean over patients."""
+    part = np.random.default_rng(2).standard_normal((4, 6))
+    between, within = variances(part.mean(axis=1), part.mean(axis=0))
+    assert between == pytest.approx(5 / 4 * stats.tvar(part.mean(axis=1)))
+    assert within == pytest.approx(stats.sem(part.mean(axis=0)) ** 2)
+    found = mean_difference([part])
+    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 3) * np.sqrt(between + within))
 
 
 @pytest.mark.parametrize("repeats", [1, 4])

@@ -77,3 +77,14 @@ def fill(workspace: Path, table: pd.DataFrame) -> None:
         feature_maps.save(row.scan, made)
         feature_maps.finish(row.scan, "key", {"shape": list(made.shape)})
     finish(feature_maps, **scan_contents(feature_maps, dict.fromkeys(table["scan"], "key")))
+
+
+def linked(workspace: Path, table: pd.DataFrame) -> None:
+    """Feature maps of a patient that go together: each is half the patient's own."""
+    store = FeatureStore(workspace / "features")
+    for row in table.itertuples():
+        own = torch.Generator().manual_seed(int(row.subject[1:]))
+        made = feature_map(int(row.subject[1:]), row.modality, row.label) + torch.randn(4, 2, 2, generator=own)
+        store.save(row.scan, made)
+        store.finish(row.scan, "key", {"shape": [4, 2, 2]})
+    finish(store, **scan_contents(store, dict.fromkeys(store.scans(), "key")))

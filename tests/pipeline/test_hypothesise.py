@@ -6,16 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from helpers import toy_run
 from pydantic import ValidationError
 
 from console.errors import InputError
-from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.run import run_stage
 from pipeline.specs.hypothesise import STAGE as HYPOTHESISE
 from pipeline.specs.hypothesise import Hypothesis, HypothesiseConfig
-from pipeline.store.features import FeatureStore
 from pipeline.store.hypotheses import HypothesisTables
 from pipeline.store.tables import CohortTables, SplitTables
 
@@ -41,19 +38,8 @@ def scans(subjects: int = 70) -> pd.DataFrame:
     return table.assign(age=(60 + number % 7).astype(str), split="")
 
 
-def linked(workspace: Path, table: pd.DataFrame) -> None:
-    """Feature maps of a patient that go together: each is half the patient's own."""
-    store = FeatureStore(workspace / "features")
-    for row in table.itertuples():
-        own = torch.Generator().manual_seed(int(row.subject[1:]))
-        made = toy_run.feature_map(int(row.subject[1:]), row.modality, row.label) + torch.randn(4, 2, 2, generator=own)
-        store.save(row.scan, made)
-        store.finish(row.scan, "key", {"shape": [4, 2, 2]})
-    toy_run.finish(store, **scan_contents(store, dict.fromkeys(store.scans(), "key")))
-
-
 def again(workspace: Path, **settings: object) -> HypothesisTables:
-    joint = {"draws": 8, "basis": "public"}
+    joint = {"draws": 8, "basis": "public", "decoder": "none"}
     run_stage(
         HYPOTHESISE,
         toy_run.settings(hypothesise={"hypotheses": ASKED} | settings, joint=joint),
@@ -67,7 +53,7 @@ def again(workspace: Path, **settings: object) -> HypothesisTables:
 def done(tmp_path_factory: pytest.TempPathFactory, one_thread: None, one_repeat: None) -> Path:
     workspace = tmp_path_factory.mktemp("hypothesise")
     toy_run.fill(workspace, scans())
-    linked(workspace, scans())
+    toy_run.linked(workspace, scans())
     again(workspace)
     return workspace
 
@@ -109,7 +95,7 @@ def test_a_training_patient_counts_once(done: Path, tmp_path: Path) -> None:
     early = early.assign(session="1", observation=early["subject"] + "_1", scan=early["scan"] + "_1")
     whole = pd.concat([table, early], ignore_index=True)
     toy_run.fill(tmp_path, whole)
-    linked(tmp_path, table)
+    toy_run.linked(tmp_path, table)
     out = again(tmp_path)
     pd.testing.assert_frame_equal(out.read(), HypothesisTables(done / "hypothesise").read())
     people = early["subject"].nunique()
@@ -133,7 +119,7 @@ def test_sessions_of_a_patient_are_not_several_patients(done: Path, tmp_path: Pa
     ]
     whole = pd.concat([table, *more], ignore_index=True)
     toy_run.fill(tmp_path, whole)
-    linked(tmp_path, whole)
+    toy_run.linked(tmp_path, whole)
     again(tmp_path)
     now, before = (HypothesisTables(folder / "hypothesise").read() for folder in (tmp_path, done))
     columns = ["patients", "effect", "low", "high", "permuted", "permuted_low"]
@@ -159,7 +145,7 @@ def test_labels_of_test_patients_are_not_looked_at(done: Path, tmp_path: Path) -
     swapped = [c if s in learnt else other[c] for s, c in zip(table["subject"], table["label"], strict=True)]
     assert swapped != list(table["label"])
     toy_run.fill(tmp_path, table)
-    linked(tmp_path, table)
+    toy_run.linked(tmp_path, table)
     cohort = CohortTables(tmp_path / "cohort")
     cohort.save(table.assign(label=swapped), toy_run.CLASSES)
     toy_run.finish(cohort, **cohort.contents())

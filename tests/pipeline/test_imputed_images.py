@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import toy_run
+from helpers.bright_heads import CENTRE, HEAD, SPACING, volume
 from pydantic import ValidationError
 
 from pipeline.runner.run import run_stage
@@ -19,25 +20,10 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.imputed import ImputedSet
 from pipeline.store.tables import SplitTables
 from pipeline.training.grid_images import GridImages
-from synthesis.grid import LEVELS, box_affine, box_shape
+from synthesis.grid import LEVELS, box_affine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SPACING = 10.0
-CENTRE = np.stack(np.meshgrid(*[np.linspace(-1.4, 1.4, n) for n in box_shape(SPACING)], indexing="ij"), -1)
-HEAD = (CENTRE**2).sum(-1) < 1
 WHAT = ("mean", "sd", "draw-1", "draw-2")
-
-
-def volume(features: FeatureStore, scan: str, more: float = 0.0) -> np.ndarray:
-    """A head that is brighter on one side, by as much as the first number of the feature map says."""
-    value = float(features.load([scan]).flatten()[0])
-    noise = np.random.default_rng(abs(hash_of(scan))).normal(0, 0.01, HEAD.shape)
-    made = 0.5 + 0.05 * value * CENTRE[..., 0] + noise + more
-    return np.where(HEAD, made, 0).astype(np.float32).ravel()
-
-
-def hash_of(name: str) -> int:
-    return int.from_bytes(name.encode(), "little") % 2**32
 
 
 def impute(workspace: Path, tested_more: float = 0.0, **settings: object) -> ImputedSet:

@@ -48,7 +48,7 @@ NO_RESULT = {
     "preprocess.largest_extent_mm", "preprocess.brain_ml", "preprocess.memory_gb", "preprocess.weights",
     "features.weights", "features.batch_slices", "pretrain.memory_mb", "classify.memory_mb", "report.csv_safe",
     "export.memory_mb", "export.signing_key", "predict.trusted", "synthesise.mark_key",
-    "impute.mark_key", "baselines.mark_key",
+    "impute.mark_key", "hypothesise.mark_key", "baselines.mark_key",
     "baselines.workers",
 }  # fmt: skip
 OTHER: dict[str, Any] = {
@@ -181,7 +181,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     settings = toy_run.settings(
         cohort=COHORT, classify=EPOCHS, export={"signing_key": folder / "key"}, predict={"model": models[0]},
         executor={"kind": "dask"}, synthesise={"mark_key": folder / "mark"},
-        impute={"mark_key": folder / "mark"}, contribute=CONTRIBUTE,
+        impute={"mark_key": folder / "mark"}, hypothesise={"mark_key": folder / "mark"}, contribute=CONTRIBUTE,
         baselines={**REASONS, "mark_key": folder / "mark"},
     )  # fmt: skip
     for stage in STAGES:
@@ -227,6 +227,7 @@ def test_a_setting_makes_stale_what_reads_it_and_no_other(
         "synthesise.mark_key": finished.folder / "mark-copy",
         "impute.mark_key": finished.folder / "mark-copy",
         "baselines.mark_key": finished.folder / "mark-copy",
+        "hypothesise.mark_key": finished.folder / "mark-copy",
         "preprocess.weights": finished.folder / "hd-bet",
     }
     found = stale(finished, changed(finished.settings, path, made_here.get(".".join(path))))
@@ -278,6 +279,7 @@ READ_BY = {
         "baselines",
         "joint",
         "impute",
+        "hypothesise",
         "update",
         "synthesise",
         "judge",
@@ -369,6 +371,10 @@ def other_mark_of_what_is_translated(finished: SimpleNamespace, monkeypatch: pyt
     return changed(finished.settings, ("baselines", "mark_key"), finished.folder / "other-mark")
 
 
+def other_mark_of_hypotheses(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    return changed(finished.settings, ("hypothesise", "mark_key"), finished.folder / "other-mark")
+
+
 def hd_bet_gone(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Settings:
     def gone(number: int, folder: Path | None = None) -> Path:
         raise parameters.ParametersError("gone")
@@ -393,6 +399,7 @@ def other_model_in_its_place(finished: SimpleNamespace, monkeypatch: pytest.Monk
         (other_mark_key, "synthesise"),
         (other_mark_of_what_is_imputed, "impute"),
         (other_mark_of_what_is_translated, "baselines"),
+        (other_mark_of_hypotheses, "hypothesise"),
         (hd_bet_gone, "judge"),
         (other_model_in_its_place, "predict"),
     ],

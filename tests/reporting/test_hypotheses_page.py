@@ -1,9 +1,14 @@
 """The report's section on questions asked in silico."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
+import pytest
+from matplotlib.figure import Figure
 
 from reporting.hypotheses_page import Hypotheses, hypotheses_section
+from reporting.imputed_figures import HypothesisImages, hypothesis_figure
 from reporting.pages import environment
 
 ASSOCIATION = "association, not intervention"
@@ -67,3 +72,36 @@ def test_nothing_asked_is_said_with_its_reason() -> None:
 def test_the_same_effects_give_the_same_bytes() -> None:
     one, two = hypotheses_section(page()), hypotheses_section(page())
     assert (one["forest"], one["maps"]) == (two["forest"], two["maps"])
+
+
+def images(target: str = "FLAIR", shape: tuple[int, int, int] = (8, 9, 7)) -> HypothesisImages:
+    before = np.linspace(0, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    return HypothesisImages("T1c along class by -1 sd", target, before, before - 0.1, before - 0.6, 0.1 * before)
+
+
+def test_images_are_shown_with_what_they_are_not() -> None:
+    shown = dataclasses.replace(page(), images=(images(), images("T1")))
+    text = html(shown)
+    assert text.count("data:image/svg+xml") == 3
+    assert "An association, not an intervention" in text
+    assert "1 more rows are in the folder" in text  # T1 has no effect, so it is not among the surest
+    assert "As pictures" not in html(page())
+
+
+@pytest.mark.parametrize("shape", [(8, 9, 7), (6, 6, 3)])
+def test_the_figure_of_images_is_the_same_twice(shape: tuple[int, int, int]) -> None:
+    one, two = (hypothesis_figure([images(shape=shape)], "radiological") for _ in range(2))
+    assert one == two
+    assert one != hypothesis_figure([images(shape=shape)], "neurological") or shape[-1] == 3
+
+
+def test_a_difference_has_symmetric_colours_that_its_spread_shares() -> None:
+    figure = Figure()
+    hypothesis_figure.__wrapped__(figure, [images()], "radiological")
+    assert [each.get_title() for each in figure.axes[:4]] == [
+        "IMPUTED:\nbefore the move", "IMPUTED:\nafter the move", "Difference", "Its standard deviation",
+    ]  # fmt: skip
+    limits = [each.get_images()[0].get_clim() for each in figure.axes if each.get_images()][2:4]
+    assert limits[0] == limits[1]
+    assert limits[0][0] == -limits[0][1]
+    assert limits[0][1] == pytest.approx(0.6, abs=0.01)
