@@ -141,10 +141,13 @@ class Marker:
         return {"mark": {"batch": self.batch, "weak": name in self.weak}}
 
     def notes(self) -> Sequence[str]:
-        """Return sentences for the summary: what is not marked, and what only weakly."""
+        """Return sentences for summary and report: how the mark is found, what has none, and what only weakly."""
         if self.key is None:
             return [f"the images carry no watermark; name a file for its key: {self.setting}"]
-        said = []
+        said = [
+            "the images carry an invisible watermark, by which they are known for made up: python -m "
+            f"pipeline.cli.watermark verify FILE --key KEYFILE --batch '{self.batch}'"
+        ]
         if self.failed:
             name, why = next(iter(self.failed.items()))
             said.append(f"{len(self.failed)} images carry no watermark, {name} among them: {why}")
