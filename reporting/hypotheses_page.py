@@ -79,7 +79,7 @@ def _effects(effects: pd.DataFrame, positive: str) -> Table:
     rows = []
     for row in effects.to_dict("records"):
         controls = [
-            f"{number(row[name], 3)} {interval(row[f'{name}_low'], row[f'{name}_high'], 3)}"
+            f"{number(row[name], 3)} ({interval(row[f'{name}_low'], row[f'{name}_high'], 3)})"
             if is_number(row[name])
             else "–"
             for name in _CONTROLS

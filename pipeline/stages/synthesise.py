@@ -107,7 +107,7 @@ def synthesise(
             spacing_mm=config.spacing_mm, pixels=config.pixels,
         )  # fmt: skip
     tables = []
-    with runtime.progress(len(modalities), "modality") as progress:
+    with runtime.progress(len(modalities), "scan type") as progress:
         for number, modality in enumerate(modalities):
             offsets = {
                 block: class_offsets(model, block, features_and_images[block], part.labels)
