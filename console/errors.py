@@ -10,5 +10,9 @@ class InputError(ValueError):
     """The input or the settings are wrong; the message says what to change. Ends the run with exit code 2."""
 
 
+class ReaderGoneError(Exception):
+    """Whoever read the output, such as `head`, has closed it."""
+
+
 class PreconditionError(InputError):
     """An `InputError` raised before the stage changed any file; its earlier results stay valid."""

@@ -4,15 +4,16 @@ Only the standard library is imported: this also has to work where packages are 
 """
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
 
-from console.errors import DISK_FULL, NOT_ALLOWED
+from console.errors import DISK_FULL, NOT_ALLOWED, ReaderGoneError
 from console.messages import say, say_as_it_stands
 from files.writing import PlantedLinkError
 
-DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED, INTERRUPTED, READER_GONE = 0, 1, 2, 3, 130, 141
 USER_ERRORS = (  # with a message for the user; by name, since importing them all would take seconds
     "console.errors.InputError",
     "pipeline.store.base.ArtifactError",
@@ -57,6 +58,9 @@ def exit_code(command: Callable[[], int]) -> int:
         say("", file=sys.stderr)  # after the ^C of the terminal
         say("stopped; run the same command again to go on where it was", file=sys.stderr)
         return INTERRUPTED
+    except ReaderGoneError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return READER_GONE
     except Exception as error:  # noqa: BLE001 - the outermost handler
         if message := explained(error):
             say(f"error: {message}", file=sys.stderr)

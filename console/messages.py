@@ -5,17 +5,25 @@ import sys
 import warnings
 from typing import IO
 
+from console.errors import ReaderGoneError
 from files.printable import printable_lines
 
 
 def say(text: str, *, file: IO[str] | None = None) -> None:
     """Print a message, control characters escaped; lines after the first are indented."""
-    print(printable_lines(text), file=file, flush=True)
+    _print(printable_lines(text), file)
 
 
 def say_as_it_stands(text: str, *, file: IO[str] | None = None) -> None:
     """Print a text with its lines as they are, such as a help page; control characters are escaped."""
-    print(printable_lines(text.rstrip("\n"), start=""), file=file, flush=True)
+    _print(printable_lines(text.rstrip("\n"), start=""), file)
+
+
+def _print(text: str, file: IO[str] | None) -> None:
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
 
 
 def show_warnings_safely() -> None:

@@ -15,7 +15,7 @@ import pytest
 from baselines.names import KEYS, SIMPLE_NAMES
 from cohort.manifest import CohortConfig, ModalityConfig, check_manifest
 from cohort.tables import read_table
-from console.exit_codes import BAD_INPUT, BUG, DONE, SOME_SCANS_FAILED
+from console.exit_codes import BAD_INPUT, BUG, DONE, INTERRUPTED, READER_GONE, SOME_SCANS_FAILED
 from demo import __main__ as demo
 from demo import generator_names, load_generator
 from intake import __main__ as intake
@@ -394,7 +394,7 @@ def test_the_table_of_stages_has_all_of_them():
 def test_the_table_of_exit_codes_is_that_of_the_command_line():
     rows = set(map(int, re.findall(r"^\| (\d+) \|", chapter("run.md", "Scheduled and batch runs"), re.MULTILINE)))
     known = {DONE, BUG, BAD_INPUT, SOME_SCANS_FAILED}
-    assert rows == {*known, 130}
+    assert rows == {*known, INTERRUPTED, READER_GONE}
 
 
 def test_the_table_of_configs_has_all_of_them():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from console.exit_codes import PACKAGE_ERRORS, USER_ERRORS, exit_code, explained
+from console.exit_codes import PACKAGE_ERRORS, READER_GONE, USER_ERRORS, exit_code, explained
 from files.reading import read_bytes
 from files.writing import PlantedLinkError
 from intake import __main__ as intake
@@ -336,6 +336,16 @@ def test_a_bug_is_named_a_bug_and_steers_no_terminal(capsys: pytest.CaptureFixtu
     assert "Traceback" in message
     assert message.endswith("a bug: please report it with the lines above\n")
     assert "\x1b" not in message
+
+
+def test_a_reader_that_has_closed_the_output_is_no_bug() -> None:
+    """As in `python -m demo phantoms --help | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "demo", "phantoms", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=REPOSITORY, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (READER_GONE, b"")
 
 
 def test_a_planted_link_is_named(tmp_path: Path) -> None:
