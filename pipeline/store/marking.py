@@ -68,6 +68,7 @@ class Marker:
         setting: of the key, for messages.
         weak: names of images whose own mark is hard to find, with p.
         failed: names of images that carry no mark → why.
+        marked: how many do.
     """
 
     key: bytes | None = field(repr=False)
@@ -75,6 +76,7 @@ class Marker:
     setting: str
     weak: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    marked: int = 0
 
     @classmethod
     def ready(cls, key_file: Path | None, batch: str, *, setting: str, workspace: Path) -> Self:
@@ -116,8 +118,7 @@ class Marker:
             self.failed[name] = str(error)
             return volume
         found = detect(image_of_volume(marked, affine), self.key, [self.batch], thorough=False)
-        if found.p > CLEAR:
-            self.weak[name] = found.p
+        self._count(name, found.p)
         return marked
 
     def picture(self, pixels: NDArray[np.uint8], *, name: str) -> NDArray[np.uint8]:
@@ -130,9 +131,13 @@ class Marker:
             self.failed[name] = str(error)
             return pixels
         found = detect(image_of_picture(marked), self.key, [self.batch], thorough=False)
-        if found.p > CLEAR:
-            self.weak[name] = found.p
+        self._count(name, found.p)
         return marked
+
+    def _count(self, name: str, p: float) -> None:
+        self.marked += 1
+        if p > CLEAR:
+            self.weak[name] = p
 
     def facts(self, name: str) -> dict[str, Any]:
         """Return what the JSON beside an image says of its mark; nothing in it tells the key."""
@@ -144,10 +149,12 @@ class Marker:
         """Return sentences for summary and report: how the mark is found, what has none, and what only weakly."""
         if self.key is None:
             return [f"the images carry no watermark; name a file for its key: {self.setting}"]
-        said = [
-            "the images carry an invisible watermark, by which they are known for made up: python -m "
-            f"pipeline.cli.watermark verify FILE --key KEYFILE --batch '{self.batch}'"
-        ]
+        said = []
+        if self.marked:
+            said.append(
+                f"{self.marked} images carry an invisible watermark, by which they are known for made up: python -m "
+                f"pipeline.cli.watermark verify FILE --key KEYFILE --batch '{self.batch}'"
+            )
         if self.failed:
             name, why = next(iter(self.failed.items()))
             said.append(f"{len(self.failed)} images carry no watermark, {name} among them: {why}")

@@ -27,7 +27,7 @@ from pipeline.store.volumes import VolumeSet
 pytestmark = pytest.mark.usefixtures("thin_backbone")
 
 NO_MARK = "the images carry no watermark; name a file for its key: baselines.mark_key"
-MARKED = "the images carry an invisible watermark"
+MARKED = " images carry an invisible watermark"
 SUBJECTS = "abcdehijkl"
 SPLITS = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
 TINY = GanConfig(
@@ -93,7 +93,7 @@ def compare(
             out, config, runtime,
         )  # fmt: skip
         said.extend(runtime.notes)
-        assert all(note == NO_MARK or note.startswith(MARKED) for note in runtime.notes)
+        assert all(note == NO_MARK or MARKED in note for note in runtime.notes)
         return out
 
     return run

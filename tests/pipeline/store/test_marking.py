@@ -33,6 +33,7 @@ def test_volumes_and_pictures_are_marked_with_a_key_from_outside(tmp_path, key_f
     assert detect(image_of_volume(marked, AFFINE), key, ["1"], thorough=False).p < 1e-6
     assert detect(image_of_picture(pixels), key, ["1"], thorough=False).p < 1e-6
     (note,) = marker.notes()
+    assert note.startswith("2 images carry an invisible watermark")
     assert note.endswith("verify FILE --key KEYFILE --batch '1'")
     assert marker.facts("sub-1") == {"mark": {"batch": "1", "weak": False}}
     for said in (
@@ -65,6 +66,13 @@ def test_what_cannot_be_marked_or_only_weakly_is_counted(tmp_path, key_file):
     _, failed, weak = marker.notes()
     assert failed.startswith("2 images carry no watermark, empty among them: the mask is empty")
     assert weak.startswith("1 images are too small or too rich in contrast for a clear watermark; that of tiny ")
+
+
+def test_where_nothing_could_be_marked_no_mark_is_claimed(tmp_path, key_file):
+    marker = ready(tmp_path, tmp_path / "mark.key")
+    marker.picture(np.full((64, 64, 3), 7, np.uint8), name="flat")
+    (note,) = marker.notes()
+    assert note.startswith("1 images carry no watermark, flat among them")
 
 
 def test_key_in_the_workspace_and_batch_without_a_name_are_refused(tmp_path, key_file):
