@@ -27,7 +27,7 @@ from preprocessing.limits import (
 )
 from preprocessing.normalise import NORMALISATIONS, PUBLISHED, few_decide, range_used
 from preprocessing.qc import registered_planes, three_planes
-from preprocessing.registration import FINE_MM, register_rigid
+from preprocessing.registration import FINE_MM, Registration, register_rigid
 from preprocessing.resample import resampled_shape, resampling_bytes, voxel_size_mm
 from preprocessing.skull_strip import NETWORK_SPACING_MM, SkullStripper, padded
 from preprocessing.transforms import NormaliseInMaskd, find_brain, resample_brain
@@ -99,6 +99,7 @@ class RegistrationTarget:
         volume: preprocessed, (X', Y', Z'), float32 in [0, 1].
         mask: its brain, (X', Y', Z'), bool.
         affine: of both, voxel to world, (4, 4), mm.
+        by: how the other one is registered to it.
     """
 
     scan: str
@@ -106,6 +107,7 @@ class RegistrationTarget:
     volume: torch.Tensor
     mask: torch.Tensor
     affine: NDArray[np.float64]
+    by: Registration
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def _register(
     brain_mask = MetaTensor(target.mask[None].float(), affine=target.affine)
     try:
         pipeline.limits.check_work(_bytes_of_search(image, target), "registration")
-        motion = register_rigid(target.raw, image, fixed_mask=brain_mask)
+        motion = register_rigid(target.raw, image, fixed_mask=brain_mask, by=target.by)
     except (ScanError, MemoryLimitError) as error:
         return f"{error} (with {target.scan})"
     if motion.reason:
@@ -229,6 +231,7 @@ def _register(
         _refuse_nan(resample_onto(nan, brain_mask, motion.matrix, outside=0.0) > 0.5, inside)
     facts = {
         "registered_to": target.scan,
+        "registered_by": target.by,
         "rotation_degrees": round(motion.rotation_degrees, 2),
         "translation_mm": round(motion.translation_mm, 2),
         "brain_in_view": round(motion.coverage, 3),

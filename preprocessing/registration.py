@@ -8,11 +8,13 @@ give the same bytes. A scan brought on another grid is interpolated with the cub
 Source: Mattes et al. 2003, "PET-CT image registration in the chest using free-form deformations" (the metric).
 """
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from threading import Lock
+from typing import Literal
 
 import numpy as np
 import SimpleITK
@@ -34,6 +36,8 @@ STARTS_KEPT = 3
 LEAST_ADVANTAGE = 1.3
 LEAST_COVERAGE = 0.6
 LARGEST_ROTATION_DEGREES = 45.0
+
+Registration = Literal["search", "headers"]
 
 _THREADS = Lock()
 
@@ -58,13 +62,16 @@ class Rigid:
     reason: str
 
 
-def register_rigid(fixed: MetaTensor, moving: MetaTensor, *, fixed_mask: MetaTensor) -> Rigid:
+def register_rigid(
+    fixed: MetaTensor, moving: MetaTensor, *, fixed_mask: MetaTensor, by: Registration = "search"
+) -> Rigid:
     """Find the rigid motion that brings a scan on another one of the same head, whatever their contrasts.
 
     Args:
         fixed: the MRI, (1, X, Y, Z), whole head or brain alone, with its affine.
         moving: the PET, (1, X, Y, Z), whole head, with its affine. Neither needs to be in RAS+ order.
         fixed_mask: brain of the MRI, (1, X, Y, Z), above 0.5 inside; its grid may be another one than `fixed` has.
+        by: "search"; or "headers", where the two lie on each other already: no motion, checked like one.
 
     Returns:
         The motion. Look at `reason` before using it.
@@ -78,20 +85,30 @@ def register_rigid(fixed: MetaTensor, moving: MetaTensor, *, fixed_mask: MetaTen
     if len(brain) == 0:
         raise ScanError("the brain mask has nothing inside the MRI's frame; is it the mask of this scan?")
     region = SimpleITK.SignedMaurerDistanceMap(mask > 0.5, squaredDistance=False, useImageSpacing=True) <= RIM_MM
-    coarse = _Search(_coarser(still, COARSE_MM), _coarser(free, COARSE_MM), region)
-    fine = _Search(still, free, region)
+    coarse = _Search(_coarser(still, COARSE_MM), _coarser(free, COARSE_MM), region, smooth=True)
+    fine = _Search(still, free, region, smooth=False)
     try:
         with _one_thread():
-            starts = sorted(_starts(brain.mean(axis=0), free), key=coarse.cost)[:STARTS_KEPT]
-            near = min((coarse.run(start, step_mm=4.0) for start in starts), key=coarse.cost)
+            near = _start(brain.mean(axis=0))
+            if by == "search":
+                starts = sorted(_starts(brain.mean(axis=0), free), key=coarse.cost)[:STARTS_KEPT]
+                near = min((coarse.run(start, step_mm=4.0) for start in starts), key=coarse.cost)
             turned = [coarse.run(_turned(near, axis), step_mm=4.0) for axis in range(3)]
             # Of the mutual information, over the best with the head turned by 180 degrees: upside down, back to front.
             advantage = coarse.cost(near) / min(-1e-6, *map(coarse.cost, turned))
-            motion = fine.run(near, step_mm=1.0)
+            motion = fine.run(near, step_mm=1.0) if by == "search" else near
     except RuntimeError as error:
         reason = f"SimpleITK cannot register the two scans: {str(error).splitlines()[-1].strip()}"
         return Rigid(np.eye(4), 0.0, 0.0, 0.0, reason)
-    return _measured(motion, brain, free, advantage=advantage)
+    measured = _measured(motion, brain, free, advantage=advantage)
+    if by == "headers" and advantage < LEAST_ADVANTAGE:
+        reason = (
+            "the scan does not lie on the MRI as the headers say: it fits hardly better than turned by 180 degrees "
+            f"({advantage:.2f} times the mutual information, expected {LEAST_ADVANTAGE} or more); look at both, or set "
+            "preprocess.registration: search"
+        )
+        return dataclasses.replace(measured, reason=reason)
+    return measured
 
 
 @contextmanager
@@ -153,10 +170,14 @@ class _Search:
         fixed: the volume whose voxels are mapped.
         moving: the volume that is interpolated.
         region: 1 at the voxels of `fixed` that are used; its grid may differ.
+        smooth: take the gradient of a blurred moving volume. It helps from afar; but every axis is blurred by the
+            thickest voxel, so near the goal slices of 5 mm mislead it.
     """
 
-    def __init__(self, fixed: SimpleITK.Image, moving: SimpleITK.Image, region: SimpleITK.Image) -> None:
-        self.fixed, self.moving = fixed, moving
+    def __init__(
+        self, fixed: SimpleITK.Image, moving: SimpleITK.Image, region: SimpleITK.Image, *, smooth: bool
+    ) -> None:
+        self.fixed, self.moving, self.smooth = fixed, moving, smooth
         self.region = SimpleITK.Resample(region, fixed, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)
 
     def method(self) -> SimpleITK.ImageRegistrationMethod:
@@ -177,13 +198,14 @@ class _Search:
             return 0.0
 
     def run(self, start: SimpleITK.Euler3DTransform, *, step_mm: float) -> SimpleITK.Euler3DTransform:
-        """Run gradient descent from `start`; its first step is `step_mm`, its last 1/200 of that."""
+        """Run gradient descent from `start`; its first step is `step_mm`, its last 1/200 of that. It never fits worse."""
         method, motion = self.method(), SimpleITK.Euler3DTransform(start)
         method.SetInitialTransform(motion, inPlace=True)
+        method.SetMetricUseMovingImageGradientFilter(self.smooth)
         method.SetOptimizerAsRegularStepGradientDescent(step_mm, step_mm / 200, 100, gradientMagnitudeTolerance=1e-6)
         method.SetOptimizerScales([TURNED_MM**2] * 3 + [1.0] * 3)
         method.Execute(self.fixed, self.moving)
-        return motion
+        return min(start, motion, key=self.cost)
 
 
 def _starts(centre: Affine, moving: SimpleITK.Image) -> Iterator[SimpleITK.Euler3DTransform]:
@@ -192,11 +214,17 @@ def _starts(centre: Affine, moving: SimpleITK.Image) -> Iterator[SimpleITK.Euler
     bright = _points(moving > 0.3 * float(values.max()))
     frame = moving.GetOrigin() + _axes(moving) @ (np.array(moving.GetSize()) - 1) / 2
     for middle, pitch in product((centre, frame, bright.mean(axis=0)), PITCHES_DEGREES):
-        start = SimpleITK.Euler3DTransform()
-        start.SetCenter(centre.tolist())
+        start = _start(centre)
         start.SetRotation(float(np.radians(pitch)), 0.0, 0.0)
         start.SetTranslation((middle - centre).tolist())
         yield start
+
+
+def _start(centre: Affine) -> SimpleITK.Euler3DTransform:
+    """Return no motion, to be turned about `centre`, world mm."""
+    still = SimpleITK.Euler3DTransform()
+    still.SetCenter(centre.tolist())
+    return still
 
 
 def _turned(motion: SimpleITK.Euler3DTransform, axis: int) -> SimpleITK.Euler3DTransform:

@@ -1,15 +1,16 @@
 """Skull strip, resample and normalise every scan."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from console.errors import InputError
 from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from preprocessing.limits import BRAIN_ML, LARGEST_EXTENT_MM
 from preprocessing.parameters import PARAMETERS_SHA256, ParametersError, numbers_of, read_parameters
+from preprocessing.registration import Registration
 
 
 class PreprocessConfig(BaseModel):
@@ -28,6 +29,11 @@ class PreprocessConfig(BaseModel):
         default=None,
         description="modality → modality of the same patient and session that it is rigidly registered to, whose brain "
         "mask then serves both, such as {PET: MRI}; a scan without such a partner is stripped by itself",
+    )
+    registration: Registration = Field(
+        default="search",
+        description="of register_to: search for the rigid motion; headers: the scans lie on each other already, as "
+        "their headers say, such as the sequences of a registered data set",
     )
     largest_extent_mm: float = Field(
         default=LARGEST_EXTENT_MM,
@@ -53,6 +59,12 @@ class PreprocessConfig(BaseModel):
         description="HD-BET's parameters: published, as installed; or the folder that holds 0.model … 4.model",
         json_schema_extra={"changes_results": False},
     )
+
+    @model_validator(mode="after")
+    def _registration_is_of_pairs(self) -> Self:
+        if self.registration == "headers" and not self.register_to:
+            raise ValueError("registration: headers, but register_to names no modality that lies on another")
+        return self
 
     @field_validator("brain_ml")
     @classmethod

@@ -71,7 +71,7 @@ def preprocess_job(cohort: CohortTables, out: VolumeSet, config: PreprocessConfi
         if target is not None and (out.failure(target, keys[target]) or {}).get("retryable"):
             raise RuntimeError(f"it is to be registered to {target}, which failed, but may not fail again")
         if target is not None and out.has(target, keys[target]):
-            partner = RegistrationTarget(target, source(target), *out.load_placed(target))
+            partner = RegistrationTarget(target, source(target), *out.load_placed(target), by=config.registration)
         return source(scan), partner
 
     def work(scan: str, loaded: Any) -> Any:
@@ -127,7 +127,8 @@ def _targets(scans: pd.DataFrame, config: PreprocessConfig) -> dict[str, str]:
 
 def _keys(scans: pd.DataFrame, targets: Mapping[str, str], config: PreprocessConfig) -> dict[str, str]:
     """Map each scan to the hash of all that its result depends on: for a registered one, of the other scan too."""
-    settings = {name: value for name, value in result_settings(config).items() if name != "register_to"}
+    of_pairs = {"register_to", "registration"}
+    settings = {name: value for name, value in result_settings(config).items() if name not in of_pairs}
     material = [STAGE.version, settings, STAGE.external_state(config)]
     own = {row.scan: [row.sha256, row.kind, row.skull_strip] for row in scans.itertuples()}
     for row in scans[~scans["normalise"].isin(["", PUBLISHED])].itertuples():  # else the key is unchanged
@@ -136,5 +137,5 @@ def _keys(scans: pd.DataFrame, targets: Mapping[str, str], config: PreprocessCon
         own[row.scan].append(f"trust: {row.trust}")
     for row in scans[scans["bits"] != ""].itertuples():
         own[row.scan].append({"bits": row.bits})
-    partner = {scan: [own[target]] for scan, target in targets.items()}
+    partner = {scan: [own[target], config.registration] for scan, target in targets.items()}
     return {scan: digest([material, *facts, *partner.get(scan, ())]) for scan, facts in own.items()}

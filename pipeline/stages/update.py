@@ -39,7 +39,8 @@ BEFORE, HELD_OUT = "before it was learnt", "held out"
 SAME = 1e-5  # relative; scores of the same feature maps, summed up in another order
 EXACT = 1e-10  # between sums that were updated and sums made anew, relative
 CHUNK = 256  # scans loaded at a time
-OF_VOXELS = ("spacing_mm", "skull_strip_mode", "register_to")  # settings of preprocess that change what is seen
+# Settings of preprocess that change what is seen.
+OF_VOXELS = ("spacing_mm", "skull_strip_mode", "register_to", "registration")
 EXPIRED = (
     "Version {version} of the joint model knows patients that an earlier exported model does not. What was measured "
     "for that model, its calibration, its conformal sets and its distances, is about the patients before them and has "

@@ -140,6 +140,26 @@ def test_without_registration_only_the_registered_change(data: Path) -> None:
     assert {scan for scan in after if after[scan] != before[scan]} == {"p1_PET", "p2_PET", "p4_PET"}
 
 
+def test_by_headers_the_mask_is_taken_over_and_nothing_moves(data: Path) -> None:
+    run(data)
+    before = times(data)
+    assert run(data, "--preprocess.registration", "headers") == 0
+    after, told = times(data), record(data, "p1_PET")
+    assert {scan for scan in after if after[scan] != before[scan]} == {"p1_PET", "p2_PET", "p4_PET"}
+    assert "does not lie on the MRI" in told["not_registered"]  # it is moved by 12 mm
+    nibabel.save(head(-0.6, np.zeros(3), 0.1), data / "p1_PET.nii.gz")
+    assert run(data, "--preprocess.registration", "headers") == 0
+    told = record(data, "p1_PET")
+    assert (told["registered_to"], told["registered_by"]) == ("p1_MRI", "headers")
+    assert (told["rotation_degrees"], told["translation_mm"]) == (0, 0)
+    np.testing.assert_array_equal(told["to_own_world"], np.eye(4))
+
+
+def test_headers_without_pairs_are_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data, "--preprocess.register_to", "null", "--preprocess.registration", "headers") == 2
+    assert "register_to names no modality" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [

@@ -122,6 +122,33 @@ def test_no_motion_stays_none(mri: MetaTensor, mask: MetaTensor) -> None:
     assert registered.coverage == 1
 
 
+@pytest.mark.parametrize("shift_mm", [(0, 0, 0), (4, -6, 5)])
+def test_slices_of_7_mm_do_not_mislead_the_search(mri: MetaTensor, mask: MetaTensor, shift_mm: tuple) -> None:
+    truth = _motion((0, 0, 0), shift_mm)
+    thick = np.array([[1.0, 0, 0, -102], [0, 1, 0, -118], [0, 0, 7, -94], [0, 0, 0, 1]])
+    seen = [_pet(truth, (205, 237, 27), thick), _tensor(_head(_points((205, 237, 27), thick), MRI), thick)]
+    registered = register_rigid(seen[1], seen[0], fixed_mask=mask)
+    off_mm, off_degrees = _errors(registered, truth)
+    assert off_mm < 1.5
+    assert off_degrees < 0.7
+    assert registered.reason == ""
+
+
+def test_by_headers_nothing_moves_but_a_wrong_head_is_refused(mri: MetaTensor, mask: MetaTensor) -> None:
+    nearly = _pet(_motion((1, 0, 0), (0, 1, 0)), PET_SHAPE, PET_AFFINE)
+    kept = register_rigid(mri, nearly, fixed_mask=mask, by="headers")
+    np.testing.assert_array_equal(kept.matrix, np.eye(4))
+    assert (kept.rotation_degrees, kept.translation_mm, kept.coverage, kept.reason) == (0, 0, 1, "")
+    upside_down = _pet(_motion((180, 0, 0), (0, 0, 0)), PET_SHAPE, PET_AFFINE)
+    moved = _pet(_motion((8, -5, 4), (6, -9, 11)), PET_SHAPE, PET_AFFINE)
+    for pet in (upside_down, moved):
+        assert "does not lie on the MRI" in register_rigid(mri, pet, fixed_mask=mask, by="headers").reason
+    far = _motion((0, 0, 0), (150, 0, 0)) @ PET_AFFINE
+    aside = register_rigid(mri, _pet(_motion((0, 0, 0), (150, 0, 0)), PET_SHAPE, far), fixed_mask=mask, by="headers")
+    assert aside.coverage < 0.6
+    assert aside.reason
+
+
 @pytest.mark.parametrize("brain_alone", [False, True])
 @pytest.mark.parametrize(
     ("degrees", "shift_mm", "codes", "voxel_mm", "noise"),
