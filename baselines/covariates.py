@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 INVERSE_PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """scikit-learn's C, the larger penalty first."""
 
+UNCHOSEN = 0.1  # without an inner fold that leaves two classes
 FOLDS = 5  # of the training subjects, to choose the penalty
 WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 """Weights of the images in late fusion; 0 leaves them out, 1 takes both as independent."""
@@ -93,7 +94,7 @@ def fusion_weight(covariates: Array, images: Array, target: NDArray[np.int64], p
         covariates: probabilities of validation rows, (n, K); trained on other rows.
         images: the same of the images.
         target: their classes, (n,).
-        prior: share of each class in training, (K,).
+        prior: share of each class that the images have learnt from, (K,); equal ones where they count alike.
 
     Returns:
         One of `WEIGHTS`, the smaller one in a tie, and why it is `WEIGHT` without a choice, or "".
@@ -130,7 +131,7 @@ def _inverse_penalty(
             model = _regression(inputs, target[inner], inverse_penalty)
             predicted = _probabilities(model, encoder(rows[held]), prior)
             losses[i] += _log_loss(predicted, target[held]) * held.sum()
-    return INVERSE_PENALTIES[int(np.argmin(losses))]
+    return INVERSE_PENALTIES[int(np.argmin(losses))] if losses.any() else UNCHOSEN
 
 
 def _regression(inputs: Array, target: NDArray[np.int64], inverse_penalty: float) -> LogisticRegression:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from cohort.names import (
+    CODES,
     are_numbers,
     broken_ids,
     canonical,
@@ -15,6 +16,7 @@ from cohort.names import (
     is_missing,
     may_be_thousands,
     missing,
+    number,
     spelt_otherwise,
 )
 from cohort.origin import origin_problems, real_only
@@ -22,6 +24,7 @@ from cohort.splits import SPLITS, given_split_problems, subjects_of
 from cohort.table_members import Tables, as_number, without_file
 from cohort.tables import CONTROL, MOST_LISTED, Problem, suggest
 
+MANY = 10  # different numbers in a column; codes of a category have fewer
 OVERRULE = " (if it is a name here: cohort.not_missing)"
 
 
@@ -169,11 +172,24 @@ def _spellings(rows: pd.DataFrame, column: str, *, one_by_one: bool = False) -> 
 
 
 def _covariate_problems(rows: pd.DataFrame, name: str) -> Iterator[Problem]:
-    """Yield categories in two spellings; or numbers of which it is not certain what their comma means."""
-    if not are_numbers(rows[name]):
-        yield from _spellings(rows, name)
+    """Yield what is wrong with a covariate.
+
+    Categories in two spellings; a session of two sexes; numbers of which it is not certain what their comma means; and
+    cells such as >89 among numbers: with one of them every age would be a category of its own.
+    """
+    if name.lower() in ("sex", "gender"):
+        yield from _conflicts(rows[(rows["subject"] != "") & (rows[name] != "")], ["subject", "session"], name)
+    if are_numbers(rows[name]) and name.lower() not in CODES:
+        yield from _thousands(rows, name)
         return
-    yield from _thousands(rows, name)
+    given = rows[rows[name] != ""]
+    numbers = given[name].map(number)
+    if name.lower() not in CODES and numbers.notna().mean() >= 0.5 and numbers.nunique() > MANY:
+        for row, cell in given.loc[numbers.isna(), ["row", name]].itertuples(index=False):
+            text = f"{name} {cell!r} is no number, and most others are; write a number, or leave the cell empty"
+            yield Problem(text, "a cell among numbers is none", row)
+        return
+    yield from _spellings(rows, name)
 
 
 def _thousands(rows: pd.DataFrame, name: str) -> Iterator[Problem]:

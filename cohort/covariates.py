@@ -14,12 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort.manifest import observations
-from cohort.names import are_numbers, number
+from cohort.names import CODES, are_numbers, number
 from cohort.splits import shuffled
 
-CODES = ("site", "centre", "center", "scanner", "sex", "gender")
-"""Columns that are categories even where numbers are written in them."""
-
+MOST_NAMED = 5  # observations in a note
 Kind = Literal["number", "category"]
 
 
@@ -33,9 +31,26 @@ def covariates_of(scans: pd.DataFrame) -> pd.DataFrame:
         One row an observation, sorted by its name, which is the index; a text column for each covariate, none if the
         manifest has none. Where the scans of an observation differ, the first that is not empty counts.
     """
-    named = observations(scans).columns.drop(["observation", "subject", "session", "label", "split"], errors="ignore")
-    cells = scans[list(named)].mask(scans[list(named)] == "")
+    cells = _cells(scans)
     return cells.groupby(scans["observation"]).first().fillna("").astype(str)
+
+
+def covariate_notes(scans: pd.DataFrame) -> list[str]:
+    """Name the observations whose scans give different covariates, of which `covariates_of` takes the first."""
+    different = _cells(scans).groupby(scans["observation"]).nunique() > 1
+    notes = []
+    for name, rows in different.items():
+        if found := list(different.index[rows]):
+            more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+            whose = f"{', '.join(found[:MOST_NAMED])}{more}"
+            notes.append(f"{name}: the scans of one session have different values ({whose}); the first counts")
+    return notes
+
+
+def _cells(scans: pd.DataFrame) -> pd.DataFrame:
+    """Return the covariates of every scan, NaN for none."""
+    named = observations(scans).columns.drop(["observation", "subject", "session", "label", "split"], errors="ignore")
+    return scans[list(named)].mask(scans[list(named)] == "")
 
 
 def availability_of(scans: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,9 @@ MISSING = frozenset(
     "na n/a n.a. n.a #n/a #na #n/an/a #nv nan -nan +nan nat 1.#ind -1.#ind 1.#qnan -1.#qnan null none nil undefined "
     "missing unknown notavailable notapplicable - -- --- . ? ?? ???".split()
 )
+CODES = ("site", "centre", "center", "scanner", "sex", "gender")
+"""Columns that are categories even where numbers are written in them."""
+
 _ERROR = re.compile(r"#+|#[\w/]+[!?]")  # Excel's, in all its languages: #REF!, #DIV/0!, #NAME?, #BEZUG!, #####
 _QUOTES = "'\"`\N{RIGHT SINGLE QUOTATION MARK}\N{ACUTE ACCENT}"
 _CYRILLIC = str.maketrans("АВЕКМНОРСТУХІЈЅавекмнорстухіјѕ", "ABEKMHOPCTYXIJSabekmhopctyxijs")  # look like Latin ones

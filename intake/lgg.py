@@ -98,16 +98,24 @@ def import_lgg(
     added: dict[str, dict[str, str]] = {}
     if patients is not None:
         added = _added(patients, keep, not_missing)
+        if found and added and not any(canonical(subject) in added for subject in found):
+            theirs = patients["patient_id"].iloc[0]
+            raise ValueError(
+                f"nobody of the download is in the table of patients: ids there look like {theirs!r}, here like "
+                f"{next(iter(found))!r}"
+            )
         if strangers := sorted(subject for subject in found if canonical(subject) not in added):
             notes.append(f"{len(strangers)} patients are not in the table of patients: {_listed(strangers)}")
     extra = [*COLUMNS.values(), *keep]
     rows: list[dict[str, str]] = []
+    coloured = False
     for subject, place in found.items():
         try:
             volumes, remark, replaced = _read(folder / place)
         except _UNREADABLE as error:
             left_out.append({"subject": subject, "modality": "", "path": place, "reason": str(error)})
             continue
+        coloured |= len(volumes) > 1
         for name in replaced:
             reason = "not taken: the data set has FLAIR in its place (the two are the same picture)"
             left_out.append({"subject": subject, "modality": name, "path": place, "reason": reason})
@@ -125,6 +133,10 @@ def import_lgg(
                 {"subject": subject, "modality": name, "path": path, "site": site}
                 | {column: clinical.get(column, "") for column in extra}
             )
+    if rows and not coloured:
+        notes.append(
+            "no patient has a T1 or T1c that differs from FLAIR; are the pictures grey copies of the download?"
+        )
     if strangers := sorted({row["subject"] for row in rows} - known.keys()):
         notes.append(f"{len(strangers)} patients are not in {_TABLE}, only their site is known: {_listed(strangers)}")
     if absent := sorted(known.keys() - found.keys()):
@@ -171,6 +183,12 @@ def _folders(folder: Path) -> tuple[dict[str, str], list[str], list[dict[str, st
         inner.sort()
         path = Path(place).relative_to(folder).as_posix()
         tables += [str(Path(path, _TABLE))] * (_TABLE in files)
+        for name in inner:
+            if _FOLDER.fullmatch(name) and Path(place, name).is_symlink():
+                reason = "a link to a folder, which is not followed; put the folder itself there"
+                left_out.append(
+                    {"subject": name[:12].upper(), "modality": "", "path": f"{path}/{name}", "reason": reason}
+                )
         if match := _FOLDER.fullmatch(Path(place).name):
             subject = match[1].upper()
             if subject in found:
@@ -191,9 +209,12 @@ def _clinical(folder: Path, tables: list[str]) -> tuple[dict[str, dict[str, str]
     frame = frames[0]
     if absent := [name for name in (_ID, *COLUMNS) if name not in frame]:
         raise ManifestError(f"{tables[0]} lacks {', '.join(absent)} {suggest(absent[0], frame.columns)}")
+    nobody = frame[_ID].map(is_missing).astype(bool)
+    notes = [f"{_TABLE}, row {int(index) + 2}: it names no patient and is not used" for index in frame.index[nobody]]
+    frame = frame[~nobody].assign(**{_ID: frame[_ID].str.upper().str.replace("-", "_")})
     if len(again := frame.loc[frame[_ID].duplicated(), _ID]):
         raise ManifestError(f"{tables[0]} has patients twice: {_listed(sorted(set(again)))}")
-    notes, known = [], {}
+    known = {}
     for index, cells in frame.iterrows():
         row = {}
         for column, name in COLUMNS.items():
@@ -203,7 +224,7 @@ def _clinical(folder: Path, tables: list[str]) -> tuple[dict[str, dict[str, str]
                 codes = ", ".join(CODES[column])
                 notes.append(f"{_TABLE}, row {int(str(index)) + 2}: {column} is {text!r}, none of {codes}; left empty")
             row[name] = meaning
-        known[cells[_ID].upper().replace("-", "_")] = row
+        known[cells[_ID]] = row
     return known, notes
 
 
@@ -229,7 +250,10 @@ def _read(folder: Path) -> tuple[dict[str, NDArray[np.uint8]], str, list[str]]:
     """Return the volumes (X, Y, Z) of a patient that are scans of their own, a remark, and what FLAIR has replaced."""
     name = folder.name
     numbers = [re.fullmatch(re.escape(name) + r"_(\d+)\.tiff?", path.name, re.I) for path in folder.iterdir()]
-    slices = {int(match[1]): folder / match[0] for match in numbers if match}
+    slices: dict[int, Path] = {}
+    for match in filter(None, numbers):
+        if (twin := slices.setdefault(int(match[1]), folder / match[0])).name != match[0]:
+            raise ScanError(f"{twin.name} and {match[0]} are both slice {int(match[1])}; leave one of them")
     if len(slices) < MIN_SIDE:
         raise ScanError(f"{len(slices)} slices named {name}_1.tif and so on; at least {MIN_SIDE} are needed")
     if lost := sorted(set(range(1, max(slices) + 1)) - slices.keys()):

@@ -135,7 +135,10 @@ def scan_loss(network: PretrainNetwork, scans: Scans, step: StepOne, weights: Te
 
     def loss(items: Tensor, learning: bool) -> dict[str, Tensor]:
         z, reconstruction, logits = network(scans.feature_maps[items], scans.modality[items])
-        losses = {"mse": F.mse_loss(reconstruction, z), "ce": F.cross_entropy(logits, scans.target[items], weights)}
+        losses = {
+            "mse": F.mse_loss(reconstruction, z),
+            "ce": weighted_cross_entropy(logits, scans.target[items], weights),
+        }
         return {name: value for name, value in losses.items() if name != excluded}
 
     return loss
@@ -221,7 +224,7 @@ def set_loss(logits_of: SetLogits, sets: Sets, step: StepTwo, training: Training
         if learning and step.modality_dropout:
             stay = drop_members(owner, step.modality_dropout, draws)
             scans, owner = scans[stay], owner[stay]
-        return {"ce": F.cross_entropy(logits_of(scans, owner, len(items)), sets.target[items], weights)}
+        return {"ce": weighted_cross_entropy(logits_of(scans, owner, len(items)), sets.target[items], weights)}
 
     return loss
 
@@ -283,6 +286,13 @@ def load_extractor(
     extractor = UniversalExtractor(modalities, feature_map_shape, embedding=embedding, hidden=hidden)
     extractor.load_state_dict(state)
     return extractor.eval()
+
+
+def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean of w[y]·CE over a batch; torch divides by the batch's own weights, so a batch of 1 has none."""
+    if weights is None:
+        return F.cross_entropy(logits, target)
+    return (weights[target] * F.cross_entropy(logits, target, reduction="none")).mean()
 
 
 def class_weights(target: Tensor, classes: int) -> Tensor:

@@ -198,7 +198,7 @@ class _Search:
             return 0.0
 
     def run(self, start: SimpleITK.Euler3DTransform, *, step_mm: float) -> SimpleITK.Euler3DTransform:
-        """Run gradient descent from `start`; its first step is `step_mm`, its last 1/200 of that. It never fits worse."""
+        """Run gradient descent from `start`; its first step is `step_mm`, its last 1/200 of that. Never fit worse."""
         method, motion = self.method(), SimpleITK.Euler3DTransform(start)
         method.SetInitialTransform(motion, inPlace=True)
         method.SetMetricUseMovingImageGradientFilter(self.smooth)

@@ -72,6 +72,6 @@ STAGE = Stage(
     function="pipeline.stages.classify:classify",
     config=ClassifyConfig,
     artifact="pipeline.store.fitted:ClassifierSet",
-    version=4,
+    version=5,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES, "pretrain": PRETRAIN},
 )

@@ -34,6 +34,6 @@ STAGE = Stage(
     function="pipeline.stages.pretrain:pretrain",
     config=PretrainConfig,
     artifact="pipeline.store.fitted:ExtractorSet",
-    version=2,
+    version=3,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
 )

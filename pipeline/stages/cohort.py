@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from cohort.covariates import covariate_notes
 from cohort.manifest import CohortConfig, check_manifest, class_names, first_subjects, reading_notes, usable_rows
 from cohort.origin import real_only, synthetic_subjects
 from cohort.splits import SPLITS
@@ -53,7 +54,8 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
             scans = check_manifest(table, folder=folder, config=config, smallest_class=smallest_class)
     except ManifestError as error:
         raise PreconditionError(f"the manifest {manifest} cannot be used:\n{error}") from error
-    for note in (*reading_notes(table, config), *(value_notes(scans, config.tables()) if config.label else ())):
+    learnt = [*value_notes(scans, config.tables()), *covariate_notes(scans)] if config.label else []
+    for note in (*reading_notes(table, config), *learnt):
         runtime.note(note)
     if config.limit is not None:
         scans = first_subjects(real_only(scans), config.limit)

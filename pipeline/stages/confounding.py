@@ -65,13 +65,16 @@ def confounding(
     tables: dict[str, pd.DataFrame] = {}
     weights: dict[int, float] = {}
     repeats = repeats_of(split)
+    balanced = bool((classify.manifest or {}).get("made_from", {}).get("settings", {}).get("balance_classes"))
     with runtime.progress(len(repeats) + len(modalities), "step") as progress:
         frames = [test[[*PREDICTED, *probability_columns(test)]].assign(method=HYPERMM)]
         for repeat in repeats:
             here = (table[table["repeat"] == repeat] for table in (test, validation))
             data = data_of_repeat(cohort, split, features, repeat).scans
             data = data[data["scan"].isin(scans["scan"])].reset_index(drop=True)
-            made, weight = _without_images(data, covariates, *here, classes=classes, runtime=runtime, repeat=repeat)
+            made, weight = _without_images(
+                data, covariates, *here, classes=classes, balanced=balanced, runtime=runtime, repeat=repeat
+            )
             frames += made
             weights |= {} if weight is None else {repeat: weight}
             progress.advance()
@@ -131,10 +134,14 @@ def _without_images(
     validation: pd.DataFrame,
     *,
     classes: tuple[str, ...],
+    balanced: bool,
     runtime: Runtime,
     repeat: int,
 ) -> tuple[list[pd.DataFrame], float | None]:
-    """Return the test predictions of one repeat by methods without images, and the weight of images in the fusion."""
+    """Return the test predictions of one repeat by methods without images, and the weight of images in the fusion.
+
+    `balanced`: HyperMM has learnt as if all classes were equally frequent.
+    """
     rows = scans.drop_duplicates("observation").set_index("observation").sort_index()
     target = np.array([classes.index(label) for label in rows["label"]], dtype=np.int64)
     train = (rows["split"] == "train").to_numpy()
@@ -158,12 +165,13 @@ def _without_images(
         return made, None
     best = fitted[COVARIATES]
     tested, held = (best.probabilities(known.loc[table["observation"]]) for table in (test, validation))
+    prior = np.full(len(classes), 1 / len(classes)) if balanced else best.prior
     weight, note = fusion_weight(
-        held, validation[columns].to_numpy(dtype=np.float64), validation["truth"].to_numpy(), best.prior
+        held, validation[columns].to_numpy(dtype=np.float64), validation["truth"].to_numpy(), prior
     )
     if note:
         runtime.note(f"repeat {repeat}, {FUSED}: {note}")
-    predicted = fused(tested, test[columns].to_numpy(dtype=np.float64), best.prior, weight)
+    predicted = fused(tested, test[columns].to_numpy(dtype=np.float64), prior, weight)
     return [*made, test[PREDICTED].assign(**dict(zip(columns, predicted.T, strict=True)), method=FUSED)], weight
 
 

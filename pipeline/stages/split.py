@@ -6,6 +6,7 @@ from cohort.covariates import covariates_of
 from cohort.manifest import observations
 from cohort.mechanisms import RANDOM
 from cohort.missingness import Pulls, column_of, hide_scans, positive_of, pulls_of
+from cohort.names import canonical_value
 from cohort.origin import real_only, synthetic_subjects
 from cohort.splits import (
     SUBJECT,
@@ -161,14 +162,17 @@ def _sites(scans: pd.DataFrame, config: SplitConfig) -> pd.Series:
             f"split.by is {config.by}, and split.new_subjects {config.new_subjects} could put a {config.by} on both "
             "sides; leave new subjects out, or type --new-splits"
         )
-    subject = observations(scans).set_index("observation")["subject"].reindex(covariates.index)
-    pairs = pd.DataFrame({"subject": subject, "site": covariates[config.by]}).drop_duplicates()
-    given = pairs[pairs["site"] != ""]
+    pairs = pd.DataFrame({"subject": scans["subject"], "site": scans[config.by]}).drop_duplicates()
+    given = pairs[pairs["site"] != ""].sort_values("subject")
     twice = sorted(given.loc[given["subject"].duplicated(), "subject"].unique())
     if twice:
         raise ValueError(
             f"split.by is {config.by}, and {_names(tuple(twice), 3)} have more than one; each may have one"
         )
+    spellings = given.drop_duplicates("site").groupby(given["site"].map(canonical_value), sort=False)["site"]
+    for _, names in spellings:
+        if len(names) > 1:
+            raise ValueError(f"split.by is {config.by}, and {', '.join(names)} are one in two spellings; write one")
     return given.set_index("subject")["site"]
 
 

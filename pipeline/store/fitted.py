@@ -102,6 +102,11 @@ class ClassifierSet(RepeatSet):
 
     FILES: ClassVar = ("predictions.csv", "validation_predictions.csv", "metrics.json", "subsets.csv")
 
+    def contents(self) -> dict[str, Any]:
+        """Return the fingerprint of the weights and of what was predicted and measured with them."""
+        files = [[name, file_sha256(self.folder / name)] for name in self.FILES if (self.folder / name).is_file()]
+        return {"fingerprint": digest([super().contents()["fingerprint"], files])}
+
     def predictions(self, split: str = "test") -> pd.DataFrame:
         """Return the predictions, one row per observation and repeat; `split` is "test" or "validation"."""
         name = "predictions.csv" if split == "test" else "validation_predictions.csv"

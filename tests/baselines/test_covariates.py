@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from baselines.covariates import INVERSE_PENALTIES, WEIGHT, WEIGHTS, fit_table, fused, fusion_weight
+from baselines.covariates import INVERSE_PENALTIES, UNCHOSEN, WEIGHT, WEIGHTS, fit_table, fused, fusion_weight
 from baselines.sample import CannotFit
 from cohort.covariates import availability_of
 
@@ -69,6 +69,13 @@ def test_one_class_cannot_be_fitted() -> None:
     table, target, subjects, train = cohort()
     with pytest.raises(CannotFit, match="one class"):
         fit_table(table, np.zeros_like(target), subjects, train, classes=2)
+
+
+def test_without_an_inner_fold_of_two_classes_the_penalty_is_no_extreme() -> None:
+    table = pd.DataFrame({"age": ["50", "80"]}, index=["a", "b"])
+    fitted = fit_table(table, np.array([0, 1]), pd.Series(["a", "b"]), np.array([True, True]), classes=2)
+    assert fitted.inverse_penalty == UNCHOSEN
+    assert fitted.probabilities(table)[1, 1] > 0.52
 
 
 # --- covariates + images ---

@@ -11,6 +11,8 @@ from helpers.manifests import check, on_disk, problems, rows_of
 
 from cohort.tables import ManifestError
 
+AGED = "subject,modality,path,diagnosis,age"
+
 
 def test_missing_columns_are_named_with_what_was_meant(cohort: pd.DataFrame, tmp_path: Path) -> None:
     renamed = cohort.rename(columns={"subject": "Subject", "path": "paths", "diagnosis": "dx"})
@@ -275,3 +277,32 @@ def test_ids_that_a_spreadsheet_has_broken(cohort: pd.DataFrame, tmp_path: Path,
     cohort.loc[0, "subject"] = broken
     (listed,) = problems(cohort, tmp_path)
     assert listed.startswith(f"row 2: subject {broken!r} {message}")
+
+
+def test_a_cell_that_is_no_number_among_many_is_named(tmp_path: Path) -> None:
+    """With one age of >89 every age would be a category of its own."""
+    lines = [f"s{i},MRI,s{i}.nii,{'AD' if i % 2 else 'CN'},{50 + i}" for i in range(12)]
+    rows = on_disk(tmp_path, rows_of(*lines, header=AGED))
+    check(rows, tmp_path)
+    rows.loc[3, "age"] = ">89"
+    (listed,) = problems(rows, tmp_path)
+    assert listed.startswith("row 5: age '>89' is no number")
+    rows["age"] = ["1", "2", "3a"] * 4  # codes of a few stages are categories
+    check(rows, tmp_path)
+
+
+def test_codes_in_two_spellings_are_one(tmp_path: Path) -> None:
+    lines = [f"s{i},MRI,s{i}.nii,{'AD' if i % 2 else 'CN'},1" for i in range(6)]
+    rows = on_disk(tmp_path, rows_of(*lines, header=AGED)).rename(columns={"age": "site"})
+    rows.loc[2, "site"] = "1.0"
+    (listed,) = problems(rows, tmp_path)
+    assert "sites '1' (row 2) and '1.0' (row 4) differ only in a trailing .0" in listed
+
+
+def test_a_session_has_one_sex(tmp_path: Path) -> None:
+    lines = [f"s{i},{m},s{i}_{m}.nii,{'AD' if i % 2 else 'CN'},F" for i in range(6) for m in ("MRI", "PET")]
+    rows = on_disk(tmp_path, rows_of(*lines, header=AGED)).rename(columns={"age": "sex"})
+    check(rows, tmp_path)
+    rows.loc[1, "sex"] = "M"
+    (listed,) = problems(rows, tmp_path)
+    assert listed == "s0: sex is 'F' (row 2) and 'M' (row 3)"

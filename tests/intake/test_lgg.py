@@ -164,6 +164,48 @@ def test_what_cannot_be_a_download_is_refused(tmp_path: Path, capsys: pytest.Cap
     assert "data.csv lacks" in capsys.readouterr().err
 
 
+def test_what_is_odd_is_named(download: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = download / "lgg-mri-segmentation" / "kaggle_3m"
+    elsewhere = save_patient(tmp_path / "elsewhere", "TCGA_FG_0008_19990101", channels(8))
+    (place / elsewhere.name).symlink_to(elsewhere)
+    twice = place / "TCGA_DU_0003_19990101" / "TCGA_DU_0003_19990101_1.tif"
+    (twice.parent / "TCGA_DU_0003_19990101_01.tif").write_bytes(twice.read_bytes())
+    table = pd.read_csv(place / "data.csv", dtype=str, keep_default_na=False)
+    table.loc[4, "Patient"] = ""
+    table.to_csv(place / "data.csv", index=False)
+    assert main(["lgg", str(download), str(tmp_path / "out")]) == 0
+    left_out = pd.read_csv(tmp_path / "out" / "left_out.csv", dtype=str).set_index("subject")["reason"]
+    assert "a link to a folder" in left_out["TCGA_FG_0008"]
+    assert "are both slice 1" in left_out["TCGA_DU_0003"]
+    said = "".join(capsys.readouterr())
+    assert "data.csv, row 6: it names no patient" in said
+    assert "have no folder" not in said
+
+
+def test_one_patient_in_two_spellings_is_refused(
+    download: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_table(download, {"TCGA_CS_0001": {}, "TCGA-CS-0001": {"neoplasm_histologic_grade": "2"}})
+    assert main(["lgg", str(download), str(tmp_path / "out")]) == 2
+    assert "patients twice: TCGA_CS_0001" in capsys.readouterr().err
+
+
+def test_a_table_of_other_patients_is_refused(
+    download: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "idh.csv").write_text("patient_id,idh\n4711,mutant\n4712,wildtype\n")
+    words = ["lgg", str(download), str(tmp_path / "out"), "--patients", str(tmp_path / "idh.csv"), "--keep", "idh"]
+    assert main(words) == 2
+    assert "ids there look like '4711', here like 'TCGA_CS_0001'" in capsys.readouterr().err
+
+
+def test_grey_pictures_are_remarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_patient(tmp_path, "TCGA_CS_0001_19990101", channels(1, copied=(0, 2)))
+    save_table(tmp_path, {"TCGA_CS_0001": {}})
+    assert main(["lgg", str(tmp_path), str(tmp_path / "out")]) == 0
+    assert "are the pictures grey" in "".join(capsys.readouterr())
+
+
 def test_a_copy_of_the_folder_is_used_once(download: Path, tmp_path: Path) -> None:
     """The archive holds kaggle_3m twice."""
     inner = download / "lgg-mri-segmentation" / "kaggle_3m"

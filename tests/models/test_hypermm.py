@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.extractor import UniversalExtractor
 from models.hypermm import (
@@ -23,6 +24,7 @@ from models.hypermm import (
     new_classifier,
     new_extractor,
     predict_sets,
+    weighted_cross_entropy,
 )
 from models.set_classifier import SetClassifier
 from models.set_model import SetModel
@@ -201,3 +203,13 @@ def test_widths_are_read_off_the_weights() -> None:
 
 def test_class_weights_make_classes_count_alike() -> None:
     np.testing.assert_allclose(class_weights(torch.tensor([0, 0, 0, 2]), 3), [4 / 9, 0, 4 / 3], rtol=1e-6)
+
+
+def test_weights_of_classes_count_in_batches_of_one() -> None:
+    logits, target = torch.randn(12, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0] * 9 + [1] * 3)
+    weights = class_weights(target, 2)
+    whole = weighted_cross_entropy(logits, target, weights)
+    singly = torch.stack([weighted_cross_entropy(logits[i : i + 1], target[i : i + 1], weights) for i in range(12)])
+    torch.testing.assert_close(singly.mean(), whole)
+    torch.testing.assert_close(whole, F.cross_entropy(logits, target, weights))  # over all, the weights average to 1
+    torch.testing.assert_close(weighted_cross_entropy(logits, target, None), F.cross_entropy(logits, target))

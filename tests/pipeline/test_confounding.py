@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from helpers import toy_run
 
+from baselines.covariates import fused
 from baselines.names import TABLE_BASELINES
 from console.errors import InputError
 from pipeline.comparison.by_group import sessions_in_order
@@ -16,7 +17,7 @@ from pipeline.specs.classify import STAGE as CLASSIFY
 from pipeline.specs.confounding import STAGE as CONFOUNDING
 from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.specs.pretrain import STAGE as PRETRAIN
-from pipeline.stages.confounding import _of_subjects, check_beside, state_of_beside
+from pipeline.stages.confounding import COVARIATES, FUSED, _of_subjects, check_beside, state_of_beside
 from pipeline.store.confounding import ConfoundingTables
 from pipeline.store.fitted import ClassifierSet
 from pipeline.store.tables import CohortTables
@@ -114,6 +115,32 @@ def test_groups_are_those_of_the_tested_patients(done: Path) -> None:
     assert (groups["auc_mean"].isna() == small).all()
     patterns = groups.loc[groups["grouping"] == "scans", "group"]
     assert set(patterns) <= {"MRI", "PET", "US", "MRI+PET", "MRI+US", "PET+US", "MRI+PET+US"}
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_images_that_count_classes_alike_are_taken_so(tmp_path: Path, balanced: bool) -> None:
+    """Late fusion divides the images by the prior that they have learnt with."""
+    table = scans()
+    number = table["subject"].str[1:].astype(int)
+    table = table[(table["label"] != "sick") | (number < 0.5 * number.max())].reset_index(drop=True)
+    toy_run.fill(tmp_path, table)
+    config = toy_run.settings(
+        pretrain=TRAINING, classify={"balance_classes": balanced}, confounding=QUICK
+    )
+    for stage in (PRETRAIN, CLASSIFY, CONFOUNDING):
+        run_stage(stage, config, tmp_path, device="cpu")
+    artifact = ConfoundingTables(tmp_path / "confounding")
+    found, weights = artifact.read("predictions.csv"), artifact.facts()["weights_of_images"]
+    splits = pd.read_csv(tmp_path / "split" / "splits.csv")
+    label = table.drop_duplicates("subject").set_index("subject")["label"]
+    for repeat, weight in weights.items():
+        here = found[found["repeat"] == int(repeat)].set_index("method")
+        learnt = splits[(splits["repeat"] == int(repeat)) & (splits["split"] == "train")]["subject"]
+        sick = (learnt.map(label) == "sick").mean()
+        prior = np.array([0.5, 0.5]) if balanced else np.array([1 - sick, sick])
+        each = [here.loc[name, ["p_0", "p_1"]].to_numpy(dtype=float) for name in (COVARIATES, "HyperMM", FUSED)]
+        np.testing.assert_allclose(each[2], fused(each[0], each[1], prior, weight), atol=1e-6)
+        assert 0.05 < sick < 0.45
 
 
 def test_without_covariates_only_availability_is_asked(done: Path, tmp_path: Path) -> None:

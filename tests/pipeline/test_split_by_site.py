@@ -82,3 +82,29 @@ def test_a_patient_who_changes_the_site_is_refused(
     assert study(*BY_SITE) == 0
     assert study(*BY_SITE, moved="p00") == 2
     assert "have C both in training and in test" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_patient_with_two_sites_in_one_session_is_refused(
+    study: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study("--split.repeats", "2")
+    manifest = pd.read_csv(tmp_path / "data" / "cohort.csv")
+    last = manifest.index[manifest["subject"] == manifest["subject"].iloc[0]][-1]
+    assert manifest.loc[last, "site"] == "A"
+    manifest.loc[last, "site"] = "B"
+    manifest.to_csv(tmp_path / "data" / "cohort.csv", index=False)
+    place = ["--config", str(next((tmp_path / "data").glob("*.yaml"))), "--workspace", str(tmp_path / "other")]
+    assert main([*place, "--quiet", "--stages", "cohort"]) == 0
+    assert "site: the scans of one session have different values" in (
+        (tmp_path / "other" / "cohort" / "manifest.json").read_text()
+    )
+    assert main([*place, "--quiet", "--stages", "split", *BY_SITE]) == 2
+    assert "have more than one; each may have one" in capsys.readouterr().err
+
+
+def test_hospitals_in_two_spellings_are_one(study: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """A column that is no known code of a category: its numbers 1 and 1.0 would be two hospitals."""
+    words = ("--cohort.covariates", "[hospital]", "--split.by", "hospital", "--split.repeats", "5")
+    one, other = "1", "1.0"
+    assert study(*words, hospital=lambda table: table["site"].map({"A": one, "B": other, "C": "2"})) == 2
+    assert "are one in two spellings" in capsys.readouterr().err

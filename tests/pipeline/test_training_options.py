@@ -61,6 +61,18 @@ def test_without_an_option_they_are_the_same(usual: tuple[Path, dict[str, str]],
     assert {name: fitted(tmp_path, name) for name in ("pretrain", "classify")} == usual[1]
 
 
+def test_other_predictions_of_the_same_weights_are_another_result(
+    usual: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    shutil.copytree(usual[0] / "classify", tmp_path / "classify")
+    result = ClassifierSet(tmp_path / "classify")
+    before = result.contents()
+    assert before == ClassifierSet(usual[0] / "classify").contents()
+    predictions = result.predictions().drop(columns="repeat")
+    predictions.to_csv(tmp_path / "classify" / "predictions.csv", index=False)
+    assert result.contents() != before
+
+
 def test_the_method_is_told_what_was_set() -> None:
     one = {
         "losses": "classification",
