@@ -54,6 +54,7 @@ def judge_synthetic(
     Raises:
         PreconditionError: nothing could be judged, for want of held-out patients.
     """
+    out.begin()
     made, drawn = synthesise.facts(), synthesise.drawn()
     data = without_synthetic(data_of_repeat(cohort, split, features, made["repeat"]), cohort)
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()

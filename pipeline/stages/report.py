@@ -25,7 +25,7 @@ from pipeline.store.imputed import ImputedSet
 from pipeline.store.joint import JointSet
 from pipeline.store.recycle import RecycleTables
 from pipeline.store.report_page import ReportPage
-from pipeline.store.synthetic import JudgementTables
+from pipeline.store.synthetic import JudgementTables, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.update import UpdateSet
 from pipeline.store.volumes import VolumeSet
@@ -58,6 +58,7 @@ def report(
     impute: ImputedSet,
     hypothesise: HypothesisTables,
     update: UpdateSet,
+    synthesise: SyntheticCohort,
     judge: JudgementTables,
     recycle: RecycleTables,
     settings: BaseModel,
@@ -94,11 +95,14 @@ def report(
         stages += (update,)
     elif update.manifest is not None:
         runtime.note("the updated joint model is of earlier patients and not shown; type --stages update,report")
-    synthetic = _synthetic(judge, {stage.folder.name: stage.fingerprint for stage in stages})
+    synthetic = _synthetic(judge, now | {"synthesise": synthesise.fingerprint})
     if synthetic is not None:
         stages += (judge,)
     elif judge.manifest is not None:
-        runtime.note("the judgement of synthetic patients is of earlier data and not shown; type --stages judge,report")
+        runtime.note(
+            "the judgement of synthetic patients is of earlier data, or of other synthetic patients than there are "
+            "now, and not shown; type --stages judge,report"
+        )
     recycled = None
     if made_from_inputs(recycle, now):
         stages += (recycle,)
@@ -254,11 +258,8 @@ def _updated(update: UpdateSet, now: dict[str, str]) -> Update | None:
 
 
 def _synthetic(judge: JudgementTables, now: dict[str, str]) -> Synthetic | None:
-    """Return what the stage judge found; None if it was not made from the data of this report."""
-    manifest = judge.manifest
-    if manifest is None or any(now.get(n, seen) != seen for n, seen in manifest["made_from"]["inputs"].items()):
-        return None
-    return Synthetic(judge.facts(), judge.walls())
+    """Return what the stage judge found; None if it was not made from the data and synthetic patients of now."""
+    return Synthetic(judge.facts(), judge.walls()) if made_from_inputs(judge, now) else None
 
 
 def _confounding(tables: ConfoundingTables) -> Confounding:

@@ -216,7 +216,7 @@ def _manifest(drawn: pd.DataFrame, covariates: Mapping[str, list[str]], label: s
     """Return the rows of a cohort manifest, one an image."""
     rows = drawn[drawn["path"] != ""]
     number = [int(name.rpartition("-")[2]) - 1 for name in rows["subject"]]
-    table = pd.DataFrame({name: rows[name].to_numpy() for name in ("subject", "modality", "path")})
+    table = pd.DataFrame({name: rows[name].to_numpy() for name in ("subject", "modality", "path", "sha256")})
     table[label] = rows["label"].to_numpy()
     for name, values in covariates.items():
         table[name] = [values[i] for i in number]

@@ -25,8 +25,8 @@ LEARNT_FROM = "learnt_from.json"
 class SyntheticCohort(Artifact):
     """Patients that never were.
 
-    `manifest.csv` (a cohort manifest, one row a scan, `origin` synthetic, `judged` no), `drawn.csv` (one row a patient
-    and modality, with the row of its feature map), `features-<number>.safetensors` (`feature_maps`, (n, C, H, W)
+    `manifest.csv` (a cohort manifest, one row a scan, `origin` synthetic, `judged` no, `sha256` of its file),
+    `drawn.csv` (one row a patient and modality, with the row of its feature map), `features-<number>.safetensors` (`feature_maps`, (n, C, H, W)
     float32) for each modality, `synthesis.json`, and the folder `images`; with the decoder kl or the engine
     diffusion `networks`. `learnt_from.json` has salted hashes of the training patients' ids, for --forget.
     """
@@ -155,6 +155,10 @@ class JudgementTables(Artifact):
 
     FILES: ClassVar = ("judgement.json", "copies.csv", "manifest.csv", "transfer.csv")
     COPY_COLUMNS: ClassVar = ("scan", "space", "modality", "training_observation", "distance", "ratio")
+
+    def begin(self) -> None:
+        """Remove the manifest of an earlier run, whose verdict is not about what is judged now."""
+        (self.folder / "manifest.csv").unlink(missing_ok=True)
 
     def save_walls(self, walls: Sequence[tuple[str, bytes, bytes]]) -> None:
         """Write pictures of real and of synthetic scans, PNG, for each modality."""

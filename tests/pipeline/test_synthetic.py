@@ -16,6 +16,7 @@ from helpers import toy_run
 from scipy import ndimage
 
 from console.errors import PreconditionError
+from files.reading import file_sha256
 from intake.pseudonyms import read_or_make_key
 from pipeline.cli import watermark
 from pipeline.cli.main import main
@@ -25,12 +26,13 @@ from pipeline.runner.per_scan import scan_contents
 from pipeline.specs.judge import JudgeConfig
 from pipeline.specs.synthesise import SynthesiseConfig
 from pipeline.stages.judge import Comparisons
+from pipeline.stages.report import _synthetic
 from pipeline.stages.synthesise import DESCRIPTION, synthesise
-from pipeline.store.base import ArtifactError
+from pipeline.store.base import Artifact, ArtifactError
 from pipeline.store.features import FeatureStore
 from pipeline.store.made_images import image_file
 from pipeline.store.marking import Marker
-from pipeline.store.synthetic import SyntheticCohort
+from pipeline.store.synthetic import JudgementTables, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import data_of_repeat
@@ -155,6 +157,47 @@ def test_what_was_not_judged_is_refused(run: Callable[..., int], capsys: pytest.
     config = with_real(run, run.folder / "run" / "synthesise" / "manifest.csv")  # type: ignore[attr-defined]
     assert run("--stages", "cohort", workspace="refused", settings=config) == 2
     assert "run --stages judge where it was made" in capsys.readouterr().err
+
+
+def test_what_was_made_anew_after_it_was_judged_is_refused_and_not_shown(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verdict is about files, and stays with these files."""
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    shutil.copytree(folder / "run", folder / "anew")
+    manifest = folder / "anew" / "judge" / "manifest.csv"
+    words = ["--synthesise.patients", str(PATIENTS), "--synthesise.pixels", "16", "--synthesise.covariates", "true"]
+    assert run("--stages", "synthesise,judge", *words, workspace="anew") == 0
+    judged = pd.read_csv(manifest, dtype=str)
+    assert set(judged["sha256"]) == {file_sha256(manifest.parent / path) for path in judged["path"]}
+    assert run("--stages", "cohort", workspace="taken", settings=with_real(run, manifest)) == 0
+    now = {
+        name: Artifact(folder / "anew" / name).fingerprint
+        for name in ("cohort", "split", "preprocess", "features", "synthesise")
+    }
+    assert _synthetic(JudgementTables(folder / "anew" / "judge"), now) is not None
+    assert run("--stages", "synthesise", *words, "--synthesise.seed", "7", workspace="anew") == 0
+    assert set(pd.read_csv(manifest)["judged"]) == {"passed"}  # the files below it are others
+    there = [(manifest.parent / path).is_file() for path in judged["path"]]
+    judged[there].to_csv(manifest, index=False)
+    config = with_real(run, manifest)
+    assert run("--stages", "cohort", workspace="refused", settings=config) == 2
+    said = capsys.readouterr().err
+    assert "the synthetic scan synthetic-00001_" in said
+    assert "it was made anew after it was judged: run judge again where it was made" in said
+    judged[there].drop(columns="sha256").to_csv(manifest, index=False)
+    assert run("--stages", "cohort", workspace="refused", settings=with_real(run, manifest)) == 2
+    assert "the manifest does not say which file was judged" in capsys.readouterr().err
+    now["synthesise"] = SyntheticCohort(folder / "anew" / "synthesise").fingerprint
+    assert _synthetic(JudgementTables(folder / "anew" / "judge"), now) is None
+
+
+def test_a_judgement_that_fails_leaves_no_earlier_verdict(run: Callable[..., int]) -> None:
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    shutil.copytree(folder / "run", folder / "failed")
+    words = ["--synthesise.patients", "3", "--synthesise.pixels", "16"]
+    assert run("--stages", "synthesise,judge", *words, workspace="failed") == 2  # too few to judge
+    assert not (folder / "failed" / "judge" / "manifest.csv").exists()
 
 
 def test_copies_end_with_exit_code_3_and_a_list_and_are_not_usable(
