@@ -14,6 +14,7 @@ import torch
 import yaml
 from helpers import toy_run
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from console.errors import PreconditionError
 from files.reading import file_sha256
@@ -25,7 +26,7 @@ from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import scan_contents
 from pipeline.specs.judge import JudgeConfig
 from pipeline.specs.synthesise import SynthesiseConfig
-from pipeline.stages.judge import Comparisons
+from pipeline.stages.judge import MOST, Comparisons, _principal
 from pipeline.stages.report import _synthetic
 from pipeline.stages.synthesise import DESCRIPTION, synthesise
 from pipeline.store.base import Artifact, ArtifactError
@@ -388,10 +389,69 @@ def test_a_modality_with_scans_of_few_patients_is_not_judged(tmp_path: Path) -> 
     found.add("features", "PET", rows[12], rows[10], rows[12])
     assert found.judgements == {}
     said = "not judged with scans of 12 training, 5 held-out and 12 synthetic patients; it takes 6 of each"
-    assert f"PET, features: {said}" in runtime.notes
+    assert f"PET, features: {said}. Copies were looked for: 12 of 12 synthetic scans are" in runtime.notes
+    assert found.verdict() == "copies"
+    assert {row["training_observation"] for row in found.copies} == set(observed)
+    assert found.only_searched() == [{"space": "features", "modality": "PET", "copied": 1.0}]
+    found.copies, found.closeness = [], {}
+    for train, held_out in ((rows[12], np.full((10, 4), np.nan)), (np.full((12, 4), np.nan), rows[10])):
+        found.add("features", "PET", train, held_out, rows[12])  # nothing to compare with
+    assert found.closeness == {}
+    assert found.verdict() == "passed"
     found.tested = [f"t{i}" for i in range(10)]
     found.add("features", "PET", rows[12], rows[10], rows[12])
     assert found.judgements["features", "PET"].held_out_patients == 10
+
+
+def test_copies_are_found_among_all_that_is_released(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    train, held_out, made = (random.standard_normal((n, 8)) for n in (60, 40, MOST + 500))
+    made[MOST:] = train[random.integers(0, 60, 500)]
+    table = pd.DataFrame({"scan": [f"d{i}" for i in range(len(made))], "modality": "MRI", "row": range(len(made))})
+    runtime = Runtime(stage="judge", key="", device_name="cpu", workspace=tmp_path)
+    names = [f"s{i}" for i in range(60)], [f"t{i}" for i in range(40)]
+    found = Comparisons(tuple(names[0]), *names, table, JudgeConfig(), runtime)
+    found.add("features", "MRI", train, held_out, made)
+    assert found.verdict() == "copies"
+    assert {row["scan"] for row in found.copies} >= {f"d{i}" for i in range(MOST, MOST + 500)}
+    judged = found.judgements["features", "MRI"]
+    assert (judged.generated, judged.searched) == (MOST, MOST + 500)
+
+
+def test_further_images_are_as_far_from_real_ones_as_their_pixels_are() -> None:
+    random = np.random.default_rng(0)
+    train, held_out, made, more = (random.standard_normal((n, 50)) for n in (5, 4, 6, 7))
+    train[1], more[2] = np.nan, train[0]
+    turned = _principal(train, held_out, made, (more[:4], more[4:]))
+    assert [len(side) for side in turned] == [5, 4, 13]
+    for side, pixels in zip(turned, (train, held_out, np.vstack([made, more])), strict=True):
+        np.testing.assert_allclose(cdist(side, turned[0]), cdist(pixels, train), atol=1e-6)
+    for side, alone in zip(turned, _principal(train, held_out, made), strict=True):
+        np.testing.assert_array_equal(side[: len(alone), :-1], alone)
+
+
+def test_a_modality_that_was_not_judged_is_not_released(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    shutil.copytree(folder / "run", folder / "half")
+    usual = Comparisons.add
+
+    def without_held_out(found: Comparisons, space: str, modality: str, *sides: np.ndarray) -> None:
+        held_out = sides[1] * np.nan if modality == "high" else sides[1]
+        usual(found, space, modality, sides[0], held_out, sides[2])
+
+    monkeypatch.setattr(Comparisons, "add", without_held_out)
+    words = ("--synthesise.patients", str(PATIENTS), "--synthesise.pixels", "16", "--synthesise.covariates", "true")
+    assert run("--stages", "synthesise,judge", "--force", "judge", *words, workspace="half") == 0
+    manifest = folder / "half" / "judge" / "manifest.csv"
+    judged = pd.read_csv(manifest).groupby("modality")["judged"].agg(set)
+    assert judged.to_dict() == {"low": {"passed"}, "high": {"no"}}
+    store = JudgementTables(folder / "half" / "judge")
+    assert store.facts()["not_judged"] == ["high"]
+    assert any(note.startswith("high: judged in no space") for note in (store.manifest or {})["notes"])
+    assert run("--stages", "cohort", workspace="not-judged", settings=with_real(run, manifest)) == 2
+    assert "its modality could not be judged: leave the row out" in capsys.readouterr().err
 
 
 def test_a_synthetic_patient_in_a_test_split_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
