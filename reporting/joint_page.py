@@ -30,7 +30,6 @@ class Joint:
         site: observation → site or scanner; None if the manifest has none.
         shared: directions that blocks share, of the first repeat.
         blocks: name → scores, of the first repeat.
-        steps: of training the diffusion engine, of the first repeat; None with the linear one.
         imputed: repeat, observation, modality, from, sd; None without the stage impute.
         quality: repeat, modality, observation, from, crps, crps_without, cover_50 … cover_95, image_error,
             image_error_without, image_cover_90 (NaN where there is no decoder); None likewise.
@@ -39,6 +38,8 @@ class Joint:
         selection: as `impute/selection.csv` has it; None likewise.
         beside: test patients' scans that were hidden, with what was imputed in their place.
         convention: of volumes, "radiological" or "neurological".
+        steps: of training the diffusion engine, of the first repeat; None with the linear one.
+        covariates: that the model knows, of the first repeat.
     """
 
     embeddings: pd.DataFrame
@@ -53,6 +54,7 @@ class Joint:
     beside: Sequence[ImputedBeside] = ()
     convention: str = "radiological"
     steps: int | None = None
+    covariates: Sequence[str] = ()
 
 
 def joint_section(page: Joint) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def joint_section(page: Joint) -> dict[str, Any]:
         "steps": page.steps,
         "patterns": _patterns(wide),
         "imputed": None if page.imputed is None else _imputed(page.imputed, page.quality),
-        "verdict": _verdict(page.quality),
+        "verdict": _verdict(page.quality, page.covariates),
         "beside": _beside(page.beside, page.convention),
         "images": None if page.quality is None else _images(page.quality),
         "image_verdict": "" if page.quality is None else _image_verdict(page.quality),
@@ -174,7 +176,7 @@ def _change(gain: float) -> str:
     return f"{percent(round(abs(gain), 2))} {'less' if gain >= 0 else 'more'}"
 
 
-def _verdict(quality: pd.DataFrame | None) -> str:
+def _verdict(quality: pd.DataFrame | None, covariates: Sequence[str] = ()) -> str:
     """Say in a sentence whether the intervals can be trusted, and whether other scans help."""
     if quality is None or quality.empty:
         return ""
@@ -189,4 +191,5 @@ def _verdict(quality: pd.DataFrame | None) -> str:
         if gain > 0.01
         else "the other scans tell nothing of the missing one that these patients could show"
     )
-    return f"{text}: {judged}. Against a guess that sees no scan, {helped}."
+    seen = f"{' and '.join(covariates)} but no scan" if covariates else "no scan"
+    return f"{text}: {judged}. Against a guess that sees {seen}, {helped}."

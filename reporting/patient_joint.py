@@ -107,11 +107,13 @@ def _distance(facts: Mapping[str, Any]) -> str:
 
 def _imputed(entry: Mapping[str, Any], image: MissingImage | None, convention: str) -> dict[str, Any]:
     told = f"{round(100 * entry['told'])} %"
-    source = " and ".join(entry["from"]) or "What is known"
+    covariates = entry["covariates"]
+    scans = entry["from"][: len(entry["from"]) - len(covariates)]
+    source = f"{' and '.join(scans) or 'What is known'} tell{'' if len(scans) > 1 else 's'}"
+    alike = f"scans of patients of the same {' and '.join(covariates)}" if covariates else "scans"
     return {
         "modality": entry["modality"],
-        "told": f"{source} tell{'' if len(entry['from']) > 1 else 's'} {told} of the variance in which "
-        f"{entry['modality']} scans differ; the rest is not known.",
+        "told": f"{source} {told} of the variance in which {entry['modality']} {alike} differ; the rest is not known.",
         "picture": "" if image is None else data_uri(imputed_figure(image.mean, image.sd, image.draws, convention)),
     }  # fmt: skip
 

@@ -139,12 +139,14 @@ def _answer(
     if not missing:
         return JointAnswer(facts)
     drawn, classes = draw(model.gaussian, rows, draws, random)
-    usual = condition(model.gaussian, np.full_like(rows, np.nan)).covariance[0]  # of somebody without any scan
+    given = model.covariates_given(rows[0])
+    usual = condition(model.gaussian, model.without_scans(rows)).covariance[0]  # of somebody with the same covariates
     images = {}
     for name in missing:
         part = model.blocks.slice_of(name)
         left = np.trace(found.covariance[0][part, part]) / np.trace(usual[part, part])
-        entry = {"modality": name, "from": there, "told": round(float(np.clip(1 - left, 0, 1)), DIGITS)}
+        entry = {"modality": name, "from": [*there, *given], "covariates": given}
+        entry["told"] = round(float(np.clip(1 - left, 0, 1)), DIGITS)
         facts["imputed"].append(entry | {"draws": draws, "image": name in joint.decoders})
         if name in joint.decoders:
             image = joint.decoders[name].decode(drawn[:, 0, part], classes[:, 0], SHOWN, random)

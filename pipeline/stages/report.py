@@ -11,6 +11,7 @@ from cohort.manifest import observations
 from cohort.origin import real_only
 from evaluation.published import published_beside
 from files.writing import replacing
+from models.joint.model import COVARIATE
 from pipeline.core.provenance import git_commit, machine, settings_yaml, versions
 from pipeline.core.runtime import Runtime
 from pipeline.specs.report import ReportConfig
@@ -219,6 +220,9 @@ def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame, conv
         site=None if named is None else scans.drop_duplicates("observation").set_index("observation")[named],
         shared=record["model"]["shared"],
         blocks=record["model"]["blocks"],
+        covariates=tuple(
+            name.removeprefix(COVARIATE) for name in record["model"]["blocks"] if name.startswith(COVARIATE)
+        ),
         steps=(record["model"].get("diffusion") or {}).get("steps"),
         imputed=None if impute is None else impute.read(),
         quality=None if impute is None else impute.read("quality.csv"),

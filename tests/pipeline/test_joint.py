@@ -14,6 +14,7 @@ from helpers import toy_run
 from cohort.covariates import covariates_of
 from console.errors import InputError
 from evaluation.imputation import gaussian_crps
+from models.joint.model import Patients
 from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.run import run_stage
 from pipeline.specs.impute import STAGE as IMPUTE
@@ -254,6 +255,10 @@ def test_quality_does_not_look_at_the_scan_that_it_checks(done: Path) -> None:
     mean, sd = joint.model(1).impute(given, row["modality"])
     truth = store.load([f"{row['observation']}_{row['modality']}"]).flatten(1).numpy()
     assert gaussian_crps(truth, mean, sd).mean() == pytest.approx(row["crps"], rel=1e-4)
+    bare = Patients({name: maps * np.nan for name, maps in given.features.items()}, given.covariates)
+    mean, sd = joint.model(1).impute(bare, row["modality"])  # covariates are known to the guess that sees no scan
+    assert gaussian_crps(truth, mean, sd).mean() == pytest.approx(row["crps_without"], rel=1e-4)
+    assert row["from"].split("+")[-len(given.covariates) :] == list(given.covariates)
 
 
 def test_features_after_a_relu_are_drawn_and_judged_as_at_least_0(

@@ -73,6 +73,12 @@ def test_the_verdict_says_what_the_figures_say(held: float, better: float, words
     assert words in joint_section(page(held=held, better=better))["verdict"]
 
 
+def test_what_the_guess_without_scans_knows_is_named() -> None:
+    assert "Against a guess that sees age and sex but no scan, the other scans bring" in joint_section(
+        page(covariates=("age", "sex"))
+    )["verdict"]
+
+
 def beside(modality: str, shape: tuple[int, ...], name: str = "s01") -> ImputedBeside:
     """A hidden scan that was brighter than the best guess."""
     mean = np.full(shape, 0.4, dtype=np.float32)

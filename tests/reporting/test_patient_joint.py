@@ -19,7 +19,7 @@ def page(*, image: bool = True, **changes: Any) -> PatientJoint:
     facts = {
         "embedding": {"mean": [0.5, -1.0, 0.2], "covariance": (np.eye(3) * 0.2).tolist()},
         "distance": 1.1, "share_farther": 0.4, "n": 30,
-        "imputed": [{"modality": "PET", "from": ["MRI"], "told": 0.31, "draws": 50, "image": image}],
+        "imputed": [{"modality": "PET", "from": ["MRI"], "covariates": [], "told": 0.31, "draws": 50, "image": image}],
         "answer": {"draws": 50, "probabilities": SPREAD, "sd_between_draws": 0.1, "sd_within_draws": 0.4},
     }  # fmt: skip
     sd = np.full((8, 9, 7), 0.2, dtype=np.float32)
@@ -41,6 +41,12 @@ def test_the_section_says_what_was_imputed_from_what_and_that_it_is_imputed() ->
     assert text.count("data:image/svg+xml") == 2
     assert "left open too: age" in text
     assert "<AD>" not in text.replace("&lt;AD&gt;", "")
+
+
+def test_scans_are_told_apart_from_covariates() -> None:
+    entry = {"modality": "PET", "from": ["MRI", "age"], "covariates": ["age"], "told": 0.31, "draws": 50, "image": True}
+    words = "MRI tells 31 % of the variance in which PET scans of patients of the same age differ"
+    assert words in html(page(imputed=[entry]))
 
 
 def test_without_a_decoder_there_are_words_in_place_of_a_picture() -> None:

@@ -90,6 +90,23 @@ def test_what_is_missing_is_imputed_with_its_spread(predictor: Predictor) -> Non
     assert ask(predictor, T1).facts == alone.facts  # the same patient, the same answer
 
 
+def test_what_covariates_tell_is_not_told_by_scans(predictor: Predictor) -> None:
+    """The age is one of two factors that both modalities have."""
+    (alone,) = ask(predictor, T1).facts["imputed"]
+    (entry,) = ask(predictor, T1, covariates={"age": np.array([[0.4]])}).facts["imputed"]
+    assert (entry["from"], entry["covariates"]) == (["t1", "age"], ["age"])
+    assert entry["told"] < alone["told"]
+    joint = predictor.bundle.joint
+    assert joint is not None
+    absent = np.full((1, 24), np.nan, np.float32)
+    left = []
+    for t1 in (MAPS[1:].flatten(1).numpy(), absent):
+        rows = joint.model.scores(Patients({"pet": absent, "t1": t1}, {"age": np.array([[0.4]])}))
+        part = joint.model.blocks.slice_of("pet")
+        left.append(np.trace(joint.model.condition(rows).covariance[0][part, part]))
+    assert entry["told"] == pytest.approx(1 - left[0] / left[1], abs=1e-5)
+
+
 def test_the_distance_is_compared_with_held_out_patients(predictor: Predictor) -> None:
     joint = predictor.bundle.joint
     assert joint is not None
