@@ -35,6 +35,16 @@ class SyntheticCohort(Artifact):
     MANIFEST_COLUMNS: ClassVar = ("subject", "modality", "path", "origin", "judged")
     DRAWN_COLUMNS: ClassVar = ("scan", "subject", "modality", "label", "row", "path", "sha256")
 
+    def learn_from(self, subjects: Iterable[str]) -> None:
+        """Note subjects whom networks in training learn from, beside those of what was drawn before.
+
+        What an earlier version of the stage drew is removed: nobody knows from whom.
+        """
+        real_folder(self.folder, below=self.folder.parent)
+        if hashed_in(self.folder / LEARNT_FROM, []) is None:
+            self.discard()
+        add_hashes(self.folder / LEARNT_FROM, subjects)
+
     def begin(self, learnt_from: Iterable[str]) -> Path:
         """Remove what earlier runs drew, and note the subjects whom is learnt from; return the folder for images."""
         real_folder(self.folder, below=self.folder.parent)

@@ -299,7 +299,7 @@ def drawn(workspace: Path, **settings: object) -> dict[str, np.ndarray]:
     stores = [CohortTables(workspace / "cohort"), SplitTables(workspace / "split")]
     stores += [VolumeSet(workspace / "preprocess"), FeatureStore(workspace / "features")]
     runtime = Runtime(stage="synthesise", key="", device_name="cpu", workspace=workspace)
-    config = SynthesiseConfig(patients=30, decoder="none", **settings)  # type: ignore[arg-type]
+    config = SynthesiseConfig(**{"patients": 30, "decoder": "none"} | settings)  # type: ignore[arg-type]
     synthesise(*stores, "label", out, config, runtime)  # type: ignore[arg-type]
     toy_run.finish(out, **out.contents(), files=out.hashes())  # type: ignore[arg-type]
     return {name: out.features(name) for name in out.facts()["modalities"]}
@@ -352,6 +352,37 @@ def test_patients_are_drawn_from_one_session_of_each(tmp_path: Path) -> None:
     assert made.facts()["training"] == len(train) == 24
     assert made.facts()["notes"][-1].startswith("24 training patients have several sessions; the joint model learnt")
     assert all(made.learnt_from(name) for name in train)
+
+
+def test_a_modality_that_no_drawn_patient_has_is_left_out_and_said(tmp_path: Path) -> None:
+    toy_run.fill(tmp_path, toy_run.scans())
+    every = set(drawn(tmp_path))
+    alone = next(maps for seed in range(50) if set(maps := drawn(tmp_path, patients=1, seed=seed)) < every)
+    store = SyntheticCohort(tmp_path / "synthesise")
+    assert {name: len(maps) for name, maps in alone.items()} == dict.fromkeys(store.drawn()["modality"], 1)
+    lacking = ", ".join(sorted(every - set(alone)))
+    assert f"{lacking}: none of the 1 synthetic patients happens to have such a scan" in store.facts()["notes"][-1]
+
+
+def test_what_was_drawn_before_outlives_a_run_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_run.fill(tmp_path, toy_run.scans())
+    before = drawn(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise PreconditionError("the networks cannot be trained")
+
+    monkeypatch.setattr("pipeline.stages.synthesise.draw_patients", fails)
+    with pytest.raises(PreconditionError):
+        drawn(tmp_path, seed=1)
+    store = SyntheticCohort(tmp_path / "synthesise")
+    assert store.integrity_error() == ""
+    assert all(np.array_equal(store.features(name), maps) for name, maps in before.items())
+    splits = SplitTables(tmp_path / "split").splits().query("repeat == 1 and split == 'train'")
+    assert all(store.learnt_from(name) for name in splits["subject"])
+    (store.folder / "learnt_from.json").unlink()  # as of an earlier version of the stage
+    with pytest.raises(PreconditionError):
+        drawn(tmp_path, seed=1)
+    assert not list(store.folder.glob("features-*"))
 
 
 def kept(workspace: Path, table: pd.DataFrame) -> Path:
