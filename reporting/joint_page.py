@@ -31,7 +31,7 @@ class Joint:
         shared: directions that blocks share, of the first repeat.
         blocks: name → scores, of the first repeat.
         imputed: repeat, observation, modality, from, sd; None without the stage impute.
-        quality: repeat, modality, observation, from, crps, crps_without, cover_50 … cover_95, image_error,
+        quality: repeat, modality, observation, subject, from, crps, crps_without, cover_50 … cover_95, image_error,
             image_error_without, image_cover_90 (NaN where there is no decoder); None likewise.
         notes: of the model, such as links that could not be learnt.
         tipping: as `impute/tipping.csv` has it; None without the stage impute.
@@ -91,7 +91,7 @@ def _patterns(rows: pd.DataFrame) -> Table:
     cells = [
         [
             str(has) or "none",
-            f"{len(group):,}",
+            f"{group['subject'].nunique():,}",
             number(group["width"].median()),
             number(group["distance"].median()),
             number(group["outside"].median()),
@@ -159,10 +159,15 @@ def _images(quality: pd.DataFrame) -> Table | None:
     return Table(headers, tuple(cells), frozenset(range(1, len(headers)))) if cells else None
 
 
+def _patients(quality: pd.DataFrame) -> int:
+    """Return how many patients were imputed; earlier versions of the stage noted sessions alone."""
+    return int(quality.get("subject", quality["observation"]).nunique())
+
+
 def _image_verdict(quality: pd.DataFrame) -> str:
     """Say in a sentence whether imputed images are nearer to the real ones than a mean scan is."""
     rows = _with_images(quality)
-    if rows["observation"].nunique() < PATIENTS_FOR_A_CLAIM:
+    if _patients(rows) < PATIENTS_FOR_A_CLAIM:
         return ""
     told = []
     for modality, group in rows.groupby("modality"):
@@ -180,7 +185,7 @@ def _verdict(quality: pd.DataFrame | None, covariates: Sequence[str] = ()) -> st
     """Say in a sentence whether the intervals can be trusted, and whether other scans help."""
     if quality is None or quality.empty:
         return ""
-    patients, held = quality["observation"].nunique(), quality["cover_90"].mean()
+    patients, held = _patients(quality), quality["cover_90"].mean()
     gain = 1 - quality["crps"].mean() / quality["crps_without"].mean()
     text = f"On hidden scans of test patients, 90 % intervals held {percent(round(held, 2))} of the true values"
     if patients < PATIENTS_FOR_A_CLAIM:

@@ -49,12 +49,12 @@ from synthesis.grid import LEVELS as GREY_LEVELS
 
 IMAGE_QUALITY = ("image_error", "image_error_without", "image_cover_90")
 QUALITY = (
-    "repeat", "modality", "observation", "from", "crps", "crps_without", *(f"cover_{round(100 * a)}" for a in LEVELS),
-    "closed_90", *IMAGE_QUALITY,
+    "repeat", "modality", "observation", "subject", "from", "crps", "crps_without",
+    *(f"cover_{round(100 * a)}" for a in LEVELS), "closed_90", *IMAGE_QUALITY,
 )  # fmt: skip
 NO_IMAGES = (
     "no images of missing scans: the joint model has no decoder for them (joint.decoder is none, it is of several "
-    "sites, or they are tables)"
+    "sites, they are tables, or none could be learnt, as a note of the stage joint says)"
 )
 OF_LINEAR = (
     "joint.engine is diffusion: moves δ and stated reasons, with the AUC among them, are those of the linear model of "
@@ -118,7 +118,7 @@ def impute(
             for names in chunks(rows.index[rows["split"] == "test"].to_list()):
                 patients = joint_patients(names, data, maps, blocks, covariates)
                 shown = work.shown_beside(rows.loc[names]) if repeat == repeats[0] and not tables["beside.csv"] else {}
-                quality, beside = work.check(patients, names, shown, random)
+                quality, beside = work.check(patients, rows.loc[names, "subject"], shown, random)
                 tables["quality.csv"] += quality
                 tables["beside.csv"] += beside
             progress.advance()
@@ -206,8 +206,8 @@ class _Repeat:
         file, content = self.out.save(self.repeat, name, scan.modality, feature_map)
         row = {
             "repeat": self.repeat, "observation": name, "subject": about["subject"], "split": about["split"],
-            "modality": scan.modality, "from": "+".join(filter(None, (about["has"], *covariates))), "sd": float(sd.square().mean().sqrt()), "file": file,
-            "sha256": content, "images": "",
+            "modality": scan.modality, "from": "+".join(filter(None, (about["has"], *covariates))),
+            "sd": float(sd.square().mean().sqrt()), "file": file, "sha256": content, "images": "",
         }  # fmt: skip
         if scan.image is not None:
             row["images"] = self.out.stem(IMPUTED, self.repeat, name, scan.modality)
@@ -244,14 +244,16 @@ class _Repeat:
         return found
 
     def check(
-        self, patients: Patients, names: list[str], shown: dict[str, set[str]], random: np.random.Generator
+        self, patients: Patients, subjects: pd.Series, shown: dict[str, set[str]], random: np.random.Generator
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return rows of `quality.csv` and of `beside.csv`; write the images of the latter.
+
+        `subjects` is of each of the patients; its index is the name of the observation.
 
         `crps_without` is that of what the model says of somebody with the same covariates and without any scan: what
         the other scans add is the difference. `image_error_without` is that of the mean training scan.
         """
-        quality, beside = [], []
+        quality, beside, names = [], [], subjects.index.to_list()
         bare = self.model.without_scans(self.model.scores(patients))
         without = {name: self.model.impute_scores(bare, name) for name in self.model.bases if len(bare)}
         real = {name: self.grid.of(self.data, tuple(names), only=name).get(name) for name in self.decoders}
@@ -261,7 +263,8 @@ class _Repeat:
             flat, usual = (each[scan.row] for each in without[scan.modality])
             row = {
                 "repeat": self.repeat, "modality": scan.modality, "observation": names[scan.row],
-                "from": "+".join(others), **self._features(scan, patients.features[scan.modality][scan.row], flat, usual),
+                "subject": subjects[names[scan.row]], "from": "+".join(others),
+                **self._features(scan, patients.features[scan.modality][scan.row], flat, usual),
             }  # fmt: skip
             images = real.get(scan.modality)
             if scan.image is not None and images is not None:
@@ -271,9 +274,7 @@ class _Repeat:
             quality.append(row)
         return quality, beside
 
-    def _features(
-        self, scan: ImputedScan, truth: np.ndarray, flat: np.ndarray, usual: np.ndarray
-    ) -> dict[str, float]:
+    def _features(self, scan: ImputedScan, truth: np.ndarray, flat: np.ndarray, usual: np.ndarray) -> dict[str, float]:
         """Return CRPS and coverage; `flat` and `usual` are mean and standard deviation without any scan."""
         usual, sd = np.maximum(usual, SMALLEST_SD), np.maximum(scan.sd, SMALLEST_SD)
         floored = scan.modality in self.floored

@@ -237,6 +237,9 @@ def test_quality_is_that_of_hidden_scans_of_test_patients(done: Path) -> None:
         expected = {(r.observation, r.modality) for r in table.itertuples() if r.observation in tested}
         assert set(zip(rows["observation"], rows["modality"], strict=True)) == expected
         assert all(m not in f.split("+") for m, f in zip(rows["modality"], rows["from"], strict=True))
+    assert quality["subject"].to_list() == table.drop_duplicates("observation").set_index("observation")["subject"][
+        quality["observation"]
+    ].to_list()  # fmt: skip
     assert 0.8 < quality["cover_90"].mean() < 0.97
     assert (quality["cover_50"] <= quality["cover_95"]).all()
     assert quality["crps"].between(0.2, 1.5).all()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reporting.formatting import percent
 from reporting.imputed_figures import _box, _planes, imputed_figure
 from reporting.joint_figures import patient_map_figure
 from reporting.pages import environment
@@ -12,7 +13,10 @@ from reporting.patient_joint import MissingImage, PatientJoint, patient_joint_se
 
 CONTENT = {"classes": ["CN", "<AD>"]}
 PATIENT = {"subject": "<b>x</b>", "session": "", "probabilities": {"CN": 0.3, "<AD>": 0.7}}
-SPREAD = {"CN": {"mean": 0.35, "low": 0.1, "high": 0.4}, "<AD>": {"mean": 0.65, "low": 0.6, "high": 0.9}}
+SPREAD = {
+    "CN": {"mean": 0.35, "low": 0.1, "high": 0.4, "leads": 0.0},
+    "<AD>": {"mean": 0.65, "low": 0.6, "high": 0.9, "leads": 1.0},
+}
 
 
 def page(*, image: bool = True, **changes: Any) -> PatientJoint:
@@ -61,9 +65,16 @@ def test_hypermm_s_own_answer_stands_beside_those_with_drawn_scans() -> None:
     assert cells == [["CN", "30 %", "35 %", "10 % to 40 %"], ["<AD>", "70 %", "65 %", "60 % to 90 %"]]
 
 
-@pytest.mark.parametrize(("low", "words"), [(0.6, "leads whatever"), (0.39, "could have changed the answer")])
-def test_the_verdict_says_whether_another_class_could_lead(low: float, words: str) -> None:
-    spread = {**SPREAD, "<AD>": {**SPREAD["<AD>"], "low": low}}
+@pytest.mark.parametrize(
+    ("leads", "words"),
+    [
+        (0.98, f"leads whatever the missing scans would have shown: in {percent(0.98)} of"),
+        (0.9, f"could have changed the answer: <AD> leads in {percent(0.9)} of these draws"),
+    ],
+)
+def test_the_verdict_says_whether_another_class_could_lead(leads: float, words: str) -> None:
+    """Quantiles are of different draws, and of three classes tell nothing of who leads: here they overlap."""
+    spread = {**SPREAD, "<AD>": {**SPREAD["<AD>"], "low": 0.3, "leads": leads}}
     answer = {"draws": 50, "probabilities": spread, "sd_between_draws": 0.1, "sd_within_draws": 0.4}
     assert words in patient_joint_section(page(answer=answer), PATIENT, CONTENT, convention="radiological")["verdict"]
 
