@@ -97,13 +97,15 @@ def synthesise(
     patients = draw_patients(model, config.patients, modalities, random)
     if nobody := [name for name in modalities if not patients.has[name].any()]:
         notes.append(
-            f"{', '.join(nobody)}: none of the {config.patients:,} synthetic patients happens to have such a scan, so it "
-            "is left out; more patients (synthesise.patients) would have some"
+            f"{', '.join(nobody)}: none of the {config.patients:,} synthetic patients happens to have such a scan, so "
+            "it is left out; more patients (synthesise.patients) would have some"
         )
         runtime.note(notes[-1])
         modalities = tuple(name for name in modalities if name not in nobody)
     covariates = {
-        name: blocks.cells(name, numbers) for name, numbers in patients.covariates.items() if blocks is not None
+        name: blocks.cells(name, numbers, table.loc[train, name])
+        for name, numbers in patients.covariates.items()
+        if blocks is not None
     }
     decoders: dict[str, Decode] = {}
     losses: dict[str, Losses] = {}
