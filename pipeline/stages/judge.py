@@ -107,8 +107,8 @@ def judge_synthetic(
     judged = {modality for _, modality in found.judgements}
     if not_judged := [name for name in made["modalities"] if name not in judged]:
         runtime.note(
-            f"{', '.join(not_judged)}: judged in no space, so not released: these rows of judge/manifest.csv say no, and "
-            "the cohort refuses them. Leave them out, or give the split more held-out patients"
+            f"{', '.join(not_judged)}: judged in no space, so not released: these rows of judge/manifest.csv say no, "
+            "and the cohort refuses them. Leave them out, or give the split more held-out patients"
         )
     transfer, predictions = _transfer(train, held_out, channels, drawn, made, tested)
     facts = {
@@ -158,7 +158,8 @@ class Comparisons:
         learnt = [name for name, there in zip(self.learnt, in_training.tolist(), strict=True) if there]
         tested = [name for name, there in zip(self.tested, in_held_out.tolist(), strict=True) if there]
         counts = [len(set(learnt)), len(set(tested)), len(generated)]
-        rows, by_column, seed = (train[in_training], held_out[in_held_out], generated), space != IMAGES, self.config.seed
+        rows = train[in_training], held_out[in_held_out], generated
+        by_column, seed = space != IMAGES, self.config.seed
         if min(counts) >= FEWEST:
             result = judge(*rows, subjects=(learnt, tested), by_column=by_column, seed=seed, most=MOST)
             self.judgements[space, modality] = result
@@ -275,9 +276,7 @@ def _wall(
     return modality, pictures[0], pictures[1]
 
 
-def _principal(
-    train: Rows, held_out: Rows, generated: Rows, further: Iterable[Rows] = ()
-) -> tuple[Rows, Rows, Rows]:
+def _principal(train: Rows, held_out: Rows, generated: Rows, further: Iterable[Rows] = ()) -> tuple[Rows, Rows, Rows]:
     """Turn voxels into coordinates along all that differs among these rows: distances stay as they are, columns few.
 
     Each row of NaN stays one. Without turning, 100,000 voxels would be standardised one by one, the empty ones too.

@@ -26,9 +26,10 @@ class SyntheticCohort(Artifact):
     """Patients that never were.
 
     `manifest.csv` (a cohort manifest, one row a scan, `origin` synthetic, `judged` no, `sha256` of its file),
-    `drawn.csv` (one row a patient and modality, with the row of its feature map), `features-<number>.safetensors` (`feature_maps`, (n, C, H, W)
-    float32) for each modality, `synthesis.json`, and the folder `images`; with the decoder kl or the engine
-    diffusion `networks`. `learnt_from.json` has salted hashes of the training patients' ids, for --forget.
+    `drawn.csv` (one row a patient and modality, with the row of its feature map), `features-<number>.safetensors`
+    (`feature_maps`, (n, C, H, W) float32) for each modality, `synthesis.json`, and the folder `images`; with the
+    decoder kl or the engine diffusion `networks`. `learnt_from.json` has salted hashes of the training patients' ids,
+    for --forget.
     """
 
     FILES: ClassVar = ("manifest.csv", "drawn.csv", "synthesis.json")
