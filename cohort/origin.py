@@ -78,7 +78,7 @@ def origin_problems(rows: pd.DataFrame, *, learning: bool) -> Iterator[Problem]:
         else:
             text = (
                 f"a synthetic scan was not judged (judged: {judged or 'empty'}); run --stages judge where it was made, "
-                "and take judge/manifest.csv"
+                "and take judge/manifest.csv; if that says no, its modality could not be judged: leave the row out"
             )
             yield Problem(text, "a synthetic scan was not judged", row)
     if not learning:

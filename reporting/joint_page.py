@@ -30,15 +30,16 @@ class Joint:
         site: observation → site or scanner; None if the manifest has none.
         shared: directions that blocks share, of the first repeat.
         blocks: name → scores, of the first repeat.
-        steps: of training the diffusion engine, of the first repeat; None with the linear one.
         imputed: repeat, observation, modality, from, sd; None without the stage impute.
-        quality: repeat, modality, observation, from, crps, crps_without, cover_50 … cover_95, image_error,
+        quality: repeat, modality, observation, subject, from, crps, crps_without, cover_50 … cover_95, image_error,
             image_error_without, image_cover_90 (NaN where there is no decoder); None likewise.
         notes: of the model, such as links that could not be learnt.
         tipping: as `impute/tipping.csv` has it; None without the stage impute.
         selection: as `impute/selection.csv` has it; None likewise.
         beside: test patients' scans that were hidden, with what was imputed in their place.
         convention: of volumes, "radiological" or "neurological".
+        steps: of training the diffusion engine, of the first repeat; None with the linear one.
+        covariates: that the model knows, of the first repeat.
     """
 
     embeddings: pd.DataFrame
@@ -53,6 +54,7 @@ class Joint:
     beside: Sequence[ImputedBeside] = ()
     convention: str = "radiological"
     steps: int | None = None
+    covariates: Sequence[str] = ()
 
 
 def joint_section(page: Joint) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def joint_section(page: Joint) -> dict[str, Any]:
         "steps": page.steps,
         "patterns": _patterns(wide),
         "imputed": None if page.imputed is None else _imputed(page.imputed, page.quality),
-        "verdict": _verdict(page.quality),
+        "verdict": _verdict(page.quality, page.covariates),
         "beside": _beside(page.beside, page.convention),
         "images": None if page.quality is None else _images(page.quality),
         "image_verdict": "" if page.quality is None else _image_verdict(page.quality),
@@ -89,7 +91,7 @@ def _patterns(rows: pd.DataFrame) -> Table:
     cells = [
         [
             str(has) or "none",
-            f"{len(group):,}",
+            f"{group['subject'].nunique():,}",
             number(group["width"].median()),
             number(group["distance"].median()),
             number(group["outside"].median()),
@@ -157,10 +159,15 @@ def _images(quality: pd.DataFrame) -> Table | None:
     return Table(headers, tuple(cells), frozenset(range(1, len(headers)))) if cells else None
 
 
+def _patients(quality: pd.DataFrame) -> int:
+    """Return how many patients were imputed; earlier versions of the stage noted sessions alone."""
+    return int(quality.get("subject", quality["observation"]).nunique())
+
+
 def _image_verdict(quality: pd.DataFrame) -> str:
     """Say in a sentence whether imputed images are nearer to the real ones than a mean scan is."""
     rows = _with_images(quality)
-    if rows["observation"].nunique() < PATIENTS_FOR_A_CLAIM:
+    if _patients(rows) < PATIENTS_FOR_A_CLAIM:
         return ""
     told = []
     for modality, group in rows.groupby("modality"):
@@ -174,11 +181,11 @@ def _change(gain: float) -> str:
     return f"{percent(round(abs(gain), 2))} {'less' if gain >= 0 else 'more'}"
 
 
-def _verdict(quality: pd.DataFrame | None) -> str:
+def _verdict(quality: pd.DataFrame | None, covariates: Sequence[str] = ()) -> str:
     """Say in a sentence whether the intervals can be trusted, and whether other scans help."""
     if quality is None or quality.empty:
         return ""
-    patients, held = quality["observation"].nunique(), quality["cover_90"].mean()
+    patients, held = _patients(quality), quality["cover_90"].mean()
     gain = 1 - quality["crps"].mean() / quality["crps_without"].mean()
     text = f"On hidden scans of test patients, 90 % intervals held {percent(round(held, 2))} of the true values"
     if patients < PATIENTS_FOR_A_CLAIM:
@@ -189,4 +196,5 @@ def _verdict(quality: pd.DataFrame | None) -> str:
         if gain > 0.01
         else "the other scans tell nothing of the missing one that these patients could show"
     )
-    return f"{text}: {judged}. Against a guess that sees no scan, {helped}."
+    seen = f"{' and '.join(covariates)} but no scan" if covariates else "no scan"
+    return f"{text}: {judged}. Against a guess that sees {seen}, {helped}."

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reporting import patient_text
-from reporting.formatting import count, number
+from reporting.formatting import count, number, percent
 from reporting.imputed_figures import imputed_figure
 from reporting.joint_figures import patient_map_figure
 from reporting.pages import data_uri
 from reporting.tables import Table
 
 FAR = 0.05  # share of held-out patients as far or farther, below which a patient is called far
+LEADS = 0.95  # share of draws in which a class leads, from which on the missing scans change nothing
 FEWEST = 19  # held-out patients that it takes to see such a share
 
 
@@ -107,11 +108,13 @@ def _distance(facts: Mapping[str, Any]) -> str:
 
 def _imputed(entry: Mapping[str, Any], image: MissingImage | None, convention: str) -> dict[str, Any]:
     told = f"{round(100 * entry['told'])} %"
-    source = " and ".join(entry["from"]) or "What is known"
+    covariates = entry["covariates"]
+    scans = entry["from"][: len(entry["from"]) - len(covariates)]
+    source = f"{' and '.join(scans) or 'What is known'} tell{'' if len(scans) > 1 else 's'}"
+    alike = f"scans of patients of the same {' and '.join(covariates)}" if covariates else "scans"
     return {
         "modality": entry["modality"],
-        "told": f"{source} tell{'' if len(entry['from']) > 1 else 's'} {told} of the variance in which "
-        f"{entry['modality']} scans differ; the rest is not known.",
+        "told": f"{source} {told} of the variance in which {entry['modality']} {alike} differ; the rest is not known.",
         "picture": "" if image is None else data_uri(imputed_figure(image.mean, image.sd, image.draws, convention)),
     }  # fmt: skip
 
@@ -132,9 +135,10 @@ def _answer(answer: Mapping[str, Any], patient: Mapping[str, Any]) -> Table:
 
 
 def _verdict(answer: Mapping[str, Any], patient: Mapping[str, Any]) -> str:
-    """Say whether the missing scans might have changed the class that leads."""
+    """Say whether the missing scans might have changed the class that leads, by the share of draws in which it does."""
     leading = max(patient["probabilities"], key=patient["probabilities"].get)
-    others = [v["high"] for name, v in answer["probabilities"].items() if name != leading]
-    if answer["probabilities"][leading]["low"] > max(others):
-        return f"In nine draws of ten {leading} leads whatever the missing scans would have shown."
-    return f"The missing scans could have changed the answer: {leading} does not lead in all of these draws."
+    share = answer["probabilities"][leading]["leads"]
+    draws = f"in {percent(round(share, 3))} of these draws"
+    if share >= LEADS:
+        return f"{leading} leads whatever the missing scans would have shown: {draws}."
+    return f"The missing scans could have changed the answer: {leading} leads {draws}."

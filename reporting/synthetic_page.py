@@ -56,6 +56,12 @@ def synthetic_section(page: Synthetic) -> dict[str, Any]:
         "sentences": [sentence(each) for each in facts["judgements"]],
         "transfer": transfer_sentence(facts["transfer"]),
         "left_out": "; ".join(facts["left_out"]),
+        "not_judged": ", ".join(facts.get("not_judged", ())),
+        "only_searched": [
+            f"{each['modality']}, {each['space']}: too few patients to be judged; copies were looked for, "
+            f"{_share(each['copied'])} of the synthetic scans are."
+            for each in facts.get("only_searched", ())
+        ],
         "walls": [(name, data_uri(real, "image/png"), data_uri(made, "image/png")) for name, real, made in page.walls],
     }
 
@@ -73,6 +79,9 @@ def figures(judgements: Sequence[Mapping[str, Any]]) -> Table:
         "",
         [f"{j['train']:,}, {j['held_out']:,}; {j['generated']:,}" for j in judgements],
     )
+    searched = [j.get("searched", j["generated"]) for j in judgements]
+    if searched != [j["generated"] for j in judgements]:
+        add("Synthetic scans among which copies were looked for", "", [f"{each:,}" for each in searched])
     several = [(j.get("train_patients", j["train"]), j.get("held_out_patients", j["held_out"])) for j in judgements]
     if any(each != (j["train"], j["held_out"]) for each, j in zip(several, judgements, strict=True)):
         add(

@@ -38,6 +38,7 @@ class Judgement:
         train: real rows that the generator was fitted to.
         held_out: real rows that it never saw.
         generated: rows judged, each a patient.
+        searched: rows that copies were looked for among.
         train_patients: patients whose rows those of training are.
         held_out_patients: likewise.
         kernel: distance of generated from held-out rows. What the generator learnt from may itself be off by chance:
@@ -56,6 +57,7 @@ class Judgement:
     train: int
     held_out: int
     generated: int
+    searched: int
     train_patients: int
     held_out_patients: int
     kernel: KernelDistance
@@ -98,6 +100,7 @@ def judge(
     subjects: Subjects = (None, None),
     by_column: bool = True,
     seed: int = 0,
+    most: int | None = None,
 ) -> Judgement:
     """Judge generated rows against real ones.
 
@@ -112,6 +115,7 @@ def judge(
         by_column: scale every column to unit variance, so that none counts more than others (but for those that are
             the same in all training rows); otherwise all by one number, as is right for coordinates of one space.
         seed: of permutations and draws.
+        most: generated rows, the first, that are judged; None for all. Copies are looked for among all.
 
     Raises:
         ValueError: fewer than `FEWEST` patients of a kind, other columns, or values that are not finite.
@@ -120,16 +124,14 @@ def judge(
     owner, held_owner = owners(subjects[0], len(train)), owners(subjects[1], len(held_out))
     if (fewest := min(patients(owner), patients(held_owner))) < FEWEST:
         raise ValueError(f"rows of {fewest} patients, at least {FEWEST} patients needed")
-    mean, spread = train.mean(axis=0), train.std(axis=0)
-    if not by_column:
-        spread = np.full_like(spread, np.sqrt((spread**2).mean()))
-    spread = np.where(spread > 1e-6 * max(float(spread.max()), np.finfo(float).tiny), spread, 1.0)
-    train, held_out, generated = ((rows - mean) / spread for rows in (train, held_out, generated))
+    train, held_out, every = _scaled(train, held_out, generated, by_column)
+    generated = every[:most]
     generated_like, training_like = _manifolds(train, held_out, generated, owner, held_owner, seed)
     return Judgement(
         train=len(train),
         held_out=len(held_out),
         generated=len(generated),
+        searched=len(every),
         train_patients=patients(owner),
         held_out_patients=patients(held_owner),
         kernel=kernel_test(held_out, generated, subjects=(subjects[1], None), seed=seed),
@@ -138,11 +140,49 @@ def judge(
         frechet_held_out=frechet_with_null(held_out, generated, subjects=subjects[1], seed=seed),
         manifold=generated_like,
         manifold_of_training=training_like,
-        memorisation=memorisation(train, held_out, generated, subjects=subjects, seed=seed),
+        memorisation=memorisation(train, held_out, every, subjects=subjects, seed=seed, most=most),
         likelihood=feature_likelihood(train, held_out, generated, subjects=subjects, seed=seed),
         variance=variance_ratio(train, generated, subjects=subjects[0], seed=seed),
         probe=real_or_generated(held_out, generated, subjects=subjects[1], seed=seed),
     )
+
+
+def only_closeness(
+    train: FloatArray,
+    held_out: FloatArray,
+    generated: FloatArray,
+    *,
+    subjects: Subjects = (None, None),
+    by_column: bool = True,
+    seed: int = 0,
+) -> Memorisation:
+    """Return what `judge` finds of closeness to training rows; fewer patients are enough for that.
+
+    Args:
+        train: as for `judge`, of three patients at least.
+        held_out: likewise, one row at least.
+        generated: likewise.
+        subjects: as for `judge`.
+        by_column: likewise.
+        seed: of draws.
+
+    Raises:
+        ValueError: fewer rows or patients, other columns, or values that are not finite.
+    """
+    check_rows(train, held_out, generated, fewest=1)
+    rows = _scaled(train, held_out, generated, by_column)
+    return memorisation(*rows, subjects=subjects, seed=seed)
+
+
+def _scaled(
+    train: FloatArray, held_out: FloatArray, generated: FloatArray, by_column: bool
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return rows centred and scaled by the training rows."""
+    mean, spread = train.mean(axis=0), train.std(axis=0)
+    if not by_column:
+        spread = np.full_like(spread, np.sqrt((spread**2).mean()))
+    spread = np.where(spread > 1e-6 * max(float(spread.max()), np.finfo(float).tiny), spread, 1.0)
+    return (train - mean) / spread, (held_out - mean) / spread, (generated - mean) / spread
 
 
 def _manifolds(

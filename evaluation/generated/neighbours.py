@@ -26,6 +26,7 @@ NEARER_THAN = 0.05  # quantile of the real rows' distances below which a generat
 NEXT = 5  # neighbours after the nearest that say how dense training is there
 FEWEST_PATIENTS = 3  # of training
 SESSION_DRAWS = 20
+AT_ONCE = 1000  # generated rows
 ALONE = 1 / 2  # of the ratio that 95 % of real rows exceed; a copy is below
 
 
@@ -109,7 +110,13 @@ def manifold(real: FloatArray, generated: FloatArray, *, k: int = K) -> Manifold
 
 
 def memorisation(
-    train: FloatArray, held_out: FloatArray, generated: FloatArray, *, subjects: Subjects = (None, None), seed: int = 0
+    train: FloatArray,
+    held_out: FloatArray,
+    generated: FloatArray,
+    *,
+    subjects: Subjects = (None, None),
+    seed: int = 0,
+    most: int | None = None,
 ) -> Memorisation:
     """Compare how close generated and held-out rows are to training rows.
 
@@ -124,6 +131,8 @@ def memorisation(
         generated: (g, d).
         subjects: of training and of held-out rows; None if each row is of another patient.
         seed: of the sessions of held-out patients that `c_t` takes, one each, mean over draws.
+        most: generated rows, the first, that `authentic`, `c_t` and `nearer` are of; None for all. Copies are looked
+            for among all.
 
     Raises:
         ValueError: fewer rows or patients, other columns, or values that are not finite.
@@ -134,9 +143,11 @@ def memorisation(
         raise ValueError(f"{patients(owner)} training patients, at least {FEWEST_PATIENTS} needed")
     among = nearest_of_each(cdist(train, train), owner)
     among[np.arange(len(train)), owner] = np.inf
-    to_rows = cdist(generated, train)
-    nearest = to_rows.argmin(axis=1)
-    distance, ratio = _nearest_and_ratio(nearest_of_each(to_rows, owner))
+    parts = []
+    for start in range(0, len(generated), AT_ONCE):
+        to_rows = cdist(generated[start : start + AT_ONCE], train)
+        parts.append((to_rows.argmin(axis=1), *_nearest_and_ratio(nearest_of_each(to_rows, owner))))
+    nearest, distance, ratio = map(np.concatenate, zip(*parts, strict=True))
     held_distance, held_ratio = _nearest_and_ratio(nearest_of_each(cdist(held_out, train), owner))
     own_distance, own_ratio = _nearest_and_ratio(among)
     random, several = np.random.default_rng([seed, 8]), patients(held_owner) < len(held_owner)
@@ -144,10 +155,11 @@ def memorisation(
     near = np.quantile(np.concatenate([held_distance, own_distance]), NEARER_THAN)
     alone = ALONE * np.quantile(np.concatenate([held_ratio, own_ratio]), NEARER_THAN)
     copied = (distance < near) & (ratio < alone) | (distance == 0)
+    few = distance[:most]
     return Memorisation(
-        authentic=float((distance > own_distance[nearest]).mean()),
-        c_t=float(np.mean([data_copying_score(distance, held_distance[rows]) for rows in sessions])),
-        nearer=float((distance < np.quantile(held_distance, NEARER_THAN)).mean()),
+        authentic=float((few > own_distance[nearest[:most]]).mean()),
+        c_t=float(np.mean([data_copying_score(few, held_distance[rows]) for rows in sessions])),
+        nearer=float((few < np.quantile(held_distance, NEARER_THAN)).mean()),
         copies=tuple(
             Copy(int(row), int(nearest[row]), float(distance[row]), float(ratio[row]))
             for row in np.flatnonzero(copied)[np.argsort(ratio[copied], kind="stable")]

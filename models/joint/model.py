@@ -139,6 +139,21 @@ class JointModel:
                 found[COVARIATE + name] = numbers
         return self.blocks.stack(found)
 
+    def without_scans(self, rows: FloatArray) -> FloatArray:
+        """Return scores (n, d) with those of every modality missing, so that only covariates are left."""
+        bare = rows.copy()
+        for name in self.bases:
+            bare[:, self.blocks.slice_of(name)] = np.nan
+        return bare
+
+    def covariates_given(self, row: FloatArray) -> list[str]:
+        """Return the covariates that a patient's scores (d,) hold."""
+        return [
+            name.removeprefix(COVARIATE)
+            for name in self.blocks.names
+            if name.startswith(COVARIATE) and not np.isnan(row[self.blocks.slice_of(name)]).any()
+        ]
+
     def embed(self, patients: Patients) -> tuple[FloatArray, FloatArray]:
         """Return mean (n, r) and covariance (n, r, r) of the embeddings; classes are not used.
 

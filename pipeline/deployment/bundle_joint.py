@@ -41,7 +41,8 @@ from synthesis.patients import FEWEST
 SINGLE = {item.name for item in fields(Basis)} - {"scale"}  # arrays of a basis in float32; all others are float64
 MAP = 2  # directions that are drawn
 Size = Annotated[int, Field(ge=1, le=2000)]
-Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+LARGEST = 1e30  # of any number: beyond, it is nonsense
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -293,7 +294,7 @@ def _arrays(path: Path, content: bytes, shapes: Mapping[str, tuple[int, ...]]) -
 def _fault(name: str, values: NDArray[Any]) -> str:
     """Return what is wrong with the values of an array; "" for nothing."""
     what = name.rpartition(".")[2]
-    if not np.isfinite(values).all() or np.abs(values).max(initial=0) > 1e30:
+    if not np.isfinite(values).all() or np.abs(values).max(initial=0) > LARGEST:
         return "has numbers that are not finite, or too large"
     if what in ("residual", "scale", "share", "agreement") and (values < 0).any():
         return "has a negative number"

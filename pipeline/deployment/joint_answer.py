@@ -139,12 +139,14 @@ def _answer(
     if not missing:
         return JointAnswer(facts)
     drawn, classes = draw(model.gaussian, rows, draws, random)
-    usual = condition(model.gaussian, np.full_like(rows, np.nan)).covariance[0]  # of somebody without any scan
+    given = model.covariates_given(rows[0])
+    usual = condition(model.gaussian, model.without_scans(rows)).covariance[0]  # of somebody with the same covariates
     images = {}
     for name in missing:
         part = model.blocks.slice_of(name)
         left = np.trace(found.covariance[0][part, part]) / np.trace(usual[part, part])
-        entry = {"modality": name, "from": there, "told": round(float(np.clip(1 - left, 0, 1)), DIGITS)}
+        entry: dict[str, Any] = {"modality": name, "from": [*there, *given], "covariates": given}
+        entry["told"] = round(float(np.clip(1 - left, 0, 1)), DIGITS)
         facts["imputed"].append(entry | {"draws": draws, "image": name in joint.decoders})
         if name in joint.decoders:
             image = joint.decoders[name].decode(drawn[:, 0, part], classes[:, 0], SHOWN, random)
@@ -173,12 +175,18 @@ def _spread(
     raw = predict_sets(network.classifier, phi, sets).numpy()
     answers = apply_temperature(raw, bundle.temperature)  # (S, K)
     low, high = np.quantile(answers, [LOW, HIGH], axis=0)
-    columns = zip(bundle.classes, answers.mean(axis=0), low, high, strict=True)
+    leads = np.bincount(answers.argmax(axis=1), minlength=len(bundle.classes)) / count
+    columns = zip(bundle.classes, answers.mean(axis=0), low, high, leads, strict=True)
     return {
         "draws": count,
         "probabilities": {
-            name: {"mean": round(float(m), DIGITS), "low": round(float(a), DIGITS), "high": round(float(b), DIGITS)}
-            for name, m, a, b in columns
+            name: {
+                "mean": round(float(m), DIGITS),
+                "low": round(float(a), DIGITS),
+                "high": round(float(b), DIGITS),
+                "leads": round(float(share), DIGITS),
+            }
+            for name, m, a, b, share in columns
         },
         "sd_between_draws": round(float(np.sqrt(answers.var(axis=0, ddof=1).mean())), DIGITS),
         "sd_within_draws": round(float(np.sqrt((answers * (1 - answers)).mean())), DIGITS),

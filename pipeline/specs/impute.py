@@ -75,7 +75,7 @@ STAGE = Stage(
     function="pipeline.stages.impute:impute",
     config=ImputeConfig,
     artifact="pipeline.store.imputed:ImputedSet",
-    version=7,
+    version=8,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES, "joint": JOINT},
     external_inputs="pipeline.store.marking:mark_of",
 )

@@ -33,8 +33,8 @@ class JointConfig(BaseModel):
     draws: int = Field(default=30, ge=1, description="of the parameters, kept with the model")
     decoder: Literal["pca", "none"] = Field(
         default="pca",
-        description="from feature maps to images, on the grid of synthesise; pca: principal components of training "
-        "images; none: feature maps alone",
+        description="from feature maps to images, on the grid of joint.spacing_mm and joint.pixels; pca: principal "
+        "components of training images; none: feature maps alone",
     )
     spacing_mm: float = Field(default=4.0, ge=2, le=10, description="voxel size of the decoder's volumes")
     pixels: int = Field(default=64, ge=16, le=256, description="side of the decoder's pictures")

@@ -65,7 +65,7 @@ STAGE = Stage(
     function="pipeline.stages.judge:judge_synthetic",
     config=JudgeConfig,
     artifact="pipeline.store.synthetic:JudgementTables",
-    version=4,
+    version=5,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

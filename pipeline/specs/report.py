@@ -19,6 +19,7 @@ from pipeline.specs.preprocess import STAGE as PREPROCESS
 from pipeline.specs.pretrain import STAGE as PRETRAIN
 from pipeline.specs.recycle import STAGE as RECYCLE
 from pipeline.specs.split import STAGE as SPLIT
+from pipeline.specs.synthesise import STAGE as SYNTHESISE
 from pipeline.specs.update import STAGE as UPDATE
 
 
@@ -58,7 +59,7 @@ STAGE = Stage(
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.report_page:ReportPage",
-    version=6,
+    version=7,
     reads={
         "cohort": COHORT,
         "split": SPLIT,
@@ -75,6 +76,7 @@ STAGE = Stage(
         "impute": IMPUTE,
         "hypothesise": HYPOTHESISE,
         "update": UPDATE,
+        "synthesise": SYNTHESISE,
         "judge": JUDGE,
         "recycle": RECYCLE,
     },

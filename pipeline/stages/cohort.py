@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import pandas as pd
 
 from cohort.covariates import covariate_notes
 from cohort.manifest import CohortConfig, check_manifest, class_names, first_subjects, reading_notes, usable_rows
-from cohort.origin import real_only, synthetic_subjects
+from cohort.origin import is_synthetic, real_only, synthetic_subjects
 from cohort.splits import SPLITS
 from cohort.table_members import value_notes
-from cohort.tables import ManifestError, Problem, read_rows, read_table
+from cohort.tables import ManifestError, Problem, read_rows, read_table, shortened
 from console.errors import InputError, PreconditionError
 from demo import load_generator
 from files.naming import as_on_disk
@@ -36,7 +36,8 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     """Write one row per scan, with the hash of its file; make a demo cohort first if one is named.
 
     Raises:
-        PreconditionError: the manifest has problems; the message names all of them, with their rows.
+        PreconditionError: the manifest has problems, or synthetic scans were made anew after they were judged; the
+            message names all of them, with their rows.
     """
     check_manifest_given(config)
     manifest = config.manifest if isinstance(config.manifest, Path) else _demo(str(config.manifest), demo, runtime)
@@ -69,6 +70,8 @@ def cohort(demo: Mapping[str, Any], out: CohortTables, config: CohortConfig, run
     files = scans["kind"] != "table"
     scans["sha256"] = ""
     scans.loc[files, "sha256"] = _hashes([Path(path) for path in scans.loc[files, "path"]], out, runtime)
+    if changed := shortened(list(_changed_since_judged(scans, table))):
+        raise PreconditionError(f"the manifest {manifest} cannot be used:\n{ManifestError(*changed)}")
     scans["bits"] = _bits(scans, out, config, runtime)
     _check_same_content(scans, runtime)
     out.save(scans.drop(columns="row"), class_names(scans["label"], config.positive), unusable)
@@ -97,6 +100,26 @@ def read_manifest(manifest: Path, config: CohortConfig) -> tuple[pd.DataFrame, l
         reason = f"cannot be read: {error.strerror}"
         raise ManifestError(Problem(f"{error.filename} {reason}", f"a folder {reason}")) from error
     return found.scans, [], found.notes()
+
+
+def _changed_since_judged(scans: pd.DataFrame, table: pd.DataFrame) -> Iterator[Problem]:
+    """Yield the synthetic scans whose file is not the one that was judged.
+
+    Args:
+        scans: with the hash of every file, `UNREADABLE` or "" where there is none.
+        table: the manifest, with the hash of what was judged.
+    """
+    made = scans[is_synthetic(scans) & ~scans["sha256"].isin(["", UNREADABLE])]
+    judged = table.rename(columns=str.strip).reindex(columns=["sha256"], fill_value="")["sha256"].str.strip()
+    for scan, row, found in made[["scan", "row", "sha256"]].itertuples(index=False):
+        if (expected := judged[row - 2].lower()) != found:
+            why = (
+                "its file is another one than was judged; it was made anew after it was judged"
+                if expected
+                else "the manifest does not say which file was judged (sha256 is empty)"
+            )
+            text = f"the synthetic scan {scan}: {why}: run judge again where it was made, and take judge/manifest.csv"
+            yield Problem(text, "a synthetic scan is not the one that was judged", row)
 
 
 def _check_same_content(scans: pd.DataFrame, runtime: Runtime) -> None:

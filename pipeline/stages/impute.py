@@ -49,12 +49,12 @@ from synthesis.grid import LEVELS as GREY_LEVELS
 
 IMAGE_QUALITY = ("image_error", "image_error_without", "image_cover_90")
 QUALITY = (
-    "repeat", "modality", "observation", "from", "crps", "crps_without", *(f"cover_{round(100 * a)}" for a in LEVELS),
-    "closed_90", *IMAGE_QUALITY,
+    "repeat", "modality", "observation", "subject", "from", "crps", "crps_without",
+    *(f"cover_{round(100 * a)}" for a in LEVELS), "closed_90", *IMAGE_QUALITY,
 )  # fmt: skip
 NO_IMAGES = (
     "no images of missing scans: the joint model has no decoder for them (joint.decoder is none, it is of several "
-    "sites, or they are tables)"
+    "sites, they are tables, or none could be learnt, as a note of the stage joint says)"
 )
 OF_LINEAR = (
     "joint.engine is diffusion: moves δ and stated reasons, with the AUC among them, are those of the linear model of "
@@ -110,14 +110,15 @@ def impute(
                 for scan in missing_scans(
                     model, decoders, patients, scores, random, draws=config.draws, shown=config.images, floored=floored
                 ):
-                    tables["imputed.csv"].append(work.write(scan, rows.loc[names[scan.row]], marker))
+                    given = model.covariates_given(scores[scan.row])
+                    tables["imputed.csv"].append(work.write(scan, rows.loc[names[scan.row]], given, marker))
             once = ((rows["split"] != "train") | rows.index.isin(learnt_from(data))).to_numpy()
             placed.append(_placed(repeat, model, np.concatenate(found)[once], rows[once], record))
             random = np.random.default_rng([seed, 5])
             for names in chunks(rows.index[rows["split"] == "test"].to_list()):
                 patients = joint_patients(names, data, maps, blocks, covariates)
                 shown = work.shown_beside(rows.loc[names]) if repeat == repeats[0] and not tables["beside.csv"] else {}
-                quality, beside = work.check(patients, names, shown, random)
+                quality, beside = work.check(patients, rows.loc[names, "subject"], shown, random)
                 tables["quality.csv"] += quality
                 tables["beside.csv"] += beside
             progress.advance()
@@ -187,8 +188,15 @@ class _Repeat:
     config: ImputeConfig
     floored: frozenset[str]  # modalities whose features are never below 0
 
-    def write(self, scan: ImputedScan, about: pd.Series, marker: Marker) -> dict[str, Any]:
-        """Write feature map and images of one missing scan; return its row of `imputed.csv`."""
+    def write(self, scan: ImputedScan, about: pd.Series, covariates: list[str], marker: Marker) -> dict[str, Any]:
+        """Write feature map and images of one missing scan; return its row of `imputed.csv`.
+
+        Args:
+            scan: what was imputed.
+            about: the observation, as `observation_table` has it.
+            covariates: of it, that it was imputed from beside its scans.
+            marker: of the images.
+        """
         name, sd = str(about.name), torch.from_numpy(scan.sd)
         feature_map = Imputed(
             torch.from_numpy(scan.mean).view(self.shape),
@@ -198,8 +206,8 @@ class _Repeat:
         file, content = self.out.save(self.repeat, name, scan.modality, feature_map)
         row = {
             "repeat": self.repeat, "observation": name, "subject": about["subject"], "split": about["split"],
-            "modality": scan.modality, "from": about["has"], "sd": float(sd.square().mean().sqrt()), "file": file,
-            "sha256": content, "images": "",
+            "modality": scan.modality, "from": "+".join(filter(None, (about["has"], *covariates))),
+            "sd": float(sd.square().mean().sqrt()), "file": file, "sha256": content, "images": "",
         }  # fmt: skip
         if scan.image is not None:
             row["images"] = self.out.stem(IMPUTED, self.repeat, name, scan.modality)
@@ -211,8 +219,8 @@ class _Repeat:
         size: dict[str, Any] = {"spacing_mm": self.grid.spacing_mm, "pixels": self.grid.pixels}
         facts = {
             "origin": IMPUTED, "observation": row["observation"], "modality": row["modality"], "from": row["from"],
-            "repeat": self.repeat, "what": "expected by a joint model of training patients from the other scans; never "
-            "measured", "decoder": "pca", "seed": self.config.seed,
+            "repeat": self.repeat, "what": "expected by a joint model of training patients from what is named in from; "
+            "never measured", "decoder": "pca", "seed": self.config.seed,
             "levels": 255 if kind == "image" else GREY_LEVELS,
         }  # fmt: skip
         drawn = {"mean": image.mean} | {f"draw {i + 1}": values for i, values in enumerate(image.draws)}
@@ -236,20 +244,27 @@ class _Repeat:
         return found
 
     def check(
-        self, patients: Patients, names: list[str], shown: dict[str, set[str]], random: np.random.Generator
+        self, patients: Patients, subjects: pd.Series, shown: dict[str, set[str]], random: np.random.Generator
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return rows of `quality.csv` and of `beside.csv`; write the images of the latter.
 
-        `crps_without` is that of a Gaussian with the model's own mean and spread of everybody, `image_error_without`
-        that of the mean training scan: what the other scans add is the difference.
+        `subjects` is of each of the patients; its index is the name of the observation.
+
+        `crps_without` is that of what the model says of somebody with the same covariates and without any scan: what
+        the other scans add is the difference. `image_error_without` is that of the mean training scan.
         """
-        quality, beside = [], []
+        quality, beside, names = [], [], subjects.index.to_list()
+        bare = self.model.without_scans(self.model.scores(patients))
+        without = {name: self.model.impute_scores(bare, name) for name in self.model.bases if len(bare)}
         real = {name: self.grid.of(self.data, tuple(names), only=name).get(name) for name in self.decoders}
         for scan in hidden_scans(self.model, self.decoders, patients, random, shown=self.config.images):
             others = [name for name in self.model.bases if name != scan.modality and patients.has(name)[scan.row]]
+            others += self.model.covariates_given(bare[scan.row])
+            flat, usual = (each[scan.row] for each in without[scan.modality])
             row = {
                 "repeat": self.repeat, "modality": scan.modality, "observation": names[scan.row],
-                "from": "+".join(others), **self._features(scan, patients.features[scan.modality][scan.row]),
+                "subject": subjects[names[scan.row]], "from": "+".join(others),
+                **self._features(scan, patients.features[scan.modality][scan.row], flat, usual),
             }  # fmt: skip
             images = real.get(scan.modality)
             if scan.image is not None and images is not None:
@@ -259,11 +274,9 @@ class _Repeat:
             quality.append(row)
         return quality, beside
 
-    def _features(self, scan: ImputedScan, truth: np.ndarray) -> dict[str, float]:
-        basis, part = self.model.bases[scan.modality], self.model.blocks.slice_of(scan.modality)
-        centre, total = self.model.gaussian.estimate.total()
-        usual = np.maximum(np.sqrt(basis.variance(total[part, part])), SMALLEST_SD)
-        flat, sd = basis.features(centre[None, part])[0], np.maximum(scan.sd, SMALLEST_SD)
+    def _features(self, scan: ImputedScan, truth: np.ndarray, flat: np.ndarray, usual: np.ndarray) -> dict[str, float]:
+        """Return CRPS and coverage; `flat` and `usual` are mean and standard deviation without any scan."""
+        usual, sd = np.maximum(usual, SMALLEST_SD), np.maximum(scan.sd, SMALLEST_SD)
         floored = scan.modality in self.floored
         crps, coverage = (rectified_crps, rectified_coverage) if floored else (gaussian_crps, gaussian_coverage)
         covered = coverage(truth, scan.mean, sd)

@@ -1,6 +1,6 @@
 """Judge synthetic patients against training patients and held-out ones; release them, or refuse to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort.covariates import covariates_of
-from cohort.origin import ACCEPTED, COPIES, PASSED, real_only
+from cohort.origin import ACCEPTED, COPIES, NOT_JUDGED, PASSED, real_only
 from console.errors import PreconditionError
-from evaluation.generated.judgement import FEWEST, Judgement, judge
+from evaluation.generated.judgement import FEWEST, Judgement, judge, only_closeness
+from evaluation.generated.neighbours import AT_ONCE, FEWEST_PATIENTS, Memorisation
 from evaluation.generated.usefulness import train_on_generated
 from pipeline.core.runtime import Runtime
 from pipeline.specs.judge import JudgeConfig
@@ -34,7 +35,7 @@ from synthesis.grid import LEVELS, picture_of, preview, volume_of
 
 FEATURES, IMAGES = "features", "images"  # spaces
 SHOWN = 16  # images on a wall
-MOST = 1000  # synthetic scans of a modality judged; more would not change the figures
+MOST = 1000  # synthetic scans of a modality judged; more would not change the figures. Copies are looked for among all
 Rows = NDArray[np.float64]
 
 
@@ -54,6 +55,7 @@ def judge_synthetic(
     Raises:
         PreconditionError: nothing could be judged, for want of held-out patients.
     """
+    out.begin()
     made, drawn = synthesise.facts(), synthesise.drawn()
     data = without_synthetic(data_of_repeat(cohort, split, features, made["repeat"]), cohort)
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
@@ -78,14 +80,21 @@ def judge_synthetic(
             seen, unseen = (
                 _pixels(data, preprocess, part, modality, kinds[modality], grid) for part in (train, held_out)
             )
-            synthetic = _images(synthesise, drawn, modality, kinds[modality])
+            paths = drawn[drawn["modality"] == modality].sort_values("row")["path"].to_list()
+            synthetic = _images(synthesise, paths[:MOST], kinds[modality])
+            further = (
+                _images(synthesise, paths[start : start + AT_ONCE], kinds[modality])
+                for start in range(MOST, len(paths), AT_ONCE)
+            )
             if shown := _wall(modality, kinds[modality], unseen, synthetic, grid):
                 walls.append(shown)
-            found.add(IMAGES, modality, *_principal(seen, unseen, synthetic))
+            found.add(IMAGES, modality, *_principal(seen, unseen, synthetic, further))
             if config.unseen and not (why := space.why_not(kinds[modality])):
                 name = PICTURES if kinds[modality] == "image" else VOLUMES
                 sides = (seen, unseen, synthetic[:MOST_UNSEEN])
                 found.add(name, modality, *(space.features(rows, kinds[modality]) for rows in sides))
+                if len(paths) > MOST_UNSEEN:
+                    runtime.note(f"{modality}, {name}: {MOST_UNSEEN} of {len(paths):,} synthetic scans were looked at")
             else:
                 left_out.append(f"{modality}: {why if config.unseen else 'judge.unseen is false'}")
             progress.advance()
@@ -95,14 +104,22 @@ def judge_synthetic(
             "patients of a modality. Draw more patients (synthesise.patients), or give the split more held-out ones"
         )
     verdict = found.verdict()
+    judged = {modality for _, modality in found.judgements}
+    if not_judged := [name for name in made["modalities"] if name not in judged]:
+        runtime.note(
+            f"{', '.join(not_judged)}: judged in no space, so not released: these rows of judge/manifest.csv say no, "
+            "and the cohort refuses them. Leave them out, or give the split more held-out patients"
+        )
     transfer, predictions = _transfer(train, held_out, channels, drawn, made, tested)
     facts = {
         "verdict": verdict, "refused": verdict == COPIES, "too_many": found.too_many(),
         "most_copied": config.most_copied, "repeat": made["repeat"], "patients": int(drawn["subject"].nunique()),
         "judgements": found.plain(), "transfer": transfer,
-        "walls": [name for name, _, _ in walls], "left_out": left_out,
+        "walls": [name for name, _, _ in walls], "left_out": left_out, "not_judged": not_judged,
+        "only_searched": found.only_searched(),
     }  # fmt: skip
-    manifest = synthesise.rows().assign(judged=verdict)
+    manifest = synthesise.rows()
+    manifest["judged"] = [verdict if name in judged else NOT_JUDGED for name in manifest["modality"]]
     manifest["path"] = [f"../{synthesise.folder.name}/{path}" for path in manifest["path"]]
     out.save_walls(walls)
     out.save(facts, pd.DataFrame(found.copies, columns=list(JudgementTables.COPY_COLUMNS)), manifest, predictions)
@@ -121,6 +138,7 @@ class Comparisons:
         config: limits.
         runtime: for notes.
         judgements: (space, modality) → what was found.
+        closeness: the same, of closeness to training scans alone, for which fewer patients are enough.
         copies: rows of `copies.csv`.
     """
 
@@ -131,41 +149,52 @@ class Comparisons:
     config: JudgeConfig
     runtime: Runtime
     judgements: dict[tuple[str, str], Judgement] = field(default_factory=dict)
+    closeness: dict[tuple[str, str], Memorisation] = field(default_factory=dict)
     copies: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, space: str, modality: str, train: Rows, held_out: Rows, generated: Rows) -> None:
-        """Judge one modality in one space; rows of NaN stand for observations without it."""
+        """Judge one modality in one space, or look for copies alone; rows of NaN stand for observations without it."""
         in_training, in_held_out = _there(train), _there(held_out)
         learnt = [name for name, there in zip(self.learnt, in_training.tolist(), strict=True) if there]
         tested = [name for name, there in zip(self.tested, in_held_out.tolist(), strict=True) if there]
         counts = [len(set(learnt)), len(set(tested)), len(generated)]
-        if min(counts) < FEWEST:
-            self.runtime.note(
+        rows = train[in_training], held_out[in_held_out], generated
+        by_column, seed = space != IMAGES, self.config.seed
+        if min(counts) >= FEWEST:
+            result = judge(*rows, subjects=(learnt, tested), by_column=by_column, seed=seed, most=MOST)
+            self.judgements[space, modality] = result
+            found = result.memorisation
+        else:
+            said = (
                 f"{modality}, {space}: not judged with scans of {counts[0]} training, {counts[1]} held-out and "
                 f"{counts[2]} synthetic patients; it takes {FEWEST} of each"
             )
-            return
-        result = judge(
-            train[in_training],
-            held_out[in_held_out],
-            generated[:MOST],
-            subjects=(learnt, tested),
-            by_column=space != IMAGES,
-            seed=self.config.seed,
-        )
-        self.judgements[space, modality] = result
+            if counts[0] < FEWEST_PATIENTS or 0 in counts:
+                self.runtime.note(said)
+                return
+            found = only_closeness(*rows, subjects=(learnt, tested), by_column=by_column, seed=seed)
+            self.runtime.note(f"{said}. Copies were looked for: {len(found.copies)} of {counts[2]} synthetic scans are")
+        self.closeness[space, modality] = found
         scans = self.drawn[self.drawn["modality"] == modality].sort_values("row")["scan"].to_list()
         names = [name for name, there in zip(self.observations, in_training.tolist(), strict=True) if there]
         self.copies += [
             {"scan": scans[copy.generated], "space": space, "modality": modality,
              "training_observation": names[copy.training], "distance": copy.distance, "ratio": copy.ratio}
-            for copy in result.memorisation.copies
+            for copy in found.copies
         ]  # fmt: skip
 
     def too_many(self) -> list[str]:
         """Return modalities and spaces with more copies than allowed."""
         limit = self.config.most_copied
-        return sorted(f"{m} ({s})" for (s, m), each in self.judgements.items() if each.copies_too_much(limit))
+        return sorted(f"{m} ({s})" for (s, m), each in self.closeness.items() if each.copied > limit)
+
+    def only_searched(self) -> list[dict[str, Any]]:
+        """Return where nothing but copies was looked for, and the share that are."""
+        return [
+            {"space": space, "modality": modality, "copied": each.copied}
+            for (space, modality), each in self.closeness.items()
+            if (space, modality) not in self.judgements
+        ]
 
     def verdict(self) -> str:
         """Return the verdict, and note why if it is not `PASSED`."""
@@ -216,11 +245,10 @@ def _means(part: Part, modality: str, shape: list[int]) -> Rows:
     return rows.reshape(len(rows), *shape).mean(axis=(2, 3)).astype(np.float64)
 
 
-def _images(synthesise: SyntheticCohort, drawn: pd.DataFrame, modality: str, kind: str) -> Rows:
+def _images(synthesise: SyntheticCohort, paths: Iterable[str], kind: str) -> Rows:
     """Return the voxels or pixels of synthetic images in [0, 1], (n, D)."""
-    rows = drawn[drawn["modality"] == modality].sort_values("row")[:MOST]
     values = []
-    for path in map(synthesise.image, rows["path"]):
+    for path in map(synthesise.image, paths):
         if kind == "image":
             values.append(read_picture(path).pixels.astype(np.float64).ravel() / 255)
         else:
@@ -248,15 +276,18 @@ def _wall(
     return modality, pictures[0], pictures[1]
 
 
-def _principal(train: Rows, held_out: Rows, generated: Rows) -> tuple[Rows, Rows, Rows]:
+def _principal(train: Rows, held_out: Rows, generated: Rows, further: Iterable[Rows] = ()) -> tuple[Rows, Rows, Rows]:
     """Turn voxels into coordinates along all that differs among these rows: distances stay as they are, columns few.
 
     Each row of NaN stays one. Without turning, 100,000 voxels would be standardised one by one, the empty ones too.
+    Further generated rows come below the others: what they have outside of these directions is a column of its own, so
+    that their distances to all other rows stay as they are too, but not those among themselves.
     """
     sides = (train, held_out, generated)
     have = [_there(side) for side in sides]
     rows = np.vstack([side[there] for side, there in zip(sides, have, strict=True) if there.any()])
-    centred = rows - rows.mean(axis=0)
+    centre = rows.mean(axis=0)
+    centred = rows - centre
     values, vectors = np.linalg.eigh(centred @ centred.T)
     kept = values > 1e-9 * max(float(values[-1]), np.finfo(float).tiny)
     turned = vectors[:, kept] * np.sqrt(values[kept])
@@ -266,6 +297,14 @@ def _principal(train: Rows, held_out: Rows, generated: Rows) -> tuple[Rows, Rows
         full[there] = turned[start : start + int(there.sum())]
         start += int(there.sum())
         out.append(full)
+    more = []
+    for some in further:
+        inside = (some - centre) @ centred.T @ (vectors[:, kept] / np.sqrt(values[kept]))
+        squares = ((some - centre) ** 2).sum(axis=1) - (inside**2).sum(axis=1)
+        more.append(np.column_stack([inside, np.sqrt(np.maximum(squares, 0))]))
+    if more:
+        out = [np.column_stack([side, np.where(there, 0.0, np.nan)]) for side, there in zip(out, have, strict=True)]
+        out[2] = np.vstack([out[2], *more])
     return out[0], out[1], out[2]
 
 

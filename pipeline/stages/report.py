@@ -11,6 +11,7 @@ from cohort.manifest import observations
 from cohort.origin import real_only
 from evaluation.published import published_beside
 from files.writing import replacing
+from models.joint.model import COVARIATE
 from pipeline.core.provenance import git_commit, machine, settings_yaml, versions
 from pipeline.core.runtime import Runtime
 from pipeline.specs.report import ReportConfig
@@ -25,7 +26,7 @@ from pipeline.store.imputed import ImputedSet
 from pipeline.store.joint import JointSet
 from pipeline.store.recycle import RecycleTables
 from pipeline.store.report_page import ReportPage
-from pipeline.store.synthetic import JudgementTables
+from pipeline.store.synthetic import JudgementTables, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.update import UpdateSet
 from pipeline.store.volumes import VolumeSet
@@ -58,6 +59,7 @@ def report(
     impute: ImputedSet,
     hypothesise: HypothesisTables,
     update: UpdateSet,
+    synthesise: SyntheticCohort,
     judge: JudgementTables,
     recycle: RecycleTables,
     settings: BaseModel,
@@ -94,11 +96,14 @@ def report(
         stages += (update,)
     elif update.manifest is not None:
         runtime.note("the updated joint model is of earlier patients and not shown; type --stages update,report")
-    synthetic = _synthetic(judge, {stage.folder.name: stage.fingerprint for stage in stages})
+    synthetic = _synthetic(judge, now | {"synthesise": synthesise.fingerprint})
     if synthetic is not None:
         stages += (judge,)
     elif judge.manifest is not None:
-        runtime.note("the judgement of synthetic patients is of earlier data and not shown; type --stages judge,report")
+        runtime.note(
+            "the judgement of synthetic patients is of earlier data, or of other synthetic patients than there are "
+            "now, and not shown; type --stages judge,report"
+        )
     recycled = None
     if made_from_inputs(recycle, now):
         stages += (recycle,)
@@ -215,6 +220,9 @@ def _joint(joint: JointSet, impute: ImputedSet | None, scans: pd.DataFrame, conv
         site=None if named is None else scans.drop_duplicates("observation").set_index("observation")[named],
         shared=record["model"]["shared"],
         blocks=record["model"]["blocks"],
+        covariates=tuple(
+            name.removeprefix(COVARIATE) for name in record["model"]["blocks"] if name.startswith(COVARIATE)
+        ),
         steps=(record["model"].get("diffusion") or {}).get("steps"),
         imputed=None if impute is None else impute.read(),
         quality=None if impute is None else impute.read("quality.csv"),
@@ -254,11 +262,8 @@ def _updated(update: UpdateSet, now: dict[str, str]) -> Update | None:
 
 
 def _synthetic(judge: JudgementTables, now: dict[str, str]) -> Synthetic | None:
-    """Return what the stage judge found; None if it was not made from the data of this report."""
-    manifest = judge.manifest
-    if manifest is None or any(now.get(n, seen) != seen for n, seen in manifest["made_from"]["inputs"].items()):
-        return None
-    return Synthetic(judge.facts(), judge.walls())
+    """Return what the stage judge found; None if it was not made from the data and synthetic patients of now."""
+    return Synthetic(judge.facts(), judge.walls()) if made_from_inputs(judge, now) else None
 
 
 def _confounding(tables: ConfoundingTables) -> Confounding:

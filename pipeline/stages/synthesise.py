@@ -49,7 +49,8 @@ def synthesise(
     """Write synthetic patients; nothing but the training patients of one repeat is looked at.
 
     Raises:
-        PreconditionError: there is no such repeat, or there are too few training patients for a joint model.
+        PreconditionError: there is no such repeat, or there are too few training patients for a joint model. What was
+            drawn before stays until all networks are trained.
     """
     repeats = repeats_of(split)
     if config.repeat not in repeats:
@@ -79,7 +80,7 @@ def synthesise(
     marker = Marker.ready(
         config.mark_key, config.mark_batch, setting="synthesise.mark_key", workspace=runtime.workspace
     )
-    out.begin(data.subjects("train"))
+    out.learn_from(data.subjects("train"))
     if config.engine == "diffusion":
         with runtime.progress(config.diffusion.steps, "step") as progress:
             model = diffusion_engine(
@@ -94,8 +95,17 @@ def synthesise(
         runtime.note("no training patient has two modalities: links between them come through the class alone")
     random = np.random.default_rng([config.seed, 11])
     patients = draw_patients(model, config.patients, modalities, random)
+    if nobody := [name for name in modalities if not patients.has[name].any()]:
+        notes.append(
+            f"{', '.join(nobody)}: none of the {config.patients:,} synthetic patients happens to have such a scan, so "
+            "it is left out; more patients (synthesise.patients) would have some"
+        )
+        runtime.note(notes[-1])
+        modalities = tuple(name for name in modalities if name not in nobody)
     covariates = {
-        name: blocks.cells(name, numbers) for name, numbers in patients.covariates.items() if blocks is not None
+        name: blocks.cells(name, numbers, table.loc[train, name])
+        for name, numbers in patients.covariates.items()
+        if blocks is not None
     }
     decoders: dict[str, Decode] = {}
     losses: dict[str, Losses] = {}
@@ -106,6 +116,7 @@ def synthesise(
             model, scores, part.labels, learnt, kinds, out, settings, runtime,
             spacing_mm=config.spacing_mm, pixels=config.pixels,
         )  # fmt: skip
+    out.begin(data.subjects("train"))
     tables = []
     with runtime.progress(len(modalities), "scan type") as progress:
         for number, modality in enumerate(modalities):
@@ -216,7 +227,7 @@ def _manifest(drawn: pd.DataFrame, covariates: Mapping[str, list[str]], label: s
     """Return the rows of a cohort manifest, one an image."""
     rows = drawn[drawn["path"] != ""]
     number = [int(name.rpartition("-")[2]) - 1 for name in rows["subject"]]
-    table = pd.DataFrame({name: rows[name].to_numpy() for name in ("subject", "modality", "path")})
+    table = pd.DataFrame({name: rows[name].to_numpy() for name in ("subject", "modality", "path", "sha256")})
     table[label] = rows["label"].to_numpy()
     for name, values in covariates.items():
         table[name] = [values[i] for i in number]

@@ -25,15 +25,26 @@ LEARNT_FROM = "learnt_from.json"
 class SyntheticCohort(Artifact):
     """Patients that never were.
 
-    `manifest.csv` (a cohort manifest, one row a scan, `origin` synthetic, `judged` no), `drawn.csv` (one row a patient
-    and modality, with the row of its feature map), `features-<number>.safetensors` (`feature_maps`, (n, C, H, W)
-    float32) for each modality, `synthesis.json`, and the folder `images`; with the decoder kl or the engine
-    diffusion `networks`. `learnt_from.json` has salted hashes of the training patients' ids, for --forget.
+    `manifest.csv` (a cohort manifest, one row a scan, `origin` synthetic, `judged` no, `sha256` of its file),
+    `drawn.csv` (one row a patient and modality, with the row of its feature map), `features-<number>.safetensors`
+    (`feature_maps`, (n, C, H, W) float32) for each modality, `synthesis.json`, and the folder `images`; with the
+    decoder kl or the engine diffusion `networks`. `learnt_from.json` has salted hashes of the training patients' ids,
+    for --forget.
     """
 
     FILES: ClassVar = ("manifest.csv", "drawn.csv", "synthesis.json")
     MANIFEST_COLUMNS: ClassVar = ("subject", "modality", "path", "origin", "judged")
     DRAWN_COLUMNS: ClassVar = ("scan", "subject", "modality", "label", "row", "path", "sha256")
+
+    def learn_from(self, subjects: Iterable[str]) -> None:
+        """Note subjects whom networks in training learn from, beside those of what was drawn before.
+
+        What an earlier version of the stage drew is removed: nobody knows from whom.
+        """
+        real_folder(self.folder, below=self.folder.parent)
+        if hashed_in(self.folder / LEARNT_FROM, []) is None:
+            self.discard()
+        add_hashes(self.folder / LEARNT_FROM, subjects)
 
     def begin(self, learnt_from: Iterable[str]) -> Path:
         """Remove what earlier runs drew, and note the subjects whom is learnt from; return the folder for images."""
@@ -155,6 +166,10 @@ class JudgementTables(Artifact):
 
     FILES: ClassVar = ("judgement.json", "copies.csv", "manifest.csv", "transfer.csv")
     COPY_COLUMNS: ClassVar = ("scan", "space", "modality", "training_observation", "distance", "ratio")
+
+    def begin(self) -> None:
+        """Remove the manifest of an earlier run, whose verdict is not about what is judged now."""
+        (self.folder / "manifest.csv").unlink(missing_ok=True)
 
     def save_walls(self, walls: Sequence[tuple[str, bytes, bytes]]) -> None:
         """Write pictures of real and of synthetic scans, PNG, for each modality."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from models.joint.sessions import one_session_each
 from pipeline.training.feature_maps import FeatureMaps
 from pipeline.training.repeat_data import RepeatData
 
+MOST_DECIMALS = 6  # of drawn covariates
 CHUNK = 128  # patients whose feature maps are loaded at once, where they need not all be there together
 
 
@@ -68,11 +70,20 @@ class CovariateBlocks:
             found[name] = np.where(known[:, None], columns, np.nan)
         return found
 
-    def cells(self, name: str, numbers: NDArray[np.float64]) -> list[str]:
-        """Return the cells that drawn numbers (n, k) of a covariate stand for: a number, or the nearest category."""
+    def cells(self, name: str, numbers: NDArray[np.float64], train: pd.Series) -> list[str]:
+        """Return the cells that drawn numbers of a covariate stand for: a number, or the nearest category.
+
+        Args:
+            name: of the covariate.
+            numbers: standardised, (n, k).
+            train: its cells of training; a number has no more decimals than these, at most six, and is in their range.
+        """
         if name in self.encoder.scales:
             mean, spread = self.encoder.scales[name]
-            return [f"{value:.1f}" for value in mean + spread * numbers[:, 0]]
+            given = as_numbers(train).dropna()
+            places = min(max(map(_decimals, given)), MOST_DECIMALS)
+            values = np.clip(mean + spread * numbers[:, 0], given.min(), given.max())
+            return [f"{value:.{places}f}" for value in np.round(values, places) + 0.0]  # + 0.0: no -0
         of_first = 1 - numbers.sum(axis=1, keepdims=True)
         nearest = np.concatenate([of_first, numbers], axis=1).argmax(axis=1)
         return [self.encoder.values[name][i] for i in nearest]
@@ -92,6 +103,12 @@ class CovariateBlocks:
         """Return the blocks of `to_json`."""
         scales = {name: (float(mean), float(spread)) for name, (mean, spread) in values["scales"].items()}
         return cls(Encoder(scales, {name: tuple(each) for name, each in values["values"].items()}))
+
+
+def _decimals(value: float) -> int:
+    """Return how many decimals it takes to write a number."""
+    exponent = Decimal(repr(value)).normalize().as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def joint_patients(

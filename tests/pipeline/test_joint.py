@@ -14,6 +14,7 @@ from helpers import toy_run
 from cohort.covariates import covariates_of
 from console.errors import InputError
 from evaluation.imputation import gaussian_crps
+from models.joint.model import Patients
 from pipeline.runner.per_scan import scan_contents
 from pipeline.runner.run import run_stage
 from pipeline.specs.impute import STAGE as IMPUTE
@@ -236,6 +237,9 @@ def test_quality_is_that_of_hidden_scans_of_test_patients(done: Path) -> None:
         expected = {(r.observation, r.modality) for r in table.itertuples() if r.observation in tested}
         assert set(zip(rows["observation"], rows["modality"], strict=True)) == expected
         assert all(m not in f.split("+") for m, f in zip(rows["modality"], rows["from"], strict=True))
+    assert quality["subject"].to_list() == table.drop_duplicates("observation").set_index("observation")["subject"][
+        quality["observation"]
+    ].to_list()  # fmt: skip
     assert 0.8 < quality["cover_90"].mean() < 0.97
     assert (quality["cover_50"] <= quality["cover_95"]).all()
     assert quality["crps"].between(0.2, 1.5).all()
@@ -254,6 +258,10 @@ def test_quality_does_not_look_at_the_scan_that_it_checks(done: Path) -> None:
     mean, sd = joint.model(1).impute(given, row["modality"])
     truth = store.load([f"{row['observation']}_{row['modality']}"]).flatten(1).numpy()
     assert gaussian_crps(truth, mean, sd).mean() == pytest.approx(row["crps"], rel=1e-4)
+    bare = Patients({name: maps * np.nan for name, maps in given.features.items()}, given.covariates)
+    mean, sd = joint.model(1).impute(bare, row["modality"])  # covariates are known to the guess that sees no scan
+    assert gaussian_crps(truth, mean, sd).mean() == pytest.approx(row["crps_without"], rel=1e-4)
+    assert row["from"].split("+")[-len(given.covariates) :] == list(given.covariates)
 
 
 def test_features_after_a_relu_are_drawn_and_judged_as_at_least_0(

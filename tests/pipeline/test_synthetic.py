@@ -14,8 +14,10 @@ import torch
 import yaml
 from helpers import toy_run
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from console.errors import PreconditionError
+from files.reading import file_sha256
 from intake.pseudonyms import read_or_make_key
 from pipeline.cli import watermark
 from pipeline.cli.main import main
@@ -24,13 +26,14 @@ from pipeline.core.runtime import Runtime
 from pipeline.runner.per_scan import scan_contents
 from pipeline.specs.judge import JudgeConfig
 from pipeline.specs.synthesise import SynthesiseConfig
-from pipeline.stages.judge import Comparisons
+from pipeline.stages.judge import MOST, Comparisons, _principal
+from pipeline.stages.report import _synthetic
 from pipeline.stages.synthesise import DESCRIPTION, synthesise
-from pipeline.store.base import ArtifactError
+from pipeline.store.base import Artifact, ArtifactError
 from pipeline.store.features import FeatureStore
 from pipeline.store.made_images import image_file
 from pipeline.store.marking import Marker
-from pipeline.store.synthetic import SyntheticCohort
+from pipeline.store.synthetic import JudgementTables, SyntheticCohort
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import data_of_repeat
@@ -157,6 +160,47 @@ def test_what_was_not_judged_is_refused(run: Callable[..., int], capsys: pytest.
     assert "run --stages judge where it was made" in capsys.readouterr().err
 
 
+def test_what_was_made_anew_after_it_was_judged_is_refused_and_not_shown(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verdict is about files, and stays with these files."""
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    shutil.copytree(folder / "run", folder / "anew")
+    manifest = folder / "anew" / "judge" / "manifest.csv"
+    words = ["--synthesise.patients", str(PATIENTS), "--synthesise.pixels", "16", "--synthesise.covariates", "true"]
+    assert run("--stages", "synthesise,judge", *words, workspace="anew") == 0
+    judged = pd.read_csv(manifest, dtype=str)
+    assert set(judged["sha256"]) == {file_sha256(manifest.parent / path) for path in judged["path"]}
+    assert run("--stages", "cohort", workspace="taken", settings=with_real(run, manifest)) == 0
+    now = {
+        name: Artifact(folder / "anew" / name).fingerprint
+        for name in ("cohort", "split", "preprocess", "features", "synthesise")
+    }
+    assert _synthetic(JudgementTables(folder / "anew" / "judge"), now) is not None
+    assert run("--stages", "synthesise", *words, "--synthesise.seed", "7", workspace="anew") == 0
+    assert set(pd.read_csv(manifest)["judged"]) == {"passed"}  # the files below it are others
+    there = [(manifest.parent / path).is_file() for path in judged["path"]]
+    judged[there].to_csv(manifest, index=False)
+    config = with_real(run, manifest)
+    assert run("--stages", "cohort", workspace="refused", settings=config) == 2
+    said = capsys.readouterr().err
+    assert "the synthetic scan synthetic-00001_" in said
+    assert "it was made anew after it was judged: run judge again where it was made" in said
+    judged[there].drop(columns="sha256").to_csv(manifest, index=False)
+    assert run("--stages", "cohort", workspace="refused", settings=with_real(run, manifest)) == 2
+    assert "the manifest does not say which file was judged" in capsys.readouterr().err
+    now["synthesise"] = SyntheticCohort(folder / "anew" / "synthesise").fingerprint
+    assert _synthetic(JudgementTables(folder / "anew" / "judge"), now) is None
+
+
+def test_a_judgement_that_fails_leaves_no_earlier_verdict(run: Callable[..., int]) -> None:
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    shutil.copytree(folder / "run", folder / "failed")
+    words = ["--synthesise.patients", "3", "--synthesise.pixels", "16"]
+    assert run("--stages", "synthesise,judge", *words, workspace="failed") == 2  # too few to judge
+    assert not (folder / "failed" / "judge" / "manifest.csv").exists()
+
+
 def test_copies_end_with_exit_code_3_and_a_list_and_are_not_usable(
     run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,7 +299,7 @@ def drawn(workspace: Path, **settings: object) -> dict[str, np.ndarray]:
     stores = [CohortTables(workspace / "cohort"), SplitTables(workspace / "split")]
     stores += [VolumeSet(workspace / "preprocess"), FeatureStore(workspace / "features")]
     runtime = Runtime(stage="synthesise", key="", device_name="cpu", workspace=workspace)
-    config = SynthesiseConfig(patients=30, decoder="none", **settings)  # type: ignore[arg-type]
+    config = SynthesiseConfig(**{"patients": 30, "decoder": "none"} | settings)  # type: ignore[arg-type]
     synthesise(*stores, "label", out, config, runtime)  # type: ignore[arg-type]
     toy_run.finish(out, **out.contents(), files=out.hashes())  # type: ignore[arg-type]
     return {name: out.features(name) for name in out.facts()["modalities"]}
@@ -310,6 +354,37 @@ def test_patients_are_drawn_from_one_session_of_each(tmp_path: Path) -> None:
     assert all(made.learnt_from(name) for name in train)
 
 
+def test_a_modality_that_no_drawn_patient_has_is_left_out_and_said(tmp_path: Path) -> None:
+    toy_run.fill(tmp_path, toy_run.scans())
+    every = set(drawn(tmp_path))
+    alone = next(maps for seed in range(50) if set(maps := drawn(tmp_path, patients=1, seed=seed)) < every)
+    store = SyntheticCohort(tmp_path / "synthesise")
+    assert {name: len(maps) for name, maps in alone.items()} == dict.fromkeys(store.drawn()["modality"], 1)
+    lacking = ", ".join(sorted(every - set(alone)))
+    assert f"{lacking}: none of the 1 synthetic patients happens to have such a scan" in store.facts()["notes"][-1]
+
+
+def test_what_was_drawn_before_outlives_a_run_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_run.fill(tmp_path, toy_run.scans())
+    before = drawn(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise PreconditionError("the networks cannot be trained")
+
+    monkeypatch.setattr("pipeline.stages.synthesise.draw_patients", fails)
+    with pytest.raises(PreconditionError):
+        drawn(tmp_path, seed=1)
+    store = SyntheticCohort(tmp_path / "synthesise")
+    assert store.integrity_error() == ""
+    assert all(np.array_equal(store.features(name), maps) for name, maps in before.items())
+    splits = SplitTables(tmp_path / "split").splits().query("repeat == 1 and split == 'train'")
+    assert all(store.learnt_from(name) for name in splits["subject"])
+    (store.folder / "learnt_from.json").unlink()  # as of an earlier version of the stage
+    with pytest.raises(PreconditionError):
+        drawn(tmp_path, seed=1)
+    assert not list(store.folder.glob("features-*"))
+
+
 def kept(workspace: Path, table: pd.DataFrame) -> Path:
     """A toy workspace of all patients whose cohort has lost some scans."""
     toy_run.fill(workspace, toy_run.scans())
@@ -345,10 +420,69 @@ def test_a_modality_with_scans_of_few_patients_is_not_judged(tmp_path: Path) -> 
     found.add("features", "PET", rows[12], rows[10], rows[12])
     assert found.judgements == {}
     said = "not judged with scans of 12 training, 5 held-out and 12 synthetic patients; it takes 6 of each"
-    assert f"PET, features: {said}" in runtime.notes
+    assert f"PET, features: {said}. Copies were looked for: 12 of 12 synthetic scans are" in runtime.notes
+    assert found.verdict() == "copies"
+    assert {row["training_observation"] for row in found.copies} == set(observed)
+    assert found.only_searched() == [{"space": "features", "modality": "PET", "copied": 1.0}]
+    found.copies, found.closeness = [], {}
+    for train, held_out in ((rows[12], np.full((10, 4), np.nan)), (np.full((12, 4), np.nan), rows[10])):
+        found.add("features", "PET", train, held_out, rows[12])  # nothing to compare with
+    assert found.closeness == {}
+    assert found.verdict() == "passed"
     found.tested = [f"t{i}" for i in range(10)]
     found.add("features", "PET", rows[12], rows[10], rows[12])
     assert found.judgements["features", "PET"].held_out_patients == 10
+
+
+def test_copies_are_found_among_all_that_is_released(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    train, held_out, made = (random.standard_normal((n, 8)) for n in (60, 40, MOST + 500))
+    made[MOST:] = train[random.integers(0, 60, 500)]
+    table = pd.DataFrame({"scan": [f"d{i}" for i in range(len(made))], "modality": "MRI", "row": range(len(made))})
+    runtime = Runtime(stage="judge", key="", device_name="cpu", workspace=tmp_path)
+    names = [f"s{i}" for i in range(60)], [f"t{i}" for i in range(40)]
+    found = Comparisons(tuple(names[0]), *names, table, JudgeConfig(), runtime)
+    found.add("features", "MRI", train, held_out, made)
+    assert found.verdict() == "copies"
+    assert {row["scan"] for row in found.copies} >= {f"d{i}" for i in range(MOST, MOST + 500)}
+    judged = found.judgements["features", "MRI"]
+    assert (judged.generated, judged.searched) == (MOST, MOST + 500)
+
+
+def test_further_images_are_as_far_from_real_ones_as_their_pixels_are() -> None:
+    random = np.random.default_rng(0)
+    train, held_out, made, more = (random.standard_normal((n, 50)) for n in (5, 4, 6, 7))
+    train[1], more[2] = np.nan, train[0]
+    turned = _principal(train, held_out, made, (more[:4], more[4:]))
+    assert [len(side) for side in turned] == [5, 4, 13]
+    for side, pixels in zip(turned, (train, held_out, np.vstack([made, more])), strict=True):
+        np.testing.assert_allclose(cdist(side, turned[0]), cdist(pixels, train), atol=1e-6)
+    for side, alone in zip(turned, _principal(train, held_out, made), strict=True):
+        np.testing.assert_array_equal(side[: len(alone), :-1], alone)
+
+
+def test_a_modality_that_was_not_judged_is_not_released(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    shutil.copytree(folder / "run", folder / "half")
+    usual = Comparisons.add
+
+    def without_held_out(found: Comparisons, space: str, modality: str, *sides: np.ndarray) -> None:
+        held_out = sides[1] * np.nan if modality == "high" else sides[1]
+        usual(found, space, modality, sides[0], held_out, sides[2])
+
+    monkeypatch.setattr(Comparisons, "add", without_held_out)
+    words = ("--synthesise.patients", str(PATIENTS), "--synthesise.pixels", "16", "--synthesise.covariates", "true")
+    assert run("--stages", "synthesise,judge", "--force", "judge", *words, workspace="half") == 0
+    manifest = folder / "half" / "judge" / "manifest.csv"
+    judged = pd.read_csv(manifest).groupby("modality")["judged"].agg(set)
+    assert judged.to_dict() == {"low": {"passed"}, "high": {"no"}}
+    store = JudgementTables(folder / "half" / "judge")
+    assert store.facts()["not_judged"] == ["high"]
+    assert any(note.startswith("high: judged in no space") for note in (store.manifest or {})["notes"])
+    assert run("--stages", "cohort", workspace="not-judged", settings=with_real(run, manifest)) == 2
+    assert "its modality could not be judged: leave the row out" in capsys.readouterr().err
 
 
 def test_a_synthetic_patient_in_a_test_split_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ def test_the_verdict_says_what_the_figures_say(held: float, better: float, words
     assert words in joint_section(page(held=held, better=better))["verdict"]
 
 
+def test_what_the_guess_without_scans_knows_is_named() -> None:
+    assert (
+        "Against a guess that sees age and sex but no scan, the other scans bring"
+        in joint_section(page(covariates=("age", "sex")))["verdict"]
+    )
+
+
 def beside(modality: str, shape: tuple[int, ...], name: str = "s01") -> ImputedBeside:
     """A hidden scan that was brighter than the best guess."""
     mean = np.full(shape, 0.4, dtype=np.float32)
@@ -124,6 +131,17 @@ def test_the_map_of_what_nobody_knows_has_the_scale_of_how_far_it_was_off(monkey
 
 def test_few_patients_make_no_claim() -> None:
     assert joint_section(page(6))["verdict"].endswith("with 6 patients that says little.")
+
+
+def test_patients_are_counted_and_not_their_sessions() -> None:
+    given = page()
+    two = given.embeddings["subject"].map(lambda name: f"p{int(name[1:]) % 2}")
+    assert given.quality is not None
+    quality = given.quality.assign(subject=two, image_error=0.1, image_error_without=0.2, image_cover_90=0.9)
+    section = joint_section(page(quality=quality, embeddings=given.embeddings.assign(subject=two)))
+    assert section["verdict"].endswith("with 2 patients that says little.")
+    assert section["image_verdict"] == ""
+    assert [row[1] for row in section["patterns"].rows] == ["2", "2"]
 
 
 def test_moves_of_imputed_scores_have_their_part() -> None:

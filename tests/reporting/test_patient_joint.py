@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reporting.formatting import percent
 from reporting.imputed_figures import _box, _planes, imputed_figure
 from reporting.joint_figures import patient_map_figure
 from reporting.pages import environment
@@ -12,14 +13,17 @@ from reporting.patient_joint import MissingImage, PatientJoint, patient_joint_se
 
 CONTENT = {"classes": ["CN", "<AD>"]}
 PATIENT = {"subject": "<b>x</b>", "session": "", "probabilities": {"CN": 0.3, "<AD>": 0.7}}
-SPREAD = {"CN": {"mean": 0.35, "low": 0.1, "high": 0.4}, "<AD>": {"mean": 0.65, "low": 0.6, "high": 0.9}}
+SPREAD = {
+    "CN": {"mean": 0.35, "low": 0.1, "high": 0.4, "leads": 0.0},
+    "<AD>": {"mean": 0.65, "low": 0.6, "high": 0.9, "leads": 1.0},
+}
 
 
 def page(*, image: bool = True, **changes: Any) -> PatientJoint:
     facts = {
         "embedding": {"mean": [0.5, -1.0, 0.2], "covariance": (np.eye(3) * 0.2).tolist()},
         "distance": 1.1, "share_farther": 0.4, "n": 30,
-        "imputed": [{"modality": "PET", "from": ["MRI"], "told": 0.31, "draws": 50, "image": image}],
+        "imputed": [{"modality": "PET", "from": ["MRI"], "covariates": [], "told": 0.31, "draws": 50, "image": image}],
         "answer": {"draws": 50, "probabilities": SPREAD, "sd_between_draws": 0.1, "sd_within_draws": 0.4},
     }  # fmt: skip
     sd = np.full((8, 9, 7), 0.2, dtype=np.float32)
@@ -43,6 +47,12 @@ def test_the_section_says_what_was_imputed_from_what_and_that_it_is_imputed() ->
     assert "<AD>" not in text.replace("&lt;AD&gt;", "")
 
 
+def test_scans_are_told_apart_from_covariates() -> None:
+    entry = {"modality": "PET", "from": ["MRI", "age"], "covariates": ["age"], "told": 0.31, "draws": 50, "image": True}
+    words = "MRI tells 31 % of the variance in which PET scans of patients of the same age differ"
+    assert words in html(page(imputed=[entry]))
+
+
 def test_without_a_decoder_there_are_words_in_place_of_a_picture() -> None:
     text = html(page(image=False))
     assert text.count("data:image/svg+xml") == 1
@@ -55,9 +65,16 @@ def test_hypermm_s_own_answer_stands_beside_those_with_drawn_scans() -> None:
     assert cells == [["CN", "30 %", "35 %", "10 % to 40 %"], ["<AD>", "70 %", "65 %", "60 % to 90 %"]]
 
 
-@pytest.mark.parametrize(("low", "words"), [(0.6, "leads whatever"), (0.39, "could have changed the answer")])
-def test_the_verdict_says_whether_another_class_could_lead(low: float, words: str) -> None:
-    spread = {**SPREAD, "<AD>": {**SPREAD["<AD>"], "low": low}}
+@pytest.mark.parametrize(
+    ("leads", "words"),
+    [
+        (0.98, f"leads whatever the missing scans would have shown: in {percent(0.98)} of"),
+        (0.9, f"could have changed the answer: <AD> leads in {percent(0.9)} of these draws"),
+    ],
+)
+def test_the_verdict_says_whether_another_class_could_lead(leads: float, words: str) -> None:
+    """Quantiles are of different draws, and of three classes tell nothing of who leads: here they overlap."""
+    spread = {**SPREAD, "<AD>": {**SPREAD["<AD>"], "low": 0.3, "leads": leads}}
     answer = {"draws": 50, "probabilities": spread, "sd_between_draws": 0.1, "sd_within_draws": 0.4}
     assert words in patient_joint_section(page(answer=answer), PATIENT, CONTENT, convention="radiological")["verdict"]
 

@@ -88,6 +88,20 @@ def test_the_page_says_synthetic_and_shows_both_walls(
     assert 'id="synthetic"' not in render_report(report_data())
 
 
+def test_the_page_says_what_was_not_judged_and_among_how_many_copies_were_looked_for(
+    facts: dict[str, Any], report_data: Callable[..., ReportData]
+) -> None:
+    only = [{"space": "features", "modality": "CT", "copied": 0.25}]
+    synthetic = Synthetic(facts | {"not_judged": ["CT", "US"], "only_searched": only})
+    page = render_report(dataclasses.replace(report_data(), synthetic=synthetic))
+    assert "Not judged, for want of patients with such scans, and so not released: CT, US." in page
+    assert "CT, features: too few patients to be judged; copies were looked for, 25.0 % of the synthetic" in page
+    assert "among which copies" not in page
+    more = [facts["judgements"][0] | {"searched": 5000}, facts["judgements"][1]]
+    cells = {row[0]: row[2:] for row in figures(more).rows}
+    assert cells["Synthetic scans among which copies were looked for"] == ("5,000", "60")
+
+
 def test_a_wall_keeps_the_shape_of_its_pictures() -> None:
     white = np.full((10, 20, 3), 255, np.uint8)
     pixels = np.asarray(Image.open(io.BytesIO(wall([white] * 3, across=2))))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evaluation.generated import neighbours
 from evaluation.generated.neighbours import Copy, data_copying_score, manifold, memorisation
 
 
@@ -68,6 +69,20 @@ def test_copies_are_listed_with_the_row_that_they_are_of() -> None:
     assert found.copies[0] == Copy(30, 3, 0.0, 0.0)
     assert found.copies[1].distance == pytest.approx(0.01 * np.sqrt(30))
     assert found.copied == pytest.approx(2 / 50)
+
+
+def test_copies_are_looked_for_among_all_rows_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other figures are of the first rows alone."""
+    train, held_out = rows(30, 1), rows(20, 2)
+    honest, copies = rows(25, 3), train[:12]
+    few = memorisation(train, held_out, honest)
+    every = memorisation(train, held_out, np.vstack([honest, copies]))
+    monkeypatch.setattr(neighbours, "AT_ONCE", 10)
+    found = memorisation(train, held_out, np.vstack([honest, copies]), most=25)
+    assert found.copies == every.copies
+    assert {copy.generated for copy in found.copies} >= set(range(25, 37))
+    assert (found.authentic, found.c_t, found.nearer) == (few.authentic, few.c_t, few.nearer)
+    assert every.authentic < few.authentic
 
 
 def test_an_exact_copy_is_found_where_training_rows_are_alike_in_pairs() -> None:

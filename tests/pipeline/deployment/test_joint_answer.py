@@ -1,5 +1,6 @@
 """An exported model with a joint model: what is written is read, and what is told of a new patient."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipeline.deployment.bundle import Bundle, BundleError
 from pipeline.deployment.bundle_joint import distances_of, like_single_patients
 from pipeline.deployment.joint_answer import JointAnswer, joint_answer
 from pipeline.deployment.predictor import Predictor, predict_patient
+from pipeline.training.joint_patients import CovariateBlocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PET, T1 = ("p_pet", "pet"), ("p_t1", "t1")
@@ -90,6 +92,23 @@ def test_what_is_missing_is_imputed_with_its_spread(predictor: Predictor) -> Non
     assert ask(predictor, T1).facts == alone.facts  # the same patient, the same answer
 
 
+def test_what_covariates_tell_is_not_told_by_scans(predictor: Predictor) -> None:
+    """The age is one of two factors that both modalities have."""
+    (alone,) = ask(predictor, T1).facts["imputed"]
+    (entry,) = ask(predictor, T1, covariates={"age": np.array([[0.4]])}).facts["imputed"]
+    assert (entry["from"], entry["covariates"]) == (["t1", "age"], ["age"])
+    assert entry["told"] < alone["told"]
+    joint = predictor.bundle.joint
+    assert joint is not None
+    absent = np.full((1, 24), np.nan, np.float32)
+    left = []
+    for t1 in (MAPS[1:].flatten(1).numpy(), absent):
+        rows = joint.model.scores(Patients({"pet": absent, "t1": t1}, {"age": np.array([[0.4]])}))
+        part = joint.model.blocks.slice_of("pet")
+        left.append(np.trace(joint.model.condition(rows).covariance[0][part, part]))
+    assert entry["told"] == pytest.approx(1 - left[0] / left[1], abs=1e-5)
+
+
 def test_the_distance_is_compared_with_held_out_patients(predictor: Predictor) -> None:
     joint = predictor.bundle.joint
     assert joint is not None
@@ -125,6 +144,7 @@ def test_the_answer_is_that_of_hypermm_on_each_draw(predictor: Predictor, monkey
     expected = apply_temperature(np.stack(answers), predictor.bundle.temperature)
     for k, values in enumerate(found["probabilities"].values()):
         assert values["mean"] == pytest.approx(expected[:, k].mean(), abs=1e-5)
+        assert values["leads"] == pytest.approx(np.mean(expected.argmax(axis=1) == k), abs=1e-5)
         assert [values["low"], values["high"]] == pytest.approx(np.quantile(expected[:, k], [0.05, 0.95]), abs=1e-5)
     assert found["sd_between_draws"] == pytest.approx(np.sqrt(expected.var(0, ddof=1).mean()), abs=1e-5)
     assert found["sd_within_draws"] == pytest.approx(np.sqrt((expected * (1 - expected)).mean()), abs=1e-5)
@@ -143,7 +163,16 @@ def test_numbers_that_overflow_are_told(predictor: Predictor) -> None:
     assert found.facts == {"reason": "the joint model gives no finite numbers for these scans"}
 
 
+def test_a_covariate_in_cubic_millimetres_is_written_and_read(tmp_path: Path, small_model: Callable[..., Path]) -> None:
+    scales = {"scales": {"age": [1.5e6, 1.6e5]}, "values": {}}  # the place of the age holds a head's volume
+    given = dataclasses.replace(exported_joint(), covariates=CovariateBlocks.from_json(scales))
+    joint = Bundle.read(small_model(tmp_path / "bundle", joint=given)).joint
+    assert joint is not None
+    assert joint.covariates == given.covariates
+
+
 CHANGES: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
+    ("json", lambda c: c["covariates"]["scales"].update(age=[1e31, 9.0]), r"age.0 is 1e\+31"),
     ("json", lambda c: c.update(classes=2), "is of other classes or modalities"),
     ("json", lambda c: c["modalities"].append("ct"), "blocks do not begin with the modalities"),
     ("json", lambda c: c["blocks"].update({"covariate age": 2}), "is no covariate of that size"),
