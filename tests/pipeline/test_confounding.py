@@ -124,9 +124,7 @@ def test_images_that_count_classes_alike_are_taken_so(tmp_path: Path, balanced: 
     number = table["subject"].str[1:].astype(int)
     table = table[(table["label"] != "sick") | (number < 0.5 * number.max())].reset_index(drop=True)
     toy_run.fill(tmp_path, table)
-    config = toy_run.settings(
-        pretrain=TRAINING, classify={"balance_classes": balanced}, confounding=QUICK
-    )
+    config = toy_run.settings(pretrain=TRAINING, classify={"balance_classes": balanced}, confounding=QUICK)
     for stage in (PRETRAIN, CLASSIFY, CONFOUNDING):
         run_stage(stage, config, tmp_path, device="cpu")
     artifact = ConfoundingTables(tmp_path / "confounding")
