@@ -74,7 +74,7 @@ def noisy(sums: Sums, noise: Noise, random: np.random.Generator) -> FloatArray:
     return np.concatenate(parts)
 
 
-def repaired(sums: Sums, least: int) -> Sums:
+def repaired(sums: Sums, least: float) -> Sums:
     """Return noisy sums as sums of patients could be.
 
     Cells of fewer than `least` patients are left out; Σ s sᵀ beside n and Σ s is brought to the nearest matrix without

@@ -1,5 +1,6 @@
 """Sites contribute, a coordinator combines, a site imputes with the model of all: files, refusals, what is said."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,11 +13,14 @@ import safetensors.numpy
 from helpers import toy_run
 
 from console.errors import InputError
+from models.joint.privacy import clipped, noise_for, noisy
+from models.joint.sums import sums_of
 from pipeline.cli import federation
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle_joint import ExportedJoint, joint_files, joint_of
 from pipeline.federation import mask_keys
 from pipeline.federation.combine import combine
+from pipeline.federation.plan import layout_of
 from pipeline.federation.sum_files import (
     FederationFileError,
     Sent,
@@ -505,3 +509,26 @@ def test_synthetic_patients_are_in_no_sum(tmp_path: Path) -> None:
     sums = read_contribution(file).plain
     assert sums is not None
     assert sums.sums.count == len(release["train_subjects"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_invents_no_patients_who_have_both(plain: dict[str, Path], seed: int) -> None:
+    """Three sites own one modality each: a cell that nobody is in looks like patients, of whom the model would learn."""
+    first, random = read_contribution(plain["east"]), np.random.default_rng(seed)
+    blocks, noise = layout_of(first.plan), noise_for(2.0, 1e-5, 6.0)
+    sent = {}
+    for name, has in (("a", "MRI"), ("b", "PET"), ("c", "MRI")):
+        rows = np.full((1000, blocks.width), np.nan)
+        rows[:, blocks.slice_of(has)] = random.standard_normal((1000, 3))
+        rows[:, blocks.slice_of("covariate age")] = random.standard_normal((1000, 1))
+        vector = noisy(sums_of(clipped(rows, 6.0)[0], np.arange(1000) % 2, blocks, 2), noise, random)
+        facts = {"noise": {"epsilon": 2.0, "delta": 1e-5, "sd": noise.sd}, "clip": 6.0, "id": name, "source": name}
+        plan = first.plan | {"feature_maps": False}
+        sent[name] = Sent({**first.facts, "plan": plan, **facts}, noisy=vector)
+    model, facts = combine(sent)
+    assert any("no training patient has both MRI and PET: conditional independence assumed" in n for n in model.notes)
+    least = 5 + 3 * np.sqrt(3) * noise.sd
+    assert any(f"cells of fewer than {least:.1f} patients are left out" in note for note in facts["notes"])
+    few = sums_of(np.where(np.arange(blocks.width) < 3, 1.0, np.nan)[None], np.zeros(1, dtype=np.int64), blocks, 2)
+    with pytest.raises(FederationFileError, match=f"no modality can be learnt(.|\n)*fewer than {5 + 3 * noise.sd:.1f}"):
+        combine({"a": dataclasses.replace(sent["a"], noisy=noisy(few, noise, random))})
