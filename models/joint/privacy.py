@@ -1,8 +1,8 @@
 """Differential privacy of sums: a bound on what one patient can change, and Gaussian noise of a size to hide it.
 
-Two data sets are neighbours if one has a patient more. A patient with scores s, |s| ≤ C, is in one cell and changes its
-count by 1, Σ s / C and the upper triangle of Σ s sᵀ / C² by at most 1 each: √3 together. Every cell that could exist is
-released, the empty ones too.
+Two cohorts are neighbours if one has a patient more. A patient with scores s, |s| ≤ C, is in one cell and changes its
+count by 1, Σ s / C and the upper triangle of Σ s sᵀ / C² by at most 1 each: √3 together. Where quotas decide who trains,
+others move up or down too: see `quota_sensitivity`. Every cell that could exist is released, the empty ones too.
 
 Source: Balle and Wang 2018, theorem 8 (the exact size of Gaussian noise for ε and δ); Dwork and Roth 2014, theorem 3.16
 (ε and δ of several releases add up).
@@ -18,7 +18,7 @@ from models.joint.blocks import FloatArray
 from models.joint.dense import cell_keys, cell_length, cell_vector
 from models.joint.sums import Cell, Sums
 
-SENSITIVITY = np.sqrt(3.0)
+ONE_ROW = float(np.sqrt(3.0))  # what a patient moves whose split depends on nobody else
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,21 @@ class Noise:
     sd: float
 
 
-def noise_for(epsilon: float, delta: float, clip: float) -> Noise:
-    """Return the smallest Gaussian noise that keeps (ε, δ)."""
+def quota_sensitivity(classes: int) -> float:
+    """Return what a patient more moves at most where `cohort.splits.make_splits` decides who trains, in units of C.
+
+    Of the patient's own class the training part takes the first of an order, one more or less than before: at most one
+    row comes and two leave, √(3 + 12), or two come, √12. Of each other class rounding adds or takes one row, √3, in
+    cells of its own.
+    """
+    return float(np.sqrt(15.0 + 3.0 * (classes - 1)))
+
+
+def noise_for(epsilon: float, delta: float, clip: float, sensitivity: float = ONE_ROW) -> Noise:
+    """Return the smallest Gaussian noise that keeps (ε, δ) where a neighbour's sums are at most `sensitivity` apart."""
 
     def excess(log_sd: float) -> float:
-        ratio = SENSITIVITY / np.exp(log_sd)
+        ratio = sensitivity / np.exp(log_sd)
         first = log_ndtr(ratio / 2 - epsilon / ratio)
         second = epsilon + log_ndtr(-ratio / 2 - epsilon / ratio)
         return float(np.exp(first) - np.exp(second) - delta)

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort.covariates import covariates_of
+from cohort.manifest import observations
 from cohort.origin import real_only
-from console.errors import InputError
+from cohort.splits import SUBJECT, SplitConfig, subjects_of
+from console.errors import InputError, PreconditionError
 from files.key_pairs import fingerprint
 from models.joint.blocks import FloatArray
 from models.joint.dense import TooManyBlocksError, length_of, to_vector
@@ -17,7 +19,7 @@ from models.joint.disclosure import told_apart
 from models.joint.federated import Contribution, contribution_of, scores_of, small_cells
 from models.joint.masks import OutOfRangeError, masked, to_ring
 from models.joint.model import Patients
-from models.joint.privacy import clipped, noise_for, noise_to_signal, noisy
+from models.joint.privacy import ONE_ROW, clipped, noise_for, noise_to_signal, noisy, quota_sensitivity
 from models.joint.sums import sums_of
 from pipeline.core.runtime import Runtime
 from pipeline.federation import mask_keys
@@ -43,6 +45,7 @@ def contribute(
     modalities: Any,
     preprocess: PreprocessConfig,
     features_settings: FeaturesConfig,
+    split_settings: SplitConfig,
     out: ContributionSet,
     config: ContributeConfig,
     runtime: Runtime,
@@ -50,10 +53,12 @@ def contribute(
     """Write the sums of the real training patients of one repeat; of several sessions of a patient one is summed.
 
     Raises:
-        InputError: a cell is too small, a class or a repeat is not there, or masks cannot be made.
+        InputError: a cell is too small, a class or a repeat is not there, or masks cannot be made; with noise, other
+            patients depend on one without a bound.
     """
     if config.repeat not in repeats_of(split):
         raise InputError(f"contribute.repeat: there is no repeat {config.repeat}; see split/splits.csv")
+    sensitivity = ONE_ROW if config.epsilon is None else _sensitivity(cohort, split, split_settings, config.repeat)
     data = without_synthetic(data_of_repeat(cohort, split, features, config.repeat), cohort)
     maps = feature_maps_of(data, features)
     shape = features.feature_map_shape()
@@ -72,7 +77,7 @@ def contribute(
     earlier = out.releases()
     if config.epsilon is None:
         _refuse_differences(earlier, summed, config)
-    sent = _sent(patients.rows(kept), labels[kept], plan, config, runtime, out)
+    sent = _sent(patients.rows(kept), labels[kept], plan, config, sensitivity, runtime, out)
     release = {
         "id": sent.facts["id"],
         "repeat": config.repeat,
@@ -89,6 +94,30 @@ def contribute(
     runtime.notes += notes_on_sessions(data)
     _say_averaged(data, train, runtime)
     runtime.results |= {"counts": {"training patients": len(kept)}, "plan": plan, "plan_hash": plan_hash(plan)}
+
+
+def _sensitivity(cohort: CohortTables, split: SplitTables, settings: SplitConfig, repeat: int) -> float:
+    """Return what one patient more moves in the sums, through the split too.
+
+    Raises:
+        PreconditionError: the scans of others, or their split, depend on a patient without a bound.
+    """
+    if settings.missing:
+        raise PreconditionError(
+            "contribute.epsilon hides one patient, and split.missing hides scans by quotas: one patient more changes "
+            "which scans others have. Leave split.missing out"
+        )
+    given = subjects_of(observations(real_only(cohort.scans()))).set_index("subject")["split"]
+    splits = split.splits().query("repeat == @repeat").set_index("subject")["split"]
+    if (given == splits.reindex(given.index)).all():
+        return ONE_ROW
+    if settings.by != SUBJECT or settings.new_subjects == "split":
+        name = "split.by" if settings.by != SUBJECT else "split.new_subjects split"
+        raise PreconditionError(
+            f"contribute.epsilon hides one patient, and with {name} one patient more can move many others between "
+            "training and test. Leave it out, or give the split in the manifest (a column split)"
+        )
+    return quota_sensitivity(len(cohort.classes()))
 
 
 def _labels(names: list[str], classes: tuple[str, ...]) -> NDArray[np.int64]:
@@ -181,6 +210,7 @@ def _sent(
     labels: NDArray[np.int64],
     plan: Plan,
     config: ContributeConfig,
+    sensitivity: float,
     runtime: Runtime,
     out: ContributionSet,
 ) -> Sent:
@@ -199,7 +229,7 @@ def _sent(
     try:
         vector: FloatArray | None = None
         if config.epsilon is not None and config.clip is not None:
-            noise = noise_for(config.epsilon, config.delta, config.clip)
+            noise = noise_for(config.epsilon, config.delta, config.clip, sensitivity)
             facts["noise"] = {"epsilon": noise.epsilon, "delta": noise.delta, "sd": noise.sd}
             vector = noisy(total.sums, noise, np.random.default_rng())
             runtime.note(

@@ -12,7 +12,9 @@ import pytest
 import safetensors.numpy
 from helpers import toy_run
 
-from console.errors import InputError
+from cohort.mechanisms import Missing
+from cohort.splits import SplitConfig
+from console.errors import InputError, PreconditionError
 from models.joint.privacy import clipped, noise_for, noisy
 from models.joint.sums import sums_of
 from pipeline.cli import federation
@@ -532,3 +534,28 @@ def test_noise_invents_no_patients_who_have_both(plain: dict[str, Path], seed: i
     few = sums_of(np.where(np.arange(blocks.width) < 3, 1.0, np.nan)[None], np.zeros(1, dtype=np.int64), blocks, 2)
     with pytest.raises(FederationFileError, match=f"no modality can be learnt(.|\n)*fewer than {5 + 3 * noise.sd:.1f}"):
         combine({"a": dataclasses.replace(sent["a"], noisy=noisy(few, noise, random))})
+
+
+def test_noise_is_larger_where_quotas_decide_who_trains(tmp_path: Path) -> None:
+    """One patient more then moves others between training and test."""
+    table, sd = patients(0, subjects=20), {}
+    toy_run.fill(tmp_path, table)
+    splits = SplitTables(tmp_path / "split").splits().query("repeat == 1").set_index("subject")["split"]
+    cohort = CohortTables(tmp_path / "cohort")
+    noise = {"epsilon": 1.0, "clip": 3.0, "feature_maps": False}
+    for way, given in (("quotas", ""), ("given", table["subject"].map(splits))):
+        cohort.save(table.assign(split=given), toy_run.CLASSES)
+        toy_run.finish(cohort, **cohort.contents())
+        sd[way] = read_contribution(send(tmp_path, **noise)).facts["noise"]["sd"]
+    assert sd["given"] == noise_for(1.0, 1e-5, 3.0).sd
+    assert sd["quotas"] == noise_for(1.0, 1e-5, 3.0, np.sqrt(18)).sd
+    with_missing = settings(**noise).model_copy(
+        update={"split": SplitConfig(repeats=1, missing={"PET": Missing(share=0.5)})}
+    )
+    with pytest.raises(PreconditionError, match="split.missing hides scans by quotas.*Leave split.missing out"):
+        run_stage(CONTRIBUTE, with_missing, tmp_path, device="cpu")
+    cohort.save(table, toy_run.CLASSES)
+    toy_run.finish(cohort, **cohort.contents())
+    by_site = settings(**noise).model_copy(update={"split": SplitConfig(repeats=1, by="site")})
+    with pytest.raises(PreconditionError, match="with split.by one patient more can move many others"):
+        run_stage(CONTRIBUTE, by_site, tmp_path, device="cpu")
