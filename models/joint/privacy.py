@@ -1,7 +1,7 @@
 """Differential privacy of sums: a bound on what one patient can change, and Gaussian noise of a size to hide it.
 
 Two cohorts are neighbours if one has a patient more. A patient with scores s, |s| ≤ C, is in one cell and changes its
-count by 1, Σ s / C and the upper triangle of Σ s sᵀ / C² by at most 1 each: √3 together. Where quotas decide who trains,
+count by 1, Σ s / C and the upper triangle of Σ s sᵀ / C² by at most 1 each: √3 together. Where quotas say who trains,
 others move up or down too: see `quota_sensitivity`. Every cell that could exist is released, the empty ones too.
 
 Source: Balle and Wang 2018, theorem 8 (the exact size of Gaussian noise for ε and δ); Dwork and Roth 2014, theorem 3.16

@@ -5,9 +5,10 @@ import secrets
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from cohort.covariates import covariates_of
+from cohort.covariates import as_numbers, covariates_of
 from cohort.manifest import observations
 from cohort.origin import real_only
 from cohort.splits import SUBJECT, SplitConfig, subjects_of
@@ -53,8 +54,8 @@ def contribute(
     """Write the sums of the real training patients of one repeat; of several sessions of a patient one is summed.
 
     Raises:
-        InputError: a cell is too small, a class or a repeat is not there, or masks cannot be made; with noise, other
-            patients depend on one without a bound.
+        InputError: a cell is too small, a covariate is coded otherwise, a class or a repeat is not there, or masks
+            cannot be made; with noise, others depend on one patient without a bound.
     """
     if config.repeat not in repeats_of(split):
         raise InputError(f"contribute.repeat: there is no repeat {config.repeat}; see split/splits.csv")
@@ -69,6 +70,7 @@ def contribute(
         raise InputError(f"repeat {config.repeat} has no training scan left; see failures.csv and split/splits.csv")
     covariates = covariates_of(real_only(cohort.scans()))
     labels = _labels(rows.loc[train, "label"].to_list(), classes)
+    _check_covariates(plan, covariates.loc[covariates.index.isin(train)])
     patients = joint_patients(train, data, maps, encoder_of(plan), covariates)
     of_rows = rows.loc[train, "subject"].to_list()
     kept = _without_small_cells(patients, labels, of_rows, plan, config, runtime)
@@ -124,6 +126,31 @@ def _labels(names: list[str], classes: tuple[str, ...]) -> NDArray[np.int64]:
     if unknown := sorted(set(names) - set(classes)):
         raise InputError(f"contribute.classes: {', '.join(classes)}; patients here are {', '.join(unknown)} too")
     return np.array([classes.index(name) for name in names], dtype=np.int64)
+
+
+def _check_covariates(plan: Plan, table: pd.DataFrame) -> None:
+    """Refuse covariates of the plan that this cohort has not, and values that would count as missing without a word.
+
+    Args:
+        plan: of the site.
+        table: covariates of the training observations, text, "" where nothing is given.
+    """
+    if unknown := [name for name in plan["covariates"] if name not in table]:
+        raise InputError(
+            f"contribute.covariates names {', '.join(unknown)}; this cohort has {', '.join(table) or 'none'}. Correct "
+            "the name, here and at every site; or name it in cohort.covariates, with an empty column in the manifest "
+            "if nobody here has it"
+        )
+    for name, wanted in plan["covariates"].items():
+        given = table.loc[table[name] != "", name]
+        numbers = not isinstance(wanted[0], str)
+        wrong = given[as_numbers(given).isna()] if numbers else given[~given.isin(wanted)]
+        if len(wrong):
+            found = ", ".join(f"{value!r} ({count} patients)" for value, count in wrong.value_counts().head(5).items())
+            raise InputError(
+                f"contribute.covariates.{name}: {found}; expected {'a number' if numbers else ', '.join(wanted)}. "
+                "Write it so in the manifest, or add it to the setting at every site; empty is missing"
+            )
 
 
 def _without_small_cells(
@@ -197,11 +224,16 @@ def _refuse_differences(
         new = [[tuple(row[:parts]) for row in rows] for rows in summed.values()]
         if before and (found := told_apart(before, new, config.smallest_cell)):
             named = sorted({row[0] for row in found[0]})
+            way = (
+                "add noise (contribute.epsilon), or wait: until so many have changed, whoever combines leaves this "
+                "site's file out"
+            )
+            if not any(each.get("forgotten") for each in earlier):
+                way = f"send the earlier file once more, {way}"
             raise InputError(
                 f"these sums and those released before (contribute/sent.json) together give away the sum over "
                 f"{len(named)} patient(s) alone ({', '.join(named)}); contribute.smallest_cell is "
-                f"{config.smallest_cell}. Contribute again when more patients have changed, send the earlier file once "
-                "more, or add noise (contribute.epsilon)"
+                f"{config.smallest_cell}, and so many have to change. Either {way}"
             )
 
 

@@ -57,7 +57,7 @@ def patients(site: int, subjects: int = 60) -> pd.DataFrame:
     number = table["subject"].str[1:].astype(int)
     kept = (number >= subjects * site) & (table["modality"] != "US") & ~((site == 1) & (table["modality"] == "PET"))
     table = table[kept].assign(split="", age=(60 + number % 17).astype(str))
-    return table.drop(columns="age") if site == 2 else table
+    return table.assign(age="") if site == 2 else table
 
 
 def settings(joint: dict[str, Any] | None = None, **contribute: Any) -> Any:
@@ -285,6 +285,15 @@ def test_a_patient_more_gives_no_sums_that_tell_that_patient_apart(sites: dict[s
     learn_from([moved])
     with pytest.raises(InputError, match=f"give away the sum over 1 patient\\(s\\) alone \\({moved}\\)"):
         send(workspace)
+    contributed = ContributionSet(workspace / "contribute")
+    kept = (contributed.folder / "sent.json").read_bytes()
+    assert contributed.forget(trained)
+    learn_from([])
+    split.save_splits(split.splits().query("subject != @trained"), {})
+    toy_run.finish(split, **split.contents())
+    with pytest.raises(InputError, match="Either add noise .* whoever combines leaves this site's file out"):
+        send(workspace)
+    (contributed.folder / "sent.json").write_bytes(kept)
     learn_from(table.loc[table["split"] == "validation", "subject"].to_list())
     again = read_contribution(send(workspace, small_cells="leave_out"))
     with pytest.raises(FederationFileError, match="come from the same workspace"):
@@ -430,7 +439,7 @@ def test_a_model_of_patients_who_are_tested_here_is_refused(sites: dict[str, Pat
             run_stage(JOINT, settings({"federated": [model]}), workspace, device="cpu")
         write_record(path, record)
         ContributionSet(path.parent).forget(record["releases"][0]["train_subjects"][0])
-        with pytest.raises(InputError, match="a patient of this workspace who was to be forgotten"):
+        with pytest.raises(InputError, match="who was to be forgotten.*from the other sites' files alone"):
             run_stage(JOINT, settings({"federated": [model]}), workspace, device="cpu")
     finally:
         write_record(path, record)
@@ -515,7 +524,7 @@ def test_synthetic_patients_are_in_no_sum(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_invents_no_patients_who_have_both(plain: dict[str, Path], seed: int) -> None:
-    """Three sites own one modality each: a cell that nobody is in looks like patients, of whom the model would learn."""
+    """Three sites own one modality each: a cell that nobody is in looks like patients to learn from."""
     first, random = read_contribution(plain["east"]), np.random.default_rng(seed)
     blocks, noise = layout_of(first.plan), noise_for(2.0, 1e-5, 6.0)
     sent = {}
@@ -559,3 +568,24 @@ def test_noise_is_larger_where_quotas_decide_who_trains(tmp_path: Path) -> None:
     by_site = settings(**noise).model_copy(update={"split": SplitConfig(repeats=1, by="site")})
     with pytest.raises(PreconditionError, match="with split.by one patient more can move many others"):
         run_stage(CONTRIBUTE, by_site, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("covariates", "message"),
+    [
+        ({"agee": [65.0, 9.0]}, "names agee; this cohort has age, sex. Correct the name"),
+        ({"sex": ["M", "F"]}, r"sex: 'm' \(\d+ patients\); expected M, F. Write it so in the manifest"),
+        ({"sex": [0.0, 1.0]}, r"sex: 'm' \(\d+ patients\), 'F' \(\d+ patients\); expected a number"),
+    ],
+)
+def test_a_covariate_that_is_spelt_or_coded_otherwise_is_refused(
+    tmp_path: Path, covariates: dict[str, Any], message: str
+) -> None:
+    """It would be missing for the whole site, without a word."""
+    table = patients(0, subjects=20)
+    toy_run.fill(
+        tmp_path,
+        table.assign(sex=table["subject"].map(lambda name: "" if name == "s00" else "mmmF"[int(name[1:]) % 4])),
+    )
+    with pytest.raises(InputError, match=message):
+        send(tmp_path, covariates=covariates)
