@@ -58,7 +58,7 @@ STAGE = Stage(
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.report_page:ReportPage",
-    version=6,
+    version=7,
     reads={
         "cohort": COHORT,
         "split": SPLIT,
