@@ -190,7 +190,7 @@ def privacy(seeds: int) -> dict[str, Any]:
                 for _ in range(3):
                     rows, labels = world.patients(count)
                     sums = sums_of(clipped(rows, clip)[0], labels, BLOCKS, 2)
-                    vectors.append(noisy(sums, noise, random))
+                    vectors.append(noisy(sums, noise, random.standard_normal))
                 least = fewest_with_noise(np.sqrt(3) * noise.sd)
                 total = repaired(from_vector(np.sum(vectors, axis=0), BLOCKS, 2, {}).sums, least)
                 sizes.append(noise.sd * clip**2 * np.sqrt(2 * 2 * 3) / (3 * count))

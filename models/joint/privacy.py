@@ -8,11 +8,13 @@ Source: Balle and Wang 2018, theorem 8 (the exact size of Gaussian noise for ε 
 (ε and δ of several releases add up).
 """
 
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, ndtri
 
 from models.joint.blocks import FloatArray
 from models.joint.dense import cell_keys, cell_length, cell_vector
@@ -67,20 +69,31 @@ def clipped(rows: FloatArray, most: float) -> tuple[FloatArray, float]:
     return rows * factor[:, None], float((length > most).mean()) if len(rows) else 0.0
 
 
-def noisy(sums: Sums, noise: Noise, random: np.random.Generator) -> FloatArray:
+def system_normals(count: int) -> FloatArray:
+    """Return standard normal numbers of the operating system's randomness, (count,).
+
+    Cells without a patient are published as they were drawn; from a generator such as PCG64 its state, and with it the
+    noise of all other cells, could be found.
+    """
+    whole = np.frombuffer(secrets.token_bytes(8 * count), dtype=np.uint64) >> np.uint64(12)
+    normals: FloatArray = ndtri((whole + 0.5) / 2.0**52)  # odd multiples of 2**-53, never 0 or 1
+    return normals
+
+
+def noisy(sums: Sums, noise: Noise, normals: Callable[[int], FloatArray] = system_normals) -> FloatArray:
     """Return every possible cell with noise, as `models.joint.dense.to_vector` without sums outside of the basis.
 
     Args:
         sums: of scores that were clipped at `noise.clip`.
         noise: of `noise_for`.
-        random: source of chance; not seeded, or the noise can be taken off.
+        normals: number → so many standard normal numbers; another than the default for tests and simulations alone.
     """
     parts = []
     for key in cell_keys(sums.blocks, sums.classes):
         size, cell = len(sums.blocks.columns(key[1])), sums.cells.get(key)
         exact = np.zeros(cell_length(sums.blocks, key)) if cell is None else cell_vector(cell)
         scale = np.concatenate([[1.0], np.full(size, noise.clip), np.full(len(exact) - 1 - size, noise.clip**2)])
-        parts.append(exact + noise.sd * scale * random.standard_normal(len(exact)))
+        parts.append(exact + noise.sd * scale * normals(len(exact)))
     return np.concatenate(parts)
 
 

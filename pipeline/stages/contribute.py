@@ -263,7 +263,7 @@ def _sent(
         if config.epsilon is not None and config.clip is not None:
             noise = noise_for(config.epsilon, config.delta, config.clip, sensitivity)
             facts["noise"] = {"epsilon": noise.epsilon, "delta": noise.delta, "sd": noise.sd}
-            vector = noisy(total.sums, noise, np.random.default_rng())
+            vector = noisy(total.sums, noise)
             runtime.note(
                 f"noise for ε = {noise.epsilon:g}, δ = {noise.delta:g}: a covariance carries noise of "
                 f"{noise_to_signal(total.sums, noise):.2g} times the mean variance of this site's scores"

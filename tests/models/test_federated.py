@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.joint_world import with_gaps, world
-from scipy.stats import norm
+from scipy.stats import kstest, norm
 
 from cohort.splits import SplitConfig, make_splits
 from models.joint.basis import public_components
@@ -25,7 +25,7 @@ from models.joint.federated import (
 from models.joint.gaussian import fit_estimate
 from models.joint.masks import LARGEST, OutOfRangeError, from_ring, masked, to_ring
 from models.joint.model import JointConfig, Patients, fit_model
-from models.joint.privacy import clipped, noise_for, noisy, quota_sensitivity, repaired
+from models.joint.privacy import clipped, noise_for, noisy, quota_sensitivity, repaired, system_normals
 from models.joint.sums import Sums, sums_of
 
 SHAPE, COMPONENTS = (6, 2, 2), 4
@@ -269,8 +269,24 @@ def train_of(cohort: pd.DataFrame, config: SplitConfig) -> dict[str, int]:
 
 def noisy_scale(blocks: Blocks, clip: float) -> np.ndarray:
     """What `noisy` multiplies its noise by: the same chance with this bound over that with a bound of 1."""
-    drawn = [noisy(Sums(blocks, 2, {}), noise_for(1.0, 1e-5, c), np.random.default_rng(5)) for c in (clip, 1.0)]
+    drawn = [
+        noisy(Sums(blocks, 2, {}), noise_for(1.0, 1e-5, c), np.random.default_rng(5).standard_normal)
+        for c in (clip, 1.0)
+    ]
     return drawn[0] / drawn[1]
+
+
+def test_noise_is_normal_and_of_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = system_normals(100_000)
+    assert abs(drawn.mean()) < 5 / np.sqrt(100_000)
+    assert abs(drawn.std() - 1) < 5 / np.sqrt(200_000)
+    assert kstest(drawn, "norm").pvalue > 1e-6
+    for byte in (0, 255):
+        monkeypatch.setattr("secrets.token_bytes", lambda size, byte=byte: bytes([byte]) * size)
+        some = world()
+        found = noisy(Sums(some.blocks, 2, {}), noise_for(1.0, 1e-5, 1.0))
+        assert len(set(np.round(found, 9))) == 1  # nothing else is drawn from
+        assert 8 < abs(system_normals(1)[0]) < 9  # and the farthest is finite
 
 
 def test_noise_has_its_size_in_every_number_and_repaired_sums_can_be_of_patients() -> None:
@@ -278,7 +294,7 @@ def test_noise_has_its_size_in_every_number_and_repaired_sums_can_be_of_patients
     rows, labels = some.draw(60, np.random.default_rng(2))
     sums = sums_of(clipped(rows, 3.0)[0], labels, some.blocks, 2)
     noise = noise_for(1.0, 1e-5, 3.0)
-    drawn = np.stack([noisy(sums, noise, np.random.default_rng(seed)) for seed in range(300)])
+    drawn = np.stack([noisy(sums, noise, np.random.default_rng(seed).standard_normal) for seed in range(300)])
     off = (drawn - to_vector(Contribution(sums), {})) / noise.sd
     spread = off.std(axis=0)
     assert set(np.round(np.unique(noisy_scale(some.blocks, 3.0)), 9)) == {1.0, 3.0, 9.0}

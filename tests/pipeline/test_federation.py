@@ -532,7 +532,7 @@ def test_noise_invents_no_patients_who_have_both(plain: dict[str, Path], seed: i
         rows = np.full((1000, blocks.width), np.nan)
         rows[:, blocks.slice_of(has)] = random.standard_normal((1000, 3))
         rows[:, blocks.slice_of("covariate age")] = random.standard_normal((1000, 1))
-        vector = noisy(sums_of(clipped(rows, 6.0)[0], np.arange(1000) % 2, blocks, 2), noise, random)
+        vector = noisy(sums_of(clipped(rows, 6.0)[0], np.arange(1000) % 2, blocks, 2), noise, random.standard_normal)
         facts = {"noise": {"epsilon": 2.0, "delta": 1e-5, "sd": noise.sd}, "clip": 6.0, "id": name, "source": name}
         plan = first.plan | {"feature_maps": False}
         sent[name] = Sent({**first.facts, "plan": plan, **facts}, noisy=vector)
@@ -542,7 +542,7 @@ def test_noise_invents_no_patients_who_have_both(plain: dict[str, Path], seed: i
     assert any(f"cells of fewer than {least:.1f} patients are left out" in note for note in facts["notes"])
     few = sums_of(np.where(np.arange(blocks.width) < 3, 1.0, np.nan)[None], np.zeros(1, dtype=np.int64), blocks, 2)
     with pytest.raises(FederationFileError, match=f"no modality can be learnt(.|\n)*fewer than {5 + 3 * noise.sd:.1f}"):
-        combine({"a": dataclasses.replace(sent["a"], noisy=noisy(few, noise, random))})
+        combine({"a": dataclasses.replace(sent["a"], noisy=noisy(few, noise, random.standard_normal))})
 
 
 def test_noise_is_larger_where_quotas_decide_who_trains(tmp_path: Path) -> None:
