@@ -24,6 +24,7 @@ from models.joint.masks import from_ring, masked, to_ring
 from models.joint.posterior import fit
 from models.joint.privacy import clipped, noise_for, noisy, repaired
 from models.joint.sums import Sums, merge, sums_of
+from pipeline.federation.combine import fewest_with_noise
 
 Array = NDArray[np.float64]
 SIZE, LINK = 8, 0.6  # scores of a modality; the share of each score's variance that shared factors explain
@@ -189,8 +190,9 @@ def privacy(seeds: int) -> dict[str, Any]:
                 for _ in range(3):
                     rows, labels = world.patients(count)
                     sums = sums_of(clipped(rows, clip)[0], labels, BLOCKS, 2)
-                    vectors.append(noisy(sums, noise, random))
-                total = repaired(from_vector(np.sum(vectors, axis=0), BLOCKS, 2, {}).sums, 5)
+                    vectors.append(noisy(sums, noise, random.standard_normal))
+                least = fewest_with_noise(np.sqrt(3) * noise.sd)
+                total = repaired(from_vector(np.sum(vectors, axis=0), BLOCKS, 2, {}).sums, least)
                 sizes.append(noise.sd * clip**2 * np.sqrt(2 * 2 * 3) / (3 * count))
                 try:
                     values.append(max(0.0, world.explained(total)))

@@ -3,14 +3,15 @@
 import numpy as np
 import pandas as pd
 
+from evaluation.comparison import holm
 from evaluation.intervals import paired_difference, probability_columns, summarise
 
 AT_RANDOM = "random"
 SHUFFLED = ", shuffled within classes"  # after the name of a reason
 KEY = ["repeat", "observation"]
 PATTERN = (
-    "method", "reason", "n", "auc", "random_auc", "learnt", "learnt_low", "learnt_high", "shuffled_auc", "within",
-    "within_low", "within_high",
+    "method", "reason", "n", "auc", "random_auc", "learnt", "learnt_low", "learnt_high", "learnt_p", "learnt_p_holm",
+    "shuffled_auc", "within", "within_low", "within_high",
 )  # fmt: skip
 
 
@@ -27,7 +28,8 @@ def pattern_table(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns `method`, `reason`, `n` (predictions made in all trainings of the row: every figure of it is of these),
         `auc` (trained by the reason), `random_auc`, `shuffled_auc`; `learnt`, `learnt_low`, `learnt_high`: `auc` minus
-        `random_auc`; `within`, `within_low`, `within_high`: `auc` minus `shuffled_auc`. NaN where not trained so.
+        `random_auc`, with `learnt_p` and, corrected by Holm over all methods and reasons, `learnt_p_holm`; `within`,
+        `within_low`, `within_high`: `auc` minus `shuffled_auc`. NaN where not trained so.
     """
     columns, rows = probability_columns(predictions), []
     made = predictions[~predictions[columns].isna().any(axis=1)]
@@ -50,5 +52,8 @@ def pattern_table(predictions: pd.DataFrame) -> pd.DataFrame:
                 found = paired_difference(own, other, "auc")
                 row[f"{name}_auc"] = summarise(other)["auc"]["mean"]
                 row |= {of: found["difference"], f"{of}_low": found["low"], f"{of}_high": found["high"]}
+                if of == "learnt":
+                    row["learnt_p"] = found["p"]
         rows.append(row)
-    return pd.DataFrame(rows, columns=list(PATTERN))
+    table = pd.DataFrame(rows, columns=list(PATTERN))
+    return table.assign(learnt_p_holm=holm(table["learnt_p"].to_numpy(dtype=np.float64)))

@@ -1,5 +1,6 @@
 """At which move δ of imputed values does a conclusion change?"""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ def state(conclusion: str, value: float, low: float, high: float) -> str:
     if conclusion == DIFFERENCE or conclusion == CHANGE:
         return "above 0" if low > 0 else "below 0" if high < 0 else "not told from 0"
     if conclusion == AUC:
-        return "above chance" if low > 0.5 else "not above chance"
+        return "not told" if math.isnan(low) else "above chance" if low > 0.5 else "not above chance"
     if conclusion == ANSWERS:
         return "none" if value == 0 else "some"
     raise ValueError(f"no conclusion {conclusion!r}; there are {', '.join(CONCLUSIONS)}")

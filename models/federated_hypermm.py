@@ -7,7 +7,7 @@ round with the smallest validation loss over all sites is kept.
 Source: McMahan et al. 2017 (FedAvg); Li et al. 2020 (FedProx), equation 2.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -38,7 +38,7 @@ Step = Literal["extractor", "classifier"]
 EMBEDDING = "extractor.hypernetwork.embedding.weight"  # one row a modality
 NORMALISATION = ("extractor.centre", "extractor.spread")
 SILENT = "it sent nothing in time, or failed (its own log says which)"
-FEWEST_SCANS = 5  # of a modality at a site; its scans of a rarer one are not used
+FEWEST_PATIENTS = 5  # of a modality at a site; its scans of a rarer one are not used
 
 
 class TooFewSitesError(RuntimeError):
@@ -138,7 +138,7 @@ class LocalSite:
     def __init__(self, name: str, settings: str, layout: Layout, scans: Scans, sets: Sets, rounds: Rounds) -> None:
         self.name, self.settings, self.layout, self.rounds = name, settings, layout, rounds
         counts = torch.bincount(scans.modality[scans.train], minlength=layout.modalities)
-        enough = counts >= FEWEST_SCANS
+        enough = _patients(scans, sets, layout.modalities) >= FEWEST_PATIENTS
         train = scans.train[enough[scans.modality[scans.train]]]
         self.scans = Scans(scans.feature_maps, scans.modality, scans.target, train, scans.validation)
         self.sets = sets
@@ -202,6 +202,15 @@ class LocalSite:
         return self.phi
 
 
+def _patients(scans: Scans, sets: Sets, modalities: int) -> Tensor:
+    """Return how many patients have training scans of each modality, (M,); one with several sessions is one."""
+    owner = torch.repeat_interleave(torch.arange(len(sets.subject)), sets.groups.starts.diff())
+    subject = torch.zeros(len(scans.modality), dtype=torch.int64)
+    subject[sets.groups.items] = sets.subject[owner]
+    pairs = torch.stack([scans.modality[scans.train], subject[scans.train]])
+    return torch.bincount(pairs.unique(dim=1)[0], minlength=modalities)
+
+
 def features_of(extractor: UniversalExtractor, scans: Scans) -> Tensor:
     """Return φ of all scans, (N, C·H·W)."""
     every = torch.arange(len(scans.modality))
@@ -249,6 +258,7 @@ class Server:
         state: the weights that are sent next.
         best: those with the smallest validation loss so far, and that of each site.
         counts: site → scans of each modality that it has summed, (M,).
+        unusable: sites whose sums could not be used; they take part in no round.
     """
 
     layout: Layout
@@ -258,25 +268,34 @@ class Server:
     state: Arrays = field(default_factory=dict)
     best: tuple[Losses, Arrays] | None = None
     counts: dict[str, NDArray[Any]] = field(default_factory=dict)
+    unusable: set[str] = field(default_factory=set)
 
     def start(self, statistics: Mapping[str, tuple[str, Arrays]], *, asked: Iterable[str] = ()) -> None:
         """Begin step 1 with the sites' sums: site → (hash of its settings, sums); `asked` are those that were asked."""
         for site in sorted(set(asked) - statistics.keys()):
             self._refuse("statistics", site, SILENT)
-        good, shape = [], (self.layout.modalities, *self.layout.feature_map_shape)
+        good: dict[str, Arrays] = {}
+        shape = (self.layout.modalities, *self.layout.feature_map_shape)
         for site, (settings, sums) in sorted(statistics.items()):
             if settings != self.settings:
                 self._refuse("statistics", site, f"other settings ({settings}, not {self.settings})")
             elif not _are_sums(sums, shape):
-                self._refuse("statistics", site, "sums of another shape, or not finite, or of fewer than no scans")
+                self._refuse("statistics", site, "sums of another shape, or not finite, or of no possible scans")
+                self.unusable.add(site)
             else:
-                good.append(sums)
-                self.counts[site] = np.asarray(sums["count"])
+                good[site] = sums
+        names = self.layout.names or tuple(f"modality {number + 1}" for number in range(self.layout.modalities))
+        for site, reason in far_apart(good, names).items():
+            self._refuse("statistics", site, reason)
+            self.unusable.add(site)
+            del good[site]
+        self.counts = {site: np.asarray(sums["count"]) for site, sums in good.items()}
         self._enough(len(good), "statistics")
         for number in np.flatnonzero(sum(self.counts.values()) == 0):
-            named = self.layout.names[number] if self.layout.names else f"modality {number + 1}"
-            self.log.lines.append(f"{named}: no site has {FEWEST_SCANS} training scans of it, so φ does not learn it")
-        self.state = arrays_of(self.layout.extractor(self.rounds.seed)) | normalisation(good)
+            self.log.lines.append(
+                f"{names[number]}: no site has {FEWEST_PATIENTS} training patients with it, so φ does not learn it"
+            )
+        self.state = arrays_of(self.layout.extractor(self.rounds.seed)) | normalisation(good.values())
 
     def take(self, step: Step, number: int, updates: list[Update], *, asked: Iterable[str] = ()) -> None:
         """Average the updates of a round; `asked` are the sites that it was sent to.
@@ -289,8 +308,11 @@ class Server:
             updates, self.state, settings=self.settings, modalities=self.layout.modalities,
             largest=self.rounds.largest_change,
         )  # fmt: skip
-        for update in [each for each in kept if each.site in self.counts]:
-            if not np.array_equal(update.owned, self.counts[update.site]):
+        for update in list(kept):
+            if update.site in self.unusable:
+                refused[update.site] = "its sums could not be used"
+                kept.remove(update)
+            elif update.site in self.counts and not np.array_equal(update.owned, self.counts[update.site]):
                 refused[update.site] = "other numbers of scans than when it sent its sums"
                 kept.remove(update)
         for site in sorted(set(asked) - {update.site for update in updates}):
@@ -336,16 +358,53 @@ class Server:
             )
 
 
-def _are_sums(sums: Arrays, shape: tuple[int, ...]) -> bool:
+def far_apart(sums: Mapping[str, Arrays], names: Sequence[str]) -> dict[str, str]:
+    """Return site → what is wrong, of sites whose scans of a modality lie elsewhere than those of most other owners.
+
+    Two sites are apart if one's spread is more than `LARGEST_CHANGE` times the other's, or their centres are more than
+    so many of the smaller spread apart. Left out is who is apart from more than half of the others: of three owners the
+    one that is unlike two; of two that disagree both, since nobody can tell which is wrong.
+
+    Args:
+        sums: site → sums as `LocalSite.statistics` returns them.
+        names: of the modalities.
+    """
+    found: dict[str, str] = {}
+    for number, name in enumerate(names):
+        owners = {site: normalisation([each]) for site, each in sums.items() if each["count"][number] > 0}
+        centre = {site: each["extractor.centre"][number].astype(np.float64) for site, each in owners.items()}
+        spread = {site: float(each["extractor.spread"][number, 0, 0, 0]) for site, each in owners.items()}
+        for site in owners:
+            others = [other for other in owners if other != site]
+            apart = [
+                other
+                for other in others
+                if max(spread[site], spread[other]) > LARGEST_CHANGE * min(spread[site], spread[other])
+                or np.sqrt(np.square(centre[site] - centre[other]).mean())
+                > LARGEST_CHANGE * min(spread[site], spread[other])
+            ]
+            if 2 * len(apart) > len(others):
+                which = "; of two sites nobody can tell which is wrong" if len(others) == 1 else ""
+                found.setdefault(
+                    site,
+                    f"its scans of {name} have centre or spread more than {LARGEST_CHANGE:g} times apart from those of "
+                    f"{', '.join(apart)}{which}. Compare how the sites prepare {name}",
+                )
+    return found
+
+
+def _are_sums(sums: Arrays | None, shape: tuple[int, ...]) -> bool:
     """Return whether these can be count (M,), Σz (M, C, H, W) and Σ|z|² (M,)."""
     wanted = {"count": shape[:1], "total": shape, "squares": shape[:1]}
-    if sums.keys() != wanted.keys():
+    if sums is None or sums.keys() != wanted.keys():
         return False
     for name, values in sums.items():
         given = np.asarray(values)
         if given.shape != wanted[name] or given.dtype.kind != "f" or not np.isfinite(given).all():
             return False
-    return bool((sums["count"] >= 0).all() and (sums["squares"] >= 0).all())
+    lengths = np.square(sums["total"].reshape(shape[0], -1)).sum(axis=1)  # |Σz|² ≤ n Σ|z|²
+    possible = lengths <= sums["count"] * sums["squares"] * (1 + 1e-6)
+    return bool((sums["count"] >= 0).all() and (sums["squares"] >= 0).all() and possible.all())
 
 
 def train_in_one_process(sites: Mapping[str, Site], server: Server) -> tuple[Arrays, Arrays]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from reporting.fairness_page import LEVEL
 from reporting.formatting import METRIC_LABELS, is_number, number
 from reporting.tables import Table
 
@@ -81,10 +82,12 @@ def pattern_text(pattern: pd.DataFrame) -> Table:
 
 def pattern_sentences(pattern: pd.DataFrame) -> list[str]:
     """Say of each method that learnt from which scans there are, beyond chance, that it did, and what can be done."""
-    found = [row for row in pattern.to_dict("records") if is_number(row["learnt_low"]) and row["learnt_low"] > 0]
+    tested = [row for row in pattern.to_dict("records") if is_number(row.get("learnt_p_holm"))]
+    found = [row for row in tested if row["learnt_p_holm"] < LEVEL and row["learnt"] > 0]
     sentences = [
         f"{row['method']} makes use of which scans there are: where {row['reason']} decides who lacks one, AUC "
-        f"{row['auc']:.2f} against {row['random_auc']:.2f} when it could not learn that ({_signed(row, 'learnt')})."
+        f"{row['auc']:.2f} against {row['random_auc']:.2f} when it could not learn that ({_signed(row, 'learnt')}; p "
+        f"{row['learnt_p_holm']:.2g}, corrected for {len(tested)} tests)."
         for row in found
     ]
     if any(row["method"] != AVAILABILITY for row in found):

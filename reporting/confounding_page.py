@@ -113,7 +113,10 @@ def availability_tells(gain: Mapping[str, Any], *, lacking: bool = False) -> str
         return ""
     if not is_number(gain["availability_auc"]):
         return "Some patients lack a scan; whether that tells the label could not be asked, as a note of this run says."
-    return f"Some patients lack a scan. That alone tells the label with {auc}, which is not above chance."
+    said = f"Some patients lack a scan. That alone tells the label with {auc}"
+    if not is_number(gain["availability_low"]):
+        return f"{said}; there are too few patients for an interval, so nothing follows."
+    return f"{said}, which is not above chance."
 
 
 def _methods(page: Confounding) -> Table:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from reporting.fairness_page import LEVEL, Fairness, fairness_section
+from reporting.fairness_page import LEVEL, Fairness, fairness_section, too_few_permutations
 from reporting.formatting import interval, is_number, number
 from reporting.tables import Table
 
@@ -48,7 +48,7 @@ def others_section(others: FairnessOfOthers, page: Fairness) -> dict[str, Any]:
     return {
         "classifiers": classifiers,
         "imputed": _imputed(others) if len(others.groups_imputed) else None,
-        "imputed_answer": imputed_in_words(others.gaps_imputed, page.smallest_group),
+        "imputed_answer": imputed_in_words(others.gaps_imputed, page),
         "shares": _shares(others.shares) if len(others.shares) else None,
     }
 
@@ -67,14 +67,21 @@ def _how(name: str, comparator: Mapping[str, Any]) -> str:
     )
 
 
-def imputed_in_words(gaps: pd.DataFrame, smallest: int) -> list[str]:
-    """Say in which groups scans are imputed worse than chance explains, or that this cannot be said."""
+def imputed_in_words(gaps: pd.DataFrame, page: Fairness) -> list[str]:
+    """Say in which groups scans are imputed worse than chance explains, or that this cannot be said.
+
+    Args:
+        gaps: as in `FairnessOfOthers`.
+        page: of HyperMM; `smallest_group` and `permutations` are those of all tests.
+    """
     tested = [row for row in gaps.to_dict("records") if is_number(row["p_holm"])]
     if not tested:
         return [
             "Whether scans are imputed as well in every group cannot be said: no two groups have "
-            f"{smallest} test patients whose scan could be hidden and imputed."
+            f"{page.smallest_group} test patients whose scan could be hidden and imputed."
         ]
+    if few := too_few_permutations(len(tested), page.permutations):
+        return [few]
     found = sorted((row for row in tested if row["p_holm"] < LEVEL), key=lambda row: row["p_holm"])
     if not found:
         least = min(row["p_holm"] for row in tested)

@@ -50,14 +50,8 @@ def gaps_in_words(page: Fairness) -> list[str]:
             f"{page.smallest_group} test patients of each class."
         ]
     found = [row for row in tested if row["p_holm"] < LEVEL]
-    least_of_all = len(tested) / (1 + page.permutations)  # p after Holm where no random group has as large a gap
-    if least_of_all >= LEVEL:
-        enough = math.ceil(2 * len(tested) / LEVEL / 1000) * 1000
-        return [
-            f"Whether a gap is larger than chance explains cannot be said: with {len(tested)} tests and "
-            f"{page.permutations:,} random groups no p can be below {least_of_all:.2g}, corrected for their number. "
-            f"Type --confounding.permutations {enough}."
-        ]
+    if few := too_few_permutations(len(tested), page.permutations):
+        return [few]
     if not found:
         least = min(row["p_holm"] for row in tested)
         return [
@@ -66,6 +60,19 @@ def gaps_in_words(page: Fairness) -> list[str]:
             "large one may be."
         ]
     return [_gap_in_words(row) for row in sorted(found, key=lambda row: row["p_holm"])]
+
+
+def too_few_permutations(tests: int, permutations: int) -> str:
+    """Say that no gap could be told from chance by so few random groups, and how many are needed; "" if one could."""
+    least_of_all = tests / (1 + permutations)  # p after Holm where no random group has as large a gap
+    if least_of_all < LEVEL:
+        return ""
+    enough = math.ceil(2 * tests / LEVEL / 1000) * 1000
+    return (
+        f"Whether a gap is larger than chance explains cannot be said: with {tests} tests and {permutations:,} random "
+        f"groups no p can be below {least_of_all:.2g}, corrected for their number. Type --confounding.permutations "
+        f"{enough}."
+    )
 
 
 def _gap_in_words(row: Mapping[str, Any]) -> str:

@@ -116,9 +116,8 @@ class Audit:
             )
             return
         repeat = splits[splits["repeat"] == judge.facts()["repeat"]].set_index("subject")["split"]
-        subject = scans.drop_duplicates("observation").set_index("observation")["subject"]
-        training = set(subject.index[subject.map(repeat) == "train"])
-        by_observation = groups_by(covariates, training)
+        patients = first_sessions(scans[scans["subject"].map(repeat) == "train"])
+        by_observation = groups_by(covariates, set(patients))
         transfer = judge.transfer()
         place = sessions_in_order(scans)
         first = transfer.sort_values("observation", key=lambda names: names.map(place), kind="stable")
@@ -131,9 +130,7 @@ class Audit:
                 self._add(name, rows.assign(decided=decided), groups)
         drawn = synthesise.rows().drop_duplicates("subject").set_index("subject")
         shared = [name for name in covariates if name in drawn]
-        both = groups_by(pd.concat([covariates.loc[sorted(training), shared], drawn[shared]]), training)
-        of_train = subject[subject.index.isin(training)].sort_index(key=lambda names: names.map(place), kind="stable")
-        patients = of_train.index[~of_train.duplicated()]  # in their first sessions
+        both = groups_by(pd.concat([covariates.loc[patients, shared], drawn[shared]]), set(patients))
         sides = ({name: of[of.index.isin(there)] for name, of in both.items()} for there in (patients, drawn.index))
         self.shares = shares_of_groups(*sides)
 
@@ -165,7 +162,12 @@ class Audit:
 
 
 def groups_by(covariates: pd.DataFrame, learnt_from: Container[str]) -> dict[str, pd.Series]:
-    """Return name of a covariate → observation → group; bands of numbers are learnt from the observations named."""
+    """Return name of a covariate → observation → group; bands of numbers are learnt from those named.
+
+    Args:
+        covariates: of observations.
+        learnt_from: observations, one of each training patient, as `first_sessions` returns them.
+    """
     groups: dict[str, pd.Series] = {}
     for name, kind in kinds_of(covariates).items():
         cells = covariates[name]
@@ -183,6 +185,13 @@ def sessions_in_order(scans: pd.DataFrame) -> pd.Series:
         "session", key=lambda s: s.map(natural_order), kind="stable"
     )
     return pd.Series(range(len(rows)), index=rows["observation"].to_numpy())
+
+
+def first_sessions(scans: pd.DataFrame) -> list[str]:
+    """Return the observation of each subject that is its first session, sorted; a patient counts once in terciles."""
+    place = sessions_in_order(scans)
+    first = scans.sort_values("observation", key=lambda names: names.map(place), kind="stable")
+    return sorted(first.drop_duplicates("subject")["observation"])
 
 
 def best_comparator(baselines: ComparisonSet, repeats: list[int]) -> tuple[str, dict[str, float], dict[str, str]]:

@@ -3,8 +3,9 @@
 Names come from settings and manifests, which may be untrusted: all of them are escaped with `text`.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from cohort.splits import SPLITS
@@ -19,6 +20,9 @@ from reporting.fairness_page import Fairness, gaps_in_words
 from reporting.pages import markdown_text as text
 from synthesis.patients import FEWEST
 
+NUMBER = r"-?[0-9.]+(?:e[+-]?[0-9]+)?"
+BAND = re.compile(f"(?:over )?{NUMBER} to {NUMBER}")  # as `evaluation.confounding.bands` names them
+OTHERS = f"others, fewer than {FEWEST} patients each"
 SHOWN = ("auc", "balanced_accuracy", "accuracy", "recall", "precision", "brier")
 
 
@@ -171,25 +175,55 @@ def _groups(trained: Trained) -> str:
     head = "## Groups of patients\n\n"
     if trained.fairness is None:
         return head + "Not looked at: the stage confounding had not run when the model was exported."
-    page, rows = trained.fairness, []
+    page, rows = _coarse(trained.fairness), []
     pairs = {name for name in page.groups["grouping"] if " and " in str(name)}
-    for row in page.groups.to_dict("records"):
-        if row["grouping"] in pairs:
+    for grouping, groups in page.groups.groupby("grouping", sort=False):
+        if grouping in pairs:
             continue
-        few = row["fewest"] < page.smallest_group
-        cells = [f"too few: {int(row['fewest'])} of the rarest class", "–", "–"]
-        if not few:
-            named = ({end: row[f"{name}_{end}"] for end in ("mean", "low", "high")} for name in ("auc", "tpr", "fpr"))
-            cells = [_interval(values) for values in named]
-        rows.append(
-            f"| {text(row['grouping'])} | {text(row['group'])} | {int(row['subjects'])} | {' | '.join(cells)} |"
-        )
+        small = groups["subjects"] < FEWEST
+        for row in groups[~small].to_dict("records"):
+            cells = ["too few of a class", "–", "–"]
+            if row["fewest"] >= page.smallest_group:
+                named = ({e: row[f"{name}_{e}"] for e in ("mean", "low", "high")} for name in ("auc", "tpr", "fpr"))
+                cells = [_interval(values) for values in named]
+            rows.append(f"| {text(grouping)} | {text(row['group'])} | {int(row['subjects'])} | {' | '.join(cells)} |")
+        if small.any():
+            together = int(groups.loc[small, "subjects"].sum())
+            rows.append(f"| {text(grouping)} | {OTHERS} | {together} | not looked at | – | – |")
     top = ["| by | group | patients | AUC | sensitivity | false positive rate |", "|---|---|---|---|---|---|"]
     return (
         f"{head}{text(' '.join(gaps_in_words(page)))}\n\n" + "\n".join([*top, *rows]) + "\n\nTest predictions of all "
         "repeats together, so these figures are of the way of training and not of this model alone. Groups that the "
         "manifest does not name were not looked at, and nothing was corrected."
     )
+
+
+def _coarse(page: Fairness) -> Fairness:
+    """Return the audit without the youngest and oldest patient's numbers, and without names of small groups."""
+    names: dict[str, dict[str, str]] = {}
+    for grouping, groups in page.groups.groupby("grouping", sort=False):
+        bands = [label for label in groups["group"] if BAND.fullmatch(label)]
+        new = _open_ended(bands) if bands and len(bands) >= len(groups) - 1 else {}  # one may be `not given`
+        names[str(grouping)] = new | dict.fromkeys(groups.loc[groups["subjects"] < FEWEST, "group"], OTHERS)
+
+    def renamed(grouping: str, label: str) -> str:
+        parts, cells = grouping.split(" and "), label.split(", ")
+        if label in names[grouping] or len(parts) != len(cells):
+            return names[grouping].get(label, label)
+        return ", ".join(names.get(part, {}).get(cell, cell) for part, cell in zip(parts, cells, strict=True))
+
+    groups, gaps = page.groups.copy(), page.gaps.copy()
+    for table, column in ((groups, "group"), (gaps, "highest"), (gaps, "lowest")):
+        table[column] = [renamed(*each) for each in zip(table["grouping"], table[column], strict=True)]
+    return replace(page, groups=groups, gaps=gaps)
+
+
+def _open_ended(bands: list[str]) -> dict[str, str]:
+    """Return names of the first and last of ascending bands that do not say where these end."""
+    if len(bands) == 1:
+        return {bands[0]: "any number"}
+    first, last = bands[0].split(" to "), bands[-1].split(" to ")
+    return {bands[0]: f"up to {first[1]}", bands[-1]: last[0]}
 
 
 def _interval(values: Mapping[str, Any]) -> str:

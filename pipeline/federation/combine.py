@@ -14,7 +14,7 @@ from models.joint.privacy import repaired
 from pipeline.federation.plan import differences, layout_of, widths_of
 from pipeline.federation.sum_files import FederationFileError, Sent
 
-LEAST = 5  # patients of a cell that is used, where noise was added
+LEAST = 5  # patients of a cell that is used beside what noise alone may look like, where it was added
 
 
 def combine(sent: Mapping[str, Sent], *, factors: int = 4, seed: int = 0, draws: int = 30) -> tuple[JointModel, dict]:
@@ -37,10 +37,13 @@ def combine(sent: Mapping[str, Sent], *, factors: int = 4, seed: int = 0, draws:
     plan, counts = first.plan, total.sums
     noise = [each.facts["noise"] for each in sent.values() if each.facts.get("noise")]
     if noise:
-        total = Contribution(repaired(counts, LEAST), total.outside)
+        sd = float(np.sqrt(sum(float(n["sd"]) ** 2 for n in noise)))
+        least = fewest_with_noise(sd)
+        total = Contribution(repaired(counts, least), total.outside)
         notes.append(
             f"noise was added by {len(noise)} of {len(sent)} sites (ε up to {max(n['epsilon'] for n in noise):g} a "
-            f"contribution): counts and sums are not exact, and cells of fewer than {LEAST} patients are left out"
+            f"contribution): counts and sums are not exact, and cells of fewer than {least:.1f} patients are left out "
+            f"({LEAST} and three times {sd:.1f}, the standard deviation of a count), since empty ones may look so large"
         )
     if clips := {name: each.facts["clip"] for name, each in sent.items() if each.facts.get("clip") is not None}:
         lengths = ", ".join(f"{clip:g} ({name})" for name, clip in clips.items())
@@ -51,7 +54,7 @@ def combine(sent: Mapping[str, Sent], *, factors: int = 4, seed: int = 0, draws:
     try:
         model = model_of(total, plan["modalities"], shape, factors=factors, seed=seed, draws=draws)
     except CannotJoinError as error:
-        raise FederationFileError(str(error)) from error
+        raise FederationFileError("\n".join([str(error), *notes])) from error
     facts = {
         "plan": plan,
         "repeat": first.facts["repeat"],
@@ -61,6 +64,11 @@ def combine(sent: Mapping[str, Sent], *, factors: int = 4, seed: int = 0, draws:
         "notes": [*notes, *model.notes],
     }
     return model, facts
+
+
+def fewest_with_noise(sd: float) -> float:
+    """Return the patients of a cell that is used, where a count of all sites carries noise of this size."""
+    return LEAST + 3 * sd
 
 
 def _check_alike(sent: Mapping[str, Sent]) -> None:

@@ -112,7 +112,7 @@ def _update(model: FLModel) -> Update:
             np.array(meta.get("owned", []), dtype=np.int64), None if loss is None else float(loss),
             int(meta.get("validation_items", 0)),
         )  # fmt: skip
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return Update(str(meta["client_name"]), "what it sent cannot be read", {}, 0, np.zeros(0, dtype=np.int64))
 
 

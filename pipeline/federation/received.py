@@ -56,7 +56,9 @@ def check_received(
         if release.get("forgotten"):
             raise InputError(
                 "the joint model holds a patient of this workspace who was to be forgotten (contribution "
-                f"{release['id']}). Contribute again, and combine again without that contribution"
+                f"{release['id']}). Let whoever combines do so again without that contribution, from the other sites' "
+                "files alone (with masks the others contribute again, in another contribute.round). This site can "
+                "contribute again once contribute.smallest_cell of its patients have changed"
             )
         if seen := leaked(release["train_subjects"], split.splits(), repeat):
             raise InputError(

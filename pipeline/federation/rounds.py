@@ -19,7 +19,7 @@ from pipeline.store.features import FeatureStore
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.feature_maps import feature_maps_of
-from pipeline.training.repeat_data import RepeatData, data_of_repeat
+from pipeline.training.repeat_data import RepeatData, data_of_repeat, without_synthetic
 from pipeline.training.repeat_data import Sets as Observations
 
 FORMAT = "hypermm-rounds/2"
@@ -161,7 +161,8 @@ class WorkspaceSite:
         if self.wrong:
             return
         cohort, features = CohortTables(workspace / "cohort"), FeatureStore(workspace / "features")
-        self.data = data_of_repeat(cohort, SplitTables(workspace / "split"), features, job.repeat)
+        data = data_of_repeat(cohort, SplitTables(workspace / "split"), features, job.repeat)
+        self.data = without_synthetic(data, cohort)  # as in `contribute`
         if unknown := sorted(set(self.data.scans["label"]) - set(job.plan["classes"])):
             raise InputError(
                 f"the job knows {', '.join(job.plan['classes'])}; patients here are {', '.join(unknown)} too"

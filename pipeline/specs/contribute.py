@@ -92,8 +92,13 @@ STAGE = Stage(
     function="pipeline.stages.contribute:contribute",
     config=ContributeConfig,
     artifact="pipeline.store.contribution:ContributionSet",
-    version=4,
+    version=5,
     reads={"cohort": COHORT, "split": SPLIT, "features": FEATURES},
-    settings={"modalities": "cohort.modalities", "preprocess": "preprocess", "features_settings": "features"},
+    settings={
+        "modalities": "cohort.modalities",
+        "preprocess": "preprocess",
+        "features_settings": "features",
+        "split_settings": "split",
+    },
     external_inputs=_state_of_keys,
 )

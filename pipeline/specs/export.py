@@ -64,7 +64,7 @@ STAGE = Stage(
     function="pipeline.stages.export:export",
     config=ExportConfig,
     artifact="pipeline.deployment.bundle:BundleFolder",
-    version=7,
+    version=8,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

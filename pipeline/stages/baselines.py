@@ -27,7 +27,7 @@ from pipeline.comparison.tables import write_tables
 from pipeline.comparison.tasks import ComparisonTasks, Unit
 from pipeline.comparison.translated import translated
 from pipeline.core.runtime import Runtime
-from pipeline.specs.baselines import STAGE, BaselinesConfig
+from pipeline.specs.baselines import BaselinesConfig
 from pipeline.specs.features import FeaturesConfig
 from pipeline.specs.preprocess import PreprocessConfig
 from pipeline.stages.features import feature_map_maker
@@ -37,6 +37,8 @@ from pipeline.store.marking import Marker
 from pipeline.store.tables import CohortTables, SplitTables
 from pipeline.store.volumes import VolumeSet
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of
+
+TASKS_VERSION = 5  # of what a task computes: another one trains anew; tables alone are made by the version of the stage
 
 
 def baselines(
@@ -90,7 +92,7 @@ def baselines(
         """Return the function from an imputed volume to its feature map, and the voxel size of real volumes."""
         return feature_map_maker(features_config, runtime), preprocess_config.spacing_mm
 
-    run = ComparisonTasks(features, out, config, runtime, modalities, pictures, STAGE.version)
+    run = ComparisonTasks(features, out, config, runtime, modalities, pictures, TASKS_VERSION)
     marker = Marker.ready(config.mark_key, config.mark_batch, setting="baselines.mark_key", workspace=runtime.workspace)
     units: list[Unit] = []
     left: list[tuple[Scenario, int, RepeatData, Tests]] = []

@@ -5,11 +5,14 @@ import secrets
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from cohort.covariates import covariates_of
+from cohort.covariates import as_numbers, covariates_of
+from cohort.manifest import observations
 from cohort.origin import real_only
-from console.errors import InputError
+from cohort.splits import SUBJECT, SplitConfig, subjects_of
+from console.errors import InputError, PreconditionError
 from files.key_pairs import fingerprint
 from models.joint.blocks import FloatArray
 from models.joint.dense import TooManyBlocksError, length_of, to_vector
@@ -17,7 +20,7 @@ from models.joint.disclosure import told_apart
 from models.joint.federated import Contribution, contribution_of, scores_of, small_cells
 from models.joint.masks import OutOfRangeError, masked, to_ring
 from models.joint.model import Patients
-from models.joint.privacy import clipped, noise_for, noise_to_signal, noisy
+from models.joint.privacy import ONE_ROW, clipped, noise_for, noise_to_signal, noisy, quota_sensitivity
 from models.joint.sums import sums_of
 from pipeline.core.runtime import Runtime
 from pipeline.federation import mask_keys
@@ -43,6 +46,7 @@ def contribute(
     modalities: Any,
     preprocess: PreprocessConfig,
     features_settings: FeaturesConfig,
+    split_settings: SplitConfig,
     out: ContributionSet,
     config: ContributeConfig,
     runtime: Runtime,
@@ -50,10 +54,12 @@ def contribute(
     """Write the sums of the real training patients of one repeat; of several sessions of a patient one is summed.
 
     Raises:
-        InputError: a cell is too small, a class or a repeat is not there, or masks cannot be made.
+        InputError: a cell is too small, a covariate is coded otherwise, a class or a repeat is not there, or masks
+            cannot be made; with noise, others depend on one patient without a bound.
     """
     if config.repeat not in repeats_of(split):
         raise InputError(f"contribute.repeat: there is no repeat {config.repeat}; see split/splits.csv")
+    sensitivity = ONE_ROW if config.epsilon is None else _sensitivity(cohort, split, split_settings, config.repeat)
     data = without_synthetic(data_of_repeat(cohort, split, features, config.repeat), cohort)
     maps = feature_maps_of(data, features)
     shape = features.feature_map_shape()
@@ -64,6 +70,7 @@ def contribute(
         raise InputError(f"repeat {config.repeat} has no training scan left; see failures.csv and split/splits.csv")
     covariates = covariates_of(real_only(cohort.scans()))
     labels = _labels(rows.loc[train, "label"].to_list(), classes)
+    _check_covariates(plan, covariates.loc[covariates.index.isin(train)])
     patients = joint_patients(train, data, maps, encoder_of(plan), covariates)
     of_rows = rows.loc[train, "subject"].to_list()
     kept = _without_small_cells(patients, labels, of_rows, plan, config, runtime)
@@ -72,7 +79,7 @@ def contribute(
     earlier = out.releases()
     if config.epsilon is None:
         _refuse_differences(earlier, summed, config)
-    sent = _sent(patients.rows(kept), labels[kept], plan, config, runtime, out)
+    sent = _sent(patients.rows(kept), labels[kept], plan, config, sensitivity, runtime, out)
     release = {
         "id": sent.facts["id"],
         "repeat": config.repeat,
@@ -91,10 +98,59 @@ def contribute(
     runtime.results |= {"counts": {"training patients": len(kept)}, "plan": plan, "plan_hash": plan_hash(plan)}
 
 
+def _sensitivity(cohort: CohortTables, split: SplitTables, settings: SplitConfig, repeat: int) -> float:
+    """Return what one patient more moves in the sums, through the split too.
+
+    Raises:
+        PreconditionError: the scans of others, or their split, depend on a patient without a bound.
+    """
+    if settings.missing:
+        raise PreconditionError(
+            "contribute.epsilon hides one patient, and split.missing hides scans by quotas: one patient more changes "
+            "which scans others have. Leave split.missing out"
+        )
+    given = subjects_of(observations(real_only(cohort.scans()))).set_index("subject")["split"]
+    splits = split.splits().query("repeat == @repeat").set_index("subject")["split"]
+    if (given == splits.reindex(given.index)).all():
+        return ONE_ROW
+    if settings.by != SUBJECT or settings.new_subjects == "split":
+        name = "split.by" if settings.by != SUBJECT else "split.new_subjects split"
+        raise PreconditionError(
+            f"contribute.epsilon hides one patient, and with {name} one patient more can move many others between "
+            "training and test. Leave it out, or give the split in the manifest (a column split)"
+        )
+    return quota_sensitivity(len(cohort.classes()))
+
+
 def _labels(names: list[str], classes: tuple[str, ...]) -> NDArray[np.int64]:
     if unknown := sorted(set(names) - set(classes)):
         raise InputError(f"contribute.classes: {', '.join(classes)}; patients here are {', '.join(unknown)} too")
     return np.array([classes.index(name) for name in names], dtype=np.int64)
+
+
+def _check_covariates(plan: Plan, table: pd.DataFrame) -> None:
+    """Refuse covariates of the plan that this cohort has not, and values that would count as missing without a word.
+
+    Args:
+        plan: of the site.
+        table: covariates of the training observations, text, "" where nothing is given.
+    """
+    if unknown := [name for name in plan["covariates"] if name not in table]:
+        raise InputError(
+            f"contribute.covariates names {', '.join(unknown)}; this cohort has {', '.join(table) or 'none'}. Correct "
+            "the name, here and at every site; or name it in cohort.covariates, with an empty column in the manifest "
+            "if nobody here has it"
+        )
+    for name, wanted in plan["covariates"].items():
+        given = table.loc[table[name] != "", name]
+        numbers = not isinstance(wanted[0], str)
+        wrong = given[as_numbers(given).isna()] if numbers else given[~given.isin(wanted)]
+        if len(wrong):
+            found = ", ".join(f"{value!r} ({count} patients)" for value, count in wrong.value_counts().head(5).items())
+            raise InputError(
+                f"contribute.covariates.{name}: {found}; expected {'a number' if numbers else ', '.join(wanted)}. "
+                "Write it so in the manifest, or add it to the setting at every site; empty is missing"
+            )
 
 
 def _without_small_cells(
@@ -168,11 +224,16 @@ def _refuse_differences(
         new = [[tuple(row[:parts]) for row in rows] for rows in summed.values()]
         if before and (found := told_apart(before, new, config.smallest_cell)):
             named = sorted({row[0] for row in found[0]})
+            way = (
+                "add noise (contribute.epsilon), or wait: until so many have changed, whoever combines leaves this "
+                "site's file out"
+            )
+            if not any(each.get("forgotten") for each in earlier):
+                way = f"send the earlier file once more, {way}"
             raise InputError(
                 f"these sums and those released before (contribute/sent.json) together give away the sum over "
                 f"{len(named)} patient(s) alone ({', '.join(named)}); contribute.smallest_cell is "
-                f"{config.smallest_cell}. Contribute again when more patients have changed, send the earlier file once "
-                "more, or add noise (contribute.epsilon)"
+                f"{config.smallest_cell}, and so many have to change. Either {way}"
             )
 
 
@@ -181,6 +242,7 @@ def _sent(
     labels: NDArray[np.int64],
     plan: Plan,
     config: ContributeConfig,
+    sensitivity: float,
     runtime: Runtime,
     out: ContributionSet,
 ) -> Sent:
@@ -199,9 +261,9 @@ def _sent(
     try:
         vector: FloatArray | None = None
         if config.epsilon is not None and config.clip is not None:
-            noise = noise_for(config.epsilon, config.delta, config.clip)
+            noise = noise_for(config.epsilon, config.delta, config.clip, sensitivity)
             facts["noise"] = {"epsilon": noise.epsilon, "delta": noise.delta, "sd": noise.sd}
-            vector = noisy(total.sums, noise, np.random.default_rng())
+            vector = noisy(total.sums, noise)
             runtime.note(
                 f"noise for ε = {noise.epsilon:g}, δ = {noise.delta:g}: a covariance carries noise of "
                 f"{noise_to_signal(total.sums, noise):.2g} times the mean variance of this site's scores"

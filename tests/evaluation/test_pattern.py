@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.comparison import mechanisms_table
+from evaluation.comparison import holm, mechanisms_table
 from evaluation.intervals import paired_difference
 from evaluation.pattern import PATTERN, SHUFFLED, pattern_table
 
@@ -53,6 +53,10 @@ def test_training_by_the_reason_is_held_against_training_at_random() -> None:
     assert rows.loc[("A", "class"), ["learnt", "learnt_low", "learnt_high"]].to_list() == pytest.approx(
         [expected["difference"], expected["low"], expected["high"]]
     )
+    assert rows.loc[("A", "class"), "learnt_p"] == pytest.approx(expected["p"])
+    assert rows["learnt_p_holm"].to_list() == pytest.approx(list(holm(rows["learnt_p"])), nan_ok=True)
+    smaller = rows["learnt_p"].min()  # of two
+    assert rows["learnt_p_holm"].min() == pytest.approx(min(2 * smaller, expected["p"]))
     assert rows.loc[("A", "class"), "learnt_low"] > 0
     assert rows.loc[("A", "itself"), "within"] > 0
     assert rows[["shuffled_auc", "within"]].loc[[("A", "class"), ("B", "class")]].isna().all(axis=None)

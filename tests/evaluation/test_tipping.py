@@ -14,7 +14,7 @@ from evaluation.tipping import ANSWERS, AUC, CHANGE, DIFFERENCE, state, tip
         (CHANGE, (0.02, -0.1, 0.1), "not told from 0"),
         (AUC, (0.7, 0.55, 0.8), "above chance"),
         (AUC, (0.7, 0.45, 0.8), "not above chance"),
-        (AUC, (0.7, np.nan, np.nan), "not above chance"),
+        (AUC, (0.7, np.nan, np.nan), "not told"),
         (ANSWERS, (0.0, np.nan, np.nan), "none"),
         (ANSWERS, (0.1, np.nan, np.nan), "some"),
     ],

@@ -3,10 +3,12 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.joint_world import with_gaps, world
-from scipy.stats import norm
+from scipy.stats import kstest, norm
 
+from cohort.splits import SplitConfig, make_splits
 from models.joint.basis import public_components
 from models.joint.blocks import Blocks
 from models.joint.dense import TooManyBlocksError, cell_keys, from_vector, to_vector
@@ -23,7 +25,7 @@ from models.joint.federated import (
 from models.joint.gaussian import fit_estimate
 from models.joint.masks import LARGEST, OutOfRangeError, from_ring, masked, to_ring
 from models.joint.model import JointConfig, Patients, fit_model
-from models.joint.privacy import clipped, noise_for, noisy, repaired
+from models.joint.privacy import clipped, noise_for, noisy, quota_sensitivity, repaired, system_normals
 from models.joint.sums import Sums, sums_of
 
 SHAPE, COMPONENTS = (6, 2, 2), 4
@@ -231,10 +233,60 @@ def test_one_patient_moves_a_release_by_no_more_than_the_noise_is_made_for() -> 
         assert np.linalg.norm((whole - less) / scale) <= np.sqrt(3) + 1e-9
 
 
+@pytest.mark.parametrize("ratio", [(6, 1, 3), (5, 7, 11)])
+def test_a_patient_more_moves_a_release_by_no_more_than_the_noise_of_quotas_is_made_for(
+    ratio: tuple[float, float, float],
+) -> None:
+    """Who trains is decided by quotas: others move up, also of other classes. Scores are the worst: all alike."""
+    config, blocks, largest = SplitConfig(ratio=ratio, repeats=1), Blocks(("A",), (1,)), 0.0
+    for size in range(20, 60):
+        labels = [f"c{(7 * i + size) % 5 % 2}" for i in range(size)]
+        cohort = pd.DataFrame({"subject": [f"s{i}" for i in range(size)], "label": labels, "split": ""})
+        trained = train_of(cohort, config)
+        for name in (f"new{i}" for i in range(8)):
+            more = pd.DataFrame({"subject": [name], "label": [f"c{size % 2}"], "split": [""]})
+            after = train_of(pd.concat([cohort, more], ignore_index=True), config)
+            vectors = [
+                to_vector(Contribution(sums_of(np.ones((len(some), 1)), np.array([*some.values()]), blocks, 2)), {})
+                for some in (trained, after)
+            ]
+            apart = np.linalg.norm(vectors[0] - vectors[1])
+            moved = {
+                label: [n for n in trained.keys() ^ after.keys() if (trained | after)[n] == label] for label in (0, 1)
+            }
+            worst = np.sqrt(sum(3 * len(each) for each in moved.values()))  # if all rows differ in their pattern
+            assert max(apart, worst) <= quota_sensitivity(2)
+            largest = max(largest, apart, worst)
+    assert largest > np.sqrt(6)
+
+
+def train_of(cohort: pd.DataFrame, config: SplitConfig) -> dict[str, int]:
+    """Subject → class of the training patients."""
+    splits = make_splits(cohort, config)
+    label = cohort.set_index("subject")["label"]
+    return {name: int(label[name][1:]) for name in splits.loc[splits["split"] == "train", "subject"]}
+
+
 def noisy_scale(blocks: Blocks, clip: float) -> np.ndarray:
     """What `noisy` multiplies its noise by: the same chance with this bound over that with a bound of 1."""
-    drawn = [noisy(Sums(blocks, 2, {}), noise_for(1.0, 1e-5, c), np.random.default_rng(5)) for c in (clip, 1.0)]
+    drawn = [
+        noisy(Sums(blocks, 2, {}), noise_for(1.0, 1e-5, c), np.random.default_rng(5).standard_normal)
+        for c in (clip, 1.0)
+    ]
     return drawn[0] / drawn[1]
+
+
+def test_noise_is_normal_and_of_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = system_normals(100_000)
+    assert abs(drawn.mean()) < 5 / np.sqrt(100_000)
+    assert abs(drawn.std() - 1) < 5 / np.sqrt(200_000)
+    assert kstest(drawn, "norm").pvalue > 1e-6
+    for byte in (0, 255):
+        monkeypatch.setattr("secrets.token_bytes", lambda size, byte=byte: bytes([byte]) * size)
+        some = world()
+        found = noisy(Sums(some.blocks, 2, {}), noise_for(1.0, 1e-5, 1.0))
+        assert len(set(np.round(found, 9))) == 1  # nothing else is drawn from
+        assert 8 < abs(system_normals(1)[0]) < 9  # and the farthest is finite
 
 
 def test_noise_has_its_size_in_every_number_and_repaired_sums_can_be_of_patients() -> None:
@@ -242,7 +294,7 @@ def test_noise_has_its_size_in_every_number_and_repaired_sums_can_be_of_patients
     rows, labels = some.draw(60, np.random.default_rng(2))
     sums = sums_of(clipped(rows, 3.0)[0], labels, some.blocks, 2)
     noise = noise_for(1.0, 1e-5, 3.0)
-    drawn = np.stack([noisy(sums, noise, np.random.default_rng(seed)) for seed in range(300)])
+    drawn = np.stack([noisy(sums, noise, np.random.default_rng(seed).standard_normal) for seed in range(300)])
     off = (drawn - to_vector(Contribution(sums), {})) / noise.sd
     spread = off.std(axis=0)
     assert set(np.round(np.unique(noisy_scale(some.blocks, 3.0)), 9)) == {1.0, 3.0, 9.0}

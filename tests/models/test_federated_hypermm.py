@@ -1,10 +1,12 @@
 """HyperMM over sites: the same start as centralised, one site is centralised training, faults are survived and said."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.federated_sites import LAYOUT, SETTINGS, SHAPE, auc_by_modalities, patients, pooled, site
 from models.extractor import UniversalExtractor
@@ -117,6 +119,41 @@ def test_a_rare_modality_of_a_site_is_not_used() -> None:
     assert (scans.modality[found.scans.train] == 0).all()
 
 
+def test_five_sessions_of_one_patient_are_one_patient() -> None:
+    """Their mean feature map would be that patient's."""
+    scans, sets = patients(60, "both", 0)
+    second = scans.train[scans.modality[scans.train] == 1]
+    train = torch.cat([scans.train[scans.modality[scans.train] == 0], second[:9]])
+    owner = torch.repeat_interleave(torch.arange(60), 2)[second[:9]]
+    for alone, enough in ((6, False), (5, True)):  # patients 4 and 5
+        subject = sets.subject.clone()
+        subject[owner[:alone]] = owner[0]
+        some = dataclasses.replace(sets, subject=subject)
+        found = LocalSite("a", SETTINGS, LAYOUT, dataclasses.replace(scans, train=train), some, ROUNDS)
+        assert found.owned[1] == (9 if enough else 0)
+
+
+@pytest.mark.parametrize("owners", [("a", "c"), ("a", "b", "c")])
+@pytest.mark.parametrize("change", [lambda maps: 1000 * maps, lambda maps: maps / 1000, lambda maps: maps + 200])
+def test_scaled_or_moved_scans_of_a_site_are_found(change: Callable[[Tensor], Tensor], owners: tuple[str, ...]) -> None:
+    there = sites()
+    there["b"] = site("b", "second" if "b" in owners else "first", 1, ROUNDS)
+    scans, sets = patients(60, "second", 2)
+    scans = dataclasses.replace(scans, feature_maps=change(scans.feature_maps))
+    there["c"] = LocalSite("c", SETTINGS, LAYOUT, scans, sets, ROUNDS)
+    coordinator = server(dataclasses.replace(ROUNDS, fewest_sites=1))
+    coordinator.start({name: (SETTINGS, each.statistics()) for name, each in there.items()})
+    refused = {name: why for _, name, why in coordinator.log.refused}
+    assert list(refused) == (["a", "c"] if len(owners) == 2 else ["c"])
+    for why in refused.values():
+        assert "its scans of modality 2 have centre or spread more than 10 times apart from those of" in why
+        assert ("of two sites nobody can tell which is wrong" in why) == (len(owners) == 2)
+    assert 0.1 < coordinator.state["extractor.spread"].min() <= coordinator.state["extractor.spread"].max() < 10
+    sent = [there[name].round("extractor", 1, coordinator.state) for name in ("b", "c")]
+    coordinator.take("extractor", 1, sent)
+    assert ("extractor round 1", "c", "its sums could not be used") in coordinator.log.refused
+
+
 def test_fedprox_stays_nearer_to_what_was_given() -> None:
     moved = []
     for weight in (0.0, 10.0):
@@ -186,6 +223,8 @@ def test_other_settings_and_silence_are_named_and_too_few_sites_stop() -> None:
         lambda sums: sums.update(count=-sums["count"]),
         lambda sums: sums.update(squares=sums["squares"][:1]),
         lambda sums: sums.update(total=sums["total"].astype(str)),
+        lambda sums: sums.update(total=2 * sums["total"]),  # longer than scans of these lengths add up to
+        lambda sums: sums.update(count=0 * sums["count"]),
     ],
 )
 def test_statistics_that_are_none_are_left_out(change: object) -> None:
@@ -195,6 +234,9 @@ def test_statistics_that_are_none_are_left_out(change: object) -> None:
     coordinator.start(sent)
     assert [site for _, site, _ in coordinator.log.refused] == ["b"]
     assert "sums of another shape" in coordinator.log.refused[0][2]
+    nothing = server(dataclasses.replace(ROUNDS, fewest_sites=1))
+    nothing.start({**sent, "b": (SETTINGS, None)})  # type: ignore[dict-item]
+    assert [site for _, site, _ in nothing.log.refused] == ["b"]
 
 
 def test_numbers_of_scans_that_change_and_modalities_of_nobody_are_named() -> None:
@@ -202,7 +244,7 @@ def test_numbers_of_scans_that_change_and_modalities_of_nobody_are_named() -> No
     some["a"] = site("a", "first", 0, ROUNDS)  # now nobody has the second
     coordinator = server(dataclasses.replace(ROUNDS, fewest_sites=1))
     coordinator.start({name: (SETTINGS, each.statistics()) for name, each in some.items()})
-    assert coordinator.log.lines[-1].startswith("modality 2: no site has 5 training scans of it")
+    assert coordinator.log.lines[-1].startswith("modality 2: no site has 5 training patients with it")
     sent = [each.round("extractor", 1, coordinator.state) for each in some.values()]
     sent[1] = dataclasses.replace(sent[1], owned=sent[1].owned * 100)
     coordinator.take("extractor", 1, sent)

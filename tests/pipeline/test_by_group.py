@@ -12,7 +12,7 @@ from evaluation.comparison import holm
 from evaluation.fairness import audit_groups
 from evaluation.metrics import best_threshold
 from files.writing import real_folder
-from pipeline.comparison.by_group import FROM_REAL, FROM_SYNTHETIC, Audit, groups_by, shares_of_groups
+from pipeline.comparison.by_group import FROM_REAL, FROM_SYNTHETIC, Audit, first_sessions, groups_by, shares_of_groups
 from pipeline.store.base import write_record
 from pipeline.store.comparison import ComparisonSet
 from pipeline.store.imputed import ImputedSet
@@ -211,3 +211,14 @@ def test_shares_have_groups_that_one_side_lacks() -> None:
     table = shares_of_groups({"sex": pd.Series(["F", "F"])}, {"sex": pd.Series(["M"])})
     assert table[["group", "training", "synthetic"]].to_numpy().tolist() == [["F", 2, 0], ["M", 0, 1]]
     assert groups_by(pd.DataFrame({"sex": ["F", ""]}, index=["a", "b"]), {"a"})["sex"].to_list() == ["F", "not given"]
+
+
+def test_a_patient_with_many_sessions_counts_once_in_the_terciles() -> None:
+    ages = {f"s{i:02d}": 50 + i for i in range(30)}
+    rows = [(name, str(n), f"{name}_{n}", age) for name, age in ages.items() for n in range(12 if age >= 70 else 1)]
+    scans = pd.DataFrame(rows, columns=["subject", "session", "observation", "age"]).iloc[::-1]  # ses-10 after ses-2
+    first = first_sessions(scans)
+    assert first == [f"{name}_0" for name in ages]
+    covariates = scans.set_index("observation")[["age"]].astype(str)
+    cut = groups_by(covariates, set(first))["age"].loc[first]
+    assert cut.value_counts().loc[cut.cat.categories[:3]].to_list() == [10, 10, 10]

@@ -102,3 +102,13 @@ def test_a_site_that_was_silent_is_waited_for_no_longer_than_answers_take() -> N
     assert patience.waits(asked, 3600) == (0, 0)  # it is back
     patience.note(asked, {})
     assert patience.waits(asked, 3600) == (0, 0)
+
+
+def test_synthetic_patients_are_in_no_sum_and_no_round(tmp_path: Path) -> None:
+    table = federated_sites.patients(0)
+    made = table["subject"].isin(sorted(table["subject"].unique())[4::5])  # in training
+    federated_sites.fill(tmp_path, table.assign(origin=made.map({True: "synthetic", False: ""}), judged="passed"))
+    site = WorkspaceSite("east", tmp_path, federated_sites.job(tmp_path))
+    assert not set(site.data.scans["subject"]) & set(table.loc[made, "subject"])
+    assert site.local is not None
+    assert site.local.owned.sum() == len(site.data.scans.query("split == 'train'"))

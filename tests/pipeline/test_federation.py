@@ -1,5 +1,6 @@
 """Sites contribute, a coordinator combines, a site imputes with the model of all: files, refusals, what is said."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,12 +12,17 @@ import pytest
 import safetensors.numpy
 from helpers import toy_run
 
-from console.errors import InputError
+from cohort.mechanisms import Missing
+from cohort.splits import SplitConfig
+from console.errors import InputError, PreconditionError
+from models.joint.privacy import clipped, noise_for, noisy
+from models.joint.sums import sums_of
 from pipeline.cli import federation
 from pipeline.core.runtime import Runtime
 from pipeline.deployment.bundle_joint import ExportedJoint, joint_files, joint_of
 from pipeline.federation import mask_keys
 from pipeline.federation.combine import combine
+from pipeline.federation.plan import layout_of
 from pipeline.federation.sum_files import (
     FederationFileError,
     Sent,
@@ -51,7 +57,7 @@ def patients(site: int, subjects: int = 60) -> pd.DataFrame:
     number = table["subject"].str[1:].astype(int)
     kept = (number >= subjects * site) & (table["modality"] != "US") & ~((site == 1) & (table["modality"] == "PET"))
     table = table[kept].assign(split="", age=(60 + number % 17).astype(str))
-    return table.drop(columns="age") if site == 2 else table
+    return table.assign(age="") if site == 2 else table
 
 
 def settings(joint: dict[str, Any] | None = None, **contribute: Any) -> Any:
@@ -279,6 +285,15 @@ def test_a_patient_more_gives_no_sums_that_tell_that_patient_apart(sites: dict[s
     learn_from([moved])
     with pytest.raises(InputError, match=f"give away the sum over 1 patient\\(s\\) alone \\({moved}\\)"):
         send(workspace)
+    contributed = ContributionSet(workspace / "contribute")
+    kept = (contributed.folder / "sent.json").read_bytes()
+    assert contributed.forget(trained)
+    learn_from([])
+    split.save_splits(split.splits().query("subject != @trained"), {})
+    toy_run.finish(split, **split.contents())
+    with pytest.raises(InputError, match="Either add noise .* whoever combines leaves this site's file out"):
+        send(workspace)
+    (contributed.folder / "sent.json").write_bytes(kept)
     learn_from(table.loc[table["split"] == "validation", "subject"].to_list())
     again = read_contribution(send(workspace, small_cells="leave_out"))
     with pytest.raises(FederationFileError, match="come from the same workspace"):
@@ -424,7 +439,7 @@ def test_a_model_of_patients_who_are_tested_here_is_refused(sites: dict[str, Pat
             run_stage(JOINT, settings({"federated": [model]}), workspace, device="cpu")
         write_record(path, record)
         ContributionSet(path.parent).forget(record["releases"][0]["train_subjects"][0])
-        with pytest.raises(InputError, match="a patient of this workspace who was to be forgotten"):
+        with pytest.raises(InputError, match="who was to be forgotten.*from the other sites' files alone"):
             run_stage(JOINT, settings({"federated": [model]}), workspace, device="cpu")
     finally:
         write_record(path, record)
@@ -505,3 +520,72 @@ def test_synthetic_patients_are_in_no_sum(tmp_path: Path) -> None:
     sums = read_contribution(file).plain
     assert sums is not None
     assert sums.sums.count == len(release["train_subjects"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_invents_no_patients_who_have_both(plain: dict[str, Path], seed: int) -> None:
+    """Three sites own one modality each: a cell that nobody is in looks like patients to learn from."""
+    first, random = read_contribution(plain["east"]), np.random.default_rng(seed)
+    blocks, noise = layout_of(first.plan), noise_for(2.0, 1e-5, 6.0)
+    sent = {}
+    for name, has in (("a", "MRI"), ("b", "PET"), ("c", "MRI")):
+        rows = np.full((1000, blocks.width), np.nan)
+        rows[:, blocks.slice_of(has)] = random.standard_normal((1000, 3))
+        rows[:, blocks.slice_of("covariate age")] = random.standard_normal((1000, 1))
+        vector = noisy(sums_of(clipped(rows, 6.0)[0], np.arange(1000) % 2, blocks, 2), noise, random.standard_normal)
+        facts = {"noise": {"epsilon": 2.0, "delta": 1e-5, "sd": noise.sd}, "clip": 6.0, "id": name, "source": name}
+        plan = first.plan | {"feature_maps": False}
+        sent[name] = Sent({**first.facts, "plan": plan, **facts}, noisy=vector)
+    model, facts = combine(sent)
+    assert any("no training patient has both MRI and PET: conditional independence assumed" in n for n in model.notes)
+    least = 5 + 3 * np.sqrt(3) * noise.sd
+    assert any(f"cells of fewer than {least:.1f} patients are left out" in note for note in facts["notes"])
+    few = sums_of(np.where(np.arange(blocks.width) < 3, 1.0, np.nan)[None], np.zeros(1, dtype=np.int64), blocks, 2)
+    with pytest.raises(FederationFileError, match=f"no modality can be learnt(.|\n)*fewer than {5 + 3 * noise.sd:.1f}"):
+        combine({"a": dataclasses.replace(sent["a"], noisy=noisy(few, noise, random.standard_normal))})
+
+
+def test_noise_is_larger_where_quotas_decide_who_trains(tmp_path: Path) -> None:
+    """One patient more then moves others between training and test."""
+    table, sd = patients(0, subjects=20), {}
+    toy_run.fill(tmp_path, table)
+    splits = SplitTables(tmp_path / "split").splits().query("repeat == 1").set_index("subject")["split"]
+    cohort = CohortTables(tmp_path / "cohort")
+    noise = {"epsilon": 1.0, "clip": 3.0, "feature_maps": False}
+    for way, given in (("quotas", ""), ("given", table["subject"].map(splits))):
+        cohort.save(table.assign(split=given), toy_run.CLASSES)
+        toy_run.finish(cohort, **cohort.contents())
+        sd[way] = read_contribution(send(tmp_path, **noise)).facts["noise"]["sd"]
+    assert sd["given"] == noise_for(1.0, 1e-5, 3.0).sd
+    assert sd["quotas"] == noise_for(1.0, 1e-5, 3.0, np.sqrt(18)).sd
+    with_missing = settings(**noise).model_copy(
+        update={"split": SplitConfig(repeats=1, missing={"PET": Missing(share=0.5)})}
+    )
+    with pytest.raises(PreconditionError, match="split.missing hides scans by quotas.*Leave split.missing out"):
+        run_stage(CONTRIBUTE, with_missing, tmp_path, device="cpu")
+    cohort.save(table, toy_run.CLASSES)
+    toy_run.finish(cohort, **cohort.contents())
+    by_site = settings(**noise).model_copy(update={"split": SplitConfig(repeats=1, by="site")})
+    with pytest.raises(PreconditionError, match="with split.by one patient more can move many others"):
+        run_stage(CONTRIBUTE, by_site, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("covariates", "message"),
+    [
+        ({"agee": [65.0, 9.0]}, "names agee; this cohort has age, sex. Correct the name"),
+        ({"sex": ["M", "F"]}, r"sex: 'm' \(\d+ patients\); expected M, F. Write it so in the manifest"),
+        ({"sex": [0.0, 1.0]}, r"sex: 'm' \(\d+ patients\), 'F' \(\d+ patients\); expected a number"),
+    ],
+)
+def test_a_covariate_that_is_spelt_or_coded_otherwise_is_refused(
+    tmp_path: Path, covariates: dict[str, Any], message: str
+) -> None:
+    """It would be missing for the whole site, without a word."""
+    table = patients(0, subjects=20)
+    toy_run.fill(
+        tmp_path,
+        table.assign(sex=table["subject"].map(lambda name: "" if name == "s00" else "mmmF"[int(name[1:]) % 4])),
+    )
+    with pytest.raises(InputError, match=message):
+        send(tmp_path, covariates=covariates)

@@ -209,6 +209,7 @@ def stale(finished: SimpleNamespace, settings: Settings) -> dict[str, tuple[str,
 ALSO_READ_BY = {
     "name": ["export"], "demo": ["cohort"],
     "preprocess": ["baselines", "contribute", "joint"], "features": ["baselines", "contribute", "joint"],
+    "split": ["contribute"],  # how far one patient moves others, for noise
     "cohort.modalities": ["contribute", "joint"],  # what sites have to do alike
     "cohort.label": ["synthesise"], "joint": ["hypothesise"],
     "report.convention": ["predict"], "report.viewer": ["predict"],

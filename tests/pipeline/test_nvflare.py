@@ -24,7 +24,7 @@ from nvflare.app_common.abstract.fl_model import FLModel  # noqa: E402
 
 from models.federated_hypermm import Arrays, Server, train_in_one_process  # noqa: E402
 from pipeline.federation.nvflare_job import CONTROLLER, write_job  # noqa: E402
-from pipeline.federation.nvflare_parts import HyperMMController, HyperMMExecutor  # noqa: E402
+from pipeline.federation.nvflare_parts import HyperMMController, HyperMMExecutor, _update  # noqa: E402
 from pipeline.federation.rounds import Job, WorkspaceSite  # noqa: E402
 
 LONGEST_S = 1800  # a busy machine needs minutes until all processes have started
@@ -137,6 +137,12 @@ def test_what_comes_over_nvflare_is_checked_and_named(workspaces: dict[str, Path
     assert "it sent nothing in time" in refused["extractor round 2", "silent"]
     assert "not finite" in refused["extractor round 2", "notanumber"]
     assert "times as far" in refused["extractor round 2", "scaled"]
+
+
+@pytest.mark.parametrize("said", [{"items": float("inf")}, {"items": 1, "owned": [10**30]}, {"owned": ["x"]}])
+def test_numbers_that_are_none_are_refused_and_stop_nothing(said: dict[str, object]) -> None:
+    sent = FLModel(params={"w": np.zeros(1)}, params_type="FULL", meta={"client_name": "a", "settings": "s", **said})
+    assert _update(sent).settings == "what it sent cannot be read"
 
 
 def test_a_site_that_dies_and_one_that_is_late_are_named_and_the_others_finish(

@@ -645,15 +645,17 @@ def test_volumes_that_cannot_be_shown_are_refused(rows: dict, said: str) -> None
 def test_a_method_that_makes_use_of_which_scans_there_are_is_named() -> None:
     row = {
         "method": "HyperMM", "reason": "class", "n": 49, "auc": 0.84, "random_auc": 0.7, "learnt": 0.14,
-        "learnt_low": 0.02, "learnt_high": 0.26, "shuffled_auc": np.nan, "within": np.nan, "within_low": np.nan,
+        "learnt_low": 0.02, "learnt_high": 0.26, "learnt_p": 0.02, "learnt_p_holm": 0.04,
+        "shuffled_auc": np.nan, "within": np.nan, "within_low": np.nan,
         "within_high": np.nan,
     }  # fmt: skip
     one, offers = pattern_sentences(pd.DataFrame([row]))
     assert "HyperMM makes use of which scans there are: where class decides" in one
-    assert "AUC 0.84 against 0.70 when it could not learn that (+0.14 [+0.02 to +0.26])" in one
+    assert "AUC 0.84 against 0.70 when it could not learn that (+0.14 [+0.02 to +0.26]; p 0.04, corrected" in one
     assert "classify.modality_dropout" in offers
     assert "split.missing" in offers
-    assert pattern_sentences(pd.DataFrame([row | {"learnt_low": -0.02}])) == []
+    assert pattern_sentences(pd.DataFrame([row | {"learnt_p_holm": 0.16}])) == []  # one of eight, and no more
+    assert pattern_sentences(pd.DataFrame([row | {"learnt": -0.14}])) == []
     assert len(pattern_sentences(pd.DataFrame([row | {"method": "availability only"}]))) == 1  # it is meant to
     assert pattern_text(pd.DataFrame([row])).rows == (
         ("HyperMM", "class", "49", "0.84", "0.70", "+0.14 [+0.02 to +0.26]", "–", "–"),

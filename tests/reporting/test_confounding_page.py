@@ -50,7 +50,10 @@ def test_where_scans_are_missing_the_auc_of_availability_is_always_said() -> Non
     sentence = "That alone tells the label with AUC 0.42 (interval 0.30 to 0.55), which is not above chance."
     assert availability_tells(GAIN, lacking=True).endswith(sentence)
     assert answers(GAIN, ("age",), lacking=True)[1].endswith(sentence)
-    assert "with AUC 0.42, which" in availability_tells(GAIN | {"availability_low": None}, lacking=True)
+    perfect = GAIN | {"availability_auc": 1.0, "availability_low": np.nan}
+    assert availability_tells(perfect, lacking=True).endswith(
+        "with AUC 1.00; there are too few patients for an interval, so nothing follows."
+    )
     assert "could not be asked" in availability_tells(NOTHING, lacking=True)
     assert availability_tells(GAIN) == availability_tells(NOTHING) == ""
 
@@ -166,10 +169,13 @@ def test_others_are_told_with_how_they_were_chosen(page: Confounding, report_dat
     assert found["imputed_answer"][0].startswith(
         "PET is imputed worse by site: CRPS of <A> minus B is 1 (interval 0.80"
     )
-    assert imputed_in_words(others.gaps_imputed.assign(p_holm=0.5), 5)[0].startswith(
+    few = dataclasses.replace(page.fairness, smallest_group=5)
+    assert imputed_in_words(others.gaps_imputed.assign(p_holm=0.5), few)[0].startswith(
         "Scans are imputed as well in every"
     )
-    assert "cannot be said: no two groups have 5 test" in imputed_in_words(others.gaps_imputed[:0], 5)[0]
+    assert "cannot be said: no two groups have 5 test" in imputed_in_words(others.gaps_imputed[:0], few)[0]
+    rare = dataclasses.replace(few, permutations=10)
+    assert "with 1 tests and 10 random groups no p can be below 0.091" in imputed_in_words(others.gaps_imputed, rare)[0]
     html = render_report(dataclasses.replace(report_data(), confounding=dataclasses.replace(page, others=others)))
     for words in ("Multi&lt;CNN&gt;", "Imputed scans", "PET is imputed worse", "Synthetic patients", "&lt;F&gt;"):
         assert words in html

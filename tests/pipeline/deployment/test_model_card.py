@@ -24,22 +24,32 @@ HOSTILE = (
 )
 
 
-def fairness(group: str) -> Fairness:
-    """Two groups, one of them too small, and a pair of groups."""
+def fairness(group: str, more: bool) -> Fairness:
+    """Two groups, one of them too small, and a pair of groups; bands of age and sites of a few patients too."""
     ends = {
         f"{name}_{end}": v for name in ("auc", "tpr", "fpr") for end, v in (("mean", 0.8), ("low", 0.7), ("high", 0.9))
     }
     row = {"grouping": "sex", "group": group, "subjects": 20, "n": 20, "fewest": 10, "prevalence": 0.5, **ends}
     rows = [row, row | {"group": "M", "fewest": 4}, row | {"grouping": "sex and site", "group": "both"}]
+    ages = ("19 to 65", "over 65 to 73", "over 73 to 97", "not given")
+    if more:
+        rows += [row | {"grouping": "age", "group": label} for label in ages]
+        rows += [row | {"grouping": "sex and age", "group": f"F, {label}"} for label in ages]
+        rows += [row | {"grouping": "site", "group": "A"}]
+        rows += [row | {"grouping": "site", "group": f"ward {n}", "subjects": n, "fewest": 0} for n in (1, 2)]
     gap = {"grouping": "sex", "measure": "auc", "highest": "M", "lowest": group, "gap": 0.3, "low": 0.1, "high": 0.5}
-    return Fairness(pd.DataFrame(rows), pd.DataFrame([gap | {"groups": 2, "p": 0.001, "p_holm": 0.01}]), 10, 2000, "AD")
+    gap |= {"groups": 2, "p": 0.001, "p_holm": 0.01}
+    of_age = gap | {"grouping": "age", "highest": ages[2], "lowest": ages[0]}
+    of_both = gap | {"grouping": "sex and age", "highest": f"F, {ages[2]}", "lowest": f"F, {ages[0]}"}
+    gaps = pd.DataFrame([gap, *([of_age, of_both] if more else [])])
+    return Fairness(pd.DataFrame(rows), gaps, 10, 2000, "AD")
 
 
 @pytest.fixture
 def card(tmp_path: Path, small_model: Callable[..., Path]) -> Callable[..., str]:
-    def make(group: str | None = "F", **changes: object) -> str:
+    def make(group: str | None = "F", *, more: bool = False, **changes: object) -> str:
         def text(export: Export) -> str:
-            audit = None if group is None else fairness(group)
+            audit = None if group is None else fairness(group, more)
             trained = Trained(1, 2, {"train": dict.fromkeys(export.classes, 7)}, 20, export.test, "a credit", audit)
             return model_card(export, trained, onnx="")
 
@@ -87,7 +97,18 @@ def test_the_card_warns_of_running_a_stranger_s_configs(card: Callable[..., str]
 def test_the_card_has_the_groups_of_patients_or_says_that_nobody_looked(card: Callable[..., str]) -> None:
     page = card()
     assert "| sex | F | 20 | 0.800 [0.700, 0.900] | 0.800 [0.700, 0.900] | 0.800 [0.700, 0.900] |" in page
-    assert "| sex | M | 20 | too few: 4 of the rarest class | – | – |" in page
+    assert "| sex | M | 20 | too few of a class | – | – |" in page
     assert "AUC by sex: M minus F is 0.30" in page
     assert "sex and site" not in page
     assert "Not looked at: the stage confounding had not run" in card(None)
+
+
+def test_the_card_gives_away_no_age_of_one_patient_and_no_small_group(card: Callable[..., str]) -> None:
+    page = card(more=True)
+    for group in ("up to 65", "over 65 to 73", "over 73", "not given"):
+        assert f"| age | {group} | 20 |" in page
+    assert "AUC by age: over 73 minus up to 65 is 0.30" in page
+    assert "AUC by sex and age: F, over 73 minus F, up to 65 is 0.30" in page
+    assert "| site | others, fewer than 5 patients each | 3 | not looked at | – | – |" in page
+    for told in ("19", "97", "ward", "rarest"):
+        assert told not in page.split("## Groups of patients")[1].split("##")[0]
