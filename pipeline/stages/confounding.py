@@ -19,7 +19,7 @@ from evaluation.fairness import audit_groups, crossed, gaps_between_groups
 from evaluation.intervals import probability_columns, summarise
 from evaluation.metrics import decide
 from files.reading import file_sha256
-from pipeline.comparison.by_group import Audit, groups_by, sessions_in_order
+from pipeline.comparison.by_group import Audit, first_sessions, groups_by, sessions_in_order
 from pipeline.core.runtime import Runtime
 from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.store.comparison import ComparisonSet
@@ -93,7 +93,7 @@ def confounding(
     tables["probes.csv"] = pd.DataFrame(probes, columns=list(PROBE_COLUMNS))
     used = test["scans_used"].str.split(";").explode().rename("scan").to_frame().merge(scans, on="scan")
     training = split.splits().query("split == 'train'")["subject"].unique()
-    learnt_from = set(scans.loc[scans["subject"].isin(training), "observation"])
+    learnt_from = set(first_sessions(scans[scans["subject"].isin(training)]))
     groups, moved = _of_subjects(
         groups_by(covariates, learnt_from) | {"scans": patterns_of(used)}, test, sessions_in_order(scans)
     )

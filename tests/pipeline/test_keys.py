@@ -154,6 +154,8 @@ def changed(settings: Settings, path: tuple[str, ...], value: Any = None) -> Set
         place[path[-1]] = choice
         if path[-1] == "columns":
             place["kind"] = "table"  # volumes have none
+        if path[-1] == "registration":
+            place["register_to"] = {"PET": "MRI"}  # without pairs it is refused
         try:
             if len(path) == 1:
                 return settings.model_copy(update={path[0]: choice})
@@ -470,11 +472,12 @@ SCANWISE = {"preprocess": preprocess, "features": features}
 
 @pytest.mark.parametrize("path", [path for path in FIELDS if path[0] in SCANWISE], ids=".".join)
 def test_a_setting_is_in_the_key_of_every_scan_or_in_none(workspace: Path, path: tuple[str, ...]) -> None:
-    settings = toy_run.settings()
+    pairs = {"preprocess": {"register_to": {"PET": "MRI"}}} if path[1] == "registration" else {}
+    settings = toy_run.settings(**pairs)
     before = keys_of(path[0], settings, workspace)
     after = keys_of(path[0], changed(settings, path), workspace)
     expected = set() if ".".join(path) in NO_RESULT else before.keys() & after.keys()
-    if path[1] == "register_to":  # only those that are registered
+    if path[1] in ("register_to", "registration"):  # only those that are registered
         expected = {"s04_PET", "s05_PET"}
     assert different(before, after) == expected
     assert before
