@@ -266,7 +266,7 @@ def imputed_by_group(
         permutations: random groups.
         seed: of them.
     """
-    quality = quality.merge(people, left_on="observation", right_index=True)
+    quality = quality.drop(columns="subject", errors="ignore").merge(people, left_on="observation", right_index=True)
     groups_of, gaps_of = [], []
     for modality, rows in quality.groupby("modality"):
         of_subject = rows.groupby("subject").agg(value=("crps", "mean"), truth=("truth", _classes)).reset_index()

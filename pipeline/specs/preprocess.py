@@ -10,7 +10,6 @@ from pipeline.runner.stage import Stage
 from pipeline.specs.cohort import STAGE as COHORT
 from preprocessing.limits import BRAIN_ML, LARGEST_EXTENT_MM
 from preprocessing.parameters import PARAMETERS_SHA256, ParametersError, numbers_of, read_parameters
-from preprocessing.registration import Registration
 
 
 class PreprocessConfig(BaseModel):
@@ -30,7 +29,7 @@ class PreprocessConfig(BaseModel):
         description="modality → modality of the same patient and session that it is rigidly registered to, whose brain "
         "mask then serves both, such as {PET: MRI}; a scan without such a partner is stripped by itself",
     )
-    registration: Registration = Field(
+    registration: Literal["search", "headers"] = Field(
         default="search",
         description="of register_to: search for the rigid motion; headers: the scans lie on each other already, as "
         "their headers say, such as the sequences of a registered data set",

@@ -317,7 +317,7 @@ READ_BY = {
     "impute": {"confounding", "report"},
     "hypothesise": {"report"},
     "update": {"report"},
-    "synthesise": {"judge", "confounding"},
+    "synthesise": {"judge", "confounding", "report"},
     "judge": {"confounding", "report"},
     "recycle": {"report"},
     "report": set(),
