@@ -266,7 +266,7 @@ def imputed_by_group(
         permutations: random groups.
         seed: of them.
     """
-    quality = quality.drop(columns="subject", errors="ignore").merge(people, left_on="observation", right_index=True)
+    quality = _of_people(quality, people)
     groups_of, gaps_of = [], []
     for modality, rows in quality.groupby("modality"):
         of_subject = rows.groupby("subject").agg(value=("crps", "mean"), truth=("truth", _classes)).reset_index()
@@ -288,9 +288,14 @@ def _classes(of_sessions: pd.Series) -> str:
     return ", ".join(str(k) for k in sorted(set(of_sessions)))
 
 
+def _of_people(quality: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
+    """Return the imputations of these people, with the columns of `people`."""
+    return quality.drop(columns="subject", errors="ignore").merge(people, left_on="observation", right_index=True)
+
+
 def classes_change(quality: pd.DataFrame, people: pd.DataFrame) -> dict[str, list[str]]:
     """Return modality → subjects with imputed sessions of more than one class; without modalities that have none."""
-    rows = quality.merge(people, left_on="observation", right_index=True)
+    rows = _of_people(quality, people)
     several = rows.groupby(["modality", "subject"])["truth"].nunique() > 1
     changing = several.index[several].to_frame(index=False)
     return {str(name): sorted(of["subject"]) for name, of in changing.groupby("modality")}
