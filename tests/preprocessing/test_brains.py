@@ -176,7 +176,7 @@ def test_nan_in_the_brain_of_a_registered_scan_is_refused(
     first = _brain(tmp_path, ball)
     raw = read_volume(tmp_path / "a.nii.gz")
     target = RegistrationTarget(
-        "p_MRI", raw, torch.from_numpy(first.volume), torch.from_numpy(first.mask), first.affine
+        "p_MRI", raw, torch.from_numpy(first.volume), torch.from_numpy(first.mask), first.affine, by="search"
     )
     away = ball.copy()
     away[0] = np.nan

@@ -171,7 +171,7 @@ def test_a_registration_that_takes_too_much_is_left_and_that_is_said(monkeypatch
     image = _head(24, 6.0)
     alone = _stripped(_pipeline(Limits()), image)
     target = RegistrationTarget(
-        "p1_MRI", _head(96, 3.0), *map(torch.from_numpy, (alone.volume, alone.mask)), alone.affine
+        "p1_MRI", _head(96, 3.0), *map(torch.from_numpy, (alone.volume, alone.mask)), alone.affine, by="search"
     )
     brain = _stripped(_pipeline(Limits(memory_gb=0.09)), image, target)
     assert "registration takes about" in brain.facts["not_registered"]
