@@ -184,11 +184,10 @@ def _folders(folder: Path) -> tuple[dict[str, str], list[str], list[dict[str, st
         path = Path(place).relative_to(folder).as_posix()
         tables += [str(Path(path, _TABLE))] * (_TABLE in files)
         for name in inner:
-            if _FOLDER.fullmatch(name) and Path(place, name).is_symlink():
+            if (linked := _FOLDER.fullmatch(name)) and Path(place, name).is_symlink():
                 reason = "a link to a folder, which is not followed; put the folder itself there"
-                left_out.append(
-                    {"subject": name[:12].upper(), "modality": "", "path": f"{path}/{name}", "reason": reason}
-                )
+                where = str(Path(path, name))
+                left_out.append({"subject": linked[1].upper(), "modality": "", "path": where, "reason": reason})
         if match := _FOLDER.fullmatch(Path(place).name):
             subject = match[1].upper()
             if subject in found:

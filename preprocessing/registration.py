@@ -8,7 +8,6 @@ give the same bytes. A scan brought on another grid is interpolated with the cub
 Source: Mattes et al. 2003, "PET-CT image registration in the chest using free-form deformations" (the metric).
 """
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ def register_rigid(
     fine = _Search(still, free, region, smooth=False)
     try:
         with _one_thread():
-            near = _start(brain.mean(axis=0))
+            near = _unmoved(brain.mean(axis=0))
             if by == "search":
                 starts = sorted(_starts(brain.mean(axis=0), free), key=coarse.cost)[:STARTS_KEPT]
                 near = min((coarse.run(start, step_mm=4.0) for start in starts), key=coarse.cost)
@@ -100,15 +99,7 @@ def register_rigid(
     except RuntimeError as error:
         reason = f"SimpleITK cannot register the two scans: {str(error).splitlines()[-1].strip()}"
         return Rigid(np.eye(4), 0.0, 0.0, 0.0, reason)
-    measured = _measured(motion, brain, free, advantage=advantage)
-    if by == "headers" and advantage < LEAST_ADVANTAGE:
-        reason = (
-            "the scan does not lie on the MRI as the headers say: it fits hardly better than turned by 180 degrees "
-            f"({advantage:.2f} times the mutual information, expected {LEAST_ADVANTAGE} or more); look at both, or set "
-            "preprocess.registration: search"
-        )
-        return dataclasses.replace(measured, reason=reason)
-    return measured
+    return _measured(motion, brain, free, advantage=advantage, by=by)
 
 
 @contextmanager
@@ -126,7 +117,9 @@ def _one_thread() -> Iterator[None]:
             SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-def _measured(motion: SimpleITK.Euler3DTransform, brain: Affine, moving: SimpleITK.Image, *, advantage: float) -> Rigid:
+def _measured(
+    motion: SimpleITK.Euler3DTransform, brain: Affine, moving: SimpleITK.Image, *, advantage: float, by: Registration
+) -> Rigid:
     """Measure a motion and check it; `brain` (n, 3) are the voxels of the mask, world mm."""
     matrix = _matrix(motion)
     moved = brain @ matrix[:3, :3].T + matrix[:3, 3]
@@ -134,12 +127,18 @@ def _measured(motion: SimpleITK.Euler3DTransform, brain: Affine, moving: SimpleI
     coverage = float(((voxels >= -0.5) & (voxels <= np.array(moving.GetSize()) - 0.5)).all(axis=1).mean())
     degrees = float(np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1))))
     shift_mm = float(np.linalg.norm(moved.mean(axis=0) - brain.mean(axis=0)))
-    reason = _rejection(advantage=advantage, rotation_degrees=degrees, coverage=coverage)
+    reason = _rejection(advantage=advantage, rotation_degrees=degrees, coverage=coverage, by=by)
     return Rigid(matrix, degrees, shift_mm, coverage, reason)
 
 
-def _rejection(*, advantage: float, rotation_degrees: float, coverage: float) -> str:
+def _rejection(*, advantage: float, rotation_degrees: float, coverage: float, by: Registration) -> str:
     """Say why a motion is rejected; empty if it is accepted."""
+    if by == "headers" and advantage < LEAST_ADVANTAGE:
+        return (
+            "the scan does not lie on the MRI as the headers say: it fits hardly better than turned by 180 degrees "
+            f"({advantage:.2f} times the mutual information, expected {LEAST_ADVANTAGE} or more); look at both, or set "
+            "preprocess.registration: search"
+        )
     if advantage < 1 / LEAST_ADVANTAGE:
         return (
             f"the scan fits the MRI better turned by 180 degrees ({1 / max(advantage, 1e-6):.2f} times the mutual "
@@ -214,13 +213,13 @@ def _starts(centre: Affine, moving: SimpleITK.Image) -> Iterator[SimpleITK.Euler
     bright = _points(moving > 0.3 * float(values.max()))
     frame = moving.GetOrigin() + _axes(moving) @ (np.array(moving.GetSize()) - 1) / 2
     for middle, pitch in product((centre, frame, bright.mean(axis=0)), PITCHES_DEGREES):
-        start = _start(centre)
+        start = _unmoved(centre)
         start.SetRotation(float(np.radians(pitch)), 0.0, 0.0)
         start.SetTranslation((middle - centre).tolist())
         yield start
 
 
-def _start(centre: Affine) -> SimpleITK.Euler3DTransform:
+def _unmoved(centre: Affine) -> SimpleITK.Euler3DTransform:
     """Return no motion, to be turned about `centre`, world mm."""
     still = SimpleITK.Euler3DTransform()
     still.SetCenter(centre.tolist())
