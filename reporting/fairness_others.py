@@ -1,9 +1,9 @@
-"""The audit of groups of patients beside HyperMM: the best comparator, imputations, synthetic patients."""
+"""The audit of groups of patients beyond HyperMM's scores: its sets, scans, a comparator, what is imputed or drawn."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -23,6 +23,8 @@ class FairnessOfOthers:
         groups_imputed: as `group_means.audit_means` returns it, with `modality`.
         gaps_imputed: as `group_means.gaps_of_means` returns it, with `modality` and `p_holm`.
         shares: of groups among training and synthetic patients.
+        groups_sets: as `groups_imputed`, with `measure`: conformal sets of HyperMM, and who has which scans.
+        gaps_sets: as `gaps_imputed`, with `measure`.
         comparator: its name, "" for none; AUC on validation of all that were compared; why others were not.
     """
 
@@ -31,6 +33,8 @@ class FairnessOfOthers:
     groups_imputed: pd.DataFrame
     gaps_imputed: pd.DataFrame
     shares: pd.DataFrame
+    groups_sets: pd.DataFrame
+    gaps_sets: pd.DataFrame
     comparator: Mapping[str, Any]
 
 
@@ -47,7 +51,11 @@ def others_section(others: FairnessOfOthers, page: Fairness) -> dict[str, Any]:
         classifiers.append({"name": name, "how": _how(name, others.comparator), **fairness_section(own)})
     return {
         "classifiers": classifiers,
-        "imputed": _imputed(others) if len(others.groups_imputed) else None,
+        "sets": _means(others.groups_sets, "measure", ("What", "Share")) if len(others.groups_sets) else None,
+        "sets_answer": sets_in_words(others.gaps_sets, page),
+        "imputed": _means(others.groups_imputed, "modality", ("Modality", "CRPS"))
+        if len(others.groups_imputed)
+        else None,
         "imputed_answer": imputed_in_words(others.gaps_imputed, page),
         "shares": _shares(others.shares) if len(others.shares) else None,
     }
@@ -67,46 +75,72 @@ def _how(name: str, comparator: Mapping[str, Any]) -> str:
     )
 
 
+def sets_in_words(gaps: pd.DataFrame, page: Fairness) -> list[str]:
+    """Say in which groups conformal sets or scans differ by more than chance explains, or that this cannot be said."""
+    return _in_words(
+        gaps,
+        page,
+        "Whether every group gets as much cannot be said: no two groups have {smallest} test patients.",
+        "Every group gets as much, as far as chance lets one see",
+        lambda row: (
+            f"By {row['grouping']}, {row['measure']}: {row['highest']} minus {row['lowest']} is {row['gap']:.2f}"
+        ),
+    )
+
+
 def imputed_in_words(gaps: pd.DataFrame, page: Fairness) -> list[str]:
-    """Say in which groups scans are imputed worse than chance explains, or that this cannot be said.
+    """Say in which groups scans are imputed worse than chance explains, or that this cannot be said."""
+    return _in_words(
+        gaps,
+        page,
+        "Whether scans are imputed as well in every group cannot be said: no two groups have {smallest} test patients "
+        "whose scan could be hidden and imputed.",
+        "Scans are imputed as well in every group, as far as chance lets one see",
+        lambda row: (
+            f"{row['modality']} is imputed worse by {row['grouping']}: CRPS of {row['highest']} minus {row['lowest']} "
+            f"is {row['gap']:.3g}"
+        ),
+    )
+
+
+def _in_words(
+    gaps: pd.DataFrame, page: Fairness, untested: str, alike: str, found_in: Callable[[Mapping[str, Any]], str]
+) -> list[str]:
+    """Say which gaps chance does not explain.
 
     Args:
         gaps: as in `FairnessOfOthers`.
         page: of HyperMM; `smallest_group` and `permutations` are those of all tests.
+        untested: the sentence where no gap could be tested; `{smallest}` is the size of a group.
+        alike: how the sentence begins where no gap is larger than chance.
+        found_in: how the sentence on one gap begins.
     """
     tested = [row for row in gaps.to_dict("records") if is_number(row["p_holm"])]
     if not tested:
-        return [
-            "Whether scans are imputed as well in every group cannot be said: no two groups have "
-            f"{page.smallest_group} test patients whose scan could be hidden and imputed."
-        ]
+        return [untested.format(smallest=page.smallest_group)]
     if few := too_few_permutations(len(tested), page.permutations):
         return [few]
     found = sorted((row for row in tested if row["p_holm"] < LEVEL), key=lambda row: row["p_holm"])
     if not found:
         least = min(row["p_holm"] for row in tested)
-        return [
-            f"Scans are imputed as well in every group, as far as chance lets one see ({len(tested)} tests; the "
-            f"smallest p is {least:.2g}, corrected for their number)."
-        ]
+        return [f"{alike} ({len(tested)} tests; the smallest p is {least:.2g}, corrected for their number)."]
     return [
-        f"{row['modality']} is imputed worse by {row['grouping']}: CRPS of {row['highest']} minus {row['lowest']} is "
-        f"{row['gap']:.3g} (interval {interval(row['low'], row['high'])}), more than chance explains "
+        f"{found_in(row)} (interval {interval(row['low'], row['high'])}), more than chance explains "
         f"(p {row['p_holm']:.2g}, corrected for the number of tests)."
         for row in found
     ]
 
 
-def _imputed(others: FairnessOfOthers) -> Table:
-    """CRPS of imputed feature maps by group."""
+def _means(groups: pd.DataFrame, column: str, headers: tuple[str, str]) -> Table:
+    """Means of groups, one row a figure and group; `headers` are those of the figure's name and of the mean."""
     rows = []
-    for row in others.groups_imputed.to_dict("records"):
-        cells = [str(row["modality"]), str(row["grouping"]), str(row["group"]), f"{int(row['subjects']):,}"]
+    for row in groups.to_dict("records"):
+        cells = [str(row[column]), str(row["grouping"]), str(row["group"]), f"{int(row['subjects']):,}"]
         few = not is_number(row["mean"])
         cells += ["too few", "–"] if few else [number(row["mean"]), interval(row["low"], row["high"])]
         rows.append(tuple(cells))
-    headers = ("Modality", "By", "Group", "Patients", "CRPS", "Interval")
-    return Table(headers, tuple(rows), numeric=frozenset(range(3, 6)))
+    names = (headers[0], "By", "Group", "Patients", headers[1], "Interval")
+    return Table(names, tuple(rows), numeric=frozenset(range(3, 6)))
 
 
 def _shares(shares: pd.DataFrame) -> Table:

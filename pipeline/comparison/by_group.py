@@ -4,7 +4,7 @@ Each is taken if its stage has run on the data of now. The comparator is chosen 
 highest AUC there, so that no test score is looked at before the audit.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -266,21 +266,45 @@ def imputed_by_group(
         permutations: random groups.
         seed: of them.
     """
-    quality = _of_people(quality, people)
-    groups_of, gaps_of = [], []
-    for modality, rows in quality.groupby("modality"):
-        of_subject = rows.groupby("subject").agg(value=("crps", "mean"), truth=("truth", _classes)).reset_index()
-        audited = audit_means(of_subject, groups, smallest=smallest)
-        gaps = gaps_of_means(of_subject, groups, smallest=smallest, permutations=permutations, seed=seed)
-        groups_of.append(audited.assign(modality=modality))
-        gaps_of.append(gaps.assign(modality=modality))
-    empty = [pd.DataFrame(columns=[*names, "modality"]) for names in (GROUP_COLUMNS, GAP_COLUMNS)]
-    groups_table, gaps_table = (
-        pd.concat(made, ignore_index=True) if made else none
-        for made, none in zip((groups_of, gaps_of), empty, strict=True)
-    )
-    corrected = holm(gaps_table["p"].to_numpy(dtype=np.float64))
-    return {"groups_imputed.csv": groups_table, "gaps_imputed.csv": gaps_table.assign(p_holm=corrected)}
+    quality = _of_people(quality, people).assign(value=lambda table: table["crps"])
+    parts = [(str(modality), rows, groups) for modality, rows in quality.groupby("modality")]
+    made = means_by_group(parts, "modality", smallest=smallest, permutations=permutations, seed=seed)
+    return dict(zip(("groups_imputed.csv", "gaps_imputed.csv"), made, strict=True))
+
+
+def means_by_group(
+    parts: Iterable[tuple[str, pd.DataFrame, Groups]],
+    column: str,
+    *,
+    smallest: int,
+    permutations: int,
+    seed: int,
+    shares: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the means of groups and the gaps between them, p corrected for all of them, for several figures.
+
+    A patient counts once, with the mean of all rows.
+
+    Args:
+        parts: of each figure its name, rows with `subject`, `truth` and `value`, and grouping → subject → group.
+        column: that the names go to.
+        smallest: patients of a group.
+        permutations: random groups.
+        seed: of them.
+        shares: as for `audit_means`.
+
+    Returns:
+        As `audit_means` and `gaps_of_means`, with `column`; gaps also with `p_holm`.
+    """
+    groups_of, gaps_of = ([pd.DataFrame(columns=[*names, column])] for names in (GROUP_COLUMNS, GAP_COLUMNS))
+    for name, rows, groups in parts:
+        of_subject = rows.groupby("subject").agg(value=("value", "mean"), truth=("truth", _classes)).reset_index()
+        audited = audit_means(of_subject, groups, smallest=smallest, shares=shares)
+        gaps = gaps_of_means(of_subject, groups, smallest=smallest, permutations=permutations, seed=seed, shares=shares)
+        groups_of.append(audited.assign(**{column: name}))
+        gaps_of.append(gaps.assign(**{column: name}))
+    groups_table, gaps_table = (pd.concat(made[1:] or made, ignore_index=True) for made in (groups_of, gaps_of))
+    return groups_table, gaps_table.assign(p_holm=holm(gaps_table["p"].to_numpy(dtype=np.float64)))
 
 
 def _classes(of_sessions: pd.Series) -> str:

@@ -59,7 +59,7 @@ STAGE = Stage(
     function="pipeline.stages.report:report",
     config=ReportConfig,
     artifact="pipeline.store.report_page:ReportPage",
-    version=7,
+    version=8,
     reads={
         "cohort": COHORT,
         "split": SPLIT,

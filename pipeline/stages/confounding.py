@@ -20,6 +20,7 @@ from evaluation.intervals import probability_columns, summarise
 from evaluation.metrics import decide
 from files.reading import file_sha256
 from pipeline.comparison.by_group import Audit, first_sessions, groups_by, sessions_in_order
+from pipeline.comparison.sets_by_group import sets_by_group
 from pipeline.core.runtime import Runtime
 from pipeline.specs.confounding import ConfoundingConfig
 from pipeline.store.comparison import ComparisonSet
@@ -115,6 +116,12 @@ def confounding(
     for note in audit.notes:
         runtime.note(note)
     tables |= audit.tables()
+    sets, without = sets_by_group(
+        test, used, singly, smallest=config.smallest_group, permutations=config.permutations, seed=config.seed
+    )
+    tables |= sets
+    for note in without:
+        runtime.note(note)
     tables["splits_beside.csv"] = _beside(split, test, classes, config)
     facts = audit.facts | {
         "covariates": list(covariates.columns), "gain": gain, "weights_of_images": weights, "reference": reference,

@@ -16,6 +16,7 @@ class ConfoundingTables(Artifact):
     TABLES: ClassVar = (
         "predictions.csv", "comparison.csv", "probes.csv", "groups.csv", "gaps.csv", "splits_beside.csv",
         "groups_of_others.csv", "gaps_of_others.csv", "groups_imputed.csv", "gaps_imputed.csv", "groups_synthetic.csv",
+        "groups_sets.csv", "gaps_sets.csv",
     )  # fmt: skip
     FILES: ClassVar = (*TABLES, "confounding.json")
 

@@ -18,12 +18,14 @@ def fairness_of(tables: ConfoundingTables) -> Fairness:
 
 
 def fairness_of_others(tables: ConfoundingTables) -> FairnessOfOthers:
-    """Return the audit of the best comparator, of imputations and of synthetic patients."""
+    """Return the audit of sets and scans, of the best comparator, of imputations and of synthetic patients."""
     return FairnessOfOthers(
         groups=tables.read("groups_of_others.csv"),
         gaps=tables.read("gaps_of_others.csv"),
         groups_imputed=tables.read("groups_imputed.csv"),
         gaps_imputed=tables.read("gaps_imputed.csv"),
         shares=tables.read("groups_synthetic.csv"),
+        groups_sets=tables.read("groups_sets.csv"),
+        gaps_sets=tables.read("gaps_sets.csv"),
         comparator=tables.facts()["comparator"],
     )

@@ -51,3 +51,22 @@ def test_groups_are_permuted_within_the_class() -> None:
     table = values().assign(truth=(SITE == "A").to_numpy().astype(int))
     table["value"] += 10 * table["truth"]
     assert gaps_of_means(table, {"site": SITE}, smallest=5, permutations=200)["p"][0] == 1.0
+
+
+@pytest.mark.parametrize("ill", [0, 3, 12])
+def test_the_interval_of_a_share_is_wilsons(ill: int) -> None:
+    table = pd.DataFrame({"subject": NAMES[:12], "truth": 0, "value": [1.0] * ill + [0.0] * (12 - ill)})
+    found = audit_means(table, {"all": pd.Series("A", index=NAMES)}, smallest=5, shares=True).iloc[0]
+    expected = stats.binomtest(ill, 12).proportion_ci(0.95, method="wilson")
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert found["high"] - found["low"] > 0.2  # also where all are alike
+
+
+def test_the_difference_of_two_shares_has_newcombes_interval() -> None:
+    """56 of 70 against 48 of 80, the first example of his table II, method 10: .0524 to .3339."""
+    sizes = {"A": (56, 70), "B": (48, 80)}
+    rows = [(f"{g}{i}", g, float(i < some)) for g, (some, n) in sizes.items() for i in range(n)]
+    table = pd.DataFrame(rows, columns=["subject", "group", "value"]).assign(truth=0)
+    by = {"site": table.set_index("subject")["group"]}
+    row = gaps_of_means(table, by, smallest=5, permutations=10, shares=True).iloc[0]
+    assert row[["gap", "low", "high"]].to_list() == pytest.approx([0.2, 0.0524, 0.3339], abs=5e-5)

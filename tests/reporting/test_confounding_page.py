@@ -13,7 +13,7 @@ from evaluation.comparison import comparison_table
 from evaluation.confounding import GAIN_COLUMNS
 from evaluation.fairness import audit_groups, gaps_between_groups
 from reporting.confounding_page import Confounding, answers, availability_tells, confounding_section, images_add
-from reporting.fairness_others import FairnessOfOthers, imputed_in_words, others_section
+from reporting.fairness_others import FairnessOfOthers, imputed_in_words, others_section, sets_in_words
 from reporting.fairness_page import Fairness, fairness_section, gaps_in_words
 from reporting.report import ReportData, render_report
 
@@ -143,18 +143,21 @@ def test_the_report_has_both_sections(page: Confounding, report_data: Callable[.
 
 
 def others_of(page: Fairness) -> FairnessOfOthers:
-    """A comparator with the same scores, imputations that are worse in site <A>, synthetic women."""
+    """A comparator with the same scores, imputations that are worse in site <A>, sets by site, synthetic women."""
     imputed = {"modality": "PET", "grouping": "site"}
     means = [
         imputed | {"group": g, "subjects": 20, "mean": m, "low": m - 0.1, "high": m + 0.1}
         for g, m in (("<A>", 2), ("B", 1))
     ]
     gap = imputed | {"groups": 2, "highest": "<A>", "lowest": "B", "gap": 1.0, "low": 0.8, "high": 1.2, "p": 0.001}
+    holds = {"measure": "conformal set holds the class"}
+    sets = [row | holds | {"mean": row["mean"] / 2.5} for row in means]
     shares = [("sex", "<F>", 10, 30, 0.5, 0.75), ("sex", "M", 10, 10, 0.5, 0.25)]
     names = ["grouping", "group", "training", "synthetic", "share_training", "share_synthetic"]
     return FairnessOfOthers(
         page.groups.assign(of="Multi<CNN>"), page.gaps.assign(of="Multi<CNN>"), pd.DataFrame(means),
         pd.DataFrame([gap | {"p_holm": 0.002}]), pd.DataFrame(shares, columns=names),
+        pd.DataFrame(sets), pd.DataFrame([gap | holds | {"p_holm": 0.003}]),
         {"name": "Multi<CNN>", "validation": {"Multi<CNN>": 0.81, "b": 0.7}, "left_out": {"c": "one class"}},
     )  # fmt: skip
 
@@ -169,6 +172,16 @@ def test_others_are_told_with_how_they_were_chosen(page: Confounding, report_dat
     assert found["imputed_answer"][0].startswith(
         "PET is imputed worse by site: CRPS of <A> minus B is 1 (interval 0.80"
     )
+    assert found["sets_answer"][0].startswith(
+        "By site, conformal set holds the class: <A> minus B is 1.00 (interval 0.80"
+    )
+    assert found["sets"].rows[0] == ("conformal set holds the class", "site", "<A>", "20", "0.80", "1.90 to 2.10")
+    alike = sets_in_words(others.gaps_sets.assign(p_holm=0.5), page.fairness)
+    assert alike == [
+        "Every group gets as much, as far as chance lets one see (1 tests; the smallest p is 0.5, corrected for their "
+        "number)."
+    ]
+    assert "no two groups have 5 test patients" in sets_in_words(others.gaps_sets[:0], page.fairness)[0]
     few = dataclasses.replace(page.fairness, smallest_group=5)
     assert imputed_in_words(others.gaps_imputed.assign(p_holm=0.5), few)[0].startswith(
         "Scans are imputed as well in every"
