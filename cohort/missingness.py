@@ -92,6 +92,8 @@ def pulls_of(missing: Missing, subjects: pd.Series, cells: pd.Series, *, positiv
     Raises:
         ValueError: The covariate is a word and no value is named, nobody has the value, or all subjects are alike.
     """
+    if subjects.empty:
+        raise ValueError("nobody has the modality")
     what = "mechanism class" if missing.mechanism == CLASS else f"mechanism covariate of {missing.of}"
     kind = kinds_of(cells.to_frame(str(missing.of)))[str(missing.of)]
     cells = cells.reindex(subjects.index).fillna("")

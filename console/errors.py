@@ -1,6 +1,8 @@
 """Errors with messages for the user, and groups of system error numbers."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, no quota, no larger file allowed
@@ -16,3 +18,14 @@ class ReaderGoneError(Exception):
 
 class PreconditionError(InputError):
     """An `InputError` raised before the stage changed any file; its earlier results stay valid."""
+
+
+@contextlib.contextmanager
+def nothing_changed_yet() -> Iterator[None]:
+    """Make every `InputError` a `PreconditionError`; for the part of a stage before it changes any of its files."""
+    try:
+        yield
+    except PreconditionError:
+        raise
+    except InputError as error:
+        raise PreconditionError(str(error)) from error

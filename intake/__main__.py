@@ -195,7 +195,10 @@ def lgg(options: argparse.Namespace) -> None:
     if options.keep and options.patients is None:
         raise InputError("--keep names columns of the table of patients; give that, too, with --patients")
     out = real_path(options.out)
+    if out.is_relative_to(real_path(options.folder)):
+        raise InputError(f"{options.out} is in the download, {options.folder}, where nothing is written; name another")
     out.mkdir(parents=True, exist_ok=True)
+    earlier = sorted(path.name for path in out.glob("*.csv"))
     result = import_lgg(
         options.folder,
         out,
@@ -223,6 +226,9 @@ def lgg(options: argparse.Namespace) -> None:
         manifest = manifest_of(result.scans, label)
         write_table(out / f"{label}.csv", manifest)
         say(f"{manifest['subject'].nunique()} patients with {label} → {options.out / f'{label}.csv'}")
+    for name in earlier:
+        if name.removesuffix(".csv") not in ("all", "left_out", "grade", *options.keep):
+            say(f"note: {options.out / name} is of an earlier run, and was not written anew")
 
 
 if __name__ == "__main__":

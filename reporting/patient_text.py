@@ -82,7 +82,7 @@ def describe_distance(scan: Mapping[str, Any]) -> str:
     outlier = scan["outlier"]
     if outlier["flag"] is None:
         few = f"{count(outlier['n'], 'held-out scan')} {'is' if outlier['n'] == 1 else 'are'} too few"
-        return f"Not known whether it is unlike the training scans: {few} for a patient with so many scans."
+        return f"Not known whether it is unlike the training scans: {few} to tell."
     likeness, share = "Unlike" if outlier["flag"] else "Like", f"{100 * outlier['share_farther']:.2g}"
     others = count(outlier["n"], "held-out scan")
     return f"{likeness} the training scans: of it and {others}, {share} % lie as far from them or farther."

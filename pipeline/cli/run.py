@@ -49,7 +49,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     requested = usual if options.stages is None else stage_list(options.stages, "--stages")
     if not requested:
         raise InputError(f"--stages names no stage. Stages: {', '.join(STAGE_NAMES)}")
-    forced = stage_list(options.force, "--force") + (["split"] if options.new_splits else [])
+    forced = dict.fromkeys(stage_list(options.force, "--force"), "--force")
+    forced |= {"split": "--new-splits"} if options.new_splits else {}
     requested += [name for name in forced if name not in requested]
     workspace = workspace_path(options, config.name)
     disk.check_path(workspace)
@@ -66,8 +67,6 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         return DONE
     rights = readable_by(FOR_THE_GROUP if options.group_readable else PRIVATE)
     with rights, lock.locked(workspace), run_log.logging_to(workspace, quiet=options.quiet):
-        if options.new_splits:
-            set_splits_aside(workspace)
         steps = make_plan(STAGES, requested, config, workspace, force=forced)
         print_plan(steps)
         if "predict" in requested:
@@ -78,11 +77,13 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             hint = "What is finished is kept; free some space, or name another --workspace"
             run_log.log.warning("the disk may become full: %s. %s", room, hint)
         write_format(workspace)
+        if options.new_splits:
+            set_splits_aside(workspace)
         before = save_settings(config, workspace)
         try:
             with opened(config.executor, workspace, device=options.device) as executor:
                 check_device(steps, options.device, elsewhere=executor.elsewhere)
-                run_plan(steps, config, workspace, device=options.device, force=forced, executor=executor)
+                run_plan(steps, config, workspace, device=options.device, force=list(forced), executor=executor)
             tracking.track(config.tracking, workspace)
         except (InputError, ArtifactError) as error:
             run_log.log.debug("stopped", exc_info=error)

@@ -26,7 +26,7 @@ def model_of_repeat(paths: Sequence[Path], repeat: int) -> tuple[JointModel, dic
         there = ", ".join(f"{path}: repeat {facts['repeat']}" for path, _, facts in found)
         raise InputError(
             f"joint.federated has {len(of_repeat)} models of repeat {repeat} ({there}). Contribute and combine each "
-            "repeat by itself, with contribute.repeat; or set split.repeats 1"
+            "repeat by itself, with contribute.repeat; or contribute and combine in a workspace with split.repeats 1"
         )
     return of_repeat[0][1:]
 

@@ -169,9 +169,11 @@ def _record_failure(out: ScanSet, scan: str, key: str, error: Exception) -> None
         log.warning("scan %s left out: %s", scan, error)
         out.fail(scan, key, str(error), retryable=False)
     else:
-        log.warning("scan %s failed: %s: %s", scan, type(error).__name__, error)
+        gone = isinstance(error, FileNotFoundError) and error.filename is not None
+        reason = f"there is no file {error.filename}" if gone else f"{type(error).__name__}: {error}"
+        log.warning("scan %s failed: %s", scan, reason)
         log.debug("scan %s", scan, exc_info=error)
-        out.fail(scan, key, f"{type(error).__name__}: {error}", retryable=True)
+        out.fail(scan, key, reason, retryable=True)
 
 
 def _settled(out: ScanSet, scan: str, key: str) -> bool:

@@ -35,7 +35,7 @@ def made_from(stage: Stage, settings: Any, workspace: Path) -> dict[str, Any]:
         "version": stage.version,
         "settings": result_settings(config),
         "other_settings": stage.other_settings(settings),
-        "inputs": {other.name: other.writes(workspace / other.name).fingerprint for other in stage.inputs.values()},
+        "inputs": {other.name: other.writes(workspace / other.name).fingerprint for other in stage.depends_on(config)},
         "external": stage.external_state(config, settings),
     }
 
@@ -78,7 +78,12 @@ def _changes(name: str, old: Any, new: Any) -> list[str]:
 
 
 def make_plan(
-    stages: Sequence[Stage], requested: Sequence[str], settings: Any, workspace: Path, *, force: Sequence[str] = ()
+    stages: Sequence[Stage],
+    requested: Sequence[str],
+    settings: Any,
+    workspace: Path,
+    *,
+    force: Mapping[str, str] | None = None,
 ) -> list[Step]:
     """Plan the requested stages and all that they need, in order, with reasons.
 
@@ -87,7 +92,7 @@ def make_plan(
         requested: names of stages.
         settings: of the run, a section for each stage.
         workspace: of the run.
-        force: names of stages to run though they are up to date.
+        force: stages to run though they are up to date → the option that says so.
     """
     needed: dict[str, list[str]] = {name: [] for name in requested}
     for stage in reversed(stages):
@@ -100,10 +105,11 @@ def make_plan(
         if stage.name not in needed:
             continue
         reasons = stale_reasons(stage, settings, workspace)
-        before = [other.name for other in stage.inputs.values() if other.name in moving]
+        depends_on = stage.depends_on(getattr(settings, stage.name))
+        before = [other.name for other in depends_on if other.name in moving]
         state: State = "up to date"
-        if stage.name in force:
-            state, reasons = "run", ("--force", *reasons)
+        if option := (force or {}).get(stage.name):
+            state, reasons = "run", (option, *reasons)
         elif stage.writes(workspace / stage.name).manifest is None:
             state = "run"
         elif before:

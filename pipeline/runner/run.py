@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from console.errors import PreconditionError
+from console.messages import counted
 from devices.allocator import release_freed_memory
 from files.writing import real_folder
 from pipeline.core.provenance import digest, git_commit, machine, versions
@@ -112,7 +113,7 @@ def run_stage(stage: Stage, settings: Any, workspace: Path, *, device: str, exec
             "machine": machine(),
         },
     )
-    counts = ", ".join(f"{count} {name}" for name, count in contents["counts"].items())
+    counts = ", ".join(counted(count, name) for name, count in contents["counts"].items())
     log.info("%s: done in %.1f s%s → %s", stage.name, taken, f", {counts}" if counts else "", folder)
     return taken
 

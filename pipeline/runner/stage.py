@@ -31,6 +31,7 @@ class Stage:
         version: to be raised when the same input and settings give another result.
         reads: argument name → stage whose artifact it is.
         reads_if_present: the same, of stages that are not run for this one; their artifact may be unfinished.
+        uses: settings section → whether it uses what `reads_if_present` names; None: always.
         settings: argument name → further settings that it is given: a section, a dotted key, or `ALL`.
         external_inputs: settings section → external inputs of the result (files outside the workspace, hashes of
             weights); JSON-serialisable and cheap, since every plan calls it. It is given those of `settings` too that
@@ -48,6 +49,7 @@ class Stage:
     version: int
     reads: Mapping[str, "Stage"] = field(default_factory=dict)
     reads_if_present: Mapping[str, "Stage"] = field(default_factory=dict)
+    uses: Callable[[Any], bool] | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     external_inputs: str | Callable[..., Any] | None = None
     check_requirements: str | Callable[[Any], None] | None = None
@@ -57,6 +59,11 @@ class Stage:
     def inputs(self) -> dict[str, "Stage"]:
         """Stages whose artifacts it reads."""
         return {**self.reads, **self.reads_if_present}
+
+    def depends_on(self, config: Any) -> list["Stage"]:
+        """Return the stages whose artifacts the result depends on, by the stage's settings section."""
+        optional = [] if self.uses is not None and not self.uses(config) else self.reads_if_present.values()
+        return [*self.reads.values(), *optional]
 
     def run(self, settings: Any, workspace: Path, *, out: Artifact, runtime: Any) -> None:
         """Run the stage's function on the artifacts of a workspace.

@@ -74,6 +74,7 @@ STAGE = Stage(
     version=4,
     reads={"cohort": COHORT, "split": SPLIT, "preprocess": PREPROCESS, "features": FEATURES},
     reads_if_present={"contribute": CONTRIBUTE},
+    uses=lambda config: bool(config.federated),
     settings={
         "modalities": "cohort.modalities",
         "preprocess_settings": "preprocess",

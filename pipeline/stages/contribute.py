@@ -12,7 +12,7 @@ from cohort.covariates import as_numbers, covariates_of
 from cohort.manifest import observations
 from cohort.origin import real_only
 from cohort.splits import SUBJECT, SplitConfig, subjects_of
-from console.errors import InputError, PreconditionError
+from console.errors import InputError, PreconditionError, nothing_changed_yet
 from files.key_pairs import fingerprint
 from models.joint.blocks import FloatArray
 from models.joint.dense import TooManyBlocksError, length_of, to_vector
@@ -57,41 +57,42 @@ def contribute(
         InputError: a cell is too small, a covariate is coded otherwise, a class or a repeat is not there, or masks
             cannot be made; with noise, others depend on one patient without a bound.
     """
-    if config.repeat not in repeats_of(split):
-        raise InputError(f"contribute.repeat: there is no repeat {config.repeat}; see split/splits.csv")
-    sensitivity = ONE_ROW if config.epsilon is None else _sensitivity(cohort, split, split_settings, config.repeat)
-    data = without_synthetic(data_of_repeat(cohort, split, features, config.repeat), cohort)
-    maps = feature_maps_of(data, features)
-    shape = features.feature_map_shape()
-    classes = config.classes or cohort.classes()
-    plan = plan_of(config, classes, modalities, preprocess, features_settings, shape)
-    rows, train = observation_table(data), learnt_from(data)
-    if not train:
-        raise InputError(f"repeat {config.repeat} has no training scan left; see failures.csv and split/splits.csv")
-    covariates = covariates_of(real_only(cohort.scans()))
-    labels = _labels(rows.loc[train, "label"].to_list(), classes)
-    _check_covariates(plan, covariates.loc[covariates.index.isin(train)])
-    patients = joint_patients(train, data, maps, encoder_of(plan), covariates)
-    of_rows = rows.loc[train, "subject"].to_list()
-    kept = _without_small_cells(patients, labels, of_rows, plan, config, runtime)
-    subjects = sorted({of_rows[i] for i in kept})
-    summed = _summed(patients, labels, list(zip(of_rows, train, strict=True)), kept, plan, config)
-    earlier = out.releases()
-    if config.epsilon is None:
-        _refuse_differences(earlier, summed, config)
-    sent = _sent(patients.rows(kept), labels[kept], plan, config, sensitivity, runtime, out)
-    release = {
-        "id": sent.facts["id"],
-        "repeat": config.repeat,
-        "round": config.round if config.key else None,
-        "epsilon": config.epsilon,
-        "delta": config.delta if config.epsilon else None,
-        "train_subjects": subjects,
-        "validation_subjects": [],
-        "source": sent.facts["source"],
-        "summed": summed,
-    }
-    _say_what_is_spent([*earlier, release], runtime)
+    with nothing_changed_yet():
+        if config.repeat not in repeats_of(split):
+            raise InputError(f"contribute.repeat: there is no repeat {config.repeat}; see split/splits.csv")
+        sensitivity = ONE_ROW if config.epsilon is None else _sensitivity(cohort, split, split_settings, config.repeat)
+        data = without_synthetic(data_of_repeat(cohort, split, features, config.repeat), cohort)
+        maps = feature_maps_of(data, features)
+        shape = features.feature_map_shape()
+        classes = config.classes or cohort.classes()
+        plan = plan_of(config, classes, modalities, preprocess, features_settings, shape)
+        rows, train = observation_table(data), learnt_from(data)
+        if not train:
+            raise InputError(f"repeat {config.repeat} has no training scan left; see failures.csv and split/splits.csv")
+        covariates = covariates_of(real_only(cohort.scans()))
+        labels = _labels(rows.loc[train, "label"].to_list(), classes)
+        _check_covariates(plan, covariates.loc[covariates.index.isin(train)])
+        patients = joint_patients(train, data, maps, encoder_of(plan), covariates)
+        of_rows = rows.loc[train, "subject"].to_list()
+        kept = _without_small_cells(patients, labels, of_rows, plan, config, runtime)
+        subjects = sorted({of_rows[i] for i in kept})
+        summed = _summed(patients, labels, list(zip(of_rows, train, strict=True)), kept, plan, config)
+        earlier = out.releases()
+        if config.epsilon is None:
+            _refuse_differences(earlier, summed, config)
+        sent = _sent(patients.rows(kept), labels[kept], plan, config, sensitivity, runtime, out)
+        release = {
+            "id": sent.facts["id"],
+            "repeat": config.repeat,
+            "round": config.round if config.key else None,
+            "epsilon": config.epsilon,
+            "delta": config.delta if config.epsilon else None,
+            "train_subjects": subjects,
+            "validation_subjects": [],
+            "source": sent.facts["source"],
+            "summed": summed,
+        }
+        _say_what_is_spent([*earlier, release], runtime)
     out.save(contribution_bytes(sent), release)
     runtime.notes += notes_on_sessions(data)
     _say_averaged(data, train, runtime)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from cohort.covariates import covariates_of
 from cohort.origin import real_only
-from console.errors import InputError
+from console.errors import InputError, nothing_changed_yet
+from console.messages import counted
 from models.joint.basis import NoVariationError
 from models.joint.blocks import FloatArray
 from models.joint.decoder import Decoder, fit_decoder
@@ -72,6 +73,14 @@ def joint(
     With `joint.federated` nothing is fitted: the model of several sites is written in its place.
     """
     repeats = repeats_of(split)
+    received = {}
+    if config.federated:
+        with nothing_changed_yet():
+            for repeat in repeats:
+                data = without_synthetic(data_of_repeat(cohort, split, features, repeat), cohort)
+                shape = features_shape(feature_maps_of(data, features))
+                own = (modalities, preprocess_settings, features_settings)
+                received[repeat] = _received(data, shape, contribute, split, own, config, repeat)
     out.keep_only(repeats)
     covariates = covariates_of(real_only(cohort.scans()))
     kinds = cohort.scans().drop_duplicates("modality").set_index("modality")["kind"].to_dict()
@@ -84,8 +93,8 @@ def joint(
             maps = feature_maps_of(data, features)
             if not out.has(repeat, runtime.key):
                 if config.federated:
-                    settings = (modalities, preprocess_settings, features_settings)
-                    _receive(data, features_shape(maps), contribute, split, settings, out, config, runtime, repeat)
+                    model, record = received[repeat]
+                    out.save_model(repeat, runtime.key, model, np.empty((0, model.blocks.width)), {}, record)
                 else:
                     _fit(data, maps, covariates, images, out, config, runtime, repeat, progress)
             elif training:
@@ -219,18 +228,16 @@ def decoders_of(
     return found, notes
 
 
-def _receive(
+def _received(
     data: RepeatData,
     shape: tuple[int, int, int],
     contribute: ContributionSet,
     split: SplitTables,
     settings: tuple[Any, PreprocessConfig, FeaturesConfig],
-    out: JointSet,
     config: JointConfig,
-    runtime: Runtime,
     repeat: int,
-) -> None:
-    """Write the model of several sites as this repeat's.
+) -> tuple[JointModel, dict[str, Any]]:
+    """Return the model of several sites for this repeat, and its record.
 
     Raises:
         InputError: it was made with other settings, from patients tested here, or without a class of patients here.
@@ -248,25 +255,20 @@ def _receive(
     if unknown := sorted(set(data.scans["label"]) - set(classes)):
         raise InputError(f"the joint model knows {', '.join(classes)}; patients here are {', '.join(unknown)} too")
     sites = len(facts["contributions"])
-    out.save_model(
-        repeat,
-        runtime.key,
-        model,
-        np.empty((0, model.blocks.width)),
-        {},
-        {
-            "train_observations": [],
-            "train_subjects": data.subjects("train"),
-            "validation_subjects": data.subjects("validation"),
-            "classes": classes,
-            "feature_map_shape": list(shape),
-            "covariates": encoder_of(described).to_json(),
-            "grid": {"spacing_mm": config.spacing_mm, "pixels": config.pixels},
-            "federated": {name: facts[name] for name in ("contributions", "masked", "noise")},
-            "feature_maps": described["feature_maps"],
-            "notes": [*encoding_notes(data), f"the joint model is of {sites} contributions", *facts["notes"], *notes],
-        },
-    )
+    return model, {
+        "train_observations": [],
+        "train_subjects": data.subjects("train"),
+        "validation_subjects": data.subjects("validation"),
+        "classes": classes,
+        "feature_map_shape": list(shape),
+        "covariates": encoder_of(described).to_json(),
+        "grid": {"spacing_mm": config.spacing_mm, "pixels": config.pixels},
+        "federated": {name: facts[name] for name in ("contributions", "masked", "noise")},
+        "feature_maps": described["feature_maps"],
+        "notes": [
+            *encoding_notes(data), f"the joint model is of {counted(sites, 'contributions')}", *facts["notes"], *notes
+        ],
+    }  # fmt: skip
 
 
 def features_shape(maps: FeatureMaps) -> tuple[int, int, int]:

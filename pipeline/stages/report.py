@@ -110,6 +110,12 @@ def report(
         recycled = Recycled(recycle.curve(), recycle.facts())
     elif recycle.manifest is not None:
         runtime.note("the stage recycle is of earlier data and not shown; type --stages recycle,report")
+    for other in (baselines, joint, impute, hypothesise, update, synthesise, judge, recycle):
+        if other.folder.is_dir() and other.manifest is None:
+            name = other.folder.name
+            runtime.note(
+                f"the last run of the stage {name} did not finish; it is not shown; type --stages {name},report"
+            )
     manifests = {stage.folder.name: stage.manifest or {} for stage in stages}
     everything, classes = cohort.scans(), cohort.classes()
     scans = real_only(everything)

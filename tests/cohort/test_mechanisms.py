@@ -104,6 +104,8 @@ def test_what_a_cohort_cannot_say_is_named(missing: Missing, cells: list[str], w
     index = ["a", "b"]
     with pytest.raises(ValueError, match=words):
         pulls_of(missing, pd.Series(index, index=index), pd.Series(cells, index=index), positive="AD")
+    with pytest.raises(ValueError, match="^nobody has the modality$"):
+        pulls_of(missing, pd.Series(dtype=object), pd.Series(cells, index=index), positive="AD")
     with pytest.raises(ValueError, match="alike"):
         pulls_of_numbers(pd.Series({"a": 1.0}), 2, "x")
 

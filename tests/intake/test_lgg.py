@@ -151,17 +151,40 @@ def test_a_label_of_another_table_gets_a_manifest(
 
 
 def test_what_cannot_be_a_download_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["lgg", str(tmp_path), str(tmp_path / "out")]) == 2
+    out = tmp_path.with_name(f"{tmp_path.name}-out")
+    assert main(["lgg", str(tmp_path), str(out)]) == 2
     assert "there is no data.csv" in capsys.readouterr().err
     folder = save_patient(tmp_path, "TCGA_CS_0001_19990101", channels(1)[..., :3])
     save_table(tmp_path, {"TCGA_CS_0001": {}})
-    assert main(["lgg", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert main(["lgg", str(tmp_path), str(out)]) == 2
     caught = capsys.readouterr()
     assert "no patient of" in caught.err
     assert "3 slices named TCGA_CS_0001_19990101_1.tif" in caught.out
     (folder.parent / "data.csv").write_text("Patient,Gender\nTCGA_CS_0001,1\n")
-    assert main(["lgg", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert main(["lgg", str(tmp_path), str(out)]) == 2
     assert "data.csv lacks" in capsys.readouterr().err
+
+
+def test_nothing_is_written_into_the_download(download: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(download.rglob("*"))
+    for out in (download, download / "out"):
+        assert main(["lgg", str(download), str(out)]) == 2
+        assert "is in the download" in capsys.readouterr().err
+    assert sorted(download.rglob("*")) == before
+
+
+def test_a_manifest_of_an_earlier_run_is_named(
+    download: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "idh.csv"
+    table.write_text("patient_id,idh\nTCGA-CS-0001,mutant\nTCGA-DU-0003,wildtype\n")
+    words = ["lgg", str(download), str(tmp_path / "out")]
+    assert main([*words, "--patients", str(table), "--keep", "idh"]) == 0
+    assert "earlier run" not in capsys.readouterr().out
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.count("is of an earlier run, and was not written anew") == 1
+    assert "out/idh.csv is of an earlier run" in said
 
 
 def test_what_is_odd_is_named(download: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +225,7 @@ def test_a_table_of_other_patients_is_refused(
 def test_grey_pictures_are_remarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_patient(tmp_path, "TCGA_CS_0001_19990101", channels(1, copied=(0, 2)))
     save_table(tmp_path, {"TCGA_CS_0001": {}})
-    assert main(["lgg", str(tmp_path), str(tmp_path / "out")]) == 0
+    assert main(["lgg", str(tmp_path), f"{tmp_path}-out"]) == 0
     assert "are the pictures grey" in "".join(capsys.readouterr())
 
 

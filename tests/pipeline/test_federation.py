@@ -32,6 +32,7 @@ from pipeline.federation.sum_files import (
     read_model,
 )
 from pipeline.runner.per_scan import scan_contents
+from pipeline.runner.plan import stale_reasons
 from pipeline.runner.run import run_stage
 from pipeline.specs.contribute import STAGE as CONTRIBUTE
 from pipeline.specs.impute import STAGE as IMPUTE
@@ -424,6 +425,34 @@ def test_other_settings_are_refused_by_the_entries_that_differ(
     )
     with pytest.raises(InputError, match=r"other settings than this workspace.*\npreprocess.spacing_mm: 1.5 and 2.0"):
         run_stage(JOINT, changed, sites["west"], device="cpu")
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_refused_leaves_the_finished_result_as_it_was(model: Path, tmp_path: Path) -> None:
+    """There is a model of repeat 1, and the workspace has two."""
+    toy_run.fill(tmp_path, patients(1))
+    assert SplitTables(tmp_path / "split").splits()["repeat"].nunique() == 2
+    run_stage(JOINT, settings(), tmp_path, device="cpu")
+    send(tmp_path)
+    before = contents(tmp_path / "joint"), contents(tmp_path / "contribute")
+    with pytest.raises(InputError, match="joint.federated has 0 models of repeat 2"):
+        run_stage(JOINT, settings({"federated": [model]}), tmp_path, device="cpu")
+    with pytest.raises(InputError, match="no repeat 9"):
+        send(tmp_path, repeat=9)
+    assert (contents(tmp_path / "joint"), contents(tmp_path / "contribute")) == before
+    assert stale_reasons(JOINT, settings(), tmp_path) == ()
+    assert stale_reasons(CONTRIBUTE, settings(), tmp_path) == ()
+
+
+def test_a_joint_model_of_ones_own_does_not_depend_on_what_was_contributed(model: Path, tmp_path: Path) -> None:
+    toy_run.fill(tmp_path, patients(1))
+    run_stage(JOINT, settings(), tmp_path, device="cpu")
+    send(tmp_path)
+    assert stale_reasons(JOINT, settings(), tmp_path) == ()
+    assert JOINT.depends_on(settings({"federated": [model]}).joint)[-1] is CONTRIBUTE
 
 
 def test_a_model_of_patients_who_are_tested_here_is_refused(sites: dict[str, Path], model: Path) -> None:

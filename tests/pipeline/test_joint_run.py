@@ -48,6 +48,11 @@ def test_named_stages_run_and_the_report_has_their_section(
     assert "the joint model is of earlier data and not shown" in said
     assert "the hypotheses were asked of earlier data and are not shown" in said
     assert "the stage recycle is of earlier data and not shown" in said
+    (tmp_path / "run" / "joint" / "manifest.json").unlink()  # as after an interruption
+    assert main([*argv, "--stages", "report", "--split.missing", "{low: 0.3}"]) == 0
+    said = capsys.readouterr().out
+    assert "the last run of the stage joint did not finish; it is not shown; type --stages joint,report" in said
+    assert "the joint model is of earlier data" not in said
 
 
 def check_pictures(folder: Path) -> dict[str, dict[str, object] | None]:

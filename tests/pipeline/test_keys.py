@@ -312,7 +312,7 @@ READ_BY = {
     "classify": {"confounding", "report", "export"},
     "confounding": {"report", "export"},
     "baselines": {"confounding", "report"},
-    "contribute": {"joint", "report", "export"},
+    "contribute": {"report", "export"},
     "joint": {"impute", "report", "export"},
     "impute": {"confounding", "report"},
     "hypothesise": {"report"},

@@ -132,7 +132,7 @@ def test_what_cannot_be_told_is_not_called_usual() -> None:
     page = page_of(night(few))
     for name, said in (("m", "12 held-out scans are too few"), ("p", "1 held-out scan is too few")):
         remark = page.row(name, columns=4)[3]
-        assert remark == f"Not known whether it is unlike the training scans: {said} for a patient with so many scans."
+        assert remark == f"Not known whether it is unlike the training scans: {said} to tell."
     for absent in ("Like the training", "Unlike the training", "Warning", "Held-out scans are"):
         assert absent not in page.text
     assert not [attrs for tag, attrs in page.tags if attrs.get("class") == "flagged"]

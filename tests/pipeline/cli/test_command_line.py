@@ -162,7 +162,10 @@ def test_frozen_splits_are_not_remade_unasked(
     assert "are frozen" in (error := capsys.readouterr().err)
     assert "--new-splits" in error
     before = (run / "split" / "splits.csv").read_bytes()
+    capsys.readouterr()
     assert main([*argv, "--split.seed", "5", "--stages", "split", "--new-splits"]) == 0
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["split"])
+    assert told.split(maxsplit=2)[2] == "--new-splits; split.seed changed from 0 to 5"
     assert (run / "split" / "splits.csv").read_bytes() != before
 
 

@@ -76,6 +76,17 @@ def test_a_bad_scan_is_not_tried_again_and_a_mishap_is(out: ScanSet, runtime: Ru
     ]
 
 
+def test_a_file_that_is_not_there_is_named_in_words(out: ScanSet, runtime: Runtime) -> None:
+    def work(scan: str, loaded: Any) -> str:
+        return Path(f"/nowhere/{scan}.nii.gz").read_text(encoding="utf-8") if scan == "b" else scan
+
+    job = make(out, work)
+    each_scan(job, out, runtime)
+    assert scan_contents(out, job.keys)["failures"] == [
+        {"scan": "b", "reason": "there is no file /nowhere/b.nii.gz", "retryable": True}
+    ]
+
+
 @pytest.mark.parametrize("where", ["load", "save"])
 def test_a_failure_in_reading_or_writing_is_the_scans(out: ScanSet, runtime: Runtime, where: str) -> None:
     job = make(out)
