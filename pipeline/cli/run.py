@@ -55,6 +55,11 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     workspace = workspace_path(options, config.name)
     disk.check_path(workspace)
     check_format(workspace)
+    if options.model is not None and options.stages is None and (workspace / "pretrain" / "manifest.json").exists():
+        raise InputError(
+            f"{workspace} holds a model that was trained there; new patients would take the place of its cohort. Name "
+            "another --workspace"
+        )
     tracking.ready(config.tracking)
     if "predict" in requested:
         named("pipeline.stages.predict:check_settings")(config)

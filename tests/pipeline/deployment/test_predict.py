@@ -311,6 +311,17 @@ def test_feature_maps_made_otherwise_are_not_read(lab: Lab, capsys: pytest.Captu
     assert not (lab.folder / "other").exists()  # refused in the evening
 
 
+def test_new_patients_do_not_take_the_place_of_the_training_cohort(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = lab.model.parents[1]
+    before = (trained / "cohort" / "manifest.json").read_bytes()
+    argv = ["--model", str(lab.model), "--cohort", str(lab.data / "cohort.csv"), "--workspace", str(trained)]
+    assert main(argv) == 2
+    assert "holds a model that was trained there" in capsys.readouterr().err
+    assert (trained / "cohort" / "manifest.json").read_bytes() == before
+
+
 def test_a_model_that_is_none_or_damaged(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     csv = lab.data / "cohort.csv"
     assert main(["--model", str(tmp_path / "nothing"), "--cohort", str(csv)]) == 2
