@@ -427,6 +427,9 @@ def test_other_settings_are_refused_by_the_entries_that_differ(
         run_stage(JOINT, changed, sites["west"], device="cpu")
 
 
+OWN = {"decoder": "none"}  # there are no volumes to decode to
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -435,7 +438,7 @@ def test_what_is_refused_leaves_the_finished_result_as_it_was(model: Path, tmp_p
     """There is a model of repeat 1, and the workspace has two."""
     toy_run.fill(tmp_path, patients(1))
     assert SplitTables(tmp_path / "split").splits()["repeat"].nunique() == 2
-    run_stage(JOINT, settings(), tmp_path, device="cpu")
+    run_stage(JOINT, settings(OWN), tmp_path, device="cpu")
     send(tmp_path)
     before = contents(tmp_path / "joint"), contents(tmp_path / "contribute")
     with pytest.raises(InputError, match="joint.federated has 0 models of repeat 2"):
@@ -443,15 +446,15 @@ def test_what_is_refused_leaves_the_finished_result_as_it_was(model: Path, tmp_p
     with pytest.raises(InputError, match="no repeat 9"):
         send(tmp_path, repeat=9)
     assert (contents(tmp_path / "joint"), contents(tmp_path / "contribute")) == before
-    assert stale_reasons(JOINT, settings(), tmp_path) == ()
+    assert stale_reasons(JOINT, settings(OWN), tmp_path) == ()
     assert stale_reasons(CONTRIBUTE, settings(), tmp_path) == ()
 
 
 def test_a_joint_model_of_ones_own_does_not_depend_on_what_was_contributed(model: Path, tmp_path: Path) -> None:
     toy_run.fill(tmp_path, patients(1))
-    run_stage(JOINT, settings(), tmp_path, device="cpu")
+    run_stage(JOINT, settings(OWN), tmp_path, device="cpu")
     send(tmp_path)
-    assert stale_reasons(JOINT, settings(), tmp_path) == ()
+    assert stale_reasons(JOINT, settings(OWN), tmp_path) == ()
     assert JOINT.depends_on(settings({"federated": [model]}).joint)[-1] is CONTRIBUTE
 
 

@@ -7,8 +7,10 @@ import math
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from reporting.report import render_report
 
@@ -212,6 +214,16 @@ def test_undefined_metrics_are_said_in_words(missing: float | None, report_data)
     withheld = data.metrics["threshold_half"] | {"auc": undefined | {"mean": 0.7}}
     text = Page(render_report(dataclasses.replace(data, metrics=data.metrics | {"threshold_half": withheld}))).text
     assert "No interval of AUC: a repeat has fewer than two test patients (of a class)." in text
+
+
+def test_probabilities_that_are_worse_than_the_frequencies_of_the_classes_are_named(report_data) -> None:
+    data = report_data()
+    known = np.mean([stats.entropy(rows["truth"].value_counts()) for _, rows in data.predictions.groupby("repeat")])
+    for loss, named in ((known + 1e-3, True), (known - 1e-3, False)):
+        half = data.metrics["threshold_half"] | {"log_loss": {"mean": loss, "low": 0.1, "high": 1.0}}
+        page = dataclasses.replace(data, metrics=data.metrics | {"threshold_half": half})
+        words = f"The log loss, {loss:.3f}, is above {known:.3f}, that of telling every test patient how frequent"
+        assert (words in Page(render_report(page)).text) == named
 
 
 def test_numpy_and_text_keys_of_repeats_are_taken(report_data) -> None:
