@@ -281,7 +281,7 @@ def _result_notes(data: ReportData, half: Mapping[str, Any], thresholds: Mapping
     shares = data.predictions.groupby("repeat")["truth"].value_counts(normalize=True)
     known = float(-(shares * np.log(shares)).groupby("repeat").sum().mean())
     loss = (half.get("log_loss") or {}).get("mean")
-    if is_number(loss) and loss > known:
+    if loss is not None and is_number(loss) and loss > known:
         notes.append(
             f"The log loss, {loss:.3f}, is above {known:.3f}, that of telling every test patient how frequent the "
             "classes are among them. Do not use the probabilities; at best they order the patients (AUC)."

@@ -139,8 +139,8 @@ def _show(path: Path) -> None:
             model, facts = read_model(path)
         except FederationFileError:
             raise error from None
-        sent = counted(len(facts["contributions"]), "contributions")
-        say(f"{path}: joint model of {sent}, plan {plan_hash(facts['plan'])}")
+        of = counted(len(facts["contributions"]), "contributions")
+        say(f"{path}: joint model of {of}, plan {plan_hash(facts['plan'])}")
         for key, cell in model.sums.cells.items():
             say(f"  {cell_name(facts['plan'], key, model.blocks)}: {cell.count} patients")
         return

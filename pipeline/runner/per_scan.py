@@ -169,8 +169,9 @@ def _record_failure(out: ScanSet, scan: str, key: str, error: Exception) -> None
         log.warning("scan %s left out: %s", scan, error)
         out.fail(scan, key, str(error), retryable=False)
     else:
-        gone = isinstance(error, FileNotFoundError) and error.filename is not None
-        reason = f"there is no file {error.filename}" if gone else f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, FileNotFoundError) and error.filename is not None:
+            reason = f"there is no file {error.filename}"
         log.warning("scan %s failed: %s", scan, reason)
         log.debug("scan %s", scan, exc_info=error)
         out.fail(scan, key, reason, retryable=True)
