@@ -14,12 +14,6 @@ def say(text: str, *, file: IO[str] | None = None) -> None:
     _print(printable_lines(text), file)
 
 
-def counted(count: int, plural: str) -> str:
-    """Return a number with its noun, such as `1 repeat` and `3 repeats`."""
-    singular = {"copies": "copy", "hypotheses": "hypothesis"}.get(plural, plural.removesuffix("s"))
-    return f"{count} {singular if count == 1 else plural}"
-
-
 def say_as_it_stands(text: str, *, file: IO[str] | None = None) -> None:
     """Print a text with its lines as they are, such as a help page; control characters are escaped."""
     _print(printable_lines(text.rstrip("\n"), start=""), file)

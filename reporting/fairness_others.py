@@ -51,11 +51,9 @@ def others_section(others: FairnessOfOthers, page: Fairness) -> dict[str, Any]:
         classifiers.append({"name": name, "how": _how(name, others.comparator), **fairness_section(own)})
     return {
         "classifiers": classifiers,
-        "sets": _means(others.groups_sets, "measure", ("What", "Share")) if len(others.groups_sets) else None,
+        "sets": _means(others.groups_sets, "measure", ("What", "Share")),
         "sets_answer": sets_in_words(others.gaps_sets, page),
-        "imputed": _means(others.groups_imputed, "modality", ("Modality", "CRPS"))
-        if len(others.groups_imputed)
-        else None,
+        "imputed": _means(others.groups_imputed, "modality", ("Modality", "CRPS")),
         "imputed_answer": imputed_in_words(others.gaps_imputed, page),
         "shares": _shares(others.shares) if len(others.shares) else None,
     }
@@ -131,8 +129,10 @@ def _in_words(
     ]
 
 
-def _means(groups: pd.DataFrame, column: str, headers: tuple[str, str]) -> Table:
+def _means(groups: pd.DataFrame, column: str, headers: tuple[str, str]) -> Table | None:
     """Means of groups, one row a figure and group; `headers` are those of the figure's name and of the mean."""
+    if groups.empty:
+        return None
     rows = []
     for row in groups.to_dict("records"):
         cells = [str(row[column]), str(row["grouping"]), str(row["group"]), f"{int(row['subjects']):,}"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from console.errors import InputError
 from console.exit_codes import DONE, exit_code
-from console.messages import counted, make_streams_safe, say, show_warnings_safely
+from console.messages import make_streams_safe, say, show_warnings_safely
 from console.parser import Parser, typed_path
 from files.key_pairs import fingerprint
 from files.writing import PRIVATE, readable_by, replacing
@@ -28,6 +28,7 @@ from pipeline.federation.nvflare_job import write_job
 from pipeline.federation.plan import cell_name, plan_hash
 from pipeline.federation.rounds import job_of_workspace
 from pipeline.federation.sum_files import FederationFileError, model_bytes, read_contribution, read_model
+from reporting.formatting import count
 
 
 def parser() -> Parser:
@@ -99,7 +100,7 @@ def _combine(options: argparse.Namespace) -> int:
         partial.write_bytes(model_bytes(model, facts))
     for note in facts["notes"]:
         say(f"note: {note}")
-    say(f"{model.sums.count} patients of {counted(len(sent), 'contributions')} → {options.out}")
+    say(f"{model.sums.count} patients of {count(len(sent), 'contribution')} → {options.out}")
     return DONE
 
 
@@ -139,7 +140,7 @@ def _show(path: Path) -> None:
             model, facts = read_model(path)
         except FederationFileError:
             raise error from None
-        of = counted(len(facts["contributions"]), "contributions")
+        of = count(len(facts["contributions"]), "contribution")
         say(f"{path}: joint model of {of}, plan {plan_hash(facts['plan'])}")
         for key, cell in model.sums.cells.items():
             say(f"  {cell_name(facts['plan'], key, model.blocks)}: {cell.count} patients")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from console.errors import PreconditionError
-from console.messages import counted
 from devices.allocator import release_freed_memory
 from files.writing import real_folder
 from pipeline.core.provenance import digest, git_commit, machine, versions
@@ -113,9 +112,15 @@ def run_stage(stage: Stage, settings: Any, workspace: Path, *, device: str, exec
             "machine": machine(),
         },
     )
-    counts = ", ".join(counted(count, name) for name, count in contents["counts"].items())
+    counts = ", ".join(f"{count} {_named(name, count)}" for name, count in contents["counts"].items())
     log.info("%s: done in %.1f s%s → %s", stage.name, taken, f", {counts}" if counts else "", folder)
     return taken
+
+
+def _named(plural: str, count: int) -> str:
+    """Return the noun of a count, as its name in the manifest is in the plural."""
+    singular = {"copies": "copy", "hypotheses": "hypothesis"}.get(plural, plural.removesuffix("s"))
+    return singular if count == 1 else plural
 
 
 def check_device(steps: Sequence[Step], device: str, *, elsewhere: bool = False) -> None:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from cohort.covariates import covariates_of
 from cohort.origin import real_only
 from console.errors import InputError, nothing_changed_yet
-from console.messages import counted
 from models.joint.basis import NoVariationError
 from models.joint.blocks import FloatArray
 from models.joint.decoder import Decoder, fit_decoder
@@ -51,6 +50,7 @@ from pipeline.training.joint_patients import (
     scores_of,
 )
 from pipeline.training.repeat_data import RepeatData, data_of_repeat, repeats_of, without_synthetic
+from reporting.formatting import count
 
 
 def joint(
@@ -266,7 +266,7 @@ def _received(
         "federated": {name: facts[name] for name in ("contributions", "masked", "noise")},
         "feature_maps": described["feature_maps"],
         "notes": [
-            *encoding_notes(data), f"the joint model is of {counted(sites, 'contributions')}", *facts["notes"], *notes
+            *encoding_notes(data), f"the joint model is of {count(sites, 'contribution')}", *facts["notes"], *notes
         ],
     }  # fmt: skip
 
